@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Checks the direction of the #include graph under include/ssm.
+
+    core <- op <- backend/composed <- backend/{reference, cpu, cuda}
+    core <- op <- layer <- model <- train
+    core, model <- io <- train
+
+usage: check_layers.py [--self-test | INCLUDE_DIR]
+"""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+COMPOSED, REFERENCE, CPU, CUDA = "backend/composed", "backend/reference", "backend/cpu", "backend/cuda"
+CORE_OP = {"core", "op"}
+MAY_INCLUDE = {
+    "core": {"core"},
+    "op": CORE_OP,
+    COMPOSED: CORE_OP | {COMPOSED},  # primitives made of other primitives, on any backend
+    REFERENCE: CORE_OP | {COMPOSED, REFERENCE},
+    CPU: CORE_OP | {COMPOSED, REFERENCE, CPU},
+    CUDA: CORE_OP | {COMPOSED, REFERENCE, CUDA},
+    "layer": CORE_OP | {"layer"},
+    "model": CORE_OP | {"layer", "model"},
+    "train": CORE_OP | {"layer", "model", "train", "io"},
+    "io": CORE_OP | {"layer", "model", "io"},
+    "ssm.hpp": CORE_OP | {"layer", "model", "train"},
+}
+STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <Eigen/Core>
+OTHERS = {
+    CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|omp\.h|\w+intrin\.h"),
+    "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
+    "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
+}
+NO_CONDITIONALS = {"core", "op", "layer"}
+
+INCLUDE = re.compile(r'\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")')
+CONDITIONAL = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else)\b")
+
+
+def area_of(path):
+    """The key of MAY_INCLUDE for a path relative to ssm/, or None."""
+    if path == "ssm.hpp":
+        return path
+    parts = path.split("/")
+    if parts[0] == "backend" and len(parts) > 1:
+        area = "backend/" + parts[1].removesuffix(".hpp")
+    else:
+        area = parts[0] if len(parts) > 1 else None
+    return area if area in MAY_INCLUDE else None
+
+
+def complaint_about(include, area, root):
+    """What is wrong with including this from that area, or None."""
+    if include.startswith("ssm/"):
+        if not (root / include).is_file():
+            return f"{include} does not exist"
+        target = area_of(include.removeprefix("ssm/"))
+        if target not in MAY_INCLUDE[area]:
+            return f"{area} may not include {target or include}"
+    elif not STANDARD.fullmatch(include):
+        allowed = OTHERS.get(area)
+        if not allowed or not allowed.fullmatch(include):
+            return f"{area} may not include {include}"
+    return None
+
+
+def cycles(graph):
+    """One complaint for each include cycle: #pragma once hides them from the compiler."""
+    state = {}
+
+    def visit(node, path):
+        state[node] = "open"
+        for line, target in graph.get(node, ()):
+            if state.get(target) == "open":
+                names = path[path.index(target):] + [target]
+                yield f"{node}:{line}: cycle: {' -> '.join(names)}"
+            elif target not in state:
+                yield from visit(target, path + [target])
+        state[node] = "done"
+
+    for node in sorted(graph):
+        if node not in state:
+            yield from visit(node, [node])
+
+
+def check(root):
+    """All complaints about the tree whose headers are root/ssm/**.hpp, as 'file:line: sentence'."""
+    complaints, graph = [], {}
+    for header in sorted((root / "ssm").rglob("*.hpp")):
+        name = header.relative_to(root).as_posix()
+        area = area_of(name.removeprefix("ssm/"))
+        if area is None:
+            complaints.append(f"{name}:1: not in any known folder")
+            continue
+        graph[name] = []
+        for number, line in enumerate(header.read_text(encoding="utf-8").splitlines(), 1):
+            if area in NO_CONDITIONALS and CONDITIONAL.match(line):
+                complaints.append(f"{name}:{number}: no preprocessor conditionals in {area}/")
+            found = INCLUDE.match(line)
+            if not found:
+                continue
+            include = found[1] or found[2]
+            graph[name].append((number, include))
+            complaint = complaint_about(include, area, root)
+            if complaint:
+                complaints.append(f"{name}:{number}: {complaint}")
+    return complaints + list(cycles(graph))
+
+
+def self_test():
+    """Each broken tree is caught at its line, and the sound one passes."""
+    sound = {
+        "core/extents.hpp": "#include <array>\n",
+        "op/matmul.hpp": '#include "ssm/core/extents.hpp"\n',
+        "backend/reference/matmul.hpp": '#include "ssm/op/matmul.hpp"\n',
+        "backend/cpu/matmul.hpp": '#include <Eigen/Core>\n#include "ssm/op/matmul.hpp"\n#if SSM_WITH_FFTW\n#endif\n',
+        "backend/cpu.hpp": '#include "ssm/backend/cpu/matmul.hpp"\n#include "ssm/backend/reference/matmul.hpp"\n',
+        "layer/linear.hpp": '#include "ssm/op/matmul.hpp"\n',
+        "io/safetensors.hpp": '#include <nlohmann/json.hpp>\n#include "ssm/core/extents.hpp"\n',
+        "model/stack.hpp": '#include "ssm/layer/linear.hpp"\n',
+        "ssm.hpp": '#include "ssm/layer/linear.hpp"\n',
+    }
+    broken = {
+        "core uses op": ("core/extents.hpp", '#include "ssm/op/matmul.hpp"\n'),
+        "core uses a third party": ("core/extents.hpp", "#include <nlohmann/json.hpp>\n"),
+        "core uses POSIX": ("core/extents.hpp", "#include <unistd.h>\n"),
+        "core has a conditional": ("core/extents.hpp", "#ifdef NDEBUG\n"),
+        "op uses io": ("op/matmul.hpp", '#include "ssm/io/safetensors.hpp"\n'),
+        "op uses a backend": ("op/matmul.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
+        "layer uses a backend": ("layer/linear.hpp", "  #  include <ssm/backend/cpu.hpp>\n"),
+        "layer uses a model": ("layer/linear.hpp", '#include "ssm/model/stack.hpp"\n'),
+        "a backend uses a layer": ("backend/cpu/matmul.hpp", '#include "ssm/layer/linear.hpp"\n'),
+        "a backend uses io": ("backend/cpu/matmul.hpp", '#include "ssm/io/safetensors.hpp"\n'),
+        "reference uses cpu": ("backend/reference/matmul.hpp", '#include "ssm/backend/cpu.hpp"\n'),
+        "composed uses reference": ("backend/composed/mixer.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
+        "reference uses Eigen": ("backend/reference/matmul.hpp", "#include <Eigen/Core>\n"),
+        "io uses a backend": ("io/safetensors.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
+        "model uses io": ("model/stack.hpp", '#include "ssm/io/safetensors.hpp"\n'),
+        "model uses JSON": ("model/stack.hpp", "#include <nlohmann/json.hpp>\n"),
+        "the whole uses a backend": ("ssm.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
+        "a header is missing": ("layer/linear.hpp", '#include "ssm/op/absent.hpp"\n'),
+        "a folder is unknown": ("misc/odd.hpp", "#include <array>\n"),
+        "a cycle": ("core/extents.hpp", '#include "ssm/core/extents.hpp"\n'),
+    }
+    failures = []
+    for name, change in {"sound": None, **broken}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            for path, text in (sound | dict([change] if change else [])).items():
+                (root / "ssm" / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / "ssm" / path).write_text(text, encoding="utf-8")
+            complaints = check(root)
+            expected = f"ssm/{change[0]}:1: " if change else None
+            if (change is None and complaints) or (change and not any(c.startswith(expected) for c in complaints)):
+                failures.append(f"self-test '{name}': {complaints or 'not caught'}")
+    return failures
+
+
+def main(arguments):
+    if arguments == ["--self-test"]:
+        complaints = self_test()
+    else:
+        root = Path(arguments[0]) if arguments else Path(__file__).resolve().parent.parent / "include"
+        if not (root / "ssm").is_dir():
+            sys.exit(f"{root}: no folder 'ssm' in it")
+        complaints = [f"{root.name}/{complaint}" for complaint in check(root)]
+    print("\n".join(complaints) or "The dependency direction holds.")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
