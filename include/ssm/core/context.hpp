@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <type_traits>
+#include <utility>
+
+#include "ssm/core/workspace.hpp"
+
+namespace ssm {
+
+/// A policy type: where its tensors live, what it needs at run time, and one static function per primitive it has.
+template <class B>
+concept Backend = MemorySpace<typename B::Space> && std::movable<typename B::Resources>;
+
+/// Everything mutable at run time: the backend's resources (threads, FFT plans, streams) and scratch memory.
+/// First argument of every call; one per host thread.
+template <class B>
+class Context {
+ public:
+  using BackendType = B;
+  using Space = typename B::Space;
+  using Resources = typename B::Resources;
+
+  Context() = default;
+  explicit Context(Resources resources) : resources_(std::move(resources)) {}
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  Workspace<Space>& workspace() { return workspace_; }
+  Resources& resources() { return resources_; }
+
+ private:
+  Resources resources_{};
+  Workspace<Space> workspace_;
+};
+
+/// An operand of a layer: read or written, extents given, space the backend's. Anything convertible is accepted.
+template <class B, class T, Index... E>
+using Input = std::type_identity_t<TensorView<const T, Extents<E...>, typename B::Space>>;
+template <class B, class T, Index... E>
+using Output = std::type_identity_t<TensorView<T, Extents<E...>, typename B::Space>>;
+
+}  // namespace ssm

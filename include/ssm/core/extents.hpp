@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <string>
+#include <utility>
+
+#include "ssm/core/error.hpp"  // Index, dyn, ShapeError
+
+namespace ssm {
+
+/// The sizes of a tensor, each axis either static (a number) or `dyn` (a run-time number).
+///   Extents<dyn, dyn, 256> e(batch, length);   e[2] == 256, known to the compiler
+/// Cost    stores the dynamic axes only
+/// Throws  ShapeError  if a run-time number contradicts a static axis or is negative
+template <Index... E>
+class Extents {
+ public:
+  static constexpr int rank() { return int{sizeof...(E)}; }
+  static constexpr int rank_dynamic() { return (0 + ... + int{E == dyn}); }
+  static constexpr Index static_extent(int axis) {
+    constexpr std::array<Index, sizeof...(E) + 1> values{E..., 0};
+    return values[static_cast<std::size_t>(axis)];
+  }
+
+  constexpr Extents() { dynamic_.fill(0); }
+
+  /// Every axis, or only the dynamic ones, in order.
+  template <std::convertible_to<Index>... N>
+    requires(sizeof...(N) > 0 &&
+             (sizeof...(N) == sizeof...(E) || int{sizeof...(N)} == rank_dynamic()))
+  constexpr Extents(N... n) {
+    const std::array<Index, sizeof...(N)> given{static_cast<Index>(n)...};
+    std::size_t next = 0;
+    for (int axis = 0; axis < rank(); ++axis) {
+      const bool is_dynamic = static_extent(axis) == dyn;
+      if (sizeof...(N) != sizeof...(E) && !is_dynamic) continue;
+      assign(axis, given[next++]);
+    }
+  }
+
+  /// From extents that agree on every axis where both are static; the others are checked here.
+  template <Index... F>
+    requires(sizeof...(F) == sizeof...(E) && ((F == E || F == dyn || E == dyn) && ...))
+  constexpr Extents(const Extents<F...>& other) {
+    for (int axis = 0; axis < rank(); ++axis) assign(axis, other[axis]);
+  }
+
+  constexpr Index operator[](int axis) const {
+    const Index fixed = static_extent(axis);
+    return fixed != dyn ? fixed : dynamic_[slot(axis)];
+  }
+  constexpr Index size() const {
+    Index product = 1;
+    for (int axis = 0; axis < rank(); ++axis) product *= (*this)[axis];
+    return product;
+  }
+  constexpr std::array<Index, sizeof...(E)> to_array() const {
+    std::array<Index, sizeof...(E)> all{};
+    for (int axis = 0; axis < rank(); ++axis) all[static_cast<std::size_t>(axis)] = (*this)[axis];
+    return all;
+  }
+
+  template <Index... F>
+  friend constexpr bool operator==(const Extents& a, const Extents<F...>& b) {
+    if constexpr (sizeof...(F) != sizeof...(E)) {
+      return false;
+    } else {
+      for (int axis = 0; axis < rank(); ++axis)
+        if (a[axis] != b[axis]) return false;
+      return true;
+    }
+  }
+
+ private:
+  static constexpr std::size_t slot(int axis) {
+    std::size_t before = 0;
+    for (int i = 0; i < axis; ++i) before += static_extent(i) == dyn ? 1U : 0U;
+    return before;
+  }
+  constexpr void assign(int axis, Index n) {
+    const Index fixed = static_extent(axis);
+    if (n < 0 || (fixed != dyn && n != fixed)) {
+      throw ShapeError("extents", "axis " + std::to_string(axis),
+                       "must be " + (fixed == dyn ? std::string("a size") : std::to_string(fixed)) +
+                           ", got " + std::to_string(n));
+    }
+    if (fixed == dyn) dynamic_[slot(axis)] = n;
+  }
+
+  std::array<Index, static_cast<std::size_t>(rank_dynamic())> dynamic_;
+};
+
+namespace detail {
+template <class Axes>
+struct ExtentsOfRank;
+template <std::size_t... Axis>
+struct ExtentsOfRank<std::index_sequence<Axis...>> {
+  using Type = Extents<(static_cast<void>(Axis), dyn)...>;
+};
+}  // namespace detail
+
+/// All axes at run time.
+template <int Rank>
+using DynamicExtents =
+    typename detail::ExtentsOfRank<std::make_index_sequence<static_cast<std::size_t>(Rank)>>::Type;
+
+/// The static size of a configuration field, or the run-time one where the static one is `dyn`.
+/// Throws  ArgumentError  if neither is given or they contradict each other
+inline Index resolve_extent(Index fixed, Index at_run_time, const char* name) {
+  if (fixed != dyn && at_run_time != dyn && fixed != at_run_time)
+    throw ArgumentError(std::string(name) + " is " + std::to_string(fixed) + " in the type but " +
+                        std::to_string(at_run_time) + " at run time");
+  const Index value = fixed != dyn ? fixed : at_run_time;
+  if (value <= 0)
+    throw ArgumentError(std::string(name) + " must be a positive number, got " +
+                        (value == dyn ? std::string("none") : std::to_string(value)));
+  return value;
+}
+
+/// An option that may be set in the type or at run time: what differs from the default counts, at run time first.
+template <class T>
+constexpr T resolve_option(T fixed, T at_run_time, T by_default) {
+  return at_run_time != by_default ? at_run_time : fixed;
+}
+
+}  // namespace ssm

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstring>
+#include <new>
+#include <string_view>
+
+#include "ssm/core/error.hpp"  // OutOfMemory
+
+namespace ssm {
+
+/// Where the elements of a tensor live. A backend brings its own space by writing such a struct.
+template <class S>
+concept MemorySpace = requires(std::size_t bytes, void* pointer, const void* source) {
+  { S::host_readable } -> std::convertible_to<bool>;
+  { S::name() } -> std::convertible_to<std::string_view>;
+  { S::allocate(bytes) } -> std::same_as<void*>;
+  { S::deallocate(pointer) }
+  noexcept;
+  S::copy(pointer, source, bytes);
+};
+
+/// Ordinary memory, aligned for every vector unit in use.
+struct HostSpace {
+  static constexpr bool host_readable = true;
+  static constexpr std::size_t alignment = 64;  // bytes: one cache line, one AVX-512 register
+
+  static constexpr std::string_view name() { return "host memory"; }
+
+  /// Throws  OutOfMemory
+  static void* allocate(std::size_t bytes) {
+    void* pointer = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
+    if (pointer == nullptr) throw OutOfMemory(bytes, name());
+    return pointer;
+  }
+  static void copy(void* to, const void* from, std::size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  static void deallocate(void* pointer) noexcept {
+    ::operator delete (pointer, std::align_val_t{alignment});
+  }
+};
+
+}  // namespace ssm

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "ssm/core/tensor.hpp"
+
+namespace ssm {
+
+/// What a tensor is for: decides how it is initialised in a language model and how the optimizer treats it.
+enum class ParameterRole { weight, bias, norm, embedding, ssm };
+
+/// The name of a tensor in checkpoints and how it is trained.
+struct ParameterSpec {
+  std::string name;
+  ParameterRole role = ParameterRole::weight;
+  bool weight_decay = true;        // false: never decayed, whatever the optimizer's setting
+  bool own_learning_rate = false;  // true: the optimizer's rate for SSM dynamics applies
+};
+
+/// Puts a prefix before every name an inner layer reports: scoped("mixer", visit) turns "D" into "mixer.D".
+template <class Visit>
+auto scoped(std::string prefix, Visit&& visit) {
+  return [prefix = std::move(prefix), &visit](ParameterSpec spec, auto&... tensors) {
+    spec.name = prefix + "." + spec.name;
+    visit(std::move(spec), tensors...);
+  };
+}
+
+/// What every parameter struct says of itself: whose it is, in which scalar, and where.
+template <class L, class T, class S>
+struct ParametersOf {
+  using Layer = L;
+  using Scalar = T;
+  using Space = S;
+};
+
+/// Calls visit(spec, tensors...) for each tensor of one or several parameter structs of the same layer, in lockstep.
+template <class P, class Visit, class... More>
+void for_each_parameter(Visit&& visit, P& first, More&... more) {
+  std::remove_const_t<P>::Layer::for_each_parameter(visit, first, more...);
+}
+
+/// The number of scalars in a parameter struct.
+template <class P>
+Index parameter_count(const P& parameters) {
+  Index count = 0;
+  for_each_parameter([&](const ParameterSpec&, const auto& tensor) { count += tensor.size(); },
+                     parameters);
+  return count;
+}
+
+}  // namespace ssm

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "ssm/core/error.hpp"  // Index, ShapeError
+
+namespace ssm {
+
+/// Packed sequences of different lengths: offsets 0 = c₀ ≤ c₁ ≤ … ≤ c_S = L along the length axis of a batch of one.
+/// Segment i is positions c_i … c_{i+1}−1; it may be empty. An empty span means "not packed".
+using Segments = std::span<const Index>;
+
+/// How many sequences, and therefore how many rows of state, a [B, L, …] operand holds.
+inline Index sequence_count(Index batch, Segments segments) {
+  return segments.empty() ? batch : static_cast<Index>(segments.size()) - 1;
+}
+
+/// Throws  ShapeError  unless the offsets rise from 0 to `length` and the batch is one
+inline void require_segments(std::string_view op, Segments segments, Index batch, Index length) {
+  if (segments.empty()) return;
+  if (batch != 1)
+    throw ShapeError(op, "batch", "must be 1 with packed segments, got " + std::to_string(batch));
+  std::size_t wrong = 0;
+  while (wrong < segments.size() && segments[wrong] <= length &&
+         (wrong == 0 ? segments[wrong] == 0 : segments[wrong] >= segments[wrong - 1]))
+    ++wrong;
+  const std::size_t last = segments.size() - 1;
+  if (wrong > last && last > 0 && segments[last] == length) return;
+  if (wrong > last) wrong = last;
+  throw ShapeError(op, "segments",
+                   "must rise from 0 to the length " + std::to_string(length) + ", but offset " +
+                       std::to_string(wrong) + " of " + std::to_string(segments.size()) + " is " +
+                       std::to_string(segments[wrong]));
+}
+
+/// One sequence of a batch or of a packed row: `row` counts states, `batch` is the axis of the operand.
+struct Sequence {
+  Index row;
+  Index batch;
+  Index begin;
+  Index end;
+};
+
+inline Sequence sequence_at(Index row, Index length, Segments segments) {
+  if (segments.empty()) return {.row = row, .batch = row, .begin = 0, .end = length};
+  const auto i = static_cast<std::size_t>(row);
+  return {.row = row, .batch = 0, .begin = segments[i], .end = segments[i + 1]};
+}
+
+/// Calls `visit(Sequence)` for every sequence, in order.
+template <class F>
+void for_each_sequence(Index batch, Index length, Segments segments, F&& visit) {
+  for (Index row = 0; row < sequence_count(batch, segments); ++row)
+    visit(sequence_at(row, length, segments));
+}
+
+}  // namespace ssm

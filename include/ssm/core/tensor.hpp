@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+#include "ssm/core/tensor_view.hpp"
+
+namespace ssm {
+
+/// Owns elements in row-major order. Move-only; `clone()` copies. Elements start out zero.
+///   Tensor<float, Extents<dyn, dyn, 256>> x({batch, length});
+/// Converts to a view wherever one is asked for.
+/// Throws  OutOfMemory
+template <class T, class ExtentsType, class SpaceType = HostSpace>
+class Tensor {
+  static_assert(std::is_trivially_copyable_v<T> && !std::is_const_v<T>);
+
+ public:
+  using Element = T;
+  using Value = T;
+  using Shape = ExtentsType;
+  using Space = SpaceType;
+  using ViewType = TensorView<T, Shape, Space>;
+  using ConstView = TensorView<const T, Shape, Space>;
+  static constexpr int rank() { return Shape::rank(); }
+
+  Tensor() = default;
+  explicit Tensor(Shape extents) { reset(extents); }
+  explicit Tensor(const Index (&length)[1])  // without it, g++ finds Tensor({length}) ambiguous
+      requires(Shape::rank() == 1 || Shape::rank_dynamic() == 1)
+      : Tensor(Shape(length[0])) {}
+  Tensor(Tensor&& other) noexcept { swap(other); }
+  Tensor& operator=(Tensor&& other) noexcept {
+    Tensor(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~Tensor() {
+    if (data_ != nullptr) Space::deallocate(data_);
+  }
+
+  /// Takes other extents; the elements are unspecified afterwards. Allocates only to grow.
+  void resize(Shape extents) {
+    const Index wanted = std::max<Index>(detail::element_count<T>(extents, Space::name()), 1);
+    if (wanted > capacity_) {
+      T* grown = static_cast<T*>(Space::allocate(static_cast<std::size_t>(wanted) * sizeof(T)));
+      if (data_ != nullptr) Space::deallocate(data_);
+      data_ = grown;
+      capacity_ = wanted;
+    }
+    extents_ = extents;
+  }
+
+  /// Takes other extents; every element is zero afterwards. Allocates only to grow.
+  void reset(Shape extents) {
+    resize(extents);
+    if constexpr (Space::host_readable)
+      std::fill_n(data_, size(), T{});
+    else
+      Space::fill_zero(data_, static_cast<std::size_t>(size()) * sizeof(T));
+  }
+
+  /// Takes longer extents along the first axis; elements so far stay, new ones are unspecified. Allocates geometrically,
+  /// at least for `reserved` elements.
+  void extend(Shape extents, Index reserved = 0) {
+    const Index used = data_ == nullptr ? 0 : std::min(size(), extents.size());
+    const Index wanted = std::max({extents.size(), reserved, Index{1}});
+    if (wanted > capacity_) {
+      Tensor grown;
+      const auto room = static_cast<std::size_t>(std::max(wanted, 2 * capacity_));
+      grown.data_ = static_cast<T*>(Space::allocate(room * sizeof(T)));
+      grown.capacity_ = static_cast<Index>(room);
+      if constexpr (Space::host_readable)
+        std::copy_n(data_, used, grown.data_);
+      else if (used > 0)
+        Space::copy(grown.data_, data_, static_cast<std::size_t>(used) * sizeof(T));
+      swap(grown);
+    }
+    extents_ = extents;
+  }
+
+  Tensor clone() const {
+    Tensor copy;
+    if (data_ == nullptr) return copy;
+    copy.resize(extents_);
+    if constexpr (Space::host_readable)
+      std::copy_n(data_, size(), copy.data_);
+    else
+      Space::copy(copy.data_, data_, static_cast<std::size_t>(size()) * sizeof(T));
+    return copy;
+  }
+
+  explicit operator bool() const { return data_ != nullptr; }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  const Shape& extents() const { return extents_; }
+  Index extent(int axis) const { return extents_[axis]; }
+  Index size() const { return data_ == nullptr ? 0 : extents_.size(); }
+
+  ViewType view() { return data_ == nullptr ? ViewType() : ViewType(data_, extents_); }
+  ConstView view() const { return data_ == nullptr ? ConstView() : ConstView(data_, extents_); }
+
+  template <class U, class E>
+    requires std::is_constructible_v<TensorView<U, E, Space>, ViewType>
+  operator TensorView<U, E, Space>() { return view(); }
+  template <class U, class E>
+    requires std::is_constructible_v<TensorView<U, E, Space>, ConstView>
+  operator TensorView<U, E, Space>() const { return view(); }
+
+  template <class... I>
+    requires(sizeof...(I) == static_cast<std::size_t>(Shape::rank()) && Space::host_readable)
+  T& operator()(I... index) { return view()(index...); }
+  template <class... I>
+    requires(sizeof...(I) == static_cast<std::size_t>(Shape::rank()) && Space::host_readable)
+  const T& operator()(I... index) const { return view()(index...); }
+
+  auto slice(int axis, Index begin, Index end) { return view().slice(axis, begin, end); }
+  auto slice(int axis, Index begin, Index end) const { return view().slice(axis, begin, end); }
+  auto select(int axis, Index index) { return view().select(axis, index); }
+  auto select(int axis, Index index) const { return view().select(axis, index); }
+  auto transpose(int a, int b) { return view().transpose(a, b); }
+  auto transpose(int a, int b) const { return view().transpose(a, b); }
+  template <class... N>
+  auto reshape(N... extents) {
+    return view().reshape(extents...);
+  }
+  template <class... N>
+  auto reshape(N... extents) const {
+    return view().reshape(extents...);
+  }
+  auto flatten() { return view().flatten(); }
+  auto flatten() const { return view().flatten(); }
+
+  void swap(Tensor& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(capacity_, other.capacity_);
+    std::swap(extents_, other.extents_);
+  }
+
+ private:
+  T* data_ = nullptr;
+  Index capacity_ = 0;
+  Shape extents_{};
+};
+
+/// A tensor whose extents are all known at run time.
+template <class T, int Rank, class Space = HostSpace>
+using DynamicTensor = Tensor<T, DynamicExtents<Rank>, Space>;
+
+/// A view of anything tensor-like, for generic code.
+template <class T, class E, class S>
+TensorView<T, E, S> view_of(const TensorView<T, E, S>& view) {
+  return view;
+}
+template <class T, class E, class S>
+TensorView<T, E, S> view_of(Tensor<T, E, S>& tensor) {
+  return tensor.view();
+}
+template <class T, class E, class S>
+TensorView<const T, E, S> view_of(const Tensor<T, E, S>& tensor) {
+  return tensor.view();
+}
+
+}  // namespace ssm

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// Remembers the largest request to the heap. It replaces global functions: include it in one source of a program.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+namespace ssm {
+
+inline std::size_t largest_allocation = 0;  // bytes; set to 0 before what is to be watched
+
+inline void* watched_allocation(std::size_t bytes, std::size_t alignment) {
+  largest_allocation = std::max(largest_allocation, bytes);
+  return std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
+}
+
+}  // namespace ssm
+
+// Never inlined: g++ would warn of memory from `new` that goes to `free` wherever it sees only one side.
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return ssm::watched_allocation(bytes, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  void* pointer = ::operator new(bytes, std::nothrow);
+  if (pointer == nullptr) throw std::bad_alloc();
+  return pointer;
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment,
+                                     const std::nothrow_t&) noexcept {
+  return ssm::watched_allocation(bytes, static_cast<std::size_t>(alignment));
+}
+[[gnu::noinline]] void operator delete(void* pointer) noexcept { std::free(pointer); }
+[[gnu::noinline]] void operator delete(void* pointer, std::size_t) noexcept { std::free(pointer); }
+[[gnu::noinline]] void operator delete(void* pointer, std::align_val_t) noexcept {
+  std::free(pointer);
+}
+[[gnu::noinline]] void operator delete(void* pointer, std::size_t, std::align_val_t) noexcept {
+  std::free(pointer);
+}

@@ -1,0 +1,2 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "every_public_header.hpp"
