@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/core/context.hpp"
+
+namespace ssm {
+
+/// A pointwise nonlinearity.
+///   none        x
+///   relu        max(x, 0)
+///   gelu_tanh   x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))      H3's and GPT-2's
+///   gelu_erf    x/2 · (1 + erf(x/√2))                            S4D's
+///   silu        x / (1 + e^−x)
+enum class ActivationKind { none, relu, gelu_tanh, gelu_erf, silu };
+
+/// y = act(x), or y = act(x) ⊙ gate where a gate is given.
+/// x, gate, y   [M, D]   any strides; y overwritten, may be the same memory as x or gate
+/// Cost    O(M·D)
+/// Throws  ShapeError  if extents differ
+template <class T, class Space>
+struct Activation {
+  ActivationKind kind = ActivationKind::none;
+  View<const T, 2, Space> x{};
+  View<const T, 2, Space> gate{};
+  View<T, 2, Space> y{};
+};
+
+/// The vector–Jacobian product of Activation:  dx = act'(x) ⊙ gate ⊙ dy,  dgate = act(x) ⊙ dy.
+/// Both overwritten; dx may be the same memory as dy, dgate must not be.
+template <class T, class Space>
+struct ActivationBackward {
+  Activation<T, Space> forward{};  // y is not read
+  View<const T, 2, Space> dy{};
+  View<T, 2, Space> dx{};
+  View<T, 2, Space> dgate{};  // left out without a gate
+};
+
+template <class B>
+concept HasActivation = requires(Context<B>& ctx, const Activation<float, typename B::Space>& a,
+                                 const ActivationBackward<float, typename B::Space>& g) {
+  B::activation(ctx, a);
+  B::activation_backward(ctx, g);
+};
+
+template <HasActivation B, class T>
+void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
+  require_extents("activation", "x", a.x, {dyn, dyn});
+  require_extents_if_given("activation", "gate", a.gate, a.x.extents().to_array());
+  require_extents("activation", "y", a.y, a.x.extents().to_array());
+  B::activation(ctx, a);
+}
+
+template <HasActivation B, class T>
+void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B::Space>& g) {
+  const char* op = "activation_backward";
+  require_extents(op, "x", g.forward.x, {dyn, dyn});
+  const auto shape = g.forward.x.extents().to_array();
+  require_extents_if_given(op, "gate", g.forward.gate, shape);
+  require_extents(op, "dy", g.dy, shape);
+  require_extents(op, "dx", g.dx, shape);
+  if (g.forward.gate) require_extents(op, "dgate", g.dgate, shape);
+  B::activation_backward(ctx, g);
+}
+
+}  // namespace ssm

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/core/context.hpp"
+#include "ssm/core/segments.hpp"
+
+namespace ssm {
+
+/// Causal multi-head softmax attention over cached and new positions.
+///   y[b,t,h] = Σ_{s ≤ T₀+t} softmax_s( scale · q[b,t,h]·k[b,s,h] ) · v[b,s,h]
+/// where k, v hold T₀ earlier positions followed by the L new ones.
+/// q, y        [B, L, H, K]        y overwritten; must not alias the inputs
+/// k, v        [B, T₀ + L, H, K]
+/// segments                        optional: B = 1 and T₀ = 0, attention stays inside each segment
+/// log_sum     [B, L, H]           optional, overwritten: ln Σ exp of the scores, for the gradient
+/// Cost    O(B·H·L·(T₀+L)·K), no L×L matrix in memory
+/// Throws  ShapeError
+/// Source  Vaswani et al. 2017 §3.2; Dao et al. 2022 for the recomputing gradient
+template <class T, class Space>
+struct Attention {
+  double scale = 1;
+  View<const T, 4, Space> q{};
+  View<const T, 4, Space> k{};
+  View<const T, 4, Space> v{};
+  Segments segments{};
+  View<T, 4, Space> y{};
+  View<T, 3, Space> log_sum{};
+};
+
+/// The vector–Jacobian product of Attention; dq, dk, dv overwritten (dk, dv for cached positions too).
+template <class T, class Space>
+struct AttentionBackward {
+  Attention<T, Space> forward{};      // reads scale, q, k, v, segments
+  View<const T, 4, Space> y{};        // as the forward call wrote it
+  View<const T, 3, Space> log_sum{};  // likewise
+  View<const T, 4, Space> dy{};
+  View<T, 4, Space> dq{};
+  View<T, 4, Space> dk{};
+  View<T, 4, Space> dv{};
+};
+
+/// Rotates pairs of channels by an angle that grows with the position (rotary embedding, half-split pairs).
+///   (x[j], x[j+r/2]) → rotation by direction · position · base^(−2j/r),  j < r/2;  channels from r on stay
+/// x, y        [B, L, H, K]   y overwritten; may be the same memory as x
+/// position    of the first row; restarts at 0 in every packed segment
+/// dimension   r ≤ K, even
+/// direction   +1, or −1 for the gradient
+/// Throws  ShapeError
+/// Source  Su et al. 2021 (RoFormer) §3.2.2, in GPT-NeoX's channel order
+template <class T, class Space>
+struct Rotary {
+  Index dimension = 0;
+  double base = 10000;
+  Index position = 0;
+  int direction = 1;
+  Segments segments{};
+  View<const T, 4, Space> x{};
+  View<T, 4, Space> y{};
+};
+
+template <class B>
+concept HasAttention = requires(Context<B>& ctx, const Attention<float, typename B::Space>& a,
+                                const AttentionBackward<float, typename B::Space>& g,
+                                const Rotary<float, typename B::Space>& r) {
+  B::attention(ctx, a);
+  B::attention_backward(ctx, g);
+  B::rotary(ctx, r);
+};
+
+namespace detail {
+template <class T, class Space>
+void require_operands(const Attention<T, Space>& a) {
+  const char* op = "attention";
+  require_extents(op, "q", a.q, {dyn, dyn, dyn, dyn});
+  const auto shape = a.q.extents().to_array();
+  require_extents(op, "k", a.k, {shape[0], dyn, shape[2], shape[3]});
+  require_extents(op, "v", a.v, a.k.extents().to_array());
+  require_segments(op, a.segments, shape[0], shape[1]);
+  const Index total = a.k.extent(1);
+  if (total < shape[1] || (!a.segments.empty() && total != shape[1]))
+    throw ShapeError(
+        op, "k",
+        "has " + std::to_string(total) + " positions for " + std::to_string(shape[1]) + " queries");
+  require_extents_if_given(op, "log_sum", a.log_sum, {shape[0], shape[1], shape[2]});
+}
+}  // namespace detail
+
+template <HasAttention B, class T>
+void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
+  detail::require_operands(a);
+  require_extents("attention", "y", a.y, a.q.extents().to_array());
+  B::attention(ctx, a);
+}
+
+template <HasAttention B, class T>
+void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
+  const char* op = "attention_backward";
+  detail::require_operands(g.forward);
+  const auto shape = g.forward.q.extents().to_array();
+  require_extents(op, "y", g.y, shape);
+  require_extents(op, "log_sum", g.log_sum, {shape[0], shape[1], shape[2]});
+  require_extents(op, "dy", g.dy, shape);
+  require_extents(op, "dq", g.dq, shape);
+  require_extents(op, "dk", g.dk, g.forward.k.extents().to_array());
+  require_extents(op, "dv", g.dv, g.forward.k.extents().to_array());
+  B::attention_backward(ctx, g);
+}
+
+template <HasAttention B, class T>
+void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {
+  require_extents("rotary", "x", a.x, {dyn, dyn, dyn, dyn});
+  require_extents("rotary", "y", a.y, a.x.extents().to_array());
+  if (a.dimension < 0 || a.dimension > a.x.extent(3) || a.dimension % 2 != 0)
+    throw ShapeError("rotary", "dimension",
+                     "must be even and at most the head width " + std::to_string(a.x.extent(3)) +
+                         ", got " + std::to_string(a.dimension));
+  require_segments("rotary", a.segments, a.x.extent(0), a.x.extent(1));
+  B::rotary(ctx, a);
+}
+
+}  // namespace ssm

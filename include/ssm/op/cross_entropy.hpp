@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/core/context.hpp"
+#include "ssm/core/scalar.hpp"  // Token
+
+namespace ssm {
+
+enum class Reduction { mean, sum };
+
+/// Negative log-likelihood of the targets under softmax(logits), with its gradient in the same pass.
+///   loss = Σ_m −ln softmax(logits[m])[targets[m]]  over rows whose target is not `ignore_index`,
+///          divided by their number for `mean` (0 if there are none)
+///   dlogits[m,v] = scale · (softmax(logits[m])[v] − [v = targets[m]])  (/ number for `mean`), 0 in ignored rows
+/// logits    [M, V]   nats, finite
+/// targets   [M]
+/// loss      [1]      overwritten
+/// dlogits   [M, V]   optional, overwritten; may be the same memory as logits
+/// Cost    O(M·V)
+/// Throws  ShapeError; ArgumentError  for a target that is neither in the vocabulary nor ignored
+template <class T, class Space>
+struct CrossEntropy {
+  View<const T, 2, Space> logits{};
+  View<const Token, 1, Space> targets{};
+  Token ignore_index = -100;
+  Reduction reduction = Reduction::mean;
+  double scale = 1;  // dL/dloss
+  View<T, 1, Space> loss{};
+  View<T, 2, Space> dlogits{};
+};
+
+template <class B>
+concept HasCrossEntropy = requires(Context<B>& ctx,
+                                   const CrossEntropy<float, typename B::Space>& a) {
+  B::cross_entropy(ctx, a);
+};
+
+template <HasCrossEntropy B, class T>
+void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {
+  const char* op = "cross_entropy";
+  require_extents(op, "logits", a.logits, {dyn, dyn});
+  const Index rows = a.logits.extent(0);
+  const Index vocabulary = a.logits.extent(1);
+  require_extents(op, "targets", a.targets, {rows});
+  require_extents(op, "loss", a.loss, {1});
+  require_extents_if_given(op, "dlogits", a.dlogits, {rows, vocabulary});
+  if constexpr (B::Space::host_readable)
+    for (Index m = 0; m < rows; ++m) {
+      const Token target = a.targets(m);
+      if (target != a.ignore_index && (target < 0 || target >= vocabulary))
+        throw ArgumentError("cross_entropy: target " + std::to_string(target) + " at row " +
+                            std::to_string(m) + " is outside the vocabulary of " +
+                            std::to_string(vocabulary));
+    }
+  B::cross_entropy(ctx, a);
+}
+
+}  // namespace ssm

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/core/context.hpp"
+#include "ssm/core/scalar.hpp"  // Token
+
+namespace ssm {
+
+/// Looks up one row of a table per token.
+///   y[m] = table[tokens[m]]
+/// table    [V, D]
+/// tokens   [M]       0 ≤ token < V
+/// y        [M, D]    overwritten
+/// Throws  ShapeError; ArgumentError  for a token outside the table
+template <class T, class Space>
+struct Embedding {
+  View<const T, 2, Space> table{};
+  View<const Token, 1, Space> tokens{};
+  View<T, 2, Space> y{};
+};
+
+/// dtable[tokens[m]] += dy[m], added in the order of m.
+template <class T, class Space>
+struct EmbeddingBackward {
+  View<const Token, 1, Space> tokens{};
+  View<const T, 2, Space> dy{};
+  View<T, 2, Space> dtable{};
+};
+
+template <class B>
+concept HasEmbedding = requires(Context<B>& ctx, const Embedding<float, typename B::Space>& a,
+                                const EmbeddingBackward<float, typename B::Space>& g) {
+  B::embedding(ctx, a);
+  B::embedding_backward(ctx, g);
+};
+
+namespace detail {
+/// Tokens in device memory are checked by the backend.
+template <class Space>
+void require_tokens(const char* op, const View<const Token, 1, Space>& tokens, Index vocabulary) {
+  if constexpr (Space::host_readable)
+    for (Index m = 0; m < tokens.extent(0); ++m)
+      if (tokens(m) < 0 || tokens(m) >= vocabulary)
+        throw ArgumentError(std::string(op) + ": token " + std::to_string(tokens(m)) +
+                            " at position " + std::to_string(m) + " is outside the vocabulary of " +
+                            std::to_string(vocabulary));
+}
+}  // namespace detail
+
+template <HasEmbedding B, class T>
+void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
+  require_extents("embedding", "table", a.table, {dyn, dyn});
+  require_extents("embedding", "tokens", a.tokens, {dyn});
+  require_extents("embedding", "y", a.y, {a.tokens.extent(0), a.table.extent(1)});
+  detail::require_tokens("embedding", a.tokens, a.table.extent(0));
+  B::embedding(ctx, a);
+}
+
+template <HasEmbedding B, class T>
+void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::Space>& g) {
+  const char* op = "embedding_backward";
+  require_extents(op, "dtable", g.dtable, {dyn, dyn});
+  require_extents(op, "tokens", g.tokens, {dyn});
+  require_extents(op, "dy", g.dy, {g.tokens.extent(0), g.dtable.extent(1)});
+  detail::require_tokens(op, g.tokens, g.dtable.extent(0));
+  B::embedding_backward(ctx, g);
+}
+
+}  // namespace ssm

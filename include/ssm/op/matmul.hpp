@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/core/context.hpp"
+#include "ssm/op/activation.hpp"  // ActivationKind
+
+namespace ssm {
+
+/// A matrix product with the epilogues that training needs.
+///   z[m,n] = Σ_k a[m,k]·b[k,n] + bias[n]
+///   c[m,n] = act(z[m,n]),  added to c where `accumulate` is set
+///   a_sum[m] += Σ_k a[m,k]
+/// a        [M, K]   any strides with one of them 1: a transposed view costs nothing
+/// b        [K, N]   likewise
+/// bias     [N]      optional
+/// c        [M, N]   row-major rows; must not alias a or b
+/// z        [M, N]   optional, overwritten: what the activation's gradient needs
+/// a_sum    [M]      optional, added to: a bias gradient, when a is dYᵀ
+/// A linear layer stores its weight W as [out, in]:  y = x·Wᵀ + bias,  dx = dy·W,  dW += dyᵀ·x,  dbias += Σ dy.
+/// Cost    2·M·N·K operations
+/// Throws  ShapeError
+template <class T, class Space>
+struct Matmul {
+  View<const T, 2, Space> a{};
+  View<const T, 2, Space> b{};
+  View<const T, 1, Space> bias{};
+  ActivationKind activation = ActivationKind::none;
+  bool accumulate = false;
+  View<T, 2, Space> c{};
+  View<T, 2, Space> z{};
+  View<T, 1, Space> a_sum{};
+};
+
+template <class B>
+concept HasMatmul = requires(Context<B>& ctx, const Matmul<float, typename B::Space>& a) {
+  B::matmul(ctx, a);
+};
+
+template <HasMatmul B, class T>
+void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
+  require_extents("matmul", "a", a.a, {dyn, dyn});
+  const Index rows = a.a.extent(0);
+  require_extents("matmul", "b", a.b, {a.a.extent(1), dyn});
+  const Index columns = a.b.extent(1);
+  require_extents_if_given("matmul", "bias", a.bias, {columns});
+  require_extents("matmul", "c", a.c, {rows, columns});
+  require_extents_if_given("matmul", "z", a.z, {rows, columns});
+  require_extents_if_given("matmul", "a_sum", a.a_sum, {rows});
+  B::matmul(ctx, a);
+}
+
+}  // namespace ssm

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/core/context.hpp"
+
+namespace ssm {
+
+/// One AdamW update of one tensor.
+///   g = gradient_scale · gradient
+///   m ← β₁·m + (1−β₁)·g        v ← β₂·v + (1−β₂)·g²
+///   p ← p − rate·decay·p − rate · (m / (1−β₁ᵗ)) / (√(v / (1−β₂ᵗ)) + eps)
+/// parameter, first_moment, second_moment   [n]   updated in place
+/// gradient                                 [n]
+/// step                                     t, counted from 1
+/// Cost    O(n), 7 scalars of traffic an element
+/// Throws  ShapeError
+/// Source  Loshchilov & Hutter 2019, Algorithm 2; PyTorch's order of operations
+template <class T, class Space>
+struct AdamWUpdate {
+  double rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  double gradient_scale = 1;
+  Index step = 1;
+  View<T, 1, Space> parameter{};
+  View<const T, 1, Space> gradient{};
+  View<T, 1, Space> first_moment{};
+  View<T, 1, Space> second_moment{};
+};
+
+/// sum[0] += Σ_i x[i]², added in an order that depends on n alone.
+/// x     [n]
+/// sum   [1]   kept in double
+template <class T, class Space>
+struct SumOfSquares {
+  View<const T, 1, Space> x{};
+  View<double, 1, Space> sum{};
+};
+
+template <class B>
+concept HasOptimizerUpdate = requires(Context<B>& ctx,
+                                      const AdamWUpdate<float, typename B::Space>& a,
+                                      const SumOfSquares<float, typename B::Space>& s) {
+  B::adamw_update(ctx, a);
+  B::sum_of_squares(ctx, s);
+};
+
+template <HasOptimizerUpdate B, class T>
+void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
+  require_extents("adamw_update", "parameter", a.parameter, {dyn});
+  const Index n = a.parameter.extent(0);
+  require_extents("adamw_update", "gradient", a.gradient, {n});
+  require_extents("adamw_update", "first_moment", a.first_moment, {n});
+  require_extents("adamw_update", "second_moment", a.second_moment, {n});
+  B::adamw_update(ctx, a);
+}
+
+template <HasOptimizerUpdate B, class T>
+void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a) {
+  require_extents("sum_of_squares", "x", a.x, {dyn});
+  require_extents("sum_of_squares", "sum", a.sum, {1});
+  B::sum_of_squares(ctx, a);
+}
+
+}  // namespace ssm
