@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/composed/h3_mixer.hpp"
+#include "ssm/backend/reference/activation.hpp"
+#include "ssm/backend/reference/attention.hpp"
+#include "ssm/backend/reference/causal_convolution.hpp"
+#include "ssm/backend/reference/cross_entropy.hpp"
+#include "ssm/backend/reference/diagonal_kernel.hpp"
+#include "ssm/backend/reference/diagonal_parameters.hpp"
+#include "ssm/backend/reference/diagonal_scan.hpp"
+#include "ssm/backend/reference/dropout.hpp"
+#include "ssm/backend/reference/embedding.hpp"
+#include "ssm/backend/reference/matmul.hpp"
+#include "ssm/backend/reference/normalization.hpp"
+#include "ssm/backend/reference/optimizer_update.hpp"
+#include "ssm/backend/reference/rearrange.hpp"
+#include "ssm/backend/reference/sample.hpp"
+#include "ssm/backend/reference/shift_convolution.hpp"
+
+namespace ssm {
+
+/// Every primitive as plain loops that read like its formula, summed in double precision on one thread: slow, and what
+/// the other backends are compared with.
+struct Reference : reference::Activation,
+                   reference::Attention,
+                   reference::CausalConvolution,
+                   reference::CrossEntropy,
+                   reference::DiagonalKernel,
+                   reference::DiagonalParameters,
+                   reference::DiagonalScan,
+                   reference::Dropout,
+                   reference::Embedding,
+                   composed::H3Mixer,
+                   reference::Matmul,
+                   reference::Normalization,
+                   reference::OptimizerUpdate,
+                   reference::Rearrange,
+                   reference::Sample,
+                   reference::ShiftConvolution {
+  using Space = HostSpace;
+  struct Resources {};
+};
+
+}  // namespace ssm

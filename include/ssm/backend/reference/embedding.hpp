@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/op/embedding.hpp"
+
+namespace ssm::reference {
+
+/// Embedding, one token at a time.
+struct Embedding {
+  template <class Ctx, class T>
+  static void embedding(Ctx&, const ssm::Embedding<T, typename Ctx::Space>& a) {
+    for (Index m = 0; m < a.tokens.extent(0); ++m)
+      for (Index d = 0; d < a.table.extent(1); ++d) a.y(m, d) = a.table(a.tokens(m), d);
+  }
+
+  template <class Ctx, class T>
+  static void embedding_backward(Ctx&, const ssm::EmbeddingBackward<T, typename Ctx::Space>& g) {
+    for (Index m = 0; m < g.tokens.extent(0); ++m)
+      for (Index d = 0; d < g.dtable.extent(1); ++d) g.dtable(g.tokens(m), d) += g.dy(m, d);
+  }
+};
+
+}  // namespace ssm::reference

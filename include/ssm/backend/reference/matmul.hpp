@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/reference/activation.hpp"  // activate
+#include "ssm/op/matmul.hpp"
+
+namespace ssm::reference {
+
+/// Matmul as three loops, summed in double precision.
+struct Matmul {
+  template <class Ctx, class T>
+  static void matmul(Ctx&, const ssm::Matmul<T, typename Ctx::Space>& a) {
+    for (Index m = 0; m < a.a.extent(0); ++m) {
+      for (Index n = 0; n < a.b.extent(1); ++n) {
+        double z = a.bias ? double{a.bias(n)} : 0.0;
+        for (Index k = 0; k < a.a.extent(1); ++k) z += double{a.a(m, k)} * a.b(k, n);
+        if (a.z) a.z(m, n) = static_cast<T>(z);
+        const double before = a.accumulate ? double{a.c(m, n)} : 0.0;
+        a.c(m, n) = static_cast<T>(before + activate(a.activation, z));
+      }
+      if (!a.a_sum) continue;
+      double sum = 0;
+      for (Index k = 0; k < a.a.extent(1); ++k) sum += a.a(m, k);
+      a.a_sum(m) += static_cast<T>(sum);
+    }
+  }
+};
+
+}  // namespace ssm::reference

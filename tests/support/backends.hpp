@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <type_traits>
+
+#include "ssm/backend/cpu.hpp"
+#include "ssm/backend/reference.hpp"
+
+namespace ssm::laws {
+
+/// Calls visit.operator()<Backend>(name) for every backend under test: a new backend is one more line.
+template <class Visit>
+void for_each_backend(Visit&& visit) {
+  visit.template operator()<Reference>("reference");
+  visit.template operator()<Cpu>("cpu");
+}
+
+/// Calls visit.operator()<Backend, Scalar>(name) for every backend and scalar under test.
+template <class Visit>
+void for_each_backend_and_scalar(Visit&& visit) {
+  for_each_backend([&]<class B>(const char* name) {
+    visit.template operator()<B, float>(name);
+    visit.template operator()<B, double>(name);
+  });
+}
+
+}  // namespace ssm::laws

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <optional>
+#include <random>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ssm/io/checkpoint.hpp"
+#include "ssm/layer/layer.hpp"
+#include "support/allocation_count.hpp"
+#include "support/subject.hpp"
+
+namespace ssm::laws {
+
+/// A context for tests: two threads where the backend has threads.
+template <class B>
+typename B::Resources two_threads() {
+  if constexpr (std::is_constructible_v<typename B::Resources, int>)
+    return typename B::Resources(2);
+  else
+    return {};
+}
+
+/// Any layer's parameters with their axes forgotten: what a checkpoint sees of a layer is names and elements, and the
+/// compiler need not see every layer's tensors in the file code.
+template <class T>
+struct FlatParameters : ParametersOf<FlatParameters<T>, T, HostSpace> {
+  std::vector<std::string> names;
+  std::vector<DynamicTensor<T, 1>> tensors;
+
+  explicit FlatParameters(const Bundle& from) {
+    for (const NamedTensor& tensor : from) {
+      names.push_back(tensor.name);
+      tensors.emplace_back(static_cast<Index>(tensor.values.size()));
+      write(tensor, tensors.back());
+    }
+  }
+  Bundle read_back(Bundle like) const {
+    for (std::size_t i = 0; i < like.size(); ++i) like[i].values = read("", tensors[i]).values;
+    return like;
+  }
+  static void for_each_parameter(auto&& visit, auto& p) {
+    for (std::size_t i = 0; i < p.names.size(); ++i)
+      visit(ParameterSpec{.name = p.names[i]}, p.tensors[i]);
+  }
+};
+
+/// Writes a file, forgets the elements, and reads them back.
+template <class T>
+void save_and_load(FlatParameters<T>& parameters) {
+  const auto path = std::filesystem::temp_directory_path() /
+                    ("ssm_layer_laws_" + std::to_string(std::random_device()()) + ".safetensors");
+  SafetensorsWriter writer(path);
+  save_parameters(writer, parameters, "layer.");
+  writer.finish();
+  for (auto& tensor : parameters.tensors) fill(tensor, 0);
+  load_parameters(SafetensorsFile(path), parameters, "layer.");
+  std::filesystem::remove(path);
+}
+
+/// A layer L on a backend in a scalar, as a subject of the laws.
+template <class L, class B, class T>
+class LayerOn : public Subject {
+  using Space = typename B::Space;
+  using Parameters = typename L::template Parameters<T, Space>;
+  using State = typename L::template State<T, Space>;
+  using Tape = typename L::template Tape<T, Space>;
+  using Sequence = DynamicTensor<T, 3, Space>;
+
+ public:
+  LayerOn(const L& layer, const char* backend, StatesWhenPacked states = StatesWhenPacked::one_each)
+      : layer_(layer),
+        states_when_packed_(states),
+        name_(std::string(backend) + " " + std::string(scalar_name<T>())) {
+    restart();
+  }
+
+  std::string name() const override { return name_; }
+  StatesWhenPacked states_when_packed() const override { return states_when_packed_; }
+  Tolerance tolerance() const override { return ssm::tolerance<T>; }
+  Index inputs() const override {
+    if constexpr (requires { layer_.inputs(); })
+      return layer_.inputs();
+    else
+      return layer_.channels();
+  }
+  Index outputs() const override {
+    if constexpr (requires { layer_.outputs(); })
+      return layer_.outputs();
+    else
+      return layer_.channels();
+  }
+
+  void restart(bool nan_workspace = false) override {
+    context_.emplace(two_threads<B>());
+    context_->workspace().fill_with_nan(nan_workspace);
+    tape_.emplace();
+  }
+
+  Bundle initial_parameters(Seed seed) override {
+    return read_parameters(layer_.template initialize<T>(*context_, seed));
+  }
+  Bundle zero_state(Index sequences) override {
+    return read_state(layer_.template initial_state<T>(*context_, sequences));
+  }
+
+  Outcome forward(const Call& call) override {
+    const Sequence x = write_sequence(call.x);
+    return evaluate(call, write_parameters(call.parameters), x, nullptr);
+  }
+
+  Outcome differentiate(const Call& call) override {
+    const Parameters parameters = write_parameters(call.parameters);
+    const Sequence x = write_sequence(call.x);
+    Outcome result = evaluate(call, parameters, x, &*tape_);
+    const Sequence dy = write_sequence(call.dy);
+    Sequence dx = unwritten_sequence(call, inputs());
+    Parameters gradients = write_parameters(call.gradients);
+    State dfinal;
+    State dinitial;
+    SequenceGradients<State> ends;
+    if (call.keep_states) {
+      dfinal = write_state(call.dfinal_state, call.sequences());
+      dinitial = first_state(call);
+      for_each(dinitial, [&](auto& tensor) { fill_unwritten(tensor, call); });
+      ends = {.final_state = &dfinal, .initial_state = &dinitial};
+    }
+    layer_.backward(*context_, parameters, *tape_, dy, dx, gradients, ends);
+    result.dx = read("gradient of x", dx);
+    result.gradients = read_parameters(gradients, "gradient of ");
+    if (call.keep_states) result.dinitial_state = read_state(dinitial, "gradient of initial ");
+    return result;
+  }
+
+  Outcome prefill(const Call& call) override {
+    const Parameters parameters = write_parameters(call.parameters);
+    const Sequence x = write_sequence(call.x);
+    Sequence y = unwritten_sequence(call, outputs());
+    State state = first_state(call);
+    layer_.prefill(*context_, parameters, x, y, state);
+    return {.y = read("y", y), .final_state = read_state(state, "final ")};
+  }
+
+  Outcome step(const Call& call) override {
+    const Parameters parameters = write_parameters(call.parameters);
+    const Sequence x = write_sequence(call.x);
+    Sequence y = unwritten_sequence(call, outputs());
+    State state = first_state(call);
+    for (Index t = 0; t < call.length(); ++t)
+      layer_.step(*context_, parameters, x.select(1, t), y.select(1, t), state);
+    return {.y = read("y", y), .final_state = read_state(state, "final ")};
+  }
+
+  Outcome forward_initialized(Seed seed, const NamedTensor& from, bool reload) override {
+    Parameters parameters = layer_.template initialize<T>(*context_, seed);
+    if (reload) parameters = through_checkpoint(parameters);
+    return evaluate(Call{.x = from}, parameters, write_sequence(from), nullptr);
+  }
+
+  std::size_t allocations_after_first_step(const Call& call) override {
+    const Parameters parameters = write_parameters(call.parameters);
+    const Sequence x = write_sequence(call.x);
+    Sequence y = unwritten_sequence(call, outputs());
+    State state = first_state(call);
+    std::size_t before = 0;
+    for (Index t = 0; t < call.length(); ++t) {
+      if (t == 1) before = allocation_count();
+      layer_.step(*context_, parameters, x.select(1, t), y.select(1, t), state);
+    }
+    return allocation_count() - before;
+  }
+
+ private:
+  Outcome evaluate(const Call& call, const Parameters& parameters, const Sequence& x, Tape* tape) {
+    Sequence y = unwritten_sequence(call, outputs());
+    State initial;
+    State final;
+    SequenceOptions<State> options{.segments = call.segments};
+    if (call.initial_state) {
+      initial = first_state(call);
+      options.initial_state = &initial;
+    }
+    if (call.keep_states) {
+      final = first_state(call);
+      for_each(final, [&](auto& tensor) { fill_unwritten(tensor, call); });
+      options.final_state = &final;
+    }
+    if (tape != nullptr)
+      layer_.forward(*context_, parameters, x, y, *tape, options);
+    else
+      layer_.forward(*context_, parameters, x, y, options);
+    Outcome result{.y = read("y", y)};
+    if (call.keep_states) result.final_state = read_state(final, "final ");
+    return result;
+  }
+
+  /// Through a file on the disk and back into zeroed parameters.
+  Parameters through_checkpoint(const Parameters& parameters) {
+    const Bundle saved = read_parameters(parameters);
+    FlatParameters<T> flat(saved);
+    save_and_load(flat);
+    return write_parameters(flat.read_back(saved));
+  }
+
+  Sequence write_sequence(const NamedTensor& from) {
+    Sequence to({from.extents[0], from.extents[1], from.extents[2]});
+    write(from, to);
+    return to;
+  }
+  Sequence unwritten_sequence(const Call& call, Index width) {
+    Sequence sequence({call.batch(), call.length(), width});
+    fill_unwritten(sequence, call);
+    return sequence;
+  }
+  template <class E>
+  static void fill_unwritten(Tensor<T, E, Space>& tensor, const Call& call) {
+    std::fill_n(tensor.data(), tensor.size(), static_cast<T>(call.unwritten));
+  }
+
+  Parameters write_parameters(const Bundle& from) {
+    Parameters to = layer_.template zero_parameters<T>(*context_);
+    std::size_t i = 0;
+    if (!from.empty())
+      L::for_each_parameter(
+          [&](const ParameterSpec&, auto& tensor) { write(from.at(i++), tensor); }, to);
+    return to;
+  }
+  static Bundle read_parameters(const Parameters& from, const std::string& prefix = "") {
+    Bundle to;
+    L::for_each_parameter(
+        [&](const ParameterSpec& spec, const auto& tensor) {
+          to.push_back(read(prefix + spec.name, tensor));
+        },
+        from);
+    return to;
+  }
+
+  template <class AnyState, class Visit>
+  static void for_each(AnyState& state, Visit&& visit) {
+    L::for_each_state([&](const std::string&, auto& tensor) { visit(tensor); }, state);
+  }
+  /// The state that the call starts from, zero if it gives none.
+  State first_state(const Call& call) {
+    return write_state(call.initial_state.value_or(Bundle()), call.sequences());
+  }
+  State write_state(const Bundle& from, Index sequences) {
+    State to = zero_state_with_room(sequences);
+    std::size_t i = 0;
+    if (!from.empty())
+      for_each(to, [&](auto& tensor) {
+        tensor.resize(extents_of(tensor, from.at(i).extents));
+        write(from[i++], tensor);
+      });
+    return to;
+  }
+  /// Run-time extents as the extents type of a tensor.
+  template <class E>
+  static E extents_of(const Tensor<T, E, Space>&, const std::vector<Index>& extents) {
+    std::array<Index, static_cast<std::size_t>(E::rank())> axes{};
+    std::copy_n(extents.begin(), axes.size(), axes.begin());
+    return std::apply([](auto... n) { return E(n...); }, axes);
+  }
+  /// States that grow get the room that they may ask for.
+  State zero_state_with_room(Index sequences) {
+    constexpr Index positions = 2048;
+    if constexpr (requires { layer_.template initial_state<T>(*context_, sequences, positions); })
+      return layer_.template initial_state<T>(*context_, sequences, positions);
+    else
+      return layer_.template initial_state<T>(*context_, sequences);
+  }
+  static Bundle read_state(const State& from, const std::string& prefix = "") {
+    Bundle to;
+    L::for_each_state([&](const std::string& name,
+                          const auto& tensor) { to.push_back(read(prefix + name, tensor)); },
+                      from);
+    return to;
+  }
+
+  L layer_;
+  StatesWhenPacked states_when_packed_;
+  std::string name_;
+  std::optional<Context<B>> context_;
+  std::optional<Tape> tape_;
+};
+
+}  // namespace ssm::laws

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ssm/core/random.hpp"
+#include "ssm/core/tensor.hpp"
+
+namespace ssm::laws {
+
+/// A tensor as the laws see it: by name, its elements in double, which is exact for float and double.
+struct NamedTensor {
+  std::string name{};
+  std::vector<Index> extents{};
+  std::vector<double> values{};  // row-major
+};
+
+/// Parameters, gradients or a state: tensors in the order in which the layer visits them.
+using Bundle = std::vector<NamedTensor>;
+
+inline std::size_t element_count(const std::vector<Index>& extents) {
+  std::size_t count = 1;
+  for (const Index extent : extents) count *= static_cast<std::size_t>(extent);
+  return count;
+}
+
+/// Normal numbers that both scalars hold exactly.
+inline NamedTensor normal(std::string name, std::vector<Index> extents, Seed seed) {
+  const Random random(seed.fork(name));
+  NamedTensor result{std::move(name), std::move(extents), {}};
+  for (std::size_t i = 0; i < element_count(result.extents); ++i)
+    result.values.push_back(static_cast<double>(static_cast<float>(random.normal(i))));
+  return result;
+}
+
+inline Bundle normal_like(const Bundle& like, Seed seed) {
+  Bundle result;
+  for (const NamedTensor& tensor : like)
+    result.push_back(normal(tensor.name, tensor.extents, seed));
+  return result;
+}
+
+/// sum += scale · x
+inline void add(Bundle& sum, const Bundle& x, double scale = 1) {
+  for (std::size_t i = 0; i < sum.size(); ++i)
+    for (std::size_t e = 0; e < sum[i].values.size(); ++e)
+      sum[i].values[e] += scale * x[i].values[e];
+}
+
+/// Rounds every element to what a float holds.
+inline void round_to_float(Bundle& tensors) {
+  for (NamedTensor& tensor : tensors)
+    for (double& value : tensor.values) value = static_cast<double>(static_cast<float>(value));
+}
+
+/// The part begin ≤ i < end of one axis.
+inline NamedTensor slice(const NamedTensor& x, std::size_t axis, Index begin, Index end) {
+  NamedTensor result{x.name, x.extents, {}};
+  result.extents[axis] = end - begin;
+  const auto split = x.extents.begin() + static_cast<std::ptrdiff_t>(axis);
+  const auto outer = static_cast<Index>(element_count({x.extents.begin(), split}));
+  const auto inner = static_cast<Index>(element_count({split + 1, x.extents.end()}));
+  for (Index o = 0; o < outer; ++o) {
+    const auto row = x.values.begin() + o * x.extents[axis] * inner;
+    result.values.insert(result.values.end(), row + begin * inner, row + end * inner);
+  }
+  return result;
+}
+
+inline Bundle slice(const Bundle& x, std::size_t axis, Index begin, Index end) {
+  Bundle result;
+  for (const NamedTensor& tensor : x) result.push_back(slice(tensor, axis, begin, end));
+  return result;
+}
+
+/// Tensors one after another along one axis; extents agree elsewhere.
+inline NamedTensor join(const std::vector<NamedTensor>& parts, std::size_t axis) {
+  NamedTensor result{parts[0].name, parts[0].extents, {}};
+  result.extents[axis] = 0;
+  for (const NamedTensor& part : parts) result.extents[axis] += part.extents[axis];
+  Index outer = 1;
+  for (std::size_t a = 0; a < axis; ++a) outer *= result.extents[a];
+  for (Index o = 0; o < outer; ++o)
+    for (const NamedTensor& part : parts) {
+      const auto row = static_cast<Index>(part.values.size()) / outer;
+      const auto from = part.values.begin() + o * row;
+      result.values.insert(result.values.end(), from, from + row);
+    }
+  return result;
+}
+
+inline Bundle join(const std::vector<Bundle>& parts, std::size_t axis) {
+  Bundle result;
+  for (std::size_t i = 0; i < parts[0].size(); ++i) {
+    std::vector<NamedTensor> tensors;
+    for (const Bundle& part : parts) tensors.push_back(part[i]);
+    result.push_back(join(tensors, axis));
+  }
+  return result;
+}
+
+/// A layer's tensor as the laws see it.
+template <class T, class E>
+NamedTensor read(std::string name, const Tensor<T, E>& tensor) {
+  const auto extents = tensor.extents().to_array();
+  return {std::move(name),
+          {extents.begin(), extents.end()},
+          {tensor.data(), tensor.data() + tensor.size()}};
+}
+
+/// The other way: takes over the elements; sizes must agree.
+template <class T, class E>
+void write(const NamedTensor& from, Tensor<T, E>& tensor) {
+  if (static_cast<Index>(from.values.size()) != tensor.size())
+    throw ShapeError("write", from.name, "has another size than the layer's tensor");
+  std::transform(from.values.begin(), from.values.end(), tensor.data(),
+                 [](double value) { return static_cast<T>(value); });
+}
+
+}  // namespace ssm::laws

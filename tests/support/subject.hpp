@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ssm/core/scalar.hpp"  // Tolerance
+#include "support/named_tensor.hpp"
+
+namespace ssm::laws {
+
+/// One call of a layer on whole sequences.
+struct Call {
+  Bundle parameters{};
+  NamedTensor x{};  // [B, L, inputs]
+  std::vector<Index> segments{};
+  std::optional<Bundle> initial_state{};
+  bool keep_states = false;  // ask for the final state, and for the gradient of the initial one
+  NamedTensor dy{};          // [B, L, outputs]
+  Bundle dfinal_state{};
+  Bundle gradients{};    // what the parameters' gradients hold beforehand; empty means zero
+  double unwritten = 0;  // what every output holds beforehand
+
+  Index batch() const { return x.extents[0]; }
+  Index length() const { return x.extents[1]; }
+  Index sequences() const {
+    return segments.empty() ? batch() : static_cast<Index>(segments.size()) - 1;
+  }
+};
+
+/// What a call leaves behind; what it was not asked for is empty.
+struct Outcome {
+  NamedTensor y{};
+  Bundle final_state{};
+  NamedTensor dx{};
+  Bundle dinitial_state{};
+  Bundle gradients{};
+};
+
+/// Whether a packed row may carry states: one for each of its sequences, or none at all.
+enum class StatesWhenPacked { one_each, none };
+
+/// A layer on one backend in one scalar, with its types erased: the laws are ordinary functions of it.
+class Subject {
+ public:
+  virtual ~Subject() = default;
+
+  virtual std::string name() const = 0;  // "cpu float"
+  virtual Tolerance tolerance() const = 0;
+  virtual StatesWhenPacked states_when_packed() const = 0;
+  virtual Index inputs() const = 0;
+  virtual Index outputs() const = 0;
+
+  /// A fresh context and tape; with `nan_workspace` the scratch memory starts as NaN.
+  virtual void restart(bool nan_workspace = false) = 0;
+
+  virtual Bundle initial_parameters(Seed seed) = 0;
+  virtual Bundle zero_state(Index sequences) = 0;
+  virtual Outcome forward(const Call& call) = 0;        // y, and the final state
+  virtual Outcome differentiate(const Call& call) = 0;  // forward with a tape, then backward
+  virtual Outcome prefill(const Call& call) = 0;  // y and the state, from zero if none is given
+  virtual Outcome step(const Call& call) = 0;     // the same, one position at a time
+
+  /// Initialises from `seed` and runs forward; with `reload` the parameters go through a checkpoint in between.
+  virtual Outcome forward_initialized(Seed seed, const NamedTensor& x, bool reload) = 0;
+  /// Heap allocations during all steps of the call but the first.
+  virtual std::size_t allocations_after_first_step(const Call& call) = 0;
+};
+
+}  // namespace ssm::laws
