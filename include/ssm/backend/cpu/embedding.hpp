@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+
+#include "ssm/backend/cpu/parallel.hpp"
+#include "ssm/backend/cpu/simd.hpp"
+#include "ssm/op/embedding.hpp"
+
+namespace ssm::cpu {
+
+/// ssm::embedding, rows in parallel; its gradient splits the columns, so that every row of the table is summed in order.
+template <class Arch>
+struct Embedding {
+  template <class Ctx, class T>
+  static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
+    const Rows<const T, Arch> table(a.table);
+    const Rows<T, Arch> y(a.y);
+    parallel_pieces(ctx.resources().threads(), a.y.extent(0), a.y.extent(1), lane_count<T, Arch>,
+                    [&](Index m, Index d, Index count) {
+                      y.store(m, d, count, table.load(a.tokens(m), d, count));
+                    });
+  }
+
+  template <class Ctx, class T>
+  static void embedding_backward(Ctx& ctx,
+                                 const ssm::EmbeddingBackward<T, typename Ctx::Space>& g) {
+    constexpr Index lanes = lane_count<T, Arch>;
+    const Rows<const T, Arch> dy(g.dy);
+    const Rows<T, Arch> dtable(g.dtable);
+    const Index width = g.dy.extent(1);
+    const Index grain = std::max<Index>(1, 4096 / std::max<Index>(1, g.dy.extent(0)));
+    parallel(ctx.resources().threads(), (width + lanes - 1) / lanes, grain, [&](Range range, int) {
+      for (Index m = 0; m < g.dy.extent(0); ++m)
+        for (Index piece = range.begin; piece < range.end; ++piece) {
+          const Index d = piece * lanes;
+          const Index count = std::min(lanes, width - d);
+          const Index row = g.tokens(m);
+          dtable.store(row, d, count, dtable.load(row, d, count) + dy.load(m, d, count));
+        }
+    });
+  }
+};
+
+}  // namespace ssm::cpu

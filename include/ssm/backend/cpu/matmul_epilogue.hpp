@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/cpu/pointwise.hpp"
+#include "ssm/backend/cpu/simd.hpp"
+#include "ssm/op/matmul.hpp"
+
+namespace ssm::cpu {
+
+/// What happens to a piece of a row of a·b on its way to memory: bias, z, activation, accumulation.
+template <class T, class Arch>
+class MatmulEpilogue {
+ public:
+  explicit MatmulEpilogue(const ssm::Matmul<T, HostSpace>& a)
+      : a_(a), bias_(a.bias), c_(a.c), z_(a.z) {}
+
+  /// Products c[m, n … n+count) at `products`; any count.
+  void finish(Index m, Index n, Index count, const T* products) const {
+    if (a_.activation == ActivationKind::none)
+      return write<ActivationKind::none>(m, n, count, products);
+    with_activation(a_.activation, [&](auto kind) { write<kind()>(m, n, count, products); });
+  }
+
+ private:
+  template <ActivationKind Kind>
+  [[gnu::noinline]] void write(Index m, Index n, Index count, const T* products) const {
+    constexpr Index lanes = lane_count<T, Arch>;
+    for (Index i = 0; i < count; i += lanes) {
+      const Index piece = std::min(lanes, count - i);
+      Batch<T, Arch> value = gather<T, Arch>(products + i, 1, piece);
+      if (bias_) value += bias_.load(0, n + i, piece);
+      if (z_) z_.store(m, n + i, piece, value);
+      value = activated<Kind>(value);
+      if (a_.accumulate) value += c_.load(m, n + i, piece);
+      c_.store(m, n + i, piece, value);
+    }
+  }
+
+  const ssm::Matmul<T, HostSpace>& a_;
+  Rows<const T, Arch> bias_;
+  Rows<T, Arch> c_, z_;
+};
+
+}  // namespace ssm::cpu

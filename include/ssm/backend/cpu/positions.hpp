@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/cpu/simd.hpp"
+
+namespace ssm::cpu {
+
+/// Some neighbouring channels of one sequence of a [B, L, D] operand, one in each lane of a register.
+template <class T, class Arch>
+class Positions {
+ public:
+  using Value = std::remove_const_t<T>;
+  using Register = Batch<Value, Arch>;
+
+  Positions(const View<T, 3, HostSpace>& view, Index batch, Index channel, Index count)
+      : data_(view ? view.data() + batch * view.stride(0) + channel * view.stride(2) : nullptr),
+        step_(view.stride(1)),
+        stride_(view.stride(2)),
+        count_(count) {}
+
+  explicit operator bool() const { return data_ != nullptr; }
+  [[gnu::always_inline]] Register load(Index t) const {
+    return gather<Value, Arch>(data_ + t * step_, stride_, count_);
+  }
+  [[gnu::always_inline]] void store(Index t, const Register& value) const {
+    scatter<Value, Arch>(data_ + t * step_, stride_, count_, value);
+  }
+
+ private:
+  T* data_;
+  Index step_;
+  Index stride_;
+  Index count_;
+};
+
+}  // namespace ssm::cpu

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "ssm/backend/cpu/parallel.hpp"  // default_thread_count
+
+namespace ssm::cpu {
+
+/// What a CPU context owns: how many threads it may use, and the FFT plans made so far.
+///   ssm::Context<ssm::Cpu> ctx(ssm::cpu::Resources(4));
+class Resources {
+ public:
+  Resources() : Resources(default_thread_count()) {}
+  explicit Resources(int threads)
+      : threads_(std::max(threads, 1)), plans_(std::make_unique<Plans>()) {}
+
+  int threads() const { return threads_; }
+  void set_threads(int threads) { threads_ = std::max(threads, 1); }
+
+  /// The plan of this type and length, made for all threads at the first call and kept; safe from any thread.
+  template <class Plan>
+  const Plan& plan(Index length) {
+    const std::lock_guard lock(plans_->mutex);
+    for (const auto& entry : plans_->entries)
+      if (entry->type == &Kept<Plan>::tag && entry->length == length && entry->threads == threads_)
+        return static_cast<const Kept<Plan>&>(*entry).plan;
+    auto made = std::make_unique<Kept<Plan>>(length, threads_);
+    const Plan& result = made->plan;
+    plans_->entries.push_back(std::move(made));
+    return result;
+  }
+
+ private:
+  struct Entry {
+    virtual ~Entry() = default;
+    const char* type;
+    Index length;
+    int threads;
+  };
+  template <class Plan>
+  struct Kept : Entry {
+    Kept(Index n, int thread_count) : plan(n, thread_count) {
+      this->type = &tag;
+      this->length = n;
+      this->threads = thread_count;
+    }
+    static constexpr char tag = 0;  // its address names the type without run-time type information
+    Plan plan;
+  };
+  struct Plans {
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Entry>> entries;
+  };
+  int threads_;
+  std::unique_ptr<Plans> plans_;
+};
+
+}  // namespace ssm::cpu

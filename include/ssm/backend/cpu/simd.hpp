@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <type_traits>
+#include <utility>
+#include <xsimd/xsimd.hpp>
+
+#include "ssm/core/tensor_view.hpp"
+
+namespace ssm::cpu {
+
+/// One vector register. This file is the only one that knows how xsimd's versions (8.1 … 14) differ.
+template <class T, class Arch>
+using Batch = xsimd::batch<T, Arch>;
+
+/// Scalars in a register.
+template <class T, class Arch>
+inline constexpr Index lane_count = static_cast<Index>(Batch<T, Arch>::size);
+
+template <class T, class Arch>
+Batch<T, Arch> load(const T* from) {
+  return Batch<T, Arch>::load_unaligned(from);
+}
+template <class T, class Arch>
+void store(T* to, const Batch<T, Arch>& value) {
+  value.store_unaligned(to);
+}
+
+/// `count` ≤ lanes elements, `stride` apart; the lanes beyond are `rest`. Reads nothing outside.
+/// The general case stays out of line, so that the contiguous one costs its callers no registers.
+template <class T, class Arch>
+[[gnu::noinline]] Batch<T, Arch> gather_apart(const T* from, Index stride, Index count, T rest) {
+  alignas(64) T buffer[lane_count<T, Arch>];
+  for (Index i = 0; i < lane_count<T, Arch>; ++i) buffer[i] = i < count ? from[i * stride] : rest;
+  return Batch<T, Arch>::load_aligned(buffer);
+}
+template <class T, class Arch>
+[[gnu::always_inline]] inline Batch<T, Arch> gather(const T* from, Index stride, Index count,
+                                                    T rest = T{0}) {
+  if (stride == 1 && count == lane_count<T, Arch>) [[likely]]
+    return load<T, Arch>(from);
+  return gather_apart<T, Arch>(from, stride, count, rest);
+}
+template <class T, class Arch>
+[[gnu::noinline]] void scatter_apart(T* to, Index stride, Index count,
+                                     const Batch<T, Arch>& value) {
+  alignas(64) T buffer[lane_count<T, Arch>];
+  value.store_aligned(buffer);
+  for (Index i = 0; i < count; ++i) to[i * stride] = buffer[i];
+}
+template <class T, class Arch>
+[[gnu::always_inline]] inline void scatter(T* to, Index stride, Index count,
+                                           const Batch<T, Arch>& value) {
+  if (stride == 1 && count == lane_count<T, Arch>) [[likely]]
+    store<T, Arch>(to, value);
+  else
+    scatter_apart<T, Arch>(to, stride, count, value);
+}
+
+/// Σ of the lanes. Called hadd before xsimd 9, reduce_add since; found through the argument's namespace.
+template <class T, class Arch>
+T sum_of_lanes(const Batch<T, Arch>& value) {
+  if constexpr (requires { reduce_add(value); })
+    return reduce_add(value);
+  else
+    return hadd(value);
+}
+template <class T, class Arch>
+T largest_lane(const Batch<T, Arch>& value) {  // reduce_max is not in 8.1
+  alignas(64) T buffer[lane_count<T, Arch>];
+  value.store_aligned(buffer);
+  T largest = buffer[0];
+  for (const T lane : buffer) largest = lane > largest ? lane : largest;
+  return largest;
+}
+
+/// body(0), …, body(N−1) with constant indices: the arrays that they index stay in registers at any optimisation level.
+template <int N, class F>
+[[gnu::always_inline]] inline void unrolled(F&& body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, I>{}), ...);
+  }
+  (std::make_integer_sequence<int, N>{});
+}
+
+/// c − a·b in one operation. xsimd 8 has none for AVX-512 and negates first.
+template <class T, class Arch>
+Batch<T, Arch> negated_multiply_add(const Batch<T, Arch>& a, const Batch<T, Arch>& b,
+                                    const Batch<T, Arch>& c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Batch<T, Arch>) == 64) {
+    if constexpr (std::is_same_v<T, float>)
+      return _mm512_fnmadd_ps(a, b, c);
+    else
+      return _mm512_fnmadd_pd(a, b, c);
+  }
+#endif
+  return xsimd::fnma(a, b, c);
+}
+
+/// 1 / (1 + e^−x), without overflow to NaN at either end.
+template <class T, class Arch>
+Batch<T, Arch> sigmoid(const Batch<T, Arch>& x) {
+  const Batch<T, Arch> one(T{1});
+  return one / (one + xsimd::exp(-x));
+}
+
+/// Pointwise work may walk either axis of its operands: this puts the one along which the leading operand is contiguous
+/// innermost.
+template <class T>
+bool wants_turning(const View<T, 2, HostSpace>& leading) {
+  return leading.stride(1) != 1 && leading.stride(0) == 1;
+}
+template <class T>
+View<T, 2, HostSpace> turned(const View<T, 2, HostSpace>& view, bool turn) {
+  return view && turn ? view.transpose(0, 1) : view;
+}
+
+/// A view of rank 2 read and written a register at a time along its second axis; one of rank 1 is every row.
+template <class T, class Arch>
+class Rows {
+ public:
+  using Value = std::remove_const_t<T>;
+  using Register = Batch<Value, Arch>;
+
+  explicit Rows(const View<T, 2, HostSpace>& view)
+      : data_(view.data()), row_stride_(view.stride(0)), stride_(view.stride(1)) {}
+
+  explicit Rows(const View<T, 1, HostSpace>& view)
+      : data_(view.data()), row_stride_(0), stride_(view.stride(0)) {}
+
+  explicit operator bool() const { return data_ != nullptr; }
+  Register load(Index row, Index column, Index count, Value rest = Value{0}) const {
+    return gather<Value, Arch>(data_ + row * row_stride_ + column * stride_, stride_, count, rest);
+  }
+  void store(Index row, Index column, Index count, const Register& value) const {
+    scatter<Value, Arch>(data_ + row * row_stride_ + column * stride_, stride_, count, value);
+  }
+
+ private:
+  T* data_;
+  Index row_stride_;
+  Index stride_;
+};
+
+}  // namespace ssm::cpu

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/backend/cpu/attention.hpp"
+
+#include "compare.hpp"
+
+using namespace ssm;
+using namespace ssm::test;
+
+namespace {
+
+struct Case {
+  Index batch = 1, length = 65, cached = 0, heads = 3, width = 8;
+  Segments segments{};
+  Layout layout = Layout::rows;
+};
+
+template <class T>
+struct Run {
+  Run(const Case& test, Layout layout)
+      : q(operand("q", test, test.length, layout)),
+        k(operand("k", test, test.cached + test.length, layout)),
+        v(operand("v", test, test.cached + test.length, layout)),
+        dy(operand("dy", test, test.length, layout)),
+        y(result(test, test.length, layout)),
+        dq(result(test, test.length, layout)),
+        dk(result(test, test.cached + test.length, layout)),
+        dv(result(test, test.cached + test.length, layout)),
+        log_sum(nan_tensor<T>(test.batch, test.length, test.heads)) {}
+
+  template <class Ctx>
+  void compute(Ctx& ctx, const Case& test) {
+    const Attention<T, HostSpace> forward{.scale = 1.7,
+                                          .q = q,
+                                          .k = k,
+                                          .v = v,
+                                          .segments = test.segments,
+                                          .y = y,
+                                          .log_sum = log_sum};
+    attention(ctx, forward);
+    attention_backward(ctx, AttentionBackward<T, HostSpace>{.forward = forward,
+                                                            .y = y,
+                                                            .log_sum = log_sum,
+                                                            .dy = dy,
+                                                            .dq = dq,
+                                                            .dk = dk,
+                                                            .dv = dv});
+  }
+  static Placed<T, 4> operand(const char* name, const Case& test, Index length, Layout layout) {
+    return place_copy(layout, random_tensor<T>(name, test.batch, length, test.heads, test.width));
+  }
+  static Placed<T, 4> result(const Case& test, Index length, Layout layout) {
+    return place<T>(layout, test.batch, length, test.heads, test.width);
+  }
+
+  Placed<T, 4> q, k, v, dy, y, dq, dk, dv;
+  DynamicTensor<T, 3> log_sum;
+};
+
+template <class T>
+void cpu_equals_reference(const Case& test) {
+  CAPTURE(test.length);
+  CAPTURE(test.cached);
+  CAPTURE(test.width);
+  Context<Reference> reference;
+  Run<T> expected(test, Layout::rows);
+  expected.compute(reference, test);
+  on_each_thread_count([&](auto& ctx) {
+    Run<T> actual(test, test.layout);
+    actual.compute(ctx, test);
+    CHECK(difference(actual.y.view, expected.y.view) < tolerance<T>.value);
+    CHECK(difference(actual.log_sum, expected.log_sum) < tolerance<T>.value);
+    CHECK(difference(actual.dq.view, expected.dq.view) < tolerance<T>.gradient);
+    CHECK(difference(actual.dk.view, expected.dk.view) < tolerance<T>.gradient);
+    CHECK(difference(actual.dv.view, expected.dv.view) < tolerance<T>.gradient);
+  });
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("attention and its gradient equal the reference at every length", T, float,
+                   double) {
+  for (const Index length : {1, 2, 4, 5, 47, 48, 49, 63, 64, 65, 200})
+    for (const Index batch : {1, 3}) cpu_equals_reference<T>({.batch = batch, .length = length});
+}
+
+TEST_CASE_TEMPLATE("any width of the heads", T, float, double) {
+  for (const Index width : {1, 2, 7, 16, 33, 64})
+    for (const Index length : {3, 70})
+      cpu_equals_reference<T>({.length = length, .heads = 2, .width = width});
+}
+
+TEST_CASE_TEMPLATE("new positions see the cached ones", T, float, double) {
+  for (const Index cached : {1, 63, 100, 777})
+    for (const Index length : {0, 1, 3, 50})
+      cpu_equals_reference<T>({.batch = 2, .length = length, .cached = cached});
+}
+
+TEST_CASE_TEMPLATE("any layout of the operands", T, float, double) {
+  for (const Layout layout : all_layouts)
+    for (const Index length : {2, 60})
+      cpu_equals_reference<T>({.length = length, .layout = layout});
+}
+
+TEST_CASE_TEMPLATE("packed segments do not see each other", T, float, double) {
+  const Index offsets[] = {0, 0, 1, 60, 60, 130};
+  cpu_equals_reference<T>({.length = 130, .segments = offsets});
+}
+
+TEST_CASE_TEMPLATE("rotary embeddings equal the reference, forwards and back", T, float, double) {
+  const Index offsets[] = {0, 0, 70, 150};
+  const auto x = random_tensor<T>("x", 1, 150, 2, 10);
+  for (const Index dimension : {0, 2, 6, 10})
+    for (const bool packed : {false, true})
+      for (const int direction : {1, -1})
+        for (const Layout layout : all_layouts) {
+          CAPTURE(dimension);
+          CAPTURE(packed);
+          const auto run = [&](auto& ctx, View<const T, 4> from, View<T, 4> y) {
+            rotary(ctx, Rotary<T, HostSpace>{.dimension = dimension,
+                                             .base = 100,
+                                             .position = 37,
+                                             .direction = direction,
+                                             .segments = packed ? Segments(offsets) : Segments(),
+                                             .x = from,
+                                             .y = y});
+          };
+          Context<Reference> reference;
+          auto expected = nan_tensor<T>(1, 150, 2, 10);
+          run(reference, x, expected);
+          on_each_thread_count([&](auto& ctx) {
+            const auto placed = place_copy(layout, x);
+            const auto y = place<T>(layout, 1, 150, 2, 10);
+            run(ctx, placed, y);
+            CHECK(difference(y.view, expected) < tolerance<T>.value);
+            run(ctx, placed, placed);  // in place
+            CHECK(difference(placed.view, expected) < tolerance<T>.value);
+          });
+        }
+}

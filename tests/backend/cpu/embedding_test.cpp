@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/backend/cpu/embedding.hpp"
+
+#include "compare.hpp"
+
+using namespace ssm;
+using namespace ssm::test;
+
+TEST_CASE_TEMPLATE("embedding and its gradient equal the reference, with tokens that repeat", T,
+                   float, double) {
+  constexpr Index vocabulary = 10;
+  for (const Index count : {0, 1, 3, 1000})
+    for (const Index width : {1, 16, 33, 192})
+      for (const Layout layout : all_layouts) {
+        CAPTURE(count);
+        CAPTURE(width);
+        const auto table = random_tensor<T>("table", vocabulary, width);
+        const auto dy = random_tensor<T>("dy", count, width);
+        DynamicTensor<Token, 1> tokens({count});
+        for (Index m = 0; m < count; ++m) tokens(m) = static_cast<Token>(m * m % vocabulary);
+        Context<Reference> reference;
+        auto expected = nan_tensor<T>(count, width);
+        auto expected_table = table.clone();
+        embedding(reference,
+                  Embedding<T, HostSpace>{.table = table, .tokens = tokens, .y = expected});
+        embedding_backward(reference, EmbeddingBackward<T, HostSpace>{
+                                          .tokens = tokens, .dy = dy, .dtable = expected_table});
+        on_each_thread_count([&](auto& ctx) {
+          const auto y = place<T>(layout, count, width);
+          const auto dtable = place_copy(layout, table);
+          const auto placed_table = place_copy(layout, table);
+          const auto placed_dy = place_copy(layout, dy);
+          embedding(ctx, Embedding<T, HostSpace>{.table = placed_table, .tokens = tokens, .y = y});
+          embedding_backward(ctx, EmbeddingBackward<T, HostSpace>{
+                                      .tokens = tokens, .dy = placed_dy, .dtable = dtable});
+          CHECK(difference(y.view, expected) == 0);
+          CHECK(difference(dtable.view, expected_table) < tolerance<T>.gradient);
+        });
+      }
+}

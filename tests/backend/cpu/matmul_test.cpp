@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/backend/cpu/matmul.hpp"
+
+#include "compare.hpp"
+
+using namespace ssm;
+using namespace ssm::test;
+
+namespace {
+
+struct Case {
+  Index rows, columns, depth;
+  Layout a = Layout::rows, b = Layout::rows, c = Layout::rows;
+  bool bias = false, accumulate = false, keep_z = false, sum_a = false;
+  ActivationKind activation = ActivationKind::none;
+};
+
+template <class T>
+void cpu_equals_reference(const Case& test) {
+  CAPTURE(test.rows);
+  CAPTURE(test.columns);
+  CAPTURE(test.depth);
+  const auto a = random_tensor<T>("a", test.rows, test.depth);
+  const auto b = random_tensor<T>("b", test.depth, test.columns);
+  const auto bias = random_tensor<T>("bias", test.columns);
+  const auto before = random_tensor<T>("c", test.rows, test.columns);
+  const auto run = [&](auto& ctx, View<const T, 2> a_view, View<const T, 2> b_view, View<T, 2> c,
+                       View<T, 2> z, View<T, 1> sum) {
+    matmul(ctx, Matmul<T, HostSpace>{.a = a_view,
+                                     .b = b_view,
+                                     .bias = test.bias ? bias.view() : View<const T, 1>(),
+                                     .activation = test.activation,
+                                     .accumulate = test.accumulate,
+                                     .c = c,
+                                     .z = test.keep_z ? z : View<T, 2>(),
+                                     .a_sum = test.sum_a ? sum : View<T, 1>()});
+  };
+  auto expected = before.clone();
+  auto expected_z = nan_tensor<T>(test.rows, test.columns);
+  auto expected_sum = zero_tensor<T>(test.rows);
+  Context<Reference> reference;
+  run(reference, a, b, expected, expected_z, expected_sum);
+
+  const auto placed_a = place_copy(test.a, a);
+  const auto placed_b = place_copy(test.b, b);
+  on_each_thread_count([&](auto& ctx) {
+    auto c = place<T>(test.c, test.rows, test.columns);
+    if (test.accumulate) copy_into(c.view, before);
+    auto z = place<T>(test.c, test.rows, test.columns);
+    auto sum = zero_tensor<T>(test.rows);
+    run(ctx, placed_a, placed_b, c.view, z.view, sum);
+    CHECK(difference(c.view, expected) < tolerance<T>.value);
+    if (test.keep_z) CHECK(difference(z.view, expected_z) < tolerance<T>.value);
+    CHECK(difference(sum, expected_sum) < tolerance<T>.value);
+  });
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE(
+    "the CPU's matmul equals the reference for every size and layout of its operands", T, float,
+    double) {
+  for (const Index rows : {1, 2, 3, 16, 17, 64, 65, 100})
+    for (const Index columns : {1, 31, 64, 65})
+      for (const Index depth : {1, 63, 257})
+        for (const Layout a : all_layouts)
+          for (const Layout b : all_layouts)
+            cpu_equals_reference<T>(
+                {.rows = rows, .columns = columns, .depth = depth, .a = a, .b = b, .bias = true});
+}
+
+TEST_CASE_TEMPLATE("the CPU's matmul equals the reference for every epilogue", T, float, double) {
+  for (const auto kind : {ActivationKind::none, ActivationKind::relu, ActivationKind::gelu_tanh,
+                          ActivationKind::gelu_erf, ActivationKind::silu})
+    for (const int options : {0, 1, 2, 3, 4, 5, 6, 7, 8, 15})
+      for (const Index rows : {3, 40})
+        for (const Index depth : {70, 600})  // 600 is more than one slice of the depth
+          for (const Layout layout : all_layouts)
+            cpu_equals_reference<T>({.rows = rows,
+                                     .columns = 37,
+                                     .depth = depth,
+                                     .b = Layout::columns,
+                                     .c = layout,
+                                     .bias = (options & 1) != 0,
+                                     .accumulate = (options & 2) != 0,
+                                     .keep_z = (options & 4) != 0,
+                                     .sum_a = (options & 8) != 0,
+                                     .activation = kind});
+}
+
+TEST_CASE_TEMPLATE("a bias gradient is the sum of dY over the tokens", T, float, double) {
+  cpu_equals_reference<T>({.rows = 70,
+                           .columns = 33,
+                           .depth = 90,
+                           .a = Layout::columns,
+                           .accumulate = true,
+                           .sum_a = true});
+}
+
+TEST_CASE_TEMPLATE("a matmul larger than one block of panels equals the reference", T, float) {
+  cpu_equals_reference<T>({.rows = 3100, .columns = 20, .depth = 9, .bias = true});
+  cpu_equals_reference<T>({.rows = 20, .columns = 3100, .depth = 9, .bias = true, .keep_z = true});
+}
+
+TEST_CASE_TEMPLATE("an empty sum is the bias, and empty outputs are legal", T, float, double) {
+  cpu_equals_reference<T>({.rows = 20, .columns = 5, .depth = 0, .bias = true});
+  cpu_equals_reference<T>(
+      {.rows = 2, .columns = 5, .depth = 0, .b = Layout::columns, .bias = true});
+  cpu_equals_reference<T>({.rows = 0, .columns = 5, .depth = 3});
+  cpu_equals_reference<T>({.rows = 20, .columns = 0, .depth = 3});
+}
+
+TEST_CASE("the same thread count gives the same bits") {
+  const auto a = random_tensor<float>("a", 300, 500);
+  const auto b = random_tensor<float>("b", 500, 200);
+  on_each_thread_count([&](auto& ctx) {
+    auto once = nan_tensor<float>(300, 200);
+    auto again = nan_tensor<float>(300, 200);
+    for (auto* c : {&once, &again}) matmul(ctx, Matmul<float, HostSpace>{.a = a, .b = b, .c = *c});
+    CHECK(std::equal(once.data(), once.data() + once.size(), again.data()));
+  });
+}
