@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/linear.hpp"
+#include "ssm/op/activation.hpp"
+
+namespace ssm {
+
+struct FeedForwardConfig {
+  Index channels = dyn;
+  Index hidden = dyn;
+  ActivationKind activation = ActivationKind::gelu_tanh;
+  bool gated = false;  // SwiGLU and its kin: the activation multiplies a second projection
+  bool bias = true;
+};
+
+/// Two linear maps with a nonlinearity between them, at every position.
+///   plain   y = fc2(act(fc1(x)))
+///   gated   y = fc2(act(fc1(x)) ⊙ gate(x))
+/// x, y               [B, L, channels]
+/// fc1, gate weight   [hidden, channels]     fc2 weight [channels, hidden]
+/// Cost    4 (gated: 6)·B·L·channels·hidden operations
+/// Source  Vaswani et al. 2017 §3.3; Shazeer 2020 (GLU variants)
+template <FeedForwardConfig Config>
+class FeedForward : public LayerVerbs<FeedForward<Config>> {
+  static constexpr Index width = Config.channels;
+  using Up = Linear<LinearConfig{.inputs = width, .outputs = Config.hidden, .bias = Config.bias}>;
+  using Down = Linear<LinearConfig{.inputs = Config.hidden, .outputs = width, .bias = Config.bias}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<FeedForward, T, Space> {
+    typename Up::template Parameters<T, Space> fc1;
+    typename Up::template Parameters<T, Space> gate;  // empty unless gated
+    typename Down::template Parameters<T, Space> fc2;
+  };
+  template <class, class = HostSpace>
+  using State = NoState;
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 2, Space> fc1;  // before the activation
+    DynamicTensor<T, 2, Space> gate;
+    DynamicTensor<T, 2, Space> hidden;  // what fc2 reads
+  };
+
+  /// All sizes in the type.
+  FeedForward() requires(Config.channels != dyn && Config.hidden != dyn) : FeedForward(Config) {}
+  /// Sizes that are `dyn` in the type come from here.
+  explicit FeedForward(FeedForwardConfig at_run_time)
+      : up_({.inputs = resolve_extent(Config.channels, at_run_time.channels, "channels"),
+             .outputs = resolve_extent(Config.hidden, at_run_time.hidden, "hidden")}),
+        down_({.inputs = up_.outputs(), .outputs = up_.inputs()}) {}
+
+  Index channels() const { return up_.inputs(); }
+
+  template <class B, class T>
+    requires HasMatmul<B> && HasActivation<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+    using Space = typename B::Space;
+    require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
+    auto frame = ctx.workspace().frame();
+    const auto rows = as_rows(View<const T, 3, Space>(x));
+    const Index count = rows.extent(0);
+    auto fc1 = room<T, Space>(frame, tape ? &tape->fc1 : nullptr, count, up_.outputs());
+    auto hidden = room<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.outputs());
+    if (tape != nullptr) tape->x = x;
+    if constexpr (Config.gated) {
+      auto gate = room<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
+      multiply<B, T>(ctx, p.gate, rows, gate);
+      multiply<B, T>(ctx, p.fc1, rows, fc1);
+      activation(ctx, Activation<T, Space>{
+                          .kind = Config.activation, .x = fc1, .gate = gate, .y = hidden});
+    } else {
+      matmul(ctx, Matmul<T, Space>{.a = rows,
+                                   .b = p.fc1.weight.transpose(0, 1),
+                                   .bias = p.fc1.bias,
+                                   .activation = Config.activation,
+                                   .c = hidden,
+                                   .z = tape ? fc1 : View<T, 2, Space>()});
+    }
+    multiply<B, T>(ctx, p.fc2, hidden, as_rows(View<T, 3, Space>(y)));
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<NoState>& = {}) const {
+    using Space = typename B::Space;
+    require_extents("feed_forward", "dy", dy, tape.x.extents().to_array());
+    require_extents_if_given("feed_forward", "dx", dx, tape.x.extents().to_array());
+    auto frame = ctx.workspace().frame();
+    const auto x = as_rows(tape.x);
+    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
+    auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
+    linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, as_rows(View<const T, 3, Space>(dy)),
+                          dhidden, false, gradients.fc2.weight, gradients.fc2.bias);
+    View<T, 2, Space> dgate;
+    if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
+    activation_backward(
+        ctx, ActivationBackward<T, Space>{
+                 .forward = {.kind = Config.activation, .x = tape.fc1, .gate = tape.gate},
+                 .dy = dhidden,
+                 .dx = dhidden,
+                 .dgate = dgate});
+    linear_backward<B, T>(ctx, p.fc1.weight, x, dhidden, dx_rows, false, gradients.fc1.weight,
+                          gradients.fc1.bias);
+    if constexpr (Config.gated)
+      linear_backward<B, T>(ctx, p.gate.weight, x, dgate, dx_rows, true, gradients.gate.weight,
+                            gradients.gate.bias);
+  }
+
+  template <class T = float, class B>
+  NoState initial_state(const Context<B>&, Index) const {
+    return {};
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.fc1 = up_.template zero_parameters<T>(ctx);
+    if (Config.gated) p.gate = up_.template zero_parameters<T>(ctx);
+    p.fc2 = down_.template zero_parameters<T>(ctx);
+    return p;
+  }
+
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    up_.fill_parameters(p.fc1, seed.fork("fc1"));
+    if (Config.gated) up_.fill_parameters(p.gate, seed.fork("gate"));
+    down_.fill_parameters(p.fc2, seed.fork("fc2"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    Up::for_each_parameter(scoped("fc1", visit), p.fc1...);
+    if constexpr (Config.gated) Up::for_each_parameter(scoped("gate", visit), p.gate...);
+    Down::for_each_parameter(scoped("fc2", visit), p.fc2...);
+  }
+  static void for_each_state(auto&&, auto&...) {}
+
+ private:
+  template <class B, class T, class P>
+  static void multiply(Context<B>& ctx, const P& linear,
+                       std::type_identity_t<View<const T, 2, typename B::Space>> x,
+                       std::type_identity_t<View<T, 2, typename B::Space>> y) {
+    matmul(ctx, Matmul<T, typename B::Space>{
+                    .a = x, .b = linear.weight.transpose(0, 1), .bias = linear.bias, .c = y});
+  }
+
+  Up up_;
+  Down down_;
+};
+
+}  // namespace ssm

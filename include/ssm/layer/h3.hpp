@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/diagonal_ssm.hpp"
+#include "ssm/layer/linear.hpp"
+#include "ssm/layer/shift_ssm.hpp"
+#include "ssm/op/h3_mixer.hpp"
+
+namespace ssm {
+
+struct H3Config {
+  Index channels = dyn;
+  Index state = 64;
+  Index head_dim = 1;
+  Discretization discretization = Discretization::bilinear;
+  DiagonalMeasure measure = DiagonalMeasure::lin;
+  double dt_min = 0.001;  // seconds, initialisation only
+  double dt_max = 0.1;
+};
+
+/// The H3 layer: a shift SSM remembers keys, a diagonal SSM accumulates key–value products, queries read them out.
+///   q, k, v = projections of x     k̃ = shift(k)
+///   s[i,j,h] = diagonal(k̃[h,i]·v[h,j])     o[h,j] = Σ_i q[h,i]·s[i,j,h]     y = output_linear(o)
+/// Channel c is head h = c div head_dim, sub-channel c mod head_dim.
+/// x, y     [B, L, channels]
+/// states   shift [B, channels, N], diagonal [B, head_dim, head_dim, heads, N/2, 2]
+/// Cost    8·B·L·channels² operations and O(B·L·channels·head_dim·N)
+/// Throws  ShapeError; ArgumentError  if head_dim does not divide the channels
+/// Source  Fu et al. 2023 (H3) §3; parameter names of HazyResearch/H3
+template <H3Config Config>
+class H3 : public LayerVerbs<H3<Config>> {
+  static constexpr Index width = Config.channels;
+  static constexpr Index heads =
+      width == dyn || Config.head_dim == dyn ? dyn : width / Config.head_dim;
+  static constexpr Index modes = Config.state == dyn ? dyn : Config.state / 2;
+  using Projection = Linear<LinearConfig{.inputs = width, .outputs = width}>;
+  using Shift = ShiftSsm<ShiftSsmConfig{.channels = width, .state = Config.state}>;
+  using Diagonal = DiagonalSsm<DiagonalSsmConfig{
+      .channels = heads, .state = Config.state, .discretization = Config.discretization}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<H3, T, Space> {
+    typename Projection::template Parameters<T, Space> q_proj;
+    typename Projection::template Parameters<T, Space> k_proj;
+    typename Projection::template Parameters<T, Space> v_proj;
+    typename Shift::template Parameters<T, Space> shift;
+    typename Diagonal::template Parameters<T, Space> diagonal;
+    typename Projection::template Parameters<T, Space> output_linear;
+  };
+  template <class T, class Space = HostSpace>
+  struct State {
+    Tensor<T, Extents<dyn, width, Config.state>, Space> shift;
+    Tensor<T, Extents<dyn, Config.head_dim, Config.head_dim, heads, modes, 2>, Space> diagonal;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape : SequenceTape<H3, State<T, Space>> {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 3, Space> q, k, v;
+    DynamicTensor<T, 3, Space> mixed;  // what output_linear reads
+  };
+
+  /// All sizes in the type.
+  H3()
+  requires(Config.channels != dyn && Config.state != dyn && Config.head_dim != dyn) : H3(Config) {}
+  /// Sizes that are `dyn` in the type come from here, and so does the initialisation.
+  explicit H3(H3Config at_run_time)
+      : head_dim_(resolve_extent(Config.head_dim,
+                                 Config.head_dim != dyn ? dyn : at_run_time.head_dim, "head_dim")),
+        projection_({.inputs = resolve_extent(Config.channels, at_run_time.channels, "channels"),
+                     .outputs = at_run_time.channels}),
+        shift_({.channels = channels(), .state = at_run_time.state}),
+        diagonal_(
+            {.channels = heads_of(channels(), head_dim_),
+             .state = at_run_time.state,
+             .measure = resolve_option(Config.measure, at_run_time.measure, H3Config{}.measure),
+             .dt_min = resolve_option(Config.dt_min, at_run_time.dt_min, H3Config{}.dt_min),
+             .dt_max = resolve_option(Config.dt_max, at_run_time.dt_max, H3Config{}.dt_max)}) {}
+
+  Index channels() const { return projection_.inputs(); }
+  Index head_dim() const { return head_dim_; }
+
+  template <class B, class T>
+    requires HasMatmul<B> && HasH3Mixer<B> && HasDiagonalParameters<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const Index batch = x.extent(0);
+    const Index length = x.extent(1);
+    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
+      return room<T, Space>(frame, kept, batch, length, channels());
+    };
+    auto q = sequence(tape ? &tape->q : nullptr);
+    auto k = sequence(tape ? &tape->k : nullptr);
+    auto v = sequence(tape ? &tape->v : nullptr);
+    auto mixed = sequence(tape ? &tape->mixed : nullptr);
+    projection_.evaluate(ctx, p.q_proj, x, q, nullptr);
+    projection_.evaluate(ctx, p.k_proj, x, k, nullptr);
+    projection_.evaluate(ctx, p.v_proj, x, v, nullptr);
+    auto a = operands(ctx, frame, p, options.segments);
+    a.q = q;
+    a.k = k;
+    a.v = v;
+    a.y = mixed;
+    if (options.initial_state != nullptr) {
+      a.initial_shift = options.initial_state->shift;
+      a.initial_diagonal = options.initial_state->diagonal;
+    }
+    if (tape != nullptr) {
+      tape->keep(options);
+      tape->x = x;
+    }
+    if (options.final_state != nullptr) {
+      a.final_shift = options.final_state->shift;
+      a.final_diagonal = options.final_state->diagonal;
+    }
+    h3_mixer(ctx, a);
+    projection_.evaluate(ctx, p.output_linear, mixed, y, nullptr);
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const auto shape = tape.q.extents();
+    auto dmixed = frame.template tensor<T>(shape);
+    auto dq = frame.template tensor<T>(shape);
+    auto dk = frame.template tensor<T>(shape);
+    auto dv = frame.template tensor<T>(shape);
+    linear_backward<B, T>(ctx, p.output_linear.weight, as_rows(tape.mixed.view()),
+                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
+                          gradients.output_linear.weight, gradients.output_linear.bias);
+    mixer_backward(ctx, frame, p, tape, dmixed, dq, dk, dv, gradients, ends);
+    const auto x = as_rows(tape.x);
+    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
+    linear_backward<B, T>(ctx, p.q_proj.weight, x, as_rows(dq), dx_rows, false,
+                          gradients.q_proj.weight, gradients.q_proj.bias);
+    linear_backward<B, T>(ctx, p.k_proj.weight, x, as_rows(dk), dx_rows, true,
+                          gradients.k_proj.weight, gradients.k_proj.bias);
+    linear_backward<B, T>(ctx, p.v_proj.weight, x, as_rows(dv), dx_rows, true,
+                          gradients.v_proj.weight, gradients.v_proj.bias);
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {
+    State<T, typename B::Space> state;
+    state.shift.reset({sequences, channels(), shift_.state()});
+    state.diagonal.reset(
+        {sequences, head_dim_, head_dim_, diagonal_.channels(), diagonal_.mode_count(), Index{2}});
+    return state;
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    for (auto* linear : {&p.q_proj, &p.k_proj, &p.v_proj, &p.output_linear})
+      *linear = projection_.template zero_parameters<T>(ctx);
+    p.shift = shift_.template zero_parameters<T>(ctx);
+    p.diagonal = diagonal_.template zero_parameters<T>(ctx);
+    return p;
+  }
+
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    projection_.fill_parameters(p.q_proj, seed.fork("q_proj"));
+    projection_.fill_parameters(p.k_proj, seed.fork("k_proj"));
+    projection_.fill_parameters(p.v_proj, seed.fork("v_proj"));
+    projection_.fill_parameters(p.output_linear, seed.fork("output_linear"));
+    shift_.fill_parameters(p.shift, seed.fork("shift"));
+    diagonal_.fill_parameters(p.diagonal, seed.fork("diagonal"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    Projection::for_each_parameter(scoped("q_proj", visit), p.q_proj...);
+    Projection::for_each_parameter(scoped("k_proj", visit), p.k_proj...);
+    Projection::for_each_parameter(scoped("v_proj", visit), p.v_proj...);
+    Shift::for_each_parameter(visit, p.shift...);
+    Diagonal::for_each_parameter(visit, p.diagonal...);
+    Projection::for_each_parameter(scoped("output_linear", visit), p.output_linear...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    visit(std::string("shift"), state.shift...);
+    visit(std::string("diagonal"), state.diagonal...);
+  }
+
+ private:
+  static Index heads_of(Index channels, Index head_dim) {
+    if (channels % head_dim != 0)
+      throw ArgumentError("H3: head_dim " + std::to_string(head_dim) + " does not divide " +
+                          std::to_string(channels) + " channels");
+    return channels / head_dim;
+  }
+
+  template <class B, class T, class Frame>
+  H3Mixer<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
+                                         const Parameters<T, typename B::Space>& p,
+                                         Segments segments) const {
+    using Space = typename B::Space;
+    const Index rows = diagonal_.channels();
+    const Index count = diagonal_.mode_count();
+    auto dt = frame.template tensor<T>(rows);
+    auto A = frame.template tensor<T>(rows, count, 2);
+    diagonal_parameters(ctx, DiagonalParameters<T, Space>{.log_dt = p.diagonal.log_dt,
+                                                          .inv_A_real = p.diagonal.inv_A_real,
+                                                          .A_imag = p.diagonal.A_imag,
+                                                          .dt = dt,
+                                                          .A = A});
+    return {.shift_B = p.shift.B,
+            .shift_C = p.shift.C.reshape(channels(), shift_.state()),
+            .shift_skip = p.shift.D,
+            .dt = dt,
+            .A = A,
+            .B = p.diagonal.B,
+            .C = p.diagonal.C.reshape(rows, count, 2),
+            .skip = p.diagonal.D,
+            .discretization = Config.discretization,
+            .segments = segments};
+  }
+
+  template <class B, class T, class Frame, class Sequence>
+  void mixer_backward(Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+                      const Tape<T, typename B::Space>& tape, Sequence dmixed, Sequence dq,
+                      Sequence dk, Sequence dv, Parameters<T, typename B::Space>& gradients,
+                      const SequenceGradients<State<T, typename B::Space>>& ends) const {
+    using Space = typename B::Space;
+    const Index rows = diagonal_.channels();
+    const Index count = diagonal_.mode_count();
+    auto ddt = frame.template tensor<T>(rows);
+    auto dA = frame.template tensor<T>(rows, count, 2);
+    fill(ctx, Fill<T, Space>{.y = ddt});
+    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    auto a = operands(ctx, frame, p, tape.segments);
+    a.q = tape.q;
+    a.k = tape.k;
+    a.v = tape.v;
+    if (tape.has_initial_state) {
+      a.initial_shift = tape.initial_state.shift;
+      a.initial_diagonal = tape.initial_state.diagonal;
+    }
+    H3MixerBackward<T, Space> g{.forward = a,
+                                .dy = dmixed,
+                                .dq = dq,
+                                .dk = dk,
+                                .dv = dv,
+                                .dshift_B = gradients.shift.B,
+                                .dshift_C = gradients.shift.C.reshape(channels(), shift_.state()),
+                                .dshift_skip = gradients.shift.D,
+                                .ddt = ddt,
+                                .dA = dA,
+                                .dB = gradients.diagonal.B,
+                                .dC = gradients.diagonal.C.reshape(rows, count, 2),
+                                .dskip = gradients.diagonal.D};
+    if (ends.final_state != nullptr) {
+      g.dfinal_shift = ends.final_state->shift;
+      g.dfinal_diagonal = ends.final_state->diagonal;
+    }
+    if (ends.initial_state != nullptr) {
+      g.dinitial_shift = ends.initial_state->shift;
+      g.dinitial_diagonal = ends.initial_state->diagonal;
+    }
+    h3_mixer_backward(ctx, g);
+    diagonal_parameters_backward(
+        ctx, DiagonalParametersBackward<T, Space>{.dt = a.dt,
+                                                  .A = a.A,
+                                                  .ddt = ddt,
+                                                  .dA = dA,
+                                                  .dlog_dt = gradients.diagonal.log_dt,
+                                                  .dinv_A_real = gradients.diagonal.inv_A_real,
+                                                  .dA_imag = gradients.diagonal.A_imag});
+  }
+
+  Index head_dim_;
+  Projection projection_;
+  Shift shift_;
+  Diagonal diagonal_;
+};
+
+}  // namespace ssm

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+
+#include "ssm/layer/layer.hpp"
+#include "ssm/op/matmul.hpp"
+
+namespace ssm {
+
+struct LinearConfig {
+  Index inputs = dyn;
+  Index outputs = dyn;
+  bool bias = true;
+};
+
+/// Adds what one linear map y = x·Wᵀ + bias contributes to the gradients.
+///   dx = dy·W (or += where `accumulate`)      dW += dyᵀ·x      dbias += Σ_m dy[m]
+/// x, dx [M, in]   dy [M, out]   W [out, in]   dbias optional
+template <class B, class T>
+void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight,
+                     View<const T, 2, typename B::Space> x, View<const T, 2, typename B::Space> dy,
+                     View<T, 2, typename B::Space> dx, bool accumulate,
+                     View<T, 2, typename B::Space> dweight, View<T, 1, typename B::Space> dbias) {
+  using Space = typename B::Space;
+  if (dx) matmul(ctx, Matmul<T, Space>{.a = dy, .b = weight, .accumulate = accumulate, .c = dx});
+  matmul(ctx,
+         Matmul<T, Space>{
+             .a = dy.transpose(0, 1), .b = x, .accumulate = true, .c = dweight, .a_sum = dbias});
+}
+
+/// y = x·Wᵀ + bias at every position.
+/// x        [B, L, inputs]
+/// y        [B, L, outputs]
+/// weight   [outputs, inputs]
+/// Cost    2·B·L·inputs·outputs operations
+template <LinearConfig Config>
+class Linear : public LayerVerbs<Linear<Config>> {
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<Linear, T, Space> {
+    Tensor<T, Extents<Config.outputs, Config.inputs>, Space> weight;
+    Tensor<T, Extents<Config.outputs>, Space> bias;  // empty without bias
+  };
+  template <class, class = HostSpace>
+  using State = NoState;
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    View<const T, 3, Space> x;
+  };
+
+  /// All sizes in the type.
+  Linear() requires(Config.inputs != dyn && Config.outputs != dyn) : Linear(Config) {}
+  /// Sizes that are `dyn` in the type come from here.
+  explicit Linear(LinearConfig at_run_time)
+      : inputs_(resolve_extent(Config.inputs, at_run_time.inputs, "inputs")),
+        outputs_(resolve_extent(Config.outputs, at_run_time.outputs, "outputs")) {}
+
+  Index inputs() const { return inputs_; }
+  Index outputs() const { return outputs_; }
+
+  template <class B, class T>
+    requires HasMatmul<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, Config.inputs> x, Output<B, T, dyn, dyn, Config.outputs> y,
+                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+    using Space = typename B::Space;
+    require_extents("linear", "y", y, {x.extent(0), x.extent(1), outputs_});
+    if (tape != nullptr) tape->x = x;
+    matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(x)),
+                                 .b = p.weight.transpose(0, 1),
+                                 .bias = p.bias,
+                                 .c = as_rows(View<T, 3, Space>(y))});
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, Config.outputs> dy,
+                Output<B, T, dyn, dyn, Config.inputs> dx,
+                Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<NoState>& = {}) const {
+    using Space = typename B::Space;
+    const auto shape = tape.x.extents().to_array();
+    require_extents("linear", "dy", dy, {shape[0], shape[1], outputs_});
+    require_extents_if_given("linear", "dx", dx, shape);
+    linear_backward<B, T>(ctx, p.weight, as_rows(tape.x), as_rows(View<const T, 3, Space>(dy)),
+                          as_rows(View<T, 3, Space>(dx)), false, gradients.weight, gradients.bias);
+  }
+
+  template <class T = float, class B>
+  NoState initial_state(const Context<B>&, Index) const {
+    return {};
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+    Parameters<T, typename B::Space> p;
+    p.weight.reset({outputs_, inputs_});
+    if (Config.bias) p.bias.reset({outputs_});
+    return p;
+  }
+
+  /// Uniform in ±1/√inputs.
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    const Random weight(seed.fork("weight"));
+    const Random bias(seed.fork("bias"));
+    const double bound = 1 / std::sqrt(static_cast<double>(inputs_));
+    for (Index o = 0; o < outputs_; ++o) {
+      for (Index i = 0; i < inputs_; ++i)
+        p.weight(o, i) = static_cast<T>(
+            weight.uniform(static_cast<std::uint64_t>(o * inputs_ + i), -bound, bound));
+      if (Config.bias)
+        p.bias(o) = static_cast<T>(bias.uniform(static_cast<std::uint64_t>(o), -bound, bound));
+    }
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    visit(ParameterSpec{.name = "weight", .role = ParameterRole::weight}, p.weight...);
+    if constexpr (Config.bias)
+      visit(ParameterSpec{.name = "bias", .role = ParameterRole::bias}, p.bias...);
+  }
+  static void for_each_state(auto&&, auto&...) {}
+
+ private:
+  Index inputs_;
+  Index outputs_;
+};
+
+}  // namespace ssm

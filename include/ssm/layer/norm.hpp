@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/layer.hpp"
+#include "ssm/op/normalization.hpp"
+
+namespace ssm {
+
+struct NormConfig {
+  NormalizationKind kind = NormalizationKind::layer;
+  Index channels = dyn;
+  bool weight = true;
+  bool bias = true;  // layer normalisation only
+  double eps = 1e-5;
+};
+
+/// Normalises the channels of every position, with a learned scale and offset.
+///   layer   y = (x − mean) / √(variance + eps) · weight + bias
+///   rms     y = x / √(mean(x²) + eps) · weight
+/// x, y           [B, L, channels]
+/// weight, bias   [channels]
+/// Cost    O(B·L·channels)
+/// Source  Ba et al. 2016; Zhang & Sennrich 2019
+template <NormConfig Config>
+class Norm : public LayerVerbs<Norm<Config>> {
+  static constexpr Index width = Config.channels;
+  static constexpr bool has_bias = Config.bias && Config.kind == NormalizationKind::layer;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<Norm, T, Space> {
+    Tensor<T, Extents<width>, Space> weight;
+    Tensor<T, Extents<width>, Space> bias;
+  };
+  template <class, class = HostSpace>
+  using State = NoState;
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 1, Space> mean;
+    DynamicTensor<T, 1, Space> scale;
+  };
+
+  /// All sizes in the type.
+  Norm() requires(Config.channels != dyn) : Norm(Config) {}
+  /// Sizes that are `dyn` in the type, and eps, come from here.
+  explicit Norm(NormConfig at_run_time)
+      : channels_(resolve_extent(Config.channels, at_run_time.channels, "channels")),
+        eps_(resolve_option(Config.eps, at_run_time.eps, NormConfig{}.eps)) {}
+
+  Index channels() const { return channels_; }
+
+  template <class B, class T>
+    requires HasNormalization<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+    using Space = typename B::Space;
+    require_extents("norm", "y", y, {x.extent(0), x.extent(1), channels_});
+    auto a = operands<T, Space>(p, x);
+    a.y = as_rows(View<T, 3, Space>(y));
+    if (tape != nullptr) {
+      tape->x = x;
+      if (Config.kind == NormalizationKind::layer) {
+        tape->mean.resize({a.x.extent(0)});
+        a.mean = tape->mean;
+      }
+      tape->scale.resize({a.x.extent(0)});
+      a.scale = tape->scale;
+    }
+    normalization(ctx, a);
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
+    using Space = typename B::Space;
+    require_extents("norm", "dy", dy, tape.x.extents().to_array());
+    require_extents("norm", "dx", dx, tape.x.extents().to_array());
+    normalization_backward(
+        ctx, NormalizationBackward<T, Space>{.forward = operands<T, Space>(p, tape.x),
+                                             .mean = tape.mean,
+                                             .scale = tape.scale,
+                                             .dy = as_rows(View<const T, 3, Space>(dy)),
+                                             .accumulate = accumulate,
+                                             .dx = as_rows(View<T, 3, Space>(dx)),
+                                             .dweight = gradients.weight,
+                                             .dbias = gradients.bias});
+  }
+
+  template <class T = float, class B>
+  NoState initial_state(const Context<B>&, Index) const {
+    return {};
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+    Parameters<T, typename B::Space> p;
+    if (Config.weight) p.weight.reset({channels_});
+    if (has_bias) p.bias.reset({channels_});
+    return p;
+  }
+
+  /// Weight one, bias zero.
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed) const {
+    for (Index d = 0; d < p.weight.size(); ++d) p.weight(d) = T{1};
+    for (Index d = 0; d < p.bias.size(); ++d) p.bias(d) = T{0};
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    const auto spec = [](const char* name) {
+      return ParameterSpec{.name = name, .role = ParameterRole::norm};
+    };
+    if constexpr (Config.weight) visit(spec("weight"), p.weight...);
+    if constexpr (has_bias) visit(spec("bias"), p.bias...);
+  }
+  static void for_each_state(auto&&, auto&...) {}
+
+ private:
+  template <class T, class Space>
+  Normalization<T, Space> operands(const Parameters<T, Space>& p, View<const T, 3, Space> x) const {
+    return {.kind = Config.kind, .eps = eps_, .x = as_rows(x), .weight = p.weight, .bias = p.bias};
+  }
+
+  Index channels_;
+  double eps_;
+};
+
+template <Index Channels = dyn>
+using LayerNorm = Norm<NormConfig{.kind = NormalizationKind::layer, .channels = Channels}>;
+template <Index Channels = dyn>
+using RmsNorm = Norm<NormConfig{.kind = NormalizationKind::rms, .channels = Channels}>;
+
+}  // namespace ssm

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <complex>
+#include <vector>
+
+#include "ssm/layer/diagonal_initialization.hpp"
+#include "ssm/layer/linear.hpp"
+#include "ssm/op/diagonal_parameters.hpp"
+#include "ssm/op/diagonal_scan.hpp"
+#include "ssm/op/rearrange.hpp"
+
+namespace ssm {
+
+struct S4DConfig {
+  Index channels = dyn;
+  Index state = 64;  // N: real state size, stored as N/2 complex modes
+  Discretization discretization = Discretization::zero_order_hold;
+  DiagonalMeasure measure = DiagonalMeasure::inv;
+  double dt_min = 0.001;  // seconds, initialisation only
+  double dt_max = 0.1;
+};
+
+/// S4D as the layer of a residual block: an SSM per channel, a nonlinearity, and one linear map over the channels.
+///   y = output_linear(gelu_erf(K∗x + D·x))      K[l] = 2·Re Σ_p C_p·B̄_p·Ā_p^l
+/// All channels share one A = −exp(log_w_real) + i·w_imag; dt, C and D are each channel's own. B is one: what it could
+/// learn, C learns. For an A per channel, or a B that learns, combine DiagonalSsm and Linear.
+/// x, y    [B, L, channels]
+/// state   [B, channels, P, 2]    P = N/2
+/// Cost    O(B·L·channels·P) + 2·B·L·channels² operations
+/// Throws  ShapeError; ArgumentError  for an odd N
+/// Source  Gu et al. 2022 (S4D); parameter names and initialisation of HazyResearch/safari, S4D with n_ssm = 1
+template <S4DConfig Config>
+class S4D : public LayerVerbs<S4D<Config>> {
+  static constexpr Index width = Config.channels;
+  static constexpr Index modes = Config.state == dyn ? dyn : Config.state / 2;
+  using Readout = Linear<LinearConfig{.inputs = width, .outputs = width}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<S4D, T, Space> {
+    Tensor<T, Extents<width>, Space> log_dt;         // log-seconds
+    Tensor<T, Extents<1, modes>, Space> log_w_real;  // A = −exp(log_w_real) + i·w_imag
+    Tensor<T, Extents<1, modes>, Space> w_imag;
+    Tensor<T, Extents<1, width, modes, 2>, Space> C;
+    Tensor<T, Extents<1, width>, Space> D;
+    typename Readout::template Parameters<T, Space> output_linear;
+  };
+  template <class T, class Space = HostSpace>
+  struct State {
+    Tensor<T, Extents<dyn, width, modes, 2>, Space> diagonal;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape : SequenceTape<S4D, State<T, Space>> {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 3, Space> filtered;  // what the nonlinearity reads
+    DynamicTensor<T, 3, Space> hidden;    // what output_linear reads
+  };
+
+  /// All sizes in the type.
+  S4D()
+  requires(Config.channels != dyn && Config.state != dyn) : S4D(Config) {}
+  /// Sizes that are `dyn` in the type come from here.
+  explicit S4D(S4DConfig at_run_time)
+      : state_(
+            resolve_extent(Config.state, Config.state != dyn ? dyn : at_run_time.state, "state")),
+        readout_({.inputs = resolve_extent(Config.channels, at_run_time.channels, "channels"),
+                  .outputs = at_run_time.channels}) {
+    if (state_ % 2 != 0)
+      throw ArgumentError("S4D: state " + std::to_string(state_) +
+                          " must be even: modes come in conjugate pairs");
+  }
+
+  Index channels() const { return readout_.inputs(); }
+  Index mode_count() const { return state_ / 2; }
+
+  template <class B, class T>
+    requires HasDiagonalScan<B> && HasDiagonalParameters<B> && HasActivation<B> && HasMatmul<B> &&
+        HasRearrange<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
+      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), channels());
+    };
+    auto filtered = sequence(tape ? &tape->filtered : nullptr);
+    auto hidden = sequence(tape ? &tape->hidden : nullptr);
+    if (tape != nullptr) {
+      tape->keep(options);
+      tape->x = x;
+    }
+    auto scan = operands(ctx, frame, p, View<const T, 3, Space>(x), options.segments);
+    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->diagonal;
+    if (options.final_state != nullptr) scan.final_state = options.final_state->diagonal;
+    scan.y = filtered;
+    diagonal_scan(ctx, scan);
+    activation(ctx, nonlinearity<T, Space>(filtered, as_rows(hidden)));
+    readout_.evaluate(ctx, p.output_linear, hidden, y, nullptr);
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto dfiltered = frame.template tensor<T>(tape.filtered.extents());
+    const auto rows = as_rows(dfiltered);
+    linear_backward<B, T>(ctx, p.output_linear.weight, as_rows(tape.hidden.view()),
+                          as_rows(View<const T, 3, Space>(dy)), rows, false,
+                          gradients.output_linear.weight, gradients.output_linear.bias);
+    activation_backward(
+        ctx, ActivationBackward<T, Space>{
+                 .forward = nonlinearity<T, Space>(tape.filtered, {}), .dy = rows, .dx = rows});
+    scan_backward<B, T>(ctx, frame, p, tape, dfiltered, dx, gradients, ends);
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {
+    State<T, typename B::Space> state;
+    state.diagonal.reset({sequences, channels(), mode_count(), Index{2}});
+    return state;
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.log_dt.reset({channels()});
+    p.log_w_real.reset({Index{1}, mode_count()});
+    p.w_imag.reset({Index{1}, mode_count()});
+    p.C.reset({Index{1}, channels(), mode_count(), Index{2}});
+    p.D.reset({Index{1}, channels()});
+    p.output_linear = readout_.template zero_parameters<T>(ctx);
+    return p;
+  }
+
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    const Random step(seed.fork("log_dt"));
+    const Random skip(seed.fork("D"));
+    const auto frequencies =
+        measure_frequencies(Config.measure, state_, mode_count(), Random(seed.fork("w_imag")), 0);
+    for (Index n = 0; n < mode_count(); ++n) {
+      p.log_w_real(0, n) = static_cast<T>(std::log(decay(n) + 1e-4));
+      p.w_imag(0, n) = static_cast<T>(frequencies[static_cast<std::size_t>(n)]);
+    }
+    for (Index d = 0; d < channels(); ++d) {
+      const auto channel = static_cast<std::uint64_t>(d);
+      p.log_dt(d) =
+          static_cast<T>(step.uniform(channel, std::log(Config.dt_min), std::log(Config.dt_max)));
+      p.D(0, d) = static_cast<T>(skip.normal(channel));
+    }
+    fill_readout(p, frequencies, seed);
+    readout_.fill_parameters(p.output_linear, seed.fork("output_linear"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    const auto dynamics = [](const char* name) {
+      return ParameterSpec{.name = std::string("kernel.kernel.") + name,
+                           .role = ParameterRole::ssm,
+                           .weight_decay = false,
+                           .own_learning_rate = true};
+    };
+    visit(dynamics("log_dt"), p.log_dt...);
+    visit(dynamics("log_w_real"), p.log_w_real...);
+    visit(dynamics("w_imag"), p.w_imag...);
+    visit(ParameterSpec{.name = "kernel.kernel.C", .role = ParameterRole::ssm}, p.C...);
+    visit(ParameterSpec{.name = "D", .role = ParameterRole::ssm}, p.D...);
+    Readout::for_each_parameter(scoped("output_linear", visit), p.output_linear...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    visit(std::string("diagonal"), state.diagonal...);
+  }
+
+ private:
+  /// −Re A at the start.
+  static double decay(Index mode) {
+    return Config.measure == DiagonalMeasure::real ? 1.0 + static_cast<double>(mode) : 0.5;
+  }
+
+  /// C = c·b with c a standard complex normal number of each channel, and b one of each mode, scaled so that the response
+  /// to a constant input has variance one.
+  template <class T>
+  void fill_readout(Parameters<T>& p, const std::vector<double>& frequencies, Seed seed) const {
+    const auto complex_normal = [](const Random& random, Index i) {
+      const auto first = 2 * static_cast<std::uint64_t>(i);
+      return std::complex<double>(random.normal(first), random.normal(first + 1)) / std::sqrt(2.0);
+    };
+    const Random input(seed.fork("B"));
+    const Random output(seed.fork("C"));
+    std::vector<std::complex<double>> b;
+    double variance = 0;
+    for (Index n = 0; n < mode_count(); ++n) {
+      b.push_back(complex_normal(input, n));
+      const std::complex<double> A(-decay(n), frequencies[static_cast<std::size_t>(n)]);
+      variance += 2 * std::norm(b.back() / A);
+    }
+    for (Index d = 0; d < channels(); ++d)
+      for (Index n = 0; n < mode_count(); ++n) {
+        const auto c = complex_normal(output, d * mode_count() + n) *
+                       b[static_cast<std::size_t>(n)] / std::sqrt(variance);
+        p.C(0, d, n, 0) = static_cast<T>(c.real());
+        p.C(0, d, n, 1) = static_cast<T>(c.imag());
+      }
+  }
+
+  template <class T, class Space>
+  static Activation<T, Space> nonlinearity(View<const T, 3, Space> x, View<T, 2, Space> y) {
+    return {.kind = ActivationKind::gelu_erf, .x = as_rows(x), .y = y};
+  }
+
+  /// One row for all channels.
+  template <class T, class Space>
+  View<const T, 2, Space> for_every_channel(View<const T, 2, Space> row) const {
+    return {row.data(), {channels(), mode_count()}, {0, row.stride(1)}};
+  }
+
+  template <class B, class T, class Frame>
+  DiagonalScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
+                                              const Parameters<T, typename B::Space>& p,
+                                              View<const T, 3, typename B::Space> x,
+                                              Segments segments) const {
+    using Space = typename B::Space;
+    auto dt = frame.template tensor<T>(channels());
+    auto A = frame.template tensor<T>(channels(), mode_count(), 2);
+    auto one = frame.template tensor<T>(2);
+    diagonal_parameters(
+        ctx, DiagonalParameters<T, Space>{.log_dt = p.log_dt,
+                                          .inv_A_real = for_every_channel<T, Space>(p.log_w_real),
+                                          .A_imag = for_every_channel<T, Space>(p.w_imag),
+                                          .dt = dt,
+                                          .A = A});
+    fill(ctx, Fill<T, Space>{.value = 1, .y = one.slice(0, 0, 1)});
+    fill(ctx, Fill<T, Space>{.value = 0, .y = one.slice(0, 1, 2)});
+    return {.dt = dt,
+            .A = A,
+            .B = View<const T, 3, Space>(one.data(), {channels(), mode_count(), 2}, {0, 0, 1}),
+            .C = p.C.reshape(channels(), mode_count(), 2),
+            .skip = p.D.flatten(),
+            .discretization = Config.discretization,
+            .x = x,
+            .segments = segments};
+  }
+
+  template <class B, class T, class Frame>
+  void scan_backward(Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, View<const T, 3, typename B::Space> dy,
+                     View<T, 3, typename B::Space> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends) const {
+    using Space = typename B::Space;
+    auto ddt = frame.template tensor<T>(channels());
+    auto dA = frame.template tensor<T>(channels(), mode_count(), 2);
+    fill(ctx, Fill<T, Space>{.y = ddt});
+    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    DiagonalScanBackward<T, Space> g{.forward = operands(ctx, frame, p, tape.x, tape.segments),
+                                     .dy = dy,
+                                     .dx = dx,
+                                     .ddt = ddt,
+                                     .dA = dA,
+                                     .dC = gradients.C.reshape(channels(), mode_count(), 2),
+                                     .dskip = gradients.D.flatten()};
+    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.diagonal;
+    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->diagonal;
+    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->diagonal;
+    diagonal_scan_backward(ctx, g);
+    dynamics_backward<B, T>(ctx, frame, g.forward, ddt, dA, gradients);
+  }
+
+  /// What all channels say about the A they share is added up by a product with ones.
+  template <class B, class T, class Frame>
+  void dynamics_backward(Context<B>& ctx, Frame& frame,
+                         const DiagonalScan<T, typename B::Space>& scan,
+                         View<const T, 1, typename B::Space> ddt,
+                         View<const T, 3, typename B::Space> dA,
+                         Parameters<T, typename B::Space>& gradients) const {
+    using Space = typename B::Space;
+    auto ones = frame.template tensor<T>(1, channels());
+    auto dreal = frame.template tensor<T>(channels(), mode_count());
+    auto dimag = frame.template tensor<T>(channels(), mode_count());
+    fill(ctx, Fill<T, Space>{.value = 1, .y = ones.flatten()});
+    fill(ctx, Fill<T, Space>{.y = dreal.flatten()});
+    fill(ctx, Fill<T, Space>{.y = dimag.flatten()});
+    diagonal_parameters_backward(ctx,
+                                 DiagonalParametersBackward<T, Space>{.dt = scan.dt,
+                                                                      .A = scan.A,
+                                                                      .ddt = ddt,
+                                                                      .dA = dA,
+                                                                      .dlog_dt = gradients.log_dt,
+                                                                      .dinv_A_real = dreal,
+                                                                      .dA_imag = dimag});
+    matmul(ctx,
+           Matmul<T, Space>{.a = ones, .b = dreal, .accumulate = true, .c = gradients.log_w_real});
+    matmul(ctx, Matmul<T, Space>{.a = ones, .b = dimag, .accumulate = true, .c = gradients.w_imag});
+  }
+
+  Index state_;
+  Readout readout_;
+};
+
+}  // namespace ssm

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/layer/feed_forward.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <numbers>
+#include <string>
+#include <vector>
+
+#include "ssm/core/compare.hpp"
+#include "support/check_layer.hpp"
+
+namespace {
+
+using ssm::ActivationKind;
+using ssm::FeedForwardConfig;
+
+TEST_CASE("FeedForward obeys every law with GELU and sizes in the type") {
+  ssm::laws::check_every_law(ssm::FeedForward<FeedForwardConfig{.channels = 3, .hidden = 7}>());
+}
+
+TEST_CASE("FeedForward obeys every law as SwiGLU with sizes at run time") {
+  ssm::laws::check_every_law(ssm::FeedForward<FeedForwardConfig{
+                                 .activation = ActivationKind::silu, .gated = true, .bias = false}>(
+      {.channels = 5, .hidden = 18}));
+}
+
+TEST_CASE("a wide FeedForward obeys the laws about threads and memory") {
+  ssm::laws::check_laws_at_scale(
+      ssm::FeedForward<FeedForwardConfig{
+          .activation = ActivationKind::silu, .gated = true, .bias = false}>(
+          {.channels = 192, .hidden = 768}));
+}
+
+TEST_CASE("FeedForward obeys every law gated and with biases") {
+  ssm::laws::check_every_law(
+      ssm::FeedForward<FeedForwardConfig{.channels = 2, .hidden = 3, .gated = true}>());
+}
+
+/// One channel, one hidden number: weights w1, wg, w2 and biases zero.
+template <class T, class B, class L>
+T one_number(const L& layer, T x, T w1, T wg, T w2) {
+  ssm::Context<B> ctx;
+  auto p = layer.template zero_parameters<T>(ctx);
+  p.fc1.weight(0, 0) = w1;
+  if (p.gate.weight) p.gate.weight(0, 0) = wg;
+  p.fc2.weight(0, 0) = w2;
+  ssm::DynamicTensor<T, 3> input({1, 1, 1});
+  input(0, 0, 0) = x;
+  ssm::DynamicTensor<T, 3> y({1, 1, 1});
+  layer.forward(ctx, p, input, y);
+  return y(0, 0, 0);
+}
+
+TEST_CASE("FeedForward computes fc2 of the activation of fc1, gated by a second projection") {
+  ssm::laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {
+    CAPTURE(std::string(name));
+    const ssm::FeedForward<FeedForwardConfig{.channels = 1, .hidden = 1}> gelu;
+    const double z = 0.8;
+    const double expected =
+        3 * 0.5 * z * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (z + 0.044715 * z * z * z)));
+    const double y = static_cast<double>(one_number<T, B>(gelu, T(0.4), T(2), T(0), T(3)));
+    CHECK(std::abs(y - expected) <= ssm::tolerance<T>.value);
+
+    const ssm::FeedForward<FeedForwardConfig{
+        .channels = 1, .hidden = 1, .activation = ActivationKind::silu, .gated = true}>
+        swiglu;
+    const double gated = static_cast<double>(one_number<T, B>(swiglu, T(0.4), T(2), T(5), T(3)));
+    CHECK(std::abs(gated - 3 * (z / (1 + std::exp(-z))) * 2.0) <= ssm::tolerance<T>.value);
+  });
+}
+
+TEST_CASE("FeedForward names its parameters as checkpoints do") {
+  const auto names = []<class L>(const L& layer) {
+    ssm::Context<ssm::Reference> ctx;
+    auto p = layer.zero_parameters(ctx);
+    std::vector<std::string> all;
+    ssm::for_each_parameter(
+        [&](const ssm::ParameterSpec& spec, auto&) { all.push_back(spec.name); }, p);
+    return all;
+  };
+  using Names = std::vector<std::string>;
+  CHECK(names(ssm::FeedForward<FeedForwardConfig{.channels = 2, .hidden = 3}>()) ==
+        Names{"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"});
+  CHECK(names(ssm::FeedForward<FeedForwardConfig{
+                  .channels = 2, .hidden = 3, .gated = true, .bias = false}>()) ==
+        Names{"fc1.weight", "gate.weight", "fc2.weight"});
+}
+
+TEST_CASE("FeedForward refuses missing sizes and operands of another width or length") {
+  using Dynamic = ssm::FeedForward<FeedForwardConfig{}>;
+  CHECK_THROWS_AS(Dynamic({.channels = 3}), ssm::ArgumentError);
+  CHECK_THROWS_AS(Dynamic({.hidden = 3}), ssm::ArgumentError);
+  const Dynamic layer({.channels = 3, .hidden = 4});
+  ssm::Context<ssm::Reference> ctx;
+  const auto p = layer.zero_parameters(ctx);
+  ssm::DynamicTensor<float, 3> x({2, 4, 3});
+  ssm::DynamicTensor<float, 3> wide({2, 4, 4});
+  ssm::DynamicTensor<float, 3> swapped({4, 2, 3});
+  ssm::DynamicTensor<float, 3> y({2, 4, 3});
+  CHECK_THROWS_AS(layer.forward(ctx, p, wide, y), ssm::ShapeError);
+  CHECK_THROWS_AS(layer.forward(ctx, p, x, wide), ssm::ShapeError);
+  CHECK_THROWS_AS(layer.forward(ctx, p, x, swapped), ssm::ShapeError);
+}
+
+}  // namespace
