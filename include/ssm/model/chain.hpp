@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/layer.hpp"
+
+namespace ssm {
+
+/// Two layers of the same width in turn: y = second(first(x)). Adds nothing to the names of their tensors.
+/// x, y    [B, L, D]
+/// state   of both
+template <class First, class Second>
+class Chain : public LayerVerbs<Chain<First, Second>> {
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<Chain, T, Space> {
+    typename First::template Parameters<T, Space> first;
+    typename Second::template Parameters<T, Space> second;
+  };
+  template <class T, class Space = HostSpace>
+  struct State {
+    typename First::template State<T, Space> first;
+    typename Second::template State<T, Space> second;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    typename First::template Tape<T, Space> first;
+    DynamicTensor<T, 3, Space> between;
+    typename Second::template Tape<T, Space> second;
+  };
+
+  Chain() = default;
+  Chain(First first, Second second) : first_(std::move(first)), second_(std::move(second)) {}
+
+  Index channels() const { return first_.channels(); }
+  const First& first() const { return first_; }
+  const Second& second() const { return second_; }
+
+  template <class B, class T>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto between = room<T, Space>(frame, tape ? &tape->between : nullptr, x.extent(0), x.extent(1),
+                                  x.extent(2));
+    const auto part = [&](auto member) {
+      using Part = std::remove_cvref_t<decltype(std::declval<State<T, Space>&>().*member)>;
+      return SequenceOptions<Part>{
+          .segments = options.segments,
+          .initial_state = options.initial_state ? &(options.initial_state->*member) : nullptr,
+          .final_state = options.final_state ? &(options.final_state->*member) : nullptr};
+    };
+    first_.evaluate(ctx, p.first, x, between, tape ? &tape->first : nullptr,
+                    part(&State<T, Space>::first));
+    second_.evaluate(ctx, p.second, between, y, tape ? &tape->second : nullptr,
+                     part(&State<T, Space>::second));
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto dbetween = frame.template tensor<T>(dy.extents());
+    const auto part = [&](auto member) {
+      using Part = std::remove_cvref_t<decltype(std::declval<State<T, Space>&>().*member)>;
+      return SequenceGradients<Part>{
+          .final_state = ends.final_state ? &(ends.final_state->*member) : nullptr,
+          .initial_state = ends.initial_state ? &(ends.initial_state->*member) : nullptr};
+    };
+    second_.backward(ctx, p.second, tape.second, dy, dbetween, gradients.second,
+                     part(&State<T, Space>::second));
+    first_.backward(ctx, p.first, tape.first, dbetween, dx, gradients.first,
+                    part(&State<T, Space>::first));
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+    State<T, typename B::Space> state;
+    state.first = first_.template initial_state<T>(ctx, sequences);
+    state.second = second_.template initial_state<T>(ctx, sequences);
+    return state;
+  }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.first = first_.template zero_parameters<T>(ctx);
+    p.second = second_.template zero_parameters<T>(ctx);
+    return p;
+  }
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    first_.fill_parameters(p.first, seed.fork("first"));
+    second_.fill_parameters(p.second, seed.fork("second"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    First::for_each_parameter(visit, p.first...);
+    Second::for_each_parameter(visit, p.second...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    First::for_each_state(visit, state.first...);
+    Second::for_each_state(visit, state.second...);
+  }
+
+ private:
+  First first_;
+  Second second_;
+};
+
+}  // namespace ssm

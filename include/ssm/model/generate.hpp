@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <span>
+#include <string>
+#include <type_traits>
+
+#include "ssm/core/context.hpp"
+#include "ssm/core/random.hpp"  // Seed
+#include "ssm/core/tensor.hpp"
+#include "ssm/layer/layer.hpp"  // StateOf
+#include "ssm/model/model.hpp"
+#include "ssm/op/sample.hpp"
+
+namespace ssm {
+
+/// How a text is continued. Sampling stages apply in the order of `Sampling`; each is off at its default.
+struct GenerateOptions {
+  double temperature = 1;  // ≤ 0: always the likeliest token
+  Index top_k = 0;
+  double top_p = 1;
+  double min_p = 0;
+  Index tokens = dyn;  // how many to generate; dyn: no end
+  Seed seed{};
+};
+
+/// The tokens that follow a prompt, one at a time: an input range that runs the model recurrently as it is read.
+/// The context, the layer and the parameters must outlive it.
+/// Cost    the prompt once in parallel, then one `step` for each token; allocates nothing per token beyond the growth of
+///         attention caches
+/// Throws  ArgumentError  for an empty prompt, tokens outside the vocabulary, or options outside their range
+template <class B, class P>
+class Generation {
+  using L = typename P::Layer;
+  using T = typename P::Scalar;
+  using Space = typename P::Space;
+
+ public:
+  class Iterator {
+   public:
+    using value_type = Token;
+    using difference_type = std::ptrdiff_t;
+    using iterator_concept = std::input_iterator_tag;
+
+    explicit Iterator(Generation* owner) : owner_(owner) {}
+    Token operator*() const { return owner_->token_; }
+    Iterator& operator++() {
+      owner_->advance();
+      return *this;
+    }
+    void operator++(int) { ++*this; }
+    bool operator==(std::default_sentinel_t) const { return owner_->is_finished(); }
+
+   private:
+    Generation* owner_;
+  };
+
+  Generation(Context<B>& ctx, const L& layer, const P& parameters, std::span<const Token> prompt,
+             const GenerateOptions& options)
+      : ctx_(&ctx),
+        layer_(&layer),
+        parameters_(&parameters),
+        options_(options),
+        state_(layer.template initial_state<T>(ctx, 1)) {
+    if (prompt.empty()) throw ArgumentError("generate: the prompt is empty");
+    for (const Token token : prompt)
+      if (token < 0 || token >= layer.vocabulary())
+        throw ArgumentError("generate: token " + std::to_string(token) +
+                            " of the prompt is outside the vocabulary of " +
+                            std::to_string(layer.vocabulary()));
+    logits_.resize({1, layer.padded_vocabulary()});
+    next_.resize({1});
+    read(prompt);
+    if (!is_finished()) draw();
+  }
+
+  Iterator begin() { return Iterator(this); }
+  std::default_sentinel_t end() const { return {}; }
+
+ private:
+  static constexpr std::size_t prompt_chunk = 1024;  // bounds the workspace a long prompt takes
+
+  bool is_finished() const { return options_.tokens != dyn && drawn_ >= options_.tokens; }
+
+  void read(std::span<const Token> prompt) {
+    DynamicTensor<Token, 2, Space> tokens;
+    const View<T, 3, Space> logits(logits_.data(), {1, 1, logits_.extent(1)});
+    while (!prompt.empty()) {
+      const auto chunk = prompt.first(std::min(prompt.size(), prompt_chunk));
+      tokens.resize({1, static_cast<Index>(chunk.size())});
+      Space::copy(tokens.data(), chunk.data(), chunk.size_bytes());
+      layer_->prefill(*ctx_, *parameters_, tokens, logits, state_);
+      prompt = prompt.subspan(chunk.size());
+    }
+  }
+  void draw() {
+    sample(*ctx_, Sample<T, Space>{.logits = logits_,
+                                   .vocabulary = layer_->vocabulary(),
+                                   .sampling = {.temperature = options_.temperature,
+                                                .top_k = options_.top_k,
+                                                .top_p = options_.top_p,
+                                                .min_p = options_.min_p},
+                                   .seed = options_.seed,
+                                   .counter = static_cast<std::uint64_t>(drawn_),
+                                   .tokens = next_});
+    Space::copy(&token_, next_.data(), sizeof(token_));
+  }
+  /// The last token wanted is not read back.
+  void advance() {
+    ++drawn_;
+    if (is_finished()) return;
+    layer_->step(*ctx_, *parameters_, next_, logits_, state_);
+    draw();
+  }
+
+  Context<B>* ctx_;
+  const L* layer_;
+  const P* parameters_;
+  GenerateOptions options_;
+  StateOf<P> state_;
+  DynamicTensor<T, 2, Space> logits_;
+  DynamicTensor<Token, 1, Space> next_;
+  Token token_ = 0;
+  Index drawn_ = 0;  // tokens the reader has moved past
+};
+
+/// Continues a prompt.
+///   for (Token token : generate(ctx, layer, parameters, prompt, {.temperature = 0.8, .tokens = 200})) …
+template <class B, class P>
+Generation<B, P> generate(Context<B>& ctx, const typename P::Layer& layer, const P& parameters,
+                          std::span<const Token> prompt, const GenerateOptions& options = {}) {
+  return {ctx, layer, parameters, prompt, options};
+}
+
+/// The same with a layer and its parameters together.
+///   auto model = load_h3(ctx, "h3-125m/");
+///   for (Token token : generate(ctx, model, prompt)) std::cout << text.push(token) << std::flush;
+template <class B, class P>
+Generation<B, P> generate(Context<B>& ctx, const Model<P>& model,
+                          std::type_identity_t<std::span<const Token>> prompt,
+                          const GenerateOptions& options = {}) {
+  return {ctx, model.layer, model.parameters, prompt, options};
+}
+template <class B, class P>
+Generation<B, P> generate(Context<B>&, Model<P>&&, std::span<const Token>,
+                          const GenerateOptions& = {}) =
+    delete;  // the model must outlive the range
+
+}  // namespace ssm

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "ssm/model/blocks.hpp"
+
+namespace ssm {
+
+/// The sizes of an H3 language model, under the names of its checkpoints' config.json.
+struct H3LanguageModelConfig {
+  Index d_model = 128;
+  Index n_layer = 4;
+  Index d_inner = 512;  // width of the feed-forward layers
+  Index vocab_size = 256;
+  Index pad_vocab_size_multiple = 1;
+  Index d_state = 64;
+  Index head_dim = 1;
+  Index max_position_embeddings = 0;
+  std::vector<Index> attn_layer_idx = {};  // which blocks have attention in place of H3
+  Index num_heads = 1;
+  Index rotary_emb_dim = 0;
+  double layer_norm_epsilon = 1e-5;
+  double embed_dropout = 0;  // training only
+  DiagonalMeasure measure = DiagonalMeasure::lin;
+};
+
+using H3Mixer1d = H3<H3Config{.state = dyn, .head_dim = dyn}>;
+using H3HybridBlock =
+    PreNormBlock<LayerNorm<>, OneOf<H3Mixer1d, CausalAttention<CausalAttentionConfig{}>>,
+                 FeedForward<FeedForwardConfig{}>>;
+
+/// An H3 language model with all sizes at run time: H3 blocks, some replaced by attention.
+/// Source  Fu et al. 2023 (H3) §4; HazyResearch/H3, SSMLMHeadModel
+using H3LanguageModel = BasicLanguageModel<Stack<H3HybridBlock>, LayerNorm<>>;
+
+/// Throws  ArgumentError  for sizes that do not fit together
+inline H3LanguageModel make_language_model(const H3LanguageModelConfig& config) {
+  const auto require = [](bool holds, const std::string& what) {
+    if (!holds) throw ArgumentError("H3 language model: " + what);
+  };
+  require(config.n_layer >= 1, "n_layer must be at least 1");
+  require(config.pad_vocab_size_multiple >= 1, "pad_vocab_size_multiple must be at least 1");
+  for (const Index i : config.attn_layer_idx)
+    require(i >= 0 && i < config.n_layer,
+            "attn_layer_idx " + std::to_string(i) + " is not one of the layers");
+  using Mixer = OneOf<H3Mixer1d, CausalAttention<CausalAttentionConfig{}>>;
+  const LayerNorm<> norm({.channels = config.d_model, .eps = config.layer_norm_epsilon});
+  const FeedForward<FeedForwardConfig{}> mlp(
+      {.channels = config.d_model, .hidden = config.d_inner});
+  std::vector<H3HybridBlock> blocks;
+  for (Index i = 0; i < config.n_layer; ++i) {
+    const bool attends = std::find(config.attn_layer_idx.begin(), config.attn_layer_idx.end(), i) !=
+                         config.attn_layer_idx.end();
+    const auto mixer = [&]() -> Mixer {
+      if (attends)
+        return CausalAttention<CausalAttentionConfig{}>({.channels = config.d_model,
+                                                         .heads = config.num_heads,
+                                                         .rotary_dim = config.rotary_emb_dim});
+      return H3Mixer1d({.channels = config.d_model,
+                        .state = config.d_state,
+                        .head_dim = config.head_dim,
+                        .measure = config.measure});
+    };
+    blocks.emplace_back(
+        Residual<LayerNorm<>, Mixer, "norm1", "mixer">(norm, mixer()),
+        Residual<LayerNorm<>, FeedForward<FeedForwardConfig{}>, "norm2", "mlp">(norm, mlp));
+  }
+  const Index multiple = config.pad_vocab_size_multiple;
+  const Index padded = (config.vocab_size + multiple - 1) / multiple * multiple;
+  return H3LanguageModel({.vocabulary = config.vocab_size,
+                          .padded = padded,
+                          .positions = config.max_position_embeddings},
+                         Stack<H3HybridBlock>(std::move(blocks)), norm);
+}
+
+}  // namespace ssm

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <utility>
+
+#include "ssm/layer/layer.hpp"
+#include "ssm/layer/linear.hpp"  // linear_backward
+#include "ssm/model/fixed_string.hpp"
+#include "ssm/op/dropout.hpp"
+#include "ssm/op/embedding.hpp"
+#include "ssm/op/matmul.hpp"
+#include "ssm/op/rearrange.hpp"
+
+namespace ssm {
+
+/// What checkpoints of a family call the tensors around the blocks.
+struct H3Names {
+  static constexpr FixedString embedding = "backbone.embeddings.word_embeddings.weight";
+  static constexpr FixedString positions = "backbone.embeddings.position_embeddings.weight";
+  static constexpr FixedString backbone = "backbone";
+  static constexpr FixedString norm = "backbone.ln_f";
+};
+
+/// Sizes of a language model around its blocks.
+struct LanguageModelConfig {
+  Index vocabulary = dyn;  // tokens that may occur
+  Index padded = dyn;      // rows of the embedding; dyn: as many as the vocabulary
+  Index positions = 0;     // learned absolute positions; 0: none
+};
+
+/// Tokens in, logits over the next token out, with the embedding's weight as the head.
+///   h = table[tokens] (+ positions[t])      logits = norm(backbone(h)) · tableᵀ
+/// x        tokens [B, L]
+/// y        logits [B, L, padded], or [B, 1, padded] for the last position alone
+/// state    the backbone's, and how many positions it has seen
+/// Cost    the blocks' + 2·B·L·D·padded operations
+/// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary or more positions than were learned
+/// Source  Fu et al. 2023 (H3) §4; the layout of HazyResearch/H3 checkpoints
+template <class Backbone, class FinalNorm, class Names = H3Names>
+class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<BasicLanguageModel, T, Space> {
+    DynamicTensor<T, 2, Space> embedding;  // [padded, D]
+    DynamicTensor<T, 2, Space> positions;  // [positions, D], empty without
+    typename Backbone::template Parameters<T, Space> backbone;
+    typename FinalNorm::template Parameters<T, Space> norm;
+  };
+  template <class T, class Space = HostSpace>
+  struct State {
+    typename Backbone::template State<T, Space> backbone;
+    Index position = 0;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    double dropout = 0;  // set by the training loop: the embedding's, and its seed for this step
+    Seed dropout_seed;
+    DynamicTensor<Token, 1, Space> tokens;
+    Index batch = 0;
+    Index first_position = 0;
+    std::vector<Index> segments;
+    DynamicTensor<T, 3, Space> embedded;
+    typename Backbone::template Tape<T, Space> backbone;
+    DynamicTensor<T, 3, Space> hidden;
+    typename FinalNorm::template Tape<T, Space> norm;
+    DynamicTensor<T, 3, Space> normed;
+  };
+
+  /// A model whose sizes are all in its type needs no more than its vocabulary.
+  explicit BasicLanguageModel(
+      LanguageModelConfig config) requires std::is_default_constructible_v<Backbone>
+      : BasicLanguageModel(config, Backbone(), FinalNorm()) {}
+  /// Throws  ArgumentError  for an empty vocabulary or one larger than its padding
+  BasicLanguageModel(LanguageModelConfig config, Backbone backbone, FinalNorm norm)
+      : config_(config), backbone_(std::move(backbone)), norm_(std::move(norm)) {
+    if (config_.padded == dyn) config_.padded = config_.vocabulary;
+    if (config_.vocabulary < 1 || config_.padded < config_.vocabulary)
+      throw ArgumentError("language model: a vocabulary of " + std::to_string(config_.vocabulary) +
+                          " in an embedding of " + std::to_string(config_.padded) + " rows");
+  }
+
+  Index vocabulary() const { return config_.vocabulary; }
+  Index padded_vocabulary() const { return config_.padded; }
+  Index channels() const { return backbone_.channels(); }
+  const Backbone& backbone() const { return backbone_; }
+
+  template <class B, class T>
+    requires HasEmbedding<B> && HasMatmul<B> && HasRearrange<B> && HasDropout<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                std::type_identity_t<View<const Token, 2, typename B::Space>> tokens,
+                Output<B, T, dyn, dyn, dyn> logits, Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const Index batch = tokens.extent(0);
+    const Index length = tokens.extent(1);
+    const bool last_only = tape == nullptr && logits.extent(1) == 1 && length > 1;
+    require_extents("language model", "logits", logits,
+                    {batch, last_only ? Index{1} : length, config_.padded});
+    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
+      return room<T, Space>(frame, kept, batch, length, channels());
+    };
+    auto embedded = sequence(tape ? &tape->embedded : nullptr);
+    auto hidden = sequence(tape ? &tape->hidden : nullptr);
+    const Index first = options.initial_state ? options.initial_state->position : 0;
+    embed<T>(ctx, p, tokens, embedded, first, options.segments);
+    if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments, embedded);
+    backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
+                       backbone_options<T, Space>(options));
+    if (options.final_state != nullptr) options.final_state->position = first + length;
+    if (last_only) hidden = hidden.slice(1, length - 1, length);
+    auto normed =
+        room<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1), channels());
+    norm_.evaluate(ctx, p.norm, hidden, normed, tape ? &tape->norm : nullptr);
+    matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
+                                 .b = p.embedding.transpose(0, 1),
+                                 .c = as_rows(View<T, 3, Space>(logits))});
+  }
+
+  /// Tokens have no gradient; dlogits [B, L, padded].
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
+                Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const auto shape = tape.hidden.extents();
+    auto dnormed = frame.template tensor<T>(shape);
+    auto dhidden = frame.template tensor<T>(shape);
+    linear_backward<B, T>(ctx, p.embedding, as_rows(tape.normed.view()),
+                          as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
+                          gradients.embedding, {});
+    norm_.backward(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
+    using Part = typename Backbone::template State<T, Space>;
+    backbone_.backward(
+        ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
+        SequenceGradients<Part>{
+            .final_state = ends.final_state ? &ends.final_state->backbone : nullptr,
+            .initial_state = ends.initial_state ? &ends.initial_state->backbone : nullptr});
+    if (tape.dropout > 0)
+      dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
+                                     .seed = tape.dropout_seed,
+                                     .x = dnormed.flatten(),
+                                     .y = dnormed.flatten()});
+    embedding_backward(
+        ctx, EmbeddingBackward<T, Space>{
+                 .tokens = tape.tokens, .dy = as_rows(dnormed), .dtable = gradients.embedding});
+    if (config_.positions > 0)
+      for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
+        const Index first = tape.first_position;
+        const Index count = s.end - s.begin;
+        auto target = gradients.positions.slice(0, first, first + count).flatten();
+        add(ctx, Add<T, Space>{.a = dnormed.select(0, s.batch).slice(0, s.begin, s.end).flatten(),
+                               .b = target,
+                               .y = target});
+      });
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+    State<T, typename B::Space> state;
+    state.backbone = backbone_.template initial_state<T>(ctx, sequences);
+    return state;
+  }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.embedding.reset({config_.padded, channels()});
+    if (config_.positions > 0) p.positions.reset({config_.positions, channels()});
+    p.backbone = backbone_.template zero_parameters<T>(ctx);
+    p.norm = norm_.template zero_parameters<T>(ctx);
+    return p;
+  }
+
+  /// The layers' own initialisation, then GPT-2's: linear weights and embeddings N(0, 0.02²), linear biases 0, and the
+  /// weights that write to the residual stream (out_proj, fc2) scaled by 1/√(2·blocks).
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    backbone_.fill_parameters(p.backbone, seed.fork("backbone"));
+    norm_.fill_parameters(p.norm, seed.fork("norm"));
+    Index blocks = 0;
+    for_each_parameter(
+        [&](const ParameterSpec& spec, auto&) { blocks += spec.name.ends_with("norm1.weight"); },
+        p);
+    for_each_parameter(
+        [&](const ParameterSpec& spec, auto& tensor) {
+          const bool to_residual =
+              spec.name.ends_with("out_proj.weight") || spec.name.ends_with("fc2.weight");
+          const double deviation =
+              to_residual ? 0.02 / std::sqrt(2.0 * static_cast<double>(blocks)) : 0.02;
+          const Random random(seed.fork(spec.name));
+          const auto flat = tensor.flatten();
+          for (Index i = 0; i < flat.size(); ++i) {
+            if (spec.role == ParameterRole::weight || spec.role == ParameterRole::embedding)
+              flat(i) = static_cast<T>(deviation * random.normal(static_cast<std::uint64_t>(i)));
+            else if (spec.role == ParameterRole::bias)
+              flat(i) = T{0};
+          }
+        },
+        p);
+  }
+
+  static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
+    const auto spec = [](const auto& name) {
+      return ParameterSpec{.name = name.text(), .role = ParameterRole::embedding};
+    };
+    visit(spec(Names::embedding), p.embedding, more.embedding...);
+    if (p.positions) visit(spec(Names::positions), p.positions, more.positions...);
+    Backbone::for_each_parameter(scoped(Names::backbone.text(), visit), p.backbone,
+                                 more.backbone...);
+    FinalNorm::for_each_parameter(scoped(Names::norm.text(), visit), p.norm, more.norm...);
+  }
+  static void for_each_state(auto&& visit, auto& state, auto&... more) {
+    (follow(state.position, more), ...);
+    Backbone::for_each_state(visit, state.backbone, more.backbone...);
+  }
+
+ private:
+  static void follow(Index position, auto& state) {
+    if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
+      state.position = position;
+  }
+
+  template <class T, class Space>
+  static auto backbone_options(const SequenceOptions<State<T, Space>>& options) {
+    return SequenceOptions<typename Backbone::template State<T, Space>>{
+        .segments = options.segments,
+        .initial_state = options.initial_state ? &options.initial_state->backbone : nullptr,
+        .final_state = options.final_state ? &options.final_state->backbone : nullptr};
+  }
+
+  template <class T, class B>
+  void embed(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+             View<const Token, 2, typename B::Space> tokens, View<T, 3, typename B::Space> y,
+             Index first, Segments segments) const {
+    using Space = typename B::Space;
+    const Index length = tokens.extent(1);
+    for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
+      embedding(ctx, Embedding<T, Space>{
+                         .table = p.embedding, .tokens = tokens.select(0, b), .y = y.select(0, b)});
+    if (config_.positions == 0) return;
+    for_each_sequence(tokens.extent(0), length, segments, [&](const Sequence& s) {
+      const Index count = s.end - s.begin;
+      if (first + count > config_.positions)
+        throw ArgumentError("language model: position " + std::to_string(first + count - 1) +
+                            " is beyond the " + std::to_string(config_.positions) +
+                            " learned positions");
+      auto target = y.select(0, s.batch).slice(0, s.begin, s.end).flatten();
+      add(ctx,
+          Add<T, Space>{
+              .a = target, .b = p.positions.slice(0, first, first + count).flatten(), .y = target});
+    });
+  }
+
+  template <class B, class T>
+  void keep(Context<B>& ctx, Tape<T, typename B::Space>& tape,
+            View<const Token, 2, typename B::Space> tokens, Index first, Segments segments,
+            View<T, 3, typename B::Space> embedded) const {
+    using Space = typename B::Space;
+    tape.batch = tokens.extent(0);
+    tape.first_position = first;
+    tape.segments.assign(segments.begin(), segments.end());
+    tape.tokens.resize({tokens.size()});
+    const Index length = tokens.extent(1);
+    for (Index b = 0; b < tape.batch; ++b)
+      Space::copy(tape.tokens.data() + b * length, tokens.select(0, b).flatten().data(),
+                  static_cast<std::size_t>(length) * sizeof(Token));
+    if (tape.dropout > 0)
+      dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
+                                     .seed = tape.dropout_seed,
+                                     .x = embedded.flatten(),
+                                     .y = embedded.flatten()});
+  }
+
+  LanguageModelConfig config_;
+  Backbone backbone_;
+  FinalNorm norm_;
+};
+
+}  // namespace ssm

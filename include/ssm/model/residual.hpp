@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/layer.hpp"
+#include "ssm/model/fixed_string.hpp"
+#include "ssm/op/rearrange.hpp"
+
+namespace ssm {
+
+/// A pre-norm residual connection around a layer.
+///   y = x + inner(norm(x))
+/// x, y    [B, L, D]
+/// state   the inner layer's
+/// Tensors are named `norm_name` and `inner_name` before the parts' own names.
+template <class NormLayer, class Inner, FixedString norm_name = "norm",
+          FixedString inner_name = "mixer">
+class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_name>> {
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<Residual, T, Space> {
+    typename NormLayer::template Parameters<T, Space> norm;
+    typename Inner::template Parameters<T, Space> inner;
+  };
+  template <class T, class Space = HostSpace>
+  using State = typename Inner::template State<T, Space>;
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    typename NormLayer::template Tape<T, Space> norm;
+    DynamicTensor<T, 3, Space> normed;
+    typename Inner::template Tape<T, Space> inner;
+  };
+
+  Residual() = default;
+  Residual(NormLayer norm, Inner inner) : norm_(std::move(norm)), inner_(std::move(inner)) {}
+
+  Index channels() const { return norm_.channels(); }
+  const Inner& inner() const { return inner_; }
+
+  template <class B, class T>
+    requires HasRearrange<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto normed = room<T, Space>(frame, tape ? &tape->normed : nullptr, x.extent(0), x.extent(1),
+                                 x.extent(2));
+    norm_.evaluate(ctx, p.norm, x, normed, tape ? &tape->norm : nullptr);
+    inner_.evaluate(ctx, p.inner, normed, y, tape ? &tape->inner : nullptr, options);
+    add(ctx, Add<T, Space>{.a = x.flatten(), .b = y.flatten(), .y = y.flatten()});
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto dnormed = frame.template tensor<T>(dy.extents());
+    inner_.backward(ctx, p.inner, tape.inner, dy, dnormed, gradients.inner, ends);
+    add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dx.flatten()});
+    norm_.backward(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {}, true);
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+    return inner_.template initial_state<T>(ctx, sequences);
+  }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.norm = norm_.template zero_parameters<T>(ctx);
+    p.inner = inner_.template zero_parameters<T>(ctx);
+    return p;
+  }
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    norm_.fill_parameters(p.norm, seed.fork("norm"));
+    inner_.fill_parameters(p.inner, seed.fork("inner"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    NormLayer::for_each_parameter(scoped(norm_name.text(), visit), p.norm...);
+    Inner::for_each_parameter(scoped(inner_name.text(), visit), p.inner...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    Inner::for_each_state(visit, state...);
+  }
+
+ private:
+  NormLayer norm_;
+  Inner inner_;
+};
+
+}  // namespace ssm

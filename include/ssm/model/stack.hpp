@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "ssm/layer/layer.hpp"
+
+namespace ssm {
+
+/// Blocks of one type and the same width in turn; how many is known at run time.
+///   y = block_{n−1}( … block_0(x))
+/// x, y    [B, L, D]
+/// Tensors of block i are named "layers.i." before the block's own names.
+template <class Block>
+class Stack : public LayerVerbs<Stack<Block>> {
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<Stack, T, Space> {
+    std::vector<typename Block::template Parameters<T, Space>> blocks;
+  };
+  template <class T, class Space = HostSpace>
+  struct State {
+    std::vector<typename Block::template State<T, Space>> blocks;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    std::vector<typename Block::template Tape<T, Space>> blocks;
+    std::vector<DynamicTensor<T, 3, Space>> between;  // the output of every block but the last
+  };
+
+  /// Throws  ArgumentError  without blocks
+  explicit Stack(std::vector<Block> blocks) : blocks_(std::move(blocks)) {
+    if (blocks_.empty()) throw ArgumentError("Stack: a model needs at least one block");
+  }
+
+  Index channels() const { return blocks_.front().channels(); }
+  const std::vector<Block>& blocks() const { return blocks_; }
+
+  template <class B, class T>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    using Part = typename Block::template State<T, Space>;
+    auto frame = ctx.workspace().frame();
+    const std::size_t count = blocks_.size();
+    if (tape != nullptr) {
+      tape->blocks.resize(count);
+      tape->between.resize(count - 1);
+    }
+    if (options.final_state != nullptr) options.final_state->blocks.resize(count);
+    // Without a tape two buffers take turns.
+    View<T, 3, Space> turns[2];
+    if (tape == nullptr && count > 1) {
+      turns[0] = frame.template tensor<T>(x.extents());
+      if (count > 2) turns[1] = frame.template tensor<T>(x.extents());
+    }
+    View<const T, 3, Space> current = x;
+    for (std::size_t i = 0; i < count; ++i) {
+      View<T, 3, Space> next = y;
+      if (i + 1 < count) {
+        if (tape != nullptr) tape->between[i].resize(x.extents());
+        next = tape != nullptr ? tape->between[i].view() : turns[i % 2];
+      }
+      blocks_[i].evaluate(
+          ctx, p.blocks[i], current, next, tape ? &tape->blocks[i] : nullptr,
+          SequenceOptions<Part>{
+              .segments = options.segments,
+              .initial_state = options.initial_state ? &options.initial_state->blocks[i] : nullptr,
+              .final_state = options.final_state ? &options.final_state->blocks[i] : nullptr});
+      current = next;
+    }
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    using Part = typename Block::template State<T, Space>;
+    auto frame = ctx.workspace().frame();
+    const std::size_t count = blocks_.size();
+    if (ends.initial_state != nullptr) ends.initial_state->blocks.resize(count);
+    View<T, 3, Space> turns[2];
+    if (count > 1)
+      for (auto& turn : turns) turn = frame.template tensor<T>(dy.extents());
+    View<const T, 3, Space> current = dy;
+    for (std::size_t i = count; i-- > 0;) {
+      const View<T, 3, Space> next = i == 0 ? View<T, 3, Space>(dx) : turns[i % 2];
+      blocks_[i].backward(
+          ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
+          SequenceGradients<Part>{
+              .final_state = ends.final_state ? &ends.final_state->blocks[i] : nullptr,
+              .initial_state = ends.initial_state ? &ends.initial_state->blocks[i] : nullptr});
+      current = next;
+    }
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+    State<T, typename B::Space> state;
+    for (const Block& block : blocks_)
+      state.blocks.push_back(block.template initial_state<T>(ctx, sequences));
+    return state;
+  }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    for (const Block& block : blocks_) p.blocks.push_back(block.template zero_parameters<T>(ctx));
+    return p;
+  }
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    for (std::size_t i = 0; i < blocks_.size(); ++i)
+      blocks_[i].fill_parameters(p.blocks[i], seed.fork(i));
+  }
+
+  static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
+    for (std::size_t i = 0; i < p.blocks.size(); ++i)
+      Block::for_each_parameter(scoped("layers." + std::to_string(i), visit), p.blocks[i],
+                                more.blocks[i]...);
+  }
+  /// States to be filled take the length of the first.
+  static void for_each_state(auto&& visit, auto& state, auto&... more) {
+    (follow(state.blocks.size(), more), ...);
+    for (std::size_t i = 0; i < state.blocks.size(); ++i) {
+      const auto named = [&](const std::string& name, auto&... tensors) {
+        visit("layers." + std::to_string(i) + "." + name, tensors...);
+      };
+      Block::for_each_state(named, state.blocks[i], more.blocks[i]...);
+    }
+  }
+
+ private:
+  static void follow(std::size_t count, auto& state) {
+    if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
+      state.blocks.resize(count);
+  }
+
+  std::vector<Block> blocks_;
+};
+
+}  // namespace ssm
