@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "ssm/io/file.hpp"
+
+namespace ssm {
+
+/// The checkpoints of a training run: folders DIR/checkpoint-STEP, each there with all its files or not at all, whatever
+/// moment the process is killed at or the disk fills up.
+///   CheckpointFolder run("run/");
+///   run.write(100, [&](const auto& folder) { … files …; });     // keeps the last two
+///   const auto steps = run.steps();                              // rising
+/// Throws  CheckpointError  if the folder cannot be made, or is in use by another process
+class CheckpointFolder {
+ public:
+  explicit CheckpointFolder(std::filesystem::path folder) : folder_(std::move(folder)) {
+    std::error_code error;
+    std::filesystem::create_directories(folder_, error);
+    if (error) throw CheckpointError(folder_.string(), "", "cannot be created: " + error.message());
+    const std::string lock = (folder_ / "lock").string();
+    lock_ = detail::FileDescriptor(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+    if (!lock_) throw CheckpointError(folder_.string(), "", detail::reason("cannot be written"));
+    // Gone with the process, so a killed one leaves nothing to clean up.
+    if (::flock(lock_.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+      throw CheckpointError(folder_.string(), "", "is in use by another training run");
+    remove_leftovers();
+  }
+
+  const std::filesystem::path& path() const { return folder_; }
+  std::filesystem::path at(Index step) const { return at(folder_, step); }
+  static std::filesystem::path at(const std::filesystem::path& folder, Index step) {
+    return folder / name_of(step);
+  }
+  std::vector<Index> steps() const { return steps_in(folder_); }
+
+  /// The steps of all checkpoints in a folder, rising; none if there is no such folder.
+  static std::vector<Index> steps_in(const std::filesystem::path& folder) {
+    std::vector<Index> found;
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error))
+      if (const Index step = step_of(entry->path().filename().string()); step >= 0)
+        found.push_back(step);
+    std::sort(found.begin(), found.end());
+    return found;
+  }
+
+  /// Calls fill(temporary folder), puts the result in place as the checkpoint of this step, on the disk when this returns,
+  /// and removes all but the newest `keep`. If `fill` throws, what was there before is untouched.
+  template <class Fill>
+  void write(Index step, Fill&& fill, std::size_t keep = 2) {
+    const std::filesystem::path place = at(step);
+    if (std::filesystem::exists(place)) return;  // the same step of the same run
+    const std::filesystem::path temporary = folder_ / (std::string(partial) + name_of(step));
+    try {
+      std::filesystem::remove_all(temporary);
+      std::filesystem::create_directory(temporary);
+      fill(temporary);
+      flush(temporary);
+      std::filesystem::rename(temporary, place);
+    } catch (const std::filesystem::filesystem_error& error) {
+      remove(temporary);
+      throw CheckpointError(place.string(), "", "cannot be written: " + error.code().message());
+    } catch (...) {
+      remove(temporary);
+      throw;
+    }
+    flush(folder_);
+    std::vector<Index> all = steps();
+    for (std::size_t i = 0; i + keep < all.size(); ++i) retire(all[i]);
+  }
+
+ private:
+  static constexpr std::string_view prefix = "checkpoint-";
+  static constexpr std::string_view partial = ".partial-";
+
+  static std::string name_of(Index step) {
+    const std::string digits = std::to_string(step);
+    return std::string(prefix) + std::string(digits.size() < 7 ? 7 - digits.size() : 0, '0') +
+           digits;
+  }
+  static Index step_of(std::string_view name) {
+    if (!name.starts_with(prefix)) return -1;
+    Index step = -1;
+    std::from_chars(name.data() + prefix.size(), name.data() + name.size(), step);
+    return step >= 0 && name == name_of(step) ? step : -1;
+  }
+  static void remove(const std::filesystem::path& path) {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  /// First under a name that nobody takes for a checkpoint, because its files go one by one.
+  void retire(Index step) const {
+    const std::filesystem::path leaving =
+        folder_ / (std::string(partial) + "old-" + std::to_string(step));
+    std::error_code error;
+    std::filesystem::rename(at(step), leaving, error);
+    if (!error) remove(leaving);
+  }
+  void remove_leftovers() const {
+    std::vector<std::filesystem::path> leftovers;
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry(folder_, error), end; !error && entry != end;
+         entry.increment(error))
+      if (entry->path().filename().string().starts_with(partial))
+        leftovers.push_back(entry->path());
+    for (const auto& path : leftovers) remove(path);
+  }
+  static void flush(const std::filesystem::path& folder) {
+    const detail::FileDescriptor file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    // Some file systems have nothing to flush for a folder and say EINVAL.
+    if (!file || (::fsync(file.number()) != 0 && errno != EINVAL))
+      throw CheckpointError(folder.string(), "", detail::reason("cannot be flushed"));
+  }
+
+  std::filesystem::path folder_;
+  detail::FileDescriptor lock_;
+};
+
+/// The folder a model is in: `path` itself if it has a config.json, else its newest checkpoint.
+/// Throws  CheckpointError  if it is neither
+inline std::filesystem::path model_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error))
+    throw CheckpointError(
+        path.string(), "",
+        std::filesystem::exists(path, error) ? "is not a folder" : "does not exist");
+  if (std::filesystem::exists(path / "config.json", error)) return path;
+  const std::vector<Index> steps = CheckpointFolder::steps_in(path);
+  if (steps.empty()) throw CheckpointError(path.string(), "", "holds no model and no checkpoints");
+  return CheckpointFolder::at(path, steps.back());
+}
+
+}  // namespace ssm

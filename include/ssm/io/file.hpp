@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "ssm/core/error.hpp"  // CheckpointError
+
+namespace ssm {
+namespace detail {
+
+/// Closes what it holds.
+class FileDescriptor {
+ public:
+  FileDescriptor() = default;
+  explicit FileDescriptor(int number) : number_(number) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(number_, other.number_);
+    return *this;
+  }
+  ~FileDescriptor() { close(); }
+
+  int number() const { return number_; }
+  explicit operator bool() const { return number_ >= 0; }
+  bool close() { return number_ < 0 || ::close(std::exchange(number_, -1)) == 0; }
+
+ private:
+  int number_ = -1;
+};
+
+inline std::string reason(const char* what) {
+  return std::string(what) + ": " + std::strerror(errno);
+}
+
+/// A name from a file, safe to print: no control characters, not endless.
+inline std::string printable(std::string_view name) {
+  std::size_t length = std::min<std::size_t>(name.size(), 80);
+  const bool is_cut = length < name.size();
+  while (is_cut && length > 0 && (static_cast<unsigned char>(name[length]) & 0xc0U) == 0x80U)
+    --length;  // not in the middle of a character
+  std::string text(name.substr(0, length));
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return is_cut ? text + "…" : text;
+}
+
+}  // namespace detail
+
+/// A file open for reading at any position; its size is taken when it is opened.
+/// Throws  CheckpointError  if it cannot be opened or read, is not a regular file, or became shorter
+class FileReader {
+ public:
+  explicit FileReader(const std::filesystem::path& path) : name_(path.string()) {
+    // Non-blocking, so that a pipe with no writer is refused below instead of waited for.
+    file_ = detail::FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!file_) throw CheckpointError(name_, "", detail::reason("cannot be opened"));
+    size_ = current_size();
+  }
+
+  const std::string& name() const { return name_; }
+  std::uint64_t size() const { return size_; }
+
+  /// Fills `out` from byte `offset` on.
+  void read(std::uint64_t offset, std::span<std::byte> out) const {
+    if (offset > size_ || out.size() > size_ - offset)
+      throw CheckpointError(name_, "",
+                            "ends at byte " + std::to_string(size_) + ", needed up to " +
+                                std::to_string(offset) + " + " + std::to_string(out.size()));
+    while (!out.empty()) {
+      const ::ssize_t count =
+          ::pread(file_.number(), out.data(), out.size(), static_cast<::off_t>(offset));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) throw CheckpointError(name_, "", detail::reason("cannot be read"));
+      if (count == 0) throw CheckpointError(name_, "", "became shorter while it was read");
+      out = out.subspan(static_cast<std::size_t>(count));
+      offset += static_cast<std::uint64_t>(count);
+    }
+  }
+
+  void require_unchanged_size() const {
+    if (current_size() != size_)
+      throw CheckpointError(name_, "", "changed its size while it was read");
+  }
+
+ private:
+  std::uint64_t current_size() const {
+    struct stat status {};
+    if (::fstat(file_.number(), &status) != 0)
+      throw CheckpointError(name_, "", detail::reason("cannot be examined"));
+    if (!S_ISREG(status.st_mode)) throw CheckpointError(name_, "", "is not a regular file");
+    return static_cast<std::uint64_t>(status.st_size);
+  }
+
+  std::string name_;
+  detail::FileDescriptor file_;
+  std::uint64_t size_ = 0;
+};
+
+/// Replaces a file as a whole or not at all: writes a temporary beside it, `commit` puts it in place, and everything
+/// else (an exception, a full disk) removes the temporary and leaves what was there. Only a killed process leaves
+/// the temporary `PATH.partial-PID-N` behind, which may be deleted.
+/// Throws  CheckpointError  if the temporary cannot be created, written or put in place
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+    struct stat status {};
+    if (::stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+      throw CheckpointError(name(), "", "exists and is not a regular file");
+    // Opened first, so that nothing but fsync can fail once the new file is in place.
+    const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : ".";
+    folder_ = detail::FileDescriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!folder_) fail("folder cannot be opened");
+    for (int attempt = 0; !file_; ++attempt) {
+      temporary_ =
+          path_.string() + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
+      file_ = detail::FileDescriptor(
+          ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+      if (!file_ && (errno != EEXIST || attempt == 1000)) fail("cannot be created");
+    }
+  }
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile() {
+    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  }
+
+  std::string name() const { return path_.string(); }
+
+  void write(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const ::ssize_t count = ::write(file_.number(), bytes.data(), bytes.size());
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) fail("cannot be written");
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+    }
+  }
+
+  /// Puts the file in place, on the disk when this returns.
+  void commit() {
+    if (::fsync(file_.number()) != 0 || !file_.close()) fail("cannot be written");
+    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be replaced");
+    temporary_.clear();
+    // Some file systems have nothing to flush for a folder and say EINVAL.
+    if (::fsync(folder_.number()) != 0 && errno != EINVAL) fail("folder cannot be flushed");
+  }
+
+ private:
+  [[noreturn]] void fail(const char* what) const {
+    throw CheckpointError(name(), "", detail::reason(what));
+  }
+
+  std::filesystem::path path_;
+  std::string temporary_;
+  detail::FileDescriptor folder_;
+  detail::FileDescriptor file_;
+};
+
+}  // namespace ssm

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "ssm/io/file.hpp"
+
+namespace ssm {
+
+/// A JSON object from outside, read field by field; each complaint names the file and the field.
+///   const JsonObject config = read_json("config.json");
+///   const auto width = config.integer("d_model", 1);                    // must be there, at least 1
+///   const auto eps = config.number("layer_norm_epsilon", 1e-5);         // 1e-5 where it is left out or null
+/// Throws  CheckpointError
+class JsonObject {
+ public:
+  JsonObject(std::string file, nlohmann::json value, std::string name = "")
+      : file_(std::move(file)), name_(std::move(name)), value_(std::move(value)) {
+    if (!value_.is_object()) throw CheckpointError(file_, "", title() + "must be a JSON object");
+  }
+
+  const std::string& file() const { return file_; }
+  const nlohmann::json& json() const { return value_; }
+  bool has(std::string_view field) const {
+    const auto found = value_.find(field);
+    return found != value_.end() && !found->is_null();
+  }
+
+  std::int64_t integer(std::string_view field, std::int64_t least,
+                       std::int64_t most = largest) const {
+    const nlohmann::json& value = at(field);
+    const bool fits = value.is_number_integer() &&
+                      !(value.is_number_unsigned() &&
+                        value.get<std::uint64_t>() >
+                            std::uint64_t{most < 0 ? 0U : static_cast<std::uint64_t>(most)});
+    const std::int64_t result = fits ? value.get<std::int64_t>() : 0;
+    if (!fits || result < least || result > most)
+      refuse(field,
+             "must be an integer from " + std::to_string(least) + " to " + std::to_string(most));
+    return result;
+  }
+  std::int64_t integer_or(std::string_view field, std::int64_t otherwise, std::int64_t least,
+                          std::int64_t most = largest) const {
+    return has(field) ? integer(field, least, most) : otherwise;
+  }
+  double number(std::string_view field, double otherwise, double least, double most) const {
+    if (!has(field)) return otherwise;
+    const nlohmann::json& value = at(field);
+    const double result = value.is_number() ? value.get<double>() : 0;
+    if (!value.is_number() || !(result >= least && result <= most))
+      refuse(field, "must be a number from " + nlohmann::json(least).dump() + " to " +
+                        nlohmann::json(most).dump());
+    return result;
+  }
+  bool boolean(std::string_view field, bool otherwise) const {
+    if (!has(field)) return otherwise;
+    if (!at(field).is_boolean()) refuse(field, "must be true or false");
+    return at(field).get<bool>();
+  }
+  std::string text(std::string_view field, std::string_view otherwise) const {
+    if (!has(field)) return std::string(otherwise);
+    if (!at(field).is_string()) refuse(field, "must be a string");
+    return at(field).get<std::string>();
+  }
+  JsonObject object(std::string_view field) const {
+    return {file_, has(field) ? at(field) : nlohmann::json::object(), full_name(field)};
+  }
+
+  [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
+    throw CheckpointError(file_, "", "'" + detail::printable(full_name(field)) + "' " + what);
+  }
+
+  static constexpr std::int64_t largest = std::numeric_limits<std::int32_t>::max();
+
+ private:
+  const nlohmann::json& at(std::string_view field) const {
+    const auto found = value_.find(field);
+    if (found == value_.end()) refuse(field, "is missing");
+    return *found;
+  }
+  std::string full_name(std::string_view field) const {
+    return (name_.empty() ? std::string() : name_ + ".") + std::string(field);
+  }
+  std::string title() const { return name_.empty() ? "" : "'" + name_ + "' "; }
+
+  std::string file_;
+  std::string name_;
+  nlohmann::json value_;
+};
+
+/// The whole of a small file.
+/// Throws  CheckpointError  if it cannot be read or is larger than `limit` bytes
+inline std::string read_text_file(const std::filesystem::path& path, std::uint64_t limit) {
+  const FileReader file(path);
+  if (file.size() > limit)
+    throw CheckpointError(file.name(), "", "is larger than " + std::to_string(limit) + " bytes");
+  std::string text(static_cast<std::size_t>(file.size()), '\0');
+  file.read(0, std::as_writable_bytes(std::span(text)));
+  return text;
+}
+
+/// Throws  CheckpointError  unless the file holds one JSON object of at most `limit` bytes, nested 32 deep at most
+inline JsonObject read_json(const std::filesystem::path& path, std::uint64_t limit = 1 << 20) {
+  const std::string text = read_text_file(path, limit);
+  const auto bounded = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
+    if (depth > 32) throw CheckpointError(path.string(), "", "is nested too deeply");
+    return true;
+  };
+  try {
+    return {path.string(), nlohmann::json::parse(text, bounded)};
+  } catch (const nlohmann::json::parse_error& error) {
+    throw CheckpointError(path.string(), "", "is not JSON at byte " + std::to_string(error.byte));
+  } catch (const nlohmann::json::exception&) {
+    throw CheckpointError(path.string(), "", "is not JSON that can be represented");
+  }
+}
+
+/// Writes text as a file, as a whole or not at all.
+inline void write_text_file(const std::filesystem::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(std::as_bytes(std::span(text)));
+  file.commit();
+}
+
+}  // namespace ssm

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "ssm/io/file.hpp"
+#include "ssm/io/npy_header.hpp"
+#include "ssm/io/stored_scalar.hpp"
+
+namespace ssm {
+
+/// The scalars numpy has a name for.
+template <class T>
+concept NpyScalar = StoredScalar<T> && !std::same_as<T, BFloat16>;
+
+template <NpyScalar T>
+constexpr std::string_view npy_dtype() {
+  if constexpr (std::same_as<T, double>) return "<f8";
+  if constexpr (std::same_as<T, float>) return "<f4";
+  if constexpr (std::same_as<T, Float16>) return "<f2";
+  if constexpr (std::same_as<T, std::int64_t>) return "<i8";
+  if constexpr (std::same_as<T, std::int32_t>) return "<i4";
+}
+
+/// One array in numpy's file format, versions 1 to 3; the header is checked when it is opened.
+///   const NpyFile file("x.npy");
+///   file.read(x);                                           // into any host tensor of the same extents
+///   auto y = file.read<float, 2>();                         // or into a new one
+/// Throws  CheckpointError  if the file is damaged, longer or shorter than its header says, of other extents or of a type
+///         that does not convert (floats to any float; integers to any scalar that holds them)
+/// Source  numpy.lib.format
+class NpyFile {
+ public:
+  explicit NpyFile(const std::filesystem::path& path) : file_(path) {
+    std::array<std::byte, 12> prefix{};
+    const std::size_t present =
+        std::min<std::size_t>(prefix.size(), static_cast<std::size_t>(file_.size()));
+    file_.read(0, std::span(prefix).first(present));
+    constexpr std::array<unsigned char, 6> magic{0x93, 'N', 'U', 'M', 'P', 'Y'};
+    const auto byte = [&](std::size_t i) { return std::to_integer<std::uint64_t>(prefix[i]); };
+    for (std::size_t i = 0; i < magic.size(); ++i)
+      if (byte(i) != magic[i]) refuse("is not a .npy file");
+    const std::uint64_t version = byte(6);
+    if (version < 1 || version > 3 || byte(7) != 0) refuse("is of an unknown .npy version");
+    const std::uint64_t start = version == 1 ? 10 : 12;
+    std::uint64_t length = byte(8) | byte(9) << 8;
+    if (version > 1) length |= byte(10) << 16 | byte(11) << 24;
+    if (file_.size() < start || length > file_.size() - start || length > longest_header)
+      refuse("npy header of " + std::to_string(length) + " bytes does not fit the file");
+    std::string text(static_cast<std::size_t>(length), '\0');
+    file_.read(start, std::as_writable_bytes(std::span(text)));
+    header_ = parse_npy_header(text, file_.name());
+    data_ = start + length;
+    require_size();
+  }
+
+  const NpyHeader& header() const { return header_; }
+  const std::vector<Index>& shape() const { return header_.shape; }
+
+  template <HostTensor Output>
+  void read(Output&& output) const {
+    auto view = view_of(output);
+    detail::require_shape(file_.name(), "", header_.shape, view);
+    const auto read_as = [&](const auto& target) {
+      visit_dtype([&](auto scalar) {
+        detail::read_elements<typename decltype(scalar)::type>(file_, "", data_, target);
+      });
+    };
+    if (header_.fortran_order)
+      read_as(reverse_axes(view));
+    else
+      read_as(view);
+  }
+
+  template <StoredScalar T, int Rank>
+  DynamicTensor<T, Rank> read() const {
+    visit_dtype([](auto) {});
+    auto result = detail::tensor_of_shape<T, Rank>(file_.name(), "", header_.shape);
+    read(result);
+    return result;
+  }
+
+ private:
+  static constexpr std::uint64_t longest_header = 1 << 20;  // bytes
+
+  [[noreturn]] void refuse(const std::string& what) const {
+    throw CheckpointError(file_.name(), "", what);
+  }
+
+  template <class Visit>
+  bool try_dtype(Visit&& visit) const {
+    return [&]<class... T>(std::type_identity<T>... scalar) {
+      return ((header_.dtype == npy_dtype<T>() && (visit(scalar), true)) || ...);
+    }(std::type_identity<float>(), std::type_identity<double>(), std::type_identity<Float16>(),
+           std::type_identity<std::int64_t>(), std::type_identity<std::int32_t>());
+  }
+  template <class Visit>
+  void visit_dtype(Visit&& visit) const {
+    if (!try_dtype(visit))
+      refuse("is of type " + detail::printable(header_.dtype) + ", which is not supported");
+  }
+  /// The width of types that cannot be read is not known, so neither is the size of their data.
+  void require_size() const {
+    const Index count = detail::checked_size(header_.shape);
+    if (count < 0) refuse("has impossible extents " + shape_text(header_.shape));
+    const std::uint64_t bytes = file_.size() - data_;
+    try_dtype([&](auto scalar) {
+      constexpr std::uint64_t width = sizeof(typename decltype(scalar)::type);
+      if (bytes % width != 0 || bytes / width != static_cast<std::uint64_t>(count))
+        refuse("has " + std::to_string(bytes) + " bytes of data, not " + shape_text(header_.shape) +
+               " of " + header_.dtype);
+    });
+  }
+  template <class View>
+  static auto reverse_axes(const View& view) {
+    DynamicView<View> reversed(view);
+    for (int a = 0, b = View::rank() - 1; a < b; ++a, --b) reversed = reversed.transpose(a, b);
+    return reversed;
+  }
+  template <class View>
+  using DynamicView =
+      TensorView<typename View::Element, DynamicExtents<View::rank()>, typename View::Space>;
+
+  FileReader file_;
+  NpyHeader header_;
+  std::uint64_t data_ = 0;  // byte where the data begins
+};
+
+/// Reads a .npy file into a new tensor.
+///   auto x = read_npy<float, 3>("x.npy");
+/// Throws  CheckpointError  as NpyFile
+template <StoredScalar T, int Rank>
+DynamicTensor<T, Rank> read_npy(const std::filesystem::path& path) {
+  return NpyFile(path).read<T, Rank>();
+}
+
+/// Writes a host tensor as .npy, row-major, version 1. The file is replaced as a whole or not at all.
+/// Throws  CheckpointError  if it cannot be written
+template <HostTensor A>
+  requires NpyScalar<ValueOf<A>>
+void write_npy(const std::filesystem::path& path, const A& array) {
+  const auto view = view_of(array);
+  std::string text = "{'descr': '" + std::string(npy_dtype<ValueOf<A>>()) +
+                     "', 'fortran_order': False, 'shape': (";
+  for (const Index extent : view.extents().to_array()) text += std::to_string(extent) + ", ";
+  text += "), }";
+  constexpr std::size_t prefix_length = 10;  // magic, version, header length
+  constexpr std::size_t alignment = 64;
+  const std::size_t total = (prefix_length + text.size() + alignment) / alignment * alignment;
+  text.resize(total - prefix_length - 1, ' ');
+  text += '\n';
+  std::string prefix = "\x93NUMPY\x01";
+  prefix += '\0';
+  prefix += static_cast<char>(text.size() & 0xffU);
+  prefix += static_cast<char>(text.size() >> 8);
+  AtomicFile file(path);
+  file.write(std::as_bytes(std::span(prefix)));
+  file.write(std::as_bytes(std::span(text)));
+  detail::write_elements<ValueOf<A>>(file, view);
+  file.commit();
+}
+
+}  // namespace ssm

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <charconv>
+#include <filesystem>
+#include <string>
+
+#include "ssm/io/checkpoint.hpp"
+
+namespace ssm {
+
+/// Saves what an AdamW optimizer remembers, so that training continues bit for bit.
+/// Throws  CheckpointError
+template <class Optimizer>
+void save_optimizer(const std::filesystem::path& path, const Optimizer& optimizer) {
+  SafetensorsWriter writer(path);
+  writer.metadata("format", "ssm-adamw-1");
+  writer.metadata("step", std::to_string(optimizer.step()));
+  save_parameters(writer, optimizer.first_moment(), "first_moment.");
+  save_parameters(writer, optimizer.second_moment(), "second_moment.");
+  writer.finish();
+}
+
+/// Throws  CheckpointError  if the file is damaged or of another model
+template <class Optimizer>
+void load_optimizer(const std::filesystem::path& path, Optimizer& optimizer) {
+  const SafetensorsFile file(path);
+  const auto field = [&](const char* name) {
+    const auto found = file.metadata().find(name);
+    return found == file.metadata().end() ? std::string() : found->second;
+  };
+  if (field("format") != "ssm-adamw-1")
+    throw CheckpointError(path.string(), "", "is not the state of an AdamW optimizer");
+  const std::string text = field("step");
+  Index step = -1;
+  std::from_chars(text.data(), text.data() + text.size(), step);
+  if (step < 0 || std::to_string(step) != text)
+    throw CheckpointError(path.string(), "", "has no valid number of steps");
+  load_parameters(file, optimizer.first_moment(), "first_moment.");
+  load_parameters(file, optimizer.second_moment(), "second_moment.");
+  optimizer.set_step(step);
+}
+
+}  // namespace ssm

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ssm/core/elementwise.hpp"  // for_each_element
+#include "ssm/io/file.hpp"
+
+namespace ssm {
+
+/// The scalars that files hold.
+template <class T>
+concept StoredScalar =
+    Real<T> || HalfStorage<T> || std::same_as<T, std::int32_t> || std::same_as<T, std::int64_t>;
+
+namespace detail {
+
+static_assert(std::endian::native == std::endian::little, "files are little-endian");
+
+inline constexpr Index elements_at_once = 8192;
+
+/// Numbers may be narrowed, but fractions do not silently become integers.
+template <class From, class To>
+inline constexpr bool is_storable = std::integral<From> || !std::integral<To>;
+
+template <class To, class From>
+bool fits(From value) {
+  if constexpr (std::integral<To> && std::integral<From>)
+    return std::in_range<To>(value);
+  else
+    return true;
+}
+
+/// Writes the elements of a view in row-major order as `Stored`.
+template <StoredScalar Stored, class View>
+void write_elements(AtomicFile& file, const View& view) {
+  using Value = typename View::Value;
+  static_assert(is_storable<Value, Stored>, "fractions cannot be stored as integers");
+  if constexpr (std::same_as<Value, Stored>) {
+    if (view.is_contiguous())
+      return file.write(
+          std::as_bytes(std::span(view.data(), static_cast<std::size_t>(view.size()))));
+  }
+  std::vector<Stored> buffer;
+  buffer.reserve(static_cast<std::size_t>(std::min(view.size(), elements_at_once)));
+  for_each_element(
+      [&](const Value& value) {
+        if (!fits<Stored>(value))
+          throw CheckpointError(file.name(), "",
+                                "a value does not fit the integers it is stored in");
+        buffer.push_back(scalar_cast<Stored>(value));
+        if (buffer.size() < buffer.capacity()) return;
+        file.write(std::as_bytes(std::span(buffer)));
+        buffer.clear();
+      },
+      view);
+  file.write(std::as_bytes(std::span(buffer)));
+}
+
+/// Fills a view in row-major order with `Stored` elements from byte `offset` on.
+template <StoredScalar Stored, class View>
+void read_elements(const FileReader& file, const std::string& tensor, std::uint64_t offset,
+                   const View& view) {
+  using Value = typename View::Value;
+  if constexpr (!is_storable<Stored, Value>) {
+    throw CheckpointError(file.name(), tensor, "holds fractions, asked for integers");
+  } else {
+    if constexpr (std::same_as<Value, Stored>) {
+      if (view.is_contiguous())
+        return file.read(offset, std::as_writable_bytes(std::span(
+                                     view.data(), static_cast<std::size_t>(view.size()))));
+    }
+    Index left = view.size();
+    std::vector<Stored> buffer;
+    std::size_t next = 0;
+    for_each_element(
+        [&](Value& value) {
+          if (next == buffer.size()) {
+            buffer.resize(static_cast<std::size_t>(std::min(left, elements_at_once)));
+            file.read(offset, std::as_writable_bytes(std::span(buffer)));
+            offset += buffer.size() * sizeof(Stored);
+            left -= static_cast<Index>(buffer.size());
+            next = 0;
+          }
+          if (!fits<Value>(buffer[next]))
+            throw CheckpointError(file.name(), tensor, "holds integers beyond those asked for");
+          value = scalar_cast<Value>(buffer[next++]);
+        },
+        view);
+  }
+}
+
+/// The number of elements of a shape from outside; −1 where it, or a part of it, is too large for an Index.
+inline Index checked_size(std::span<const Index> shape) {
+  Index product = 1;
+  bool empty = false;
+  for (const Index extent : shape) {
+    if (extent == 0) {
+      empty = true;
+    } else if (extent < 0 || product > std::numeric_limits<Index>::max() / extent) {
+      return -1;
+    } else {
+      product *= extent;
+    }
+  }
+  return empty ? 0 : product;
+}
+
+template <class View>
+void require_shape(const std::string& file, const std::string& tensor, std::span<const Index> shape,
+                   const View& view) {
+  const auto wanted = view.extents().to_array();
+  if (!view && view.size() != 0) throw CheckpointError(file, tensor, "has no memory to go to");
+  bool same = shape.size() == wanted.size();
+  for (std::size_t axis = 0; same && axis < wanted.size(); ++axis)
+    same = shape[axis] == wanted[axis];
+  if (!same)
+    throw CheckpointError(
+        file, tensor, "is " + shape_text(shape) + " in the file, asked for " + shape_text(wanted));
+}
+
+/// A tensor of the file's shape. Throws CheckpointError if the rank differs.
+template <class T, int Rank>
+DynamicTensor<T, Rank> tensor_of_shape(const std::string& file, const std::string& tensor,
+                                       std::span<const Index> shape) {
+  if (shape.size() != static_cast<std::size_t>(Rank))
+    throw CheckpointError(
+        file, tensor,
+        "is " + shape_text(shape) + " in the file, asked for " + std::to_string(Rank) + " axes");
+  std::array<Index, static_cast<std::size_t>(Rank)> extents{};
+  for (std::size_t axis = 0; axis < extents.size(); ++axis) extents[axis] = shape[axis];
+  return DynamicTensor<T, Rank>(
+      std::apply([](auto... n) { return DynamicExtents<Rank>(n...); }, extents));
+}
+
+}  // namespace detail
+}  // namespace ssm

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/io/h3_checkpoint.hpp"
+
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "ssm/backend/reference.hpp"
+#include "support/temporary_folder.hpp"
+#include "support/tiny_model.hpp"
+
+namespace ssm::test {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const H3LanguageModelConfig sizes{.d_model = 8,
+                                  .n_layer = 3,
+                                  .d_inner = 12,
+                                  .vocab_size = 9,
+                                  .pad_vocab_size_multiple = 4,
+                                  .d_state = 6,
+                                  .head_dim = 2,
+                                  .max_position_embeddings = 16,
+                                  .attn_layer_idx = {1},
+                                  .num_heads = 2,
+                                  .rotary_emb_dim = 4,
+                                  .layer_norm_epsilon = 1e-6,
+                                  .embed_dropout = 0.1};
+
+/// A folder with a small hybrid model.
+struct SavedModel {
+  SavedModel() { save_h3(folder.path(), sizes, model.parameters); }
+
+  void change_config(const std::function<void(Json&)>& change) {
+    Json json = Json::parse(file_text(folder / "config.json"));
+    change(json);
+    write_text(folder / "config.json", json.dump());
+  }
+  /// Saves the weights again, with what `change` adds.
+  void change_weights(const std::function<void(SafetensorsWriter&)>& change) {
+    SafetensorsWriter writer(folder / "model.safetensors");
+    save_parameters(writer, model.parameters);
+    change(writer);
+    writer.finish();
+  }
+  std::string complaint() {
+    try {
+      load_h3(ctx, folder.path());
+    } catch (const CheckpointError& error) {
+      return error.what();
+    }
+    return "";
+  }
+  bool complains_of(const std::string& words) {
+    CAPTURE(words);
+    const std::string text = complaint();
+    CAPTURE(text);
+    return text.find(words) != std::string::npos && text.find(folder.path().string()) == 0;
+  }
+
+  TemporaryFolder folder;
+  Context<Reference> ctx;
+  Model<H3LanguageModel::Parameters<float>> model = tiny_model<float>(sizes);
+};
+
+TEST_CASE("a saved model loads bit for bit, with all its sizes") {
+  SavedModel saved;
+  const auto loaded = load_h3(saved.ctx, saved.folder.path());
+  CHECK(distance(loaded.parameters, saved.model.parameters) == 0);
+  const H3LanguageModelConfig config = read_h3_config(saved.folder / "config.json");
+  CHECK(h3_config_json(config) == h3_config_json(sizes));
+  CHECK(config.layer_norm_epsilon == 1e-6);
+  CHECK(config.embed_dropout == 0.1);
+}
+
+TEST_CASE("weights in single precision load into double and back without loss") {
+  SavedModel saved;
+  const auto loaded = load_h3<double>(saved.ctx, saved.folder.path());
+  save_h3(saved.folder.path(), sizes, loaded.parameters);
+  const auto again = load_h3<float>(saved.ctx, saved.folder.path());
+  CHECK(distance(again.parameters, saved.model.parameters) == 0);
+}
+
+TEST_CASE("tensors that follow from others may be there or not") {
+  SavedModel saved;
+  DynamicTensor<float, 1> frequencies({2});
+  saved.change_weights([&](SafetensorsWriter& writer) {
+    writer.add("lm_head.weight", saved.model.parameters.embedding);
+    writer.add("backbone.layers.1.mixer.rotary_emb.inv_freq", frequencies);
+  });
+  CHECK(saved.complaint().empty());
+}
+
+TEST_CASE("a head that differs from the embedding is refused") {
+  SavedModel saved;
+  auto head = saved.model.parameters.embedding.clone();
+  head(3, 4) += 1;
+  saved.change_weights([&](SafetensorsWriter& writer) { writer.add("lm_head.weight", head); });
+  CHECK(saved.complains_of("lm_head.weight"));
+}
+
+TEST_CASE("a tensor that does not belong to the model is refused by name") {
+  SavedModel saved;
+  DynamicTensor<float, 1> stray({2});
+  saved.change_weights([&](SafetensorsWriter& writer) { writer.add("backbone.stray", stray); });
+  CHECK(saved.complains_of("backbone.stray"));
+}
+
+TEST_CASE("a tensor that is missing is named") {
+  SavedModel saved;
+  SafetensorsWriter writer(saved.folder / "model.safetensors");
+  for_each_parameter(
+      [&](const ParameterSpec& spec, const auto& tensor) {
+        if (spec.name != "backbone.layers.2.mlp.fc2.bias") writer.add(spec.name, tensor);
+      },
+      saved.model.parameters);
+  writer.finish();
+  CHECK(saved.complains_of("backbone.layers.2.mlp.fc2.bias"));
+}
+
+TEST_CASE("sizes of the config that the weights do not have are refused before memory is taken") {
+  for (const auto& [field, value] :
+       std::initializer_list<std::pair<const char*, int>>{{"d_model", 1 << 30},
+                                                          {"d_inner", 1 << 30},
+                                                          {"n_layer", 1 << 30},
+                                                          {"vocab_size", 1 << 30},
+                                                          {"max_position_embeddings", 1 << 30}}) {
+    SavedModel saved;
+    saved.change_config([&, &field = field, &value = value](Json& json) { json[field] = value; });
+    CAPTURE(field);
+    CHECK(saved.complains_of("model.safetensors"));
+  }
+  SavedModel saved;
+  saved.change_config([](Json& json) { json["ssm_cfg"]["d_state"] = 1 << 30; });
+  CHECK(saved.complains_of("model.safetensors"));
+}
+
+TEST_CASE("every field of the config is checked") {
+  const std::initializer_list<std::pair<const char*, Json>> bad{{"d_model", 0},
+                                                                {"d_model", -8},
+                                                                {"d_model", "8"},
+                                                                {"d_model", 8.5},
+                                                                {"n_layer", nullptr},
+                                                                {"vocab_size", 1e30},
+                                                                {"d_inner", Json::array()},
+                                                                {"pad_vocab_size_multiple", 0},
+                                                                {"layer_norm_epsilon", -1},
+                                                                {"layer_norm_epsilon", "x"},
+                                                                {"embed_dropout", 1.5},
+                                                                {"ssm_cfg", 3},
+                                                                {"attn_layer_idx", 1},
+                                                                {"attn_layer_idx", {3}},
+                                                                {"attn_layer_idx", {-1}},
+                                                                {"attn_cfg", nullptr},
+                                                                {"d_model", 18446744073709551615U}};
+  for (const auto& [field, value] : bad) {
+    SavedModel saved;
+    saved.change_config([&, &field = field, &value = value](Json& json) { json[field] = value; });
+    CAPTURE(field);
+    CAPTURE(value.dump());
+    CHECK(saved.complains_of("config.json"));
+  }
+}
+
+TEST_CASE("a config that asks for another function is refused") {
+  const auto refused = [](const char* part, const char* field, const Json& value) {
+    SavedModel saved;
+    saved.change_config([&](Json& json) { json[part][field] = value; });
+    return saved.complains_of("config.json") && saved.complains_of(field);
+  };
+  CHECK(refused("ssm_cfg", "mode", "nplr"));
+  CHECK(refused("ssm_cfg", "measure", "legt"));
+  CHECK(refused("attn_cfg", "causal", false));
+  CHECK(refused("attn_cfg", "softmax_scale", 0.5));
+  CHECK(refused("attn_cfg", "num_heads", 0));
+}
+
+TEST_CASE("sizes that do not fit together are refused in the config's name") {
+  SavedModel saved;
+  saved.change_config([](Json& json) { json["attn_cfg"]["num_heads"] = 3; });
+  CHECK(saved.complains_of("config.json"));
+}
+
+TEST_CASE("a config that is no JSON, is cut off, or nested without end is refused") {
+  SavedModel saved;
+  for (const std::string& text :
+       {std::string(), std::string("{\"d_model\": 8"), std::string("[]"), std::string(100000, '['),
+        std::string("{\"a\":") + std::string(100000, '[')}) {
+    write_text(saved.folder / "config.json", text);
+    CHECK(saved.complains_of("config.json"));
+  }
+}
+
+TEST_CASE("a folder without its files is refused") {
+  SavedModel saved;
+  std::filesystem::remove(saved.folder / "model.safetensors");
+  CHECK(saved.complains_of("model.safetensors"));
+  std::filesystem::remove(saved.folder / "config.json");
+  CHECK(saved.complains_of("config.json"));
+}
+
+}  // namespace
+}  // namespace ssm::test
