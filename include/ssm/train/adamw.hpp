@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+
+#include "ssm/train/gradients.hpp"
+
+namespace ssm {
+
+struct AdamWConfig {
+  double rate = 1e-3;
+  double ssm_rate =
+      0;  // for the tensors that ask for their own rate; 0: min(rate, 1e-3), as in the H3 recipes
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0.1;  // not applied to tensors that refuse it
+  bool decay_vectors = true;  // false: norms and biases are not decayed either
+  double clip_norm = 0;       // of all gradients together; 0: no clipping
+};
+
+/// AdamW over a parameter struct, with H3's parameter groups: SSM dynamics have their own rate and no weight decay.
+///   AdamW optimizer(ctx, layer, parameters, {.rate = 6e-4, .clip_norm = 1});
+///   optimizer.update(ctx, parameters, gradients, schedule.rate(step));
+/// Gradients are first scaled by min(1, clip_norm / (‖g‖ + 1e-6)).
+/// Cost    one pass over parameters, gradients and both moments
+/// Source  Loshchilov & Hutter 2019; Fu et al. 2023 (H3), appendix; see AdamWUpdate for the formula
+template <class P>
+class AdamW {
+ public:
+  /// Throws  ArgumentError  for options outside their range
+  template <class B, class L>
+  AdamW(Context<B>& ctx, const L& layer, const P&, AdamWConfig config = {})
+      : config_(config),
+        first_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)),
+        second_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)) {
+    const bool valid = config.rate > 0 && config.ssm_rate >= 0 && config.beta1 >= 0 &&
+                       config.beta1 < 1 && config.beta2 >= 0 && config.beta2 < 1 &&
+                       config.eps > 0 && config.weight_decay >= 0 && config.clip_norm >= 0;
+    if (!valid)
+      throw ArgumentError("AdamW: rates, betas, eps, decay and clip_norm must be in range");
+    if (config_.ssm_rate == 0) config_.ssm_rate = std::min(config_.rate, 1e-3);
+  }
+
+  /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns the norm of all gradients
+  /// before clipping.
+  template <HasOptimizerUpdate B>
+  double update(Context<B>& ctx, P& parameters, const P& gradients, double rate) {
+    const double norm = global_norm(ctx, gradients);
+    const double scale =
+        config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-6)) : 1.0;
+    ++step_;
+    for_each_parameter(
+        [&](const ParameterSpec& spec, auto& parameter, const auto& gradient, auto& first,
+            auto& second) {
+          const bool is_vector =
+              spec.role == ParameterRole::bias || spec.role == ParameterRole::norm;
+          const bool decays = spec.weight_decay && (config_.decay_vectors || !is_vector);
+          adamw_update(
+              ctx,
+              AdamWUpdate<typename P::Scalar, typename B::Space>{
+                  .rate = spec.own_learning_rate ? rate * (config_.ssm_rate / config_.rate) : rate,
+                  .beta1 = config_.beta1,
+                  .beta2 = config_.beta2,
+                  .eps = config_.eps,
+                  .weight_decay = decays ? config_.weight_decay : 0,
+                  .gradient_scale = scale,
+                  .step = step_,
+                  .parameter = parameter.flatten(),
+                  .gradient = gradient.flatten(),
+                  .first_moment = first.flatten(),
+                  .second_moment = second.flatten()});
+        },
+        parameters, gradients, first_moment_, second_moment_);
+    return norm;
+  }
+  template <HasOptimizerUpdate B>
+  double update(Context<B>& ctx, P& parameters, const P& gradients) {
+    return update(ctx, parameters, gradients, config_.rate);
+  }
+
+  const AdamWConfig& config() const { return config_; }
+  P& first_moment() { return first_moment_; }
+  P& second_moment() { return second_moment_; }
+  const P& first_moment() const { return first_moment_; }
+  const P& second_moment() const { return second_moment_; }
+
+  /// How many updates have been made; set when training resumes.
+  Index step() const { return step_; }
+  void set_step(Index step) { step_ = step; }
+
+ private:
+  AdamWConfig config_;
+  P first_moment_;
+  P second_moment_;
+  Index step_ = 0;
+};
+
+}  // namespace ssm

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ssm/layer/layer.hpp"  // as_rows, TapeOf
+#include "ssm/op/cross_entropy.hpp"
+#include "ssm/train/adamw.hpp"
+#include "ssm/train/text_streams.hpp"
+
+namespace ssm {
+
+struct LanguageModelTrainerConfig {
+  Index batch = 16;        // streams that go through the model together
+  Index accumulation = 1;  // batches whose gradients make one update
+  Index carry = 1;         // windows through which the state is carried; 1: each begins without a past
+  double dropout = 0;      // of embeddings
+  Seed seed{};             // of dropout
+  AdamWConfig optimizer{};
+};
+
+/// What one update saw: the loss before it, in nats per token, and the norm of its gradient before clipping.
+struct TrainingStep {
+  double loss = 0;
+  double gradient_norm = 0;
+};
+
+/// Trains a language model on windows of a text, one window of every stream an update. With `carry` the state at the end of
+/// a window is the past of the next (truncated backpropagation through time), so that the model learns to run on and on.
+///   LanguageModelTrainer trainer(ctx, layer, parameters, {.batch = 16, .carry = 16, .optimizer = {.rate = 2e-3}});
+///   trainer.update(ctx, layer, parameters, streams, schedule.rate(trainer.step()));
+/// Everything random is a function of seeds and the number of the update: with the same parameters, moments and states a
+/// run that was stopped makes the same updates, bit for bit on the same backend and number of threads.
+template <class P>
+class LanguageModelTrainer {
+  using L = typename P::Layer;
+  using T = typename P::Scalar;
+  using Space = typename P::Space;
+
+ public:
+  /// Throws  ArgumentError  for options outside their range
+  template <class B>
+  LanguageModelTrainer(Context<B>& ctx, const L& layer, const P& parameters,
+                       LanguageModelTrainerConfig config)
+      : config_(config),
+        optimizer_(ctx, layer, parameters, config.optimizer),
+        gradients_(layer.template zero_parameters<T>(ctx)),
+        tape_(layer.template make_tape<T>(ctx)) {
+    if (config.batch < 1 || config.accumulation < 1 || config.carry < 1)
+      throw ArgumentError("training: batch, accumulation and carry must be at least 1");
+    if (!(config.dropout >= 0 && config.dropout < 1))
+      throw ArgumentError("training: dropout must be in [0, 1)");
+    if (config.carry > 1)
+      for (Index part = 0; part < config.accumulation; ++part)
+        states_.push_back(layer.template initial_state<T>(ctx, config.batch));
+  }
+
+  /// One update at the learning rate `rate`. Where the loss or the gradient is not finite, the parameters stay as they
+  /// were and the result says so.
+  template <class B>
+  TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextStreams& streams,
+                      double rate) {
+    if (streams.streams() != config_.batch * config_.accumulation)
+      throw ArgumentError("training: " + std::to_string(streams.streams()) + " streams for " +
+                          std::to_string(config_.batch * config_.accumulation) + " windows an update");
+    resize(streams.length(), layer.padded_vocabulary());
+    set_zero(ctx, gradients_);
+    TrainingStep result;
+    for (Index part = 0; part < config_.accumulation; ++part) {
+      fill(streams, part * config_.batch);
+      tape_.dropout = config_.dropout;
+      tape_.dropout_seed =
+          config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + part));
+      result.loss += accumulate(ctx, layer, parameters, past_of(part)) /
+                     static_cast<double>(config_.accumulation);
+    }
+    result.gradient_norm = global_norm(ctx, gradients_);
+    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm))
+      optimizer_.update(ctx, parameters, gradients_, rate);
+    return result;
+  }
+
+  /// Updates made so far.
+  Index step() const { return optimizer_.step(); }
+  const LanguageModelTrainerConfig& config() const { return config_; }
+  AdamW<P>& optimizer() { return optimizer_; }
+  const AdamW<P>& optimizer() const { return optimizer_; }
+  const P& gradients() const { return gradients_; }
+  /// What is carried to the next window, one state for each batch of an update; none without `carry`.
+  std::vector<StateOf<P>>& states() { return states_; }
+  const std::vector<StateOf<P>>& states() const { return states_; }
+
+ private:
+  void resize(Index length, Index vocabulary) {
+    for (auto* tokens : {&host_tokens_, &host_targets_}) tokens->resize({config_.batch, length});
+    for (auto* tokens : {&tokens_, &targets_}) tokens->resize({config_.batch, length});
+    logits_.resize({config_.batch, length, vocabulary});
+    loss_.resize({1});
+  }
+  void fill(const TextStreams& streams, Index first) {
+    streams.fill(first, step(), host_tokens_, host_targets_);
+    const std::size_t bytes = static_cast<std::size_t>(tokens_.size()) * sizeof(Token);
+    Space::copy(tokens_.data(), host_tokens_.data(), bytes);
+    Space::copy(targets_.data(), host_targets_.data(), bytes);
+  }
+  SequenceOptions<StateOf<P>> past_of(Index part) {
+    if (states_.empty()) return {};
+    StateOf<P>& state = states_[static_cast<std::size_t>(part)];
+    return {.initial_state = step() % config_.carry == 0 ? nullptr : &state, .final_state = &state};
+  }
+  /// Adds the gradient of one batch; returns its loss.
+  template <class B>
+  double accumulate(Context<B>& ctx, const L& layer, const P& parameters,
+                    const SequenceOptions<StateOf<P>>& past) {
+    layer.forward(ctx, parameters, tokens_, logits_, tape_, past);
+    const auto rows = as_rows(logits_.view());
+    cross_entropy(ctx,
+                  CrossEntropy<T, Space>{.logits = rows,
+                                         .targets = targets_.flatten(),
+                                         .scale = 1.0 / static_cast<double>(config_.accumulation),
+                                         .loss = loss_,
+                                         .dlogits = rows});
+    layer.backward(ctx, parameters, tape_, logits_, gradients_);
+    T loss{};
+    Space::copy(&loss, loss_.data(), sizeof(loss));
+    return static_cast<double>(loss);
+  }
+
+  LanguageModelTrainerConfig config_;
+  AdamW<P> optimizer_;
+  P gradients_;
+  TapeOf<P> tape_;
+  std::vector<StateOf<P>> states_;
+  DynamicTensor<Token, 2> host_tokens_, host_targets_;
+  DynamicTensor<Token, 2, Space> tokens_, targets_;
+  DynamicTensor<T, 3, Space> logits_;
+  DynamicTensor<T, 1, Space> loss_;
+};
+
+}  // namespace ssm

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/train/language_model_trainer.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "ssm/core/scalar.hpp"  // tolerance
+#include "support/backends.hpp"
+#include "support/tiny_model.hpp"
+
+namespace ssm::test {
+namespace {
+
+using P = H3LanguageModel::Parameters<double>;
+
+std::vector<Token> uneven_text(std::size_t size) {
+  std::vector<Token> text;
+  for (std::size_t i = 0; i < size; ++i) text.push_back(static_cast<Token>(i * i % 7));
+  return text;
+}
+
+/// A model, its trainer and a text.
+struct Run {
+  explicit Run(LanguageModelTrainerConfig config = {.batch = 2})
+      : streams(text, 9, std::max<Index>(config.batch * config.accumulation, 1), Seed{2}),
+        trainer(ctx, model.layer, model.parameters, config) {}
+  TrainingStep update(double rate = 0.01) {
+    return trainer.update(ctx, model.layer, model.parameters, streams, rate);
+  }
+
+  Context<Reference> ctx;
+  Model<P> model = tiny_model();
+  std::vector<Token> text = uneven_text(60);
+  TextStreams streams;
+  LanguageModelTrainer<P> trainer;
+};
+
+TEST_CASE("accumulated gradients equal those of a larger batch, with the state carried or not") {
+  for (const Index carry : {1, 2}) {
+    Run whole({.batch = 6, .carry = carry});
+    Run parts({.batch = 2, .accumulation = 3, .carry = carry});
+    for (int step = 0; step < 4; ++step) {
+      const TrainingStep a = whole.update();
+      const TrainingStep b = parts.update();
+      CHECK(std::abs(a.loss - b.loss) <= tolerance<double>.value);
+      CHECK(std::abs(a.gradient_norm - b.gradient_norm) <= tolerance<double>.gradient);
+      CHECK(distance(whole.trainer.gradients(), parts.trainer.gradients()) <=
+            tolerance<double>.gradient);
+    }
+  }
+}
+
+/// The loss of windows first … last of every stream, each stream read in one piece.
+double loss_of_pieces(const Run& run, Index first, Index last) {
+  Context<Reference> ctx;
+  const Index batch = run.streams.streams();
+  const Index length = (last - first + 1) * run.streams.length();
+  DynamicTensor<Token, 2> tokens({batch, length}), targets({batch, length});
+  for (Index step = first; step <= last; ++step) {
+    const Index begin = (step - first) * run.streams.length();
+    for (Index b = 0; b < batch; ++b)
+      for (Index t = 0; t < run.streams.length(); ++t) {
+        tokens(b, begin + t) = run.streams.window(b, step)[static_cast<std::size_t>(t)];
+        targets(b, begin + t) = run.streams.window(b, step)[static_cast<std::size_t>(t + 1)];
+      }
+  }
+  DynamicTensor<double, 3> logits({batch, length, run.model.layer.padded_vocabulary()});
+  run.model.layer.forward(ctx, run.model.parameters, tokens, logits);
+  DynamicTensor<double, 1> loss({1});
+  cross_entropy(ctx, CrossEntropy<double, HostSpace>{
+                         .logits = as_rows(logits.view()), .targets = targets.flatten(), .loss = loss});
+  return loss(0);
+}
+
+TEST_CASE("a state that is carried makes windows one long piece, until it starts afresh") {
+  Run run({.batch = 2, .carry = 3});
+  const auto update = [&] { return run.update(0).loss; };  // the rate is zero: parameters stay
+  const double first = update(), second = update(), third = update(), fourth = update();
+  CHECK(std::abs(first - loss_of_pieces(run, 0, 0)) <= tolerance<double>.value);
+  CHECK(std::abs((first + second + third) / 3 - loss_of_pieces(run, 0, 2)) <= tolerance<double>.value);
+  CHECK(std::abs(second - loss_of_pieces(run, 1, 1)) > tolerance<double>.value);
+  CHECK(std::abs(fourth - loss_of_pieces(run, 3, 3)) <= tolerance<double>.value);
+}
+
+TEST_CASE("training brings the loss of a simple text down on every backend") {
+  laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(name);
+    Context<B> ctx;
+    auto model = tiny_model<float>();
+    const auto text = periodic_text(200);
+    const TextStreams streams(text, 16, 4, Seed{1});
+    LanguageModelTrainer trainer(ctx, model.layer, model.parameters,
+                                 {.batch = 4, .optimizer = {.rate = 0.02, .clip_norm = 1}});
+    const double first = trainer.update(ctx, model.layer, model.parameters, streams, 0.02).loss;
+    double last = 0;
+    for (int step = 0; step < 60; ++step)
+      last = trainer.update(ctx, model.layer, model.parameters, streams, 0.02).loss;
+    CHECK(first > 1.5);  // near ln 8
+    CHECK(last < 0.2);
+  });
+}
+
+TEST_CASE("the same seeds make the same updates bit for bit") {
+  Run a({.batch = 2, .dropout = 0.3, .seed = Seed{9}});
+  Run b({.batch = 2, .dropout = 0.3, .seed = Seed{9}});
+  Run c({.batch = 2, .dropout = 0.3, .seed = Seed{8}});
+  for (int step = 0; step < 3; ++step) {
+    a.update();
+    b.update();
+    c.update();
+  }
+  CHECK(distance(a.model.parameters, b.model.parameters) == 0);
+  CHECK(distance(a.model.parameters, c.model.parameters) > 0);
+}
+
+TEST_CASE("dropout differs from update to update and changes the loss") {
+  Run with({.batch = 2, .dropout = 0.5});
+  Run without({.batch = 2});
+  CHECK(with.update(0).loss != without.update(0).loss);
+}
+
+TEST_CASE("a run that stops and goes on ends with the same bits as one that does not") {
+  const LanguageModelTrainerConfig config{.batch = 2, .accumulation = 2, .carry = 4, .dropout = 0.2};
+  Run whole(config);
+  for (int step = 0; step < 8; ++step) whole.update();
+  Run before(config);
+  for (int step = 0; step < 6; ++step) before.update();  // in the middle of what is carried
+
+  Run after(config);
+  after.model.parameters = copy_of(before.model.parameters, before.model.layer);
+  auto& optimizer = after.trainer.optimizer();
+  optimizer.first_moment() = copy_of(before.trainer.optimizer().first_moment(), before.model.layer);
+  optimizer.second_moment() =
+      copy_of(before.trainer.optimizer().second_moment(), before.model.layer);
+  optimizer.set_step(6);
+  for (std::size_t part = 0; part < 2; ++part)
+    copy_state<H3LanguageModel>(before.trainer.states()[part], after.trainer.states()[part]);
+  after.update();
+  after.update();
+  CHECK(after.trainer.step() == 8);
+  CHECK(distance(after.model.parameters, whole.model.parameters) == 0);
+}
+
+TEST_CASE("a loss that is not finite is reported and changes nothing") {
+  Run run;
+  run.model.parameters.norm.weight(0) = std::numeric_limits<double>::quiet_NaN();
+  const P before = copy_of(run.model.parameters, run.model.layer);
+  CHECK(!std::isfinite(run.update().loss));
+  CHECK(run.trainer.step() == 0);
+  run.model.parameters.norm.weight(0) = 1;
+  P expected = copy_of(before, run.model.layer);
+  expected.norm.weight(0) = 1;
+  CHECK(distance(run.model.parameters, expected) == 0);
+}
+
+TEST_CASE("options outside their range are refused") {
+  CHECK_THROWS_AS(Run({.batch = 0}), ArgumentError);
+  CHECK_THROWS_AS(Run({.accumulation = 0}), ArgumentError);
+  CHECK_THROWS_AS(Run({.carry = 0}), ArgumentError);
+  CHECK_THROWS_AS(Run({.dropout = 1}), ArgumentError);
+  Run run({.batch = 2});
+  const TextStreams three(run.text, 9, 3, Seed{1});
+  CHECK_THROWS_AS(run.trainer.update(run.ctx, run.model.layer, run.model.parameters, three, 0.1),
+                  ArgumentError);
+}
+
+}  // namespace
+}  // namespace ssm::test
