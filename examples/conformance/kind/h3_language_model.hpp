@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "../check_language_model.hpp"
+#include "ssm/io/h3_checkpoint.hpp"
+
+namespace ssm::conformance {
+
+template <class B, class T>
+void check_h3_language_model(Trial& trial) {
+  if (trial.folder().empty()) throw CaseError("a model is a folder, not a file");
+  Context<B> ctx;
+  const auto model = load_h3<T>(ctx, trial.folder());
+  LanguageModelCheck<B, T, H3LanguageModel>(trial, model.layer, model.parameters).run();
+}
+
+}  // namespace ssm::conformance
