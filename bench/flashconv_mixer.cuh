@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ssm/backend/cuda/h3_mixer.hpp>
+
+#include "flashconv_convolution.cuh"
+#include "flashconv_diagonal.cuh"
+
+namespace bench {
+
+/// One problem of h3_mixer: q, k and v beside a diagonal problem's parameters.
+template <class T>
+struct MixerProblem {
+  MixerProblem(int batch, int channels, int length, int modes, int taps, unsigned seed)
+      : diagonal(DiagonalCase{.batch = 1, .channels = channels, .length = 1, .modes = modes}, seed),
+        batch(batch),
+        channels(channels),
+        length(length),
+        taps(taps) {
+    const std::size_t size = std::size_t(batch) * channels * length;
+    q = normal<T>(size, seed + 11), k = normal<T>(size, seed + 12), v = normal<T>(size, seed + 13);
+    dy = normal<T>(size, seed + 14);
+    y = Buffer<T>(size), dq = Buffer<T>(size), dk = Buffer<T>(size), dv = Buffer<T>(size);
+    kernel = normal<float>(std::size_t(channels) * taps, seed + 15, 1.f / std::sqrt(float(taps)));
+    skip = normal<float>(channels, seed + 16);
+    dkernel = DiagonalProblem<T>::zeros(kernel.size()), dskip = DiagonalProblem<T>::zeros(channels);
+    workspace = Buffer<char>(std::max(ssm::cuda::h3_mixer_workspace<T>(forward()),
+                                      ssm::cuda::h3_mixer_backward_workspace<T>(backward())));
+  }
+  template <class U>
+  Sequences<U> view(const Buffer<T>& buffer) const {
+    return {buffer.data(), std::int64_t(channels) * length, length};
+  }
+  ssm::cuda::H3Mixer<T> forward() const {
+    return {batch,
+            channels,
+            length,
+            taps,
+            diagonal.c.modes,
+            view<const T>(q),
+            view<const T>(k),
+            view<const T>(v),
+            kernel.data(),
+            skip.data(),
+            diagonal.parameters(),
+            view<T>(y)};
+  }
+  ssm::cuda::H3MixerBackward<T> backward() const {
+    const auto d = diagonal.backward();
+    return {forward(),    view<const T>(dy), view<T>(dq), view<T>(dk), view<T>(dv), dkernel.data(),
+            dskip.data(), d.dstep,           d.da,        d.db,        d.dc,        d.dskip};
+  }
+  void run_forward(cudaStream_t stream) {
+    ssm::cuda::h3_mixer(forward(), workspace.data(), stream);
+  }
+  void run_backward(cudaStream_t stream) {
+    ssm::cuda::h3_mixer_backward(backward(), workspace.data(), stream);
+  }
+
+  DiagonalProblem<T> diagonal;
+  int batch, channels, length, taps;
+  Buffer<T> q, k, v, dy, y, dq, dk, dv;
+  Buffer<float> kernel, skip, dkernel, dskip;
+  Buffer<char> workspace;
+};
+
+/// Relative errors of every output and gradient against double, over the channels listed.
+template <class T>
+std::map<std::string, double> mixer_errors(const MixerProblem<T>& p,
+                                           const std::vector<int>& channels) {
+  std::vector<std::map<std::string, RelativeError>> errors(channels.size());
+  parallel_for(int(channels.size()), [&](int i) {
+    const int d = channels[i];
+    auto& error = errors[i];
+    const auto compare = [&](const char* name, const std::vector<double>& out,
+                             const std::vector<double>& want) {
+      for (std::size_t t = 0; t < out.size(); ++t) error[name].add(out[t], want[t]);
+    };
+    reference::ConvolutionGradient shift;
+    reference::ModelGradient model;
+    const std::vector<double> kernel = values(p.kernel, std::size_t(d) * p.taps, p.taps);
+    const double skip = values(p.skip, d, 1)[0];
+    for (int b = 0; b < p.batch; ++b) {
+      const std::size_t first = (std::size_t(b) * p.channels + d) * p.length;
+      reference::Sequence keys{
+          values(p.k, first, p.length), {}, values(p.v, first, p.length), {}, {}, {}};
+      reference::ConvolutionGradient unused;
+      reference::Sequence inner{reference::convolution(kernel, skip, keys, false, unused).y,
+                                {},
+                                values(p.q, first, p.length),
+                                values(p.dy, first, p.length),
+                                {},
+                                {}};
+      const auto outer = reference::diagonal_scan(p.diagonal.models[d], inner, true, model);
+      keys.dy = outer.dx;
+      const auto want = reference::convolution(kernel, skip, keys, true, shift);
+      compare("y", values(p.y, first, p.length), outer.y);
+      compare("dq", values(p.dq, first, p.length), outer.dgate_out);
+      compare("dk", values(p.dk, first, p.length), want.dx);
+      compare("dv", values(p.dv, first, p.length), want.dgate_out);
+    }
+    compare("dtaps", values(p.dkernel, std::size_t(d) * p.taps, p.taps), shift.kernel);
+    compare("dshift_skip", values(p.dskip, d, 1), {shift.skip});
+    const auto numbers = [&](const Buffer<float>& buffer) {
+      return values(buffer, 2 * std::size_t(d) * p.diagonal.c.modes, 2 * p.diagonal.c.modes);
+    };
+    const auto flat = [](const std::vector<reference::Complex>& v) {
+      std::vector<double> out;
+      for (const auto& z : v) out.insert(out.end(), {z.real(), z.imag()});
+      return out;
+    };
+    compare("da", numbers(p.diagonal.da), flat(model.a));
+    compare("db", numbers(p.diagonal.db), flat(model.b));
+    compare("dc", numbers(p.diagonal.dc), flat(model.c));
+    compare("dstep", values(p.diagonal.dstep, d, 1), {model.step});
+    compare("dskip", values(p.diagonal.dskip, d, 1), {model.skip});
+  });
+  std::map<std::string, RelativeError> total;
+  for (const auto& one : errors)
+    for (const auto& [name, e] : one)
+      total[name].difference += e.difference, total[name].norm += e.norm;
+  std::map<std::string, double> out;
+  for (const auto& [name, e] : total) out[name] = e.value();
+  return out;
+}
+
+}  // namespace bench

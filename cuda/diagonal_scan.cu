@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ssm/backend/cuda/diagonal_scan.hpp>
+
+#include "diagonal_scan_forward.cuh"
+#include "diagonal_scan_matrices.cuh"
+#include "diagonal_scan_plan.cuh"
+
+namespace ssm::cuda {
+
+template <class T>
+std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape) {
+  return device::ChannelLayout<T>::bytes * shape.channels;
+}
+
+template <class T>
+std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape) {
+  constexpr std::size_t tile = device::tile_positions<T>;
+  const std::size_t length = shape.length, sequences = shape.sequences();
+  const std::size_t rows = shape.segments != nullptr ? length / tile + sequences
+                                                     : sequences * ((length + tile - 1) / tile);
+  return rows * shape.channels * device::kModes;
+}
+
+namespace device {
+
+/// Half and float data, where speed matters less, get one kernel for all cases.
+template <class T, bool GatedIn, bool GatedOut>
+auto forward_kernel(bool output, bool states, bool chained) {
+  if (!output) return scan_forward<T, GatedIn, false, false, true, true>;
+  if constexpr (operand_terms<T> == 1) {
+    if (!chained)
+      return states ? scan_forward<T, GatedIn, GatedOut, true, true, false>
+                    : scan_forward<T, GatedIn, GatedOut, true, false, false>;
+    if (!states) return scan_forward<T, GatedIn, GatedOut, true, false, true>;
+  }
+  return scan_forward<T, GatedIn, GatedOut, true, true, true>;
+}
+
+template <class T>
+void walk_forward(const DiagonalScan<T>& call, const char* matrices, Stream stream,
+                  const char* operation) {
+  const DiagonalScanShape& shape = call.shape;
+  const Plan plan = make_plan(shape, tile_positions<T>, kForwardBlocks, 4);
+  const ForwardLaunch<T> forward{call, matrices, shape.sequences(), plan.warps_per_sequence, 0};
+  const bool output = call.y.data != nullptr, chained = plan.warps_per_sequence > 1;
+  const bool states = call.final_state != nullptr || call.checkpoints != nullptr;
+  const bool gated_in = call.gate_in.data != nullptr, gated_out = call.gate_out.data != nullptr;
+  auto kernel = forward_kernel<T, false, false>(output, states, chained);
+  if (gated_in) {
+    kernel = forward_kernel<T, true, true>(output, states, chained);
+  } else if (gated_out) {
+    kernel = forward_kernel<T, false, true>(output, states, chained);
+  }
+  launch(kernel, dim3(shape.channels, plan.groups), kThreads,
+         gated_in ? ForwardShared<T, true>::bytes : ForwardShared<T, false>::bytes, stream,
+         operation, forward);
+}
+
+}  // namespace device
+
+template <class T>
+void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) {
+  using namespace device;
+  const DiagonalScanShape& shape = call.shape;
+  const char* const operation = "diagonal_scan";
+  require_sizes(shape, operation);
+  require(workspace != nullptr, operation, "workspace is null");
+  char* const matrices = static_cast<char*>(workspace);
+  launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
+         shape.modes, 3, matrices);
+  walk_forward(call, matrices, stream, operation);
+  if (call.final_state != nullptr)
+    launch(finish_state<T>, dim3(shape.channels, (shape.sequences() + kWarps - 1) / kWarps),
+           kThreads, 0, stream, operation,
+           ForwardLaunch<T>{call, matrices, shape.sequences(), 1, 0});
+}
+
+int device_count() noexcept {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+#define SSM_INSTANTIATE(T)                                                                         \
+  template void device::walk_forward<T>(const DiagonalScan<T>&, const char*, Stream, const char*); \
+  template SSM_CUDA_API void diagonal_scan<T>(const DiagonalScan<T>&, void*, Stream);              \
+  template SSM_CUDA_API std::size_t diagonal_scan_workspace<T>(const DiagonalScanShape&);          \
+  template SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count<T>(const DiagonalScanShape&);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
+}  // namespace ssm::cuda

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <ssm/backend/cuda/diagonal_scan.hpp>
+
+#include "diagonal_scan_backward.cuh"
+#include "diagonal_scan_gradient.cuh"
+#include "diagonal_scan_plan.cuh"
+
+namespace ssm::cuda {
+namespace device {
+
+/// Defined beside the forward pass.
+template <class T>
+void walk_forward(const DiagonalScan<T>& call, const char* matrices, Stream stream,
+                  const char* operation);
+
+template <class T, bool GatedIn, bool GatedOut>
+auto backward_kernel(bool chained) {
+  return chained ? scan_backward<T, GatedIn, GatedOut, true>
+                 : scan_backward<T, GatedIn, GatedOut, false>;
+}
+
+template <class T>
+struct BackwardWorkspace {
+  BackwardWorkspace(const DiagonalScanBackward<T>& call, void* base) : carver(base) {
+    const DiagonalScanShape& shape = call.shape;
+    const std::size_t channels = shape.channels, items = channels * shape.sequences();
+    plan = make_plan(shape, tile_positions<T>, kBackwardBlocks, 3);
+    matrices = carver.template take<char>(ChannelLayout<T>::bytes * channels);
+    partial = carver.template take<float2>(channels * plan.groups * 3 * kModes);
+    partial_skip = carver.template take<float>(channels * plan.groups);
+    if (operand_terms<T> == 3)
+      kept_sums = carver.template take<float4>(channels * plan.groups * (sizeof(ChunkSums) / 16) *
+                                               kThreads);
+    if (call.checkpoints == nullptr)
+      checkpoints = carver.template take<Complex>(diagonal_scan_checkpoint_count<T>(shape));
+    if (call.dfinal_state != nullptr) {
+      last_state = carver.template take<Complex>(items * shape.modes);
+      tail_state = carver.template take<float2>(items * kModes);
+      tail_input = carver.template take<float>(items * kChunk);
+      tail_partial = carver.template take<float2>(items * 2 * kModes);
+    }
+  }
+  Carver carver;
+  Plan plan;
+  char* matrices = nullptr;
+  float2* partial = nullptr;
+  float* partial_skip = nullptr;
+  float4* kept_sums = nullptr;
+  Complex* checkpoints = nullptr;
+  Complex* last_state = nullptr;
+  float2* tail_state = nullptr;
+  float* tail_input = nullptr;
+  float2* tail_partial = nullptr;
+};
+
+}  // namespace device
+
+template <class T>
+std::size_t diagonal_scan_backward_workspace(const DiagonalScanBackward<T>& call) {
+  return device::BackwardWorkspace<T>(call, nullptr).carver.used();
+}
+
+template <class T>
+void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace, Stream stream) {
+  using namespace device;
+  const DiagonalScanShape& shape = call.shape;
+  const char* const operation = "diagonal_scan_backward";
+  require_sizes(shape, operation);
+  require(workspace != nullptr, operation, "workspace is null");
+  const BackwardWorkspace<T> space(call, workspace);
+  const dim3 items(shape.channels, (shape.sequences() + kWarps - 1) / kWarps);
+  launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
+         shape.modes, kMatrices, space.matrices);
+  const bool tail = call.dfinal_state != nullptr;
+  if (call.checkpoints == nullptr || tail) {
+    DiagonalScan<T> states{shape, call.parameters, call.x, call.gate_in, {}, call.initial_state};
+    states.final_state = space.last_state;
+    states.checkpoints = space.checkpoints;
+    walk_forward(states, space.matrices, stream, operation);
+  }
+  if (tail)
+    launch(spread_final_state<T>, items, kThreads, 0, stream, operation,
+           TailLaunch<T>{call, space.matrices, space.last_state, space.tail_state, space.tail_input,
+                         space.tail_partial, shape.sequences()});
+  const BackwardLaunch<T> backward{
+      call,
+      space.matrices,
+      call.checkpoints != nullptr ? call.checkpoints : space.checkpoints,
+      space.tail_state,
+      space.tail_input,
+      space.partial,
+      space.partial_skip,
+      space.kept_sums,
+      shape.sequences(),
+      space.plan.warps_per_sequence,
+      0};
+  const bool chained = space.plan.warps_per_sequence > 1;
+  auto kernel = backward_kernel<T, false, false>(chained);
+  if (call.gate_in.data != nullptr) {
+    kernel = backward_kernel<T, true, true>(chained);
+  } else if (call.gate_out.data != nullptr) {
+    kernel = backward_kernel<T, false, true>(chained);
+  }
+  launch(kernel, dim3(shape.channels, space.plan.groups), kThreads, BackwardShared<T>::bytes,
+         stream, operation, backward);
+  launch(finish_gradient<T>, dim3(shape.channels), 32, 0, stream, operation,
+         GradientLaunch<T>{call, space.partial, space.partial_skip, space.tail_partial,
+                           space.plan.groups, shape.sequences()});
+}
+
+#define SSM_INSTANTIATE(T)                                                                    \
+  template SSM_CUDA_API void diagonal_scan_backward<T>(const DiagonalScanBackward<T>&, void*, \
+                                                       Stream);                               \
+  template SSM_CUDA_API std::size_t diagonal_scan_backward_workspace<T>(                      \
+      const DiagonalScanBackward<T>&);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
+}  // namespace ssm::cuda

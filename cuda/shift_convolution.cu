@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "launch.cuh"
+#include "shift_convolution.cuh"
+
+namespace ssm::cuda {
+namespace device {
+namespace {
+
+void require_shift(int batch, int channels, int length, int taps, const char* operation) {
+  require(batch >= 1 && channels >= 1 && length >= 1, operation, "sizes must be positive");
+  require(length <= (1 << 30), operation, "sequences are at most 2^30 positions long");
+  require(taps >= 1 && taps <= kChunk, operation, "between 1 and 64 taps");
+}
+
+template <class T>
+char* take_matrices(Carver& carver, int channels) {
+  return carver.take<char>(kShiftMatrices * shift_matrix_bytes<T> * channels);
+}
+
+/// Blocks that share a channel: enough for a few waves of 528 resident blocks.
+int share(int channels, long long steps) {
+  return static_cast<int>(
+      std::clamp<long long>(4 * 528 / channels, 1, std::min<long long>(steps, 65535)));
+}
+
+template <class T, bool Adjoint>
+void walk(const ShiftLaunch<T>& shift, int channels, Stream stream, const char* operation) {
+  const long long tiles = (shift.length + tile_positions<T> - 1) / tile_positions<T>;
+  launch(shift_tiles<T, Adjoint>,
+         dim3(channels, share(channels, (shift.batch * tiles + kWarps - 1) / kWarps)), kThreads,
+         shift_shared_bytes<T>, stream, operation, shift);
+}
+
+template <class T>
+struct TapsPlan {
+  explicit TapsPlan(const ShiftConvolutionBackward<T>& call, void* base) : carver(base) {
+    const long long steps = (call.length + kTapChunks * kChunk - 1) / (kTapChunks * kChunk);
+    groups = share(call.channels, (call.batch * steps + 7) / 8);
+    matrices = take_matrices<T>(carver, call.channels);
+    partial = carver.take<float>(std::size_t{kChunk} * groups * call.channels);
+  }
+  Carver carver;
+  int groups;
+  char* matrices;
+  float* partial;
+};
+
+}  // namespace
+}  // namespace device
+
+template <class T>
+std::size_t shift_convolution_workspace(const ShiftConvolution<T>& call) {
+  device::Carver carver(nullptr);
+  device::take_matrices<T>(carver, call.channels);
+  return carver.used();
+}
+
+template <class T>
+void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream stream) {
+  using namespace device;
+  const char* const operation = "shift_convolution";
+  require_shift(call.batch, call.channels, call.length, call.taps, operation);
+  require(workspace != nullptr, operation, "workspace is null");
+  char* const matrices = static_cast<char*>(workspace);
+  launch(build_shift_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.kernel,
+         call.skip, call.taps, 2, matrices);
+  walk<T, false>({call.x, {}, call.gate, call.y, matrices, call.batch, call.length, 0},
+                 call.channels, stream, operation);
+}
+
+template <class T>
+std::size_t shift_convolution_backward_workspace(const ShiftConvolutionBackward<T>& call) {
+  return device::TapsPlan<T>(call, nullptr).carver.used();
+}
+
+template <class T>
+void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void* workspace,
+                                Stream stream) {
+  using namespace device;
+  const char* const operation = "shift_convolution_backward";
+  require_shift(call.batch, call.channels, call.length, call.taps, operation);
+  require(workspace != nullptr, operation, "workspace is null");
+  const TapsPlan<T> plan(call, workspace);
+  launch(build_shift_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.kernel,
+         call.skip, call.taps, 4, plan.matrices);
+  // dgate = dy ⊙ shift(x), dx = shiftᵀ(gate ⊙ dy)
+  if (call.gate.data != nullptr)
+    walk<T, false>({call.x, {}, call.dy, call.dgate, plan.matrices, call.batch, call.length, 0},
+                   call.channels, stream, operation);
+  walk<T, true>({call.dy, call.gate, {}, call.dx, plan.matrices, call.batch, call.length, 0},
+                call.channels, stream, operation);
+  launch(taps_gradient<T>, dim3(call.channels, plan.groups), kThreads, taps_shared_bytes<T>, stream,
+         operation, TapsLaunch<T>{call, plan.partial});
+  launch(finish_taps, dim3(call.channels), kChunk, 0, stream, operation, plan.partial, plan.groups,
+         call.taps, call.dkernel, call.dskip);
+}
+
+#define SSM_INSTANTIATE(T)                                                                      \
+  template SSM_CUDA_API void shift_convolution<T>(const ShiftConvolution<T>&, void*, Stream);   \
+  template SSM_CUDA_API std::size_t shift_convolution_workspace<T>(const ShiftConvolution<T>&); \
+  template SSM_CUDA_API void shift_convolution_backward<T>(const ShiftConvolutionBackward<T>&,  \
+                                                           void*, Stream);                      \
+  template SSM_CUDA_API std::size_t shift_convolution_backward_workspace<T>(                    \
+      const ShiftConvolutionBackward<T>&);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
+}  // namespace ssm::cuda
