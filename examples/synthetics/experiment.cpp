@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "experiment.hpp"
+
+#include <algorithm>
+
+#include "ssm/core/error.hpp"
+
+namespace synthetics {
+
+ssm::Schedule Settings::schedule() const {
+  ssm::Schedule schedule{.kind = ssm::ScheduleKind::linear,
+                         .base = rate,
+                         .warmup_steps = steps_per_epoch() * ((epochs + 9) / 10),
+                         .total_steps = total_steps()};
+  if (task == "induction") {
+    schedule.kind = ssm::ScheduleKind::cosine_timm;
+    schedule.warmup_initial = std::min(1e-6, rate);
+    schedule.minimum = rate / 10;
+  }
+  return schedule;
+}
+
+Data make_data(const Settings& settings) {
+  const auto make = [&](const auto& task, double chance) {
+    Data data{
+        ssm::task_splits(task, ssm::Seed{settings.data_seed}, settings.training, settings.test),
+        task.loss_floor(), chance};
+    ssm::keep_last_target(data.splits.test);
+    return data;
+  };
+  if (settings.task == "recall")
+    return make(
+        ssm::AssociativeRecall{.vocabulary = settings.vocabulary, .length = settings.length},
+        2.0 / static_cast<double>(settings.vocabulary - 2));
+  return make(ssm::InductionHeads{.vocabulary = settings.vocabulary, .length = settings.length},
+              1.0 / static_cast<double>(settings.vocabulary - 2));
+}
+
+std::size_t Run::best_epoch() const {
+  const auto best =
+      std::max_element(epochs.begin(), epochs.end(),
+                       [](const Epoch& a, const Epoch& b) { return a.accuracy < b.accuracy; });
+  return static_cast<std::size_t>(best - epochs.begin());
+}
+
+const std::vector<Model>& all_models() {
+  static const std::vector<Model> models{{"h3", train_h3, 0.998, 1.0},
+                                         {"s4d", train_s4d, 0.860, 0.356},
+                                         {"attention", train_attention, 1.0, 1.0}};
+  return models;
+}
+
+const Model& model_named(const std::string& name) {
+  for (const Model& model : all_models())
+    if (model.name == name) return model;
+  throw ssm::ArgumentError("no model is named '" + name + "': use h3, s4d or attention");
+}
+
+}  // namespace synthetics

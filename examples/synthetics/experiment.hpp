@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "ssm/train/schedule.hpp"
+#include "ssm/train/synthetic_tasks.hpp"
+
+namespace synthetics {
+
+using ssm::Index;
+
+/// How models are trained on a task; the defaults are the published ones for associative recall.
+struct Settings {
+  std::string task;  // "recall" or "induction"
+  Index vocabulary = 10;
+  Index length = 20;
+  Index training = 5000;  // sequences
+  Index test = 500;
+  std::uint64_t data_seed = 0;
+  Index batch = 32;
+  Index epochs = 200;
+  double rate = 5e-4;
+  double weight_decay = 0.1;
+  double dropout = 0.1;  // of the embedding
+
+  Index steps_per_epoch() const { return (training + batch - 1) / batch; }
+  Index total_steps() const { return steps_per_epoch() * epochs; }
+  /// A warm-up over a tenth of the epochs; then linearly to nothing (recall), or a cosine to a tenth (induction).
+  ssm::Schedule schedule() const;
+};
+
+/// The data of a task, the least loss that a model can honestly have on it, and the accuracy of guessing.
+struct Data {
+  ssm::TaskSplits splits;
+  double loss_floor = 0;  // nats per token
+  double chance = 0;
+};
+/// Throws  ssm::ArgumentError  for sizes that make no task
+Data make_data(const Settings& settings);
+
+/// The mean training loss of an epoch in nats per token, and the share of test sequences answered right after it.
+struct Epoch {
+  double loss = 0;
+  double accuracy = 0;
+};
+
+/// One model trained from one seed.
+struct Run {
+  std::string model;
+  std::uint64_t seed = 0;
+  double seconds = 0;
+  std::vector<Epoch> epochs{};
+
+  /// The epoch with the highest accuracy, the first of equals; as the paper does, it is picked by the test sequences.
+  std::size_t best_epoch() const;
+};
+
+/// Trains one model from one seed on one thread, and reports every epoch.
+/// Throws  ssm::Error  if the loss stops being a number
+using Train = void (*)(const Settings&, const Data&, std::uint64_t seed,
+                       const std::function<void(Epoch)>& report);
+void train_h3(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
+void train_s4d(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
+void train_attention(const Settings&, const Data&, std::uint64_t,
+                     const std::function<void(Epoch)>&);
+
+struct Model {
+  std::string name;
+  Train train;
+  double published_recall;  // accuracy at the published sizes
+  double published_induction;
+};
+const std::vector<Model>& all_models();
+/// Throws  ssm::ArgumentError  for an unknown name
+const Model& model_named(const std::string& name);
+
+/// Runs every model from every seed, `jobs` at a time, showing progress on standard error. Calls `finished` after each
+/// run with all runs so far.
+std::vector<Run> run_all(const Settings& settings, const Data& data,
+                         const std::vector<std::string>& models, Index seeds, Index jobs,
+                         const std::function<void(const std::vector<Run>&)>& finished);
+
+}  // namespace synthetics

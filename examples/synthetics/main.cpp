@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <span>
+#include <thread>
+
+#include "experiment.hpp"
+#include "report.hpp"
+#include "ssm/io/file.hpp"
+
+namespace {
+
+using namespace synthetics;
+
+/// What a subcommand was asked for.
+struct Request {
+  Settings settings;
+  std::vector<std::string> models{"h3", "s4d"};
+  Index seeds = 3;
+  Index jobs = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
+  std::filesystem::path out = "runs/synthetics";
+};
+
+void add_options(CLI::App& command, Request& r) {
+  Settings& s = r.settings;
+  command.add_option("--models", r.models, "h3, s4d, attention: which to train")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"h3", "s4d", "attention"}))
+      ->capture_default_str();
+  const CLI::Validator positive = CLI::Range(Index{1}, Index{1} << 40, "a positive number");
+  command.add_option("--seeds", r.seeds, "Train each model from so many seeds")
+      ->check(positive)
+      ->capture_default_str();
+  command.add_option("--jobs", r.jobs, "Train so many at a time, one thread each")
+      ->check(positive)
+      ->capture_default_str();
+  command.add_option("--out", r.out, "Folder for the results: TASK.json and TASK.svg")
+      ->capture_default_str();
+  command.add_option("--epochs", s.epochs, "Passes over the training sequences")
+      ->check(positive)
+      ->capture_default_str();
+  command
+      .add_option("--vocabulary", s.vocabulary,
+                  "Tokens, with the query marker and the no-answer token")
+      ->check(positive)
+      ->capture_default_str();
+  command.add_option("--length", s.length, "Tokens before the query")
+      ->check(positive)
+      ->capture_default_str();
+  command.add_option("--training", s.training, "Training sequences")
+      ->check(positive)
+      ->capture_default_str();
+  command.add_option("--test", s.test, "Test sequences")->check(positive)->capture_default_str();
+  command.add_option("--data-seed", s.data_seed, "Seed of the sequences")->capture_default_str();
+  command.add_option("--batch", s.batch, "Sequences of one update")
+      ->check(positive)
+      ->capture_default_str();
+  command.add_option("--rate", s.rate, "Highest learning rate")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+}
+
+void write(const std::filesystem::path& path, const std::string& text) {
+  ssm::AtomicFile file(path);
+  file.write(std::as_bytes(std::span(text)));
+  file.commit();
+}
+
+void perform(const Request& request) {
+  const Settings& settings = request.settings;
+  const Data data = make_data(settings);
+  const auto save = [&](const std::vector<Run>& runs) {
+    write(request.out / (settings.task + ".json"), json(settings, data, runs));
+    write(request.out / (settings.task + ".svg"), plot(settings, data, runs));
+  };
+  std::filesystem::create_directories(request.out);
+  {
+    const ssm::AtomicFile probe(request.out / (settings.task + ".json"));
+  }  // fails now, not after the first run
+  const std::vector<Run> runs =
+      run_all(settings, data, request.models, request.seeds, request.jobs, save);
+  std::printf("%s\nwritten: %s, %s\n", table(settings, data, runs).c_str(),
+              (request.out / (settings.task + ".json")).c_str(),
+              (request.out / (settings.task + ".svg")).c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app(
+      "Trains two-layer models on the synthetic tasks of the H3 paper with the published settings.",
+      "ssm-synthetics");
+  app.footer(
+      "Examples:\n"
+      "  ssm-synthetics recall                                 h3 and s4d, 3 seeds each\n"
+      "  ssm-synthetics recall --models h3 --seeds 1\n"
+      "  ssm-synthetics induction --models h3,s4d,attention --out results");
+  app.set_version_flag("--version", SSM_VERSION);
+  app.require_subcommand(1);
+  Request recall;
+  recall.settings.task = "recall";
+  add_options(
+      *app.add_subcommand("recall", "Associative recall: which value belonged to this key?"),
+      recall);
+  Request induction;
+  induction.settings.task = "induction";
+  induction.settings.vocabulary = 20;
+  induction.settings.length = 30;
+  induction.settings.epochs = 400;
+  add_options(
+      *app.add_subcommand("induction", "Induction heads: what came after the marker before?"),
+      induction);
+  CLI11_PARSE(app, argc, argv);
+  try {
+    perform(app.got_subcommand("recall") ? recall : induction);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "ssm-synthetics: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

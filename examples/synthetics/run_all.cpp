@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "experiment.hpp"
+#include "ssm/core/error.hpp"
+#include "ssm/train/progress.hpp"  // duration_text
+
+namespace synthetics {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// What a run throws out of its report when another run has failed.
+struct Abandoned {};
+
+/// The runs, who takes the next one, and how far they are.
+class Pool {
+ public:
+  Pool(const Settings& settings, const Data& data, const std::vector<std::string>& models,
+       Index seeds, const std::function<void(const std::vector<Run>&)>& finished)
+      : settings_(settings), data_(data), finished_(finished) {
+    for (Index seed = 0; seed < seeds; ++seed)
+      for (const std::string& model : models)
+        slots_.push_back({.run = {.model = model, .seed = static_cast<std::uint64_t>(seed)}});
+  }
+
+  void work() {
+    for (;;) {
+      Slot* slot = nullptr;
+      {
+        const std::lock_guard lock(mutex_);
+        if (next_ == slots_.size() || failure_) return;
+        slot = &slots_[next_++];
+        slot->is_running = true;
+      }
+      perform(*slot);
+    }
+  }
+
+  /// Returns when all runs are done or one has failed.
+  void watch() {
+    const bool is_terminal = ::isatty(STDERR_FILENO) == 1;
+    std::size_t shown = 0;
+    std::unique_lock lock(mutex_);
+    while (!failure_ && done_ < slots_.size()) {
+      changed_.wait_for(lock, std::chrono::milliseconds(500));
+      if (is_terminal)
+        std::fprintf(stderr, "\r\033[K%s", progress().c_str());
+      else if (percent() / 5 > shown)  // a file gets twenty lines
+        std::fprintf(stderr, "%s\n", progress().c_str());
+      shown = percent() / 5;
+      std::fflush(stderr);
+    }
+    if (is_terminal) std::fputs("\r\033[K", stderr);
+  }
+
+  std::vector<Run> results() {
+    if (failure_) std::rethrow_exception(failure_);
+    return finished_runs();
+  }
+
+ private:
+  struct Slot {
+    Run run;
+    bool is_running = false;
+    bool is_done = false;
+  };
+
+  void perform(Slot& slot) {
+    const auto start = Clock::now();
+    try {
+      model_named(slot.run.model).train(settings_, data_, slot.run.seed, [&](Epoch epoch) {
+        const std::lock_guard lock(mutex_);
+        if (failure_) throw Abandoned();
+        slot.run.epochs.push_back(epoch);
+        slot.run.seconds = seconds_since(start);
+        changed_.notify_one();
+      });
+      const std::lock_guard lock(mutex_);
+      slot.is_running = false;
+      slot.is_done = true;
+      ++done_;
+      finished_(finished_runs());
+    } catch (const Abandoned&) {
+    } catch (const std::exception& error) {
+      const std::lock_guard lock(mutex_);
+      if (!failure_)
+        failure_ = std::make_exception_ptr(ssm::Error(
+            slot.run.model + " from seed " + std::to_string(slot.run.seed) + ": " + error.what()));
+    }
+    changed_.notify_one();
+  }
+
+  std::vector<Run> finished_runs() const {
+    std::vector<Run> runs;
+    for (const Slot& slot : slots_)
+      if (slot.is_done) runs.push_back(slot.run);
+    return runs;
+  }
+
+  double fraction() const {
+    std::size_t epochs = 0;
+    for (const Slot& slot : slots_) epochs += slot.run.epochs.size();
+    return static_cast<double>(epochs) /
+           (static_cast<double>(settings_.epochs) * static_cast<double>(slots_.size()));
+  }
+  std::size_t percent() const { return static_cast<std::size_t>(100 * fraction()); }
+
+  /// "1/6 runs  h3 #0: epoch 34/200, 46.2 %  s4d #0: epoch 41/200, 40.0 %  ETA 8:20"
+  std::string progress() const {
+    std::string text = std::to_string(done_) + "/" + std::to_string(slots_.size()) + " runs";
+    for (const Slot& slot : slots_) {
+      if (!slot.is_running || slot.run.epochs.empty()) continue;
+      char numbers[64];
+      std::snprintf(numbers, sizeof(numbers), "%zu/%td, %.1f %%", slot.run.epochs.size(),
+                    settings_.epochs, 100 * slot.run.epochs.back().accuracy);
+      text += "  " + slot.run.model + " #" + std::to_string(slot.run.seed) + ": epoch " + numbers;
+    }
+    const double done = fraction();
+    if (done > 0) text += "  ETA " + ssm::duration_text(seconds_since(start_) * (1 - done) / done);
+    return text;
+  }
+
+  const Settings& settings_;
+  const Data& data_;
+  const std::function<void(const std::vector<Run>&)>& finished_;
+  const Clock::time_point start_ = Clock::now();
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Slot> slots_;
+  std::size_t next_ = 0;
+  std::size_t done_ = 0;
+  std::exception_ptr failure_;
+};
+
+}  // namespace
+
+std::vector<Run> run_all(const Settings& settings, const Data& data,
+                         const std::vector<std::string>& models, Index seeds, Index jobs,
+                         const std::function<void(const std::vector<Run>&)>& finished) {
+  Pool pool(settings, data, models, seeds, finished);
+  std::vector<std::thread> workers;
+  for (Index job = 0; job < jobs; ++job) workers.emplace_back([&] { pool.work(); });
+  pool.watch();
+  for (std::thread& worker : workers) worker.join();
+  return pool.results();
+}
+
+}  // namespace synthetics

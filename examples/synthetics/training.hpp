@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "experiment.hpp"
+#include "ssm/backend/cpu.hpp"
+#include "ssm/model/blocks.hpp"
+#include "ssm/op/cross_entropy.hpp"
+#include "ssm/train/adamw.hpp"
+
+namespace synthetics {
+
+/// The models of the H3 paper's synthetic tasks: two pre-norm blocks of width 32 with an MLP of width 128, tied head.
+/// Every buffer is made once; a step allocates no tensor.
+template <class Block>
+class Training {
+  static constexpr Index width = 32;
+  using Layer = typename Block::template Layer<width>;
+  using Model = ssm::BasicLanguageModel<ssm::Sequential<Layer, Layer>, ssm::LayerNorm<width>>;
+  using Parameters = typename Model::template Parameters<float>;
+  using Tokens = ssm::DynamicTensor<ssm::Token, 2>;
+
+ public:
+  Training(const Settings& settings, const Data& data, ssm::Seed seed, Index positions)
+      : settings_(settings),
+        data_(data),
+        seed_(seed),
+        context_(ssm::cpu::Resources(1)),
+        model_({.vocabulary = settings.vocabulary, .positions = positions}),
+        parameters_(model_.initialize(context_, seed.fork("parameters"))),
+        gradients_(model_.template zero_parameters<float>(context_)),
+        optimizer_(context_, model_, parameters_,
+                   {.rate = settings.rate, .weight_decay = settings.weight_decay}),
+        schedule_(settings.schedule()),
+        order_(static_cast<std::size_t>(settings.training)) {
+    std::iota(order_.begin(), order_.end(), std::size_t{0});
+    loss_.resize({1});
+  }
+
+  /// Every training sequence once, in an order of its own. Returns the mean loss.
+  double train_epoch(Index epoch) {
+    shuffle(epoch);
+    double sum = 0;
+    for (Index begin = 0; begin < settings_.training; begin += settings_.batch) {
+      const Index end = std::min(begin + settings_.batch, settings_.training);
+      sum += static_cast<double>(end - begin) * update(begin, end);
+    }
+    return sum / static_cast<double>(settings_.training);
+  }
+
+  /// The share of test sequences whose last target is the most likely of all tokens.
+  double accuracy() {
+    const ssm::TaskSequences& test = data_.splits.test;
+    const std::span<const ssm::Token> tokens(test.tokens);
+    logits_.resize({test.count, 1, settings_.vocabulary});
+    model_.forward(context_, parameters_, ssm::view_of(tokens).reshape(test.count, test.length),
+                   logits_);
+    Index right = 0;
+    for (Index b = 0; b < test.count; ++b) {
+      const float* scores = &logits_(b, 0, 0);
+      const auto likeliest = std::max_element(scores, scores + settings_.vocabulary) - scores;
+      right += likeliest == test.targets[static_cast<std::size_t>((b + 1) * test.length - 1)];
+    }
+    return static_cast<double>(right) / static_cast<double>(test.count);
+  }
+
+ private:
+  void shuffle(Index epoch) {
+    ssm::Draws draws(seed_.fork("order").fork(static_cast<std::uint64_t>(epoch)));
+    for (std::size_t i = order_.size(); i > 1; --i)
+      std::swap(order_[i - 1],
+                order_[static_cast<std::size_t>(draws.below(static_cast<Index>(i)))]);
+  }
+
+  void load(Index begin, Index end) {
+    const ssm::TaskSequences& data = data_.splits.training;
+    const auto copy_rows = [&](const std::vector<ssm::Token>& from, Tokens& to) {
+      to.resize({end - begin, data.length});
+      for (Index b = begin; b < end; ++b)
+        std::copy_n(
+            &from[order_[static_cast<std::size_t>(b)] * static_cast<std::size_t>(data.length)],
+            data.length, &to(b - begin, 0));
+    };
+    copy_rows(data.tokens, tokens_);
+    copy_rows(data.targets, targets_);
+    logits_.resize({end - begin, data.length, settings_.vocabulary});
+  }
+
+  double update(Index begin, Index end) {
+    load(begin, end);
+    const Index step = optimizer_.step();
+    tape_.dropout = settings_.dropout;
+    tape_.dropout_seed = seed_.fork("dropout").fork(static_cast<std::uint64_t>(step));
+    model_.forward(context_, parameters_, tokens_, logits_, tape_);
+    const auto rows = ssm::as_rows(logits_.view());
+    ssm::cross_entropy(
+        context_,
+        ssm::CrossEntropy<float, ssm::HostSpace>{
+            .logits = rows, .targets = targets_.flatten(), .loss = loss_, .dlogits = rows});
+    ssm::set_zero(context_, gradients_);
+    model_.backward(context_, parameters_, tape_, logits_, gradients_);
+    optimizer_.update(context_, parameters_, gradients_, schedule_.rate(step));
+    if (!std::isfinite(loss_(0)))
+      throw ssm::Error("the loss is no number any more at step " + std::to_string(step));
+    return static_cast<double>(loss_(0));
+  }
+
+  const Settings& settings_;
+  const Data& data_;
+  ssm::Seed seed_;
+  ssm::Context<ssm::Cpu> context_;
+  Model model_;
+  Parameters parameters_;
+  Parameters gradients_;
+  ssm::AdamW<Parameters> optimizer_;
+  ssm::Schedule schedule_;
+  std::vector<std::size_t> order_;
+  Tokens tokens_;
+  Tokens targets_;
+  ssm::DynamicTensor<float, 3> logits_;
+  ssm::DynamicTensor<float, 1> loss_;
+  ssm::TapeOf<Parameters> tape_;
+};
+
+template <class Block>
+void train(const Settings& settings, const Data& data, std::uint64_t seed, Index positions,
+           const std::function<void(Epoch)>& report) {
+  Training<Block> training(settings, data, ssm::Seed{seed}, positions);
+  for (Index epoch = 0; epoch < settings.epochs; ++epoch) {
+    const double loss = training.train_epoch(epoch);
+    report({.loss = loss, .accuracy = training.accuracy()});
+  }
+}
+
+}  // namespace synthetics
