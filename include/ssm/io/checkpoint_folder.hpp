@@ -111,12 +111,13 @@ class CheckpointFolder {
     std::filesystem::rename(at(step), leaving, error);
     if (!error) remove(leaving);
   }
+  /// What a killed process left: half-written checkpoints, and temporaries of single files.
   void remove_leftovers() const {
     std::vector<std::filesystem::path> leftovers;
     std::error_code error;
     for (std::filesystem::directory_iterator entry(folder_, error), end; !error && entry != end;
          entry.increment(error))
-      if (entry->path().filename().string().starts_with(partial))
+      if (entry->path().filename().string().find(partial) != std::string::npos)
         leftovers.push_back(entry->path());
     for (const auto& path : leftovers) remove(path);
   }

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "ssm/model/generate.hpp"
+#include "ssm/model/h3_language_model.hpp"
+#include "ssm/train/language_model_trainer.hpp"
+#include "ssm/train/text_loss.hpp"
+
+namespace ssm::cli {
+
+enum class BackendKind { cpu, reference };
+
+/// Where a model runs.
+struct Machine {
+  BackendKind backend = BackendKind::cpu;
+  int threads = 0;  // 0: all there are
+};
+
+/// A language model on some backend. The backend's code is compiled once, behind this.
+class Engine {
+ public:
+  Engine() = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  virtual ~Engine() = default;
+
+  virtual Index parameter_count() const = 0;
+  virtual TextLoss loss(std::span<const Token> text, const TextLossOptions& options) = 0;
+  /// Until the tokens end or `visit` says false.
+  virtual void generate(std::span<const Token> prompt, const GenerateOptions& options,
+                        const std::function<bool(Token)>& visit) = 0;
+
+  virtual void start_training(const LanguageModelTrainerConfig& config) = 0;
+  virtual TrainingStep update(const TextStreams& streams, double rate) = 0;
+  virtual Index step() const = 0;
+  /// config.json, model.safetensors, optimizer.safetensors and, where state is carried, state.safetensors.
+  virtual void save(const std::filesystem::path& folder) const = 0;
+  /// All of it but the model, which the engine was made with.
+  virtual void load_training(const std::filesystem::path& folder) = 0;
+};
+
+/// A model with fresh weights.
+std::unique_ptr<Engine> make_engine(const Machine& machine, const H3LanguageModelConfig& config,
+                                    Seed seed);
+/// A model from a folder.
+std::unique_ptr<Engine> load_engine(const Machine& machine, const std::filesystem::path& folder);
+
+/// How many threads a machine has when the user names none.
+int thread_count(const Machine& machine);
+
+}  // namespace ssm::cli

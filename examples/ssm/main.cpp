@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// ssm: trains H3 language models on text, generates with them, and measures them.
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <new>
+
+#include "commands.hpp"
+
+namespace {
+
+constexpr const char* version =
+#if SSM_WITH_FFTW
+    "ssm " SSM_VERSION
+    "\nlinked with FFTW (libfftw3), which is GPL-2.0-or-later; ssm itself is Apache-2.0";
+#else
+    "ssm " SSM_VERSION "\nwithout FFTW; Apache-2.0";
+#endif
+
+constexpr const char* examples = R"(Examples:
+  ssm train --text shakespeare.txt --out run --minutes 5
+  ssm generate run --prompt "ROMEO:" --tokens 400 --temperature 0.8
+  ssm perplexity run --text shakespeare.txt --held-out --json
+
+Exit status: 0 success; 1 failure, with one sentence on standard error; 2 wrong usage.)";
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("State-space language models: train in parallel, generate recurrently.", "ssm");
+  app.set_version_flag("--version", version);
+  app.footer(examples);
+  app.require_subcommand(1);
+  ssm::cli::add_train_command(app);
+  ssm::cli::add_generate_command(app);
+  ssm::cli::add_perplexity_command(app);
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::bad_alloc&) {
+    std::cerr << "ssm: out of memory" << std::endl;
+  } catch (const std::exception& error) {
+    std::cerr << "ssm: " << error.what() << std::endl;
+  }
+  return 1;
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ssm/core/error.hpp"  // Index
+
+namespace ssm::cli {
+
+/// What defines a training run: stored in its checkpoints, and the same when it is resumed.
+struct TrainingRecipe {
+  std::uint64_t seed = 1;
+  std::string backend = "cpu";
+  Index layers = 4;
+  Index width = 128;
+  Index inner = 0;  // 0: four times the width
+  Index state = 32;
+  Index head_dim = 1;
+  std::vector<Index> attention_layers;
+  Index heads = 4;
+  Index batch = 16;
+  Index length = 128;
+  Index accumulation = 1;
+  Index carry = 16;
+  double rate = 4e-3;
+  double ssm_rate = 0;
+  std::string schedule = "cosine";
+  double warmup = 0.05;
+  double weight_decay = 0.1;
+  double beta2 = 0.99;
+  double clip = 1;
+  double dropout = 0;
+  double held_out = 0.1;
+};
+
+/// How long it runs and what it reports; may change when it is resumed.
+struct TrainingLimits {
+  double minutes = 0;  // 0: bounded by steps
+  Index steps = 0;     // 0: bounded by time
+  Index evaluate_every = 0;
+  Index save_every = 0;
+  Index log_every = 10;
+  Index keep = 2;
+  int threads = 0;
+};
+
+/// visit(flag, member, range or choices, help) for every option of a recipe: flags, checkpoints and comparisons are made
+/// from this list.
+template <class Recipe, class Visit>
+void for_each_option(Recipe& r, Visit&& visit) {
+  visit("--seed", r.seed, "of the initial weights, the order of the text and the dropout");
+  visit("--backend", r.backend, "cpu, or reference: plain loops, slow");
+  visit("--layers", r.layers, "blocks of the model");
+  visit("--width", r.width, "channels of the residual stream");
+  visit("--inner", r.inner, "channels inside the feed-forward layers (0: four times the width)");
+  visit("--state", r.state, "state size of the SSMs, even");
+  visit("--head-dim", r.head_dim, "channels per SSM head");
+  visit("--attention-layers", r.attention_layers, "blocks with attention in place of H3, from 0");
+  visit("--heads", r.heads, "attention heads");
+  visit("--batch", r.batch, "places of the text that are read at once");
+  visit("--length", r.length, "tokens in a window: how far gradients reach");
+  visit("--accumulation", r.accumulation, "batches per update");
+  visit("--carry", r.carry, "windows through which the state is carried (1 with attention layers)");
+  visit("--rate", r.rate, "largest learning rate");
+  visit("--ssm-rate", r.ssm_rate, "learning rate of the SSMs' dynamics (0: at most 0.001)");
+  visit("--schedule", r.schedule, "constant, linear, polynomial or cosine");
+  visit("--warmup", r.warmup, "part of the run in which the rate rises");
+  visit("--weight-decay", r.weight_decay, "of everything but the SSMs' dynamics");
+  visit("--beta2", r.beta2, "AdamW's memory of squared gradients");
+  visit("--clip", r.clip, "largest norm of a gradient (0: any)");
+  visit("--dropout", r.dropout, "of embeddings");
+  visit("--held-out", r.held_out, "part at the end of the text that is not trained on");
+}
+
+}  // namespace ssm::cli

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "ssm/io/metrics_log.hpp"
+#include "ssm/train/language_model_trainer.hpp"  // TrainingStep
+#include "ssm/train/loss_curve.hpp"
+#include "ssm/train/text_loss.hpp"
+#include "status_line.hpp"
+
+namespace ssm::cli {
+
+/// Where a run is, as far as reports say.
+struct TrainingMoment {
+  Index step = 0;
+  Index total_steps = 0;  // 0: bounded by time
+  double fraction = 0;    // of the run that is done
+  double seconds = 0;     // of training
+  double rate = 0;
+};
+
+/// metrics.jsonl, loss.svg and what standard error shows of a training run.
+class TrainingReport {
+ public:
+  /// Entries of the folder's metrics after `resumed_step` are dropped.
+  TrainingReport(const std::filesystem::path& folder, Index resumed_step, Index tokens_per_step,
+                 Index log_every, bool quiet);
+
+  void say(const std::string& line) { status_.say(line); }
+  void add(const TrainingMoment& moment, const TrainingStep& result);
+  /// Writes the curve, too.
+  void add(const TrainingMoment& moment, const TextLoss& held_out);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  bool has_evaluation(Index step, Index tokens) const;
+  void show(const TrainingMoment& moment);
+  double tokens_per_second() const;
+
+  std::filesystem::path folder_;
+  MetricsLog log_;
+  StatusLine status_;
+  Index tokens_per_step_;
+  Index log_every_;
+  std::vector<LossPoint> training_curve_, held_out_curve_;
+  double smooth_loss_ = 0;
+  double loss_sum_ = 0;  // since the last entry
+  Index losses_ = 0;
+  double speed_ = 0;  // tokens per second, at the last entry
+  Clock::time_point last_entry_ = Clock::now();
+};
+
+}  // namespace ssm::cli

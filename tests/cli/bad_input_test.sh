@@ -1,0 +1,87 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Input that cannot be used gets one sentence and status 1, and nothing that was there is lost.
+source "$(dirname "$0")/common.sh"
+make_text text
+: >empty
+printf 'ab' >short
+printf 'x' >file
+train=("$ssm" train --out run "${tiny[@]}" --save-every 5)
+
+# Texts
+expect 1 "${train[@]}" --steps 10 --text absent && says absent
+expect 1 "${train[@]}" --steps 10 --text empty && says "empty"
+expect 1 "${train[@]}" --steps 10 --text . && says "not a regular file"
+expect 1 "${train[@]}" --steps 10 --text short && says "too short"
+if ((EUID != 0)); then
+  cp text locked && chmod 000 locked
+  expect 1 "${train[@]}" --steps 10 --text locked && says "Permission denied"
+fi
+
+# Folders
+expect 1 "$ssm" train --text text --out file "${tiny[@]}" --steps 10 && says "file"
+expect 1 "$ssm" train --text text --out file/run "${tiny[@]}" --steps 10
+if ((EUID != 0)); then
+  mkdir locked_folder && chmod 500 locked_folder
+  expect 1 "$ssm" train --text text --out locked_folder/run "${tiny[@]}" --steps 10
+fi
+
+# Models that do not fit together
+expect 1 "$ssm" train --text text --out odd "${tiny[@]}" --steps 10 --state 5
+expect 1 "$ssm" train --text text --out odd2 "${tiny[@]}" --steps 10 --head-dim 3
+expect 1 "$ssm" train --text text --out odd3 "${tiny[@]}" --steps 10 --attention-layers 1
+
+# A run that exists
+expect 0 "${train[@]}" --text text --steps 10
+cp -r run before
+expect 1 "${train[@]}" --text text --steps 20 && says "--resume"
+expect 1 "${train[@]}" --text text --steps 20 --resume --rate 0.5 && says "--rate"
+tr a-z A-Z <text >TEXT
+expect 1 "${train[@]}" --text TEXT --steps 20 --resume && says "not the text"
+same run before
+
+# A loss that explodes keeps the last sound checkpoint
+expect 1 "$ssm" train --text text --out wild "${tiny[@]}" --steps 500 --rate 1e6 --clip 0 --warmup 0 --save-every 1
+says "finite" && says "--rate"
+expect 0 "$ssm" perplexity run --text text
+
+# Checkpoints that are damaged
+damaged() {
+  rm -rf run && cp -r before run
+  "$@"
+  expect 1 "${train[@]}" --text text --steps 20 --resume
+}
+newest=run/checkpoint-0000010
+damaged truncate -s -1 $newest/model.safetensors && says model.safetensors
+damaged truncate -s 100 $newest/optimizer.safetensors && says optimizer.safetensors
+damaged rm $newest/optimizer.safetensors && says optimizer.safetensors
+damaged cp run/checkpoint-0000005/optimizer.safetensors $newest/ && says "another step"
+damaged sed -i 's/"step": 10/"step": 9/' $newest/trainer.json && says "another step"
+damaged sed -i 's/"width": 16/"width": "x"/' $newest/trainer.json && says "width"
+damaged truncate -s 20 $newest/config.json && says config.json
+damaged sed -i 's/"d_model": 16/"d_model": 32/' $newest/config.json
+expect 1 "$ssm" generate run
+expect 1 "$ssm" perplexity run --text text
+rm -rf run && cp -r before run
+
+# Generation and measurement
+expect 1 "$ssm" generate absent && says "does not exist"
+expect 1 "$ssm" generate . && says "no model"
+expect 1 "$ssm" generate file
+expect 1 "$ssm" generate run --prompt "" && says "prompt"
+expect 1 "$ssm" generate run --prompt-file empty && says "prompt"
+expect 1 "$ssm" perplexity run --text empty && says "empty"
+expect 1 "$ssm" perplexity run --text absent && says "absent"
+printf 'x' >one
+expect 1 "$ssm" perplexity run --text one
+sed -i 's/"vocab_size": 256/"vocab_size": 250/' $newest/config.json
+expect 1 "$ssm" generate run && says "vocabulary"
+expect 1 "$ssm" perplexity run --text text && says "vocabulary"
+rm -rf run && cp -r before run
+if [[ -e /dev/full ]]; then
+  status=0
+  "$ssm" generate run --tokens 5000 >/dev/full 2>err || status=$?
+  ((status == 1)) && says "standard output" || fail "writing to a full device: status $status"
+fi
+same run before
+finish
