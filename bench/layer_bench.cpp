@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layers as a user calls them: forward, forward and backward, and one recurrent step early and late in a sequence.
+#include <benchmark/benchmark.h>
+
+#include "ssm/backend/cpu.hpp"
+#include "ssm/core/fill_random.hpp"
+#include "ssm/layer/attention.hpp"
+#include "ssm/layer/diagonal_ssm.hpp"
+#include "ssm/layer/feed_forward.hpp"
+#include "ssm/layer/h3.hpp"
+#include "ssm/layer/linear.hpp"
+#include "ssm/layer/norm.hpp"
+#include "ssm/layer/shift_ssm.hpp"
+
+namespace {
+
+constexpr ssm::Index channels = 256;
+constexpr ssm::Index batch = 4;
+constexpr ssm::Index length = 1024;
+
+using Scan = ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = channels}>;
+using Convolution = ssm::DiagonalSsm<ssm::DiagonalSsmConfig{
+    .channels = channels, .form = ssm::DiagonalForm::convolution}>;
+using Shift = ssm::ShiftSsm<ssm::ShiftSsmConfig{.channels = channels}>;
+using H3 = ssm::H3<ssm::H3Config{.channels = channels}>;
+using Attention =
+    ssm::CausalAttention<ssm::CausalAttentionConfig{.channels = channels, .heads = 4}>;
+using Linear = ssm::Linear<ssm::LinearConfig{.inputs = channels, .outputs = channels}>;
+using Mlp = ssm::FeedForward<ssm::FeedForwardConfig{.channels = channels, .hidden = 4 * channels}>;
+
+/// ns of each element of [B, L, D] beside the time of a call.
+void count_elements(benchmark::State& state, ssm::Index elements) {
+  state.counters["ns_per_element"] = benchmark::Counter(
+      static_cast<double>(elements) * 1e-9,
+      benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+}
+
+template <class L>
+void forward(benchmark::State& state) {
+  ssm::Context<ssm::Cpu> ctx;
+  const L layer;
+  const auto parameters = layer.initialize(ctx, ssm::Seed{1});
+  ssm::DynamicTensor<float, 3> x({batch, length, channels});
+  ssm::DynamicTensor<float, 3> y({batch, length, channels});
+  ssm::fill_normal(x, ssm::Seed{2});
+  for (auto _ : state) layer.forward(ctx, parameters, x, y);
+  count_elements(state, x.size());
+}
+
+template <class L>
+void forward_backward(benchmark::State& state) {
+  ssm::Context<ssm::Cpu> ctx;
+  const L layer;
+  const auto parameters = layer.initialize(ctx, ssm::Seed{1});
+  auto gradients = layer.zero_parameters(ctx);
+  auto tape = layer.make_tape();
+  ssm::DynamicTensor<float, 3> x({batch, length, channels});
+  ssm::DynamicTensor<float, 3> y({batch, length, channels});
+  ssm::DynamicTensor<float, 3> dx({batch, length, channels});
+  ssm::fill_normal(x, ssm::Seed{2});
+  for (auto _ : state) {
+    layer.forward(ctx, parameters, x, y, tape);
+    layer.backward(ctx, parameters, tape, y, dx, gradients);
+  }
+  count_elements(state, x.size());
+}
+
+/// One step when `position` positions have gone before.
+template <class L>
+void step(benchmark::State& state) {
+  const ssm::Index position = state.range(0);
+  ssm::Context<ssm::Cpu> ctx;
+  const L layer;
+  const auto parameters = layer.initialize(ctx, ssm::Seed{1});
+  auto memory = layer.initial_state(ctx, 1);
+  ssm::DynamicTensor<float, 3> prompt({1, position, channels});
+  ssm::DynamicTensor<float, 3> unused({1, position, channels});
+  ssm::DynamicTensor<float, 2> x({1, channels});
+  ssm::DynamicTensor<float, 2> y({1, channels});
+  ssm::fill_normal(prompt, ssm::Seed{2});
+  ssm::fill_normal(x, ssm::Seed{3});
+  layer.prefill(ctx, parameters, prompt, unused, memory);
+  for (auto _ : state) layer.step(ctx, parameters, x, y, memory);
+}
+
+BENCHMARK(forward<Scan>)->UseRealTime();
+BENCHMARK(forward<Convolution>)->UseRealTime();
+BENCHMARK(forward<Shift>)->UseRealTime();
+BENCHMARK(forward<H3>)->UseRealTime();
+BENCHMARK(forward<Attention>)->UseRealTime();
+BENCHMARK(forward<Linear>)->UseRealTime();
+BENCHMARK(forward<Mlp>)->UseRealTime();
+BENCHMARK(forward<ssm::LayerNorm<channels>>)->UseRealTime();
+BENCHMARK(forward<ssm::RmsNorm<channels>>)->UseRealTime();
+BENCHMARK(forward_backward<Scan>)->UseRealTime();
+BENCHMARK(forward_backward<Convolution>)->UseRealTime();
+BENCHMARK(forward_backward<Shift>)->UseRealTime();
+BENCHMARK(forward_backward<H3>)->UseRealTime();
+BENCHMARK(forward_backward<Attention>)->UseRealTime();
+BENCHMARK(forward_backward<Linear>)->UseRealTime();
+BENCHMARK(forward_backward<Mlp>)->UseRealTime();
+BENCHMARK(step<Scan>)->Arg(10)->Arg(10000)->UseRealTime();
+BENCHMARK(step<Shift>)->Arg(10)->Arg(10000)->UseRealTime();
+BENCHMARK(step<H3>)->Arg(10)->Arg(10000)->UseRealTime();
+
+}  // namespace
