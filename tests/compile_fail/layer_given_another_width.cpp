@@ -1,4 +1,4 @@
-// expect: conversion|could not convert|no viable conversion|no matching
+// expect: cannot convert|could not convert|no viable conversion|no matching
 // SPDX-License-Identifier: Apache-2.0
 #include <ssm/backend/reference.hpp>
 #include <ssm/layer/linear.hpp>
