@@ -16,8 +16,8 @@ constexpr const char* examples = R"(Examples:
   ssm train --text book.txt --out run --steps 2000 --seed 7  the same weights every time
   ssm train --text book.txt --out run --resume               go on after Ctrl-C, kill or a crash
 
---out gets checkpoint-STEP/ (config.json, model.safetensors, optimizer.safetensors, trainer.json), metrics.jsonl
-and loss.svg. The last tenth of the text is held out. Ctrl-C saves a checkpoint and exits with status 0.
+--out gets checkpoint-STEP/ (config.json, model.safetensors, and what --resume needs), metrics.jsonl and
+loss.svg. The last tenth of the text is held out. Ctrl-C saves a checkpoint and exits with status 0.
 A run bounded by --steps and resumed after any interruption ends with the same weights, bit for bit, as one that
 was never interrupted, on the same backend and number of threads. One bounded by --minutes goes on for the minutes
 that are left; its learning rate follows the clock.)";

@@ -73,7 +73,8 @@ void TrainingReport::add(const TrainingMoment& moment, const TextLoss& held_out)
 bool TrainingReport::has_evaluation(Index step, Index tokens) const {
   if (log_.entries().empty()) return false;
   const MetricsLog::Entry& last = log_.entries().back();
-  return last["step"] == step && last.contains("held_out_tokens") && last["held_out_tokens"] == tokens;
+  return last["step"] == step && last.contains("held_out_tokens") &&
+         last["held_out_tokens"] == tokens;
 }
 
 void TrainingReport::show(const TrainingMoment& moment) {

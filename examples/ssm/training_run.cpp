@@ -41,16 +41,17 @@ H3LanguageModelConfig model_config(const TrainingRecipe& recipe, Index vocabular
 }
 
 LanguageModelTrainerConfig trainer_config(const TrainingRecipe& recipe) {
-  return {.batch = recipe.batch,
-          .accumulation = recipe.accumulation,
-          .carry = recipe.attention_layers.empty() ? recipe.carry : 1,  // a cache would grow with it
-          .dropout = recipe.dropout,
-          .seed = Seed{recipe.seed}.fork("dropout"),
-          .optimizer = {.rate = recipe.rate,
-                        .ssm_rate = recipe.ssm_rate,
-                        .beta2 = recipe.beta2,
-                        .weight_decay = recipe.weight_decay,
-                        .clip_norm = recipe.clip}};
+  return {
+      .batch = recipe.batch,
+      .accumulation = recipe.accumulation,
+      .carry = recipe.attention_layers.empty() ? recipe.carry : 1,  // a cache would grow with it
+      .dropout = recipe.dropout,
+      .seed = Seed{recipe.seed}.fork("dropout"),
+      .optimizer = {.rate = recipe.rate,
+                    .ssm_rate = recipe.ssm_rate,
+                    .beta2 = recipe.beta2,
+                    .weight_decay = recipe.weight_decay,
+                    .clip_norm = recipe.clip}};
 }
 
 /// The recipe of a resumed run; flags that contradict it are refused.
@@ -124,7 +125,8 @@ class TrainingRun {
   }
   bool is_finished() const { return is_timed() ? seconds() >= budget() : step() >= limits_.steps; }
   Index schedule_position() const {
-    return is_timed() ? static_cast<Index>(fraction() * static_cast<double>(time_resolution)) : step();
+    return is_timed() ? static_cast<Index>(fraction() * static_cast<double>(time_resolution))
+                      : step();
   }
   TrainingMoment moment(double rate = 0) const {
     return {.step = step(),
@@ -199,12 +201,13 @@ class TrainingRun {
   }
   void announce(bool is_resumed) {
     std::array<char, 256> line{};
-    std::snprintf(line.data(), line.size(),
-                  "H3 model, %td layers of %td channels, %s parameters; %zu tokens to train on, %zu held "
-                  "out; %s, %d threads",
-                  recipe_.layers, recipe_.width,
-                  quantity_text(static_cast<double>(engine_->parameter_count())).c_str(),
-                  training_.size(), held_out_.size(), recipe_.backend.c_str(), threads_);
+    std::snprintf(
+        line.data(), line.size(),
+        "H3 model, %td layers of %td channels, %s parameters; %zu tokens to train on, %zu held "
+        "out; %s, %d threads",
+        recipe_.layers, recipe_.width,
+        quantity_text(static_cast<double>(engine_->parameter_count())).c_str(), training_.size(),
+        held_out_.size(), recipe_.backend.c_str(), threads_);
     report_->say(line.data());
     if (is_resumed) report_->say("resuming after step " + std::to_string(step()));
     if (length() < recipe_.length)
@@ -262,8 +265,8 @@ class TrainingRun {
 
   void finish() {
     std::array<char, 320> line{};
-    std::snprintf(line.data(), line.size(), "%td steps, %s tokens in %s; the model is in %s", step(),
-                  quantity_text(static_cast<double>(step() * tokens_per_step())).c_str(),
+    std::snprintf(line.data(), line.size(), "%td steps, %s tokens in %s; the model is in %s",
+                  step(), quantity_text(static_cast<double>(step() * tokens_per_step())).c_str(),
                   duration_text(seconds()).c_str(), folder_.at(step()).c_str());
     report_->say(line.data());
     if (held_out_.size() < 2) return;

@@ -55,6 +55,7 @@ newest=run/checkpoint-0000010
 damaged truncate -s -1 $newest/model.safetensors && says model.safetensors
 damaged truncate -s 100 $newest/optimizer.safetensors && says optimizer.safetensors
 damaged rm $newest/optimizer.safetensors && says optimizer.safetensors
+damaged rm $newest/state.safetensors && says state.safetensors
 damaged cp run/checkpoint-0000005/optimizer.safetensors $newest/ && says "another step"
 damaged sed -i 's/"step": 10/"step": 9/' $newest/trainer.json && says "another step"
 damaged sed -i 's/"width": 16/"width": "x"/' $newest/trainer.json && says "width"
