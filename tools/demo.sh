@@ -39,9 +39,10 @@ echo "Training on $text for $minutes minutes"
 "$ssm" train --text "$text" --out "$run" --minutes "$minutes"
 echo
 echo "Writing, one byte at a time in recurrent mode:"
-# The beginning of the held-out part is the prompt.
+# The prompt is the beginning of the first line that is wholly in the held-out part.
 size=$(stat -c %s "$text")
-tail -c "+$((size * 9 / 10))" "$text" | head -c 60 >"$run/prompt.txt"
+head -c 60 < <(tail -c "+$((size * 9 / 10 + 1))" "$text" | tail -n +2) >"$run/prompt.txt"
+[[ -s $run/prompt.txt ]] || echo >"$run/prompt.txt"
 "$ssm" generate "$run" --prompt-file "$run/prompt.txt" --tokens 800 --temperature 0.7 --statistics
 echo
 echo "More:   $ssm generate $run --prompt 'And the king' --tokens 400"

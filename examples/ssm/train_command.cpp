@@ -57,12 +57,10 @@ void add_limits(CLI::App& command, TrainRequest& request) {
       ->check(between(Index{1}, most));
   add_option(command, "--save-every", limits.save_every, "steps (else once a minute)")
       ->check(between(Index{1}, most));
-  add_option(command, "--log-every", limits.log_every, "steps")
-      ->check(between(Index{1}, most))
-      ->capture_default_str();
-  add_option(command, "--keep", limits.keep, "checkpoints")
-      ->check(between(Index{1}, most))
-      ->capture_default_str();
+  add_option(command, "--log-every", limits.log_every, "steps (else 10)")
+      ->check(between(Index{1}, most));
+  add_option(command, "--keep", limits.keep, "checkpoints (else 2)")
+      ->check(between(Index{1}, most));
   add_option(command, "--threads", limits.threads, "of the cpu backend (all cores)")
       ->check(between(1, 1024));
 }

@@ -36,14 +36,14 @@ struct TrainingRecipe {
   double held_out = 0.1;
 };
 
-/// How long it runs and what it reports; may change when it is resumed.
+/// How long it runs and what it reports; may change when it is resumed, and stays as it was where nothing is said.
 struct TrainingLimits {
-  double minutes = 0;  // 0: bounded by steps
-  Index steps = 0;     // 0: bounded by time
-  Index evaluate_every = 0;
-  Index save_every = 0;
-  Index log_every = 10;
-  Index keep = 2;
+  double minutes = 0;        // 0: bounded by steps
+  Index steps = 0;           // 0: bounded by time
+  Index evaluate_every = 0;  // steps; 0: ten times in a run
+  Index save_every = 0;      // steps; 0: once a minute
+  Index log_every = 0;       // steps; 0: 10
+  Index keep = 0;            // checkpoints; 0: 2
   int threads = 0;
 };
 

@@ -57,8 +57,12 @@ void write_record(const std::filesystem::path& path, const TrainingRecord& recor
       {"format", format},
       {"step", record.step},
       {"seconds", record.seconds},
-      {"minutes", record.minutes},
-      {"steps", record.steps},
+      {"minutes", record.limits.minutes},
+      {"steps", record.limits.steps},
+      {"evaluate_every", record.limits.evaluate_every},
+      {"save_every", record.limits.save_every},
+      {"log_every", record.limits.log_every},
+      {"keep", record.limits.keep},
       {"text", {{"bytes", record.text_bytes}, {"digest", record.text_digest}}},
       {"options", options}};
   write_text_file(path, json.dump(2) + "\n");
@@ -70,8 +74,12 @@ TrainingRecord read_record(const std::filesystem::path& path) {
   TrainingRecord record;
   record.step = json.integer("step", 0);
   record.seconds = json.number("seconds", 0, 0, largest);
-  record.minutes = json.number("minutes", 0, 0, largest);
-  record.steps = json.integer("steps", 0);
+  record.limits.minutes = json.number("minutes", 0, 0, largest);
+  record.limits.steps = json.integer("steps", 0);
+  record.limits.evaluate_every = json.integer("evaluate_every", 0);
+  record.limits.save_every = json.integer("save_every", 0);
+  record.limits.log_every = json.integer("log_every", 1);
+  record.limits.keep = json.integer("keep", 1);
   const JsonObject text = json.object("text");
   record.text_bytes = text.integer("bytes", 0, std::numeric_limits<std::int64_t>::max());
   record.text_digest = text.text("digest", "");

@@ -15,8 +15,7 @@ struct TrainingRecord {
   Index text_bytes = 0;
   std::string text_digest;
   TrainingRecipe recipe;
-  double minutes = 0;
-  Index steps = 0;
+  TrainingLimits limits;  // but for the threads, which belong to the machine
 };
 
 /// trainer.json. Throws  CheckpointError

@@ -159,12 +159,21 @@ class TrainingRun {
 
   /// What the command line says, else what the run was started with, else five minutes.
   void set_limits(const std::optional<TrainingRecord>& record) {
-    if (limits_.steps == 0 && limits_.minutes == 0 && record) {
-      limits_.steps = record->steps;
-      limits_.minutes = record->minutes;
+    if (record) {
+      const TrainingLimits& before = record->limits;
+      if (limits_.steps == 0 && limits_.minutes == 0) {
+        limits_.steps = before.steps;
+        limits_.minutes = before.minutes;
+      }
+      if (limits_.evaluate_every == 0) limits_.evaluate_every = before.evaluate_every;
+      if (limits_.save_every == 0) limits_.save_every = before.save_every;
+      if (limits_.log_every == 0) limits_.log_every = before.log_every;
+      if (limits_.keep == 0) limits_.keep = before.keep;
+      seconds_before_ = record->seconds;
     }
     if (limits_.steps == 0 && limits_.minutes == 0) limits_.minutes = 5;
-    if (record) seconds_before_ = record->seconds;
+    if (limits_.log_every == 0) limits_.log_every = 10;
+    if (limits_.keep == 0) limits_.keep = 2;
     const Index total = is_timed() ? time_resolution : limits_.steps;
     schedule_ = {.kind = schedule_kind(recipe_.schedule),
                  .base = recipe_.rate,
@@ -256,8 +265,7 @@ class TrainingRun {
                                                 .text_bytes = static_cast<Index>(text_.size()),
                                                 .text_digest = digest_of(text_),
                                                 .recipe = recipe_,
-                                                .minutes = limits_.minutes,
-                                                .steps = limits_.steps});
+                                                .limits = limits_});
         },
         static_cast<std::size_t>(limits_.keep));
     saved_step_ = step();

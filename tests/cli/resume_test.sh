@@ -16,7 +16,7 @@ kills=0
 for ((attempt = 0; attempt < 12; ++attempt)); do
   "$ssm" train --out killed "${options[@]}" --steps $steps --resume >out 2>err &
   process=$!
-  pause=$((RANDOM % (milliseconds / 4 + 20)))
+  pause=$((RANDOM % (milliseconds / 8 + 20)))
   sleep "$(printf '%d.%03d' $((pause / 1000)) $((pause % 1000)))"
   if kill -9 $process 2>/dev/null; then kills=$((kills + 1)); fi
   status=0

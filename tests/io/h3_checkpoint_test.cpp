@@ -122,15 +122,15 @@ TEST_CASE("a tensor that is missing is named") {
 }
 
 TEST_CASE("sizes of the config that the weights do not have are refused before memory is taken") {
-  for (const auto& [field, value] :
+  for (const auto& bad :
        std::initializer_list<std::pair<const char*, int>>{{"d_model", 1 << 30},
                                                           {"d_inner", 1 << 30},
                                                           {"n_layer", 1 << 30},
                                                           {"vocab_size", 1 << 30},
                                                           {"max_position_embeddings", 1 << 30}}) {
     SavedModel saved;
-    saved.change_config([&, &field = field, &value = value](Json& json) { json[field] = value; });
-    CAPTURE(field);
+    saved.change_config([&](Json& json) { json[bad.first] = bad.second; });
+    CAPTURE(bad.first);
     CHECK(saved.complains_of("model.safetensors"));
   }
   SavedModel saved;
@@ -156,11 +156,11 @@ TEST_CASE("every field of the config is checked") {
                                                                 {"attn_layer_idx", {-1}},
                                                                 {"attn_cfg", nullptr},
                                                                 {"d_model", 18446744073709551615U}};
-  for (const auto& [field, value] : bad) {
+  for (const auto& entry : bad) {
     SavedModel saved;
-    saved.change_config([&, &field = field, &value = value](Json& json) { json[field] = value; });
-    CAPTURE(field);
-    CAPTURE(value.dump());
+    saved.change_config([&](Json& json) { json[entry.first] = entry.second; });
+    CAPTURE(entry.first);
+    CAPTURE(entry.second.dump());
     CHECK(saved.complains_of("config.json"));
   }
 }

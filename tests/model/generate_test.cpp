@@ -9,9 +9,10 @@
 #include <vector>
 
 #include "ssm/model/blocks.hpp"
-#include "support/allocation_count.hpp"
 #include "support/backends.hpp"
 #include "support/tiny_model.hpp"
+// Behind the intrinsics, whose headers declare functions that it defines.
+#include "support/allocation_count.hpp"
 
 namespace ssm::test {
 namespace {

@@ -71,8 +71,9 @@ double loss_of_pieces(const Run& run, Index first, Index last) {
   DynamicTensor<double, 3> logits({batch, length, run.model.layer.padded_vocabulary()});
   run.model.layer.forward(ctx, run.model.parameters, tokens, logits);
   DynamicTensor<double, 1> loss({1});
-  cross_entropy(ctx, CrossEntropy<double, HostSpace>{
-                         .logits = as_rows(logits.view()), .targets = targets.flatten(), .loss = loss});
+  cross_entropy(ctx,
+                CrossEntropy<double, HostSpace>{
+                    .logits = as_rows(logits.view()), .targets = targets.flatten(), .loss = loss});
   return loss(0);
 }
 
@@ -81,7 +82,8 @@ TEST_CASE("a state that is carried makes windows one long piece, until it starts
   const auto update = [&] { return run.update(0).loss; };  // the rate is zero: parameters stay
   const double first = update(), second = update(), third = update(), fourth = update();
   CHECK(std::abs(first - loss_of_pieces(run, 0, 0)) <= tolerance<double>.value);
-  CHECK(std::abs((first + second + third) / 3 - loss_of_pieces(run, 0, 2)) <= tolerance<double>.value);
+  CHECK(std::abs((first + second + third) / 3 - loss_of_pieces(run, 0, 2)) <=
+        tolerance<double>.value);
   CHECK(std::abs(second - loss_of_pieces(run, 1, 1)) > tolerance<double>.value);
   CHECK(std::abs(fourth - loss_of_pieces(run, 3, 3)) <= tolerance<double>.value);
 }
@@ -124,7 +126,8 @@ TEST_CASE("dropout differs from update to update and changes the loss") {
 }
 
 TEST_CASE("a run that stops and goes on ends with the same bits as one that does not") {
-  const LanguageModelTrainerConfig config{.batch = 2, .accumulation = 2, .carry = 4, .dropout = 0.2};
+  const LanguageModelTrainerConfig config{
+      .batch = 2, .accumulation = 2, .carry = 4, .dropout = 0.2};
   Run whole(config);
   for (int step = 0; step < 8; ++step) whole.update();
   Run before(config);

@@ -44,7 +44,7 @@ TextLoss loss_of(const Model<P>& model, const std::vector<Token>& text, TextLoss
 
 TEST_CASE("the loss of a text is that of one forward pass, whatever the chunks") {
   const auto model = tiny_model();
-  for (const std::size_t size : {2, 3, 64, 65, 66, 1001}) {
+  for (const std::size_t size : {2U, 3U, 64U, 65U, 66U, 1001U}) {
     const auto text = some_text(size);
     const double expected = whole_loss(model, text);
     for (const Index chunk : {1, 7, 64, 2000}) {

@@ -46,7 +46,8 @@ TEST_CASE("streams are spread over the text") {
   const auto text = counting(1008);
   const TextStreams streams(text, 8, 4, Seed{3});
   std::set<Token> begins;
-  for (Index stream = 0; stream < 4; ++stream) begins.insert(streams.window(stream, 0).front() % 250);
+  for (Index stream = 0; stream < 4; ++stream)
+    begins.insert(streams.window(stream, 0).front() % 250);
   CHECK(begins.size() == 1);
 }
 
@@ -59,7 +60,8 @@ TEST_CASE("every token of the text is a target") {
   CHECK(targets.size() == 96);
 }
 
-TEST_CASE("a late window is the same whatever was asked for before, and another seed's is another") {
+TEST_CASE(
+    "a late window is the same whatever was asked for before, and another seed's is another") {
   const auto text = counting(100000);
   const TextStreams streams(text, 8, 2, Seed{3});
   const Index late = Index{1} << 40;

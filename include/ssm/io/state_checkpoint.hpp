@@ -12,11 +12,9 @@ namespace ssm {
 ///   save_state<L>(writer, state, "state.");
 template <class L, class State>
 void save_state(SafetensorsWriter& writer, const State& state, std::string_view prefix = "") {
-  L::for_each_state(
-      [&](const std::string& name, const auto& tensor) {
-        writer.add(std::string(prefix) + name, tensor);
-      },
-      state);
+  L::for_each_state([&](const std::string& name,
+                        const auto& tensor) { writer.add(std::string(prefix) + name, tensor); },
+                    state);
 }
 
 /// Fills every tensor of a state, whose extents are set already, from prefix + its name.

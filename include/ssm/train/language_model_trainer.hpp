@@ -16,9 +16,9 @@ namespace ssm {
 struct LanguageModelTrainerConfig {
   Index batch = 16;        // streams that go through the model together
   Index accumulation = 1;  // batches whose gradients make one update
-  Index carry = 1;         // windows through which the state is carried; 1: each begins without a past
-  double dropout = 0;      // of embeddings
-  Seed seed{};             // of dropout
+  Index carry = 1;     // windows through which the state is carried; 1: each begins without a past
+  double dropout = 0;  // of embeddings
+  Seed seed{};         // of dropout
   AdamWConfig optimizer{};
 };
 
@@ -65,7 +65,8 @@ class LanguageModelTrainer {
                       double rate) {
     if (streams.streams() != config_.batch * config_.accumulation)
       throw ArgumentError("training: " + std::to_string(streams.streams()) + " streams for " +
-                          std::to_string(config_.batch * config_.accumulation) + " windows an update");
+                          std::to_string(config_.batch * config_.accumulation) +
+                          " windows an update");
     resize(streams.length(), layer.padded_vocabulary());
     set_zero(ctx, gradients_);
     TrainingStep result;

@@ -22,7 +22,8 @@ class TextStreams {
  public:
   TextStreams(std::span<const Token> text, Index length, Index streams, Seed seed)
       : text_(text), length_(length), streams_(streams) {
-    if (length < 1 || streams < 1) throw ArgumentError("text streams: length and streams must be at least 1");
+    if (length < 1 || streams < 1)
+      throw ArgumentError("text streams: length and streams must be at least 1");
     if (static_cast<Index>(text.size()) < length + 1)
       throw ArgumentError("a text of " + std::to_string(text.size()) +
                           " tokens is too short for windows of " + std::to_string(length) +
@@ -43,7 +44,8 @@ class TextStreams {
   }
 
   /// Window `step` of the streams first, first + 1, … as a batch [B, length] and its targets.
-  void fill(Index first, Index step, const View<Token, 2>& tokens, const View<Token, 2>& targets) const {
+  void fill(Index first, Index step, const View<Token, 2>& tokens,
+            const View<Token, 2>& targets) const {
     for (Index b = 0; b < tokens.extent(0); ++b) {
       const auto source = window(first + b, step);
       std::copy_n(source.data(), length_, tokens.select(0, b).data());
