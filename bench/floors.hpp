@@ -7,8 +7,8 @@
 #include <chrono>
 #include <vector>
 
-#include "ssm/backend/cpu.hpp"
 #include "../tests/support/test_tensor.hpp"
+#include "ssm/backend/cpu.hpp"
 
 namespace ssm::bench {
 

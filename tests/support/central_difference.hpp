@@ -79,8 +79,9 @@ inline void require_gradients(Report& report, Subject& subject, Call call,
   if (!call.keep_states) return;
   if (!call.initial_state) call.initial_state = subject.zero_state(call.sequences());
   for (std::size_t i = 0; i < call.initial_state->size(); ++i)
-    require_gradient(report, subject, call, (*call.initial_state)[i], outcome.dinitial_state[i],
-                     where);
+    if (!(*call.initial_state)[i].counts)
+      require_gradient(report, subject, call, (*call.initial_state)[i], outcome.dinitial_state[i],
+                       where);
 }
 
 }  // namespace ssm::laws

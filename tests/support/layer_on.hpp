@@ -219,9 +219,11 @@ class LayerOn : public Subject {
     fill_unwritten(sequence, call);
     return sequence;
   }
-  template <class E>
-  static void fill_unwritten(Tensor<T, E, Space>& tensor, const Call& call) {
-    std::fill_n(tensor.data(), tensor.size(), static_cast<T>(call.unwritten));
+  template <class U, class E>
+  static void fill_unwritten(Tensor<U, E, Space>& tensor, const Call& call) {
+    const bool is_nan = call.unwritten != call.unwritten;
+    const U element = std::is_integral_v<U> && is_nan ? U(-1) : static_cast<U>(call.unwritten);
+    std::fill_n(tensor.data(), tensor.size(), element);
   }
 
   Parameters write_parameters(const Bundle& from) {
@@ -261,8 +263,8 @@ class LayerOn : public Subject {
     return to;
   }
   /// Run-time extents as the extents type of a tensor.
-  template <class E>
-  static E extents_of(const Tensor<T, E, Space>&, const std::vector<Index>& extents) {
+  template <class U, class E>
+  static E extents_of(const Tensor<U, E, Space>&, const std::vector<Index>& extents) {
     std::array<Index, static_cast<std::size_t>(E::rank())> axes{};
     std::copy_n(extents.begin(), axes.size(), axes.begin());
     return std::apply([](auto... n) { return E(n...); }, axes);

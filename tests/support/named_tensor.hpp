@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct NamedTensor {
   std::string name{};
   std::vector<Index> extents{};
   std::vector<double> values{};  // row-major
+  bool counts = false;           // whole numbers, which nothing is differentiated by
 };
 
 /// Parameters, gradients or a state: tensors in the order in which the layer visits them.
@@ -109,7 +111,8 @@ NamedTensor read(std::string name, const Tensor<T, E>& tensor) {
   const auto extents = tensor.extents().to_array();
   return {std::move(name),
           {extents.begin(), extents.end()},
-          {tensor.data(), tensor.data() + tensor.size()}};
+          {tensor.data(), tensor.data() + tensor.size()},
+          std::is_integral_v<T>};
 }
 
 /// The other way: takes over the elements; sizes must agree.

@@ -6,6 +6,7 @@
 #include "ssm/backend/cpu/attention.hpp"
 #include "ssm/backend/cpu/causal_convolution.hpp"
 #include "ssm/backend/cpu/cross_entropy.hpp"
+#include "ssm/backend/cpu/decayed_attention.hpp"
 #include "ssm/backend/cpu/diagonal_kernel.hpp"
 #include "ssm/backend/cpu/diagonal_parameters.hpp"
 #include "ssm/backend/cpu/diagonal_scan.hpp"
@@ -14,10 +15,13 @@
 #include "ssm/backend/cpu/matmul.hpp"
 #include "ssm/backend/cpu/normalization.hpp"
 #include "ssm/backend/cpu/optimizer_update.hpp"
+#include "ssm/backend/cpu/pair_rotation.hpp"
 #include "ssm/backend/cpu/rearrange.hpp"
 #include "ssm/backend/cpu/resources.hpp"
 #include "ssm/backend/cpu/sample.hpp"
+#include "ssm/backend/cpu/selective_scan.hpp"
 #include "ssm/backend/cpu/shift_convolution.hpp"
+#include "ssm/backend/cpu/short_convolution.hpp"
 
 namespace ssm {
 
@@ -30,6 +34,7 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::Attention<Arch>,
                   cpu::CausalConvolution<Arch, Fft>,
                   cpu::CrossEntropy<Arch>,
+                  cpu::DecayedAttention<Arch>,
                   cpu::DiagonalKernel<Arch>,
                   cpu::DiagonalParameters<Arch>,
                   cpu::DiagonalScan<Arch>,
@@ -39,9 +44,12 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::Matmul<Arch>,
                   cpu::Normalization<Arch>,
                   cpu::OptimizerUpdate<Arch>,
+                  cpu::PairRotation<Arch>,
                   cpu::Rearrange<Arch>,
                   cpu::Sample<Arch>,
-                  cpu::ShiftConvolution<Arch> {
+                  cpu::SelectiveScan<Arch>,
+                  cpu::ShiftConvolution<Arch>,
+                  cpu::ShortConvolution<Arch> {
   using Space = HostSpace;
   using Resources = cpu::Resources;
 };

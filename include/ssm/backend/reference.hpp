@@ -6,6 +6,7 @@
 #include "ssm/backend/reference/attention.hpp"
 #include "ssm/backend/reference/causal_convolution.hpp"
 #include "ssm/backend/reference/cross_entropy.hpp"
+#include "ssm/backend/reference/decayed_attention.hpp"
 #include "ssm/backend/reference/diagonal_kernel.hpp"
 #include "ssm/backend/reference/diagonal_parameters.hpp"
 #include "ssm/backend/reference/diagonal_scan.hpp"
@@ -14,9 +15,12 @@
 #include "ssm/backend/reference/matmul.hpp"
 #include "ssm/backend/reference/normalization.hpp"
 #include "ssm/backend/reference/optimizer_update.hpp"
+#include "ssm/backend/reference/pair_rotation.hpp"
 #include "ssm/backend/reference/rearrange.hpp"
 #include "ssm/backend/reference/sample.hpp"
+#include "ssm/backend/reference/selective_scan.hpp"
 #include "ssm/backend/reference/shift_convolution.hpp"
+#include "ssm/backend/reference/short_convolution.hpp"
 
 namespace ssm {
 
@@ -26,6 +30,7 @@ struct Reference : reference::Activation,
                    reference::Attention,
                    reference::CausalConvolution,
                    reference::CrossEntropy,
+                   reference::DecayedAttention,
                    reference::DiagonalKernel,
                    reference::DiagonalParameters,
                    reference::DiagonalScan,
@@ -35,9 +40,12 @@ struct Reference : reference::Activation,
                    reference::Matmul,
                    reference::Normalization,
                    reference::OptimizerUpdate,
+                   reference::PairRotation,
                    reference::Rearrange,
                    reference::Sample,
-                   reference::ShiftConvolution {
+                   reference::SelectiveScan,
+                   reference::ShiftConvolution,
+                   reference::ShortConvolution {
   using Space = HostSpace;
   struct Resources {};
 };

@@ -20,7 +20,7 @@ struct Error : std::runtime_error {
 };
 
 /// "[2, 65, *]": how a shape is written in messages; `dyn` prints as `*`.
-inline std::string shape_text(std::span<const Index> extents) {
+[[gnu::cold]] inline std::string shape_text(std::span<const Index> extents) {
   std::string text = "[";
   for (std::size_t axis = 0; axis < extents.size(); ++axis) {
     if (axis > 0) text += ", ";
@@ -31,11 +31,11 @@ inline std::string shape_text(std::span<const Index> extents) {
 
 /// Two extents that must agree do not.
 struct ShapeError : Error {
-  ShapeError(std::string_view op, std::string_view operand, std::span<const Index> expected,
-             std::span<const Index> actual)
+  [[gnu::cold]] ShapeError(std::string_view op, std::string_view operand,
+                           std::span<const Index> expected, std::span<const Index> actual)
       : Error(std::string(op) + ": " + std::string(operand) + " must be " + shape_text(expected) +
               ", got " + shape_text(actual)) {}
-  ShapeError(std::string_view op, std::string_view operand, std::string_view reason)
+  [[gnu::cold]] ShapeError(std::string_view op, std::string_view operand, std::string_view reason)
       : Error(std::string(op) + ": " + std::string(operand) + " " + std::string(reason)) {}
 };
 
@@ -46,20 +46,59 @@ struct ArgumentError : Error {
 
 /// A library underneath refused: FFTW, cuBLAS, CUDA.
 struct BackendError : Error {
-  BackendError(std::string_view library, std::string_view call, long code)
+  [[gnu::cold]] BackendError(std::string_view library, std::string_view call, long code)
       : Error(std::string(library) + ": " + std::string(call) + " failed with code " +
               std::to_string(code)) {}
 };
 
 /// An allocation of `bytes` in `space` failed.
 struct OutOfMemory : Error {
-  OutOfMemory(std::size_t bytes, std::string_view space)
+  [[gnu::cold]] OutOfMemory(std::size_t bytes, std::string_view space)
       : Error("out of memory: " + std::to_string(bytes) + " bytes in " + std::string(space)) {}
 };
 
+namespace detail {
+// Messages are put together out of line: checks are inlined everywhere, what they say is not.
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_size(int axis, Index fixed, Index got) {
+  throw ShapeError("extents", "axis " + std::to_string(axis),
+                   "must be " + (fixed == dyn ? std::string("a size") : std::to_string(fixed)) +
+                       ", got " + std::to_string(got));
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_axis(const char* op, int axis,
+                                                               std::span<const Index> extents) {
+  throw ShapeError(op, "axis " + std::to_string(axis), "does not exist in " + shape_text(extents));
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_range(Index begin, Index end, int axis,
+                                                                std::span<const Index> extents) {
+  throw ShapeError("slice", "range [" + std::to_string(begin) + ", " + std::to_string(end) + ")",
+                   "is outside axis " + std::to_string(axis) + " of " + shape_text(extents));
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_index(Index index, int axis,
+                                                                std::span<const Index> extents) {
+  throw ShapeError("select", "index " + std::to_string(index),
+                   "is outside axis " + std::to_string(axis) + " of " + shape_text(extents));
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_reshape(std::span<const Index> from,
+                                                                  bool is_contiguous,
+                                                                  std::span<const Index> to) {
+  throw ShapeError("reshape", "view of " + shape_text(from),
+                   is_contiguous ? "has another number of elements than " + shape_text(to)
+                                 : std::string("is not contiguous"));
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_extents(std::string_view op,
+                                                                  std::string_view operand,
+                                                                  bool is_given,
+                                                                  std::span<const Index> expected,
+                                                                  std::span<const Index> actual) {
+  if (!is_given) throw ShapeError(op, operand, "is missing");
+  throw ShapeError(op, operand, expected, actual);
+}
+}  // namespace detail
+
 /// A file from outside is damaged or does not fit; `tensor` may be empty.
 struct CheckpointError : Error {
-  CheckpointError(std::string_view file, std::string_view tensor, std::string_view reason)
+  [[gnu::cold]] CheckpointError(std::string_view file, std::string_view tensor,
+                                std::string_view reason)
       : Error(std::string(file) + ": " +
               (tensor.empty() ? std::string() : "tensor '" + std::string(tensor) + "': ") +
               std::string(reason)) {}

@@ -82,11 +82,7 @@ class Extents {
   }
   constexpr void assign(int axis, Index n) {
     const Index fixed = static_extent(axis);
-    if (n < 0 || (fixed != dyn && n != fixed)) {
-      throw ShapeError("extents", "axis " + std::to_string(axis),
-                       "must be " + (fixed == dyn ? std::string("a size") : std::to_string(fixed)) +
-                           ", got " + std::to_string(n));
-    }
+    if (n < 0 || (fixed != dyn && n != fixed)) detail::refuse_size(axis, fixed, n);
     if (fixed == dyn) dynamic_[slot(axis)] = n;
   }
 
@@ -109,7 +105,7 @@ using DynamicExtents =
 
 /// The static size of a configuration field, or the run-time one where the static one is `dyn`.
 /// Throws  ArgumentError  if neither is given or they contradict each other
-inline Index resolve_extent(Index fixed, Index at_run_time, const char* name) {
+[[gnu::noinline]] inline Index resolve_extent(Index fixed, Index at_run_time, const char* name) {
   if (fixed != dyn && at_run_time != dyn && fixed != at_run_time)
     throw ArgumentError(std::string(name) + " is " + std::to_string(fixed) + " in the type but " +
                         std::to_string(at_run_time) + " at run time");

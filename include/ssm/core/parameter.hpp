@@ -19,11 +19,12 @@ struct ParameterSpec {
   bool own_learning_rate = false;  // true: the optimizer's rate for SSM dynamics applies
 };
 
-/// Puts a prefix before every name an inner layer reports: scoped("mixer", visit) turns "D" into "mixer.D".
+/// Puts a prefix before every name an inner layer reports: scoped("mixer", visit) turns "D" into "mixer.D". An empty prefix
+/// adds nothing.
 template <class Visit>
 auto scoped(std::string prefix, Visit&& visit) {
   return [prefix = std::move(prefix), &visit](ParameterSpec spec, auto&... tensors) {
-    spec.name = prefix + "." + spec.name;
+    if (!prefix.empty()) spec.name = prefix + "." + spec.name;
     visit(std::move(spec), tensors...);
   };
 }
@@ -42,12 +43,16 @@ void for_each_parameter(Visit&& visit, P& first, More&... more) {
   std::remove_const_t<P>::Layer::for_each_parameter(visit, first, more...);
 }
 
-/// The number of scalars in a parameter struct.
+/// The number of scalars in a parameter struct, in whichever form its weights are kept.
 template <class P>
 Index parameter_count(const P& parameters) {
   Index count = 0;
-  for_each_parameter([&](const ParameterSpec&, const auto& tensor) { count += tensor.size(); },
-                     parameters);
+  for_each_parameter(
+      [&](const ParameterSpec&, const auto& tensor) {
+        count += tensor.size();
+        if constexpr (requires { tensor.stored; }) count += tensor.stored.size();
+      },
+      parameters);
   return count;
 }
 

@@ -73,9 +73,7 @@ class TensorView {
   constexpr auto slice(int axis, Index begin, Index end) const {
     require_axis("slice", axis);
     if (begin < 0 || end < begin || end > extent(axis))
-      throw ShapeError(
-          "slice", "range [" + std::to_string(begin) + ", " + std::to_string(end) + ")",
-          "is outside axis " + std::to_string(axis) + " of " + shape_text(extents_.to_array()));
+      detail::refuse_range(begin, end, axis, extents_.to_array());
     auto extents = extents_.to_array();
     extents[static_cast<std::size_t>(axis)] = end - begin;
     return dynamic_view<rank()>(data_ + begin * stride(axis), extents, strides_);
@@ -84,10 +82,7 @@ class TensorView {
   /// One index of one axis; the axis disappears. Throws ShapeError outside the axis.
   constexpr auto select(int axis, Index index) const requires(Shape::rank() > 0) {
     require_axis("select", axis);
-    if (index < 0 || index >= extent(axis))
-      throw ShapeError(
-          "select", "index " + std::to_string(index),
-          "is outside axis " + std::to_string(axis) + " of " + shape_text(extents_.to_array()));
+    if (index < 0 || index >= extent(axis)) detail::refuse_index(index, axis, extents_.to_array());
     std::array<Index, static_cast<std::size_t>(rank() - 1)> extents{};
     std::array<Index, static_cast<std::size_t>(rank() - 1)> strides{};
     for (int from = 0, to = 0; from < rank(); ++from) {
@@ -113,10 +108,7 @@ class TensorView {
   template <Index... E>
   constexpr TensorView<T, Extents<E...>, Space> reshape(Extents<E...> extents) const {
     if (extents.size() != size() || !is_contiguous())
-      throw ShapeError("reshape", "view of " + shape_text(extents_.to_array()),
-                       is_contiguous()
-                           ? "has another number of elements than " + shape_text(extents.to_array())
-                           : std::string("is not contiguous"));
+      detail::refuse_reshape(extents_.to_array(), is_contiguous(), extents.to_array());
     return {data_, extents};
   }
   template <std::convertible_to<Index>... N>
@@ -153,9 +145,7 @@ class TensorView {
         [&](auto... n) { return Result(data, typename Result::Shape(n...), strides); }, extents);
   }
   constexpr void require_axis(const char* op, int axis) const {
-    if (axis < 0 || axis >= rank())
-      throw ShapeError(op, "axis " + std::to_string(axis),
-                       "does not exist in " + shape_text(extents_.to_array()));
+    if (axis < 0 || axis >= rank()) detail::refuse_axis(op, axis, extents_.to_array());
   }
 
   T* data_ = nullptr;
@@ -215,9 +205,7 @@ void require_extents(std::string_view op, std::string_view operand,
   bool agree = static_cast<bool>(actual);
   for (std::size_t axis = 0; axis < expected.size(); ++axis)
     agree = agree && (expected[axis] == dyn || expected[axis] == extents[axis]);
-  if (agree) return;
-  if (!actual) throw ShapeError(op, operand, "is missing");
-  throw ShapeError(op, operand, expected, extents);
+  if (!agree) detail::refuse_extents(op, operand, static_cast<bool>(actual), expected, extents);
 }
 
 /// The same for an operand that may be left out.

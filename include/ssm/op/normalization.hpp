@@ -10,8 +10,10 @@ enum class NormalizationKind { layer, rms };
 /// Normalises every row.
 ///   layer   y = (x − mean(x)) / √(mean((x − mean(x))²) + eps) · weight + bias
 ///   rms     y = x / √(mean(x²) + eps) · weight
+/// with eps·eps_scale[m] in place of eps where eps_scale is given: a row that was c times smaller wants eps_scale = c².
 /// x, y           [M, D]   y overwritten; may be the same memory as x when no gradient is wanted
 /// weight, bias   [D]      optional
+/// eps_scale      [M]      optional
 /// mean, scale    [M]      optional, overwritten: the mean (layer only) and the reciprocal root, for the gradient
 /// Cost    O(M·D)
 /// Throws  ShapeError
@@ -22,6 +24,7 @@ struct Normalization {
   View<const T, 2, Space> x{};
   View<const T, 1, Space> weight{};
   View<const T, 1, Space> bias{};
+  View<const T, 1, Space> eps_scale{};
   View<T, 2, Space> y{};
   View<T, 1, Space> mean{};
   View<T, 1, Space> scale{};
@@ -57,6 +60,7 @@ void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a
   const Index width = a.x.extent(1);
   require_extents_if_given(op, "weight", a.weight, {width});
   require_extents_if_given(op, "bias", a.bias, {width});
+  require_extents_if_given(op, "eps_scale", a.eps_scale, {rows});
   require_extents(op, "y", a.y, {rows, width});
   require_extents_if_given(op, "mean", a.mean, {rows});
   require_extents_if_given(op, "scale", a.scale, {rows});

@@ -38,3 +38,32 @@ TEST_CASE_TEMPLATE("embedding and its gradient equal the reference, with tokens 
         });
       }
 }
+
+TEST_CASE_TEMPLATE("a table kept in bf16 gives the values of its rows", T, float, double) {
+  constexpr Index vocabulary = 10;
+  for (const Index count : {0, 1, 3, 1000})
+    for (const Index width : {1, 16, 33, 192})
+      for (const Layout layout : all_layouts) {
+        CAPTURE(count);
+        CAPTURE(width);
+        auto table = random_tensor<T>("table", vocabulary, width);
+        auto stored = place<BFloat16>(layout, vocabulary, width);
+        for_each_index(table, [&](auto... i) {
+          stored.view(i...) = scalar_cast<BFloat16>(table(i...));
+          table(i...) = scalar_cast<T>(stored.view(i...));
+        });
+        DynamicTensor<Token, 1> tokens({count});
+        for (Index m = 0; m < count; ++m) tokens(m) = static_cast<Token>(m * m % vocabulary);
+        const auto check = [&](auto& ctx) {
+          const auto y = place<T>(layout, count, width);
+          embedding(ctx, Embedding<T, HostSpace>{.table_stored = stored, .tokens = tokens, .y = y});
+          Index wrong = 0;
+          for (Index m = 0; m < count; ++m)
+            for (Index d = 0; d < width; ++d) wrong += y.view(m, d) != table(tokens(m), d);
+          CHECK(wrong == 0);
+        };
+        Context<Reference> reference;
+        check(reference);
+        on_each_thread_count(check);
+      }
+}

@@ -2,6 +2,7 @@
 #include "ssm/backend/cpu/matmul.hpp"
 
 #include "compare.hpp"
+#include "ssm/core/elementwise.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
@@ -118,5 +119,68 @@ TEST_CASE("the same thread count gives the same bits") {
     auto again = nan_tensor<float>(300, 200);
     for (auto* c : {&once, &again}) matmul(ctx, Matmul<float, HostSpace>{.a = a, .b = b, .c = *c});
     CHECK(std::equal(once.data(), once.data() + once.size(), again.data()));
+  });
+}
+
+TEST_CASE_TEMPLATE(
+    "a matmul by a matrix kept in bf16 is that by its values, for every size and layout", T, float,
+    double) {
+  Context<Reference> reference;
+  for (const Index rows : {0, 1, 2, 3, 7, 16, 17, 64})
+    for (const Index columns : {1, 31, 65})
+      for (const Index depth : {0, 1, 63, 257})
+        for (const Layout layout : all_layouts) {
+          CAPTURE(rows);
+          CAPTURE(columns);
+          CAPTURE(depth);
+          const auto a = random_tensor<T>("a", rows, depth);
+          const auto bias = random_tensor<T>("bias", columns);
+          auto b = random_tensor<T>("b", depth, columns);
+          auto stored = place<BFloat16>(layout, depth, columns);
+          for_each_index(b, [&](auto... i) {
+            stored.view(i...) = scalar_cast<BFloat16>(b(i...));
+            b(i...) = scalar_cast<T>(stored.view(i...));
+          });
+          auto expected = nan_tensor<T>(rows, columns);
+          auto plain = nan_tensor<T>(rows, columns);
+          Matmul<T, HostSpace> product{.a = a,
+                                       .b_stored = stored,
+                                       .bias = bias,
+                                       .activation = ActivationKind::silu,
+                                       .c = plain};
+          matmul(reference, product);
+          matmul(
+              reference,
+              Matmul<T, HostSpace>{
+                  .a = a, .b = b, .bias = bias, .activation = ActivationKind::silu, .c = expected});
+          CHECK(std::equal(plain.data(), plain.data() + plain.size(), expected.data()));
+          const auto placed_a = place_copy(layout, a);
+          on_each_thread_count([&](auto& ctx) {
+            for (const View<const T, 2>& left : {View<const T, 2>(a), View<const T, 2>(placed_a)}) {
+              auto c = nan_tensor<T>(rows, columns);
+              product.a = left;
+              product.c = c;
+              matmul(ctx, product);
+              CHECK(difference(c, expected) < tolerance<T>.value);
+            }
+          });
+        }
+}
+
+TEST_CASE(
+    "a matmul by a matrix kept in bf16 larger than one block of panels equals the reference") {
+  const auto a = random_tensor<float>("a", 20, 9);
+  const auto numbers = random_tensor<float>("b", 3100, 9);
+  DynamicTensor<BFloat16, 2> stored(numbers.extents());
+  map([](float x) { return scalar_cast<BFloat16>(x); }, stored, numbers);
+  auto expected = nan_tensor<float>(20, 3100);
+  Matmul<float, HostSpace> product{.a = a, .b_stored = stored.transpose(0, 1), .c = expected};
+  Context<Reference> reference;
+  matmul(reference, product);
+  on_each_thread_count([&](auto& ctx) {
+    auto c = nan_tensor<float>(20, 3100);
+    product.c = c;
+    matmul(ctx, product);
+    CHECK(difference(c, expected) < tolerance<float>.value);
   });
 }

@@ -95,5 +95,24 @@ TEST_CASE("inner extents that disagree are named") {
                        "matmul: b must be [3, *], got [4, 2]", ShapeError);
 }
 
+TEST_CASE("a product by numbers kept in bf16 is that by their values") {
+  Context<Reference> ctx;
+  const auto a = tensor_of({1, 2, 3, 4, 5, 6});
+  DynamicTensor<BFloat16, 2> b({3, 2});
+  const auto numbers = tensor_of({1, -1, 0, 2, 3, 1.00390625});  // the last lies between two bf16
+  for (Index i = 0; i < 6; ++i) b.data()[i] = scalar_cast<BFloat16>(numbers(i));
+  auto c = nan_tensor(2, 2);
+  Matmul<double, HostSpace> product{.a = a.reshape(2, 3), .b_stored = b, .c = c};
+  matmul(ctx, product);
+  CHECK(difference(c, tensor_of({10, 6, 22, 12}).reshape(2, 2)) == 0);
+  product.b = numbers.reshape(3, 2);
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b and b_stored are both given",
+                       ArgumentError);
+  product.b = {};
+  product.a = a.reshape(3, 2);
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b_stored must be [2, *], got [3, 2]",
+                       ShapeError);
+}
+
 }  // namespace
 }  // namespace ssm::test

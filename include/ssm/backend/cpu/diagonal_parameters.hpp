@@ -17,9 +17,10 @@ struct DiagonalParameters {
     const Rows<T, Arch> dt(a.dt);
     const int threads = ctx.resources().threads();
     constexpr Index lanes = lane_count<T, Arch>;
-    parallel_pieces(threads, 1, a.dt.extent(0), lanes, [&](Index, Index r, Index count) {
-      dt.store(0, r, count, xsimd::exp(log_dt.load(0, r, count)));
-    });
+    parallel_pieces(threads, 1, a.log_dt ? a.dt.extent(0) : 0, lanes,
+                    [&](Index, Index r, Index count) {
+                      dt.store(0, r, count, xsimd::exp(log_dt.load(0, r, count)));
+                    });
     parallel_pieces(threads, a.A.extent(0), a.A.extent(1), lanes,
                     [&](Index r, Index p, Index count) {
                       const auto real = -xsimd::exp(inv_A_real.load(r, p, count));
@@ -37,7 +38,7 @@ struct DiagonalParameters {
       Ctx& ctx, const ssm::DiagonalParametersBackward<T, typename Ctx::Space>& g) {
     const Rows<T, Arch> dinv_A_real(g.dinv_A_real), dA_imag(g.dA_imag);
     constexpr Index lanes = lane_count<T, Arch>;
-    for (Index r = 0; r < g.dt.extent(0); ++r) g.dlog_dt(r) += g.dt(r) * g.ddt(r);
+    for (Index r = 0; g.dt && r < g.dt.extent(0); ++r) g.dlog_dt(r) += g.dt(r) * g.ddt(r);
     const auto part = [](const View<const T, 3>& view, Index index) {
       return Rows<const T, Arch>(view.select(2, index));
     };

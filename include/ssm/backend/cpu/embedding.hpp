@@ -14,12 +14,10 @@ template <class Arch>
 struct Embedding {
   template <class Ctx, class T>
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
-    const Rows<const T, Arch> table(a.table);
-    const Rows<T, Arch> y(a.y);
-    parallel_pieces(ctx.resources().threads(), a.y.extent(0), a.y.extent(1), lane_count<T, Arch>,
-                    [&](Index m, Index d, Index count) {
-                      y.store(m, d, count, table.load(a.tokens(m), d, count));
-                    });
+    if (a.table_stored)
+      copy_rows<T>(ctx.resources().threads(), a.table_stored, a);
+    else
+      copy_rows<T>(ctx.resources().threads(), a.table, a);
   }
 
   template <class Ctx, class T>
@@ -39,6 +37,18 @@ struct Embedding {
           dtable.store(row, d, count, dtable.load(row, d, count) + dy.load(m, d, count));
         }
     });
+  }
+
+ private:
+  template <class T, class Table>
+  static void copy_rows(int threads, const Table& table, const ssm::Embedding<T, HostSpace>& a) {
+    const Rows<T, Arch> y(a.y);
+    parallel_pieces(threads, a.y.extent(0), a.y.extent(1), lane_count<T, Arch>,
+                    [&](Index m, Index d, Index count) {
+                      const auto* row = table.data() + a.tokens(m) * table.stride(0);
+                      y.store(m, d, count,
+                              gather<T, Arch>(row + d * table.stride(1), table.stride(1), count));
+                    });
   }
 };
 

@@ -17,8 +17,8 @@ struct Matmul {
     const int threads = ctx.resources().threads();
     if (a.a_sum) add_row_sums(threads, a.a, a.a_sum);
     if (MatmulFewRows<T, Arch>::applies(a)) return MatmulFewRows<T, Arch>::run(threads, a);
-    const Index rows = a.a.extent(0);
-    const Index columns = a.b.extent(1);
+    const Index rows = a.c.extent(0);
+    const Index columns = a.c.extent(1);
     constexpr Index block = 3072;  // rows or columns whose slices are packed at once
     for (Index n = 0; n < columns; n += block)
       for (Index m = 0; m < rows; m += block)
@@ -32,7 +32,8 @@ struct Matmul {
   static ssm::Matmul<T, HostSpace> part(ssm::Matmul<T, HostSpace> a, Index m, Index m_end, Index n,
                                         Index n_end) {
     a.a = a.a.slice(0, m, m_end);
-    a.b = a.b.slice(1, n, n_end);
+    if (a.b) a.b = a.b.slice(1, n, n_end);
+    if (a.b_stored) a.b_stored = a.b_stored.slice(1, n, n_end);
     if (a.bias) a.bias = a.bias.slice(0, n, n_end);
     a.c = a.c.slice(0, m, m_end).slice(1, n, n_end);
     if (a.z) a.z = a.z.slice(0, m, m_end).slice(1, n, n_end);

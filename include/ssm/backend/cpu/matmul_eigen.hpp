@@ -15,16 +15,23 @@ template <class Arch = xsimd::default_arch>
 struct MatmulEigen {
   template <class Ctx, class T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
-    const Index rows = a.a.extent(0), columns = a.b.extent(1), depth = a.a.extent(1);
+    const Index rows = a.c.extent(0), columns = a.c.extent(1), depth = a.a.extent(1);
     for (Index m = 0; a.a_sum && m < rows; ++m)
       for (Index k = 0; k < depth; ++k) a.a_sum(m) += a.a(m, k);
     if (rows == 0 || columns == 0) return;
     auto frame = ctx.workspace().frame();
+    View<const T, 2> b = a.b;
+    if (a.b_stored) {
+      const View<T, 2> full = frame.template tensor<T>(depth, columns);
+      for (Index k = 0; k < depth; ++k)
+        for (Index n = 0; n < columns; ++n) full(k, n) = scalar_cast<T>(a.b_stored(k, n));
+      b = full;
+    }
     const View<T, 2> product = frame.template tensor<T>(rows, columns);
     Eigen::setNbThreads(ctx.resources().threads());
     Eigen::Map<Matrix<T, Eigen::RowMajor>> c(product.data(), rows, columns);
     with_map(frame, a.a, [&](const auto& left) {
-      with_map(frame, a.b, [&](const auto& right) { c.noalias() = left * right; });
+      with_map(frame, b, [&](const auto& right) { c.noalias() = left * right; });
     });
     const MatmulEpilogue<T, Arch> epilogue(a);
     parallel(ctx.resources().threads(), rows, 16, [&](Range range, int) {

@@ -7,73 +7,85 @@
 namespace ssm::cpu {
 
 /// Matmul where a has few rows and the columns of b are contiguous, as in y = x·Wᵀ for a handful of tokens: the weights are
-/// read once, unpacked, at the speed of memory.
+/// read once, unpacked, one after the other in the order of memory, which is what the prefetcher is fastest at.
 template <class T, class Arch>
 class MatmulFewRows {
  public:
   static constexpr Index most_rows = 16;
 
   static bool applies(const ssm::Matmul<T, HostSpace>& a) {
-    return a.a.extent(0) <= most_rows && a.b.stride(0) == 1 && a.a.stride(1) == 1;
+    const Index depth_stride = a.b_stored ? a.b_stored.stride(0) : a.b.stride(0);
+    return a.a.extent(0) <= most_rows && depth_stride == 1 && a.a.stride(1) == 1;
   }
 
   static void run(int threads, const ssm::Matmul<T, HostSpace>& a) {
-    const Index columns = a.b.extent(1);
-    const Index work = a.a.extent(0) * a.a.extent(1);
-    parallel(threads, (columns + width - 1) / width,
-             std::max<Index>(1, 16384 / std::max<Index>(1, work)), [&](Range range, int) {
-               for (Index i = range.begin; i < range.end; ++i) {
-                 const Index n = i * width;
-                 if (columns - n >= width)
-                   all_rows<width>(a, n);
-                 else
-                   for (Index single = n; single < columns; ++single) all_rows<1>(a, single);
-               }
-             });
+    if (a.b_stored)
+      run(threads, a, a.b_stored);
+    else
+      run(threads, a, a.b);
   }
 
  private:
   using Register = Batch<T, Arch>;
-  static constexpr int width = 4;  // rows of the weight side by side: streams for the prefetcher
+  static constexpr Index lanes = lane_count<T, Arch>;
+  static constexpr Index group = 16;          // columns that the epilogue takes at once
+  static constexpr Index least_work = 65536;  // multiplications for which a thread is worth waking
 
-  template <int Columns>
-  static void all_rows(const ssm::Matmul<T, HostSpace>& a, Index n) {
-    const Index rows = a.a.extent(0);
-    Index m = 0;
-    for (; m + 4 <= rows; m += 4) dot_products<4, Columns>(a, m, n);
-    if (m + 2 <= rows) {
-      dot_products<2, Columns>(a, m, n);
-      m += 2;
-    }
-    if (m < rows) dot_products<1, Columns>(a, m, n);
+  template <class Stored>
+  static void run(int threads, const ssm::Matmul<T, HostSpace>& a, const View<const Stored, 2>& b) {
+    const Index rows = a.c.extent(0);
+    const Index work = rows * a.a.extent(1);
+    const Index grain = std::max<Index>(group, least_work / std::max<Index>(1, work));
+    parallel(threads, a.c.extent(1), grain, [&](Range range, int) {
+      const MatmulEpilogue<T, Arch> epilogue(a);
+      T products[most_rows * group];
+      for (Index n = range.begin; n < range.end; n += group) {
+        const Index count = std::min(group, range.end - n);
+        for (Index i = 0; i < count; ++i)
+          all_rows(a.a, b.data() + (n + i) * b.stride(1), products + i);
+        for (Index m = 0; m < rows; ++m) epilogue.finish(m, n, count, products + m * group);
+      }
+    });
   }
 
-  template <int Rows, int Columns>
-  static void dot_products(const ssm::Matmul<T, HostSpace>& a, Index m, Index n) {
-    constexpr Index lanes = lane_count<T, Arch>;
-    const Index depth = a.a.extent(1);
-    const T* left = a.a.data() + m * a.a.stride(0);
-    const T* right = a.b.data() + n * a.b.stride(1);
-    Register sums[Rows * Columns];
-    for (Register& sum : sums) sum = Register(T{0});
-    const auto add_products = [&](Index k, auto&& take) {
-      Register x[Rows];
-      unrolled<Rows>([&](auto r) { x[r] = take(left + r * a.a.stride(0) + k); });
-      unrolled<Columns>([&](auto c) {
-        const Register w = take(right + c * a.b.stride(1) + k);
-        unrolled<Rows>(
-            [&](auto r) { sums[r * Columns + c] = xsimd::fma(x[r], w, sums[r * Columns + c]); });
+  /// products[m·group] = Σ_k a[m,k]·column[k]
+  template <class Stored>
+  static void all_rows(const View<const T, 2>& a, const Stored* column, T* products) {
+    const Index rows = a.extent(0);
+    Index m = 0;
+    for (; m + 4 <= rows; m += 4) dot_products<4>(a, m, column, products);
+    if (m + 2 <= rows) {
+      dot_products<2>(a, m, column, products);
+      m += 2;
+    }
+    if (m < rows) dot_products<1>(a, m, column, products);
+  }
+
+  template <int Rows, class Stored>
+  static void dot_products(const View<const T, 2>& a, Index m, const Stored* column, T* products) {
+    constexpr int chains = Rows == 1 ? 4 : 2;  // independent sums hide the latency of the additions
+    const Index depth = a.extent(1);
+    const T* left = a.data() + m * a.stride(0);
+    Register sums[Rows * chains];
+    unrolled<Rows * chains>([&](auto i) { sums[i] = Register(T{0}); });
+    const auto add_products = [&](auto chain, Index k, Index count) __attribute__((always_inline)) {
+      const Register w = gather<T, Arch>(column + k, 1, count);
+      unrolled<Rows>([&](auto r) {
+        const Register x = gather<T, Arch>(left + r * a.stride(0) + k, 1, count);
+        constexpr int at = r() * chains + chain();
+        sums[at] = xsimd::fma(x, w, sums[at]);
       });
     };
     Index k = 0;
-    for (; k + lanes <= depth; k += lanes)
-      add_products(k, [](const T* from) { return load<T, Arch>(from); });
-    if (k < depth)
-      add_products(k, [&](const T* from) { return gather<T, Arch>(from, 1, depth - k); });
-    T products[Rows * Columns];
-    unrolled<Rows * Columns>([&](auto i) { products[i] = sum_of_lanes(sums[i]); });
-    for (int r = 0; r < Rows; ++r)
-      MatmulEpilogue<T, Arch>(a).finish(m + r, n, Columns, products + r * Columns);
+    for (; k + chains * lanes <= depth; k += chains * lanes)
+      unrolled<chains>([&](auto chain) { add_products(chain, k + chain * lanes, lanes); });
+    for (; k < depth; k += lanes)
+      add_products(std::integral_constant<int, 0>{}, k, std::min(lanes, depth - k));
+    unrolled<Rows>([&](auto r) {
+      Register sum = sums[r() * chains];
+      for (int chain = 1; chain < chains; ++chain) sum += sums[r() * chains + chain];
+      products[(m + r) * group] = sum_of_lanes(sum);
+    });
   }
 };
 

@@ -15,7 +15,7 @@ class MatmulPanels {
  public:
   static void run(int threads, Workspace<HostSpace>& workspace,
                   const ssm::Matmul<T, HostSpace>& a) {
-    const Index rows = a.a.extent(0), columns = a.b.extent(1), depth = a.a.extent(1);
+    const Index rows = a.c.extent(0), columns = a.c.extent(1), depth = a.a.extent(1);
     const Index row_panels = (rows + height - 1) / height;
     const Index column_panels = (columns + width - 1) / width;
     const Index slice = std::min(depth, most_depth);
@@ -34,11 +34,12 @@ class MatmulPanels {
       parallel(used, row_panels + column_panels, 1, [&](Range range, int) {
         for (Index i = range.begin; i < range.end; ++i)
           if (i < row_panels)
-            pack<height>(a.a.data() + k * a.a.stride(1), a.a.stride(1), a.a.stride(0), here, rows,
-                         i * height, &left(i, 0, 0));
+            pack<height>(a.a.transpose(0, 1), k, here, i * height, &left(i, 0, 0));
+          else if (a.b_stored)
+            pack<width>(a.b_stored, k, here, (i - row_panels) * width,
+                        &right(i - row_panels, 0, 0));
           else
-            pack<width>(a.b.data() + k * a.b.stride(0), a.b.stride(0), a.b.stride(1), here, columns,
-                        (i - row_panels) * width, &right(i - row_panels, 0, 0));
+            pack<width>(a.b, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
       });
       const Pass pass{.first = k == 0, .last = k + here >= depth, .depth = here};
       auto step = a;
@@ -68,15 +69,18 @@ class MatmulPanels {
     Index depth;
   };
 
-  /// to[k][i] = from[first + i, k] for i < Size; rows beyond `extent` become zero.
-  template <Index Size>
-  static void pack(const T* from, Index depth_stride, Index stride, Index depth, Index extent,
-                   Index first, T* to) {
-    from += first * stride;
-    const Index count = std::min(Size, extent - first);
+  /// to[k][i] = view(begin + k, first + i) for k < depth and i < Size; columns that the view lacks become zero.
+  template <Index Size, class Source>
+  static void pack(const View<const Source, 2>& view, Index begin, Index depth, Index first,
+                   T* to) {
+    const Index depth_stride = view.stride(0), stride = view.stride(1);
+    const Source* from = view.data() + begin * depth_stride + first * stride;
+    const Index count = std::min(Size, view.extent(1) - first);
     if (count < Size) std::fill_n(to, depth * Size, T{0});
     if (stride == 1 && count == Size) {
-      for (Index k = 0; k < depth; ++k) std::copy_n(from + k * depth_stride, Size, to + k * Size);
+      for (Index k = 0; k < depth; ++k)
+        for (Index i = 0; i < Size; ++i)
+          to[k * Size + i] = scalar_cast<T>(from[k * depth_stride + i]);
       return;
     }
     constexpr Index tile =
@@ -84,7 +88,8 @@ class MatmulPanels {
     for (Index k = 0; k < depth; k += tile) {
       const Index end = std::min(depth, k + tile);
       for (Index i = 0; i < count; ++i)
-        for (Index j = k; j < end; ++j) to[j * Size + i] = from[i * stride + j * depth_stride];
+        for (Index j = k; j < end; ++j)
+          to[j * Size + i] = scalar_cast<T>(from[i * stride + j * depth_stride]);
     }
   }
 
@@ -116,7 +121,7 @@ class MatmulPanels {
                           Index m, Index n, T* tile) {
     const MatmulEpilogue<T, Arch> epilogue(a);
     const Index rows = std::min<Index>(height, a.a.extent(0) - m);
-    const Index columns = std::min(width, a.b.extent(1) - n);
+    const Index columns = std::min(width, a.c.extent(1) - n);
     for (Index i = 0; i < rows; ++i) {
       T* sums = tile + i * width;
       if (partial && !pass.first)

@@ -33,7 +33,8 @@ struct Normalization {
     parallel(ctx.resources().threads(), a.x.extent(0), detail::rows_a_thread, [&](Range rows, int) {
       for (Index m = rows.begin; m < rows.end; ++m) {
         const T mean = a.kind == NormalizationKind::layer ? mean_of(x, m, width) : T{0};
-        const T scale = T{1} / std::sqrt(square_mean_of(x, m, width, mean) + static_cast<T>(a.eps));
+        const double eps = a.eps_scale ? a.eps * a.eps_scale(m) : a.eps;
+        const T scale = T{1} / std::sqrt(square_mean_of(x, m, width, mean) + static_cast<T>(eps));
         detail::for_each_register<T, Arch>(width, [&](Index d, Index count) {
           auto value = (x.load(m, d, count) - Batch<T, Arch>(mean)) * Batch<T, Arch>(scale);
           if (weight) value *= weight.load(0, d, count);

@@ -5,6 +5,7 @@
 #include <utility>
 #include <xsimd/xsimd.hpp>
 
+#include "ssm/core/scalar.hpp"  // BFloat16
 #include "ssm/core/tensor_view.hpp"
 
 namespace ssm::cpu {
@@ -20,6 +21,25 @@ inline constexpr Index lane_count = static_cast<Index>(Batch<T, Arch>::size);
 template <class T, class Arch>
 Batch<T, Arch> load(const T* from) {
   return Batch<T, Arch>::load_unaligned(from);
+}
+/// bf16 read as T: the bits of a float begin with them. xsimd has no such conversion.
+template <class T, class Arch>
+[[gnu::always_inline]] inline Batch<T, Arch> load(const BFloat16* from) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 64) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 32) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+#endif
+  alignas(64) T buffer[lane_count<T, Arch>];
+  for (Index i = 0; i < lane_count<T, Arch>; ++i) buffer[i] = scalar_cast<T>(from[i]);
+  return Batch<T, Arch>::load_aligned(buffer);
 }
 template <class T, class Arch>
 void store(T* to, const Batch<T, Arch>& value) {
@@ -40,6 +60,20 @@ template <class T, class Arch>
   if (stride == 1 && count == lane_count<T, Arch>) [[likely]]
     return load<T, Arch>(from);
   return gather_apart<T, Arch>(from, stride, count, rest);
+}
+template <class T, class Arch>
+[[gnu::noinline]] Batch<T, Arch> gather_apart(const BFloat16* from, Index stride, Index count) {
+  alignas(64) T buffer[lane_count<T, Arch>];
+  for (Index i = 0; i < lane_count<T, Arch>; ++i)
+    buffer[i] = i < count ? scalar_cast<T>(from[i * stride]) : T{0};
+  return Batch<T, Arch>::load_aligned(buffer);
+}
+template <class T, class Arch>
+[[gnu::always_inline]] inline Batch<T, Arch> gather(const BFloat16* from, Index stride,
+                                                    Index count) {
+  if (stride == 1 && count == lane_count<T, Arch>) [[likely]]
+    return load<T, Arch>(from);
+  return gather_apart<T, Arch>(from, stride, count);
 }
 template <class T, class Arch>
 [[gnu::noinline]] void scatter_apart(T* to, Index stride, Index count,

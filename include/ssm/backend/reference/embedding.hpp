@@ -10,7 +10,9 @@ struct Embedding {
   template <class Ctx, class T>
   static void embedding(Ctx&, const ssm::Embedding<T, typename Ctx::Space>& a) {
     for (Index m = 0; m < a.tokens.extent(0); ++m)
-      for (Index d = 0; d < a.table.extent(1); ++d) a.y(m, d) = a.table(a.tokens(m), d);
+      for (Index d = 0; d < a.y.extent(1); ++d)
+        a.y(m, d) = a.table_stored ? scalar_cast<T>(a.table_stored(a.tokens(m), d))
+                                   : a.table(a.tokens(m), d);
   }
 
   template <class Ctx, class T>

@@ -10,10 +10,13 @@ namespace ssm::reference {
 struct Matmul {
   template <class Ctx, class T>
   static void matmul(Ctx&, const ssm::Matmul<T, typename Ctx::Space>& a) {
-    for (Index m = 0; m < a.a.extent(0); ++m) {
-      for (Index n = 0; n < a.b.extent(1); ++n) {
+    const auto b = [&](Index k, Index n) {
+      return a.b_stored ? scalar_cast<T>(a.b_stored(k, n)) : a.b(k, n);
+    };
+    for (Index m = 0; m < a.c.extent(0); ++m) {
+      for (Index n = 0; n < a.c.extent(1); ++n) {
         double z = a.bias ? double{a.bias(n)} : 0.0;
-        for (Index k = 0; k < a.a.extent(1); ++k) z += double{a.a(m, k)} * a.b(k, n);
+        for (Index k = 0; k < a.a.extent(1); ++k) z += double{a.a(m, k)} * b(k, n);
         if (a.z) a.z(m, n) = static_cast<T>(z);
         const double before = a.accumulate ? double{a.c(m, n)} : 0.0;
         a.c(m, n) = static_cast<T>(before + activate(a.activation, z));

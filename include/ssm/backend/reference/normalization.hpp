@@ -19,7 +19,8 @@ struct Normalization {
       double variance = 0;
       for (Index d = 0; d < width; ++d)
         variance += (a.x(m, d) - mean) * (a.x(m, d) - mean) / static_cast<double>(width);
-      const double scale = 1 / std::sqrt(variance + a.eps);
+      const double eps = a.eps_scale ? a.eps * a.eps_scale(m) : a.eps;
+      const double scale = 1 / std::sqrt(variance + eps);
       for (Index d = 0; d < width; ++d) {
         const double weight = a.weight ? a.weight(d) : T{1};
         const double bias = a.bias ? a.bias(d) : T{0};

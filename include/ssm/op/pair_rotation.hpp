@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "ssm/core/context.hpp"
+#include "ssm/core/segments.hpp"
+
+namespace ssm {
+
+/// Rotates neighbouring pairs of channels by an angle that grows with the position, in retention's spacing of angles.
+///   (x[2i], x[2i+1]) → scale · rotation by direction · n · base^(−i/(K/2−1)),  i < K/2      exponent 0 where K = 2
+/// with n the absolute position: position[s] + the row's place in its sequence.
+/// x, y        [B, L, H, K]   K even; y overwritten, may be the same memory as x
+/// position    [S]            optional: absolute position of each sequence's first row, zero if left out
+/// direction   +1, or −1 for the gradient
+/// Throws  ShapeError
+/// Source  Sun et al. 2023 (RetNet) §2.1; torchscale, theta_shift
+template <class T, class Space>
+struct PairRotation {
+  double base = 10000;
+  double scale = 1;
+  int direction = 1;
+  View<const std::int64_t, 1, Space> position{};
+  Segments segments{};
+  View<const T, 4, Space> x{};
+  View<T, 4, Space> y{};
+};
+
+/// Moves every sequence's position past its rows: y[s] = position[s] + length of sequence s.
+/// position   [S]   optional, zero if left out
+/// y          [S]   overwritten; may be the same memory as position
+/// Throws  ShapeError
+template <class Space>
+struct AdvancePosition {
+  Index length = 0;  // rows of every sequence, without segments
+  Segments segments{};
+  View<const std::int64_t, 1, Space> position{};
+  View<std::int64_t, 1, Space> y{};
+};
+
+template <class B>
+concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<float, typename B::Space>& a,
+                                   const AdvancePosition<typename B::Space>& p) {
+  B::pair_rotation(ctx, a);
+  B::advance_position(ctx, p);
+};
+
+template <HasPairRotation B, class T>
+void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {
+  const char* op = "pair_rotation";
+  require_extents(op, "x", a.x, {dyn, dyn, dyn, dyn});
+  require_extents(op, "y", a.y, a.x.extents().to_array());
+  if (a.x.extent(3) % 2 != 0)
+    throw ShapeError(op, "x", "has " + std::to_string(a.x.extent(3)) + " channels, not pairs");
+  require_segments(op, a.segments, a.x.extent(0), a.x.extent(1));
+  require_extents_if_given(op, "position", a.position, {sequence_count(a.x.extent(0), a.segments)});
+  B::pair_rotation(ctx, a);
+}
+
+template <HasPairRotation B>
+void advance_position(Context<B>& ctx, const AdvancePosition<typename B::Space>& a) {
+  const char* op = "advance_position";
+  require_extents(op, "y", a.y, {dyn});
+  require_extents_if_given(op, "position", a.position, {a.y.extent(0)});
+  if (!a.segments.empty() && sequence_count(1, a.segments) != a.y.extent(0))
+    throw ShapeError(op, "y",
+                     "has " + std::to_string(a.y.extent(0)) + " rows for " +
+                         std::to_string(sequence_count(1, a.segments)) + " segments");
+  B::advance_position(ctx, a);
+}
+
+}  // namespace ssm

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/core/context.hpp"
+#include "ssm/core/segments.hpp"
+
+namespace ssm {
+
+/// A state-space model per channel whose step, input and output follow the sequence (Mamba's S6).
+///   Δ = delta + delta_bias                     then ln(1 + e^Δ) where `delta_softplus` is set
+///   state_t[n] = exp(Δ_t·A[d,n]) · state_{t−1}[n] + Δ_t · B[b,t,n] · u[b,t,d]
+///   y[b,t,d]   = (Σ_n C[b,t,n]·state_t[n] + skip[d]·u[b,t,d]) · silu(gate[b,t,d])
+/// u, delta        [B, L, D]
+/// A               [D, N]
+/// B, C            [B, L, N]     shared by the channels
+/// skip            [D]           optional
+/// delta_bias      [D]           optional
+/// gate            [B, L, D]     optional
+/// segments                      optional: B = 1, each segment is a sequence with a row of state
+/// initial_state   [S, D, N]     optional, zero if left out; S sequences
+/// final_state     [S, D, N]     optional, overwritten; may be the same memory as initial_state
+/// step            [B, L, D]     optional, overwritten: Δ as it was used
+/// y               [B, L, D]     overwritten; must not alias the inputs
+/// Cost    O(B·L·D·N), with one exponential a state and position; O(D·N) of workspace
+/// Throws  ShapeError  if B, L, D or N disagree
+/// Source  Gu and Dao 2023 (Mamba) §3.2 and Algorithm 2; state-spaces/mamba, selective_scan_ref
+template <class T, class Space>
+struct SelectiveScan {
+  View<const T, 3, Space> u{};
+  View<const T, 3, Space> delta{};
+  View<const T, 2, Space> A{};
+  View<const T, 3, Space> B{};
+  View<const T, 3, Space> C{};
+  View<const T, 1, Space> skip{};
+  View<const T, 1, Space> delta_bias{};
+  View<const T, 3, Space> gate{};
+  bool delta_softplus = false;
+  Segments segments{};
+  View<const T, 3, Space> initial_state{};
+  View<T, 3, Space> final_state{};
+  View<T, 3, Space> step{};
+  View<T, 3, Space> y{};
+};
+
+/// The vector–Jacobian product of SelectiveScan. Gradients of u, delta, B, C, the gate and the initial state are
+/// overwritten, or added to where `accumulate` is set; gradients of A, skip and delta_bias are added to. Each may be left
+/// out. States are computed again from a few that are kept: no [B, L, D, N] array is formed.
+template <class T, class Space>
+struct SelectiveScanBackward {
+  SelectiveScan<T, Space> forward{};  // y, step and final_state are not read
+  View<const T, 3, Space> dy{};
+  View<const T, 3, Space> dfinal_state{};  // optional, zero if left out
+  View<const T, 3, Space> dstep{};         // optional, zero if left out
+  bool accumulate = false;
+  View<T, 3, Space> du{};
+  View<T, 3, Space> ddelta{};
+  View<T, 2, Space> dA{};
+  View<T, 3, Space> dB{};
+  View<T, 3, Space> dC{};
+  View<T, 1, Space> dskip{};
+  View<T, 1, Space> ddelta_bias{};
+  View<T, 3, Space> dgate{};
+  View<T, 3, Space> dinitial_state{};
+};
+
+template <class B>
+concept HasSelectiveScan = requires(Context<B>& ctx,
+                                    const SelectiveScan<float, typename B::Space>& a,
+                                    const SelectiveScanBackward<float, typename B::Space>& g) {
+  B::selective_scan(ctx, a);
+  B::selective_scan_backward(ctx, g);
+};
+
+namespace detail {
+template <class T, class Space>
+void require_operands(const SelectiveScan<T, Space>& a) {
+  const char* op = "selective_scan";
+  require_extents(op, "u", a.u, {dyn, dyn, dyn});
+  const auto shape = a.u.extents().to_array();
+  const Index channels = shape[2];
+  require_extents(op, "delta", a.delta, shape);
+  require_extents(op, "A", a.A, {channels, dyn});
+  const Index states = a.A.extent(1);
+  require_extents(op, "B", a.B, {shape[0], shape[1], states});
+  require_extents(op, "C", a.C, {shape[0], shape[1], states});
+  require_extents_if_given(op, "skip", a.skip, {channels});
+  require_extents_if_given(op, "delta_bias", a.delta_bias, {channels});
+  require_extents_if_given(op, "gate", a.gate, shape);
+  require_segments(op, a.segments, shape[0], shape[1]);
+  const Index sequences = sequence_count(shape[0], a.segments);
+  require_extents_if_given(op, "initial_state", a.initial_state, {sequences, channels, states});
+  require_extents_if_given(op, "final_state", a.final_state, {sequences, channels, states});
+  require_extents_if_given(op, "step", a.step, shape);
+}
+}  // namespace detail
+
+template <HasSelectiveScan B, class T>
+void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
+  detail::require_operands(a);
+  require_extents("selective_scan", "y", a.y, a.u.extents().to_array());
+  B::selective_scan(ctx, a);
+}
+
+template <HasSelectiveScan B, class T>
+void selective_scan_backward(Context<B>& ctx,
+                             const SelectiveScanBackward<T, typename B::Space>& g) {
+  const char* op = "selective_scan_backward";
+  const auto& a = g.forward;
+  detail::require_operands(a);
+  const auto shape = a.u.extents().to_array();
+  const auto coefficients = a.A.extents().to_array();
+  const std::array<Index, 3> shared{shape[0], shape[1], coefficients[1]};
+  const std::array<Index, 3> states{sequence_count(shape[0], a.segments), shape[2],
+                                    coefficients[1]};
+  require_extents(op, "dy", g.dy, shape);
+  require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
+  require_extents_if_given(op, "dstep", g.dstep, shape);
+  require_extents_if_given(op, "du", g.du, shape);
+  require_extents_if_given(op, "ddelta", g.ddelta, shape);
+  require_extents_if_given(op, "dA", g.dA, coefficients);
+  require_extents_if_given(op, "dB", g.dB, shared);
+  require_extents_if_given(op, "dC", g.dC, shared);
+  require_extents_if_given(op, "dskip", g.dskip, {shape[2]});
+  require_extents_if_given(op, "ddelta_bias", g.ddelta_bias, {shape[2]});
+  require_extents_if_given(op, "dgate", g.dgate, shape);
+  if (g.dgate && !a.gate) throw ShapeError(op, "dgate", "is given, but the gate is not");
+  require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);
+  B::selective_scan_backward(ctx, g);
+}
+
+}  // namespace ssm
