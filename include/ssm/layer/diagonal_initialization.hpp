@@ -25,7 +25,7 @@ enum class DiagonalMeasure { lin, inv, inv2, quad, legs, real, random };
 /// The positive frequencies of HiPPO-LegS: its normal part is −1/2·I + S with S skew-symmetric,
 /// S[n,k] = −½·√((2n+1)(2k+1)) for n > k, and the eigenvalues of −S² are the ω², each twice.
 /// Cost    O(N³), by cyclic Jacobi rotations
-inline std::vector<double> legs_frequencies(Index state) {
+[[gnu::cold]] inline std::vector<double> legs_frequencies(Index state) {
   const auto size = static_cast<std::size_t>(state);
   const auto entry = [](std::size_t n, std::size_t k) {
     const double magnitude =
@@ -75,8 +75,9 @@ inline std::vector<double> legs_frequencies(Index state) {
 }
 
 /// The imaginary parts of a measure for `modes` stored modes of a state of size N. `draw` is used by `random` only.
-inline std::vector<double> measure_frequencies(DiagonalMeasure measure, Index state, Index modes,
-                                               const Random& draw, Index first_draw) {
+[[gnu::cold]] inline std::vector<double> measure_frequencies(DiagonalMeasure measure, Index state,
+                                                             Index modes, const Random& draw,
+                                                             Index first_draw) {
   if (measure == DiagonalMeasure::legs) {
     std::vector<double> frequencies = legs_frequencies(state);
     frequencies.resize(static_cast<std::size_t>(modes));

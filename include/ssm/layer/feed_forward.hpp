@@ -76,6 +76,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     } else {
       matmul(ctx, Matmul<T, Space>{.a = rows,
                                    .b = p.fc1.weight.transpose(0, 1),
+                                   .b_stored = p.fc1.weight.stored.transpose(0, 1),
                                    .bias = p.fc1.bias,
                                    .activation = Config.activation,
                                    .c = hidden,
@@ -128,7 +129,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   }
 
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
     up_.fill_parameters(p.fc1, seed.fork("fc1"));
     if (Config.gated) up_.fill_parameters(p.gate, seed.fork("gate"));
     down_.fill_parameters(p.fc2, seed.fork("fc2"));
@@ -146,8 +147,11 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   static void multiply(Context<B>& ctx, const P& linear,
                        std::type_identity_t<View<const T, 2, typename B::Space>> x,
                        std::type_identity_t<View<T, 2, typename B::Space>> y) {
-    matmul(ctx, Matmul<T, typename B::Space>{
-                    .a = x, .b = linear.weight.transpose(0, 1), .bias = linear.bias, .c = y});
+    matmul(ctx, Matmul<T, typename B::Space>{.a = x,
+                                             .b = linear.weight.transpose(0, 1),
+                                             .b_stored = linear.weight.stored.transpose(0, 1),
+                                             .bias = linear.bias,
+                                             .c = y});
   }
 
   Up up_;

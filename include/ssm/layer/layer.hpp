@@ -74,7 +74,7 @@ class LayerVerbs {
   template <class B, class P, class X, class Y>
   void forward(Context<B>& ctx, const P& parameters, const X& x, Y&& y,
                const SequenceOptions<StateOf<P>>& options = {}) const {
-    with_even_rows(ctx, view_of(x), view_of(y), [&](const auto& input, const auto& output) {
+    without_gaps(ctx, view_of(x), view_of(y), [&](const auto& input, const auto& output) {
       self().evaluate(ctx, parameters, input, output, nullptr, options);
     });
   }
@@ -115,10 +115,10 @@ class LayerVerbs {
  private:
   const L& self() const { return static_cast<const L&>(*this); }
 
-  /// Calls run(x, y) on operands with even rows, as matrix products want them: slices of longer sequences pass through
-  /// workspace.
+  /// Calls run(x, y) on operands without gaps, as matrix products and sums want them: slices of longer sequences pass
+  /// through workspace.
   template <class B, class X, class Y, class Run>
-  static void with_even_rows(Context<B>& ctx, const X& x, const Y& y, Run&& run) {
+  static void without_gaps(Context<B>& ctx, const X& x, const Y& y, Run&& run) {
     if constexpr (X::rank() != 3 || Y::rank() != 3 || !HasRearrange<B>) {
       run(x, y);
     } else {
@@ -127,13 +127,12 @@ class LayerVerbs {
       auto frame = ctx.workspace().frame();
       X input = x;
       Y output = y;
-      if (!has_even_rows(View<const T, 3, Space>(x))) {
+      if (!x.is_contiguous()) {
         const auto copy = frame.template tensor<T>(x.extents());
         rearrange(ctx, Rearrange<T, Space>{.x = x, .y = copy});
         input = X(copy.data(), x.extents());
       }
-      if (!has_even_rows(View<const T, 3, Space>(y)))
-        output = Y(frame.template tensor<T>(y.extents()).data(), y.extents());
+      if (!y.is_contiguous()) output = Y(frame.template tensor<T>(y.extents()).data(), y.extents());
       run(input, output);
       if (output.data() != y.data()) rearrange(ctx, Rearrange<T, Space>{.x = output, .y = y});
     }

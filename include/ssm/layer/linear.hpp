@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "ssm/core/weight.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/op/matmul.hpp"
 
@@ -11,18 +12,20 @@ namespace ssm {
 struct LinearConfig {
   Index inputs = dyn;
   Index outputs = dyn;
-  bool bias = true;
+  bool bias = true;  // in the type: there may be one, at run time: there is
 };
 
 /// Adds what one linear map y = x·Wᵀ + bias contributes to the gradients.
 ///   dx = dy·W (or += where `accumulate`)      dW += dyᵀ·x      dbias += Σ_m dy[m]
 /// x, dx [M, in]   dy [M, out]   W [out, in]   dbias optional
+/// Throws  ArgumentError  where W is kept in bf16 and so not given
 template <class B, class T>
 void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight,
                      View<const T, 2, typename B::Space> x, View<const T, 2, typename B::Space> dy,
                      View<T, 2, typename B::Space> dx, bool accumulate,
                      View<T, 2, typename B::Space> dweight, View<T, 1, typename B::Space> dbias) {
   using Space = typename B::Space;
+  if (!weight) detail::refuse_training_in_bf16("linear");
   if (dx) matmul(ctx, Matmul<T, Space>{.a = dy, .b = weight, .accumulate = accumulate, .c = dx});
   matmul(ctx,
          Matmul<T, Space>{
@@ -32,14 +35,14 @@ void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight
 /// y = x·Wᵀ + bias at every position.
 /// x        [B, L, inputs]
 /// y        [B, L, outputs]
-/// weight   [outputs, inputs]
+/// weight   [outputs, inputs]   may be kept in bf16
 /// Cost    2·B·L·inputs·outputs operations
 template <LinearConfig Config>
 class Linear : public LayerVerbs<Linear<Config>> {
  public:
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Linear, T, Space> {
-    Tensor<T, Extents<Config.outputs, Config.inputs>, Space> weight;
+    Weight<T, Extents<Config.outputs, Config.inputs>, Space> weight;
     Tensor<T, Extents<Config.outputs>, Space> bias;  // empty without bias
   };
   template <class, class = HostSpace>
@@ -54,7 +57,8 @@ class Linear : public LayerVerbs<Linear<Config>> {
   /// Sizes that are `dyn` in the type come from here.
   explicit Linear(LinearConfig at_run_time)
       : inputs_(resolve_extent(Config.inputs, at_run_time.inputs, "inputs")),
-        outputs_(resolve_extent(Config.outputs, at_run_time.outputs, "outputs")) {}
+        outputs_(resolve_extent(Config.outputs, at_run_time.outputs, "outputs")),
+        has_bias_(Config.bias && at_run_time.bias) {}
 
   Index inputs() const { return inputs_; }
   Index outputs() const { return outputs_; }
@@ -69,6 +73,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
     if (tape != nullptr) tape->x = x;
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(x)),
                                  .b = p.weight.transpose(0, 1),
+                                 .b_stored = p.weight.stored.transpose(0, 1),
                                  .bias = p.bias,
                                  .c = as_rows(View<T, 3, Space>(y))});
   }
@@ -96,13 +101,13 @@ class Linear : public LayerVerbs<Linear<Config>> {
   Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
     Parameters<T, typename B::Space> p;
     p.weight.reset({outputs_, inputs_});
-    if (Config.bias) p.bias.reset({outputs_});
+    if (has_bias_) p.bias.reset({outputs_});
     return p;
   }
 
   /// Uniform in ±1/√inputs.
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
     const Random weight(seed.fork("weight"));
     const Random bias(seed.fork("bias"));
     const double bound = 1 / std::sqrt(static_cast<double>(inputs_));
@@ -110,21 +115,23 @@ class Linear : public LayerVerbs<Linear<Config>> {
       for (Index i = 0; i < inputs_; ++i)
         p.weight(o, i) = static_cast<T>(
             weight.uniform(static_cast<std::uint64_t>(o * inputs_ + i), -bound, bound));
-      if (Config.bias)
+      if (p.bias)
         p.bias(o) = static_cast<T>(bias.uniform(static_cast<std::uint64_t>(o), -bound, bound));
     }
   }
 
-  static void for_each_parameter(auto&& visit, auto&... p) {
-    visit(ParameterSpec{.name = "weight", .role = ParameterRole::weight}, p.weight...);
+  static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
+    visit(ParameterSpec{.name = "weight", .role = ParameterRole::weight}, p.weight, more.weight...);
     if constexpr (Config.bias)
-      visit(ParameterSpec{.name = "bias", .role = ParameterRole::bias}, p.bias...);
+      if (p.bias)
+        visit(ParameterSpec{.name = "bias", .role = ParameterRole::bias}, p.bias, more.bias...);
   }
   static void for_each_state(auto&&, auto&...) {}
 
  private:
   Index inputs_;
   Index outputs_;
+  bool has_bias_;
 };
 
 }  // namespace ssm

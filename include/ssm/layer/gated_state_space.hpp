@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/diagonal_ssm.hpp"
+#include "ssm/layer/linear.hpp"
+#include "ssm/op/activation.hpp"
+
+namespace ssm {
+
+struct GatedStateSpaceConfig {
+  Index channels = dyn;
+  Index gate_channels = dyn;   // F, of the gate
+  Index state_channels = dyn;  // H, of the SSM; fewer than the input has
+  Index state = 64;            // N
+  Discretization discretization = Discretization::zero_order_hold;
+};
+
+/// The gated state-space layer (GSS): an SSM over few channels, lifted and gated by a nonlinear function of the input.
+///   u = gelu(to_state(x))      v = gelu(to_gate(x))      y = out(lift(diagonal(u)) ⊙ v)
+/// x, y     [B, L, channels]
+/// states   diagonal [B, H, N/2, 2]
+/// Cost    2·B·L·(channels·H + H·F + 2·channels·F) operations and O(B·L·H·N)
+/// Throws  ShapeError; ArgumentError  for an odd N
+/// Source  Mehta et al. 2022 (GSS) §3, with S4D's kernel in place of DSS's; there is no published code
+template <GatedStateSpaceConfig Config>
+class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
+  static constexpr Index width = Config.channels;
+  static constexpr Index gates = Config.gate_channels;
+  static constexpr Index few = Config.state_channels;
+  using ToState = Linear<LinearConfig{.inputs = width, .outputs = few}>;
+  using ToGate = Linear<LinearConfig{.inputs = width, .outputs = gates}>;
+  using Lift = Linear<LinearConfig{.inputs = few, .outputs = gates}>;
+  using Out = Linear<LinearConfig{.inputs = gates, .outputs = width}>;
+  using Diagonal = DiagonalSsm<DiagonalSsmConfig{
+      .channels = few, .state = Config.state, .discretization = Config.discretization}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<GatedStateSpace, T, Space> {
+    typename ToState::template Parameters<T, Space> to_state;
+    typename ToGate::template Parameters<T, Space> to_gate;
+    typename Diagonal::template Parameters<T, Space> diagonal;
+    typename Lift::template Parameters<T, Space> lift;
+    typename Out::template Parameters<T, Space> out_proj;
+  };
+  template <class T, class Space = HostSpace>
+  using State = typename Diagonal::template State<T, Space>;
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 3, Space> few;       // before its nonlinearity
+    DynamicTensor<T, 3, Space> u;         // what the SSM reads
+    DynamicTensor<T, 3, Space> filtered;  // what it makes of it
+    DynamicTensor<T, 3, Space> gate;      // before its nonlinearity
+    DynamicTensor<T, 3, Space> lifted;
+    DynamicTensor<T, 3, Space> mixed;  // what out_proj reads
+    typename Diagonal::template Tape<T, Space> diagonal;
+  };
+
+  /// All sizes in the type.
+  GatedStateSpace() requires(width != dyn && gates != dyn && few != dyn && Config.state != dyn)
+      : GatedStateSpace(Config) {}
+  /// Sizes that are `dyn` in the type come from here.
+  explicit GatedStateSpace(GatedStateSpaceConfig at_run_time)
+      : to_state_({.inputs = resolve_extent(width, at_run_time.channels, "channels"),
+                   .outputs = resolve_extent(few, at_run_time.state_channels, "state_channels")}),
+        to_gate_({.inputs = to_state_.inputs(),
+                  .outputs = resolve_extent(gates, at_run_time.gate_channels, "gate_channels")}),
+        lift_({.inputs = to_state_.outputs(), .outputs = to_gate_.outputs()}),
+        out_({.inputs = to_gate_.outputs(), .outputs = to_state_.inputs()}),
+        diagonal_({.channels = to_state_.outputs(), .state = at_run_time.state}) {}
+
+  Index channels() const { return to_state_.inputs(); }
+
+  template <class B, class T>
+    requires HasMatmul<B> && HasActivation<B> && HasDiagonalScan<B> && HasDiagonalParameters<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const auto sequence = [&](DynamicTensor<T, 3, Space> Tape<T, Space>::*member, Index channels) {
+      return room<T, Space>(frame, tape ? &(tape->*member) : nullptr, x.extent(0), x.extent(1),
+                            channels);
+    };
+    using Kept = Tape<T, Space>;
+    auto few_channels = sequence(&Kept::few, to_state_.outputs());
+    auto u = sequence(&Kept::u, to_state_.outputs());
+    auto filtered = sequence(&Kept::filtered, to_state_.outputs());
+    auto gate = sequence(&Kept::gate, to_gate_.outputs());
+    auto lifted = sequence(&Kept::lifted, to_gate_.outputs());
+    auto mixed = sequence(&Kept::mixed, to_gate_.outputs());
+    if (tape != nullptr) tape->x = x;
+    to_state_.evaluate(ctx, p.to_state, x, few_channels, nullptr);
+    to_gate_.evaluate(ctx, p.to_gate, x, gate, nullptr);
+    activation(ctx, gelu<T, Space>(few_channels, {}, as_rows(u)));
+    diagonal_.evaluate(ctx, p.diagonal, u, filtered, tape ? &tape->diagonal : nullptr, options);
+    lift_.evaluate(ctx, p.lift, filtered, lifted, nullptr);
+    activation(ctx, gelu<T, Space>(gate, lifted, as_rows(mixed)));
+    out_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto dgate = frame.template tensor<T>(tape.gate.extents());
+    auto dlifted = frame.template tensor<T>(tape.gate.extents());
+    auto dfew = frame.template tensor<T>(tape.few.extents());
+    auto dfiltered = frame.template tensor<T>(tape.few.extents());
+    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
+                          as_rows(View<const T, 3, Space>(dy)), as_rows(dgate), false,
+                          gradients.out_proj.weight, gradients.out_proj.bias);
+    activation_backward(
+        ctx, ActivationBackward<T, Space>{.forward = gelu<T, Space>(tape.gate, tape.lifted, {}),
+                                          .dy = as_rows(dgate),
+                                          .dx = as_rows(dgate),
+                                          .dgate = as_rows(dlifted)});
+    linear_backward<B, T>(ctx, p.lift.weight, as_rows(tape.filtered.view()), as_rows(dlifted),
+                          as_rows(dfiltered), false, gradients.lift.weight, gradients.lift.bias);
+    diagonal_.backward(ctx, p.diagonal, tape.diagonal, dfiltered, dfew, gradients.diagonal, ends);
+    activation_backward(
+        ctx,
+        ActivationBackward<T, Space>{
+            .forward = gelu<T, Space>(tape.few, {}, {}), .dy = as_rows(dfew), .dx = as_rows(dfew)});
+    const auto x = as_rows(tape.x);
+    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
+    linear_backward<B, T>(ctx, p.to_state.weight, x, as_rows(dfew), dx_rows, false,
+                          gradients.to_state.weight, gradients.to_state.bias);
+    linear_backward<B, T>(ctx, p.to_gate.weight, x, as_rows(dgate), dx_rows, true,
+                          gradients.to_gate.weight, gradients.to_gate.bias);
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+    return diagonal_.template initial_state<T>(ctx, sequences);
+  }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.to_state = to_state_.template zero_parameters<T>(ctx);
+    p.to_gate = to_gate_.template zero_parameters<T>(ctx);
+    p.diagonal = diagonal_.template zero_parameters<T>(ctx);
+    p.lift = lift_.template zero_parameters<T>(ctx);
+    p.out_proj = out_.template zero_parameters<T>(ctx);
+    return p;
+  }
+  template <class T>
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+    to_state_.fill_parameters(p.to_state, seed.fork("to_state"));
+    to_gate_.fill_parameters(p.to_gate, seed.fork("to_gate"));
+    diagonal_.fill_parameters(p.diagonal, seed.fork("diagonal"));
+    lift_.fill_parameters(p.lift, seed.fork("lift"));
+    out_.fill_parameters(p.out_proj, seed.fork("out_proj"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    ToState::for_each_parameter(scoped("to_state", visit), p.to_state...);
+    ToGate::for_each_parameter(scoped("to_gate", visit), p.to_gate...);
+    Diagonal::for_each_parameter(visit, p.diagonal...);
+    Lift::for_each_parameter(scoped("lift", visit), p.lift...);
+    Out::for_each_parameter(scoped("out_proj", visit), p.out_proj...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    Diagonal::for_each_state(visit, state...);
+  }
+
+ private:
+  template <class T, class Space>
+  static Activation<T, Space> gelu(View<const T, 3, Space> x, View<const T, 3, Space> gate,
+                                   View<T, 2, Space> y) {
+    return {.kind = ActivationKind::gelu_tanh,
+            .x = as_rows(x),
+            .gate = gate ? as_rows(gate) : View<const T, 2, Space>{},
+            .y = y};
+  }
+
+  ToState to_state_;
+  ToGate to_gate_;
+  Lift lift_;
+  Out out_;
+  Diagonal diagonal_;
+};
+
+}  // namespace ssm

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/linear.hpp"
+#include "ssm/op/activation.hpp"
+#include "ssm/op/rearrange.hpp"
+
+namespace ssm {
+
+struct GauProjectionsConfig {
+  Index channels = dyn;
+  Index query_key_dim = dyn;
+  Index value_dim = dyn;
+};
+
+/// What a gated attention unit reads of its input.
+///   q = SiLU(Wq·x)    k = k_scale·SiLU(Wk·x)    v = SiLU(to_hidden[v]·x)    g = to_hidden[g]·x
+/// x      [B, L, channels]
+/// q, k   [B, L, query_key_dim]   contiguous
+/// v, g   [B, L, value_dim]       contiguous; g before its activation
+/// to_hidden.weight [2·value_dim, channels]: rows of v, then of g
+/// Source  Hua et al. 2022 (FLASH) §2; parameter names of the published DenseRetNet
+template <GauProjectionsConfig Config>
+class GauProjections {
+  static constexpr Index width = Config.channels;
+  static constexpr Index values = Config.value_dim;
+  using Key = Linear<LinearConfig{.inputs = width, .outputs = Config.query_key_dim, .bias = false}>;
+  using Value = Linear<LinearConfig{
+      .inputs = width, .outputs = values == dyn ? dyn : 2 * values, .bias = false}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters {
+    typename Key::template Parameters<T, Space> q_proj;
+    typename Key::template Parameters<T, Space> k_proj;
+    typename Value::template Parameters<T, Space> to_hidden;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 3, Space> q, k, v;  // before SiLU
+  };
+  template <class T, class Space = HostSpace>
+  struct Results {
+    View<T, 3, Space> q{}, k{}, v{}, g{};
+  };
+
+  GauProjections(GauProjectionsConfig at_run_time, double k_scale)
+      : k_scale_(k_scale),
+        value_dim_(at_run_time.value_dim),
+        key_({.inputs = at_run_time.channels, .outputs = at_run_time.query_key_dim}),
+        value_({.inputs = at_run_time.channels, .outputs = 2 * value_dim_}) {}
+
+  template <class B, class T>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                std::type_identity_t<View<const T, 3, typename B::Space>> x,
+                const Results<T, typename B::Space>& to,
+                Kept<Tape<T, typename B::Space>> tape) const {
+    using Space = typename B::Space;
+    if (tape != nullptr) tape->x = x;
+    const auto project = [&](View<const T, 2, Space> weight, View<const BFloat16, 2, Space> stored,
+                             const View<T, 3, Space>& y, DynamicTensor<T, 3, Space>* input) {
+      if (input != nullptr) input->resize(y.extents());
+      matmul(ctx, Matmul<T, Space>{.a = as_rows(x),
+                                   .b = weight.transpose(0, 1),
+                                   .b_stored = stored.transpose(0, 1),
+                                   .activation = ActivationKind::silu,
+                                   .c = as_rows(y),
+                                   .z = input ? as_rows(input->view()) : View<T, 2, Space>()});
+    };
+    const auto& hidden = p.to_hidden.weight;
+    project(p.q_proj.weight, p.q_proj.weight.stored, to.q, tape ? &tape->q : nullptr);
+    project(p.k_proj.weight, p.k_proj.weight.stored, to.k, tape ? &tape->k : nullptr);
+    project(v_rows<const T, Space>(hidden), v_rows<const BFloat16, Space>(hidden.stored), to.v,
+            tape ? &tape->v : nullptr);
+    matmul(ctx, Matmul<T, Space>{
+                    .a = as_rows(x),
+                    .b = g_rows<const T, Space>(hidden).transpose(0, 1),
+                    .b_stored = g_rows<const BFloat16, Space>(hidden.stored).transpose(0, 1),
+                    .c = as_rows(to.g)});
+    add(ctx, Add<T, Space>{.a = to.k.flatten(), .a_scale = k_scale_, .y = to.k.flatten()});
+  }
+
+  /// dx is overwritten, or added to where `accumulate`; the gradients in `d` are used up.
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, const Results<T, typename B::Space>& d,
+                std::type_identity_t<View<T, 3, typename B::Space>> dx,
+                Parameters<T, typename B::Space>& gradients, bool accumulate) const {
+    using Space = typename B::Space;
+    const auto project = [&](const View<T, 3, Space>& dy, const DynamicTensor<T, 3, Space>* input,
+                             View<const T, 2, Space> weight, View<T, 2, Space> dweight) {
+      if (input != nullptr)
+        activation_backward(
+            ctx, ActivationBackward<T, Space>{
+                     .forward = {.kind = ActivationKind::silu, .x = as_rows(input->view())},
+                     .dy = as_rows(View<const T, 3, Space>(dy)),
+                     .dx = as_rows(dy)});
+      linear_backward<B, T>(ctx, weight, as_rows(tape.x), as_rows(View<const T, 3, Space>(dy)),
+                            as_rows(dx), accumulate, dweight, {});
+      accumulate = true;
+    };
+    add(ctx, Add<T, Space>{.a = d.k.flatten(), .a_scale = k_scale_, .y = d.k.flatten()});
+    project(d.q, &tape.q, p.q_proj.weight, gradients.q_proj.weight);
+    project(d.k, &tape.k, p.k_proj.weight, gradients.k_proj.weight);
+    project(d.v, &tape.v, v_rows<const T, Space>(p.to_hidden.weight),
+            v_rows<T, Space>(gradients.to_hidden.weight));
+    project(d.g, nullptr, g_rows<const T, Space>(p.to_hidden.weight),
+            g_rows<T, Space>(gradients.to_hidden.weight));
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.q_proj = key_.template zero_parameters<T>(ctx);
+    p.k_proj = key_.template zero_parameters<T>(ctx);
+    p.to_hidden = value_.template zero_parameters<T>(ctx);
+    return p;
+  }
+  template <class T>
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+    key_.fill_parameters(p.q_proj, seed.fork("q_proj"));
+    key_.fill_parameters(p.k_proj, seed.fork("k_proj"));
+    value_.fill_parameters(p.to_hidden, seed.fork("to_hidden"));
+  }
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    Key::for_each_parameter(scoped("q_proj", visit), p.q_proj...);
+    Key::for_each_parameter(scoped("k_proj", visit), p.k_proj...);
+    Value::for_each_parameter(scoped("to_hidden.0", visit), p.to_hidden...);
+  }
+
+ private:
+  /// Null where the weight is kept in the other form.
+  template <class T, class Space>
+  View<T, 2, Space> v_rows(auto& weight) const {
+    const View<T, 2, Space> rows(weight);
+    return rows ? rows.slice(0, 0, value_dim_) : rows;
+  }
+  template <class T, class Space>
+  View<T, 2, Space> g_rows(auto& weight) const {
+    const View<T, 2, Space> rows(weight);
+    return rows ? rows.slice(0, value_dim_, 2 * value_dim_) : rows;
+  }
+
+  double k_scale_;
+  Index value_dim_;
+  Key key_;
+  Value value_;
+};
+
+}  // namespace ssm

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+
+#include "ssm/layer/dense_selection.hpp"
+#include "ssm/layer/gau_projections.hpp"
+#include "ssm/layer/retention_heads.hpp"
+
+namespace ssm {
+
+struct GauRetentionConfig {
+  Index channels = dyn;
+  Index query_key_dim = dyn;
+  Index value_dim = dyn;
+  Index heads = dyn;
+  Index k_hidden = dyn;  // inner width of the gate on earlier layers' keys
+  Index v_hidden = dyn;  // … and values
+  RetentionForm form = RetentionForm::recurrent;
+  double eps = 1e-6;
+};
+
+/// DenseRetNet's mixer: retention in a gated attention unit, whose keys and values take over from earlier layers' ones.
+///   q = SiLU(Wq·x)    k = SiLU(Wk·x)/√(query_key_dim/heads)    (v, g) = SiLU(to_hidden·x)
+///   with sources i:   k ← RMS(k + Σ_i k_select(x) ⊙ k_i)    v ← RMS(v + Σ_i v_select(x) ⊙ v_i)
+///   y = to_out(g ⊙ RMS(retention(rotate(q), rotate(k), v)))
+/// What later layers read are k and v before they are joined with the sources. Without sources the gates and their
+/// norms are there, but unused.
+/// x, y     [B, L, channels]
+/// states   retention [B, heads, query_key_dim/heads, value_dim/heads], position [B]
+/// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and DecayedAttention
+/// Throws  ShapeError; ArgumentError  if heads do not divide the widths
+/// Source  He et al. 2024 (DenseSSM) §3.4; parameter names of the published DenseRetNet
+template <GauRetentionConfig Config>
+class GauRetention : public LayerVerbs<GauRetention<Config>> {
+  static constexpr Index width = Config.channels;
+  static constexpr Index keys = Config.query_key_dim;
+  static constexpr Index values = Config.value_dim;
+  using Projections = GauProjections<GauProjectionsConfig{
+      .channels = width, .query_key_dim = keys, .value_dim = values}>;
+  using Readout = Linear<LinearConfig{.inputs = values, .outputs = width, .bias = false}>;
+  using KeySelection = DenseSelection<SelectiveTransitionConfig{
+      .channels = width, .hidden = Config.k_hidden, .width = keys}>;
+  using ValueSelection = DenseSelection<SelectiveTransitionConfig{
+      .channels = width, .hidden = Config.v_hidden, .width = values}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<GauRetention, T, Space> {
+    typename Projections::template Parameters<T, Space> projections;
+    DynamicTensor<T, 1, Space> group_norm;
+    typename Readout::template Parameters<T, Space> to_out;
+    typename KeySelection::template Parameters<T, Space> k_selection;
+    typename ValueSelection::template Parameters<T, Space> v_selection;
+  };
+  template <class T, class Space = HostSpace>
+  using State = RetentionState<T, Space>;
+
+  /// What later layers read of this one, or its gradients.
+  template <class T, class Space = HostSpace>
+  struct Hidden {
+    View<T, 3, Space> k{};  // [B, L, query_key_dim]
+    View<T, 3, Space> v{};  // [B, L, value_dim]
+  };
+  template <class T, class Space = HostSpace>
+  struct KeptHidden {
+    DynamicTensor<T, 3, Space> k;
+    DynamicTensor<T, 3, Space> v;
+  };
+  template <class T, class Space = HostSpace>
+  using Sources = std::span<const Hidden<T, Space>>;
+
+  template <class T, class Space = HostSpace>
+  struct Tape : SequenceTape<GauRetention, State<T, Space>> {
+    typename Projections::template Tape<T, Space> projections;
+    DynamicTensor<T, 3, Space> q, k;   // rotated, k joined
+    DynamicTensor<T, 3, Space> v;      // joined; unused without sources
+    DynamicTensor<T, 3, Space> g;      // before SiLU
+    DynamicTensor<T, 3, Space> mixed;  // what to_out reads
+    KeptHidden<T, Space> own;          // where the caller gives no place
+    typename KeySelection::template Tape<T, Space> k_selection;
+    typename ValueSelection::template Tape<T, Space> v_selection;
+    RetentionHeads::Tape<T, Space> heads;
+  };
+
+  /// All sizes in the type.
+  GauRetention() requires(width != dyn && keys != dyn && values != dyn && Config.heads != dyn &&
+                          Config.k_hidden != dyn && Config.v_hidden != dyn)
+      : GauRetention(Config) {}
+  /// Sizes that are `dyn` in the type, form and eps come from here.
+  explicit GauRetention(GauRetentionConfig at_run_time)
+      : channels_(resolve_extent(width, at_run_time.channels, "channels")),
+        heads_({.heads = resolve_extent(Config.heads, at_run_time.heads, "heads"),
+                .key_dim = resolve_extent(keys, at_run_time.query_key_dim, "query_key_dim"),
+                .value_dim = resolve_extent(values, at_run_time.value_dim, "value_dim"),
+                .form = resolve_option(Config.form, at_run_time.form, GauRetentionConfig{}.form),
+                .eps = resolve_option(Config.eps, at_run_time.eps, GauRetentionConfig{}.eps)}),
+        projections_({.channels = channels_, .query_key_dim = key_dim(), .value_dim = value_dim()},
+                     1 / std::sqrt(static_cast<double>(heads_.head_key_dim()))),
+        readout_({.inputs = value_dim(), .outputs = channels_}),
+        k_selection_({.channels = channels_, .hidden = at_run_time.k_hidden, .width = key_dim()},
+                     heads_.config().eps),
+        v_selection_({.channels = channels_, .hidden = at_run_time.v_hidden, .width = value_dim()},
+                     heads_.config().eps) {}
+
+  Index channels() const { return channels_; }
+  Index key_dim() const { return heads_.config().key_dim; }
+  Index value_dim() const { return heads_.config().value_dim; }
+
+  /// Room for what later layers read: in `kept` where there is one, else in the frame.
+  template <class T, class B, class Frame>
+  Hidden<T, typename B::Space> hidden_room(
+      const Context<B>&, Frame& frame, std::type_identity_t<KeptHidden<T, typename B::Space>>* kept,
+      Index batch, Index length, Index, bool) const {
+    using Space = typename B::Space;
+    return {.k = room<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
+            .v = room<T, Space>(frame, kept ? &kept->v : nullptr, batch, length, value_dim())};
+  }
+  static void for_each_hidden(auto&& visit, const auto& hidden) {
+    visit(hidden.k);
+    visit(hidden.v);
+  }
+
+  template <class B, class T>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    auto frame = ctx.workspace().frame();
+    const auto hidden =
+        hidden_room<T>(ctx, frame, tape ? &tape->own : nullptr, x.extent(0), x.extent(1), 0, false);
+    evaluate(ctx, p, x, y, tape, options, Sources<T, typename B::Space>(), hidden);
+  }
+
+  /// With what earlier layers left behind, oldest first; fills `hidden` for later ones.
+  template <class B, class T>
+    requires HasMatmul<B> && HasDecayedAttention<B> && HasPairRotation<B> && HasNormalization<B> &&
+        HasActivation<B> && HasRearrange<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options,
+                std::type_identity_t<Sources<T, typename B::Space>> sources,
+                const Hidden<T, typename B::Space>& hidden) const {
+    using Space = typename B::Space;
+    using H = Hidden<T, Space>;
+    auto frame = ctx.workspace().frame();
+    const auto buffer = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
+      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
+    };
+    const auto q = buffer(tape ? &tape->q : nullptr, key_dim());
+    const auto k = buffer(tape ? &tape->k : nullptr, key_dim());
+    const auto g = buffer(tape ? &tape->g : nullptr, value_dim());
+    const auto mixed = buffer(tape ? &tape->mixed : nullptr, value_dim());
+    if (tape != nullptr) tape->keep(options);
+    projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
+                          tape ? &tape->projections : nullptr);
+    View<const T, 3, Space> v = hidden.v;
+    if (sources.empty()) {
+      copy_to<T>(ctx, hidden.k, k);
+    } else {
+      const auto joined = buffer(tape ? &tape->v : nullptr, value_dim());
+      k_selection_.evaluate(ctx, p.k_selection, x, hidden.k, sources, &H::k, k,
+                            tape ? &tape->k_selection : nullptr);
+      v_selection_.evaluate(ctx, p.v_selection, x, hidden.v, sources, &H::v, joined,
+                            tape ? &tape->v_selection : nullptr);
+      v = joined;
+    }
+    heads_.evaluate(ctx,
+                    RetentionHeads::Operands<T, Space>{
+                        .weight = p.group_norm, .q = q, .k = k, .v = v, .gate = g, .mixed = mixed},
+                    tape ? &tape->heads : nullptr, options);
+    readout_.evaluate(ctx, p.to_out, mixed, y, nullptr);
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    backward_from(ctx, p, tape, tape.own.v, dy, dx, gradients, ends, Sources<T, Space>(),
+                  Sources<T, Space>(), Hidden<T, Space>());
+  }
+
+  /// `dsources` are added to; `dhidden` is what later layers want of k and v, null views for nothing.
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends,
+                std::type_identity_t<Sources<T, typename B::Space>> sources,
+                const Hidden<T, typename B::Space>& hidden,
+                std::type_identity_t<Sources<T, typename B::Space>> dsources,
+                const Hidden<T, typename B::Space>& dhidden) const {
+    backward_from(ctx, p, tape, hidden.v, dy, dx, gradients, ends, sources, dsources, dhidden);
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {
+    return heads_.template initial_state<T, typename B::Space>(sequences);
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.projections = projections_.template zero_parameters<T>(ctx);
+    p.group_norm.reset({heads_.head_value_dim()});
+    p.to_out = readout_.template zero_parameters<T>(ctx);
+    p.k_selection = k_selection_.template zero_parameters<T>(ctx);
+    p.v_selection = v_selection_.template zero_parameters<T>(ctx);
+    return p;
+  }
+
+  template <class T>
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+    projections_.fill_parameters(p.projections, seed.fork("projections"));
+    for (Index i = 0; i < p.group_norm.size(); ++i) p.group_norm(i) = T{1};
+    readout_.fill_parameters(p.to_out, seed.fork("to_out"));
+    k_selection_.fill_parameters(p.k_selection, seed.fork("k_selection"));
+    v_selection_.fill_parameters(p.v_selection, seed.fork("v_selection"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    Projections::for_each_parameter(visit, p.projections...);
+    visit(ParameterSpec{.name = "group_norm.weight", .role = ParameterRole::norm}, p.group_norm...);
+    Readout::for_each_parameter(scoped("to_out.0", visit), p.to_out...);
+    KeySelection::Select::for_each_parameter(scoped("k_select", visit), p.k_selection.select...);
+    ValueSelection::Select::for_each_parameter(scoped("v_select", visit), p.v_selection.select...);
+    KeySelection::Fusion::for_each_parameter(scoped("k_norm", visit), p.k_selection.fusion...);
+    ValueSelection::Fusion::for_each_parameter(scoped("v_norm", visit), p.v_selection.fusion...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    visit(std::string("retention"), state.retention...);
+    visit(std::string("position"), state.position...);
+  }
+
+ private:
+  template <class B, class T>
+  void backward_from(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape,
+                     std::type_identity_t<View<const T, 3, typename B::Space>> own_v,
+                     std::type_identity_t<View<const T, 3, typename B::Space>> dy,
+                     std::type_identity_t<View<T, 3, typename B::Space>> dx,
+                     Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends,
+                     Sources<T, typename B::Space> sources, Sources<T, typename B::Space> dsources,
+                     const Hidden<T, typename B::Space>& dhidden) const {
+    using Space = typename B::Space;
+    using H = Hidden<T, Space>;
+    auto frame = ctx.workspace().frame();
+    require_extents("gau_retention", "dy", dy, tape.projections.x.extents().to_array());
+    require_extents_if_given("gau_retention", "dx", dx, dy.extents().to_array());
+    const auto like = [&](const DynamicTensor<T, 3, Space>& tensor) {
+      return View<T, 3, Space>(frame.template tensor<T>(tensor.extents()));
+    };
+    typename Projections::template Results<T, Space> d{
+        .q = like(tape.q), .k = like(tape.k), .v = like(tape.g), .g = like(tape.g)};
+    const auto dmixed = like(tape.g);
+    linear_backward<B, T>(ctx, p.to_out.weight, as_rows(tape.mixed.view()), as_rows(dy),
+                          as_rows(dmixed), false, gradients.to_out.weight, {});
+    heads_.backward(ctx,
+                    RetentionHeads::Operands<T, Space, const T>{
+                        .weight = p.group_norm,
+                        .q = tape.q,
+                        .k = tape.k,
+                        .v = sources.empty() ? own_v : View<const T, 3, Space>(tape.v),
+                        .gate = tape.g},
+                    tape.heads, tape, dmixed,
+                    RetentionHeads::Gradients<T, Space>{
+                        .q = d.q, .k = d.k, .v = d.v, .gate = d.g, .weight = gradients.group_norm},
+                    ends);
+    if (!sources.empty()) {
+      const auto dk = like(tape.k), dv = like(tape.g);
+      k_selection_.backward(ctx, p.k_selection, tape.k_selection, d.k, sources, dsources, &H::k, dx,
+                            dk, gradients.k_selection, false);
+      v_selection_.backward(ctx, p.v_selection, tape.v_selection, d.v, sources, dsources, &H::v, dx,
+                            dv, gradients.v_selection, true);
+      d.k = dk;
+      d.v = dv;
+    }
+    add_to<T>(ctx, dhidden.k, d.k);
+    add_to<T>(ctx, dhidden.v, d.v);
+    projections_.backward(ctx, p.projections, tape.projections, d, dx, gradients.projections,
+                          !sources.empty());
+  }
+
+  template <class T, class B>
+  static void copy_to(Context<B>& ctx, std::type_identity_t<View<const T, 3, typename B::Space>> x,
+                      std::type_identity_t<View<T, 3, typename B::Space>> y) {
+    add(ctx, Add<T, typename B::Space>{.a = x.flatten(), .y = y.flatten()});
+  }
+  /// sum += x, unless x is null
+  template <class T, class B>
+  static void add_to(Context<B>& ctx, std::type_identity_t<View<const T, 3, typename B::Space>> x,
+                     std::type_identity_t<View<T, 3, typename B::Space>> sum) {
+    if (x)
+      add(ctx, Add<T, typename B::Space>{.a = sum.flatten(), .b = x.flatten(), .y = sum.flatten()});
+  }
+
+  Index channels_;
+  RetentionHeads heads_;
+  Projections projections_;
+  Readout readout_;
+  KeySelection k_selection_;
+  ValueSelection v_selection_;
+};
+
+}  // namespace ssm

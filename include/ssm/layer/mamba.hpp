@@ -1,0 +1,397 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "ssm/layer/linear.hpp"
+#include "ssm/op/diagonal_parameters.hpp"
+#include "ssm/op/rearrange.hpp"
+#include "ssm/op/selective_scan.hpp"
+#include "ssm/op/short_convolution.hpp"
+
+namespace ssm {
+
+struct MambaConfig {
+  Index channels = dyn;
+  Index inner = 0;        // channels inside; 0: expand · channels
+  Index expand = 2;       // used where `inner` is 0
+  Index state = 16;       // N
+  Index conv_width = 4;   // W
+  Index dt_rank = 0;      // R; 0: ⌈channels / 16⌉
+  bool conv_bias = true;  // in the type: there may be one, at run time: there is
+  bool bias = false;      // of in_proj and out_proj; likewise
+  double dt_min = 0.001;  // seconds, initialisation only
+  double dt_max = 0.1;
+  double dt_floor = 1e-4;
+};
+
+/// The Mamba block: a gated selective SSM behind a short convolution.
+///   (x′, z) = in_proj(x)     u = silu(conv1d(x′))     (δ, B, C) = x_proj(u)     Δ = softplus(dt_proj(δ))
+///   y = out_proj(selective_scan(u, Δ, A = −exp(A_log), B, C, D) ⊙ silu(z))
+/// x, y     [B, L, channels]
+/// states   conv [B, inner, W], the last W inputs, oldest first; ssm [B, inner, N]
+/// Cost    2·B·L·inner·(3·channels + 2·R + 2·N) operations and O(B·L·inner·N)
+/// Throws  ShapeError
+/// Source  Gu and Dao 2023 (Mamba) §3.4; parameter names and initialisation of state-spaces/mamba
+template <MambaConfig Config>
+class Mamba : public LayerVerbs<Mamba<Config>> {
+  static constexpr Index width = Config.channels;
+  static constexpr Index inner_width = Config.inner != 0 ? Config.inner
+                                       : width == dyn    ? dyn
+                                                         : Config.expand * width;
+  static constexpr Index rank_width = Config.dt_rank != 0 ? Config.dt_rank
+                                      : width == dyn      ? dyn
+                                                          : (width + 15) / 16;
+  static constexpr Index taps = Config.conv_width;
+  static constexpr Index states = Config.state;
+  using InProjection = Linear<LinearConfig{
+      .inputs = width, .outputs = inner_width == dyn ? dyn : 2 * inner_width, .bias = Config.bias}>;
+  using XProjection = Linear<LinearConfig{
+      .inputs = inner_width,
+      .outputs = rank_width == dyn || states == dyn ? dyn : rank_width + 2 * states,
+      .bias = false}>;
+  using DtProjection = Linear<LinearConfig{.inputs = rank_width, .outputs = inner_width}>;
+  using OutProjection =
+      Linear<LinearConfig{.inputs = inner_width, .outputs = width, .bias = Config.bias}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<Mamba, T, Space> {
+    typename InProjection::template Parameters<T, Space> in_proj;  // rows: x′, then z
+    Tensor<T, Extents<inner_width, 1, taps>, Space> conv_weight;
+    Tensor<T, Extents<inner_width>, Space> conv_bias;            // empty without bias
+    typename XProjection::template Parameters<T, Space> x_proj;  // rows: δ, B, C
+    typename DtProjection::template Parameters<T, Space> dt_proj;
+    Tensor<T, Extents<inner_width, states>, Space> A_log;  // A = −exp(A_log)
+    Tensor<T, Extents<inner_width>, Space> D;
+    typename OutProjection::template Parameters<T, Space> out_proj;
+  };
+  template <class T, class Space = HostSpace>
+  struct State {
+    Tensor<T, Extents<dyn, inner_width, taps>, Space> conv;
+    Tensor<T, Extents<dyn, inner_width, states>, Space> ssm;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape : SequenceTape<Mamba, State<T, Space>> {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 3, Space> xz, u, projected, delta, mixed;
+  };
+  /// The intermediate results of one call. A layer that extends this one may put some elsewhere.
+  template <class T, class Space>
+  struct Parts {
+    View<T, 3, Space> xz{};         // [B, L, 2·inner]
+    View<T, 3, Space> u{};          // [B, L, inner]
+    View<T, 3, Space> projected{};  // [B, L, R + 2·N]
+    View<T, 3, Space> delta{};      // [B, L, inner]   before bias and softplus
+    View<T, 3, Space> mixed{};      // [B, L, inner]   what out_proj reads
+  };
+
+  /// All sizes in the type.
+  Mamba() requires(width != dyn && inner_width != dyn && rank_width != dyn && taps != dyn &&
+                   states != dyn)
+      : Mamba(Config) {}
+  /// Sizes that are `dyn` in the type, or follow from such, come from here, and so does the initialisation.
+  explicit Mamba(MambaConfig at_run_time)
+      : state_(resolve_extent(states, states != dyn ? dyn : at_run_time.state, "state")),
+        taps_(resolve_extent(taps, taps != dyn ? dyn : at_run_time.conv_width, "conv_width")),
+        rank_(resolve_extent(rank_width, rank_at(at_run_time), "dt_rank")),
+        in_({.inputs = resolve_extent(width, at_run_time.channels, "channels"),
+             .outputs = 2 * resolve_extent(inner_width, inner_at(at_run_time), "inner"),
+             .bias = at_run_time.bias}),
+        x_({.inputs = inner(), .outputs = rank_ + 2 * state_}),
+        dt_({.inputs = rank_, .outputs = inner()}),
+        out_({.inputs = inner(), .outputs = channels(), .bias = at_run_time.bias}),
+        has_conv_bias_(Config.conv_bias && at_run_time.conv_bias),
+        dt_min_(resolve_option(Config.dt_min, at_run_time.dt_min, MambaConfig{}.dt_min)),
+        dt_max_(resolve_option(Config.dt_max, at_run_time.dt_max, MambaConfig{}.dt_max)),
+        dt_floor_(resolve_option(Config.dt_floor, at_run_time.dt_floor, MambaConfig{}.dt_floor)) {}
+
+  Index channels() const { return in_.inputs(); }
+  Index inner() const { return in_.outputs() / 2; }
+  Index state() const { return state_; }
+  Index conv_width() const { return taps_; }
+  Index dt_rank() const { return rank_; }
+
+  template <class B, class T>
+    requires HasMatmul<B> && HasShortConvolution<B> && HasSelectiveScan<B> &&
+        HasDiagonalParameters<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    auto frame = ctx.workspace().frame();
+    evaluate_with<B, T>(ctx, p, x, y, tape, options,
+                        rooms<T, typename B::Space>(frame, tape, x.extent(0), x.extent(1)),
+                        [&](const auto& scan) { selective_scan(ctx, scan); });
+  }
+
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    backward_with<B, T>(ctx, p, tape, dy, dx, gradients, ends, parts_of(tape),
+                        [&](const auto& g) { selective_scan_backward(ctx, g); });
+  }
+
+  /// Where the intermediate results of a call go: to the tape, or to workspace; u elsewhere, if that is given.
+  template <class T, class Space, class Frame>
+  Parts<T, Space> rooms(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
+                        View<T, 3, Space> u = {}) const {
+    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index size) {
+      return room<T, Space>(frame, kept, batch, length, size);
+    };
+    return {.xz = sequence(tape ? &tape->xz : nullptr, 2 * inner()),
+            .u = u ? u : sequence(tape ? &tape->u : nullptr, inner()),
+            .projected = sequence(tape ? &tape->projected : nullptr, rank_ + 2 * state_),
+            .delta = sequence(tape ? &tape->delta : nullptr, inner()),
+            .mixed = sequence(tape ? &tape->mixed : nullptr, inner())};
+  }
+  template <class T, class Space>
+  static Parts<const T, Space> parts_of(const Tape<T, Space>& tape) {
+    return {.xz = tape.xz,
+            .u = tape.u,
+            .projected = tape.projected,
+            .delta = tape.delta,
+            .mixed = tape.mixed};
+  }
+
+  /// `evaluate` with the scan in the caller's hands: run(SelectiveScan) fills its y.
+  template <class B, class T, class Run>
+  void evaluate_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                     Kept<Tape<T, typename B::Space>> tape,
+                     const SequenceOptions<State<T, typename B::Space>>& options,
+                     const Parts<T, typename B::Space>& parts, Run&& run) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    if (tape != nullptr) {
+      tape->keep(options);
+      tape->x = x;
+    }
+    in_.evaluate(ctx, p.in_proj, x, parts.xz, nullptr);
+    auto conv = convolution<T, Space>(p, parts.xz, options.segments);
+    if (options.initial_state != nullptr) conv.initial_state = options.initial_state->conv;
+    if (options.final_state != nullptr) conv.final_state = options.final_state->conv;
+    conv.y = parts.u;
+    short_convolution(ctx, conv);
+    x_.evaluate(ctx, p.x_proj, parts.u, parts.projected, nullptr);
+    matmul(ctx, Matmul<T, Space>{.a = as_rows(part(parts.projected, 0, rank_)),
+                                 .b = p.dt_proj.weight.transpose(0, 1),
+                                 .b_stored = p.dt_proj.weight.stored.transpose(0, 1),
+                                 .c = as_rows(parts.delta)});
+    auto scan = operands<B, T>(ctx, frame, p, parts, options.segments);
+    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->ssm;
+    if (options.final_state != nullptr) scan.final_state = options.final_state->ssm;
+    scan.y = parts.mixed;
+    run(scan);
+    out_.evaluate(ctx, p.out_proj, parts.mixed, y, nullptr);
+  }
+
+  /// `backward` with the scan in the caller's hands: run(SelectiveScanBackward) fills every gradient it is given.
+  template <class B, class T, class Run>
+  void backward_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends,
+                     const Parts<const T, typename B::Space>& parts, Run&& run) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto dmixed = frame.template tensor<T>(parts.mixed.extents());
+    auto dxz = frame.template tensor<T>(parts.xz.extents());
+    auto du = frame.template tensor<T>(parts.u.extents());
+    auto dprojected = frame.template tensor<T>(parts.projected.extents());
+    auto ddelta = frame.template tensor<T>(parts.delta.extents());
+    auto dA = frame.template tensor<T>(inner(), state_);
+    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(parts.mixed),
+                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
+                          gradients.out_proj.weight, gradients.out_proj.bias);
+    SelectiveScanBackward<T, Space> g{
+        .forward = operands<B, T>(ctx, frame, p, parts, tape.segments),
+        .dy = dmixed,
+        .du = du,
+        .ddelta = ddelta,
+        .dA = dA,
+        .dB = part(dprojected, rank_, rank_ + state_),
+        .dC = part(dprojected, rank_ + state_, rank_ + 2 * state_),
+        .dskip = gradients.D,
+        .ddelta_bias = gradients.dt_proj.bias,
+        .dgate = part(dxz, inner(), 2 * inner())};
+    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.ssm;
+    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->ssm;
+    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->ssm;
+    run(g);
+    diagonal_parameters_backward(
+        ctx, DiagonalParametersBackward<T, Space>{.A = g.forward.A.reshape(inner(), state_, 1),
+                                                  .dA = dA.reshape(inner(), state_, 1),
+                                                  .dinv_A_real = gradients.A_log});
+    linear_backward<B, T>(ctx, p.dt_proj.weight, as_rows(part(parts.projected, 0, rank_)),
+                          as_rows(ddelta), as_rows(part(dprojected, 0, rank_)), false,
+                          gradients.dt_proj.weight, {});
+    linear_backward<B, T>(ctx, p.x_proj.weight, as_rows(parts.u), as_rows(dprojected), as_rows(du),
+                          true, gradients.x_proj.weight, {});
+    convolution_backward<B, T>(ctx, p, tape, parts, du, dxz, gradients, ends);
+    linear_backward<B, T>(ctx, p.in_proj.weight, as_rows(tape.x), as_rows(dxz),
+                          as_rows(View<T, 3, Space>(dx)), false, gradients.in_proj.weight,
+                          gradients.in_proj.bias);
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {
+    State<T, typename B::Space> state;
+    state.conv.reset({sequences, inner(), taps_});
+    state.ssm.reset({sequences, inner(), state_});
+    return state;
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.in_proj = in_.template zero_parameters<T>(ctx);
+    p.conv_weight.reset({inner(), Index{1}, taps_});
+    if (has_conv_bias_) p.conv_bias.reset({inner()});
+    p.x_proj = x_.template zero_parameters<T>(ctx);
+    p.dt_proj = dt_.template zero_parameters<T>(ctx);
+    p.A_log.reset({inner(), state_});
+    p.D.reset({inner()});
+    p.out_proj = out_.template zero_parameters<T>(ctx);
+    return p;
+  }
+
+  /// A = −1 … −N in every channel, D = 1, and a bias of dt_proj whose softplus is log-uniform in dt_min … dt_max.
+  template <class T>
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+    in_.fill_parameters(p.in_proj, seed.fork("in_proj"));
+    x_.fill_parameters(p.x_proj, seed.fork("x_proj"));
+    dt_.fill_parameters(p.dt_proj, seed.fork("dt_proj"));
+    out_.fill_parameters(p.out_proj, seed.fork("out_proj"));
+    const Random weight(seed.fork("conv1d.weight"));
+    const Random bias(seed.fork("conv1d.bias"));
+    const Random step(seed.fork("dt"));
+    const double bound = 1 / std::sqrt(static_cast<double>(taps_));
+    for (Index d = 0; d < inner(); ++d) {
+      const auto channel = static_cast<std::uint64_t>(d);
+      for (Index w = 0; w < taps_; ++w)
+        p.conv_weight(d, 0, w) = static_cast<T>(
+            weight.uniform(static_cast<std::uint64_t>(d * taps_ + w), -bound, bound));
+      if (p.conv_bias) p.conv_bias(d) = static_cast<T>(bias.uniform(channel, -bound, bound));
+      const double dt = std::max(
+          std::exp(step.uniform(channel, std::log(dt_min_), std::log(dt_max_))), dt_floor_);
+      p.dt_proj.bias(d) = static_cast<T>(dt + std::log(-std::expm1(-dt)));  // softplus gives dt
+      for (Index n = 0; n < state_; ++n)
+        p.A_log(d, n) = static_cast<T>(std::log(1.0 + static_cast<double>(n)));
+      p.D(d) = T{1};
+    }
+  }
+
+  static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
+    const auto undecayed = [](const char* name) {
+      return ParameterSpec{.name = name, .role = ParameterRole::ssm, .weight_decay = false};
+    };
+    InProjection::for_each_parameter(scoped("in_proj", visit), p.in_proj, more.in_proj...);
+    visit(ParameterSpec{.name = "conv1d.weight", .role = ParameterRole::ssm}, p.conv_weight,
+          more.conv_weight...);
+    if (p.conv_bias)
+      visit(ParameterSpec{.name = "conv1d.bias", .role = ParameterRole::bias}, p.conv_bias,
+            more.conv_bias...);
+    XProjection::for_each_parameter(scoped("x_proj", visit), p.x_proj, more.x_proj...);
+    visit(ParameterSpec{.name = "dt_proj.weight", .role = ParameterRole::ssm}, p.dt_proj.weight,
+          more.dt_proj.weight...);
+    visit(ParameterSpec{.name = "dt_proj.bias", .role = ParameterRole::ssm}, p.dt_proj.bias,
+          more.dt_proj.bias...);
+    visit(undecayed("A_log"), p.A_log, more.A_log...);
+    visit(undecayed("D"), p.D, more.D...);
+    OutProjection::for_each_parameter(scoped("out_proj", visit), p.out_proj, more.out_proj...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    visit(std::string("conv"), state.conv...);
+    visit(std::string("ssm"), state.ssm...);
+  }
+
+ private:
+  static Index inner_at(const MambaConfig& at_run_time) {
+    if (at_run_time.inner > 0) return at_run_time.inner;
+    if (inner_width != dyn) return dyn;
+    const Index expand = resolve_option(Config.expand, at_run_time.expand, MambaConfig{}.expand);
+    return expand * resolve_extent(width, at_run_time.channels, "channels");
+  }
+  static Index rank_at(const MambaConfig& at_run_time) {
+    if (at_run_time.dt_rank > 0) return at_run_time.dt_rank;
+    if (rank_width != dyn) return dyn;
+    return (resolve_extent(width, at_run_time.channels, "channels") + 15) / 16;
+  }
+
+  /// Some channels of a sequence.
+  template <class X, class Space>
+  static View<X, 3, Space> part(const View<X, 3, Space>& x, Index begin, Index end) {
+    return x.slice(2, begin, end);
+  }
+
+  template <class T, class Space>
+  ShortConvolution<T, Space> convolution(const Parameters<T, Space>& p, View<const T, 3, Space> xz,
+                                         Segments segments) const {
+    return {.weight = p.conv_weight.reshape(inner(), taps_),
+            .bias = p.conv_bias,
+            .activation = ActivationKind::silu,
+            .x = part(xz, 0, inner()),
+            .segments = segments};
+  }
+
+  /// The scan's operands, with A in workspace.
+  template <class B, class T, class Frame, class X>
+  SelectiveScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
+                                               const Parameters<T, typename B::Space>& p,
+                                               const Parts<X, typename B::Space>& parts,
+                                               Segments segments) const {
+    using Space = typename B::Space;
+    auto A = frame.template tensor<T>(inner(), state_, 1);
+    diagonal_parameters(ctx, DiagonalParameters<T, Space>{.inv_A_real = p.A_log, .A = A});
+    return {.u = parts.u,
+            .delta = parts.delta,
+            .A = A.reshape(inner(), state_),
+            .B = part(parts.projected, rank_, rank_ + state_),
+            .C = part(parts.projected, rank_ + state_, rank_ + 2 * state_),
+            .skip = p.D,
+            .delta_bias = p.dt_proj.bias,
+            .gate = part(parts.xz, inner(), 2 * inner()),
+            .delta_softplus = true,
+            .segments = segments};
+  }
+
+  template <class B, class T>
+  void convolution_backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                            const Tape<T, typename B::Space>& tape,
+                            const Parts<const T, typename B::Space>& parts,
+                            View<const T, 3, typename B::Space> du,
+                            View<T, 3, typename B::Space> dxz,
+                            Parameters<T, typename B::Space>& gradients,
+                            const SequenceGradients<State<T, typename B::Space>>& ends) const {
+    using Space = typename B::Space;
+    ShortConvolutionBackward<T, Space> g{
+        .forward = convolution<T, Space>(p, parts.xz, tape.segments),
+        .dy = du,
+        .dx = part(dxz, 0, inner()),
+        .dweight = gradients.conv_weight.reshape(inner(), taps_),
+        .dbias = gradients.conv_bias};
+    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.conv;
+    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->conv;
+    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->conv;
+    short_convolution_backward(ctx, g);
+  }
+
+  Index state_;
+  Index taps_;
+  Index rank_;
+  InProjection in_;
+  XProjection x_;
+  DtProjection dt_;
+  OutProjection out_;
+  bool has_conv_bias_;
+  double dt_min_;
+  double dt_max_;
+  double dt_floor_;
+};
+
+}  // namespace ssm

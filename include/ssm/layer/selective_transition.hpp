@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/layer/linear.hpp"
+#include "ssm/op/activation.hpp"
+
+namespace ssm {
+
+struct SelectiveTransitionConfig {
+  Index channels = dyn;
+  Index hidden = dyn;
+  Index width = dyn;  // channels of the hidden state that is selected from
+};
+
+/// Chooses, position by position, what a layer takes over from earlier layers' hidden states. As a layer it is the gate
+/// a = SiLU(fc2(SiLU(fc1(x)))); `select` applies it, and one gate may serve any number of sources.
+///   y = h ⊙ a(x)
+/// x      [B, L, channels]   the input of the layer that receives
+/// a      [B, L, width]
+/// h, y   [B, L, width]
+/// fc1.weight [hidden, channels]   fc2.weight [width, hidden]
+/// Cost    2·B·L·hidden·(channels + width) operations
+/// Source  He et al. 2024 (DenseSSM) §3.2; the published DenseRetNet has a SiLU after fc2 too
+template <SelectiveTransitionConfig Config>
+class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
+  static constexpr Index inner = Config.channels;
+  static constexpr Index outer = Config.width;
+  using Down = Linear<LinearConfig{.inputs = inner, .outputs = Config.hidden, .bias = false}>;
+  using Up = Linear<LinearConfig{.inputs = Config.hidden, .outputs = outer, .bias = false}>;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<SelectiveTransition, T, Space> {
+    typename Down::template Parameters<T, Space> fc1;
+    typename Up::template Parameters<T, Space> fc2;
+  };
+  template <class, class = HostSpace>
+  using State = NoState;
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    View<const T, 3, Space> x;
+    DynamicTensor<T, 2, Space> fc1;  // before its activation
+    DynamicTensor<T, 2, Space> hidden;
+    DynamicTensor<T, 2, Space> fc2;  // before its activation
+  };
+
+  /// All sizes in the type.
+  SelectiveTransition() requires(inner != dyn && outer != dyn && Config.hidden != dyn)
+      : SelectiveTransition(Config) {}
+  /// Sizes that are `dyn` in the type come from here.
+  explicit SelectiveTransition(SelectiveTransitionConfig at_run_time)
+      : down_({.inputs = resolve_extent(inner, at_run_time.channels, "channels"),
+               .outputs = resolve_extent(Config.hidden, at_run_time.hidden, "hidden")}),
+        up_({.inputs = down_.outputs(),
+             .outputs = resolve_extent(outer, at_run_time.width, "width")}) {}
+
+  Index inputs() const { return down_.inputs(); }
+  Index outputs() const { return up_.outputs(); }
+
+  /// The gate.
+  template <class B, class T>
+    requires HasMatmul<B> && HasActivation<B>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, inner> x, Output<B, T, dyn, dyn, outer> gate,
+                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+    using Space = typename B::Space;
+    require_extents("selective_transition", "gate", gate, {x.extent(0), x.extent(1), outputs()});
+    auto frame = ctx.workspace().frame();
+    const auto rows = as_rows(View<const T, 3, Space>(x));
+    const Index count = rows.extent(0);
+    auto hidden = room<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.inputs());
+    if (tape != nullptr) {
+      tape->x = x;
+      tape->fc1.resize({count, up_.inputs()});
+      tape->fc2.resize({count, outputs()});
+    }
+    matmul(ctx, Matmul<T, Space>{.a = rows,
+                                 .b = p.fc1.weight.transpose(0, 1),
+                                 .b_stored = p.fc1.weight.stored.transpose(0, 1),
+                                 .activation = ActivationKind::silu,
+                                 .c = hidden,
+                                 .z = tape ? tape->fc1.view() : View<T, 2, Space>()});
+    matmul(ctx, Matmul<T, Space>{.a = hidden,
+                                 .b = p.fc2.weight.transpose(0, 1),
+                                 .b_stored = p.fc2.weight.stored.transpose(0, 1),
+                                 .activation = ActivationKind::silu,
+                                 .c = as_rows(View<T, 3, Space>(gate)),
+                                 .z = tape ? tape->fc2.view() : View<T, 2, Space>()});
+  }
+
+  /// From the gradient of the gate; dx is added to where `accumulate`.
+  template <class B, class T>
+  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, outer> dgate,
+                Output<B, T, dyn, dyn, inner> dx, Parameters<T, typename B::Space>& gradients,
+                const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
+    using Space = typename B::Space;
+    require_extents("selective_transition", "dgate", dgate,
+                    {tape.x.extent(0), tape.x.extent(1), outputs()});
+    require_extents_if_given("selective_transition", "dx", dx, tape.x.extents().to_array());
+    auto frame = ctx.workspace().frame();
+    const auto x = as_rows(tape.x);
+    auto dfc2 = frame.template tensor<T>(x.extent(0), outputs());
+    auto dfc1 = frame.template tensor<T>(x.extent(0), up_.inputs());
+    activation_backward(
+        ctx, ActivationBackward<T, Space>{.forward = {.kind = ActivationKind::silu, .x = tape.fc2},
+                                          .dy = as_rows(View<const T, 3, Space>(dgate)),
+                                          .dx = dfc2});
+    linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, dfc2, dfc1, false, gradients.fc2.weight,
+                          {});
+    activation_backward(
+        ctx, ActivationBackward<T, Space>{
+                 .forward = {.kind = ActivationKind::silu, .x = tape.fc1}, .dy = dfc1, .dx = dfc1});
+    linear_backward<B, T>(ctx, p.fc1.weight, x, dfc1, as_rows(View<T, 3, Space>(dx)), accumulate,
+                          gradients.fc1.weight, {});
+  }
+
+  /// y = h ⊙ gate; y overwritten, may be the same memory as either.
+  template <class T, class B>
+    requires HasActivation<B>
+  static void select(Context<B>& ctx, Input<B, T, dyn, dyn, outer> gate,
+                     Input<B, T, dyn, dyn, outer> h, Output<B, T, dyn, dyn, outer> y) {
+    using Space = typename B::Space;
+    activation(ctx, Activation<T, Space>{.x = as_rows(View<const T, 3, Space>(h)),
+                                         .gate = as_rows(View<const T, 3, Space>(gate)),
+                                         .y = as_rows(View<T, 3, Space>(y))});
+  }
+
+  /// dh = dy ⊙ gate, dgate = dy ⊙ h; both overwritten, dh may be the same memory as dy.
+  template <class T, class B>
+    requires HasActivation<B>
+  static void select_backward(Context<B>& ctx, Input<B, T, dyn, dyn, outer> gate,
+                              Input<B, T, dyn, dyn, outer> h, Input<B, T, dyn, dyn, outer> dy,
+                              Output<B, T, dyn, dyn, outer> dh,
+                              Output<B, T, dyn, dyn, outer> dgate) {
+    using Space = typename B::Space;
+    activation_backward(ctx, ActivationBackward<T, Space>{
+                                 .forward = {.x = as_rows(View<const T, 3, Space>(h)),
+                                             .gate = as_rows(View<const T, 3, Space>(gate))},
+                                 .dy = as_rows(View<const T, 3, Space>(dy)),
+                                 .dx = as_rows(View<T, 3, Space>(dh)),
+                                 .dgate = as_rows(View<T, 3, Space>(dgate))});
+  }
+
+  template <class T = float, class B>
+  NoState initial_state(const Context<B>&, Index) const {
+    return {};
+  }
+
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.fc1 = down_.template zero_parameters<T>(ctx);
+    p.fc2 = up_.template zero_parameters<T>(ctx);
+    return p;
+  }
+
+  template <class T>
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+    down_.fill_parameters(p.fc1, seed.fork("fc1"));
+    up_.fill_parameters(p.fc2, seed.fork("fc2"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    Down::for_each_parameter(scoped("fc1", visit), p.fc1...);
+    Up::for_each_parameter(scoped("fc2", visit), p.fc2...);
+  }
+  static void for_each_state(auto&&, auto&...) {}
+
+ private:
+  Down down_;
+  Up up_;
+};
+
+}  // namespace ssm

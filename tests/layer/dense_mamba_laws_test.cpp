@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include "ssm/layer/dense_mamba.hpp"
+#include "support/check_layer.hpp"
+
+namespace {
+
+using ssm::DenseMamba;
+using ssm::DenseMambaConfig;
+using ssm::dyn;
+
+TEST_CASE("DenseMamba without sources obeys every law with sizes in the type") {
+  ssm::laws::check_every_law(
+      DenseMamba<DenseMambaConfig{
+          .mamba = {.channels = 3, .state = 4, .dt_rank = 2, .dt_min = 0.05, .dt_max = 0.5},
+          .select_hidden = 2}>());
+}
+
+TEST_CASE("the gate's width follows from the channels and can be given") {
+  using Dynamic = DenseMamba<DenseMambaConfig{}>;
+  const auto hidden_of = [](const Dynamic& layer) {
+    ssm::Context<ssm::Reference> ctx;
+    return layer.zero_parameters<float>(ctx).select.fc1.weight.extent(0);
+  };
+  CHECK(hidden_of(Dynamic({.mamba = {.channels = 64}})) == 2);
+  CHECK(hidden_of(Dynamic({.mamba = {.channels = 8}})) == 1);
+  CHECK(hidden_of(Dynamic({.mamba = {.channels = 64}, .select_reduction = 8})) == 8);
+  CHECK(hidden_of(Dynamic({.mamba = {.channels = 64}, .select_hidden = 5})) == 5);
+}
+
+}  // namespace

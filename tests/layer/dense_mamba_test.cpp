@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/layer/dense_mamba.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ssm/core/elementwise.hpp"
+#include "ssm/core/scalar.hpp"  // tolerance
+#include "support/backends.hpp"
+#include "support/gradient_check.hpp"
+#include "support/test_tensor.hpp"
+
+namespace ssm::test {
+namespace {
+
+constexpr Index channels = 3;
+constexpr Index inner = 5;
+constexpr Index states = 4;
+constexpr std::size_t depth = 3;  // the last reads both before it
+
+using Layer = DenseMamba<DenseMambaConfig{
+    .mamba = {.channels = channels, .inner = inner, .state = states}, .select_hidden = 2}>;
+using Parameters = Layer::Parameters<double>;
+using State = Layer::State<double>;
+using Hidden = Layer::Hidden<double>;
+using Tensor3 = DynamicTensor<double, 3>;
+
+/// Three layers in a row, each reading the hidden states of all before it.
+template <class B>
+struct Tower {
+  Tower(Index batch, Index length, Segments offsets = {})
+      : segments(offsets), x(random_tensor("x", batch, length, channels)) {
+    ctx.workspace().fill_with_nan(true);
+    for (std::size_t i = 0; i < depth; ++i) {
+      parameters.push_back(layer.template initialize<double>(ctx, Seed{i + 1}));
+      gradients.push_back(layer.template zero_parameters<double>(ctx));
+      for (auto* list : {&initial, &final, &dfinal, &dinitial})
+        list->push_back(layer.template initial_state<double>(ctx, sequence_count(batch, segments)));
+      randomize(initial[i], "");
+      randomize(dfinal[i], "gradient of ");
+      y.push_back(nan_tensor(batch, length, channels));
+    }
+    disturb();
+    dy = random_tensor("dy", batch, length, channels);
+    dx = nan_tensor(batch, length, channels);
+  }
+
+  static void randomize(State& state, const std::string& prefix) {
+    Layer::for_each_state(
+        [&](const std::string& name, auto& tensor) {
+          const auto n = tensor.extents().to_array();
+          copy(random_tensor(prefix + name, n[0], n[1], n[2]), tensor);
+        },
+        state);
+  }
+
+  /// The initial steps are so short, and the outputs so small, that gradients would drown in rounding.
+  void disturb() {
+    const Random random(Seed{3});
+    std::uint64_t i = 0;
+    for (Parameters& p : parameters)
+      for_each_parameter(
+          [&](const ParameterSpec& spec, auto& tensor) {
+            for_each_element([&](double& e) { e += 0.3 * random.normal(i++); }, tensor);
+            if (spec.name == "dt_proj.bias") for_each_element([&](double& e) { e += 4; }, tensor);
+          },
+          p);
+  }
+
+  template <class Frame>
+  std::vector<Hidden> rooms(Frame& frame, std::vector<Layer::KeptHidden<double>>* tape) {
+    std::vector<Hidden> all;
+    for (std::size_t i = 0; i < depth; ++i)
+      all.push_back(layer.template hidden_room<double>(
+          ctx, frame, tape ? &(*tape)[i] : nullptr, x.extent(0), x.extent(1),
+          sequence_count(x.extent(0), segments), true));
+    return all;
+  }
+  std::span<const Hidden> before(const std::vector<Hidden>& all, std::size_t i) const {
+    return std::span<const Hidden>(all).first(i);
+  }
+
+  void run(bool with_tapes = false) {
+    auto frame = ctx.workspace().frame();
+    kept.resize(depth);
+    tapes.resize(depth);
+    const auto hidden = rooms(frame, with_tapes ? &kept : nullptr);
+    for (std::size_t i = 0; i < depth; ++i)
+      layer.evaluate(ctx, parameters[i], i == 0 ? x : y[i - 1], y[i],
+                     with_tapes ? &tapes[i] : nullptr,
+                     {.segments = segments, .initial_state = &initial[i], .final_state = &final[i]},
+                     before(hidden, i), hidden[i]);
+  }
+
+  void run_backward() {
+    run(true);
+    auto frame = ctx.workspace().frame();
+    const auto hidden = rooms(frame, &kept);
+    const auto dhidden = rooms(frame, nullptr);
+    for (const Hidden& h : dhidden) {
+      for (const auto& view : {h.u, h.delta, h.B, h.initial_state}) ssm::fill(view, 0);
+      ssm::fill(h.A, 0);
+    }
+    Tensor3 current = dy.clone();
+    for (std::size_t i = depth; i-- > 0;) {
+      layer.backward(ctx, parameters[i], tapes[i], current, dx, gradients[i],
+                     {.final_state = &dfinal[i], .initial_state = &dinitial[i]}, before(hidden, i),
+                     hidden[i], before(dhidden, i), dhidden[i]);
+      current = dx.clone();
+    }
+  }
+
+  double loss() {
+    run();
+    double sum = inner_product(dy, y.back());
+    for (std::size_t i = 0; i < depth; ++i)
+      sum +=
+          inner_product(dfinal[i].ssm, final[i].ssm) + inner_product(dfinal[i].conv, final[i].conv);
+    return sum;
+  }
+
+  Context<B> ctx;
+  Layer layer;
+  Segments segments;
+  Tensor3 x, dy, dx;
+  std::vector<Tensor3> y;
+  std::vector<Parameters> parameters, gradients;
+  std::vector<State> initial, final, dfinal, dinitial;
+  std::vector<Layer::Tape<double>> tapes;
+  std::vector<Layer::KeptHidden<double>> kept;
+};
+
+TEST_CASE("reading by another scan equals reading the source's states themselves") {
+  laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(std::string(name));
+    Tower<B> tower(2, 6);
+    tower.run(true);
+    const auto& source = tower.kept[0];
+    const auto& tape = tower.tapes[1];
+    auto states_of_source = clone(tower.initial[0].ssm);
+    for (Index t = 0; t < 6; ++t) {
+      for_each_index(states_of_source, [&](Index b, Index d, Index n) {
+        double& h = states_of_source(b, d, n);
+        h = std::exp(source.delta(b, t, d) * source.A(d, n)) * h +
+            source.delta(b, t, d) * source.B(b, t, n) * source.u(b, t, d);
+      });
+      for (Index b = 0; b < 2; ++b)
+        for (Index d = 0; d < inner; ++d) {
+          double read = 0;
+          for (Index n = 0; n < states; ++n)
+            read += tape.mamba.projected(b, t, 1 + states + n) * states_of_source(b, d, n);
+          CHECK(std::abs(tape.reads(b, t, d) - read) < tolerance<double>.value);
+        }
+    }
+    CHECK(difference(states_of_source, tower.final[0].ssm) < tolerance<double>.value);
+  });
+}
+
+TEST_CASE("gradients through layers that read each other equal central differences") {
+  laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(std::string(name));
+    Tower<B> tower(2, 5);
+    tower.run_backward();
+    const auto loss = [&] { return tower.loss(); };
+    const double bound = tolerance<double>.gradient;
+    CHECK(gradient_error(loss, tower.x, tower.dx) < bound);
+    for (std::size_t i = 0; i < depth; ++i) {
+      CAPTURE(i);
+      for_each_parameter(
+          [&](const ParameterSpec& spec, auto& values, auto& gradient) {
+            CAPTURE(spec.name);
+            CHECK(gradient_error(loss, values, gradient) < bound);
+          },
+          tower.parameters[i], tower.gradients[i]);
+      CHECK(gradient_error(loss, tower.initial[i].ssm, tower.dinitial[i].ssm) < bound);
+      CHECK(gradient_error(loss, tower.initial[i].conv, tower.dinitial[i].conv) < bound);
+    }
+  });
+}
+
+TEST_CASE("a tower in two parts with the states between them equals the whole") {
+  laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(std::string(name));
+    for (const Index cut : {0, 1, 30, 64, 65}) {
+      CAPTURE(cut);
+      Tower<B> whole(2, 65);
+      whole.run();
+      Tower<B> first(2, cut);
+      first.x = positions(whole.x, 0, cut);
+      first.run();
+      Tower<B> second(2, 65 - cut);
+      second.x = positions(whole.x, cut, 65);
+      second.initial = std::move(first.final);
+      second.run();
+      CHECK(difference(first.y.back(), positions(whole.y.back(), 0, cut)) <
+            tolerance<double>.value);
+      CHECK(difference(second.y.back(), positions(whole.y.back(), cut, 65)) <
+            tolerance<double>.value);
+    }
+  });
+}
+
+TEST_CASE("packed segments of a tower equal separate sequences") {
+  laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(std::string(name));
+    const std::vector<Index> offsets{0, 4, 4, 9, 10};
+    Tower<B> packed(1, 10, offsets);
+    packed.run_backward();
+    for (Index i = 0; i + 1 < static_cast<Index>(offsets.size()); ++i) {
+      const Index begin = offsets[static_cast<std::size_t>(i)];
+      const Index end = offsets[static_cast<std::size_t>(i) + 1];
+      Tower<B> alone(1, end - begin);
+      alone.x = positions(packed.x, begin, end);
+      alone.dy = positions(packed.dy, begin, end);
+      for (std::size_t l = 0; l < depth; ++l)
+        for (auto [to, from] : {std::pair{&alone.initial[l], &packed.initial[l]},
+                                std::pair{&alone.dfinal[l], &packed.dfinal[l]}}) {
+          copy(from->ssm.slice(0, i, i + 1), to->ssm);
+          copy(from->conv.slice(0, i, i + 1), to->conv);
+        }
+      alone.run_backward();
+      CHECK(difference(alone.y.back(), positions(packed.y.back(), begin, end)) <
+            tolerance<double>.value);
+      CHECK(difference(alone.dx, positions(packed.dx, begin, end)) < tolerance<double>.gradient);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace ssm::test

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include "ssm/layer/mamba.hpp"
+#include "support/check_layer.hpp"
+
+namespace {
+
+using ssm::dyn;
+using ssm::Mamba;
+using ssm::MambaConfig;
+
+/// Every size only at run time, so that one type serves all of them.
+using Dynamic = Mamba<MambaConfig{.state = dyn, .conv_width = dyn}>;
+
+TEST_CASE("Mamba obeys every law with sizes in the type") {
+  ssm::laws::check_every_law(
+      Mamba<MambaConfig{
+          .channels = 3, .state = 4, .dt_rank = 2, .bias = true, .dt_min = 0.05, .dt_max = 0.5}>());
+}
+
+TEST_CASE("Mamba obeys every law without biases, narrow inside and with two taps") {
+  ssm::laws::check_every_law(
+      Mamba<MambaConfig{.inner = dyn, .state = dyn, .conv_width = dyn, .conv_bias = false}>(
+          {.channels = 5, .inner = 4, .state = 3, .conv_width = 2}));
+}
+
+TEST_CASE("Mamba obeys every law wider than any vector register") {
+  ssm::laws::check_every_law(
+      Dynamic({.channels = 19, .state = 2, .conv_width = 4, .dt_min = 0.05, .dt_max = 0.5}));
+}
+
+TEST_CASE("a wide Mamba obeys the laws about threads and memory") {
+  ssm::laws::check_laws_at_scale(Dynamic({.channels = 96, .state = 16, .conv_width = 4}));
+}
+
+TEST_CASE("sizes that are left out follow from the channels") {
+  const Dynamic layer({.channels = 40, .state = 16, .conv_width = 4});
+  CHECK(layer.inner() == 80);
+  CHECK(layer.dt_rank() == 3);
+  CHECK(Dynamic({.channels = 40, .expand = 3, .state = 16, .conv_width = 4}).inner() == 120);
+  CHECK_THROWS_AS(Mamba<MambaConfig{.channels = 8}>(MambaConfig{.inner = 24}), ssm::ArgumentError);
+}
+
+TEST_CASE("steps start between dt_min and dt_max, and A at minus one to minus N") {
+  ssm::Context<ssm::Reference> ctx;
+  const Dynamic layer({.channels = 32, .state = 16, .conv_width = 4});
+  const auto p = layer.template initialize<double>(ctx, ssm::Seed{1});
+  for (ssm::Index d = 0; d < layer.inner(); ++d) {
+    const double dt = std::log1p(std::exp(p.dt_proj.bias(d)));
+    CHECK(dt >= 0.001 * (1 - ssm::tolerance<double>.value));
+    CHECK(dt <= 0.1 * (1 + ssm::tolerance<double>.value));
+    CHECK(std::exp(p.A_log(d, 15)) == doctest::Approx(16));
+    CHECK(p.D(d) == 1);
+  }
+}
+
+TEST_CASE("only A_log and D are never decayed") {
+  ssm::Context<ssm::Reference> ctx;
+  const auto p = Dynamic({.channels = 4, .state = 2, .conv_width = 4}).zero_parameters<float>(ctx);
+  ssm::for_each_parameter(
+      [](const ssm::ParameterSpec& spec, const auto&) {
+        CHECK(spec.weight_decay == (spec.name != "A_log" && spec.name != "D"));
+      },
+      p);
+}
+
+}  // namespace
