@@ -84,6 +84,27 @@ TEST_CASE("weights in single precision load into double and back without loss") 
   CHECK(distance(again.parameters, saved.model.parameters) == 0);
 }
 
+TEST_CASE("a model in two files with an index loads bit for bit") {
+  SavedModel saved;
+  SafetensorsWriter first(saved.folder / "first.safetensors");
+  SafetensorsWriter second(saved.folder / "second.safetensors");
+  Json map;
+  for_each_parameter(
+      [&](const ParameterSpec& spec, const auto& tensor) {
+        const bool is_second = spec.name.find("mixer") != std::string::npos;
+        map[spec.name] = is_second ? "second.safetensors" : "first.safetensors";
+        (is_second ? second : first).add(spec.name, tensor);
+      },
+      saved.model.parameters);
+  first.finish();
+  second.finish();
+  std::filesystem::remove(saved.folder / "model.safetensors");
+  write_text(saved.folder / "model.safetensors.index.json", Json{{"weight_map", map}}.dump());
+  CHECK(distance(load_h3(saved.ctx, saved.folder.path()).parameters, saved.model.parameters) == 0);
+  std::filesystem::remove(saved.folder / "second.safetensors");
+  CHECK(saved.complains_of("'second.safetensors', which does not exist"));
+}
+
 TEST_CASE("tensors that follow from others may be there or not") {
   SavedModel saved;
   DynamicTensor<float, 1> frequencies({2});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -106,6 +107,26 @@ TEST_CASE("the bytes are those numpy writes") {
   std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, ), }";
   header.resize(117, ' ');
   CHECK(ssm::file_text(folder / "x.npy") == npy(1, header + "\n", bytes_of(six)));
+}
+
+TEST_CASE("an array written part by part is the same file, and an incomplete one is none") {
+  const TemporaryFolder folder;
+  DynamicTensor<float, 2> array({3, 2});
+  for (Index i = 0; i < 6; ++i) array.data()[i] = static_cast<float>(i);
+  write_npy(folder / "whole.npy", array);
+  constexpr std::array<Index, 2> shape{3, 2};
+  ssm::NpyWriter<float> parts(folder / "parts.npy", shape);
+  parts.write(array.slice(0, 0, 1));
+  CHECK_THROWS_AS(parts.finish(), ssm::ArgumentError);
+  parts.write(array.slice(0, 1, 3));
+  CHECK_THROWS_AS(parts.write(array.slice(0, 0, 1)), ssm::ArgumentError);
+  CHECK(folder.file_count() == 2);
+  CHECK(!std::filesystem::exists(folder / "parts.npy"));
+  parts.finish();
+  CHECK(ssm::file_text(folder / "parts.npy") == ssm::file_text(folder / "whole.npy"));
+  constexpr std::array<Index, 3> huge{Index{1} << 31, Index{1} << 31, Index{1} << 31};
+  CHECK_THROWS_AS(ssm::NpyWriter<float>(folder / "huge.npy", huge), ssm::ArgumentError);
+  CHECK(folder.file_count() == 2);
 }
 
 TEST_CASE("all three versions are read, in both orders, with any spacing and quotes") {

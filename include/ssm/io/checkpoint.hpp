@@ -6,7 +6,8 @@
 #include <string>
 #include <string_view>
 
-#include "ssm/core/parameter.hpp"
+#include "ssm/core/weight.hpp"
+#include "ssm/io/expected_tensors.hpp"  // TensorSource
 #include "ssm/io/safetensors.hpp"
 
 namespace ssm {
@@ -26,8 +27,11 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
       [&](const ParameterSpec& spec, auto& tensor) {
         if (!tensor) return;
         const std::string name = std::string(prefix) + spec.name;
-        const auto [entry, is_new] = seen.emplace(name, tensor.data());
-        if (!is_new && entry->second != tensor.data())
+        const void* data = tensor.data();
+        if constexpr (requires { tensor.stored; })
+          if (tensor.stored) data = tensor.stored.data();
+        const auto [entry, is_new] = seen.emplace(name, data);
+        if (!is_new && entry->second != data)
           throw CheckpointError(file, printable(name), "is the name of two different parameters");
         if (is_new) visit(name, tensor);
       },
@@ -36,24 +40,30 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
 
 }  // namespace detail
 
-/// Adds every tensor of a parameter struct under prefix + its name; the writer borrows them until it is finished.
+/// Adds every tensor of a parameter struct under prefix + its name; the writer borrows them until it is finished. Weights that
+/// are kept in bf16 are written so.
 ///   save_parameters(writer, parameters, "model.");   save_parameters(writer, moments, "adamw.mean.");
 /// Throws  CheckpointError  if two tensors have one name
 template <class P>
 void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string_view prefix = "") {
-  detail::for_each_stored(
-      writer.path_name(), parameters, prefix,
-      [&](const std::string& name, const auto& tensor) { writer.add(name, tensor); });
+  detail::for_each_stored(writer.path_name(), parameters, prefix,
+                          [&](const std::string& name, const auto& tensor) {
+                            if constexpr (requires { tensor.stored; })
+                              if (tensor.stored) return writer.add(name, tensor.stored);
+                            writer.add(name, tensor);
+                          });
 }
 
 /// Fills every tensor of a parameter struct, whose extents are set already, from prefix + its name.
 /// Everything is checked before the first element changes. Tensors of the file that do not begin with the prefix are no
 /// concern of this call.
 /// Throws  CheckpointError  if a tensor is missing, has other extents or no floating-point type, if one under the prefix is
-///         not expected, or if the file was cut since it was opened
-template <class P>
-void load_parameters(const SafetensorsFile& file, P& parameters, std::string_view prefix = "",
+///         not expected, or if the file was cut since it was opened; ArgumentError  for weights that are kept in bf16
+template <TensorSource S, class P>
+void load_parameters(const S& file, P& parameters, std::string_view prefix = "",
                      UnexpectedTensors unexpected = UnexpectedTensors::refuse) {
+  if (has_weights_in_bf16(parameters))
+    throw ArgumentError("load_parameters: load in full precision, then keep the weights in bf16");
   std::set<std::string> expected;
   detail::for_each_stored(file.path_name(), parameters, prefix,
                           [&](const std::string& name, const auto& tensor) {

@@ -7,10 +7,12 @@
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "ssm/io/file.hpp"
 
@@ -108,20 +110,61 @@ inline std::string read_text_file(const std::filesystem::path& path, std::uint64
   return text;
 }
 
-/// Throws  CheckpointError  unless the file holds one JSON object of at most `limit` bytes, nested 32 deep at most
-inline JsonObject read_json(const std::filesystem::path& path, std::uint64_t limit = 1 << 20) {
-  const std::string text = read_text_file(path, limit);
-  const auto bounded = [&](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    if (depth > 32) throw CheckpointError(path.string(), "", "is nested too deeply");
+namespace detail {
+
+/// Watches a JSON text as it is parsed. Readers disagree on which of two fields of one name counts, so there may be one.
+class JsonWatch {
+ public:
+  explicit JsonWatch(const std::string& file) : file_(file) {}
+
+  /// Throws  CheckpointError  if it is nested deeper than 32, or names a field of an object twice
+  void operator()(int depth, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
+    using Event = nlohmann::json::parse_event_t;
+    if (depth > deepest) throw CheckpointError(file_, "", "is nested too deeply");
+    if (event == Event::object_start) {
+      open_.emplace_back();
+    } else if (event == Event::object_end) {
+      open_.pop_back();
+    } else if (event == Event::key) {
+      const auto& name = parsed.get_ref<const std::string&>();
+      if (!open_.back().insert(name).second)
+        throw CheckpointError(file_, "", "'" + printable(name) + "' occurs twice");
+    }
+  }
+
+ private:
+  static constexpr int deepest = 32;
+
+  const std::string& file_;
+  std::vector<std::set<std::string>>
+      open_;  // the names so far of every object that is not at its end
+};
+
+}  // namespace detail
+
+/// A JSON object from a text; `file` names it in messages.
+/// Throws  CheckpointError  as read_json
+inline JsonObject parse_json(std::string_view text, const std::string& file) {
+  // The JSON library takes a zero byte for the end and would not look at what follows.
+  if (text.find('\0') != std::string_view::npos) throw CheckpointError(file, "", "has a zero byte");
+  detail::JsonWatch watch(file);
+  const auto watched = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+    watch(depth, event, parsed);
     return true;
   };
   try {
-    return {path.string(), nlohmann::json::parse(text, bounded)};
+    return {file, nlohmann::json::parse(text, watched)};
   } catch (const nlohmann::json::parse_error& error) {
-    throw CheckpointError(path.string(), "", "is not JSON at byte " + std::to_string(error.byte));
+    throw CheckpointError(file, "", "is not JSON at byte " + std::to_string(error.byte));
   } catch (const nlohmann::json::exception&) {
-    throw CheckpointError(path.string(), "", "is not JSON that can be represented");
+    throw CheckpointError(file, "", "is not JSON that can be represented");
   }
+}
+
+/// Throws  CheckpointError  unless the file holds one JSON object of at most `limit` bytes, nested 32 deep at most, with no
+///         field twice
+inline JsonObject read_json(const std::filesystem::path& path, std::uint64_t limit = 1 << 20) {
+  return parse_json(read_text_file(path, limit), path.string());
 }
 
 /// Writes text as a file, as a whole or not at all.

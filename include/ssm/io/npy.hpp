@@ -143,30 +143,61 @@ DynamicTensor<T, Rank> read_npy(const std::filesystem::path& path) {
   return NpyFile(path).read<T, Rank>();
 }
 
+/// Writes an array part by part, in row-major order, so that it need not be in memory as a whole. The file is replaced as a
+/// whole or not at all.
+///   NpyWriter<float> file("logits.npy", std::array<Index, 2>{1000, 50280});
+///   for (…) file.write(rows);
+///   file.finish();
+/// Throws  CheckpointError  if it cannot be written; ArgumentError  if the parts do not make up the array
+template <NpyScalar T>
+class NpyWriter {
+ public:
+  NpyWriter(const std::filesystem::path& path, std::span<const Index> shape)
+      : file_(path), left_(detail::checked_size(shape)) {
+    if (left_ < 0) throw ArgumentError(file_.name() + ": " + shape_text(shape) + " is too large");
+    std::string text =
+        "{'descr': '" + std::string(npy_dtype<T>()) + "', 'fortran_order': False, 'shape': (";
+    for (const Index extent : shape) text += std::to_string(extent) + ", ";
+    text += "), }";
+    constexpr std::size_t prefix_length = 10;  // magic, version, header length
+    constexpr std::size_t alignment = 64;
+    const std::size_t total = (prefix_length + text.size() + alignment) / alignment * alignment;
+    text.resize(total - prefix_length - 1, ' ');
+    text += '\n';
+    std::string prefix = "\x93NUMPY\x01";
+    prefix += '\0';
+    prefix += static_cast<char>(text.size() & 0xffU);
+    prefix += static_cast<char>(text.size() >> 8);
+    file_.write(std::as_bytes(std::span(prefix)));
+    file_.write(std::as_bytes(std::span(text)));
+  }
+
+  template <HostTensor A>
+  void write(const A& part) {
+    const auto view = view_of(part);
+    if (view.size() > left_) throw ArgumentError(file_.name() + ": more elements than its shape");
+    detail::write_elements<T>(file_, view);
+    left_ -= view.size();
+  }
+  void finish() {
+    if (left_ > 0) throw ArgumentError(file_.name() + ": fewer elements than its shape");
+    file_.commit();
+  }
+
+ private:
+  AtomicFile file_;
+  Index left_;
+};
+
 /// Writes a host tensor as .npy, row-major, version 1. The file is replaced as a whole or not at all.
 /// Throws  CheckpointError  if it cannot be written
 template <HostTensor A>
   requires NpyScalar<ValueOf<A>>
 void write_npy(const std::filesystem::path& path, const A& array) {
-  const auto view = view_of(array);
-  std::string text = "{'descr': '" + std::string(npy_dtype<ValueOf<A>>()) +
-                     "', 'fortran_order': False, 'shape': (";
-  for (const Index extent : view.extents().to_array()) text += std::to_string(extent) + ", ";
-  text += "), }";
-  constexpr std::size_t prefix_length = 10;  // magic, version, header length
-  constexpr std::size_t alignment = 64;
-  const std::size_t total = (prefix_length + text.size() + alignment) / alignment * alignment;
-  text.resize(total - prefix_length - 1, ' ');
-  text += '\n';
-  std::string prefix = "\x93NUMPY\x01";
-  prefix += '\0';
-  prefix += static_cast<char>(text.size() & 0xffU);
-  prefix += static_cast<char>(text.size() >> 8);
-  AtomicFile file(path);
-  file.write(std::as_bytes(std::span(prefix)));
-  file.write(std::as_bytes(std::span(text)));
-  detail::write_elements<ValueOf<A>>(file, view);
-  file.commit();
+  const auto shape = view_of(array).extents().to_array();
+  NpyWriter<ValueOf<A>> file(path, shape);
+  file.write(array);
+  file.finish();
 }
 
 }  // namespace ssm

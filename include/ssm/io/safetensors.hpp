@@ -77,6 +77,7 @@ class SafetensorsFile {
   bool contains(std::string_view name) const { return index_.find(name) != index_.end(); }
   const std::vector<Index>& shape(std::string_view name) const { return at(name).shape; }
   const std::string& dtype(std::string_view name) const { return at(name).dtype; }
+  std::uint64_t byte_size(std::string_view name) const { return at(name).end - at(name).begin; }
 
   /// Fills a host tensor of the same extents, converting scalars. After a failed read from the disk itself, or an
   /// integer out of range, the elements are unspecified; after any other error they are as before.

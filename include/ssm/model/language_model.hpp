@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cmath>
 #include <utility>
 
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/linear.hpp"  // linear_backward
 #include "ssm/model/fixed_string.hpp"
+#include "ssm/model/initialization.hpp"
 #include "ssm/op/dropout.hpp"
 #include "ssm/op/embedding.hpp"
 #include "ssm/op/matmul.hpp"
@@ -14,36 +14,44 @@
 
 namespace ssm {
 
-/// What checkpoints of a family call the tensors around the blocks.
+/// What checkpoints of a family call the tensors around the blocks, and how its weights begin.
 struct H3Names {
   static constexpr FixedString embedding = "backbone.embeddings.word_embeddings.weight";
   static constexpr FixedString positions = "backbone.embeddings.position_embeddings.weight";
   static constexpr FixedString backbone = "backbone";
   static constexpr FixedString norm = "backbone.ln_f";
+  static constexpr FixedString head = "lm_head.weight";
+  using Initialization = Gpt2Initialization;
 };
 
 /// Sizes of a language model around its blocks.
 struct LanguageModelConfig {
-  Index vocabulary = dyn;  // tokens that may occur
-  Index padded = dyn;      // rows of the embedding; dyn: as many as the vocabulary
-  Index positions = 0;     // learned absolute positions; 0: none
+  Index vocabulary = dyn;      // tokens that may occur
+  Index padded = dyn;          // rows of the embedding; dyn: as many as the vocabulary
+  Index positions = 0;         // learned absolute positions; 0: none
+  bool has_tied_head = true;   // the head is the embedding; else a weight of its own
+  double embedding_scale = 1;  // of what is looked up, not of the head
+  double initializer_range =
+      0.02;  // standard deviation of weights, for initialisations that ask for it
 };
 
-/// Tokens in, logits over the next token out, with the embedding's weight as the head.
-///   h = table[tokens] (+ positions[t])      logits = norm(backbone(h)) · tableᵀ
+/// Tokens in, logits over the next token out. Without a head of its own the embedding's weight is the head.
+///   h = scale · table[tokens] (+ positions[t])      logits = norm(backbone(h)) · headᵀ
 /// x        tokens [B, L]
 /// y        logits [B, L, padded], or [B, 1, padded] for the last position alone
 /// state    the backbone's, and how many positions it has seen
 /// Cost    the blocks' + 2·B·L·D·padded operations
-/// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary or more positions than were learned
+/// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were learned, or a tape where the
+///         weights are kept in bf16
 /// Source  Fu et al. 2023 (H3) §4; the layout of HazyResearch/H3 checkpoints
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
  public:
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<BasicLanguageModel, T, Space> {
-    DynamicTensor<T, 2, Space> embedding;  // [padded, D]
-    DynamicTensor<T, 2, Space> positions;  // [positions, D], empty without
+    Weight<T, DynamicExtents<2>, Space> embedding;  // [padded, D]
+    DynamicTensor<T, 2, Space> positions;           // [positions, D], empty without
+    Weight<T, DynamicExtents<2>, Space> head;       // [padded, D], empty where it is the embedding
     typename Backbone::template Parameters<T, Space> backbone;
     typename FinalNorm::template Parameters<T, Space> norm;
   };
@@ -92,6 +100,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                 Output<B, T, dyn, dyn, dyn> logits, Kept<Tape<T, typename B::Space>> tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
+    if (tape != nullptr && p.embedding.stored) detail::refuse_training_in_bf16("language model");
     auto frame = ctx.workspace().frame();
     const Index batch = tokens.extent(0);
     const Index length = tokens.extent(1);
@@ -114,7 +123,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
         room<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1), channels());
     norm_.evaluate(ctx, p.norm, hidden, normed, tape ? &tape->norm : nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
-                                 .b = p.embedding.transpose(0, 1),
+                                 .b = head_of(p).transpose(0, 1),
+                                 .b_stored = head_of(p).stored.transpose(0, 1),
                                  .c = as_rows(View<T, 3, Space>(logits))});
   }
 
@@ -129,9 +139,9 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const auto shape = tape.hidden.extents();
     auto dnormed = frame.template tensor<T>(shape);
     auto dhidden = frame.template tensor<T>(shape);
-    linear_backward<B, T>(ctx, p.embedding, as_rows(tape.normed.view()),
+    linear_backward<B, T>(ctx, head_of(p), as_rows(tape.normed.view()),
                           as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
-                          gradients.embedding, {});
+                          head_of(gradients), {});
     norm_.backward(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     using Part = typename Backbone::template State<T, Space>;
     backbone_.backward(
@@ -144,9 +154,6 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                                      .seed = tape.dropout_seed,
                                      .x = dnormed.flatten(),
                                      .y = dnormed.flatten()});
-    embedding_backward(
-        ctx, EmbeddingBackward<T, Space>{
-                 .tokens = tape.tokens, .dy = as_rows(dnormed), .dtable = gradients.embedding});
     if (config_.positions > 0)
       for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
         const Index first = tape.first_position;
@@ -156,6 +163,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                                .b = target,
                                .y = target});
       });
+    scale_embedding<T>(ctx, dnormed.flatten());
+    embedding_backward(
+        ctx, EmbeddingBackward<T, Space>{
+                 .tokens = tape.tokens, .dy = as_rows(dnormed), .dtable = gradients.embedding});
   }
 
   template <class T = float, class B>
@@ -169,35 +180,24 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     Parameters<T, typename B::Space> p;
     p.embedding.reset({config_.padded, channels()});
     if (config_.positions > 0) p.positions.reset({config_.positions, channels()});
+    if (!config_.has_tied_head) p.head.reset({config_.padded, channels()});
     p.backbone = backbone_.template zero_parameters<T>(ctx);
     p.norm = norm_.template zero_parameters<T>(ctx);
     return p;
   }
 
-  /// The layers' own initialisation, then GPT-2's: linear weights and embeddings N(0, 0.02²), linear biases 0, and the
-  /// weights that write to the residual stream (out_proj, fc2) scaled by 1/√(2·blocks).
+  /// The layers' own initialisation, then what the family makes of it.
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
     backbone_.fill_parameters(p.backbone, seed.fork("backbone"));
     norm_.fill_parameters(p.norm, seed.fork("norm"));
-    Index blocks = 0;
-    for_each_parameter(
-        [&](const ParameterSpec& spec, auto&) { blocks += spec.name.ends_with("norm1.weight"); },
-        p);
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& tensor) {
-          const bool to_residual =
-              spec.name.ends_with("out_proj.weight") || spec.name.ends_with("fc2.weight");
-          const double deviation =
-              to_residual ? 0.02 / std::sqrt(2.0 * static_cast<double>(blocks)) : 0.02;
-          const Random random(seed.fork(spec.name));
-          const auto flat = tensor.flatten();
-          for (Index i = 0; i < flat.size(); ++i) {
-            if (spec.role == ParameterRole::weight || spec.role == ParameterRole::embedding)
-              flat(i) = static_cast<T>(deviation * random.normal(static_cast<std::uint64_t>(i)));
-            else if (spec.role == ParameterRole::bias)
-              flat(i) = T{0};
-          }
+          Names::Initialization::fill(spec, View<T, 1>(tensor.flatten()),
+                                      Random(seed.fork(spec.name)),
+                                      {.channels = channels(),
+                                       .blocks = block_count(),
+                                       .deviation = config_.initializer_range});
         },
         p);
   }
@@ -211,6 +211,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     Backbone::for_each_parameter(scoped(Names::backbone.text(), visit), p.backbone,
                                  more.backbone...);
     FinalNorm::for_each_parameter(scoped(Names::norm.text(), visit), p.norm, more.norm...);
+    if (p.head) visit(spec(Names::head), p.head, more.head...);
   }
   static void for_each_state(auto&& visit, auto& state, auto&... more) {
     (follow(state.position, more), ...);
@@ -218,6 +219,22 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   }
 
  private:
+  static const auto& head_of(const auto& p) { return p.head ? p.head : p.embedding; }
+  static auto& head_of(auto& p) { return p.head ? p.head : p.embedding; }
+
+  Index block_count() const {
+    if constexpr (requires { backbone_.block_count(); })
+      return backbone_.block_count();
+    else
+      return 1;
+  }
+
+  template <class T, class B>
+  void scale_embedding(Context<B>& ctx, View<T, 1, typename B::Space> x) const {
+    if (config_.embedding_scale == 1) return;
+    add(ctx, Add<T, typename B::Space>{.a = x, .a_scale = config_.embedding_scale, .y = x});
+  }
+
   static void follow(Index position, auto& state) {
     if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
       state.position = position;
@@ -238,8 +255,11 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     using Space = typename B::Space;
     const Index length = tokens.extent(1);
     for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
-      embedding(ctx, Embedding<T, Space>{
-                         .table = p.embedding, .tokens = tokens.select(0, b), .y = y.select(0, b)});
+      embedding(ctx, Embedding<T, Space>{.table = p.embedding,
+                                         .table_stored = p.embedding.stored,
+                                         .tokens = tokens.select(0, b),
+                                         .y = y.select(0, b)});
+    scale_embedding<T>(ctx, y.flatten());
     if (config_.positions == 0) return;
     for_each_sequence(tokens.extent(0), length, segments, [&](const Sequence& s) {
       const Index count = s.end - s.begin;

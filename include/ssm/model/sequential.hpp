@@ -48,6 +48,7 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   explicit Sequential(Blocks... blocks) : blocks_(std::move(blocks)...) {}
 
   Index channels() const { return std::get<0>(blocks_).channels(); }
+  static constexpr Index block_count() { return Index{sizeof...(Blocks)}; }
 
   template <class B, class T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

@@ -36,6 +36,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
 
   Index channels() const { return blocks_.front().channels(); }
   const std::vector<Block>& blocks() const { return blocks_; }
+  Index block_count() const { return static_cast<Index>(blocks_.size()); }
 
   template <class B, class T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ssm/core/weight.hpp"
 #include "ssm/train/gradients.hpp"
 
 namespace ssm {
@@ -28,9 +29,9 @@ struct AdamWConfig {
 template <class P>
 class AdamW {
  public:
-  /// Throws  ArgumentError  for options outside their range
+  /// Throws  ArgumentError  for options outside their range, or weights that are kept in bf16
   template <class B, class L>
-  AdamW(Context<B>& ctx, const L& layer, const P&, AdamWConfig config = {})
+  AdamW(Context<B>& ctx, const L& layer, const P& parameters, AdamWConfig config = {})
       : config_(config),
         first_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)),
         second_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)) {
@@ -39,13 +40,16 @@ class AdamW {
                        config.eps > 0 && config.weight_decay >= 0 && config.clip_norm >= 0;
     if (!valid)
       throw ArgumentError("AdamW: rates, betas, eps, decay and clip_norm must be in range");
+    if (has_weights_in_bf16(parameters)) detail::refuse_training_in_bf16("AdamW");
     if (config_.ssm_rate == 0) config_.ssm_rate = std::min(config_.rate, 1e-3);
   }
 
   /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns the norm of all gradients
   /// before clipping.
+  /// Throws  ArgumentError  for weights that are kept in bf16
   template <HasOptimizerUpdate B>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate) {
+    if (has_weights_in_bf16(parameters)) detail::refuse_training_in_bf16("AdamW");
     const double norm = global_norm(ctx, gradients);
     const double scale =
         config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-6)) : 1.0;

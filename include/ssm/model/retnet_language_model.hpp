@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "ssm/layer/feed_forward.hpp"
+#include "ssm/layer/norm.hpp"
+#include "ssm/layer/retention.hpp"
+#include "ssm/model/chain.hpp"
+#include "ssm/model/language_model.hpp"
+#include "ssm/model/residual.hpp"
+#include "ssm/model/retnet_language_model_config.hpp"
+#include "ssm/model/stack.hpp"
+
+namespace ssm {
+
+/// The names of torchscale's RetNet decoder.
+struct RetNetNames {
+  static constexpr FixedString embedding = "embed_tokens.weight";
+  static constexpr FixedString positions = "embed_positions.weight";  // there are none
+  static constexpr FixedString backbone = "";
+  static constexpr FixedString norm = "layer_norm";
+  static constexpr FixedString head = "output_projection.weight";
+  using Initialization = RetNetInitialization;
+};
+
+using RetNetMixer = Retention<RetentionConfig{}>;
+using RetNetFeedForward = FeedForward<FeedForwardConfig{
+    .activation = ActivationKind::silu, .gated = true, .bias = false}>;
+using RetNetBlock = Chain<Residual<RmsNorm<>, RetNetMixer, "retention_layer_norm", "retention">,
+                          Residual<RmsNorm<>, RetNetFeedForward, "final_layer_norm", "ffn">>;
+
+/// A RetNet language model with all sizes at run time.
+///   h ← h + retention(rms(h))      h ← h + ffn(rms(h))
+/// Source  Sun et al. 2023 (RetNet); microsoft/torchscale, RetNetDecoder
+using RetNetLanguageModel = BasicLanguageModel<Stack<RetNetBlock>, RmsNorm<>, RetNetNames>;
+
+/// Throws  ArgumentError  for sizes that do not fit together
+inline RetNetLanguageModel make_language_model(const RetNetLanguageModelConfig& config) {
+  if (config.n_layer < 1) throw ArgumentError("RetNet language model: n_layer must be at least 1");
+  if (config.activation != ActivationKind::silu)
+    throw ArgumentError("RetNet language model: the feed-forward layers must be SwiGLU (swish)");
+  const RmsNorm<> norm({.channels = config.d_model, .eps = config.norm_epsilon});
+  const RetNetBlock block(
+      {norm, RetNetMixer({.channels = config.d_model,
+                          .value_dim = config.d_value,
+                          .heads = config.num_heads,
+                          .eps = config.norm_epsilon})},
+      {norm, RetNetFeedForward({.channels = config.d_model, .hidden = config.d_inner})});
+  return RetNetLanguageModel(
+      {.vocabulary = config.vocab_size,
+       .has_tied_head = config.has_tied_head,
+       .embedding_scale =
+           config.scales_embedding ? std::sqrt(static_cast<double>(config.d_model)) : 1},
+      Stack<RetNetBlock>(std::vector<RetNetBlock>(static_cast<std::size_t>(config.n_layer), block)),
+      norm);
+}
+
+}  // namespace ssm

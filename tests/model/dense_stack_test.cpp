@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/model/dense_stack.hpp"
+
+#include <doctest/doctest.h>
+
+#include <vector>
+
+#include "ssm/backend/reference.hpp"
+#include "ssm/layer/dense_mamba.hpp"
+#include "ssm/layer/gau_retention.hpp"
+#include "ssm/layer/norm.hpp"
+#include "support/check_layer.hpp"
+
+namespace ssm::test {
+namespace {
+
+using Unit = GauRetention<GauRetentionConfig{}>;
+using DenseUnits = DenseStack<RmsNorm<>, Unit, "input_layernorm", "self_attn">;
+using Scan = DenseMamba<DenseMambaConfig{
+    .mamba = {.channels = 4, .inner = 5, .state = 3, .conv_width = 2, .dt_rank = 2},
+    .select_hidden = 2}>;
+using DenseScans = DenseStack<RmsNorm<4>, Scan>;
+
+DenseUnits units(Index sources, std::size_t layers) {
+  const Unit unit({.channels = 4,
+                   .query_key_dim = 4,
+                   .value_dim = 6,
+                   .heads = 2,
+                   .k_hidden = 2,
+                   .v_hidden = 3,
+                   .eps = 0.5});
+  return DenseUnits({.sources = sources}, RmsNorm<>({.channels = 4, .eps = 0.5}),
+                    std::vector<Unit>(layers, unit));
+}
+DenseScans scans(Index sources, std::size_t layers) {
+  return DenseScans({.sources = sources}, RmsNorm<4>(), std::vector<Scan>(layers));
+}
+
+TEST_CASE("a dense stack of gated retention obeys every law") {
+  laws::check_every_law(units(2, 4));
+}
+
+TEST_CASE("a dense stack of Mamba blocks obeys every law") { laws::check_every_law(scans(2, 4)); }
+
+TEST_CASE("a dense stack without sources, or of one layer, obeys every law") {
+  laws::check_every_law(scans(0, 2));
+  laws::check_every_law(units(3, 1));
+}
+
+/// What the stack makes of a sequence when its layers may read `sources` earlier ones.
+DynamicTensor<double, 3> output(Index sources) {
+  Context<Reference> ctx;
+  const auto stack = scans(sources, 4);
+  const auto p = stack.initialize<double>(ctx, Seed{1});
+  DynamicTensor<double, 3> x({1, 6, 4}), y({1, 6, 4});
+  const Random random(Seed{2});
+  for (Index i = 0; i < x.size(); ++i) x.data()[i] = random.normal(static_cast<std::uint64_t>(i));
+  stack.forward(ctx, p, x, y);
+  return y;
+}
+
+TEST_CASE("every source changes what the later layers say") {
+  std::vector<double> seen;
+  for (Index sources = 0; sources <= 3; ++sources) {
+    const double value = output(sources)(0, 5, 1);
+    for (const double other : seen) CHECK(value != other);
+    seen.push_back(value);
+  }
+  // Three earlier layers are all there are before the fourth.
+  CHECK(output(8)(0, 5, 1) == seen.back());
+}
+
+TEST_CASE("a dense stack says what it cannot be") {
+  CHECK_THROWS_AS(scans(2, 0), ArgumentError);
+  CHECK_THROWS_AS(scans(-1, 2), ArgumentError);
+  CHECK_THROWS_AS(scans(9, 2), ArgumentError);
+}
+
+}  // namespace
+}  // namespace ssm::test
