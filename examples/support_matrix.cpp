@@ -3,6 +3,10 @@
 #include <cstdio>
 #include <ssm/backend/cpu.hpp>
 #include <ssm/backend/reference.hpp>
+#include <ssm/layer/dense_mamba.hpp>
+#include <ssm/layer/gated_state_space.hpp>
+#include <ssm/layer/gau_retention.hpp>
+#include <ssm/layer/retention.hpp>
 #include <ssm/ssm.hpp>
 #include <string>
 
@@ -56,8 +60,14 @@ int main() {
         ssm::HasDiagonalParameters<Cpu>},
        {"diagonal_scan", ssm::HasDiagonalScan<Reference>, ssm::HasDiagonalScan<Cpu>},
        {"shift_convolution", ssm::HasShiftConvolution<Reference>, ssm::HasShiftConvolution<Cpu>},
+       {"short_convolution", ssm::HasShortConvolution<Reference>, ssm::HasShortConvolution<Cpu>},
+       {"selective_scan", ssm::HasSelectiveScan<Reference>, ssm::HasSelectiveScan<Cpu>},
        {"h3_mixer", ssm::HasH3Mixer<Reference>, ssm::HasH3Mixer<Cpu>},
        {"attention, rotary", ssm::HasAttention<Reference>, ssm::HasAttention<Cpu>},
+       {"decayed_attention, decayed_score_norm, retention_scale",
+        ssm::HasDecayedAttention<Reference>, ssm::HasDecayedAttention<Cpu>},
+       {"pair_rotation, advance_position", ssm::HasPairRotation<Reference>,
+        ssm::HasPairRotation<Cpu>},
        {"matmul", ssm::HasMatmul<Reference>, ssm::HasMatmul<Cpu>},
        {"normalization", ssm::HasNormalization<Reference>, ssm::HasNormalization<Cpu>},
        {"activation", ssm::HasActivation<Reference>, ssm::HasActivation<Cpu>},
@@ -76,6 +86,20 @@ int main() {
          layer<ssm::H3<ssm::H3Config{.channels = 8}>>("H3"),
          layer<ssm::CausalAttention<ssm::CausalAttentionConfig{.channels = 8, .heads = 2}>>(
              "CausalAttention (no state with packed sequences)"),
+         layer<ssm::GatedStateSpace<ssm::GatedStateSpaceConfig{
+             .channels = 8, .gate_channels = 16, .state_channels = 4}>>("GatedStateSpace"),
+         layer<ssm::Mamba<ssm::MambaConfig{.channels = 8}>>("Mamba"),
+         layer<ssm::DenseMamba<ssm::DenseMambaConfig{.mamba = {.channels = 8}}>>("DenseMamba"),
+         layer<ssm::Retention<ssm::RetentionConfig{.channels = 8, .value_dim = 16, .heads = 2}>>(
+             "Retention"),
+         layer<ssm::GauRetention<ssm::GauRetentionConfig{.channels = 8,
+                                                         .query_key_dim = 8,
+                                                         .value_dim = 16,
+                                                         .heads = 2,
+                                                         .k_hidden = 2,
+                                                         .v_hidden = 2}>>("GauRetention"),
+         layer<ssm::SelectiveTransition<ssm::SelectiveTransitionConfig{
+             .channels = 8, .hidden = 2, .width = 8}>>("SelectiveTransition"),
          layer<ssm::Linear<ssm::LinearConfig{.inputs = 8, .outputs = 8}>>("Linear"),
          layer<ssm::LayerNorm<8>>("LayerNorm"), layer<ssm::RmsNorm<8>>("RmsNorm"),
          layer<ssm::FeedForward<ssm::FeedForwardConfig{.channels = 8, .hidden = 16}>>(

@@ -42,8 +42,10 @@ class LanguageModelCheck {
   using Parameters = typename M::template Parameters<T, typename B::Space>;
 
  public:
-  LanguageModelCheck(Trial& trial, const M& model, const Parameters& parameters)
-      : trial_(trial), model_(model), parameters_(parameters) {
+  /// `stored_name` says what the case calls a tensor of the model.
+  LanguageModelCheck(Trial& trial, const M& model, const Parameters& parameters,
+                     std::string (*stored_name)(const Trial&, const std::string&) = &same_name)
+      : trial_(trial), model_(model), parameters_(parameters), stored_name_(stored_name) {
     ctx_.workspace().fill_with_nan(true);
   }
 
@@ -54,6 +56,8 @@ class LanguageModelCheck {
   }
 
  private:
+  static std::string same_name(const Trial&, const std::string& name) { return name; }
+
   void check_gradients() {
     const auto tokens = trial_.template tokens<2>("input/tokens", {dyn, dyn});
     auto logits = logits_for(tokens);
@@ -67,7 +71,8 @@ class LanguageModelCheck {
     trial_.compare_if_given("output/grad_norm", norm, tolerance<T>.gradient);
     for_each_parameter(
         [&](const ParameterSpec& spec, const auto& gradient) {
-          trial_.compare_if_given("grad/param/" + spec.name, gradient, tolerance<T>.gradient);
+          trial_.compare_if_given("grad/param/" + stored_name_(trial_, spec.name), gradient,
+                                  tolerance<T>.gradient);
         },
         gradients);
   }
@@ -115,6 +120,7 @@ class LanguageModelCheck {
   Trial& trial_;
   const M& model_;
   const Parameters& parameters_;
+  std::string (*stored_name_)(const Trial&, const std::string&);
   Context<B> ctx_;
 };
 

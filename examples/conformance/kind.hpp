@@ -14,10 +14,15 @@ struct Kind {
   void (*check)(Trial&);
 };
 
-/// All kinds, on each backend in each scalar. One translation unit each: they are slow to compile.
+/// All kinds, on each backend in each scalar: operations and layers, then whole models. One translation unit each: they are
+/// slow to compile.
 const std::vector<Kind>& reference_double_kinds();
 const std::vector<Kind>& reference_float_kinds();
 const std::vector<Kind>& cpu_double_kinds();
 const std::vector<Kind>& cpu_float_kinds();
+const std::vector<Kind>& reference_double_language_models();
+const std::vector<Kind>& reference_float_language_models();
+const std::vector<Kind>& cpu_double_language_models();
+const std::vector<Kind>& cpu_float_language_models();
 
 }  // namespace ssm::conformance

@@ -15,10 +15,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::vector<Kind>& kinds_of(const std::string& backend, const std::string& scalar) {
-  if (backend == "reference")
-    return scalar == "double" ? reference_double_kinds() : reference_float_kinds();
-  return scalar == "double" ? cpu_double_kinds() : cpu_float_kinds();
+std::vector<Kind> kinds_of(const std::string& backend, const std::string& scalar) {
+  const bool is_double = scalar == "double";
+  const bool is_reference = backend == "reference";
+  std::vector<Kind> kinds = is_reference
+                                ? is_double ? reference_double_kinds() : reference_float_kinds()
+                            : is_double ? cpu_double_kinds()
+                                        : cpu_float_kinds();
+  const std::vector<Kind>& models = is_reference ? is_double ? reference_double_language_models()
+                                                             : reference_float_language_models()
+                                    : is_double ? cpu_double_language_models()
+                                                 : cpu_float_language_models();
+  kinds.insert(kinds.end(), models.begin(), models.end());
+  return kinds;
 }
 
 /// Counts what came of the cases, and says so line by line.
@@ -145,7 +154,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> wanted;
   std::vector<std::string> paths;
   std::vector<std::string> known;
-  for (const Kind& kind : reference_double_kinds()) known.emplace_back(kind.op);
+  for (const Kind& kind : kinds_of("reference", "double")) known.emplace_back(kind.op);
   app.add_option("--backend", backend, "What computes")
       ->check(CLI::IsMember({"reference", "cpu"}))
       ->capture_default_str();

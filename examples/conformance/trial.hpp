@@ -87,6 +87,14 @@ class Trial {
     return tensor;
   }
   static Token as_token(std::int64_t value, const std::string& name);
+
+  /// Whole numbers of the file: positions, counts.
+  template <int Rank>
+  View<const std::int64_t, Rank> integers(
+      const std::string& name, std::array<Index, static_cast<std::size_t>(Rank)> expected) {
+    const Values& values = take_integers(name, expected);
+    return {values.integers.data(), extents_of<Rank>(values)};
+  }
   /// `input/cu_seqlens`, empty if the case is not packed.
   std::vector<Index> segments();
 
@@ -118,8 +126,16 @@ class Trial {
                         std::span<const double> slack = {}) {
     if (has(name)) compare(name, actual, tolerance, slack);
   }
-  /// Tokens agree or do not.
-  void compare_tokens(const std::string& name, const View<const Token, 2>& actual);
+  /// Tokens and other whole numbers agree or do not.
+  template <class I, int Rank>
+  void compare_integers(const std::string& name, const View<const I, Rank>& actual) {
+    std::vector<double> computed;
+    for_each_element([&](I number) { computed.push_back(static_cast<double>(number)); }, actual);
+    compare_whole_numbers(name, actual.extents().to_array(), computed);
+  }
+  void compare_tokens(const std::string& name, const View<const Token, 2>& actual) {
+    compare_integers<Token, 2>(name, actual);
+  }
 
   /// What came of it; call last.
   Verdict verdict() const;
@@ -134,6 +150,8 @@ class Trial {
   const Values& find(const std::string& name) const;
   const Values& take(const std::string& name, std::span<const Index> expected);
   const Values& take_integers(const std::string& name, std::span<const Index> expected);
+  void compare_whole_numbers(const std::string& name, std::span<const Index> shape,
+                             const std::vector<double>& actual);
   void compare_numbers(const std::string& name, std::span<const Index> shape,
                        std::span<const double> actual, std::span<const double> expected,
                        double tolerance);

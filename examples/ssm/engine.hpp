@@ -8,7 +8,6 @@
 #include <span>
 
 #include "ssm/model/generate.hpp"
-#include "ssm/model/h3_language_model.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/text_loss.hpp"
 
@@ -22,7 +21,7 @@ struct Machine {
   int threads = 0;  // 0: all there are
 };
 
-/// A language model on some backend. The backend's code is compiled once, behind this.
+/// A language model on some backend. The code of a model on a backend is compiled once, behind this.
 class Engine {
  public:
   Engine() = default;
@@ -32,9 +31,14 @@ class Engine {
 
   virtual Index parameter_count() const = 0;
   virtual TextLoss loss(std::span<const Token> text, const TextLossOptions& options) = 0;
+  /// [1, L, V] of one sequence from an empty state: at every position, what the model expects next.
+  virtual DynamicTensor<float, 3> logits(std::span<const Token> tokens) = 0;
   /// Until the tokens end or `visit` says false.
   virtual void generate(std::span<const Token> prompt, const GenerateOptions& options,
                         const std::function<bool(Token)>& visit) = 0;
+
+  /// Half the memory and half the traffic of a step; no training afterwards.
+  virtual void keep_weights_in_bf16() = 0;
 
   virtual void start_training(const LanguageModelTrainerConfig& config) = 0;
   virtual TrainingStep update(const TextStreams& streams, double rate) = 0;
@@ -44,12 +48,6 @@ class Engine {
   /// All of it but the model, which the engine was made with.
   virtual void load_training(const std::filesystem::path& folder) = 0;
 };
-
-/// A model with fresh weights.
-std::unique_ptr<Engine> make_engine(const Machine& machine, const H3LanguageModelConfig& config,
-                                    Seed seed);
-/// A model from a folder.
-std::unique_ptr<Engine> load_engine(const Machine& machine, const std::filesystem::path& folder);
 
 /// How many threads a machine has when the user names none.
 int thread_count(const Machine& machine);

@@ -29,6 +29,7 @@ struct GenerateRequest {
   std::string prompt = "\n";
   std::string prompt_file;
   GenerateOptions options{.temperature = 0.8, .tokens = 400, .seed = {1}};
+  std::string weights = "fp32";
   Machine machine;
   bool no_echo = false;
   bool statistics = false;
@@ -49,6 +50,7 @@ void generate(const GenerateRequest& request) {
   const ModelFile model(request.model, request.machine);
   const std::string prompt = prompt_of(request);
   if (prompt.empty()) throw ArgumentError("the prompt is empty");
+  if (request.weights == "bf16") model.engine().keep_weights_in_bf16();
   Detokenizer text(model.tokenizer());
   if (!request.no_echo) print(prompt);
   const auto begin = std::chrono::steady_clock::now();
@@ -100,6 +102,10 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--no-echo", request->no_echo, "do not print the prompt first");
   command->add_flag("--statistics", request->statistics, "tokens per second on standard error");
+  add_option(*command, "--weights", request->weights, "fp32, or bf16: half the memory, rounded")
+      ->check(one_of({"fp32", "bf16"}))
+      ->type_name("FORM")
+      ->capture_default_str();
   add_machine_options(*command, request->machine);
   command->callback([request] { generate(*request); });
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// ssm: trains H3 language models on text, generates with them, and measures them.
+// ssm: trains language models on text, generates with them, measures them, and looks into their files.
 #include <cstdio>
 #include <exception>
 #include <iostream>
@@ -21,6 +21,8 @@ constexpr const char* examples = R"(Examples:
   ssm train --text shakespeare.txt --out run --minutes 5
   ssm generate run --prompt "ROMEO:" --tokens 400 --temperature 0.8
   ssm perplexity run --text shakespeare.txt --held-out --json
+  ssm inspect run
+  ssm logits run --tokens ids.npy --out logits.npy
 
 Exit status: 0 success; 1 failure, with one sentence on standard error; 2 wrong usage.)";
 
@@ -34,6 +36,8 @@ int main(int argc, char** argv) {
   ssm::cli::add_train_command(app);
   ssm::cli::add_generate_command(app);
   ssm::cli::add_perplexity_command(app);
+  ssm::cli::add_inspect_command(app);
+  ssm::cli::add_logits_command(app);
   try {
     app.parse(argc, argv);
     return 0;

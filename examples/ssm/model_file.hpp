@@ -5,10 +5,9 @@
 #include <memory>
 #include <string>
 
-#include "engine.hpp"
+#include "families.hpp"
 #include "ssm/io/byte_tokenizer.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
-#include "ssm/io/h3_config.hpp"
 
 namespace ssm::cli {
 
@@ -17,26 +16,29 @@ class ModelFile {
  public:
   /// Throws  CheckpointError  if there is no whole model, or its vocabulary is not the tokenizer's
   ModelFile(const std::filesystem::path& path, const Machine& machine)
-      : folder_(model_folder(path)), config_(read_h3_config(folder_ / "config.json")) {
-    if (config_.vocab_size != tokenizer_.vocabulary())
+      : folder_(model_folder(path)) {
+    const JsonObject config = read_json(folder_ / "config.json");
+    const EngineFamily& family = engine_family(config);
+    sizes_ = family.sizes(config);
+    if (sizes_.vocabulary != tokenizer_.vocabulary())
       throw CheckpointError(folder_.string(), "",
-                            "the model has a vocabulary of " + std::to_string(config_.vocab_size) +
+                            "the model has a vocabulary of " + std::to_string(sizes_.vocabulary) +
                                 " tokens, bytes have " + std::to_string(tokenizer_.vocabulary()));
-    engine_ = load_engine(machine, folder_);
+    engine_ = family.load(machine, folder_);
   }
 
   Engine& engine() const { return *engine_; }
   const ByteTokenizer& tokenizer() const { return tokenizer_; }
-  const H3LanguageModelConfig& config() const { return config_; }
+  const ModelSizes& sizes() const { return sizes_; }
 
  private:
   std::filesystem::path folder_;
-  H3LanguageModelConfig config_;
+  ModelSizes sizes_;
   ByteTokenizer tokenizer_;
   std::unique_ptr<Engine> engine_;
 };
 
 inline constexpr const char* model_help =
-    "folder of a training run, of a checkpoint, or with config.json and model.safetensors";
+    "folder of a training run, or with config.json and model.safetensors or shards of it";
 
 }  // namespace ssm::cli

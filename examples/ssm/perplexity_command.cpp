@@ -29,12 +29,13 @@ struct PerplexityRequest {
   Index context = -1;  // not given
   bool held_out = false;
   bool json = false;
+  std::string weights = "fp32";
   Machine machine;
 };
 
-Index context_of(const PerplexityRequest& request, const H3LanguageModelConfig& config) {
-  const Index learned = config.max_position_embeddings;
-  const Index usual = evaluation_context(!config.attn_layer_idx.empty());
+Index context_of(const PerplexityRequest& request, const ModelSizes& sizes) {
+  const Index learned = sizes.positions;
+  const Index usual = evaluation_context(sizes.has_attention);
   const Index context = request.context >= 0 ? request.context : usual;
   return learned > 0 && (context == 0 || context > learned) ? learned : context;
 }
@@ -48,8 +49,9 @@ void perplexity(const PerplexityRequest& request) {
   if (tokens.size() < 2)
     throw ArgumentError(request.text.string() + ": nothing to predict in " +
                         std::to_string(tokens.size()) + " tokens");
+  if (request.weights == "bf16") model.engine().keep_weights_in_bf16();
   const TextLoss loss =
-      model.engine().loss(tokens, {.context = context_of(request, model.config())});
+      model.engine().loss(tokens, {.context = context_of(request, model.sizes())});
   const double bits = bits_per_byte(loss);
   if (!std::isfinite(bits))
     throw ArgumentError(request.model.string() + ": the model's loss is not finite");
@@ -86,6 +88,10 @@ void add_perplexity_command(CLI::App& app) {
              "tokens after which the state starts afresh (0: never)")
       ->check(between(Index{0}, most));
   command->add_flag("--json", request->json, "one JSON object on standard output");
+  add_option(*command, "--weights", request->weights, "fp32, or bf16: half the memory, rounded")
+      ->check(one_of({"fp32", "bf16"}))
+      ->type_name("FORM")
+      ->capture_default_str();
   add_machine_options(*command, request->machine);
   command->callback([request] { perplexity(*request); });
 }

@@ -5,6 +5,7 @@
 
 #include "command_options.hpp"
 #include "commands.hpp"
+#include "families.hpp"
 #include "training_run.hpp"
 
 namespace ssm::cli {
@@ -14,6 +15,7 @@ constexpr const char* examples = R"(Examples:
   ssm train --text book.txt --out run                        five minutes, the default model
   ssm train --text book.txt --out run --minutes 30 --width 256
   ssm train --text book.txt --out run --steps 2000 --seed 7  the same weights every time
+  ssm train --text book.txt --out run --model dense-mamba --layers 8
   ssm train --text book.txt --out run --resume               go on after Ctrl-C, kill or a crash
 
 --out gets checkpoint-STEP/ (config.json, model.safetensors, and what --resume needs), metrics.jsonl and
@@ -21,6 +23,10 @@ loss.svg. The last tenth of the text is held out. Ctrl-C saves a checkpoint and 
 A run bounded by --steps and resumed after any interruption ends with the same weights, bit for bit, as one that
 was never interrupted, on the same backend and number of threads. One bounded by --minutes goes on for the minutes
 that are left; its learning rate follows the clock.)";
+
+bool allows_zero(std::string_view flag) {
+  return flag == "--inner" || flag == "--state" || flag == "--sources";
+}
 
 void add_recipe_option(CLI::App& command, TrainRequest& request, const char* flag, auto& value,
                        const char* help) {
@@ -31,11 +37,12 @@ void add_recipe_option(CLI::App& command, TrainRequest& request, const char* fla
   if constexpr (std::is_same_v<Value, std::vector<Index>>)
     option->delimiter(',')->check(between(Index{0}, most))->default_str("none");
   if constexpr (std::is_same_v<Value, std::string>)
-    option->check(name == "--backend"
-                      ? one_of({"cpu", "reference"})
+    option->check(name == "--backend" ? one_of({"cpu", "reference"})
+                  : name == "--model"
+                      ? one_of(family_names())
                       : one_of({"constant", "linear", "polynomial", "cosine", "cosine_timm"}));
   if constexpr (std::is_same_v<Value, Index>)
-    option->check(between(Index{name == "--inner" ? 0 : 1}, Index{1} << 30));
+    option->check(between(Index{allows_zero(name) ? 0 : 1}, Index{1} << 30));
   if constexpr (std::is_same_v<Value, double>) {
     const bool is_part =
         name == "--warmup" || name == "--dropout" || name == "--held-out" || name == "--beta2";
@@ -69,7 +76,7 @@ void add_limits(CLI::App& command, TrainRequest& request) {
 
 void add_train_command(CLI::App& app) {
   auto request = std::make_shared<TrainRequest>();
-  CLI::App* command = app.add_subcommand("train", "Train an H3 language model on a text.");
+  CLI::App* command = app.add_subcommand("train", "Train a language model on a text.");
   command->footer(examples);
   command->add_option("--text", request->text, "the text, as it is, byte by byte")
       ->required()
@@ -77,6 +84,11 @@ void add_train_command(CLI::App& app) {
   command->add_option("--out", request->out, "folder for checkpoints, metrics and the loss curve")
       ->required()
       ->type_name("DIR");
+  command
+      ->add_option(
+          "--config", request->config,
+          "a config.json in place of --model and the sizes; its vocabulary must be the bytes'")
+      ->type_name("FILE");
   command->add_flag("--resume", request->resume,
                     "go on from the newest checkpoint in --out, if there is one");
   command->add_flag("--quiet", request->quiet, "no progress on standard error");

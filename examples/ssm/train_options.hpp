@@ -14,13 +14,17 @@ namespace ssm::cli {
 struct TrainingRecipe {
   std::uint64_t seed = 1;
   std::string backend = "cpu";
+  std::string model = "h3";
   Index layers = 4;
   Index width = 128;
-  Index inner = 0;  // 0: four times the width
-  Index state = 32;
+  Index inner = 0;  // 0: as usual in the family
+  Index state = 0;
   Index head_dim = 1;
   std::vector<Index> attention_layers;
   Index heads = 4;
+  Index sources = 2;
+  Index select_reduction = 32;
+  double initializer_range = 0;
   Index batch = 16;
   Index length = 128;
   Index accumulation = 1;
@@ -53,13 +57,22 @@ template <class Recipe, class Visit>
 void for_each_option(Recipe& r, Visit&& visit) {
   visit("--seed", r.seed, "of the initial weights, the order of the text and the dropout");
   visit("--backend", r.backend, "cpu, or reference: plain loops, slow");
+  visit("--model", r.model, "h3, mamba, retnet, dense-retnet or dense-mamba");
   visit("--layers", r.layers, "blocks of the model");
   visit("--width", r.width, "channels of the residual stream");
-  visit("--inner", r.inner, "channels inside the feed-forward layers (0: four times the width)");
-  visit("--state", r.state, "state size of the SSMs, even");
-  visit("--head-dim", r.head_dim, "channels per SSM head");
+  visit("--inner", r.inner,
+        "channels inside feed-forward layers, scans and values (0: four times the width for h3, "
+        "twice for others)");
+  visit("--state", r.state,
+        "state size of the SSMs (0: 32 for h3, where it is even, 16 for mamba)");
+  visit("--head-dim", r.head_dim, "channels per SSM head of h3");
   visit("--attention-layers", r.attention_layers, "blocks with attention in place of H3, from 0");
-  visit("--heads", r.heads, "attention heads");
+  visit("--heads", r.heads, "heads of attention and retention");
+  visit("--sources", r.sources, "earlier layers that a layer of a dense model reads, at most 8");
+  visit("--select-reduction", r.select_reduction,
+        "the gates of dense models go through width / this many channels");
+  visit("--initializer-range", r.initializer_range,
+        "standard deviation of dense-retnet's first weights (0: 0.8 / square root of the width)");
   visit("--batch", r.batch, "places of the text that are read at once");
   visit("--length", r.length, "tokens in a window: how far gradients reach");
   visit("--accumulation", r.accumulation, "batches per update");

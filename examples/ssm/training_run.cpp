@@ -10,7 +10,7 @@
 #include <optional>
 #include <utility>
 
-#include "engine.hpp"
+#include "families.hpp"
 #include "ssm/io/byte_tokenizer.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
 #include "ssm/train/progress.hpp"
@@ -28,30 +28,17 @@ constexpr Index time_resolution =
 constexpr double seconds_between_saves = 60;
 constexpr std::size_t quick_evaluation = 32768;  // tokens; the last evaluation reads them all
 
-H3LanguageModelConfig model_config(const TrainingRecipe& recipe, Index vocabulary) {
-  return {.d_model = recipe.width,
-          .n_layer = recipe.layers,
-          .d_inner = recipe.inner > 0 ? recipe.inner : 4 * recipe.width,
-          .vocab_size = vocabulary,
-          .d_state = recipe.state,
-          .head_dim = recipe.head_dim,
-          .attn_layer_idx = recipe.attention_layers,
-          .num_heads = recipe.heads,
-          .embed_dropout = recipe.dropout};
-}
-
-LanguageModelTrainerConfig trainer_config(const TrainingRecipe& recipe) {
-  return {
-      .batch = recipe.batch,
-      .accumulation = recipe.accumulation,
-      .carry = recipe.attention_layers.empty() ? recipe.carry : 1,  // a cache would grow with it
-      .dropout = recipe.dropout,
-      .seed = Seed{recipe.seed}.fork("dropout"),
-      .optimizer = {.rate = recipe.rate,
-                    .ssm_rate = recipe.ssm_rate,
-                    .beta2 = recipe.beta2,
-                    .weight_decay = recipe.weight_decay,
-                    .clip_norm = recipe.clip}};
+LanguageModelTrainerConfig trainer_config(const TrainingRecipe& recipe, bool has_attention) {
+  return {.batch = recipe.batch,
+          .accumulation = recipe.accumulation,
+          .carry = has_attention ? 1 : recipe.carry,  // a cache would grow with it
+          .dropout = recipe.dropout,
+          .seed = Seed{recipe.seed}.fork("dropout"),
+          .optimizer = {.rate = recipe.rate,
+                        .ssm_rate = recipe.ssm_rate,
+                        .beta2 = recipe.beta2,
+                        .weight_decay = recipe.weight_decay,
+                        .clip_norm = recipe.clip}};
 }
 
 /// The recipe of a resumed run; flags that contradict it are refused.
@@ -83,9 +70,11 @@ class TrainingRun {
         limits_(request.limits) {
     const std::optional<TrainingRecord> record = resumed_record(request);
     if (record) recipe_ = resumed_recipe(request, *record);
+    if (record && !request.config.empty())
+      throw ArgumentError("--config cannot be given when a run is resumed: its model has its own");
     set_limits(record);
     split_text(request.text.string());
-    start_engine(record);
+    start_engine(record, request.config);
     report_.emplace(folder_.path(), step(), tokens_per_step(), limits_.log_every, request.quiet);
     announce(record.has_value());
   }
@@ -190,33 +179,60 @@ class TrainingRun {
                           " bytes is too short to train on");
   }
 
-  void start_engine(const std::optional<TrainingRecord>& record) {
+  void start_engine(const std::optional<TrainingRecord>& record,
+                    const std::filesystem::path& config) {
     const Machine machine{recipe_.backend == "cpu" ? BackendKind::cpu : BackendKind::reference,
                           limits_.threads};
     if (record) {
       const std::filesystem::path checkpoint = folder_.at(record->step);
-      engine_ = load_engine(machine, checkpoint);
-      engine_->start_training(trainer_config(recipe_));
+      const JsonObject json = read_json(checkpoint / "config.json");
+      const EngineFamily& family = use_family(json);
+      engine_ = family.load(machine, checkpoint);
+      engine_->start_training(trainer_config(recipe_, has_attention_));
       engine_->load_training(checkpoint);
       if (step() != record->step)
         throw CheckpointError(checkpoint.string(), "", "holds the optimizer of another step");
       saved_step_ = record->step;
     } else {
-      engine_ = make_engine(machine, model_config(recipe_, ByteTokenizer::vocabulary()),
-                            Seed{recipe_.seed}.fork("model"));
-      engine_->start_training(trainer_config(recipe_));
+      engine_ = fresh_engine(machine, config);
+      engine_->start_training(trainer_config(recipe_, has_attention_));
     }
     threads_ = thread_count(machine);
   }
+
+  /// The sizes are those of a config, if there is one, else the recipe's.
+  std::unique_ptr<Engine> fresh_engine(const Machine& machine,
+                                       const std::filesystem::path& config) {
+    const Seed seed = Seed{recipe_.seed}.fork("model");
+    if (config.empty()) {
+      has_attention_ = recipe_.model == "h3" && !recipe_.attention_layers.empty();
+      return engine_family(recipe_.model).make(machine, recipe_, ByteTokenizer::vocabulary(), seed);
+    }
+    const JsonObject json = read_json(config);
+    const EngineFamily& family = use_family(json);
+    const Index vocabulary = family.sizes(json).vocabulary;
+    if (vocabulary != ByteTokenizer::vocabulary())
+      throw CheckpointError(config.string(), "",
+                            "has a vocabulary of " + std::to_string(vocabulary) +
+                                " tokens, bytes have " +
+                                std::to_string(ByteTokenizer::vocabulary()));
+    return family.make_from(machine, json, seed);
+  }
+
+  const EngineFamily& use_family(const JsonObject& config) {
+    const EngineFamily& family = engine_family(config);
+    recipe_.model = name_of(family.kind);
+    has_attention_ = family.sizes(config).has_attention;
+    return family;
+  }
+
   void announce(bool is_resumed) {
     std::array<char, 256> line{};
-    std::snprintf(
-        line.data(), line.size(),
-        "H3 model, %td layers of %td channels, %s parameters; %zu tokens to train on, %zu held "
-        "out; %s, %d threads",
-        recipe_.layers, recipe_.width,
-        quantity_text(static_cast<double>(engine_->parameter_count())).c_str(), training_.size(),
-        held_out_.size(), recipe_.backend.c_str(), threads_);
+    std::snprintf(line.data(), line.size(),
+                  "%s model of %s parameters; %zu tokens to train on, %zu held out; %s, %d threads",
+                  recipe_.model.c_str(),
+                  quantity_text(static_cast<double>(engine_->parameter_count())).c_str(),
+                  training_.size(), held_out_.size(), recipe_.backend.c_str(), threads_);
     report_->say(line.data());
     if (is_resumed) report_->say("resuming after step " + std::to_string(step()));
     if (length() < recipe_.length)
@@ -241,9 +257,8 @@ class TrainingRun {
   double evaluate(std::size_t tokens) {
     const std::span<const Token> part =
         std::span(held_out_).first(std::min(tokens, held_out_.size()));
-    const bool has_attention = !recipe_.attention_layers.empty();
     const TrainingMoment now = moment();
-    const TextLoss loss = engine_->loss(part, {.context = evaluation_context(has_attention)});
+    const TextLoss loss = engine_->loss(part, {.context = evaluation_context(has_attention_)});
     report_->add(now, loss);
     return bits_per_byte(loss);
   }
@@ -289,6 +304,7 @@ class TrainingRun {
   std::vector<Token> training_, held_out_;
   Schedule schedule_;
   std::unique_ptr<Engine> engine_;
+  bool has_attention_ = false;
   int threads_ = 1;
   std::optional<TrainingReport> report_;
   Index saved_step_ = -1;

@@ -12,6 +12,7 @@ namespace ssm::cli {
 struct TrainRequest {
   std::filesystem::path text;
   std::filesystem::path out;
+  std::filesystem::path config;  // a config.json in place of the recipe's sizes; empty: none
   bool resume = false;
   bool quiet = false;
   TrainingRecipe recipe;

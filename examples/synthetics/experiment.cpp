@@ -20,11 +20,11 @@ ssm::Schedule Settings::schedule() const {
   return schedule;
 }
 
-Data make_data(const Settings& settings) {
+Data make_data(const Settings& settings, std::uint64_t seed) {
   const auto make = [&](const auto& task, double chance) {
-    Data data{
-        ssm::task_splits(task, ssm::Seed{settings.data_seed}, settings.training, settings.test),
-        task.loss_floor(), chance};
+    Data data{ssm::task_splits(task, ssm::Seed{settings.data_seed + seed}, settings.training,
+                               settings.test),
+              task.loss_floor(), chance};
     ssm::keep_last_target(data.splits.test);
     return data;
   };
@@ -46,14 +46,18 @@ std::size_t Run::best_epoch() const {
 const std::vector<Model>& all_models() {
   static const std::vector<Model> models{{"h3", train_h3, 0.998, 1.0},
                                          {"s4d", train_s4d, 0.860, 0.356},
-                                         {"attention", train_attention, 1.0, 1.0}};
+                                         {"attention", train_attention, 1.0, 1.0},
+                                         {"gss", train_gss, 0.780, 0.068},
+                                         {"mamba", train_mamba, {}, {}},
+                                         {"dense-mamba", train_dense_mamba, {}, {}},
+                                         {"retnet", train_retnet, {}, {}}};
   return models;
 }
 
 const Model& model_named(const std::string& name) {
   for (const Model& model : all_models())
     if (model.name == name) return model;
-  throw ssm::ArgumentError("no model is named '" + name + "': use h3, s4d or attention");
+  throw ssm::ArgumentError("no model is named '" + name + "'");
 }
 
 }  // namespace synthetics

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct Settings {
   Index length = 20;
   Index training = 5000;  // sequences
   Index test = 500;
-  std::uint64_t data_seed = 0;
+  std::uint64_t data_seed = 0;  // run s of a model has the sequences of seed data_seed + s
   Index batch = 32;
   Index epochs = 200;
   double rate = 5e-4;
@@ -39,8 +40,9 @@ struct Data {
   double loss_floor = 0;  // nats per token
   double chance = 0;
 };
+/// The sequences of the runs from one seed: every model sees the same ones.
 /// Throws  ssm::ArgumentError  for sizes that make no task
-Data make_data(const Settings& settings);
+Data make_data(const Settings& settings, std::uint64_t seed);
 
 /// The mean training loss of an epoch in nats per token, and the share of test sequences answered right after it.
 struct Epoch {
@@ -67,12 +69,17 @@ void train_h3(const Settings&, const Data&, std::uint64_t, const std::function<v
 void train_s4d(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
 void train_attention(const Settings&, const Data&, std::uint64_t,
                      const std::function<void(Epoch)>&);
+void train_gss(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
+void train_mamba(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
+void train_dense_mamba(const Settings&, const Data&, std::uint64_t,
+                       const std::function<void(Epoch)>&);
+void train_retnet(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
 
 struct Model {
   std::string name;
   Train train;
-  double published_recall;  // accuracy at the published sizes
-  double published_induction;
+  std::optional<double> published_recall;  // accuracy at the published sizes
+  std::optional<double> published_induction;
 };
 const std::vector<Model>& all_models();
 /// Throws  ssm::ArgumentError  for an unknown name
@@ -80,8 +87,8 @@ const Model& model_named(const std::string& name);
 
 /// Runs every model from every seed, `jobs` at a time, showing progress on standard error. Calls `finished` after each
 /// run with all runs so far.
-std::vector<Run> run_all(const Settings& settings, const Data& data,
-                         const std::vector<std::string>& models, Index seeds, Index jobs,
+std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
+                         Index seeds, Index jobs,
                          const std::function<void(const std::vector<Run>&)>& finished);
 
 }  // namespace synthetics

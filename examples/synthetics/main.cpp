@@ -26,9 +26,11 @@ struct Request {
 
 void add_options(CLI::App& command, Request& r) {
   Settings& s = r.settings;
-  command.add_option("--models", r.models, "h3, s4d, attention: which to train")
+  std::vector<std::string> names;
+  for (const Model& model : all_models()) names.push_back(model.name);
+  command.add_option("--models", r.models, "Which to train")
       ->delimiter(',')
-      ->check(CLI::IsMember({"h3", "s4d", "attention"}))
+      ->check(CLI::IsMember(names))
       ->capture_default_str();
   const CLI::Validator positive = CLI::Range(Index{1}, Index{1} << 40, "a positive number");
   command.add_option("--seeds", r.seeds, "Train each model from so many seeds")
@@ -54,7 +56,10 @@ void add_options(CLI::App& command, Request& r) {
       ->check(positive)
       ->capture_default_str();
   command.add_option("--test", s.test, "Test sequences")->check(positive)->capture_default_str();
-  command.add_option("--data-seed", s.data_seed, "Seed of the sequences")->capture_default_str();
+  command
+      .add_option("--data-seed", s.data_seed,
+                  "Seed of the first runs' sequences; those of the next have the next")
+      ->capture_default_str();
   command.add_option("--batch", s.batch, "Sequences of one update")
       ->check(positive)
       ->capture_default_str();
@@ -71,7 +76,7 @@ void write(const std::filesystem::path& path, const std::string& text) {
 
 void perform(const Request& request) {
   const Settings& settings = request.settings;
-  const Data data = make_data(settings);
+  const Data data = make_data(settings, 0);  // its floor and chance are those of every seed
   const auto save = [&](const std::vector<Run>& runs) {
     write(request.out / (settings.task + ".json"), json(settings, data, runs));
     write(request.out / (settings.task + ".svg"), plot(settings, data, runs));
@@ -81,7 +86,7 @@ void perform(const Request& request) {
     const ssm::AtomicFile probe(request.out / (settings.task + ".json"));
   }  // fails now, not after the first run
   const std::vector<Run> runs =
-      run_all(settings, data, request.models, request.seeds, request.jobs, save);
+      run_all(settings, request.models, request.seeds, request.jobs, save);
   std::printf("%s\nwritten: %s, %s\n", table(settings, data, runs).c_str(),
               (request.out / (settings.task + ".json")).c_str(),
               (request.out / (settings.task + ".svg")).c_str());

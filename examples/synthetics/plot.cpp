@@ -10,7 +10,8 @@ namespace synthetics {
 namespace {
 
 const std::map<std::string, std::string> colours{
-    {"h3", "#1f6fb2"}, {"s4d", "#c9562e"}, {"attention", "#4d8a4a"}};
+    {"h3", "#1f6fb2"},     {"s4d", "#c9562e"}, {"attention", "#4d8a4a"},  {"mamba", "#7b4fa3"},
+    {"retnet", "#b28a1f"}, {"gss", "#888888"}, {"dense-mamba", "#c43d7e"}};
 
 /// Epochs and accuracies on a canvas of 720 × 400.
 struct Canvas {

@@ -22,7 +22,8 @@ bool has_published_sizes(const Settings& s) {
                             : s.vocabulary == 20 && s.length == 30;
 }
 
-double published(const Settings& settings, const std::string& model) {
+std::optional<double> published(const Settings& settings, const std::string& model) {
+  if (!has_published_sizes(settings)) return {};
   const Model& known = model_named(model);
   return settings.task == "recall" ? known.published_recall : known.published_induction;
 }
@@ -87,8 +88,8 @@ std::string table(const Settings& settings, const Data& data, const std::vector<
   for (const Summary& s : summaries(runs)) {
     text += line("%-10s best %.1f %% on average (%.1f to %.1f), final %.1f %%", s.model.c_str(),
                  100 * s.mean, 100 * s.low, 100 * s.high, 100 * s.final);
-    if (has_published_sizes(settings))
-      text += line("; published %.1f %%", 100 * published(settings, s.model));
+    if (const auto accuracy = published(settings, s.model))
+      text += line("; published %.1f %%", 100 * *accuracy);
     text += "\n";
   }
   return text;
@@ -117,7 +118,7 @@ std::string json(const Settings& settings, const Data& data, const std::vector<R
                                  {"best_accuracy_min", s.low},
                                  {"best_accuracy_max", s.high},
                                  {"final_accuracy_mean", s.final}};
-    if (has_published_sizes(settings)) entry["published_accuracy"] = published(settings, s.model);
+    if (const auto accuracy = published(settings, s.model)) entry["published_accuracy"] = *accuracy;
     root["summary"].push_back(entry);
   }
   root["runs"] = nlohmann::ordered_json::array();

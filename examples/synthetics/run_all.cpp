@@ -29,9 +29,9 @@ struct Abandoned {};
 /// The runs, who takes the next one, and how far they are.
 class Pool {
  public:
-  Pool(const Settings& settings, const Data& data, const std::vector<std::string>& models,
-       Index seeds, const std::function<void(const std::vector<Run>&)>& finished)
-      : settings_(settings), data_(data), finished_(finished) {
+  Pool(const Settings& settings, const std::vector<std::string>& models, Index seeds,
+       const std::function<void(const std::vector<Run>&)>& finished)
+      : settings_(settings), finished_(finished) {
     for (Index seed = 0; seed < seeds; ++seed)
       for (const std::string& model : models)
         slots_.push_back({.run = {.model = model, .seed = static_cast<std::uint64_t>(seed)}});
@@ -82,7 +82,8 @@ class Pool {
   void perform(Slot& slot) {
     const auto start = Clock::now();
     try {
-      model_named(slot.run.model).train(settings_, data_, slot.run.seed, [&](Epoch epoch) {
+      const Data data = make_data(settings_, slot.run.seed);
+      model_named(slot.run.model).train(settings_, data, slot.run.seed, [&](Epoch epoch) {
         const std::lock_guard lock(mutex_);
         if (failure_) throw Abandoned();
         slot.run.epochs.push_back(epoch);
@@ -135,7 +136,6 @@ class Pool {
   }
 
   const Settings& settings_;
-  const Data& data_;
   const std::function<void(const std::vector<Run>&)>& finished_;
   const Clock::time_point start_ = Clock::now();
   std::mutex mutex_;
@@ -148,10 +148,10 @@ class Pool {
 
 }  // namespace
 
-std::vector<Run> run_all(const Settings& settings, const Data& data,
-                         const std::vector<std::string>& models, Index seeds, Index jobs,
+std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
+                         Index seeds, Index jobs,
                          const std::function<void(const std::vector<Run>&)>& finished) {
-  Pool pool(settings, data, models, seeds, finished);
+  Pool pool(settings, models, seeds, finished);
   std::vector<std::thread> workers;
   for (Index job = 0; job < jobs; ++job) workers.emplace_back([&] { pool.work(); });
   pool.watch();

@@ -18,12 +18,20 @@
 namespace synthetics {
 
 /// The models of the H3 paper's synthetic tasks: two pre-norm blocks of width 32 with an MLP of width 128, tied head.
-/// Every buffer is made once; a step allocates no tensor.
 template <class Block>
-class Training {
+struct TwoBlocks {
   static constexpr Index width = 32;
   using Layer = typename Block::template Layer<width>;
   using Model = ssm::BasicLanguageModel<ssm::Sequential<Layer, Layer>, ssm::LayerNorm<width>>;
+  static Model make(const Settings& settings, Index positions) {
+    return Model({.vocabulary = settings.vocabulary, .positions = positions});
+  }
+};
+
+/// Trains what `Maker::make(settings, positions)` makes. Every buffer is made once; a step allocates no tensor.
+template <class Maker>
+class Training {
+  using Model = typename Maker::Model;
   using Parameters = typename Model::template Parameters<float>;
   using Tokens = ssm::DynamicTensor<ssm::Token, 2>;
 
@@ -33,7 +41,7 @@ class Training {
         data_(data),
         seed_(seed),
         context_(ssm::cpu::Resources(1)),
-        model_({.vocabulary = settings.vocabulary, .positions = positions}),
+        model_(Maker::make(settings, positions)),
         parameters_(model_.initialize(context_, seed.fork("parameters"))),
         gradients_(model_.template zero_parameters<float>(context_)),
         optimizer_(context_, model_, parameters_,
@@ -129,10 +137,10 @@ class Training {
   ssm::TapeOf<Parameters> tape_;
 };
 
-template <class Block>
+template <class Maker>
 void train(const Settings& settings, const Data& data, std::uint64_t seed, Index positions,
            const std::function<void(Epoch)>& report) {
-  Training<Block> training(settings, data, ssm::Seed{seed}, positions);
+  Training<Maker> training(settings, data, ssm::Seed{seed}, positions);
   for (Index epoch = 0; epoch < settings.epochs; ++epoch) {
     const double loss = training.train_epoch(epoch);
     report({.loss = loss, .accuracy = training.accuracy()});

@@ -4,7 +4,7 @@
 source "$(dirname "$0")/common.sh"
 make_text text
 
-for command in "" train generate perplexity; do
+for command in "" train generate perplexity inspect logits; do
   expect 0 "$ssm" $command --help
   grep -q '^Examples:' out || fail "no examples in the help of '$command'"
 done
@@ -35,6 +35,12 @@ wrong generate run --top-p 0
 wrong generate run --temperature -1
 wrong generate run --prompt a --prompt-file text
 wrong perplexity run
+wrong inspect
+wrong inspect run --tokens ids.npy
+wrong logits run
+wrong logits run --tokens ids.npy
+wrong logits run --out logits.npy
+wrong logits run --tokens ids.npy --out logits.npy --backend gpu
 wrong perplexity run --text text --from 1.5
 wrong perplexity run --text text --from 0.5 --held-out
 [[ ! -e run ]] || fail "wrong usage made a folder"

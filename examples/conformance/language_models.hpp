@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kind.hpp"
+#include "kind/h3_language_model.hpp"
+#include "kind/mamba_language_model.hpp"
+#include "kind/retnet_language_model.hpp"
+#include "kind/training.hpp"
+
+namespace ssm::conformance {
+
+template <class B, class T>
+const std::vector<Kind>& language_models() {
+  static const std::vector<Kind> all{
+      {"dense_mamba_lm", check_dense_mamba_language_model<B, T>},
+      {"dense_retnet_lm", check_dense_retnet_language_model<B, T>},
+      {"h3_lm", check_h3_language_model<B, T>},
+      {"mamba_lm", check_mamba_language_model<B, T>},
+      {"retnet_lm", check_retnet_language_model<B, T>},
+      {"training", check_training<B, T>},
+  };
+  return all;
+}
+
+}  // namespace ssm::conformance

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+#include <memory>
+#include <string>
+
+#include "command_options.hpp"
+#include "commands.hpp"
+#include "families.hpp"
+#include "ssm/io/checkpoint_folder.hpp"  // model_folder
+#include "ssm/io/npy.hpp"
+
+namespace ssm::cli {
+namespace {
+
+constexpr const char* examples = R"(Examples:
+  ssm logits mamba-130m --tokens ids.npy --out logits.npy
+  ssm logits run --tokens ids.npy --out logits.npy --backend reference
+
+Every sequence is read from an empty state, in one pass. Tokens are int32 or int64 with the shape [L], [1, L] or [B, L];
+logits are float32 with the shape [L, V], or [B, L, V] where there are several sequences. V is the number of rows of
+the model's head, padding included.)";
+
+struct LogitsRequest {
+  std::filesystem::path model;
+  std::filesystem::path tokens;
+  std::filesystem::path out;
+  std::string weights = "fp32";
+  Machine machine;
+};
+
+/// [B, L]
+DynamicTensor<Token, 2> read_tokens(const std::filesystem::path& path) {
+  const NpyFile file(path);
+  if (file.shape().size() == 2) return file.read<Token, 2>();
+  if (file.shape().size() != 1)
+    throw CheckpointError(path.string(), "",
+                          "is " + shape_text(file.shape()) + ", tokens must be [L] or [B, L]");
+  const auto row = file.read<Token, 1>();
+  DynamicTensor<Token, 2> tokens({1, row.extent(0)});
+  copy(row, tokens.select(0, 0));
+  return tokens;
+}
+
+void require_tokens(const std::string& file, const DynamicTensor<Token, 2>& tokens,
+                    const ModelSizes& sizes) {
+  for (Index b = 0; b < tokens.extent(0); ++b)
+    for (Index t = 0; t < tokens.extent(1); ++t)
+      if (tokens(b, t) < 0 || tokens(b, t) >= sizes.logits)
+        throw CheckpointError(file, "",
+                              "has token " + std::to_string(tokens(b, t)) + " at [" +
+                                  std::to_string(b) + ", " + std::to_string(t) +
+                                  "], the model knows 0 to " + std::to_string(sizes.logits - 1));
+  if (sizes.positions > 0 && tokens.extent(1) > sizes.positions)
+    throw CheckpointError(file, "",
+                          "has sequences of " + std::to_string(tokens.extent(1)) +
+                              " tokens, the model has learned " + std::to_string(sizes.positions) +
+                              " positions");
+}
+
+void logits(const LogitsRequest& request) {
+  const auto tokens = read_tokens(request.tokens);
+  const std::filesystem::path folder = model_folder(request.model);
+  const JsonObject config = read_json(folder / "config.json");
+  const EngineFamily& family = engine_family(config);
+  const ModelSizes sizes = family.sizes(config);
+  require_tokens(request.tokens.string(), tokens, sizes);
+  const Index batch = tokens.extent(0);
+  const Index length = tokens.extent(1);
+  const std::array<Index, 3> shape{batch, length, sizes.logits};
+  NpyWriter<float> out(request.out, std::span(shape).subspan(batch == 1 ? 1 : 0));
+  const auto engine = family.load(request.machine, folder);
+  if (request.weights == "bf16") engine->keep_weights_in_bf16();
+  for (Index b = 0; b < batch && length > 0; ++b) {
+    const std::span row(&tokens(b, 0), static_cast<std::size_t>(length));
+    out.write(engine->logits(row));
+  }
+  out.finish();
+}
+
+}  // namespace
+
+void add_logits_command(CLI::App& app) {
+  auto request = std::make_shared<LogitsRequest>();
+  CLI::App* command =
+      app.add_subcommand("logits", "Write what a model expects after every token, as .npy.");
+  command->footer(examples);
+  command
+      ->add_option(
+          "model", request->model,
+          "folder with config.json and model.safetensors or shards of it, or of a training run")
+      ->required()
+      ->type_name("DIR");
+  command->add_option("--tokens", request->tokens, "the sequences")
+      ->required()
+      ->type_name("IDS.npy");
+  command->add_option("--out", request->out, "where the logits go")
+      ->required()
+      ->type_name("LOGITS.npy");
+  add_option(*command, "--weights", request->weights, "fp32, or bf16: half the memory, rounded")
+      ->check(one_of({"fp32", "bf16"}))
+      ->type_name("FORM")
+      ->capture_default_str();
+  add_machine_options(*command, request->machine);
+  command->callback([request] { logits(*request); });
+}
+
+}  // namespace ssm::cli

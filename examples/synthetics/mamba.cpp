@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/model/mamba_language_model.hpp"
+#include "training.hpp"
+
+namespace synthetics {
+namespace {
+
+// A Mamba block has no MLP beside it: four of them have about the parameters of two blocks with one.
+ssm::MambaLanguageModelConfig config_of(const Settings& settings) {
+  return {
+      .d_model = 32, .n_layer = 4, .vocab_size = settings.vocabulary, .d_inner = 64, .dt_rank = 2};
+}
+
+struct MambaMaker {
+  using Model = ssm::MambaLanguageModel;
+  static Model make(const Settings& settings, Index) {
+    return ssm::make_language_model(config_of(settings));
+  }
+};
+
+struct DenseMambaMaker {
+  using Model = ssm::DenseMambaLanguageModel;
+  static Model make(const Settings& settings, Index) {
+    ssm::MambaLanguageModelConfig config = config_of(settings);
+    config.dense_block_layers = 2;
+    config.h_select_reduction = 8;
+    return ssm::make_dense_language_model(config);
+  }
+};
+
+}  // namespace
+
+void train_mamba(const Settings& settings, const Data& data, std::uint64_t seed,
+                 const std::function<void(Epoch)>& report) {
+  train<MambaMaker>(settings, data, seed, 0, report);
+}
+void train_dense_mamba(const Settings& settings, const Data& data, std::uint64_t seed,
+                       const std::function<void(Epoch)>& report) {
+  train<DenseMambaMaker>(settings, data, seed, 0, report);
+}
+
+}  // namespace synthetics

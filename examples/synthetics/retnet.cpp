@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/model/retnet_language_model.hpp"
+#include "training.hpp"
+
+namespace synthetics {
+namespace {
+
+struct RetNetMaker {
+  using Model = ssm::RetNetLanguageModel;
+  static Model make(const Settings& settings, Index) {
+    return ssm::make_language_model(
+        ssm::RetNetLanguageModelConfig{.d_model = 32,
+                                       .n_layer = 2,
+                                       .vocab_size = settings.vocabulary,
+                                       .num_heads = 2,
+                                       .d_value = 64,
+                                       .d_inner = 64,
+                                       .has_tied_head = true});
+  }
+};
+
+}  // namespace
+
+void train_retnet(const Settings& settings, const Data& data, std::uint64_t seed,
+                  const std::function<void(Epoch)>& report) {
+  train<RetNetMaker>(settings, data, seed, 0, report);
+}
+
+}  // namespace synthetics
