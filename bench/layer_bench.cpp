@@ -5,11 +5,17 @@
 #include "ssm/backend/cpu.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "ssm/layer/attention.hpp"
+#include "ssm/layer/dense_mamba.hpp"
 #include "ssm/layer/diagonal_ssm.hpp"
 #include "ssm/layer/feed_forward.hpp"
+#include "ssm/layer/gated_state_space.hpp"
+#include "ssm/layer/gau_retention.hpp"
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
+#include "ssm/layer/mamba.hpp"
 #include "ssm/layer/norm.hpp"
+#include "ssm/layer/retention.hpp"
+#include "ssm/layer/s4d.hpp"
 #include "ssm/layer/shift_ssm.hpp"
 
 namespace {
@@ -25,14 +31,25 @@ using Shift = ssm::ShiftSsm<ssm::ShiftSsmConfig{.channels = channels}>;
 using H3 = ssm::H3<ssm::H3Config{.channels = channels}>;
 using Attention =
     ssm::CausalAttention<ssm::CausalAttentionConfig{.channels = channels, .heads = 4}>;
+using S4D = ssm::S4D<ssm::S4DConfig{.channels = channels}>;
+using Gss = ssm::GatedStateSpace<ssm::GatedStateSpaceConfig{
+    .channels = channels, .gate_channels = 4 * channels, .state_channels = channels / 4}>;
+using Mamba = ssm::Mamba<ssm::MambaConfig{.channels = channels}>;
+using DenseMamba = ssm::DenseMamba<ssm::DenseMambaConfig{.mamba = {.channels = channels}}>;
+using Retention = ssm::Retention<ssm::RetentionConfig{
+    .channels = channels, .value_dim = 2 * channels, .heads = 2}>;
+using Gau = ssm::GauRetention<ssm::GauRetentionConfig{.channels = channels,
+                                                      .query_key_dim = channels / 2,
+                                                      .value_dim = 2 * channels,
+                                                      .heads = 2,
+                                                      .k_hidden = channels / 32,
+                                                      .v_hidden = channels / 32}>;
 using Linear = ssm::Linear<ssm::LinearConfig{.inputs = channels, .outputs = channels}>;
 using Mlp = ssm::FeedForward<ssm::FeedForwardConfig{.channels = channels, .hidden = 4 * channels}>;
 
-/// ns of each element of [B, L, D] beside the time of a call.
+/// Elements of [B, L, D] a second, beside the time of a call.
 void count_elements(benchmark::State& state, ssm::Index elements) {
-  state.counters["ns_per_element"] = benchmark::Counter(
-      static_cast<double>(elements) * 1e-9,
-      benchmark::Counter::kIsIterationInvariantRate | benchmark::Counter::kInvert);
+  state.SetItemsProcessed(state.iterations() * elements);
 }
 
 template <class L>
@@ -88,6 +105,12 @@ BENCHMARK(forward<Convolution>)->UseRealTime();
 BENCHMARK(forward<Shift>)->UseRealTime();
 BENCHMARK(forward<H3>)->UseRealTime();
 BENCHMARK(forward<Attention>)->UseRealTime();
+BENCHMARK(forward<S4D>)->UseRealTime();
+BENCHMARK(forward<Gss>)->UseRealTime();
+BENCHMARK(forward<Mamba>)->UseRealTime();
+BENCHMARK(forward<DenseMamba>)->UseRealTime();
+BENCHMARK(forward<Retention>)->UseRealTime();
+BENCHMARK(forward<Gau>)->UseRealTime();
 BENCHMARK(forward<Linear>)->UseRealTime();
 BENCHMARK(forward<Mlp>)->UseRealTime();
 BENCHMARK(forward<ssm::LayerNorm<channels>>)->UseRealTime();
@@ -97,10 +120,21 @@ BENCHMARK(forward_backward<Convolution>)->UseRealTime();
 BENCHMARK(forward_backward<Shift>)->UseRealTime();
 BENCHMARK(forward_backward<H3>)->UseRealTime();
 BENCHMARK(forward_backward<Attention>)->UseRealTime();
+BENCHMARK(forward_backward<S4D>)->UseRealTime();
+BENCHMARK(forward_backward<Gss>)->UseRealTime();
+BENCHMARK(forward_backward<Mamba>)->UseRealTime();
+BENCHMARK(forward_backward<DenseMamba>)->UseRealTime();
+BENCHMARK(forward_backward<Retention>)->UseRealTime();
+BENCHMARK(forward_backward<Gau>)->UseRealTime();
 BENCHMARK(forward_backward<Linear>)->UseRealTime();
 BENCHMARK(forward_backward<Mlp>)->UseRealTime();
 BENCHMARK(step<Scan>)->Arg(10)->Arg(10000)->UseRealTime();
 BENCHMARK(step<Shift>)->Arg(10)->Arg(10000)->UseRealTime();
 BENCHMARK(step<H3>)->Arg(10)->Arg(10000)->UseRealTime();
+BENCHMARK(step<S4D>)->Arg(10)->Arg(10000)->UseRealTime();
+BENCHMARK(step<Mamba>)->Arg(10)->Arg(10000)->UseRealTime();
+BENCHMARK(step<DenseMamba>)->Arg(10)->Arg(10000)->UseRealTime();
+BENCHMARK(step<Retention>)->Arg(10)->Arg(10000)->UseRealTime();
+BENCHMARK(step<Gau>)->Arg(10)->Arg(10000)->UseRealTime();
 
 }  // namespace

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Trains language models of about the same number of parameters on one text, from several seeds, and compares their
+held-out loss.
+
+    tools/compare_models.py --text tinyshakespeare.txt --out runs/comparison
+
+Writes comparison.json, comparison.md and comparison.svg into --out. Runs that are finished are not repeated, and a run
+that was interrupted goes on, so the command may be stopped and given again.
+"""
+import argparse
+import concurrent.futures
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Sizes that give each family about the same number of parameters; everything else is the same for all.
+MODELS = {
+    "h3": ["--layers", "4", "--width", "108"],
+    "mamba": ["--layers", "8", "--width", "104", "--inner", "210"],
+    "dense-mamba": ["--layers", "8", "--width", "104", "--sources", "2", "--select-reduction", "32"],
+    "retnet": ["--layers", "4", "--width", "104", "--inner", "214", "--heads", "2"],
+    "dense-retnet": ["--layers", "8", "--width", "104", "--heads", "2", "--sources", "2", "--select-reduction", "32",
+                     "--initializer-range", "0.02"],
+}
+PAIRS = [("dense-retnet", "retnet"), ("dense-mamba", "mamba")]
+COLOURS = {"h3": "#1f6fb2", "mamba": "#7b4fa3", "dense-mamba": "#c43d7e", "retnet": "#b28a1f", "dense-retnet": "#c9562e"}
+
+
+def entries(folder):
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def result_of(folder, steps):
+    """The loss on the whole held-out part after the last step, or None."""
+    whole = [e for e in entries(folder) if "held_out_loss" in e and e["step"] == steps]
+    return whole[-1] if whole else None
+
+
+def train(arguments, model, seed):
+    folder = arguments.out / f"{model}-{seed}"
+    command = [arguments.ssm, "train", "--text", arguments.text, "--out", folder, "--model", model, *MODELS[model],
+               "--steps", arguments.steps, "--batch", arguments.batch, "--length", arguments.length, "--carry", 1,
+               "--rate", arguments.rate, "--seed", seed, "--threads", arguments.threads, "--quiet", "--resume"]
+    start = time.monotonic()
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{model} from seed {seed}: {done.stderr.strip()}")
+    report = json.loads(subprocess.run([arguments.ssm, "inspect", str(folder), "--json"], check=True,
+                                       capture_output=True, text=True).stdout)
+    last = result_of(folder, arguments.steps)
+    return {"model": model, "seed": seed, "parameters": report["parameters"], "held_out_loss": last["held_out_loss"],
+            "bits_per_byte": last["bits_per_byte"], "seconds": round(time.monotonic() - start, 1),
+            "curve": [(e["step"], round(e["held_out_loss"], 4)) for e in entries(folder) if "held_out_loss" in e]}
+
+
+def summary(runs):
+    rows = []
+    for model in MODELS:
+        of_model = [r for r in runs if r["model"] == model]
+        if of_model:
+            losses = [r["held_out_loss"] for r in of_model]
+            rows.append({"model": model, "parameters": of_model[0]["parameters"], "seeds": len(losses),
+                         "mean": statistics.mean(losses), "least": min(losses), "most": max(losses),
+                         "bits_per_byte": statistics.mean(r["bits_per_byte"] for r in of_model)})
+    return rows
+
+
+def differences(runs):
+    """Dense minus plain, seed by seed: the same seed reads the text in the same order."""
+    rows = []
+    for dense, plain in PAIRS:
+        by = {(r["model"], r["seed"]): r["held_out_loss"] for r in runs}
+        both = [by[dense, s] - by[plain, s] for m, s in by if m == dense and (plain, s) in by]
+        if both:
+            rows.append({"dense": dense, "plain": plain, "mean": statistics.mean(both), "each": both})
+    return rows
+
+
+def markdown(arguments, runs):
+    lines = [f"{arguments.steps} updates of {arguments.batch} × {arguments.length} bytes of {pathlib.Path(arguments.text).name}, "
+             f"rate {arguments.rate}, the same for all; loss in nats per byte on the held-out last tenth.", "",
+             "| model | parameters | seeds | held-out loss | least to most | bits per byte |",
+             "| --- | --- | --- | --- | --- | --- |"]
+    for r in summary(runs):
+        lines.append(f"| {r['model']} | {r['parameters']:,} | {r['seeds']} | {r['mean']:.4f} | {r['least']:.4f} to {r['most']:.4f} | {r['bits_per_byte']:.3f} |")
+    lines += ["", "| pair | difference in loss, mean | seed by seed |", "| --- | --- | --- |"]
+    for d in differences(runs):
+        lines.append(f"| {d['dense']} − {d['plain']} | {d['mean']:+.4f} | {', '.join(f'{x:+.4f}' for x in d['each'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def chart(runs):
+    width, height, left, right, top, bottom = 760, 420, 60, 150, 40, 50
+    points = [p for r in runs for p in r["curve"]]
+    most_step = max(step for step, _ in points)
+    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
+    x = lambda step: left + (width - left - right) * step / most_step
+    y = lambda loss: top + (height - top - bottom) * (high - loss) / max(high - low, 1e-9)
+    svg = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
+           '<rect width="100%" height="100%" fill="white"/>',
+           f'<text x="{left}" y="22" font-size="14">Held-out loss, nats per byte (one line a seed)</text>']
+    for i in range(6):
+        loss = low + (high - low) * i / 5
+        svg.append(f'<line x1="{left}" x2="{width - right}" y1="{y(loss):.1f}" y2="{y(loss):.1f}" stroke="#ddd"/>'
+                   f'<text x="{left - 8}" y="{y(loss) + 4:.1f}" text-anchor="end">{loss:.2f}</text>')
+        step = most_step * i / 5
+        svg.append(f'<text x="{x(step):.1f}" y="{height - bottom + 18}" text-anchor="middle">{step:.0f}</text>')
+    svg.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">updates</text>')
+    for r in runs:
+        line = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in r["curve"])
+        svg.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[r["model"]]}" stroke-width="1.4"/>')
+    for i, row in enumerate(sorted(summary(runs), key=lambda row: -row["mean"])):
+        at = top + 20 + 20 * i
+        svg.append(f'<rect x="{width - right + 12}" y="{at - 10}" width="12" height="12" fill="{COLOURS[row["model"]]}"/>'
+                   f'<text x="{width - right + 30}" y="{at}">{row["model"]} {row["mean"]:.3f}</text>')
+    return "\n".join(svg + ["</svg>"]) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--ssm", default=str(ROOT / "build/release/bin/ssm"))
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    wanted = [(model, seed) for seed in range(1, arguments.seeds + 1) for model in arguments.models.split(",")]
+    runs, start = [], time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        futures = [pool.submit(train, arguments, model, seed) for model, seed in wanted]
+        for future in concurrent.futures.as_completed(futures):
+            runs.append(future.result())
+            left = (time.monotonic() - start) / len(runs) * (len(wanted) - len(runs))
+            print(f"{len(runs)}/{len(wanted)}  {runs[-1]['model']} #{runs[-1]['seed']}: "
+                  f"{runs[-1]['held_out_loss']:.4f} nats per byte  ETA {left / 60:.0f} min", file=sys.stderr)
+            runs.sort(key=lambda run: (list(MODELS).index(run["model"]), run["seed"]))
+            settings = {name: str(value) for name, value in vars(arguments).items() if name not in ("out", "ssm", "text")}
+            (arguments.out / "comparison.json").write_text(
+                json.dumps({"settings": settings, "models": {m: " ".join(MODELS[m]) for m in MODELS}, "summary": summary(runs),
+                            "differences": differences(runs), "runs": runs}, indent=1) + "\n")
+            (arguments.out / "comparison.md").write_text(markdown(arguments, runs))
+            (arguments.out / "comparison.svg").write_text(chart(runs))
+    print((arguments.out / "comparison.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
