@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "ssm/core/context.hpp"
 #include "ssm/io/checkpoint.hpp"
 #include "ssm/io/json_file.hpp"
 #include "ssm/io/model_tensors.hpp"
