@@ -16,7 +16,7 @@ if [[ ! -x $environment/bin/python ]]; then
     "$environment/bin/pip" install --quiet $packages || echo "not installed: $packages" >&2
   done
 fi
-cmake --preset release >/dev/null
+cmake --preset release -DSSM_BUILD_BENCHMARKS=ON >/dev/null
 cmake --build --preset release --target ssm-peers
 flags="$(sed -n 's/^CMAKE_CXX_COMPILER:[^=]*=//p' build/release/CMakeCache.txt) $(sed -n 's/^CMAKE_CXX_FLAGS_RELEASE:[^=]*=//p' build/release/CMakeCache.txt) -march=native"
 exec "$environment/bin/python" bench/peers/compare.py --flags "$flags" "$@"
