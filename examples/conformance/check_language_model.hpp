@@ -8,6 +8,13 @@
 
 namespace ssm::conformance {
 
+/// The folder of a case that is a model.
+/// Throws  CaseError  if the case is a file
+inline const std::filesystem::path& model_folder_of(const Trial& trial) {
+  if (trial.folder().empty()) throw CaseError("a model is a folder, not a file");
+  return trial.folder();
+}
+
 /// Mean of −ln p(next token) over every position but the last, and its gradients.
 /// tokens      [B, L]
 /// logits      [B, L, padded]   overwritten

@@ -8,9 +8,8 @@ namespace ssm::conformance {
 
 template <class B, class T>
 void check_h3_language_model(Trial& trial) {
-  if (trial.folder().empty()) throw CaseError("a model is a folder, not a file");
   Context<B> ctx;
-  const auto model = load_h3<T>(ctx, trial.folder());
+  const auto model = load_h3<T>(ctx, model_folder_of(trial));
   LanguageModelCheck<B, T, H3LanguageModel>(trial, model.layer, model.parameters).run();
 }
 

@@ -15,9 +15,8 @@ inline std::string stored_mamba_name(const Trial& trial, const std::string& name
 
 template <class B, class T>
 void check_mamba_language_model(Trial& trial) {
-  if (trial.folder().empty()) throw CaseError("a model is a folder, not a file");
   Context<B> ctx;
-  const auto model = load_mamba<T>(ctx, trial.folder());
+  const auto model = load_mamba<T>(ctx, model_folder_of(trial));
   LanguageModelCheck<B, T, MambaLanguageModel>(trial, model.layer, model.parameters,
                                                &stored_mamba_name)
       .run();
@@ -25,9 +24,8 @@ void check_mamba_language_model(Trial& trial) {
 
 template <class B, class T>
 void check_dense_mamba_language_model(Trial& trial) {
-  if (trial.folder().empty()) throw CaseError("a model is a folder, not a file");
   Context<B> ctx;
-  const auto model = load_dense_mamba<T>(ctx, trial.folder());
+  const auto model = load_dense_mamba<T>(ctx, model_folder_of(trial));
   LanguageModelCheck<B, T, DenseMambaLanguageModel>(trial, model.layer, model.parameters).run();
 }
 

@@ -9,17 +9,15 @@ namespace ssm::conformance {
 
 template <class B, class T>
 void check_retnet_language_model(Trial& trial) {
-  if (trial.folder().empty()) throw CaseError("a model is a folder, not a file");
   Context<B> ctx;
-  const auto model = load_retnet<T>(ctx, trial.folder());
+  const auto model = load_retnet<T>(ctx, model_folder_of(trial));
   LanguageModelCheck<B, T, RetNetLanguageModel>(trial, model.layer, model.parameters).run();
 }
 
 template <class B, class T>
 void check_dense_retnet_language_model(Trial& trial) {
-  if (trial.folder().empty()) throw CaseError("a model is a folder, not a file");
   Context<B> ctx;
-  const auto model = load_dense_retnet<T>(ctx, trial.folder());
+  const auto model = load_dense_retnet<T>(ctx, model_folder_of(trial));
   LanguageModelCheck<B, T, DenseRetNetLanguageModel>(trial, model.layer, model.parameters).run();
 }
 
