@@ -25,7 +25,7 @@ class Extents {
     return values[static_cast<std::size_t>(axis)];
   }
 
-  constexpr Extents() { dynamic_.fill(0); }
+  constexpr Extents() = default;
 
   /// Every axis, or only the dynamic ones, in order.
   template <std::convertible_to<Index>... N>
@@ -86,7 +86,7 @@ class Extents {
     if (fixed == dyn) dynamic_[slot(axis)] = n;
   }
 
-  std::array<Index, static_cast<std::size_t>(rank_dynamic())> dynamic_;
+  std::array<Index, static_cast<std::size_t>(rank_dynamic())> dynamic_{};
 };
 
 namespace detail {

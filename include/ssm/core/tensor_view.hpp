@@ -32,7 +32,7 @@ class TensorView {
   static constexpr int rank() { return Shape::rank(); }
   using Strides = std::array<Index, static_cast<std::size_t>(Shape::rank())>;
 
-  constexpr TensorView() { strides_.fill(0); }
+  constexpr TensorView() = default;
   constexpr TensorView(T* data, Shape extents)
       : data_(data), extents_(extents), strides_(row_major(extents)) {}
   constexpr TensorView(T* data, Shape extents, Strides strides)
@@ -150,7 +150,7 @@ class TensorView {
 
   T* data_ = nullptr;
   [[no_unique_address]] Shape extents_{};
-  Strides strides_;
+  Strides strides_{};
 };
 
 namespace detail {

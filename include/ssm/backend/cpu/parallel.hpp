@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -32,15 +33,17 @@ inline Index part_count(int threads, Index count, Index grain) {
   return std::clamp<Index>(count / std::max<Index>(grain, 1), 1, std::max(threads, 1));
 }
 
-/// Calls body(Range, worker) once for each of at most `threads` contiguous parts of 0 … count−1, in parallel.
-/// The parts depend on the arguments alone, so the same thread count gives the same bits. A part has at least `grain`
-/// iterations; with one part there is no parallel region. `body` must not throw.
-template <class F>
-void parallel(int threads, Index count, Index grain, F&& body) {
+/// A loop's body as one address: the loop itself is compiled once for all of them.
+struct ParallelBody {
+  void (*call)(void* body, Range range, int worker);
+  void* body;
+};
+
+[[gnu::noinline]] inline void parallel(int threads, Index count, Index grain, ParallelBody body) {
   const Index parts = part_count(threads, count, grain);
   const auto run = [&](Index part, int worker) {
     const Range range{count * part / parts, count * (part + 1) / parts};
-    if (range.begin < range.end) body(range, worker);
+    if (range.begin < range.end) body.call(body.body, range, worker);
   };
 #if defined(_OPENMP)
   if (parts > 1) {
@@ -50,6 +53,19 @@ void parallel(int threads, Index count, Index grain, F&& body) {
   }
 #endif
   for (Index part = 0; part < parts; ++part) run(part, static_cast<int>(part));
+}
+
+/// Calls body(Range, worker) once for each of at most `threads` contiguous parts of 0 … count−1, in parallel.
+/// The parts depend on the arguments alone, so the same thread count gives the same bits. A part has at least `grain`
+/// iterations; with one part there is no parallel region. `body` must not throw.
+template <class F>
+void parallel(int threads, Index count, Index grain, F&& body) {
+  using Body = std::remove_reference_t<F>;
+  const auto call = [](void* address, Range range, int worker) {
+    (*static_cast<Body*>(address))(range, worker);
+  };
+  void* const address = const_cast<void*>(static_cast<const void*>(&body));
+  parallel(threads, count, grain, ParallelBody{call, address});
 }
 
 /// Parallel over registers of a matrix: body(row, column, count) for every piece of at most `lanes` columns.
