@@ -10,6 +10,7 @@
 #include "ssm/backend/cpu/diagonal_kernel.hpp"
 #include "ssm/backend/cpu/diagonal_parameters.hpp"
 #include "ssm/backend/cpu/diagonal_scan.hpp"
+#include "ssm/backend/cpu/driven_scan.hpp"
 #include "ssm/backend/cpu/dropout.hpp"
 #include "ssm/backend/cpu/embedding.hpp"
 #include "ssm/backend/cpu/matmul.hpp"
@@ -38,6 +39,7 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::DiagonalKernel<Arch>,
                   cpu::DiagonalParameters<Arch>,
                   cpu::DiagonalScan<Arch>,
+                  cpu::DrivenScan<Arch>,
                   cpu::Dropout<Arch>,
                   cpu::Embedding<Arch>,
                   composed::H3Mixer,

@@ -10,6 +10,7 @@
 #include "ssm/backend/reference/diagonal_kernel.hpp"
 #include "ssm/backend/reference/diagonal_parameters.hpp"
 #include "ssm/backend/reference/diagonal_scan.hpp"
+#include "ssm/backend/reference/driven_scan.hpp"
 #include "ssm/backend/reference/dropout.hpp"
 #include "ssm/backend/reference/embedding.hpp"
 #include "ssm/backend/reference/matmul.hpp"
@@ -34,6 +35,7 @@ struct Reference : reference::Activation,
                    reference::DiagonalKernel,
                    reference::DiagonalParameters,
                    reference::DiagonalScan,
+                   reference::DrivenScan,
                    reference::Dropout,
                    reference::Embedding,
                    composed::H3Mixer,
