@@ -13,6 +13,7 @@ struct H3Family {
   using LanguageModel = H3LanguageModel;
   using Config = H3LanguageModelConfig;
   static constexpr ModelFamily kind = ModelFamily::h3;
+  static constexpr bool runs_on_cuda = true;
 
   static Config read_config(const JsonObject& json) { return read_h3_config(json); }
   static Config config_of(const TrainingRecipe& recipe, Index vocabulary) {

@@ -15,6 +15,7 @@ struct MambaFamily {
   using LanguageModel = MambaLanguageModel;
   using Config = MambaLanguageModelConfig;
   static constexpr ModelFamily kind = ModelFamily::mamba;
+  static constexpr bool runs_on_cuda = false;
 
   static Config read_config(const JsonObject& json) { return read_mamba_config(json); }
   static Config config_of(const TrainingRecipe& recipe, Index vocabulary) {
@@ -43,11 +44,13 @@ struct MambaFamily {
 struct DenseMambaFamily : MambaFamily {
   using LanguageModel = DenseMambaLanguageModel;
   static constexpr ModelFamily kind = ModelFamily::dense_mamba;
+  static constexpr bool runs_on_cuda = false;
 
   static Config config_of(const TrainingRecipe& recipe, Index vocabulary) {
     Config config = MambaFamily::config_of(recipe, vocabulary);
     config.dense_block_layers = recipe.sources;
     config.h_select_reduction = std::min(recipe.select_reduction, recipe.width);
+    config.fusion = dense_fusion(recipe, config.fusion);
     return config;
   }
   static LanguageModel make(const Config& config) { return make_dense_language_model(config); }

@@ -104,6 +104,7 @@ void require_fit(ModelFamily family, const JsonObject& json, ModelTensors tensor
     require_tensors(tensors, [&](auto&& visit) { for_each_retnet_tensor(config, visit); });
   } else if (family == ModelFamily::dense_retnet) {
     auto config = read_dense_retnet_config(json);
+    use_dense_retnet_names(tensors);
     use_gate_widths(tensors, config);
     require_tensors(tensors, [&](auto&& visit) { for_each_dense_retnet_tensor(config, visit); });
   }

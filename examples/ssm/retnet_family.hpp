@@ -17,6 +17,7 @@ struct RetNetFamily {
   using LanguageModel = RetNetLanguageModel;
   using Config = RetNetLanguageModelConfig;
   static constexpr ModelFamily kind = ModelFamily::retnet;
+  static constexpr bool runs_on_cuda = false;
 
   static Config read_config(const JsonObject& json) { return read_retnet_config(json); }
   static Config config_of(const TrainingRecipe& recipe, Index vocabulary) {
@@ -26,7 +27,8 @@ struct RetNetFamily {
             .vocab_size = vocabulary,
             .num_heads = recipe.heads,
             .d_value = inner,
-            .d_inner = inner};
+            .d_inner = inner,
+            .dropout = recipe.dropout};
   }
   static LanguageModel make(const Config& config) { return make_language_model(config); }
   static ModelSizes sizes(const Config& config) {
@@ -47,6 +49,7 @@ struct DenseRetNetFamily {
   using LanguageModel = DenseRetNetLanguageModel;
   using Config = DenseRetNetLanguageModelConfig;
   static constexpr ModelFamily kind = ModelFamily::dense_retnet;
+  static constexpr bool runs_on_cuda = false;
 
   static Config read_config(const JsonObject& json) { return read_dense_retnet_config(json); }
   static Config config_of(const TrainingRecipe& recipe, Index vocabulary) {
@@ -60,7 +63,9 @@ struct DenseRetNetFamily {
             .dense_block_layers = recipe.sources,
             .k_select_reduction = std::min(recipe.select_reduction, recipe.width),
             .v_select_reduction = std::min(recipe.select_reduction, recipe.width),
-            .initializer_range = initializer_range(recipe)};
+            .fusion = dense_fusion(recipe, Config().fusion),
+            .initializer_range = initializer_range(recipe),
+            .dropout = recipe.dropout};
   }
   /// The published 0.02 at its width of 1536, and as much at others: 0.02·√1536 ≈ 0.8.
   static double initializer_range(const TrainingRecipe& recipe) {

@@ -38,8 +38,9 @@ void add_recipe_option(CLI::App& command, TrainRequest& request, const char* fla
     option->delimiter(',')->check(between(Index{0}, most))->default_str("none");
   if constexpr (std::is_same_v<Value, std::string>)
     option->check(name == "--backend" ? one_of({"cpu", "reference"})
-                  : name == "--model"
-                      ? one_of(family_names())
+                  : name == "--model" ? one_of(family_names())
+                  : name == "--fusion"
+                      ? one_of({"usual", "readout", "carried"})
                       : one_of({"constant", "linear", "polynomial", "cosine", "cosine_timm"}));
   if constexpr (std::is_same_v<Value, Index>)
     option->check(between(Index{allows_zero(name) ? 0 : 1}, Index{1} << 30));

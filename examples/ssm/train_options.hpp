@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ssm/core/error.hpp"  // Index
+#include "ssm/layer/dense_fusion.hpp"
 
 namespace ssm::cli {
 
@@ -24,6 +25,7 @@ struct TrainingRecipe {
   Index heads = 4;
   Index sources = 2;
   Index select_reduction = 32;
+  std::string fusion = "usual";
   double initializer_range = 0;
   Index batch = 16;
   Index length = 128;
@@ -71,6 +73,10 @@ void for_each_option(Recipe& r, Visit&& visit) {
   visit("--sources", r.sources, "earlier layers that a layer of a dense model reads, at most 8");
   visit("--select-reduction", r.select_reduction,
         "the gates of dense models go through width / this many channels");
+  visit("--fusion", r.fusion,
+        "where dense models join earlier layers' states with their own: readout, carried, or usual "
+        "in the family, "
+        "which is readout for dense-mamba and carried for dense-retnet");
   visit("--initializer-range", r.initializer_range,
         "standard deviation of dense-retnet's first weights (0: 0.8 / square root of the width)");
   visit("--batch", r.batch, "places of the text that are read at once");
@@ -84,8 +90,14 @@ void for_each_option(Recipe& r, Visit&& visit) {
   visit("--weight-decay", r.weight_decay, "of everything but the SSMs' dynamics");
   visit("--beta2", r.beta2, "AdamW's memory of squared gradients");
   visit("--clip", r.clip, "largest norm of a gradient (0: any)");
-  visit("--dropout", r.dropout, "of embeddings");
+  visit("--dropout", r.dropout,
+        "of embeddings, and of what the blocks of retnet and dense-retnet add");
   visit("--held-out", r.held_out, "part at the end of the text that is not trained on");
+}
+
+inline DenseFusion dense_fusion(const TrainingRecipe& recipe, DenseFusion usual) {
+  if (recipe.fusion == "usual") return usual;
+  return recipe.fusion == "readout" ? DenseFusion::readout : DenseFusion::carried;
 }
 
 }  // namespace ssm::cli

@@ -55,6 +55,7 @@ TEST_CASE("every size is read from the published fields") {
   CHECK(config.norm_epsilon == 1e-5);
   CHECK(config.has_tied_head);
   CHECK(config.dropout == 0.2);
+  CHECK(config.fusion == DenseFusion::carried);
 }
 
 TEST_CASE("what the first published config leaves out is as its code has it") {
@@ -78,6 +79,16 @@ TEST_CASE("a config that is written is read as it was") {
   CHECK(dense_retnet_config_json(read(json)) == json);
   for (const auto& [field, value] : published.items())
     CHECK_MESSAGE(json.at(field) == value, field);
+}
+
+TEST_CASE("how a model fuses is read, and carried where nothing is said") {
+  Json json = published;
+  for (const char* word : {"carried", "readout"}) {
+    json["dense_fusion"] = word;
+    CHECK(read(json).fusion ==
+          (word == std::string("readout") ? DenseFusion::readout : DenseFusion::carried));
+    CHECK(dense_retnet_config_json(read(json)).at("dense_fusion") == word);
+  }
 }
 
 TEST_CASE("widths that the factor does not divide evenly survive the way to a file and back") {
@@ -114,6 +125,8 @@ TEST_CASE("every field is checked, and named") {
       {"vocab_size", 0},
       {"tie_word_embeddings", 0},
       {"dropout", 1.5},
+      {"dense_fusion", "both"},
+      {"dense_fusion", 1},
   };
   for (const auto& [field, value] : bad) {
     const std::string message = complaint(field, value);

@@ -101,6 +101,54 @@ TEST_CASE("every RetNet checkpoint at hand has just the tensors of its config") 
   }
 }
 
+/// What is wrong with a DenseRetNet checkpoint whose tensors are called otherwise.
+template <class Rename>
+std::string dense_retnet_complaint(Rename&& rename) {
+  ModelTensors tensors(model("model_dense_retnet_m2"));
+  tensors.rename(rename);
+  try {
+    use_dense_retnet_names(tensors);
+    auto config = read_dense_retnet_config(model("model_dense_retnet_m2") / "config.json");
+    use_gate_widths(tensors, config);
+    check_dense_retnet(tensors, config);
+  } catch (const CheckpointError& error) {
+    return std::string(error.what()).substr(tensors.path_name().size());
+  }
+  return "";
+}
+
+TEST_CASE("a DenseRetNet decoder is found whatever modules hold it") {
+  const auto under = [](const std::string& decoder, const std::string& head) {
+    return dense_retnet_complaint([&](std::string_view name) {
+      if (name == "lm_head.weight") return head + "lm_head.weight";
+      return decoder + std::string(name.substr(std::string_view("model.").size()));
+    });
+  };
+  CHECK(under("model.", "") == "");
+  CHECK(under("", "") == "");
+  CHECK(under("decoder.", "") == "");
+  CHECK(under("transformer.model.", "transformer.") == "");
+  CHECK(under("module.model.", "module.") == "");
+  CHECK(under("model.", "model.") == "");
+  CHECK(under("model.", "other.") == ": tensor 'lm_head.weight': is missing");
+}
+
+TEST_CASE(
+    "a DenseRetNet checkpoint without a decoder, with two, or with parts elsewhere is refused by "
+    "name") {
+  CHECK(dense_retnet_complaint([](std::string_view name) {
+          return std::string(name == "model.embed_tokens.weight" ? "model.wte.weight" : name);
+        }) == ": tensor 'model.embed_tokens.weight': is missing");
+  CHECK(dense_retnet_complaint([](std::string_view name) {
+          return std::string(name == "model.norm.weight" ? "encoder.embed_tokens.weight" : name);
+        }) ==
+        ": tensor 'model.embed_tokens.weight': is a second embedding, beside "
+        "'encoder.embed_tokens.weight'");
+  CHECK(dense_retnet_complaint([](std::string_view name) {
+          return std::string(name == "model.norm.weight" ? "norm.weight" : name);
+        }) == ": tensor 'model.norm.weight': is missing");
+}
+
 TEST_CASE("the sizes of published models give their parameter counts") {
   const auto mamba = [](Index d_model, Index n_layer) {
     return parameters_of(MambaLanguageModelConfig{.d_model = d_model,

@@ -112,6 +112,10 @@ TEST_CASE("dense connections are read where the type says so") {
   CHECK(read(json).dense_block_layers == 0);
   json["model_type"] = "dense_mamba";
   json["h_select_reduction"] = 4;
+  CHECK(read(json).fusion == DenseFusion::readout);
+  CHECK(complaint(json, "dense_fusion", "both").find("dense_fusion") != std::string::npos);
+  json["dense_fusion"] = "carried";
+  CHECK(read(json).fusion == DenseFusion::carried);
   CHECK(read(json).dense_block_layers == 2);
   CHECK(read(json).h_select_reduction == 4);
   CHECK(complaint(json, "h_select_reduction", 41).find("h_select_reduction") != std::string::npos);
@@ -124,10 +128,12 @@ TEST_CASE("a config that is written is read as it was") {
   for (const Index dense : {0, 2}) {
     MambaLanguageModelConfig config = read(hugging_face);
     config.dense_block_layers = dense;
+    config.fusion = DenseFusion::carried;
     config.dt_min = 0.002;
     const Json json = mamba_config_json(config);
     CHECK(mamba_config_json(read(json)) == json);
     CHECK(read(json).dense_block_layers == dense);
+    CHECK((read(json).fusion == DenseFusion::carried) == (dense > 0));
     CHECK(read(json).dt_min == 0.002);
     CHECK(json["expand"] == 2.5);
   }

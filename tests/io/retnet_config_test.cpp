@@ -24,6 +24,7 @@ const Json published{{"decoder_embed_dim", 16},
                      {"share_decoder_input_output_embed", true},
                      {"layernorm_eps", 1e-5},
                      {"dropout", 0.25},
+                     {"activation_dropout", 0.125},
                      {"recurrent_chunk_size", 64},
                      {"vocab_size", 29}};
 
@@ -54,6 +55,7 @@ TEST_CASE("every size is read from the published fields") {
   CHECK(config.has_tied_head);
   CHECK(config.norm_epsilon == 1e-5);
   CHECK(config.dropout == 0.25);
+  CHECK(config.activation_dropout == 0.125);
   CHECK(config.chunk == 64);
 }
 
@@ -69,6 +71,7 @@ TEST_CASE("what a config leaves out is as the published code has it") {
   CHECK(!config.has_tied_head);
   CHECK(config.norm_epsilon == 1e-6);
   CHECK(config.dropout == 0);
+  CHECK(config.activation_dropout == 0);
   CHECK(config.chunk == 512);
 }
 
@@ -97,6 +100,7 @@ TEST_CASE("every field is checked, and named") {
       {"share_decoder_input_output_embed", "no"},
       {"layernorm_eps", 2},
       {"dropout", 1},
+      {"activation_dropout", -0.1},
       {"recurrent_chunk_size", 0},
       {"decoder_normalize_before", false},
       {"deepnorm", true},

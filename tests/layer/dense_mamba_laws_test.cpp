@@ -17,6 +17,21 @@ TEST_CASE("DenseMamba without sources obeys every law with sizes in the type") {
           .select_hidden = 2}>());
 }
 
+TEST_CASE("DenseMamba that carries fusion on obeys every law without sources") {
+  ssm::laws::check_every_law(
+      DenseMamba<DenseMambaConfig{
+          .mamba = {.channels = 3, .state = 4, .dt_rank = 2, .dt_min = 0.05, .dt_max = 0.5},
+          .select_hidden = 2,
+          .fusion = ssm::DenseFusion::carried}>());
+}
+
+TEST_CASE("how DenseMamba fuses can be said at run time") {
+  using Dynamic = DenseMamba<DenseMambaConfig{}>;
+  CHECK(Dynamic({.mamba = {.channels = 8}}).fusion() == ssm::DenseFusion::readout);
+  CHECK(Dynamic({.mamba = {.channels = 8}, .fusion = ssm::DenseFusion::carried}).fusion() ==
+        ssm::DenseFusion::carried);
+}
+
 TEST_CASE("the gate's width follows from the channels and can be given") {
   using Dynamic = DenseMamba<DenseMambaConfig{}>;
   const auto hidden_of = [](const Dynamic& layer) {

@@ -71,6 +71,20 @@ TEST_CASE("FeedForward computes fc2 of the activation of fc1, gated by a second 
   });
 }
 
+TEST_CASE("what the activation is can be said at run time") {
+  using Gated = ssm::FeedForward<FeedForwardConfig{.gated = true}>;
+  const auto value = [](ActivationKind kind) {
+    const Gated layer({.channels = 1, .hidden = 1, .activation = kind});
+    return one_number<double, ssm::Reference>(layer, 0.4, 2.0, 5.0, 3.0);
+  };
+  const double z = 0.8;
+  constexpr double allowed = ssm::tolerance<double>.value;
+  CHECK(std::abs(value(ActivationKind::relu) - 6 * z) <= allowed);
+  CHECK(std::abs(value(ActivationKind::silu) - 6 * z / (1 + std::exp(-z))) <= allowed);
+  CHECK(std::abs(value(ActivationKind::gelu_erf) - 3 * z * (1 + std::erf(z / std::sqrt(2.0)))) <=
+        allowed);
+}
+
 TEST_CASE("FeedForward names its parameters as checkpoints do") {
   const auto names = []<class L>(const L& layer) {
     ssm::Context<ssm::Reference> ctx;

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
@@ -137,6 +138,55 @@ TEST_CASE("what later layers read is not joined with the sources, and may go unr
     layer().backward(ctx, p, tape, x, expected, gradients, {}, sources, dense.views(), dsources,
                      zero.views());
     CHECK(difference(dx, expected) == 0);
+  });
+}
+
+TEST_CASE(
+    "for reading only, gated queries read the states that the sources' own keys and values leave") {
+  ssm::laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(std::string(name));
+    constexpr Index length = 7;
+    const Layer reading({.channels = 5,
+                         .query_key_dim = 4,
+                         .value_dim = 6,
+                         .heads = 2,
+                         .k_hidden = 2,
+                         .v_hidden = 3,
+                         .eps = 0.5,
+                         .fusion = ssm::DenseFusion::readout});
+    CHECK(reading.fusion() == ssm::DenseFusion::readout);
+    ssm::Context<B> ctx;
+    const auto p = reading.template initialize<double>(ctx, ssm::Seed{1});
+    const auto x = random_tensor("x", 2, length, 5);
+    auto y = nan_tensor(2, length, 5);
+    Pair first("first", length), second("second", length), own("own", length);
+    const std::vector<Hidden> sources{first.views(), second.views()};
+    auto tape = reading.template make_tape<double>(ctx);
+    reading.evaluate(ctx, p, x, y, &tape, {}, sources, own.views());
+    // One pair a head turns by one radian a position.
+    const auto score = [](double q0, double q1, const auto& k, Index b, Index m, Index h,
+                          double angle) {
+      const double k0 = k(b, m, 2 * h), k1 = k(b, m, 2 * h + 1);
+      return q0 * (k0 * std::cos(angle) - k1 * std::sin(angle)) +
+             q1 * (k1 * std::cos(angle) + k0 * std::sin(angle));
+    };
+    const auto& t = tape.readings;
+    auto expected = zero_tensor(2, length, 6);
+    ssm::test::for_each_index(expected, [&](Index b, Index n, Index c) {
+      const Index h = c / 3;
+      const double q0 = t.q(b, n, 2 * h), q1 = t.q(b, n, 2 * h + 1);
+      const double gated0 = q0 * t.k_gate(b, n, 2 * h), gated1 = q1 * t.k_gate(b, n, 2 * h + 1);
+      for (Index m = 0; m <= n; ++m) {
+        const double angle = static_cast<double>(m - n);
+        const double kept = std::pow(1 - std::exp2(-5.0 - static_cast<double>(h)), -angle);
+        double from_sources = 0;
+        for (const Pair* source : {&first, &second})
+          from_sources += score(gated0, gated1, source->k, b, m, h, angle) * source->v(b, m, c);
+        expected(b, n, c) += kept * (score(q0, q1, own.k, b, m, h, angle) * own.v(b, m, c) +
+                                     t.v_gate(b, n, c) * from_sources);
+      }
+    });
+    CHECK(difference(tape.heads.o, expected) < ssm::tolerance<double>.value);
   });
 }
 

@@ -21,19 +21,21 @@ using Scan = DenseMamba<DenseMambaConfig{
     .select_hidden = 2}>;
 using DenseScans = DenseStack<RmsNorm<4>, Scan>;
 
-DenseUnits units(Index sources, std::size_t layers) {
+DenseUnits units(Index sources, std::size_t layers, DenseFusion fusion = DenseFusion::carried) {
   const Unit unit({.channels = 4,
                    .query_key_dim = 4,
                    .value_dim = 6,
                    .heads = 2,
                    .k_hidden = 2,
                    .v_hidden = 3,
-                   .eps = 0.5});
+                   .eps = 0.5,
+                   .fusion = fusion});
   return DenseUnits({.sources = sources}, RmsNorm<>({.channels = 4, .eps = 0.5}),
                     std::vector<Unit>(layers, unit));
 }
-DenseScans scans(Index sources, std::size_t layers) {
-  return DenseScans({.sources = sources}, RmsNorm<4>(), std::vector<Scan>(layers));
+DenseScans scans(Index sources, std::size_t layers, DenseFusion fusion = DenseFusion::readout) {
+  return DenseScans({.sources = sources}, RmsNorm<4>(),
+                    std::vector<Scan>(layers, Scan({.fusion = fusion})));
 }
 
 TEST_CASE("a dense stack of gated retention obeys every law") {
@@ -41,6 +43,14 @@ TEST_CASE("a dense stack of gated retention obeys every law") {
 }
 
 TEST_CASE("a dense stack of Mamba blocks obeys every law") { laws::check_every_law(scans(2, 4)); }
+
+TEST_CASE("a dense stack of gated retention that is fused for reading only obeys every law") {
+  laws::check_every_law(units(2, 4, DenseFusion::readout));
+}
+
+TEST_CASE("a dense stack of Mamba blocks that carry fusion on obeys every law") {
+  laws::check_every_law(scans(2, 4, DenseFusion::carried));
+}
 
 TEST_CASE("a dense stack without sources, or of one layer, obeys every law") {
   laws::check_every_law(scans(0, 2));

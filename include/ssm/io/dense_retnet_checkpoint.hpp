@@ -11,7 +11,7 @@ namespace ssm {
 template <class T = float, class Space = HostSpace>
 using DenseRetNetModel = Model<DenseRetNetLanguageModel::Parameters<T, Space>>;
 
-/// Loads a DenseRetNet language model by the names of the published code.
+/// Loads a DenseRetNet language model by the names of the published code, whatever modules hold the decoder.
 ///   auto model = ssm::load_dense_retnet(ctx, "dense-retnet-350m/");
 /// Throws  CheckpointError  as load_mamba does
 template <class T = float, class B>
@@ -19,7 +19,8 @@ DenseRetNetModel<T, typename B::Space> load_dense_retnet(Context<B>& ctx,
                                                          const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "config.json";
   DenseRetNetLanguageModelConfig config = read_dense_retnet_config(file);
-  const ModelTensors tensors(folder);
+  ModelTensors tensors(folder);
+  use_dense_retnet_names(tensors);
   use_gate_widths(tensors, config);
   require_tensors(tensors, [&](auto&& visit) { for_each_dense_retnet_tensor(config, visit); });
   auto model = detail::load_language_model<T>(ctx, tensors, file,

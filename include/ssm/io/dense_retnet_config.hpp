@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 
+#include "ssm/io/dense_fusion_field.hpp"
 #include "ssm/io/json_file.hpp"
 #include "ssm/io/retnet_config.hpp"  // require_heads
 #include "ssm/model/dense_retnet_language_model_config.hpp"
@@ -32,7 +33,8 @@ inline double value_factor(Index d_value, Index d_model) {
 }  // namespace detail
 
 /// The sizes of a DenseRetNet model from the published config, whose model_type is "llama" or "DenseGauRetNet". Where it
-/// leaves the gates' reductions out they are 32, as in the published code of that config.
+/// leaves the gates' reductions out they are 32, as in the published code of that config, and without dense_fusion, which is
+/// our own, fusion is carried.
 /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks for another function
 /// Source  WailordHe/DenseSSM, DenseGauRetNetConfig
 inline DenseRetNetLanguageModelConfig read_dense_retnet_config(const JsonObject& json) {
@@ -49,6 +51,7 @@ inline DenseRetNetLanguageModelConfig read_dense_retnet_config(const JsonObject&
   config.dense_block_layers = json.integer("dense_block_layers", 0);
   config.k_select_reduction = json.integer_or("intermediate_k_select_scale", 32, 1, config.d_model);
   config.v_select_reduction = json.integer_or("intermediate_v_select_scale", 32, 1, config.d_model);
+  config.fusion = detail::read_dense_fusion(json, config.fusion);
   config.has_tied_head = json.boolean("tie_word_embeddings", false);
   config.norm_epsilon = json.number("rms_norm_eps", config.norm_epsilon, 0, 1);
   config.initializer_range = json.number("initializer_range", config.initializer_range, 0, 100);
@@ -77,6 +80,7 @@ inline nlohmann::ordered_json dense_retnet_config_json(
       {"dense_block_layers", config.dense_block_layers},
       {"intermediate_k_select_scale", config.k_select_reduction},
       {"intermediate_v_select_scale", config.v_select_reduction},
+      {detail::dense_fusion_field, detail::name_of(config.fusion)},
       {"rms_norm_eps", config.norm_epsilon},
       {"initializer_range", config.initializer_range},
       {"vocab_size", config.vocab_size},

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "ssm/io/dense_retnet_config.hpp"
 #include "ssm/io/expected_tensors.hpp"
+#include "ssm/io/model_tensors.hpp"
 
 namespace ssm {
 namespace detail {
@@ -30,6 +33,36 @@ void for_each_dense_retnet_layer_tensor(const DenseRetNetLanguageModelConfig& co
 }
 
 }  // namespace detail
+
+/// Lets a decoder that other modules hold, or none, be read by the published names. Whatever comes before its
+/// embed_tokens.weight becomes "model."; of lm_head.weight, which one of those modules may have, it is taken off.
+/// Throws  CheckpointError  for two embeddings, or if two tensors get one name
+inline void use_dense_retnet_names(ModelTensors& tensors) {
+  constexpr std::string_view embedding = "embed_tokens.weight", head = "lm_head.weight";
+  const auto prefix_of = [](std::string_view name,
+                            std::string_view end) -> std::optional<std::string_view> {
+    if (!name.ends_with(end)) return std::nullopt;
+    const std::string_view prefix = name.substr(0, name.size() - end.size());
+    if (!prefix.empty() && prefix.back() != '.') return std::nullopt;
+    return prefix;
+  };
+  std::optional<std::string> decoder;
+  for (const std::string& name : tensors.names())
+    if (const auto prefix = prefix_of(name, embedding)) {
+      if (decoder)
+        throw CheckpointError(tensors.path_name(), detail::printable(name),
+                              "is a second embedding, beside '" +
+                                  detail::printable(*decoder + std::string(embedding)) + "'");
+      decoder = *prefix;
+    }
+  if (!decoder) return;
+  tensors.rename([&](std::string_view name) {
+    const auto outer = prefix_of(name, head);
+    if (outer && decoder->starts_with(*outer)) return std::string(head);
+    if (name.starts_with(*decoder)) return "model." + std::string(name.substr(decoder->size()));
+    return std::string(name);
+  });
+}
 
 /// The widths of the gates are those of the tensors: published configs do not all say them.
 inline void use_gate_widths(const TensorSource auto& tensors,

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 
+#include "ssm/io/dense_fusion_field.hpp"
 #include "ssm/io/json_file.hpp"
 #include "ssm/model/mamba_language_model_config.hpp"
 
@@ -46,6 +47,7 @@ inline void read_dense_mamba(const JsonObject& json, MambaLanguageModelConfig& c
   config.dense_block_layers = json.integer("dense_block_layers", 1);
   config.h_select_reduction =
       json.integer_or("h_select_reduction", config.h_select_reduction, 1, config.d_model);
+  config.fusion = read_dense_fusion(json, config.fusion);
 }
 
 inline MambaLanguageModelConfig read_hugging_face_mamba(const JsonObject& json) {
@@ -98,8 +100,8 @@ inline MambaLanguageModelConfig read_original_mamba(const JsonObject& json) {
 
 }  // namespace detail
 
-/// The sizes of a Mamba model from Hugging Face's fields (model_type "mamba", or "dense_mamba" with dense_block_layers and
-/// h_select_reduction) or from those of the published constructor (d_model, n_layer, ssm_cfg). Fields that only change how
+/// The sizes of a Mamba model from Hugging Face's fields (model_type "mamba", or "dense_mamba" with dense_block_layers,
+/// h_select_reduction and dense_fusion) or from those of the published constructor (d_model, n_layer, ssm_cfg). Fields that only change how
 /// the published code computes or initialises (residual_in_fp32, fused_add_norm, …) are ignored.
 /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks for another function
 /// Source  huggingface/transformers, MambaConfig; state-spaces/mamba, MambaConfig and Mamba
@@ -144,6 +146,7 @@ inline nlohmann::ordered_json mamba_config_json(const MambaLanguageModelConfig& 
   if (is_dense) {
     json["dense_block_layers"] = config.dense_block_layers;
     json["h_select_reduction"] = config.h_select_reduction;
+    json[detail::dense_fusion_field] = detail::name_of(config.fusion);
   }
   return json;
 }

@@ -54,6 +54,7 @@ inline RetNetLanguageModelConfig read_retnet_config(const JsonObject& json) {
   config.has_tied_head = json.boolean("share_decoder_input_output_embed", false);
   config.norm_epsilon = json.number("layernorm_eps", config.norm_epsilon, 0, 1);
   config.dropout = json.number("dropout", 0, 0, 0.999);
+  config.activation_dropout = json.number("activation_dropout", 0, 0, 0.999);
   config.chunk = json.integer_or("recurrent_chunk_size", config.chunk, 1);
   if (!json.boolean("decoder_normalize_before", true))
     json.refuse("decoder_normalize_before", "must be true");
@@ -83,6 +84,7 @@ inline nlohmann::ordered_json retnet_config_json(const RetNetLanguageModelConfig
           {"decoder_normalize_before", true},
           {"activation_fn", activation},
           {"dropout", config.dropout},
+          {"activation_dropout", config.activation_dropout},
           {"no_scale_embedding", !config.scales_embedding},
           {"share_decoder_input_output_embed", config.has_tied_head},
           {"layernorm_eps", config.norm_epsilon},

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <span>
 
+#include "ssm/layer/dense_fusion.hpp"
+#include "ssm/layer/dense_mamba_scans.hpp"
 #include "ssm/layer/mamba.hpp"
 #include "ssm/layer/selective_transition.hpp"
 
@@ -13,18 +15,21 @@ struct DenseMambaConfig {
   MambaConfig mamba{};
   Index select_hidden = 0;  // hidden width of the gate; 0: channels / select_reduction, at least 1
   Index select_reduction = 32;  // used where `select_hidden` is 0
+  DenseFusion fusion = DenseFusion::readout;
 };
 
 /// A Mamba block that also reads the hidden states of earlier blocks at the same positions (DenseSSM).
 ///   a_t = silu(h_select.fc2(silu(h_select.fc1(x_t))))
-///   y_t = out_proj( (C_t·h_t + D·u_t + Σ_i a_t ⊙ C_t·h^i_t) ⊙ silu(z_t) )
-/// h^i is the state of source i's own scan. The gate does not depend on n, so no state is stored: C_t·h^i_t is a scan with
-/// the source's u, Δ, A, B and this block's C. What earlier blocks carry on is their own: fusion is for reading only.
+///   readout   y_t = out_proj( (C_t·h_t + D·u_t + Σ_i a_t ⊙ C_t·h^i_t) ⊙ silu(z_t) )
+///   carried   y_t = out_proj( (C_t·(h_t + e_t) + D·u_t) ⊙ silu(z_t) )      e_t = exp(Δ_t·A)·e_{t−1} + Σ_i a_t ⊙ h^i_t
+/// h is this block's own scan, h^i that of source i. The gate does not depend on n, so no state is stored: C_t·h^i_t is a scan
+/// with the source's u, Δ, A, B and this block's C, and e a scan that those drive. The recurrence is linear, so carrying
+/// h + e as one state, which fusion enters, is the same as carrying both; later layers read h alone.
 /// x, y     [B, L, channels]
-/// states   as Mamba's: sources bring no state of their own
-/// Cost    Mamba's and O(m·B·L·inner·N) for m sources
-/// Throws  ShapeError
-/// Source  He et al. 2024 (DenseSSM) §3.2–3.3, read-out form
+/// states   as Mamba's, and carried: fused [B, inner, N], which is e. Sources bring no state of their own
+/// Cost    Mamba's and O(m·B·L·inner·N) for m sources, carried (m + 1)
+/// Throws  ShapeError; ArgumentError  for more than 8 sources where fusion is carried
+/// Source  He et al. 2024 (DenseSSM) §3.2–3.3
 template <DenseMambaConfig Config>
 class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   static constexpr Index width = Config.mamba.channels;
@@ -35,6 +40,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
                 : width == dyn            ? dyn
                                           : std::max<Index>(1, width / Config.select_reduction)}>;
 
+  using Scans = DenseMambaScans<Select>;
+
  public:
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<DenseMamba, T, Space> {
@@ -42,7 +49,9 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     typename Select::template Parameters<T, Space> select;
   };
   template <class T, class Space = HostSpace>
-  using State = typename Inner::template State<T, Space>;
+  struct State : Inner::template State<T, Space> {
+    DynamicTensor<T, 3, Space> fused;  // empty unless carried
+  };
   template <class T, class Space = HostSpace>
   struct Tape {
     typename Inner::template Tape<T, Space> mamba;
@@ -50,17 +59,13 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     DynamicTensor<T, 3, Space> gate;   // a
     DynamicTensor<T, 3, Space> reads;  // Σ_i C·h^i
     DynamicTensor<T, 3, Space> total;  // what silu(z) multiplies
+    DynamicTensor<T, 3, Space> step;   // Δ, where the caller gives no place
+    DynamicTensor<T, 3, Space> fused;  // the initial state's
   };
 
-  /// What later layers read of this one, or the gradients of that.
+  /// What later layers read of this one, or the gradients of that; the initial state is a copy.
   template <class T, class Space = HostSpace>
-  struct Hidden {
-    View<T, 3, Space> u{};              // [B, L, inner]
-    View<T, 3, Space> delta{};          // [B, L, inner]   Δ, after bias and softplus
-    View<T, 3, Space> B{};              // [B, L, N]
-    View<T, 2, Space> A{};              // [inner, N]
-    View<T, 3, Space> initial_state{};  // [S, inner, N]   a copy; null from zero
-  };
+  using Hidden = ScanStates<T, Space>;
   /// The same for a tape.
   template <class T, class Space = HostSpace>
   struct KeptHidden {
@@ -73,7 +78,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   DenseMamba() requires(std::is_default_constructible_v<Inner>) : DenseMamba(Config) {}
   /// Sizes that are `dyn` in the type, or follow from such, come from here.
   explicit DenseMamba(DenseMambaConfig at_run_time)
-      : mamba_(at_run_time.mamba),
+      : fusion_(resolve_option(Config.fusion, at_run_time.fusion, DenseMambaConfig{}.fusion)),
+        mamba_(at_run_time.mamba),
         select_({.channels = mamba_.channels(),
                  .hidden = select_hidden_at(at_run_time, mamba_.channels()),
                  .width = mamba_.inner()}) {}
@@ -81,9 +87,10 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   Index channels() const { return mamba_.channels(); }
   Index inner() const { return mamba_.inner(); }
   Index state() const { return mamba_.state(); }
+  DenseFusion fusion() const { return fusion_; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasShortConvolution<B> && HasSelectiveScan<B> &&
+    requires HasMatmul<B> && HasShortConvolution<B> && HasSelectiveScan<B> && HasDrivenScan<B> &&
         HasDiagonalParameters<B> && HasActivation<B> && HasRearrange<B>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
@@ -104,14 +111,20 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     auto frame = ctx.workspace().frame();
     const auto parts =
         mamba_.rooms(frame, tape ? &tape->mamba : nullptr, x.extent(0), x.extent(1), hidden.u);
-    mamba_.template evaluate_with<B, T>(ctx, p.mamba, x, y, tape ? &tape->mamba : nullptr, options,
-                                        parts, [&](SelectiveScan<T, Space> scan) {
-                                          if (hidden.u) keep_hidden<B, T>(ctx, scan, hidden);
-                                          if (sources.empty())
-                                            selective_scan(ctx, scan);
-                                          else
-                                            scan_with_sources<B, T>(ctx, p, x, tape, scan, sources);
-                                        });
+    if (is_carried() && tape != nullptr && options.initial_state != nullptr)
+      tape->fused = options.initial_state->fused.clone();
+    mamba_.template evaluate_with<B, T>(
+        ctx, p.mamba, x, y, tape ? &tape->mamba : nullptr,
+        SequenceOptions<InnerState<T, Space>>{.segments = options.segments,
+                                              .initial_state = options.initial_state,
+                                              .final_state = options.final_state},
+        parts, [&](SelectiveScan<T, Space> scan) {
+          if (hidden.u) Scans::template keep_hidden<B, T>(ctx, scan, hidden);
+          if (sources.empty() && !is_carried())
+            selective_scan(ctx, scan);
+          else
+            scan_with_sources<B, T>(ctx, p, x, tape, scan, sources, options);
+        });
   }
 
   template <class B, class T>
@@ -139,14 +152,25 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     if (hidden.u) parts.u = hidden.u;
     View<T, 3, Space> dgate;
     if (!sources.empty()) dgate = frame.template tensor<T>(parts.u.extents());
-    mamba_.template backward_with<B, T>(ctx, p.mamba, tape.mamba, dy, dx, gradients.mamba, ends,
-                                        parts, [&](SelectiveScanBackward<T, Space> g) {
-                                          if (sources.empty())
-                                            own_backward<B, T>(ctx, g, dhidden);
-                                          else
-                                            sources_backward<B, T>(ctx, tape, g, sources, dsources,
-                                                                   dhidden, dgate);
-                                        });
+    typename Scans::template Connections<T, Space> connections{sources, dsources, hidden, dhidden,
+                                                               dgate,   {},       {}};
+    if (ends.final_state != nullptr) connections.dfinal_fused = ends.final_state->fused;
+    if (ends.initial_state != nullptr) connections.dinitial_fused = ends.initial_state->fused;
+    mamba_.template backward_with<B, T>(
+        ctx, p.mamba, tape.mamba, dy, dx, gradients.mamba,
+        SequenceGradients<InnerState<T, Space>>{.final_state = ends.final_state,
+                                                .initial_state = ends.initial_state},
+        parts, [&](SelectiveScanBackward<T, Space> g) {
+          if (sources.empty() && !is_carried())
+            return Scans::template own_backward<B, T>(ctx, g, dhidden, {});
+          Scans::template behind_gate<B, T>(
+              ctx, tape, g, [&](SelectiveScanBackward<T, Space> behind) {
+                if (is_carried())
+                  Scans::template carried_backward<B, T>(ctx, tape, behind, connections);
+                else
+                  Scans::template readout_backward<B, T>(ctx, tape, behind, connections);
+              });
+        });
     if (!sources.empty())
       select_.backward(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, true);
   }
@@ -179,7 +203,11 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   template <class T = float, class B>
   State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
-    return mamba_.template initial_state<T>(ctx, sequences);
+    State<T, typename B::Space> state;
+    static_cast<InnerState<T, typename B::Space>&>(state) =
+        mamba_.template initial_state<T>(ctx, sequences);
+    if (is_carried()) state.fused.reset({sequences, inner(), mamba_.state()});
+    return state;
   }
 
   template <class T = float, class B>
@@ -200,11 +228,16 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     Inner::for_each_parameter(visit, p.mamba...);
     Select::for_each_parameter(scoped("h_select", visit), p.select...);
   }
-  static void for_each_state(auto&& visit, auto&... state) {
-    Inner::for_each_state(visit, state...);
+  static void for_each_state(auto&& visit, auto& first, auto&... more) {
+    Inner::for_each_state(visit, first, more...);
+    if (first.fused.extent(1) > 0) visit(std::string("fused"), first.fused, more.fused...);
   }
 
  private:
+  template <class T, class Space>
+  using InnerState = typename Inner::template State<T, Space>;
+  bool is_carried() const { return fusion_ == DenseFusion::carried; }
+
   static Index select_hidden_at(const DenseMambaConfig& at_run_time, Index channels) {
     if (at_run_time.select_hidden > 0) return at_run_time.select_hidden;
     if (Config.select_hidden > 0) return Config.select_hidden;
@@ -213,131 +246,47 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     return std::max<Index>(1, channels / reduction);
   }
 
-  template <class B, class T>
-  static void keep_hidden(Context<B>& ctx, SelectiveScan<T, typename B::Space>& scan,
-                          const Hidden<T, typename B::Space>& hidden) {
-    using Space = typename B::Space;
-    const Index inner = scan.A.extent(0), states = scan.A.extent(1);
-    scan.step = hidden.delta;
-    rearrange(ctx, Rearrange<T, Space>{.x = scan.B, .y = hidden.B});
-    rearrange(ctx, Rearrange<T, Space>{.x = scan.A.reshape(1, inner, states),
-                                       .y = hidden.A.reshape(1, inner, states)});
-    if (hidden.initial_state && scan.initial_state)
-      rearrange(ctx, Rearrange<T, Space>{.x = scan.initial_state, .y = hidden.initial_state});
-  }
-
-  /// A source's states read by this block.
-  template <class T, class Space>
-  static SelectiveScan<T, Space> reading(const Hidden<T, Space>& source, View<const T, 3, Space> C,
-                                         Segments segments) {
-    return {.u = source.u,
-            .delta = source.delta,
-            .A = source.A,
-            .B = source.B,
-            .C = C,
-            .segments = segments,
-            .initial_state = source.initial_state};
-  }
-
-  /// The scan with z held back:  y = (own + a ⊙ Σ_i reading_i) ⊙ silu(z)
+  /// The scan with z held back:  y = (own + what the sources add) ⊙ silu(z)
   template <class B, class T>
   void scan_with_sources(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                          Input<B, T, dyn, dyn, width> x, Tape<T, typename B::Space>* tape,
                          SelectiveScan<T, typename B::Space> scan,
-                         std::span<const Hidden<T, typename B::Space>> sources) const {
+                         std::span<const Hidden<T, typename B::Space>> sources,
+                         const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
       return room<T, Space>(frame, kept, x.extent(0), x.extent(1), inner());
     };
-    const auto gate = sequence(tape ? &tape->gate : nullptr);
-    const auto reads = sequence(tape ? &tape->reads : nullptr);
     const auto total = sequence(tape ? &tape->total : nullptr);
     const auto more = sequence(nullptr);
+    View<T, 3, Space> gate;
+    if (!sources.empty()) {
+      gate = sequence(tape ? &tape->gate : nullptr);
+      select_.evaluate(ctx, p.select, x, gate, tape ? &tape->select : nullptr);
+    }
     const auto z = scan.gate;
     const auto y = scan.y;
     scan.gate = {};
     scan.y = total;
+    if (is_carried() && !scan.step) scan.step = sequence(tape ? &tape->step : nullptr);
     selective_scan(ctx, scan);
-    for (std::size_t i = 0; i < sources.size(); ++i) {
-      auto read = reading<T, Space>(sources[i], scan.C, scan.segments);
-      read.y = i == 0 ? reads : more;
-      selective_scan(ctx, read);
-      if (i > 0) add_to<B, T>(ctx, reads, more);
-    }
-    select_.evaluate(ctx, p.select, x, gate, tape ? &tape->select : nullptr);
-    Select::template select<T>(ctx, gate, reads, more);
-    add_to<B, T>(ctx, total, more);
+    if (is_carried())
+      Scans::template carry_sources<B, T>(
+          ctx, scan, gate, sources,
+          options.initial_state ? options.initial_state->fused.view() : View<const T, 3, Space>(),
+          options.final_state ? options.final_state->fused.view() : View<T, 3, Space>(), more);
+    else
+      Scans::template read_sources<B, T>(ctx, scan, gate, sources,
+                                         sequence(tape ? &tape->reads : nullptr), more);
+    Scans::template add_to<B, T>(ctx, total, more);
     activation(ctx, Activation<T, Space>{.kind = ActivationKind::silu,
                                          .x = as_rows(z),
                                          .gate = as_rows(total),
                                          .y = as_rows(y)});
   }
 
-  /// The block's own scan, and what later layers say of it.
-  template <class B, class T>
-  static void own_backward(Context<B>& ctx, SelectiveScanBackward<T, typename B::Space> g,
-                           const Hidden<T, typename B::Space>& dhidden) {
-    using Space = typename B::Space;
-    if (!dhidden.u) return selective_scan_backward(ctx, g);
-    auto frame = ctx.workspace().frame();
-    const auto dB = g.dB;
-    g.dB = frame.template tensor<T>(dB.extents());
-    g.dstep = dhidden.delta;
-    selective_scan_backward(ctx, g);
-    add_to<B, T>(ctx, g.dB, dhidden.B);
-    rearrange(ctx, Rearrange<T, Space>{.x = g.dB, .y = dB});
-    add_to<B, T>(ctx, g.du, dhidden.u);
-    add_to<B, T>(ctx, g.dA, dhidden.A);
-    if (g.dinitial_state && dhidden.initial_state)
-      add_to<B, T>(ctx, g.dinitial_state, dhidden.initial_state);
-  }
-
-  template <class B, class T>
-  static void sources_backward(Context<B>& ctx, const Tape<T, typename B::Space>& tape,
-                               SelectiveScanBackward<T, typename B::Space> g,
-                               std::span<const Hidden<T, typename B::Space>> sources,
-                               std::span<const Hidden<T, typename B::Space>> dsources,
-                               const Hidden<T, typename B::Space>& dhidden,
-                               View<T, 3, typename B::Space> dgate) {
-    using Space = typename B::Space;
-    auto frame = ctx.workspace().frame();
-    const auto dtotal = frame.template tensor<T>(g.dy.extents());
-    activation_backward(
-        ctx, ActivationBackward<T, Space>{.forward = {.kind = ActivationKind::silu,
-                                                      .x = as_rows(g.forward.gate),
-                                                      .gate = as_rows(tape.total.view())},
-                                          .dy = as_rows(g.dy),
-                                          .dx = as_rows(g.dgate),
-                                          .dgate = as_rows(dtotal)});
-    g.forward.gate = {};
-    g.dgate = {};
-    g.dy = dtotal;
-    own_backward<B, T>(ctx, g, dhidden);
-    Select::template select_backward<T>(ctx, tape.gate, tape.reads, dtotal, dtotal, dgate);
-    for (std::size_t i = 0; i < sources.size(); ++i) {
-      const auto& to = dsources[i];
-      selective_scan_backward(
-          ctx, SelectiveScanBackward<T, Space>{
-                   .forward = reading<T, Space>(sources[i], g.forward.C, g.forward.segments),
-                   .dy = dtotal,
-                   .accumulate = true,
-                   .du = to.u,
-                   .ddelta = to.delta,
-                   .dA = to.A,
-                   .dB = to.B,
-                   .dC = g.dC,
-                   .dinitial_state = to.initial_state});
-    }
-  }
-
-  /// sum += more; both without gaps.
-  template <class B, class T, class V>
-  static void add_to(Context<B>& ctx, const V& sum, const V& more) {
-    add(ctx,
-        Add<T, typename B::Space>{.a = sum.flatten(), .b = more.flatten(), .y = sum.flatten()});
-  }
-
+  DenseFusion fusion_;
   Inner mamba_;
   Select select_;
 };

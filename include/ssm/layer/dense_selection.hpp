@@ -39,6 +39,8 @@ class DenseSelection {
   DenseSelection(SelectiveTransitionConfig at_run_time, double eps)
       : select_(at_run_time), fusion_({.channels = select_.outputs(), .eps = eps}) {}
 
+  const Select& select() const { return select_; }
+
   template <class B, class T, class Source>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Sequence<const T, typename B::Space> x, Sequence<const T, typename B::Space> h,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/op/activation.hpp"
 
@@ -12,6 +13,7 @@ struct FeedForwardConfig {
   ActivationKind activation = ActivationKind::gelu_tanh;
   bool gated = false;  // SwiGLU and its kin: the activation multiplies a second projection
   bool bias = true;
+  double dropout = 0;  // training only: of what fc2 reads
 };
 
 /// Two linear maps with a nonlinearity between them, at every position.
@@ -42,15 +44,21 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     DynamicTensor<T, 2, Space> fc1;  // before the activation
     DynamicTensor<T, 2, Space> gate;
     DynamicTensor<T, 2, Space> hidden;  // what fc2 reads
+    std::optional<Seed> dropout;
   };
 
   /// All sizes in the type.
   FeedForward() requires(Config.channels != dyn && Config.hidden != dyn) : FeedForward(Config) {}
-  /// Sizes that are `dyn` in the type come from here.
+  /// Sizes that are `dyn` in the type, the activation and the dropout come from here.
+  /// Throws  ArgumentError  for a dropout that is not in [0, 1)
   explicit FeedForward(FeedForwardConfig at_run_time)
       : up_({.inputs = resolve_extent(Config.channels, at_run_time.channels, "channels"),
              .outputs = resolve_extent(Config.hidden, at_run_time.hidden, "hidden")}),
-        down_({.inputs = up_.outputs(), .outputs = up_.inputs()}) {}
+        down_({.inputs = up_.outputs(), .outputs = up_.inputs()}),
+        activation_(resolve_option(Config.activation, at_run_time.activation,
+                                   FeedForwardConfig{}.activation)),
+        dropout_(detail::require_probability(
+            "FeedForward", resolve_option(Config.dropout, at_run_time.dropout, 0.0))) {}
 
   Index channels() const { return up_.inputs(); }
 
@@ -58,7 +66,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     requires HasMatmul<B> && HasActivation<B>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<NoState>& options = {}) const {
     using Space = typename B::Space;
     require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
     auto frame = ctx.workspace().frame();
@@ -71,16 +80,20 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
       auto gate = room<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
       multiply<B, T>(ctx, p.gate, rows, gate);
       multiply<B, T>(ctx, p.fc1, rows, fc1);
-      activation(ctx, Activation<T, Space>{
-                          .kind = Config.activation, .x = fc1, .gate = gate, .y = hidden});
+      activation(ctx,
+                 Activation<T, Space>{.kind = activation_, .x = fc1, .gate = gate, .y = hidden});
     } else {
       matmul(ctx, Matmul<T, Space>{.a = rows,
                                    .b = p.fc1.weight.transpose(0, 1),
                                    .b_stored = p.fc1.weight.stored.transpose(0, 1),
                                    .bias = p.fc1.bias,
-                                   .activation = Config.activation,
+                                   .activation = activation_,
                                    .c = hidden,
                                    .z = tape ? fc1 : View<T, 2, Space>()});
+    }
+    if (tape != nullptr) {
+      tape->dropout = detail::fork(options.dropout, std::string_view("hidden"));
+      drop(ctx, dropout_, tape->dropout, hidden);
     }
     multiply<B, T>(ctx, p.fc2, hidden, as_rows(View<T, 3, Space>(y)));
   }
@@ -99,14 +112,14 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
     linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, as_rows(View<const T, 3, Space>(dy)),
                           dhidden, false, gradients.fc2.weight, gradients.fc2.bias);
+    drop(ctx, dropout_, tape.dropout, dhidden);
     View<T, 2, Space> dgate;
     if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
-    activation_backward(
-        ctx, ActivationBackward<T, Space>{
-                 .forward = {.kind = Config.activation, .x = tape.fc1, .gate = tape.gate},
-                 .dy = dhidden,
-                 .dx = dhidden,
-                 .dgate = dgate});
+    activation_backward(ctx, ActivationBackward<T, Space>{
+                                 .forward = {.kind = activation_, .x = tape.fc1, .gate = tape.gate},
+                                 .dy = dhidden,
+                                 .dx = dhidden,
+                                 .dgate = dgate});
     linear_backward<B, T>(ctx, p.fc1.weight, x, dhidden, dx_rows, false, gradients.fc1.weight,
                           gradients.fc1.bias);
     if constexpr (Config.gated)
@@ -156,6 +169,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
 
   Up up_;
   Down down_;
+  ActivationKind activation_;
+  double dropout_;
 };
 
 }  // namespace ssm

@@ -3,6 +3,8 @@
 
 #include <span>
 
+#include "ssm/layer/dense_fusion.hpp"
+#include "ssm/layer/dense_readout.hpp"
 #include "ssm/layer/dense_selection.hpp"
 #include "ssm/layer/gau_projections.hpp"
 #include "ssm/layer/retention_heads.hpp"
@@ -18,17 +20,23 @@ struct GauRetentionConfig {
   Index v_hidden = dyn;  // … and values
   RetentionForm form = RetentionForm::recurrent;
   double eps = 1e-6;
+  DenseFusion fusion = DenseFusion::carried;
 };
 
 /// DenseRetNet's mixer: retention in a gated attention unit, whose keys and values take over from earlier layers' ones.
 ///   q = SiLU(Wq·x)    k = SiLU(Wk·x)/√(query_key_dim/heads)    (v, g) = SiLU(to_hidden·x)
 ///   with sources i:   k ← RMS(k + Σ_i k_select(x) ⊙ k_i)    v ← RMS(v + Σ_i v_select(x) ⊙ v_i)
 ///   y = to_out(g ⊙ RMS(retention(rotate(q), rotate(k), v)))
-/// What later layers read are k and v before they are joined with the sources. Without sources the gates and their
-/// norms are there, but unused.
+/// so that fusion enters the state: it is carried, as in the published code. For reading only, the sources' own states are
+/// read by gated queries, and what they say is gated and joins what this layer's state says (DenseReadout):
+///   o = retention(rotate(q), rotate(k), v) + v_select(x) ⊙ Σ_i retention(rotate(k_select(x) ⊙ q), rotate(k_i), v_i)
+///   y = to_out(g ⊙ RMS(o))
+/// What later layers read are k and v before they are joined with the sources. Without sources the gates are there, but
+/// unused, and so are their norms, which only carried fusion has.
 /// x, y     [B, L, channels]
 /// states   retention [B, heads, query_key_dim/heads, value_dim/heads], position [B]
-/// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and DecayedAttention
+/// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and DecayedAttention, for
+///         reading only one more for each source
 /// Throws  ShapeError; ArgumentError  if heads do not divide the widths
 /// Source  He et al. 2024 (DenseSSM) §3.4; parameter names of the published DenseRetNet
 template <GauRetentionConfig Config>
@@ -43,6 +51,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
       .channels = width, .hidden = Config.k_hidden, .width = keys}>;
   using ValueSelection = DenseSelection<SelectiveTransitionConfig{
       .channels = width, .hidden = Config.v_hidden, .width = values}>;
+  using Readings = DenseReadout<typename KeySelection::Select, typename ValueSelection::Select>;
 
  public:
   template <class T, class Space = HostSpace>
@@ -61,11 +70,16 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   struct Hidden {
     View<T, 3, Space> k{};  // [B, L, query_key_dim]
     View<T, 3, Space> v{};  // [B, L, value_dim]
+    // For reading only: copies of the initial state's; null from zero, and the position in gradients.
+    View<T, 4, Space> initial_state{};
+    View<std::int64_t, 1, Space> position{};
   };
   template <class T, class Space = HostSpace>
   struct KeptHidden {
     DynamicTensor<T, 3, Space> k;
     DynamicTensor<T, 3, Space> v;
+    DynamicTensor<T, 4, Space> initial_state;
+    DynamicTensor<std::int64_t, 1, Space> position;
   };
   template <class T, class Space = HostSpace>
   using Sources = std::span<const Hidden<T, Space>>;
@@ -80,6 +94,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     KeptHidden<T, Space> own;          // where the caller gives no place
     typename KeySelection::template Tape<T, Space> k_selection;
     typename ValueSelection::template Tape<T, Space> v_selection;
+    typename Readings::template Tape<T, Space> readings;
     RetentionHeads::Tape<T, Space> heads;
   };
 
@@ -87,9 +102,10 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   GauRetention() requires(width != dyn && keys != dyn && values != dyn && Config.heads != dyn &&
                           Config.k_hidden != dyn && Config.v_hidden != dyn)
       : GauRetention(Config) {}
-  /// Sizes that are `dyn` in the type, form and eps come from here.
+  /// Sizes that are `dyn` in the type, form, eps and fusion come from here.
   explicit GauRetention(GauRetentionConfig at_run_time)
-      : channels_(resolve_extent(width, at_run_time.channels, "channels")),
+      : fusion_(resolve_option(Config.fusion, at_run_time.fusion, GauRetentionConfig{}.fusion)),
+        channels_(resolve_extent(width, at_run_time.channels, "channels")),
         heads_({.heads = resolve_extent(Config.heads, at_run_time.heads, "heads"),
                 .key_dim = resolve_extent(keys, at_run_time.query_key_dim, "query_key_dim"),
                 .value_dim = resolve_extent(values, at_run_time.value_dim, "value_dim"),
@@ -106,19 +122,30 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   Index channels() const { return channels_; }
   Index key_dim() const { return heads_.config().key_dim; }
   Index value_dim() const { return heads_.config().value_dim; }
+  DenseFusion fusion() const { return fusion_; }
 
   /// Room for what later layers read: in `kept` where there is one, else in the frame.
   template <class T, class B, class Frame>
   Hidden<T, typename B::Space> hidden_room(
       const Context<B>&, Frame& frame, std::type_identity_t<KeptHidden<T, typename B::Space>>* kept,
-      Index batch, Index length, Index, bool) const {
+      Index batch, Index length, Index sequences, bool has_initial_state) const {
     using Space = typename B::Space;
-    return {.k = room<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
-            .v = room<T, Space>(frame, kept ? &kept->v : nullptr, batch, length, value_dim())};
+    Hidden<T, Space> hidden{
+        .k = room<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
+        .v = room<T, Space>(frame, kept ? &kept->v : nullptr, batch, length, value_dim())};
+    if (!is_carried() && has_initial_state) {
+      hidden.position =
+          room<std::int64_t, Space>(frame, kept ? &kept->position : nullptr, sequences);
+      hidden.initial_state =
+          room<T, Space>(frame, kept ? &kept->initial_state : nullptr, sequences,
+                         heads_.config().heads, heads_.head_key_dim(), heads_.head_value_dim());
+    }
+    return hidden;
   }
   static void for_each_hidden(auto&& visit, const auto& hidden) {
     visit(hidden.k);
     visit(hidden.v);
+    if (hidden.initial_state) visit(hidden.initial_state);
   }
 
   template <class B, class T>
@@ -155,20 +182,36 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     if (tape != nullptr) tape->keep(options);
     projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
                           tape ? &tape->projections : nullptr);
+    if (hidden.initial_state && options.initial_state != nullptr) {
+      copy_to<T>(ctx, options.initial_state->retention.flatten(), hidden.initial_state.flatten());
+      advance_position(ctx, AdvancePosition<Space>{.position = options.initial_state->position,
+                                                   .y = hidden.position});
+    }
     View<const T, 3, Space> v = hidden.v;
-    if (sources.empty()) {
-      copy_to<T>(ctx, hidden.k, k);
-    } else {
+    View<T, 3, Space> more;
+    if (!sources.empty() && is_carried()) {
       const auto joined = buffer(tape ? &tape->v : nullptr, value_dim());
       k_selection_.evaluate(ctx, p.k_selection, x, hidden.k, sources, &H::k, k,
                             tape ? &tape->k_selection : nullptr);
       v_selection_.evaluate(ctx, p.v_selection, x, hidden.v, sources, &H::v, joined,
                             tape ? &tape->v_selection : nullptr);
       v = joined;
+    } else {
+      copy_to<T>(ctx, hidden.k.flatten(), k.flatten());
+    }
+    if (!sources.empty() && !is_carried()) {
+      more = buffer(nullptr, value_dim());
+      readings().evaluate(ctx, p.k_selection.select, p.v_selection.select, x, q, sources, more,
+                          tape ? &tape->readings : nullptr, options);
     }
     heads_.evaluate(ctx,
-                    RetentionHeads::Operands<T, Space>{
-                        .weight = p.group_norm, .q = q, .k = k, .v = v, .gate = g, .mixed = mixed},
+                    RetentionHeads::Operands<T, Space>{.weight = p.group_norm,
+                                                       .q = q,
+                                                       .k = k,
+                                                       .v = v,
+                                                       .gate = g,
+                                                       .mixed = mixed,
+                                                       .more = more},
                     tape ? &tape->heads : nullptr, options);
     readout_.evaluate(ctx, p.to_out, mixed, y, nullptr);
   }
@@ -257,6 +300,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     typename Projections::template Results<T, Space> d{
         .q = like(tape.q), .k = like(tape.k), .v = like(tape.g), .g = like(tape.g)};
     const auto dmixed = like(tape.g);
+    const bool is_joined = !sources.empty() && is_carried();
+    const bool is_read = !sources.empty() && !is_carried();
+    const View<T, 3, Space> dmore = is_read ? like(tape.g) : View<T, 3, Space>();
     linear_backward<B, T>(ctx, p.to_out.weight, as_rows(tape.mixed.view()), as_rows(dy),
                           as_rows(dmixed), false, gradients.to_out.weight, {});
     heads_.backward(ctx,
@@ -264,13 +310,21 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                         .weight = p.group_norm,
                         .q = tape.q,
                         .k = tape.k,
-                        .v = sources.empty() ? own_v : View<const T, 3, Space>(tape.v),
+                        .v = is_joined ? View<const T, 3, Space>(tape.v) : own_v,
                         .gate = tape.g},
                     tape.heads, tape, dmixed,
-                    RetentionHeads::Gradients<T, Space>{
-                        .q = d.q, .k = d.k, .v = d.v, .gate = d.g, .weight = gradients.group_norm},
+                    RetentionHeads::Gradients<T, Space>{.q = d.q,
+                                                        .k = d.k,
+                                                        .v = d.v,
+                                                        .gate = d.g,
+                                                        .weight = gradients.group_norm,
+                                                        .more = dmore},
                     ends);
-    if (!sources.empty()) {
+    if (is_read)
+      readings().backward(ctx, p.k_selection.select, p.v_selection.select, tape.readings, tape,
+                          dmore, sources, dsources, dx, d.q, gradients.k_selection.select,
+                          gradients.v_selection.select);
+    if (is_joined) {
       const auto dk = like(tape.k), dv = like(tape.g);
       k_selection_.backward(ctx, p.k_selection, tape.k_selection, d.k, sources, dsources, &H::k, dx,
                             dk, gradients.k_selection, false);
@@ -279,25 +333,30 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
       d.k = dk;
       d.v = dv;
     }
-    add_to<T>(ctx, dhidden.k, d.k);
-    add_to<T>(ctx, dhidden.v, d.v);
+    add_to<T>(ctx, dhidden.k.flatten(), d.k.flatten());
+    add_to<T>(ctx, dhidden.v.flatten(), d.v.flatten());
+    if (ends.initial_state != nullptr && dhidden.initial_state)
+      add_to<T>(ctx, dhidden.initial_state.flatten(), ends.initial_state->retention.flatten());
     projections_.backward(ctx, p.projections, tape.projections, d, dx, gradients.projections,
                           !sources.empty());
   }
 
   template <class T, class B>
-  static void copy_to(Context<B>& ctx, std::type_identity_t<View<const T, 3, typename B::Space>> x,
-                      std::type_identity_t<View<T, 3, typename B::Space>> y) {
-    add(ctx, Add<T, typename B::Space>{.a = x.flatten(), .y = y.flatten()});
+  static void copy_to(Context<B>& ctx, std::type_identity_t<View<const T, 1, typename B::Space>> x,
+                      std::type_identity_t<View<T, 1, typename B::Space>> y) {
+    add(ctx, Add<T, typename B::Space>{.a = x, .y = y});
   }
   /// sum += x, unless x is null
   template <class T, class B>
-  static void add_to(Context<B>& ctx, std::type_identity_t<View<const T, 3, typename B::Space>> x,
-                     std::type_identity_t<View<T, 3, typename B::Space>> sum) {
-    if (x)
-      add(ctx, Add<T, typename B::Space>{.a = sum.flatten(), .b = x.flatten(), .y = sum.flatten()});
+  static void add_to(Context<B>& ctx, std::type_identity_t<View<const T, 1, typename B::Space>> x,
+                     std::type_identity_t<View<T, 1, typename B::Space>> sum) {
+    if (x) add(ctx, Add<T, typename B::Space>{.a = sum, .b = x, .y = sum});
   }
 
+  bool is_carried() const { return fusion_ == DenseFusion::carried; }
+  Readings readings() const { return {k_selection_.select(), v_selection_.select(), heads_}; }
+
+  DenseFusion fusion_;
   Index channels_;
   RetentionHeads heads_;
   Projections projections_;

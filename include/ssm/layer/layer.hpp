@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -10,17 +11,20 @@
 #include "ssm/core/parameter.hpp"
 #include "ssm/core/random.hpp"  // Seed
 #include "ssm/core/segments.hpp"
+#include "ssm/layer/copy_to.hpp"
 #include "ssm/op/rearrange.hpp"
 
 namespace ssm {
 
-/// What a sequence brings along and leaves behind. Left out: not packed, zero initial state, final state not wanted.
+/// What a sequence brings along and leaves behind. Left out: not packed, zero initial state, final state not wanted, nothing
+/// dropped. `dropout` seeds the dropout of layers that have some, in calls with a tape.
 /// `initial_state` and `final_state` may be the same object.
 template <class State>
 struct SequenceOptions {
   Segments segments = {};
   const State* initial_state = nullptr;
   State* final_state = nullptr;
+  std::optional<Seed> dropout = {};
 };
 
 /// The gradients at both ends of a sequence: that of the final state comes in (zero if left out), that of the initial
@@ -96,10 +100,14 @@ class LayerVerbs {
 
   /// Parameters in the published initialisation, the same numbers for every backend.
   template <class T = float, class B>
-  auto initialize(Context<B>& ctx, Seed seed) const {
-    auto result = self().template zero_parameters<T>(ctx);
-    self().fill_parameters(result, seed);
-    return result;
+  auto initialize(const Context<B>& ctx, Seed seed) const {
+    if constexpr (B::Space::host_readable) {
+      auto result = self().template zero_parameters<T>(ctx);
+      self().fill_parameters(result, seed);
+      return result;
+    } else {
+      return copy_to(ctx, self(), initialize<T>(Context<HostMemory>(), seed));
+    }
   }
 
   /// An empty tape for the host; `make_tape(ctx)` for any backend.

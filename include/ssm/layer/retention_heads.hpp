@@ -41,6 +41,7 @@ struct RetentionHeadsConfig {
 /// q, k                 [B, L, key_dim]     contiguous; rotated in place, k also scaled
 /// v, gate, mixed       [B, L, value_dim]   contiguous; gate before its activation; mixed overwritten
 /// weight               [value_dim/heads]   optional, shared by the heads
+/// more                 [B, L, value_dim]   optional: joins o before its norm
 /// Source  Sun et al. 2023 (RetNet) §2; torchscale, MultiScaleRetention
 class RetentionHeads {
  public:
@@ -77,6 +78,7 @@ class RetentionHeads {
     View<const T, 3, Space> v{};
     View<const T, 3, Space> gate{};
     View<T, 3, Space> mixed{};
+    View<const T, 3, Space> more{};
   };
 
   template <class B, class T>
@@ -118,6 +120,7 @@ class RetentionHeads {
     if (options.final_state != nullptr) attend.final_state = options.final_state->retention;
     attend.y = values<T>(o);
     decayed_attention(ctx, attend);
+    if (a.more) add(ctx, Add<T, Space>{.a = o.flatten(), .b = a.more.flatten(), .y = o.flatten()});
     if (options.final_state != nullptr)
       advance_position(ctx, AdvancePosition<Space>{.length = length,
                                                    .segments = options.segments,
@@ -144,6 +147,7 @@ class RetentionHeads {
     View<T, 3, Space> v{};
     View<T, 3, Space> gate{};
     View<T, 1, Space> weight{};  // added to, optional
+    View<T, 3, Space> more{};    // optional
   };
 
   /// `a` as evaluate left it, without mixed; `start` is what the layer's SequenceTape kept.
@@ -158,7 +162,7 @@ class RetentionHeads {
     const auto shape = a.v.extents();
     const Index rows = shape[0] * shape[1] * config_.heads;
     const auto dnormalized = frame.template tensor<T>(shape);
-    const auto dattended = frame.template tensor<T>(shape);
+    const View<T, 3, Space> dattended = d.more ? d.more : frame.template tensor<T>(shape);
     activation_backward(
         ctx, ActivationBackward<T, Space>{.forward = {.kind = config_.gate,
                                                       .x = as_rows(a.gate),
@@ -203,7 +207,8 @@ class RetentionHeads {
     return state;
   }
 
- private:
+  // What layers that read other layers' states need to read them in the same way.
+
   template <class T, class Space>
   DecayedAttention<T, Space> attention(View<const T, 3, Space> q, View<const T, 3, Space> k,
                                        View<const T, 3, Space> v, View<const T, 1, Space> log_decay,
@@ -224,12 +229,6 @@ class RetentionHeads {
   auto values(const V& x) const {
     return by_head<T>(x, head_value_dim());
   }
-  template <class T, class V>
-  View<T, 4, typename V::Space> by_head(const V& x, Index width) const {
-    return {x.data(),
-            {x.extent(0), x.extent(1), config_.heads, width},
-            {x.stride(0), x.stride(1), width, 1}};
-  }
 
   /// ln γ_h; lives as long as the frame.
   template <class T, class B, class Frame>
@@ -242,6 +241,7 @@ class RetentionHeads {
     return all;
   }
 
+  /// By position, in place; direction −1 is the gradient's.
   template <class T, class B>
   void rotate(Context<B>& ctx, std::type_identity_t<View<T, 3, typename B::Space>> x, int direction,
               double scale,
@@ -253,6 +253,14 @@ class RetentionHeads {
                                                           .segments = segments,
                                                           .x = keys<const T>(x),
                                                           .y = keys<T>(x)});
+  }
+
+ private:
+  template <class T, class V>
+  View<T, 4, typename V::Space> by_head(const V& x, Index width) const {
+    return {x.data(),
+            {x.extent(0), x.extent(1), config_.heads, width},
+            {x.stride(0), x.stride(1), width, 1}};
   }
 
   RetentionHeadsConfig config_;

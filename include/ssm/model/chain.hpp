@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -44,17 +45,18 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     auto frame = ctx.workspace().frame();
     auto between = room<T, Space>(frame, tape ? &tape->between : nullptr, x.extent(0), x.extent(1),
                                   x.extent(2));
-    const auto part = [&](auto member) {
+    const auto part = [&](auto member, const char* name) {
       using Part = std::remove_cvref_t<decltype(std::declval<State<T, Space>&>().*member)>;
       return SequenceOptions<Part>{
           .segments = options.segments,
           .initial_state = options.initial_state ? &(options.initial_state->*member) : nullptr,
-          .final_state = options.final_state ? &(options.final_state->*member) : nullptr};
+          .final_state = options.final_state ? &(options.final_state->*member) : nullptr,
+          .dropout = detail::fork(options.dropout, std::string_view(name))};
     };
     first_.evaluate(ctx, p.first, x, between, tape ? &tape->first : nullptr,
-                    part(&State<T, Space>::first));
+                    part(&State<T, Space>::first, "first"));
     second_.evaluate(ctx, p.second, between, y, tape ? &tape->second : nullptr,
-                     part(&State<T, Space>::second));
+                     part(&State<T, Space>::second, "second"));
   }
 
   template <class B, class T>

@@ -46,13 +46,14 @@ inline DenseRetNetLanguageModel make_language_model(const DenseRetNetLanguageMod
                                 .heads = config.num_heads,
                                 .k_hidden = config.k_select_channels(),
                                 .v_hidden = config.v_select_channels(),
-                                .eps = config.norm_epsilon});
+                                .eps = config.norm_epsilon,
+                                .fusion = config.fusion});
   return DenseRetNetLanguageModel(
       {.vocabulary = config.vocab_size,
        .has_tied_head = config.has_tied_head,
        .initializer_range = config.initializer_range},
       DenseStack<RmsNorm<>, DenseRetNetMixer, "input_layernorm", "self_attn">(
-          {.sources = config.dense_block_layers}, norm,
+          {.sources = config.dense_block_layers, .dropout = config.dropout}, norm,
           std::vector<DenseRetNetMixer>(static_cast<std::size_t>(config.n_layer), mixer)),
       norm);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/error.hpp"  // Index
+#include "ssm/layer/dense_fusion.hpp"
 
 namespace ssm {
 
@@ -18,10 +19,11 @@ struct DenseRetNetLanguageModelConfig {
   Index v_select_reduction = 32;
   Index k_select_hidden = 0;  // or through so many, where it is not 0
   Index v_select_hidden = 0;
-  bool has_tied_head = false;  // the head is the embedding
+  DenseFusion fusion = DenseFusion::carried;  // where they join its own
+  bool has_tied_head = false;                 // the head is the embedding
   double norm_epsilon = 1e-6;
   double initializer_range = 0.02;  // standard deviation of weights at the start
-  double dropout = 0.1;             // training only
+  double dropout = 0.1;             // training only: of what blocks add
 
   Index k_select_channels() const {
     return k_select_hidden > 0 ? k_select_hidden : d_model / k_select_reduction;

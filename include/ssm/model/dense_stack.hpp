@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -27,7 +28,8 @@ concept DenseConnectable = requires(typename L::template Hidden<float, HostSpace
 };
 
 struct DenseStackConfig {
-  Index sources = 1;  // m: how many earlier layers a layer reads
+  Index sources = 1;   // m: how many earlier layers a layer reads
+  double dropout = 0;  // training only: of what a layer adds
 };
 
 /// Pre-norm residual blocks of one densely connected layer.
@@ -63,15 +65,20 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       typename Inner::template Tape<T, Space> inner;
       typename Inner::template KeptHidden<T, Space> kept;
       typename Inner::template Hidden<T, Space> hidden;
+      std::optional<Seed> dropout;
     };
     std::vector<Block> blocks;
     Index sequences = 0;
     bool has_initial_state = false;
   };
 
-  /// Throws  ArgumentError  without blocks, for a negative number of sources and for more than 8
+  /// Throws  ArgumentError  without blocks, for a negative number of sources and for more than 8, and for a dropout that is not
+  ///         in [0, 1)
   DenseStack(DenseStackConfig config, NormLayer norm, std::vector<Inner> layers)
-      : sources_(config.sources), norm_(std::move(norm)), layers_(std::move(layers)) {
+      : sources_(config.sources),
+        dropout_(detail::require_probability("DenseStack", config.dropout)),
+        norm_(std::move(norm)),
+        layers_(std::move(layers)) {
     if (layers_.empty()) throw ArgumentError("DenseStack: a model needs at least one block");
     if (sources_ < 0 || sources_ > static_cast<Index>(most_sources))
       throw ArgumentError("DenseStack: a layer can read 0 to " + std::to_string(most_sources) +
@@ -133,6 +140,10 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
               .initial_state = has_initial_state ? &options.initial_state->blocks[i] : nullptr,
               .final_state = options.final_state ? &options.final_state->blocks[i] : nullptr},
           sources.span(), hidden);
+      if (block != nullptr) {
+        block->dropout = detail::fork(options.dropout, i);
+        drop(ctx, dropout_, block->dropout, mixed);
+      }
       add(ctx, Add<T, Space>{.a = current.flatten(), .b = mixed.flatten(), .y = running.flatten()});
       current = running;
     }
@@ -162,6 +173,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     if (running.data() != dy.data())
       add(ctx, Add<T, Space>{.a = dy.flatten(), .y = running.flatten()});
     auto dnormed = frame.template tensor<T>(dy.extents());
+    View<T, 3, Space> dropped;
+    if (dropout_ > 0) dropped = frame.template tensor<T>(dy.extents());
     for (std::size_t i = count; i-- > 0;) {
       const auto& block = tape.blocks[i];
       const std::size_t first = first_source(i);
@@ -171,8 +184,14 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         dsources.push(ring[source % ring_size()]);
       }
       const Hidden& dhidden = ring[i % ring_size()];
+      View<const T, 3, Space> dmixed = running;
+      if (block.dropout && dropout_ > 0) {
+        add(ctx, Add<T, Space>{.a = running.flatten(), .y = dropped.flatten()});
+        drop(ctx, dropout_, block.dropout, dropped);
+        dmixed = dropped;
+      }
       layers_[i].backward(
-          ctx, p.blocks[i].inner, block.inner, running, dnormed, gradients.blocks[i].inner,
+          ctx, p.blocks[i].inner, block.inner, dmixed, dnormed, gradients.blocks[i].inner,
           SequenceGradients<Part>{
               .final_state = ends.final_state ? &ends.final_state->blocks[i] : nullptr,
               .initial_state = ends.initial_state ? &ends.initial_state->blocks[i] : nullptr},
@@ -273,6 +292,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
   Index sources_;
+  double dropout_;
   NormLayer norm_;
   std::vector<Inner> layers_;
 };

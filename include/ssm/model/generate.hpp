@@ -113,9 +113,40 @@ class Generation {
   void advance() {
     ++drawn_;
     if (is_finished()) return;
-    layer_->step(*ctx_, *parameters_, next_, logits_, state_);
+    step();
     draw();
   }
+  /// Where the backend records work, steps that are all alike become one launch after the first.
+  void step() {
+    const auto run = [&] { layer_->step(*ctx_, *parameters_, next_, logits_, state_); };
+    if constexpr (records) {
+      if (steps_alike_) return recording_(*ctx_, run);
+      const Index before = state_size();
+      run();
+      steps_alike_ = !layer_->has_positions() && state_size() == before;
+    } else {
+      run();
+    }
+  }
+  /// Grows with the position where a cache does.
+  Index state_size() const {
+    Index size = 0;
+    L::for_each_state([&](const auto&, const auto& tensor) { size += tensor.size(); }, state_);
+    return size;
+  }
+
+  struct NoRecording {};
+  static constexpr bool records = !Space::host_readable && requires {
+    typename B::Resources::Recording;
+  };
+  template <class R>
+  static auto recording_of() {
+    if constexpr (requires { typename R::Recording; })
+      return std::type_identity<typename R::Recording>();
+    else
+      return std::type_identity<NoRecording>();
+  }
+  using Recording = typename decltype(recording_of<typename B::Resources>())::type;
 
   Context<B>* ctx_;
   const L* layer_;
@@ -126,6 +157,8 @@ class Generation {
   DynamicTensor<Token, 1, Space> next_;
   Token token_ = 0;
   Index drawn_ = 0;  // tokens the reader has moved past
+  bool steps_alike_ = false;
+  [[no_unique_address]] Recording recording_;
 };
 
 /// Continues a prompt.

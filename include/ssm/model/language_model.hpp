@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/linear.hpp"  // linear_backward
 #include "ssm/model/fixed_string.hpp"
@@ -90,6 +91,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   Index vocabulary() const { return config_.vocabulary; }
   Index padded_vocabulary() const { return config_.padded; }
+  /// Whether what is added to a token depends on its position.
+  bool has_positions() const { return config_.positions > 0; }
   Index channels() const { return backbone_.channels(); }
   const Backbone& backbone() const { return backbone_; }
 
@@ -245,7 +248,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     return SequenceOptions<typename Backbone::template State<T, Space>>{
         .segments = options.segments,
         .initial_state = options.initial_state ? &options.initial_state->backbone : nullptr,
-        .final_state = options.final_state ? &options.final_state->backbone : nullptr};
+        .final_state = options.final_state ? &options.final_state->backbone : nullptr,
+        .dropout = detail::fork(options.dropout, std::string_view("blocks"))};
   }
 
   template <class T, class B>

@@ -92,7 +92,8 @@ inline DenseMambaLanguageModel make_dense_language_model(const MambaLanguageMode
   const RmsNorm<> norm({.channels = config.d_model, .eps = config.norm_epsilon});
   const LanguageModelConfig sizes = detail::language_model_config(config);
   const DenseMambaMixer mixer({.mamba = detail::mixer_config(config),
-                               .select_hidden = config.d_model / config.h_select_reduction});
+                               .select_hidden = config.d_model / config.h_select_reduction,
+                               .fusion = config.fusion});
   return DenseMambaLanguageModel(
       sizes,
       DenseStack<RmsNorm<>, DenseMambaMixer>(

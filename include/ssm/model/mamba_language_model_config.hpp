@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/error.hpp"  // Index
+#include "ssm/layer/dense_fusion.hpp"
 
 namespace ssm {
 
@@ -24,6 +25,7 @@ struct MambaLanguageModelConfig {
   double dt_floor = 1e-4;
   Index dense_block_layers = 0;  // earlier layers whose hidden states a layer reads; 0: plain Mamba
   Index h_select_reduction = 32;  // their gate goes through d_model / this many channels
+  DenseFusion fusion = DenseFusion::readout;  // where they join its own
 
   /// What published models derive from the width.
   static constexpr Index usual_d_inner(Index d_model) { return 2 * d_model; }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -8,7 +9,7 @@
 namespace ssm {
 
 /// A pre-norm residual connection around a layer.
-///   y = x + inner(norm(x))
+///   y = x + dropout(inner(norm(x)))
 /// x, y    [B, L, D]
 /// state   the inner layer's
 /// Tensors are named `norm_name` and `inner_name` before the parts' own names.
@@ -28,10 +29,16 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     typename NormLayer::template Tape<T, Space> norm;
     DynamicTensor<T, 3, Space> normed;
     typename Inner::template Tape<T, Space> inner;
+    std::optional<Seed> dropout;
   };
 
   Residual() = default;
-  Residual(NormLayer norm, Inner inner) : norm_(std::move(norm)), inner_(std::move(inner)) {}
+  /// `dropout` is the probability with which elements of what is added are left out in training.
+  /// Throws  ArgumentError  unless it is in [0, 1)
+  Residual(NormLayer norm, Inner inner, double dropout = 0)
+      : norm_(std::move(norm)),
+        inner_(std::move(inner)),
+        dropout_(detail::require_probability("Residual", dropout)) {}
 
   Index channels() const { return norm_.channels(); }
   const Inner& inner() const { return inner_; }
@@ -48,6 +55,10 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
                                  x.extent(2));
     norm_.evaluate(ctx, p.norm, x, normed, tape ? &tape->norm : nullptr);
     inner_.evaluate(ctx, p.inner, normed, y, tape ? &tape->inner : nullptr, options);
+    if (tape != nullptr) {
+      tape->dropout = options.dropout;
+      drop(ctx, dropout_, tape->dropout, y);
+    }
     add(ctx, Add<T, Space>{.a = x.flatten(), .b = y.flatten(), .y = y.flatten()});
   }
 
@@ -59,7 +70,14 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dnormed = frame.template tensor<T>(dy.extents());
-    inner_.backward(ctx, p.inner, tape.inner, dy, dnormed, gradients.inner, ends);
+    View<const T, 3, Space> dinner = dy;
+    if (tape.dropout && dropout_ > 0) {
+      const View<T, 3, Space> dropped = frame.template tensor<T>(dy.extents());
+      add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dropped.flatten()});
+      drop(ctx, dropout_, tape.dropout, dropped);
+      dinner = dropped;
+    }
+    inner_.backward(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);
     add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dx.flatten()});
     norm_.backward(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {}, true);
   }
@@ -92,6 +110,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
  private:
   NormLayer norm_;
   Inner inner_;
+  double dropout_ = 0;
 };
 
 }  // namespace ssm

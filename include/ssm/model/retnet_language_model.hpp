@@ -26,8 +26,7 @@ struct RetNetNames {
 };
 
 using RetNetMixer = Retention<RetentionConfig{}>;
-using RetNetFeedForward = FeedForward<FeedForwardConfig{
-    .activation = ActivationKind::silu, .gated = true, .bias = false}>;
+using RetNetFeedForward = FeedForward<FeedForwardConfig{.gated = true, .bias = false}>;
 using RetNetBlock = Chain<Residual<RmsNorm<>, RetNetMixer, "retention_layer_norm", "retention">,
                           Residual<RmsNorm<>, RetNetFeedForward, "final_layer_norm", "ffn">>;
 
@@ -39,15 +38,19 @@ using RetNetLanguageModel = BasicLanguageModel<Stack<RetNetBlock>, RmsNorm<>, Re
 /// Throws  ArgumentError  for sizes that do not fit together
 inline RetNetLanguageModel make_language_model(const RetNetLanguageModelConfig& config) {
   if (config.n_layer < 1) throw ArgumentError("RetNet language model: n_layer must be at least 1");
-  if (config.activation != ActivationKind::silu)
-    throw ArgumentError("RetNet language model: the feed-forward layers must be SwiGLU (swish)");
   const RmsNorm<> norm({.channels = config.d_model, .eps = config.norm_epsilon});
-  const RetNetBlock block(
-      {norm, RetNetMixer({.channels = config.d_model,
-                          .value_dim = config.d_value,
-                          .heads = config.num_heads,
-                          .eps = config.norm_epsilon})},
-      {norm, RetNetFeedForward({.channels = config.d_model, .hidden = config.d_inner})});
+  const RetNetBlock block({norm,
+                           RetNetMixer({.channels = config.d_model,
+                                        .value_dim = config.d_value,
+                                        .heads = config.num_heads,
+                                        .eps = config.norm_epsilon}),
+                           config.dropout},
+                          {norm,
+                           RetNetFeedForward({.channels = config.d_model,
+                                              .hidden = config.d_inner,
+                                              .activation = config.activation,
+                                              .dropout = config.activation_dropout}),
+                           config.dropout});
   return RetNetLanguageModel(
       {.vocabulary = config.vocab_size,
        .has_tied_head = config.has_tied_head,

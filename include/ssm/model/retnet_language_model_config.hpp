@@ -18,8 +18,9 @@ struct RetNetLanguageModelConfig {
   bool scales_embedding = false;                     // by √d_model
   bool has_tied_head = false;                        // the head is the embedding
   double norm_epsilon = 1e-6;
-  double dropout = 0;  // training only
-  Index chunk = 512;   // of the chunkwise form
+  double dropout = 0;             // training only: of what blocks add,
+  double activation_dropout = 0;  // and of what the feed-forward layers' second projection reads
+  Index chunk = 512;              // of the chunkwise form
 };
 
 }  // namespace ssm

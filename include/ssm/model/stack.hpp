@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -70,7 +71,8 @@ class Stack : public LayerVerbs<Stack<Block>> {
           SequenceOptions<Part>{
               .segments = options.segments,
               .initial_state = options.initial_state ? &options.initial_state->blocks[i] : nullptr,
-              .final_state = options.final_state ? &options.final_state->blocks[i] : nullptr});
+              .final_state = options.final_state ? &options.final_state->blocks[i] : nullptr,
+              .dropout = detail::fork(options.dropout, i)});
       current = next;
     }
   }

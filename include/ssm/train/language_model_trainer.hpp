@@ -17,8 +17,8 @@ struct LanguageModelTrainerConfig {
   Index batch = 16;        // streams that go through the model together
   Index accumulation = 1;  // batches whose gradients make one update
   Index carry = 1;     // windows through which the state is carried; 1: each begins without a past
-  double dropout = 0;  // of embeddings
-  Seed seed{};         // of dropout
+  double dropout = 0;  // of embeddings; that of the blocks is the model's
+  Seed seed{};         // of both
   AdamWConfig optimizer{};
 };
 
@@ -75,8 +75,10 @@ class LanguageModelTrainer {
       tape_.dropout = config_.dropout;
       tape_.dropout_seed =
           config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + part));
-      result.loss += accumulate(ctx, layer, parameters, past_of(part)) /
-                     static_cast<double>(config_.accumulation);
+      SequenceOptions<StateOf<P>> options = past_of(part);
+      options.dropout = tape_.dropout_seed;
+      result.loss +=
+          accumulate(ctx, layer, parameters, options) / static_cast<double>(config_.accumulation);
     }
     result.gradient_norm = global_norm(ctx, gradients_);
     if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm))
@@ -115,8 +117,8 @@ class LanguageModelTrainer {
   /// Adds the gradient of one batch; returns its loss.
   template <class B>
   double accumulate(Context<B>& ctx, const L& layer, const P& parameters,
-                    const SequenceOptions<StateOf<P>>& past) {
-    layer.forward(ctx, parameters, tokens_, logits_, tape_, past);
+                    const SequenceOptions<StateOf<P>>& options) {
+    layer.forward(ctx, parameters, tokens_, logits_, tape_, options);
     const auto rows = as_rows(logits_.view());
     cross_entropy(ctx,
                   CrossEntropy<T, Space>{.logits = rows,

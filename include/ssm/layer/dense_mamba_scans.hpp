@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+
+#include "ssm/layer/selective_transition.hpp"
+#include "ssm/op/driven_scan.hpp"
+#include "ssm/op/rearrange.hpp"
+#include "ssm/op/selective_scan.hpp"
+
+namespace ssm {
+
+/// How a DenseMamba block scans together with its sources, for either kind of fusion, and the gradients of that. Select is the
+/// block's SelectiveTransition.
+template <class Select>
+struct DenseMambaScans {
+  template <class T, class Space>
+  using Hidden = ScanStates<T, Space>;
+  /// What a backward pass is given by and for other layers and the ends of the sequence. Null views where there is nothing.
+  template <class T, class Space>
+  struct Connections {
+    std::span<const Hidden<T, Space>> sources, dsources;
+    const Hidden<T, Space>&hidden, &dhidden;
+    View<T, 3, Space> dgate;
+    View<const T, 3, Space> dfinal_fused;
+    View<T, 3, Space> dinitial_fused;
+  };
+
+  /// Has the scan leave its steps, and copies what else later layers read.
+  template <class B, class T>
+  static void keep_hidden(Context<B>& ctx, SelectiveScan<T, typename B::Space>& scan,
+                          const Hidden<T, typename B::Space>& hidden) {
+    using Space = typename B::Space;
+    const Index inner = scan.A.extent(0), states = scan.A.extent(1);
+    scan.step = hidden.delta;
+    rearrange(ctx, Rearrange<T, Space>{.x = scan.B, .y = hidden.B});
+    rearrange(ctx, Rearrange<T, Space>{.x = scan.A.reshape(1, inner, states),
+                                       .y = hidden.A.reshape(1, inner, states)});
+    if (hidden.initial_state && scan.initial_state)
+      rearrange(ctx, Rearrange<T, Space>{.x = scan.initial_state, .y = hidden.initial_state});
+  }
+
+  /// A source's states read by this block.
+  template <class T, class Space>
+  static SelectiveScan<T, Space> reading(const Hidden<T, Space>& source, View<const T, 3, Space> C,
+                                         Segments segments) {
+    return {.u = source.u,
+            .delta = source.delta,
+            .A = source.A,
+            .B = source.B,
+            .C = C,
+            .segments = segments,
+            .initial_state = source.initial_state};
+  }
+
+  /// y = a ⊙ Σ_i reading_i
+  template <class B, class T>
+  static void read_sources(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& scan,
+                           const View<T, 3, typename B::Space>& gate,
+                           std::span<const Hidden<T, typename B::Space>> sources,
+                           const View<T, 3, typename B::Space>& reads,
+                           const View<T, 3, typename B::Space>& y) {
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      auto read = reading<T, typename B::Space>(sources[i], scan.C, scan.segments);
+      read.y = i == 0 ? reads : y;
+      selective_scan(ctx, read);
+      if (i > 0) add_to<B, T>(ctx, reads, y);
+    }
+    Select::template select<T>(ctx, gate, reads, y);
+  }
+
+  /// y = C·e
+  template <class B, class T>
+  static void carry_sources(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& scan,
+                            const View<T, 3, typename B::Space>& gate,
+                            std::span<const Hidden<T, typename B::Space>> sources,
+                            const View<const T, 3, typename B::Space>& initial_fused,
+                            const View<T, 3, typename B::Space>& final_fused,
+                            const View<T, 3, typename B::Space>& y) {
+    driven_scan(ctx, DrivenScan<T, typename B::Space>{.sources = sources,
+                                                      .gate = gate,
+                                                      .delta = scan.step,
+                                                      .A = scan.A,
+                                                      .C = scan.C,
+                                                      .segments = scan.segments,
+                                                      .initial_state = initial_fused,
+                                                      .final_state = final_fused,
+                                                      .y = y});
+  }
+
+  /// The block's own scan, and what later layers, and `dstep` if it is given, say of it.
+  template <class B, class T>
+  static void own_backward(Context<B>& ctx, SelectiveScanBackward<T, typename B::Space> g,
+                           const Hidden<T, typename B::Space>& dhidden,
+                           std::type_identity_t<View<T, 3, typename B::Space>> dstep) {
+    using Space = typename B::Space;
+    g.dstep = dstep;
+    if (!dhidden.u) return selective_scan_backward(ctx, g);
+    auto frame = ctx.workspace().frame();
+    const auto dB = g.dB;
+    g.dB = frame.template tensor<T>(dB.extents());
+    if (dstep)
+      add_to<B, T>(ctx, dstep, dhidden.delta);
+    else
+      g.dstep = dhidden.delta;
+    selective_scan_backward(ctx, g);
+    add_to<B, T>(ctx, g.dB, dhidden.B);
+    rearrange(ctx, Rearrange<T, Space>{.x = g.dB, .y = dB});
+    add_to<B, T>(ctx, g.du, dhidden.u);
+    add_to<B, T>(ctx, g.dA, dhidden.A);
+    if (g.dinitial_state && dhidden.initial_state)
+      add_to<B, T>(ctx, g.dinitial_state, dhidden.initial_state);
+  }
+
+  /// The gradient of z, then run(what is left for what silu(z) multiplies).
+  template <class B, class T, class Tape, class Run>
+  static void behind_gate(Context<B>& ctx, const Tape& tape,
+                          SelectiveScanBackward<T, typename B::Space> g, Run&& run) {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const auto dtotal = frame.template tensor<T>(g.dy.extents());
+    activation_backward(
+        ctx, ActivationBackward<T, Space>{.forward = {.kind = ActivationKind::silu,
+                                                      .x = as_rows(g.forward.gate),
+                                                      .gate = as_rows(tape.total.view())},
+                                          .dy = as_rows(g.dy),
+                                          .dx = as_rows(g.dgate),
+                                          .dgate = as_rows(dtotal)});
+    g.forward.gate = {};
+    g.dgate = {};
+    g.dy = dtotal;
+    run(g);
+  }
+
+  /// `tape` is the block's.
+  template <class B, class T, class Tape>
+  static void readout_backward(Context<B>& ctx, const Tape& tape,
+                               const SelectiveScanBackward<T, typename B::Space>& g,
+                               const Connections<T, typename B::Space>& with) {
+    using Space = typename B::Space;
+    own_backward<B, T>(ctx, g, with.dhidden, {});
+    auto frame = ctx.workspace().frame();
+    const auto dreads = frame.template tensor<T>(g.dy.extents());
+    Select::template select_backward<T>(ctx, tape.gate, tape.reads, g.dy, dreads, with.dgate);
+    for (std::size_t i = 0; i < with.sources.size(); ++i) {
+      const auto& to = with.dsources[i];
+      selective_scan_backward(
+          ctx, SelectiveScanBackward<T, Space>{
+                   .forward = reading<T, Space>(with.sources[i], g.forward.C, g.forward.segments),
+                   .dy = dreads,
+                   .accumulate = true,
+                   .du = to.u,
+                   .ddelta = to.delta,
+                   .dA = to.A,
+                   .dB = to.B,
+                   .dC = g.dC,
+                   .dinitial_state = to.initial_state});
+    }
+  }
+
+  template <class B, class T, class Tape>
+  static void carried_backward(Context<B>& ctx, const Tape& tape,
+                               SelectiveScanBackward<T, typename B::Space> g,
+                               const Connections<T, typename B::Space>& with) {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const View<T, 3, Space> dstep = frame.template tensor<T>(g.dy.extents());
+    const View<T, 3, Space> dC = frame.template tensor<T>(g.dC.extents());
+    const View<T, 3, Space> own_dC = frame.template tensor<T>(g.dC.extents());
+    DrivenScanBackward<T, Space> driven{
+        .forward = {.sources = with.sources,
+                    .delta = with.hidden.u ? with.hidden.delta : tape.step.view(),
+                    .A = g.forward.A,
+                    .C = g.forward.C,
+                    .segments = g.forward.segments},
+        .dy = g.dy,
+        .dfinal_state = with.dfinal_fused,
+        .dsources = with.dsources,
+        .dgate = with.dgate,
+        .ddelta = dstep,
+        .dA = g.dA,
+        .dC = dC,
+        .dinitial_state = with.dinitial_fused};
+    if (!with.sources.empty()) driven.forward.gate = tape.gate;
+    if (tape.mamba.has_initial_state) driven.forward.initial_state = tape.fused;
+    driven_scan_backward(ctx, driven);
+    const auto to = g.dC;
+    g.dC = own_dC;
+    own_backward<B, T>(ctx, g, with.dhidden, dstep);
+    add_to<B, T>(ctx, dC, own_dC);
+    rearrange(ctx, Rearrange<T, Space>{.x = dC, .y = to});
+  }
+
+  /// sum += more; both without gaps.
+  template <class B, class T, class V>
+  static void add_to(Context<B>& ctx, const V& sum, const V& more) {
+    add(ctx,
+        Add<T, typename B::Space>{.a = sum.flatten(), .b = more.flatten(), .y = sum.flatten()});
+  }
+};
+
+}  // namespace ssm

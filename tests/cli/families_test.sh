@@ -1,0 +1,86 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Every family of models through every command, with weights in full precision and in bf16.
+source "$(dirname "$0")/common.sh"
+make_text text
+head -c 2000 text >prompt
+
+# ids.npy: the same tokens, [1, 64], as 32-bit integers
+header="{'descr': '<i4', 'fortran_order': False, 'shape': (1, 64), }"
+printf '\x93NUMPY\x01\0'"\\x$(printf %02x $((${#header} + 1)))"'\0%s\n' "$header" >ids.npy
+printf "$(printf '\\x%02x\\0\\0\\0' $(seq 97 160))" >>ids.npy
+
+# value FIELD: of the JSON line in ./out
+value() { sed "s/.*\"$1\":\([0-9.e+-]*\).*/\1/" out; }
+# near A B BOUND: |A − B| ≤ BOUND, and not the same
+near() { awk -v a="$1" -v b="$2" -v bound="$3" 'BEGIN { d = a - b; if (d < 0) d = -d; exit !(d > 0 && d <= bound) }'; }
+
+train=("$ssm" train --text text --width 32 --state 4 --batch 4 --length 32 --rate 0.01 --schedule constant --warmup 0
+  --heads 2 --select-reduction 4 --quiet)
+
+# check NAME OPTION…: trains a model, stops half-way and goes on, and uses it in every way
+check() {
+  local name=$1
+  shift
+  expect 0 "${train[@]}" "$@" --out "$name" --steps 20
+  expect 0 "${train[@]}" "$@" --out "$name" --steps 40 --resume
+
+  expect 0 "$ssm" perplexity "$name" --text text --held-out --json
+  local full=$(value bits_per_byte)
+  expect 0 "$ssm" perplexity "$name" --text text --held-out --json --weights bf16
+  near "$full" "$(value bits_per_byte)" 0.05 || fail "$name: $full bits per byte, $(value bits_per_byte) in bf16"
+
+  expect 0 "$ssm" logits "$name" --tokens ids.npy --out full.npy
+  expect 0 "$ssm" logits "$name" --tokens ids.npy --out rounded.npy --weights bf16
+  expect 0 "$ssm" logits "$name" --tokens ids.npy --out again.npy --weights bf16 --backend reference
+  (($(stat -c %s full.npy) == $(stat -c %s rounded.npy))) || fail "$name: logits of another shape in bf16"
+  cmp -s full.npy rounded.npy && fail "$name: --weights bf16 rounded nothing"
+  if command -v python3 >/dev/null; then
+    python3 "$work/distance.py" full.npy rounded.npy 0.1 || fail "$name: bf16 is far from full precision"
+    python3 "$work/distance.py" rounded.npy again.npy 1e-3 || fail "$name: bf16 differs between backends"
+  fi
+
+  expect 0 "$ssm" generate "$name" --prompt-file prompt --tokens 40 --seed 3 --weights bf16
+  cp out first
+  (($(wc -c <first) > 2000)) || fail "$name: generated nothing"
+  expect 0 "$ssm" generate "$name" --prompt-file prompt --tokens 40 --seed 3 --weights bf16
+  same out first
+}
+cat >distance.py <<'END'
+import array, struct, sys
+def read(path):
+    file = open(path, "rb").read()
+    return array.array("f", file[10 + struct.unpack("<H", file[8:10])[0]:])
+a, b = read(sys.argv[1]), read(sys.argv[2])
+assert max(abs(x - y) for x, y in zip(a, b)) <= float(sys.argv[3]) * max(map(abs, a))
+END
+
+check h3 --model h3 --layers 2
+check hybrid --model h3 --layers 2 --attention-layers 1
+check mamba --model mamba --layers 2
+check retnet --model retnet --layers 2 --dropout 0.1
+for fusion in readout carried; do
+  check dense-retnet-$fusion --model dense-retnet --layers 3 --fusion $fusion --dropout 0.1
+  check dense-mamba-$fusion --model dense-mamba --layers 3 --fusion $fusion
+  for family in retnet mamba; do
+    expect 0 "$ssm" inspect dense-$family-$fusion
+    grep -Eq "^dense_fusion +$fusion\$" out || fail "dense-$family does not say that it is $fusion: $(head -n 30 out)"
+  done
+done
+for family in retnet mamba; do
+  cmp -s dense-$family-{readout,carried}/checkpoint-0000040/model.safetensors && fail "dense-$family: --fusion does nothing"
+done
+
+# A run that was stopped ends as one that was not, whatever is dropped in it and carried on
+same_as_whole() {
+  local name=$1
+  shift
+  expect 0 "${train[@]}" "$@" --out whole-$name --steps 40
+  for file in model state optimizer; do
+    same {whole-,}$name/checkpoint-0000040/$file.safetensors
+  done
+}
+same_as_whole retnet --model retnet --layers 2 --dropout 0.1
+same_as_whole dense-mamba-carried --model dense-mamba --layers 3 --fusion carried
+same_as_whole dense-retnet-readout --model dense-retnet --layers 3 --fusion readout --dropout 0.1
+finish
