@@ -33,11 +33,9 @@ struct ConvolutionProblem {
     skip = normal<float>(c.channels, seed + 6);
     dkernel = Buffer<float>(kernel.size()), dskip = Buffer<float>(c.channels);
     dkernel.write(std::vector<float>(kernel.size())), dskip.write(std::vector<float>(c.channels));
-    has_backward = c.length <= ssm::cuda::kBlockConvolutionLength;
-    workspace = Buffer<char>(
-        std::max(ssm::cuda::causal_convolution_workspace<T>(forward()),
-                 has_backward ? ssm::cuda::causal_convolution_backward_workspace<T>(backward())
-                              : std::size_t{0}));
+    workspace =
+        Buffer<char>(std::max(ssm::cuda::causal_convolution_workspace<T>(forward()),
+                              ssm::cuda::causal_convolution_backward_workspace<T>(backward())));
   }
   template <class U>
   Sequences<U> view(const Buffer<T>& buffer) const {
@@ -55,7 +53,7 @@ struct ConvolutionProblem {
             skip.data(),
             view<T>(y)};
   }
-  /// Plain cases take the spectra that the forward call left in the workspace, gated ones make them anew.
+  /// Plain cases take what the forward call made of the kernels and left in the workspace, gated ones make it anew.
   ssm::cuda::CausalConvolutionBackward<T> backward() const {
     const void* const spectra = c.gates ? nullptr : workspace.data();
     return {c.batch,
@@ -83,7 +81,7 @@ struct ConvolutionProblem {
   }
 
   ConvolutionCase c;
-  bool has_backward = true;
+  static constexpr bool has_backward = true;  // of every length
   Buffer<T> x, dy, y, dx, gate_in, gate_out, dgate_in, dgate_out;
   Buffer<float> kernel, skip, dkernel, dskip;
   Buffer<char> workspace;

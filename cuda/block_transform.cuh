@@ -300,6 +300,7 @@ __device__ inline void third_stage_back(const Stages<P>& s, int tile,
                                         const float (&sum)[P::R3 / 4][4]) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   constexpr int steps = P::R3 / 8;
+  __syncwarp();  // the tile is overwritten: every lane has read what it needs of it
   unsigned a[P::Terms][steps][4];
 #pragma unroll
   for (int j = 0; j < P::R3 / 4; ++j)

@@ -7,12 +7,49 @@ namespace ssm::cuda {
 
 template <class T>
 std::size_t causal_convolution_workspace(const CausalConvolution<T>& call) {
-  if (call.length > kBlockConvolutionLength)
-    return device::LongConvolution<T>(call, nullptr).used();
-  return device::with_transform<T>(call.length, [&](auto plan) {
-    return device::KernelSpectra<decltype(plan)>(call.channels, nullptr).used();
-  });
+  using namespace device;
+  if (call.length > kBlockConvolutionLength) return LongConvolution<T>(call, nullptr).used();
+  if constexpr (is_twisted<T>) {
+    return with_twisted(call.length, [&](auto plan, auto blocks) {
+      return TwistedTables<decltype(plan), blocks.value>(call.channels, nullptr).used();
+    });
+  } else {
+    return with_transform<T>(call.length, [&](auto plan) {
+      return KernelSpectra<decltype(plan)>(call.channels, nullptr).used();
+    });
+  }
 }
+
+namespace device {
+
+template <class P, int Blocks>
+void convolve_by_tables(const CausalConvolution<Bfloat16>& call, void* workspace, Stream stream,
+                        const char* operation) {
+  const TwistedTables<P, Blocks> tables(call.channels, workspace);
+  tables.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
+  tables.template run<false>(TwistedLaunch{.batch = call.batch,
+                                           .channels = call.channels,
+                                           .length = call.length,
+                                           .x = call.x,
+                                           .gate_in = call.gate_in,
+                                           .gate_out = call.gate_out,
+                                           .y = call.y},
+                             stream, operation);
+}
+
+template <class P, class T>
+void convolve_by_spectra(const CausalConvolution<T>& call, void* workspace, Stream stream,
+                         const char* operation) {
+  const KernelSpectra<P> spectra(call.channels, workspace);
+  spectra.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
+  const int pairs = (call.batch + 1) / 2;
+  const int wanted = 132 * 12 * 128 / P::threads / call.channels;
+  launch(convolve<P, T>, dim3(call.channels, std::clamp(wanted, 1, std::min(pairs, 65535))),
+         P::threads, P::bytes, stream, operation,
+         ConvolutionLaunch<T>{call, spectra.spectrum, spectra.unscale});
+}
+
+}  // namespace device
 
 template <class T>
 void causal_convolution(const CausalConvolution<T>& call, void* workspace, Stream stream) {
@@ -22,19 +59,15 @@ void causal_convolution(const CausalConvolution<T>& call, void* workspace, Strea
   require(workspace != nullptr, operation, "workspace is null");
   if (call.length > kBlockConvolutionLength) {
     LongConvolution<T>(call, workspace).run(stream, operation);
-    return;
+  } else if constexpr (is_twisted<T>) {
+    with_twisted(call.length, [&](auto plan, auto blocks) {
+      convolve_by_tables<decltype(plan), blocks.value>(call, workspace, stream, operation);
+    });
+  } else {
+    with_transform<T>(call.length, [&](auto plan) {
+      convolve_by_spectra<decltype(plan)>(call, workspace, stream, operation);
+    });
   }
-  with_transform<T>(call.length, [&](auto plan) {
-    using P = decltype(plan);
-    const KernelSpectra<P> spectra(call.channels, workspace);
-    spectra.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
-    const int pairs = (call.batch + 1) / 2;
-    const int wanted = 132 * 12 * 128 / P::threads / call.channels;
-    launch(convolve<P, T>, dim3(call.channels, std::clamp(wanted, 1, std::min(pairs, 65535))),
-           P::threads, P::bytes, stream, operation,
-           ConvolutionLaunch<T>{call, spectra.spectrum, spectra.unscale});
-    return 0;
-  });
 }
 
 #define SSM_INSTANTIATE(T)                                                                      \

@@ -11,39 +11,24 @@ namespace ssm::cuda::device {
 template <class T>
 inline constexpr int half_terms = sizeof(T) == 2 && operand_terms<T> == 1 ? 1 : 2;
 
-/// A channel's spectrum as the third stage holds it: [tile][pair][lane] of P::last_tiles, R3/8 and 32.
-/// Half pairs, or float where `Wide`.
-template <class P, bool Wide = P::Terms == 2>
+/// A channel's spectrum as the third stage holds it: [tile][pair][half][lane] of P::last_tiles, R3/8, 2 and 32; floats.
+template <class P>
 struct Spectrum {
-  static constexpr int word = Wide ? 8 : 4;  // bytes a point
-  static constexpr std::size_t bytes = std::size_t{P::points} * word;
+  static constexpr std::size_t bytes = std::size_t{P::points} * 8;
 
   __device__ static void load(const char* base, int tile, int pair, float2 (&v)[2][2]) {
-    const int at = (tile * (P::R3 / 8) + pair) * 32 + threadIdx.x % 32;
-    if constexpr (!Wide) {
-      const uint4 raw = reinterpret_cast<const uint4*>(base)[at];
-      v[0][0] = unpack_half(raw.x), v[0][1] = unpack_half(raw.y);
-      v[1][0] = unpack_half(raw.z), v[1][1] = unpack_half(raw.w);
-    } else {
+    const int at = (tile * (P::R3 / 8) + pair) * 64 + threadIdx.x % 32;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float4 raw = reinterpret_cast<const float4*>(base)[(at / 32 * 2 + h) * 32 + at % 32];
-        v[h][0] = {raw.x, raw.y}, v[h][1] = {raw.z, raw.w};
-      }
+    for (int h = 0; h < 2; ++h) {
+      const float4 raw = reinterpret_cast<const float4*>(base)[at + 32 * h];
+      v[h][0] = {raw.x, raw.y}, v[h][1] = {raw.z, raw.w};
     }
   }
   __device__ static void store(char* base, int tile, int pair, const float2 (&v)[2][2]) {
-    const int at = (tile * (P::R3 / 8) + pair) * 32 + threadIdx.x % 32;
-    if constexpr (!Wide) {
-      reinterpret_cast<uint4*>(base)[at] = {
-          pack_half(v[0][0].x, v[0][0].y), pack_half(v[0][1].x, v[0][1].y),
-          pack_half(v[1][0].x, v[1][0].y), pack_half(v[1][1].x, v[1][1].y)};
-    } else {
+    const int at = (tile * (P::R3 / 8) + pair) * 64 + threadIdx.x % 32;
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
-        reinterpret_cast<float4*>(base)[(at / 32 * 2 + h) * 32 + at % 32] = {v[h][0].x, v[h][0].y,
-                                                                             v[h][1].x, v[h][1].y};
-    }
+    for (int h = 0; h < 2; ++h)
+      reinterpret_cast<float4*>(base)[at + 32 * h] = {v[h][0].x, v[h][0].y, v[h][1].x, v[h][1].y};
   }
 };
 
@@ -233,7 +218,7 @@ __device__ inline void transform_back(const Stages<P>& s, float2 (&out)[2][8]) {
 }
 
 /// factor · frequency, laid out as third_stage leaves it, to a spectrum.
-template <class P, bool Wide = P::Terms == 2>
+template <class P>
 __device__ inline void store_spectrum(char* base, int tile, const float (&frequency)[P::R3 / 4][4],
                                       float factor) {
 #pragma unroll
@@ -245,7 +230,7 @@ __device__ inline void store_spectrum(char* base, int tile, const float (&freque
       for (int half = 0; half < 2; ++half)
         k[h][half] = {factor * frequency[2 * pair + h][2 * half],
                       factor * frequency[2 * pair + h][2 * half + 1]};
-    Spectrum<P, Wide>::store(base, tile, pair, k);
+    Spectrum<P>::store(base, tile, pair, k);
   }
 }
 
@@ -312,9 +297,7 @@ struct ConvolutionLaunch {
 
 /// Convolves pairs of sequences blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x with its kernel.
 template <class P, class T>
-__global__ void __launch_bounds__(P::threads,
-                                  P::Terms == 1 ? (P::threads == 512 ? 2 : 768 / P::threads) : 1)
-    convolve(const ConvolutionLaunch<T> launch) {
+__global__ void __launch_bounds__(P::threads, 1) convolve(const ConvolutionLaunch<T> launch) {
   extern __shared__ char shared[];
   const Stages<P> s = make_stages<P>(shared);
   const CausalConvolution<T>& call = launch.call;

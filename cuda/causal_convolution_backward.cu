@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "causal_convolution_backward.cuh"
 #include "convolution_plan.cuh"
+#include "long_convolution_backward.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -10,21 +11,76 @@ struct ConvolutionBackwardWorkspace {
   ConvolutionBackwardWorkspace(int channels, void* base, const void* made)
       : spectra(channels, made != nullptr ? const_cast<void*>(made) : base), carver(base) {
     carver.take<char>(spectra.used());
-    if (P::Terms == 2) inputs = carver.take<char>(Spectrum<P>::bytes * channels);
+    inputs = carver.take<char>(Spectrum<P>::bytes * channels);
   }
   KernelSpectra<P> spectra;
   Carver carver;
   char* inputs = nullptr;
 };
 
+/// dgate_out is the forward product with dy as its gate; dx and dgate_in are one product backwards in time; dkernel is
+/// a kernel of its own.
+template <class P, int Blocks>
+void backward_by_tables(const CausalConvolutionBackward<Bfloat16>& call, void* workspace,
+                        Stream stream, const char* operation) {
+  using Tables = TwistedTables<P, Blocks>;
+  const Tables tables(call.channels,
+                      call.spectra != nullptr ? const_cast<void*>(call.spectra) : workspace);
+  if (call.spectra == nullptr)
+    tables.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
+  if (call.dgate_out.data != nullptr)
+    tables.template run<false>(TwistedLaunch{.batch = call.batch,
+                                             .channels = call.channels,
+                                             .length = call.length,
+                                             .x = call.x,
+                                             .gate_in = call.gate_in,
+                                             .gate_out = call.dy,
+                                             .y = call.dgate_out},
+                               stream, operation);
+  tables.template run<true>(TwistedLaunch{.batch = call.batch,
+                                          .channels = call.channels,
+                                          .length = call.length,
+                                          .x = call.dy,
+                                          .gate_in = call.gate_out,
+                                          .gate_out = call.gate_in,
+                                          .second_gate = call.x,
+                                          .y = call.dx,
+                                          .second = call.dgate_in},
+                            stream, operation);
+  Tables::correlate(
+      TwistedGradientLaunch{call.batch, call.channels, call.length, call.taps, call.x, call.gate_in,
+                            call.dy, call.gate_out, call.dkernel, call.dskip},
+      stream, operation);
+}
+
+template <class P, class T>
+void backward_by_spectra(const CausalConvolutionBackward<T>& call, void* workspace, Stream stream,
+                         const char* operation) {
+  const ConvolutionBackwardWorkspace<P> space(call.channels, workspace, call.spectra);
+  if (call.spectra == nullptr)
+    space.spectra.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
+  launch(convolve_backward<P, T>, dim3(call.channels), P::threads, P::bytes, stream, operation,
+         ConvolutionBackwardLaunch<T>{call, space.spectra.spectrum, space.spectra.unscale,
+                                      space.inputs});
+}
+
 }  // namespace device
 
 template <class T>
 std::size_t causal_convolution_backward_workspace(const CausalConvolutionBackward<T>& call) {
-  return device::with_transform<T>(call.length, [&](auto plan) {
-    return device::ConvolutionBackwardWorkspace<decltype(plan)>(call.channels, nullptr, nullptr)
-        .carver.used();
-  });
+  using namespace device;
+  if (call.length > kBlockConvolutionLength)
+    return LongConvolutionBackward<T>(call, nullptr).used();
+  if constexpr (is_twisted<T>) {
+    return with_twisted(call.length, [&](auto plan, auto blocks) {
+      return TwistedTables<decltype(plan), blocks.value>(call.channels, nullptr).used();
+    });
+  } else {
+    return with_transform<T>(call.length, [&](auto plan) {
+      return ConvolutionBackwardWorkspace<decltype(plan)>(call.channels, nullptr, nullptr)
+          .carver.used();
+    });
+  }
 }
 
 template <class T>
@@ -32,20 +88,19 @@ void causal_convolution_backward(const CausalConvolutionBackward<T>& call, void*
                                  Stream stream) {
   using namespace device;
   const char* const operation = "causal_convolution_backward";
-  require_sizes(call.batch, call.channels, call.length, call.taps, kBlockConvolutionLength,
-                operation);
+  require_sizes(call.batch, call.channels, call.length, call.taps, 1 << 20, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  with_transform<T>(call.length, [&](auto plan) {
-    using P = decltype(plan);
-    const ConvolutionBackwardWorkspace<P> space(call.channels, workspace, call.spectra);
-    if (call.spectra == nullptr)
-      space.spectra.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
-    launch(convolve_backward<P, T>, dim3(call.channels), P::threads, convolution_backward_bytes<P>,
-           stream, operation,
-           ConvolutionBackwardLaunch<T>{call, space.spectra.spectrum, space.spectra.unscale,
-                                        space.inputs});
-    return 0;
-  });
+  if (call.length > kBlockConvolutionLength) {
+    LongConvolutionBackward<T>(call, workspace).run(stream, operation);
+  } else if constexpr (is_twisted<T>) {
+    with_twisted(call.length, [&](auto plan, auto blocks) {
+      backward_by_tables<decltype(plan), blocks.value>(call, workspace, stream, operation);
+    });
+  } else {
+    with_transform<T>(call.length, [&](auto plan) {
+      backward_by_spectra<decltype(plan)>(call, workspace, stream, operation);
+    });
+  }
 }
 
 #define SSM_INSTANTIATE(T)                                                                       \

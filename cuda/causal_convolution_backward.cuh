@@ -10,22 +10,15 @@ struct ConvolutionBackwardLaunch {
   CausalConvolutionBackward<T> call;
   const char* spectrum;
   const float* unscale;
-  char*
-      inputs;  // [D, Spectrum::bytes]  spectrum of the pair a block is at; two-term transforms only
+  char* inputs;  // [D, Spectrum::bytes]  spectrum of the pair a block is at
 };
-
-/// Shared memory: the stages, and for one-term transforms the spectrum of the pair's inputs.
-template <class P>
-inline constexpr std::size_t convolution_backward_bytes = P::bytes +
-                                                          (P::Terms == 1 ? Spectrum<P>::bytes : 0);
 
 /// Both gradients of a block's inputs, over all pairs of sequences of channel blockIdx.x.
 ///   du = irfft(dY · conj(K)),  dkernel = Σ_b irfft(dY · conj(U))
 /// With sequences b and b + 1 as real and imaginary part, the real part of conj(U)·dY's inverse is the sum of both
 /// sequences' kernel gradients, if both have one scale.
 template <class P, class T>
-__global__ void __launch_bounds__(P::threads,
-                                  P::Terms == 1 && P::threads <= 256 ? 512 / P::threads : 1)
+__global__ void __launch_bounds__(P::threads, 1)
     convolve_backward(const ConvolutionBackwardLaunch<T> launch) {
   constexpr int tiles = P::last_tiles / P::warps;
   extern __shared__ char shared[];
@@ -33,8 +26,7 @@ __global__ void __launch_bounds__(P::threads,
   const CausalConvolutionBackward<T>& call = launch.call;
   const int channel = blockIdx.x, pairs = (call.batch + 1) / 2, warp = threadIdx.x / 32;
   const char* const filter = launch.spectrum + channel * Spectrum<P>::bytes;
-  char* const inputs =
-      P::Terms == 1 ? shared + P::bytes : launch.inputs + channel * Spectrum<P>::bytes;
+  char* const inputs = launch.inputs + channel * Spectrum<P>::bytes;
   const float unscale = launch.unscale[channel];
   float gradient[tiles][P::R3 / 4][4] = {};
   float dskip = 0.f;

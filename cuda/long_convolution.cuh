@@ -62,12 +62,12 @@ __global__ void __launch_bounds__(P::threads, P::Terms == 1 ? 2 : 1)
     transform(s, v, {scale, scale});
     char* const out = launch.spectra +
                       (static_cast<long long>(blockIdx.x) * launch.pairs * launch.blocks + item) *
-                          Spectrum<P, true>::bytes;
+                          Spectrum<P>::bytes;
 #pragma unroll 1
     for (int tile = threadIdx.x / 32; tile < P::last_tiles; tile += P::warps) {
       float frequency[P::R3 / 4][4];
       third_stage(s, tile, frequency);
-      store_spectrum<P, true>(out, tile, frequency, 1.f / (scale * P::gain));
+      store_spectrum<P>(out, tile, frequency, 1.f / (scale * P::gain));
     }
     __syncthreads();
   }
@@ -82,6 +82,28 @@ struct BlockProductLaunch {
   int points;
   int row_points;  // points with the same k1
 };
+
+/// sum[k] = Σ_i kernel_i · input_{m+k−i}, columns of shared memory, `pitch` apart.
+template <int Outputs>
+__device__ inline void multiply_columns(float2 (&sum)[Outputs], const float2* kernel,
+                                        int kernel_blocks, const float2* input, int blocks, int m,
+                                        int pitch) {
+  const auto input_at = [&](int j) {
+    return j >= 0 && j < blocks ? input[j * pitch] : float2{0.f, 0.f};
+  };
+  // Kernel block i meets inputs m − i … m + Outputs − 1 − i; each step shifts the window by one.
+  float2 window[Outputs] = {};
+#pragma unroll
+  for (int k = 1; k < Outputs; ++k) window[k] = input_at(m + k);
+  for (int i = 0; i < min(kernel_blocks, m + Outputs); ++i) {
+    window[0] = input_at(m - i);
+    const float2 w = kernel[i * pitch];
+#pragma unroll
+    for (int k = 0; k < Outputs; ++k) sum[k] = multiply_add(w, window[k], sum[k]);
+#pragma unroll
+    for (int k = Outputs - 1; k > 0; --k) window[k] = window[k - 1];
+  }
+}
 
 /// One thread a frequency of channel blockIdx.y; both polynomials lie in shared memory, a column a thread.
 static __global__ void multiply_blocks(const BlockProductLaunch launch) {
@@ -105,21 +127,8 @@ static __global__ void multiply_blocks(const BlockProductLaunch launch) {
       input[j * pitch] = data[static_cast<long long>(j) * launch.points];
     float2 before{0.f, 0.f};
     for (int m = 0; m < launch.blocks; m += outputs) {
-      float2 sum[outputs] = {}, window[outputs] = {};
-      // Kernel block i meets inputs m − i … m + 3 − i; each step shifts the window by one.
-      const auto input_at = [&](int j) {
-        return j >= 0 && j < launch.blocks ? input[j * pitch] : float2{0.f, 0.f};
-      };
-#pragma unroll
-      for (int k = 1; k < outputs; ++k) window[k] = input_at(m + k);
-      for (int i = 0; i < min(launch.kernel_blocks, m + outputs); ++i) {
-        window[0] = input_at(m - i);
-        const float2 w = kernel[i * pitch];
-#pragma unroll
-        for (int k = 0; k < outputs; ++k) sum[k] = multiply_add(w, window[k], sum[k]);
-#pragma unroll
-        for (int k = outputs - 1; k > 0; --k) window[k] = window[k - 1];
-      }
+      float2 sum[outputs] = {};
+      multiply_columns(sum, kernel, launch.kernel_blocks, input, launch.blocks, m, pitch);
 #pragma unroll
       for (int k = 0; k < outputs; ++k) {
         if (m + k < launch.blocks)
@@ -156,7 +165,7 @@ __global__ void __launch_bounds__(P::threads, P::Terms == 1 ? 2 : 1)
     const char* const in =
         launch.spectra +
         (static_cast<long long>(blockIdx.x) * launch.pairs * launch.blocks + item) *
-            Spectrum<P, true>::bytes;
+            Spectrum<P>::bytes;
     float largest = 0.f;
 #pragma unroll 8
     for (int i = threadIdx.x; i < P::points / 2; i += P::threads) {
@@ -175,7 +184,7 @@ __global__ void __launch_bounds__(P::threads, P::Terms == 1 ? 2 : 1)
 #pragma unroll
       for (int pair_of_tiles = 0; pair_of_tiles < P::R3 / 8; ++pair_of_tiles) {
         float2 k[2][2];
-        Spectrum<P, true>::load(in, tile, pair_of_tiles, k);
+        Spectrum<P>::load(in, tile, pair_of_tiles, k);
 #pragma unroll
         for (int h = 0; h < 2; ++h)
 #pragma unroll
@@ -201,53 +210,82 @@ __global__ void __launch_bounds__(P::threads, P::Terms == 1 ? 2 : 1)
   }
 }
 
-/// Runs a long convolution over as many channels at a time as keep the workspace near 256 MiB.
+/// The passes over `count` channels; tensors are indexed from channel `first`.
+template <class T>
+class LongPasses {
+ public:
+  using P = LongTransform<T>;
+  static constexpr std::size_t block_bytes = Spectrum<P>::bytes;
+  static int blocks_of(int length) { return (length + P::length - 1) / P::length; }
+
+  LongPasses(int count, int first, Stream stream, const char* operation)
+      : count_(count), first_(first), stream_(stream), operation_(operation) {}
+
+  template <class U>
+  void spectra(const Sequences<const U>& x, const Sequences<const U>& gate, int batch, int length,
+               const float* skip, char* out, bool from_first = true) const {
+    const int pairs = (batch + 1) / 2, blocks = blocks_of(length);
+    launch(block_spectra<P, U>, share(pairs * blocks), P::threads, P::bytes, stream_, operation_,
+           BlockSpectraLaunch<U>{x, gate, from_first ? first_ : 0, batch, length, pairs, blocks,
+                                 skip, out});
+  }
+  void multiply(char* inputs, int pairs, int blocks, const char* kernels, int kernel_blocks) const {
+    const int threads = blocks + kernel_blocks <= 64 ? 128 : 32;
+    launch(multiply_blocks, dim3(P::points / threads, count_), threads,
+           (blocks + kernel_blocks) * threads * sizeof(float2), stream_, operation_,
+           BlockProductLaunch{reinterpret_cast<float2*>(inputs),
+                              reinterpret_cast<const float2*>(kernels), pairs, blocks,
+                              kernel_blocks, P::points, P::points / P::R1});
+  }
+  template <class U>
+  void outputs(const char* spectra, const Sequences<const U>& gate, const Sequences<U>& y,
+               int batch, int length, bool from_first = true) const {
+    const int pairs = (batch + 1) / 2, blocks = blocks_of(length);
+    launch(block_outputs<P, U>, share(pairs * blocks), P::threads, P::bytes, stream_, operation_,
+           BlockOutputLaunch<U>{gate, y, from_first ? first_ : 0, batch, length, pairs, blocks,
+                                spectra});
+  }
+
+ private:
+  dim3 share(int items) const { return dim3(count_, std::clamp(264 / count_, 1, items)); }
+  int count_, first_;
+  Stream stream_;
+  const char* operation_;
+};
+
+/// Channels at a time that keep a workspace of `channel` bytes a channel near 256 MiB.
+inline int channels_at_a_time(std::size_t channel, int channels) {
+  return static_cast<int>(std::clamp<std::size_t>((std::size_t{256} << 20) / channel, 1, channels));
+}
+
+/// Runs a long convolution, a few channels at a time.
 template <class T>
 class LongConvolution {
-  using P = LongTransform<T>;
+  using Passes = LongPasses<T>;
 
  public:
   LongConvolution(const CausalConvolution<T>& call, void* base) : call_(call), carver_(base) {
-    blocks_ = (call.length + P::length - 1) / P::length;
-    kernel_blocks_ = (std::min(call.taps, call.length) + P::length - 1) / P::length;
+    blocks_ = Passes::blocks_of(call.length);
+    kernel_blocks_ = Passes::blocks_of(std::min(call.taps, call.length));
     pairs_ = (call.batch + 1) / 2;
-    const std::size_t channel =
-        Spectrum<P, true>::bytes * (std::size_t(blocks_) * pairs_ + kernel_blocks_);
-    slice_ = static_cast<int>(
-        std::clamp<std::size_t>((std::size_t{256} << 20) / channel, 1, call.channels));
-    inputs_ = carver_.template take<char>(Spectrum<P, true>::bytes * blocks_ * pairs_ * slice_);
-    kernels_ = carver_.template take<char>(Spectrum<P, true>::bytes * kernel_blocks_ * slice_);
+    const std::size_t inputs = Passes::block_bytes * blocks_ * pairs_,
+                      kernels = Passes::block_bytes * kernel_blocks_;
+    slice_ = channels_at_a_time(inputs + kernels, call.channels);
+    inputs_ = carver_.template take<char>(inputs * slice_);
+    kernels_ = carver_.template take<char>(kernels * slice_);
   }
   std::size_t used() const { return carver_.used(); }
 
   void run(Stream stream, const char* operation) const {
-    const int threads = blocks_ + kernel_blocks_ <= 64 ? 128 : 32;
     const Sequences<const float> kernel{call_.kernel, 0, call_.taps};
     for (int first = 0; first < call_.channels; first += slice_) {
-      const int count = std::min(slice_, call_.channels - first);
-      const auto share = [&](int items) { return dim3(count, std::clamp(264 / count, 1, items)); };
-      launch(block_spectra<P, float>, share(kernel_blocks_), P::threads, P::bytes, stream,
-             operation,
-             BlockSpectraLaunch<float>{kernel,
-                                       {},
-                                       first,
-                                       1,
-                                       std::min(call_.taps, call_.length),
-                                       1,
-                                       kernel_blocks_,
-                                       call_.skip,
-                                       kernels_});
-      launch(block_spectra<P, T>, share(blocks_ * pairs_), P::threads, P::bytes, stream, operation,
-             BlockSpectraLaunch<T>{call_.x, call_.gate_in, first, call_.batch, call_.length, pairs_,
-                                   blocks_, nullptr, inputs_});
-      launch(multiply_blocks, dim3(P::points / threads, count), threads,
-             (blocks_ + kernel_blocks_) * threads * sizeof(float2), stream, operation,
-             BlockProductLaunch{reinterpret_cast<float2*>(inputs_),
-                                reinterpret_cast<const float2*>(kernels_), pairs_, blocks_,
-                                kernel_blocks_, P::points, P::points / P::R1});
-      launch(block_outputs<P, T>, share(blocks_ * pairs_), P::threads, P::bytes, stream, operation,
-             BlockOutputLaunch<T>{call_.gate_out, call_.y, first, call_.batch, call_.length, pairs_,
-                                  blocks_, inputs_});
+      const Passes passes(std::min(slice_, call_.channels - first), first, stream, operation);
+      passes.template spectra<float>(kernel, {}, 1, std::min(call_.taps, call_.length), call_.skip,
+                                     kernels_);
+      passes.template spectra<T>(call_.x, call_.gate_in, call_.batch, call_.length, nullptr,
+                                 inputs_);
+      passes.multiply(inputs_, pairs_, blocks_, kernels_, kernel_blocks_);
+      passes.template outputs<T>(inputs_, call_.gate_out, call_.y, call_.batch, call_.length);
     }
   }
 
