@@ -2,6 +2,7 @@
 // Prints docs/support_matrix.md from the concepts themselves.
 #include <cstdio>
 #include <ssm/backend/cpu.hpp>
+#include <ssm/backend/cuda.hpp>
 #include <ssm/backend/reference.hpp>
 #include <ssm/layer/dense_mamba.hpp>
 #include <ssm/layer/gated_state_space.hpp>
@@ -13,6 +14,7 @@
 namespace {
 
 using ssm::Cpu;
+using ssm::Cuda;
 using ssm::Reference;
 
 /// A layer runs on a backend when its verbs' constraints hold there.
@@ -29,18 +31,27 @@ struct Row {
   const char* name;
   bool reference;
   bool cpu;
+  bool cuda;
 };
 
 void print(const char* heading, std::initializer_list<Row> rows) {
-  std::printf("\n| %s | Reference | Cpu |\n| --- | --- | --- |\n", heading);
+  const auto word = [](bool has) { return has ? "yes" : "no"; };
+  std::printf("\n| %s | Reference | Cpu | Cuda |\n| --- | --- | --- | --- |\n", heading);
   for (const Row& row : rows)
-    std::printf("| %s | %s | %s |\n", row.name, row.reference ? "yes" : "no",
-                row.cpu ? "yes" : "no");
+    std::printf("| %s | %s | %s | %s |\n", row.name, word(row.reference), word(row.cpu),
+                word(row.cuda));
+}
+
+/// `has` says of a backend whether its concept holds.
+template <class Has>
+Row primitive(const char* name, Has has) {
+  return {name, has.template operator()<Reference>(), has.template operator()<Cpu>(),
+          has.template operator()<Cuda>()};
 }
 
 template <class L>
 Row layer(const char* name) {
-  return {name, RunsOn<L, Reference>, RunsOn<L, Cpu>};
+  return {name, RunsOn<L, Reference>, RunsOn<L, Cpu>, RunsOn<L, Cuda>};
 }
 
 }  // namespace
@@ -52,32 +63,31 @@ int main() {
       "in float and double,\n"
       "forward and backward; layers also in prefill and step, with states in and out, and on "
       "packed sequences.\n");
-  print(
-      "primitive",
-      {{"causal_convolution", ssm::HasCausalConvolution<Reference>, ssm::HasCausalConvolution<Cpu>},
-       {"diagonal_kernel", ssm::HasDiagonalKernel<Reference>, ssm::HasDiagonalKernel<Cpu>},
-       {"diagonal_parameters", ssm::HasDiagonalParameters<Reference>,
-        ssm::HasDiagonalParameters<Cpu>},
-       {"diagonal_scan", ssm::HasDiagonalScan<Reference>, ssm::HasDiagonalScan<Cpu>},
-       {"shift_convolution", ssm::HasShiftConvolution<Reference>, ssm::HasShiftConvolution<Cpu>},
-       {"short_convolution", ssm::HasShortConvolution<Reference>, ssm::HasShortConvolution<Cpu>},
-       {"selective_scan", ssm::HasSelectiveScan<Reference>, ssm::HasSelectiveScan<Cpu>},
-       {"h3_mixer", ssm::HasH3Mixer<Reference>, ssm::HasH3Mixer<Cpu>},
-       {"attention, rotary", ssm::HasAttention<Reference>, ssm::HasAttention<Cpu>},
-       {"decayed_attention, decayed_score_norm, retention_scale",
-        ssm::HasDecayedAttention<Reference>, ssm::HasDecayedAttention<Cpu>},
-       {"pair_rotation, advance_position", ssm::HasPairRotation<Reference>,
-        ssm::HasPairRotation<Cpu>},
-       {"matmul", ssm::HasMatmul<Reference>, ssm::HasMatmul<Cpu>},
-       {"normalization", ssm::HasNormalization<Reference>, ssm::HasNormalization<Cpu>},
-       {"activation", ssm::HasActivation<Reference>, ssm::HasActivation<Cpu>},
-       {"embedding", ssm::HasEmbedding<Reference>, ssm::HasEmbedding<Cpu>},
-       {"cross_entropy", ssm::HasCrossEntropy<Reference>, ssm::HasCrossEntropy<Cpu>},
-       {"dropout", ssm::HasDropout<Reference>, ssm::HasDropout<Cpu>},
-       {"rearrange, add, fill", ssm::HasRearrange<Reference>, ssm::HasRearrange<Cpu>},
-       {"adamw_update, sum_of_squares", ssm::HasOptimizerUpdate<Reference>,
-        ssm::HasOptimizerUpdate<Cpu>},
-       {"sample", ssm::HasSample<Reference>, ssm::HasSample<Cpu>}});
+  print("primitive",
+        {primitive("causal_convolution", []<class B> { return ssm::HasCausalConvolution<B>; }),
+         primitive("diagonal_kernel", []<class B> { return ssm::HasDiagonalKernel<B>; }),
+         primitive("diagonal_parameters", []<class B> { return ssm::HasDiagonalParameters<B>; }),
+         primitive("diagonal_scan", []<class B> { return ssm::HasDiagonalScan<B>; }),
+         primitive("shift_convolution", []<class B> { return ssm::HasShiftConvolution<B>; }),
+         primitive("short_convolution", []<class B> { return ssm::HasShortConvolution<B>; }),
+         primitive("selective_scan", []<class B> { return ssm::HasSelectiveScan<B>; }),
+         primitive("driven_scan", []<class B> { return ssm::HasDrivenScan<B>; }),
+         primitive("h3_mixer", []<class B> { return ssm::HasH3Mixer<B>; }),
+         primitive("attention, rotary", []<class B> { return ssm::HasAttention<B>; }),
+         primitive("decayed_attention, decayed_score_norm, retention_scale",
+                   []<class B> { return ssm::HasDecayedAttention<B>; }),
+         primitive("pair_rotation, advance_position",
+                   []<class B> { return ssm::HasPairRotation<B>; }),
+         primitive("matmul", []<class B> { return ssm::HasMatmul<B>; }),
+         primitive("normalization", []<class B> { return ssm::HasNormalization<B>; }),
+         primitive("activation", []<class B> { return ssm::HasActivation<B>; }),
+         primitive("embedding", []<class B> { return ssm::HasEmbedding<B>; }),
+         primitive("cross_entropy", []<class B> { return ssm::HasCrossEntropy<B>; }),
+         primitive("dropout", []<class B> { return ssm::HasDropout<B>; }),
+         primitive("rearrange, add, fill", []<class B> { return ssm::HasRearrange<B>; }),
+         primitive("adamw_update, sum_of_squares",
+                   []<class B> { return ssm::HasOptimizerUpdate<B>; }),
+         primitive("sample", []<class B> { return ssm::HasSample<B>; })});
   print("layer",
         {layer<ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = 8}>>("DiagonalSsm, scan"),
          layer<ssm::DiagonalSsm<ssm::DiagonalSsmConfig{

@@ -24,5 +24,11 @@ const std::vector<Kind>& reference_double_language_models();
 const std::vector<Kind>& reference_float_language_models();
 const std::vector<Kind>& cpu_double_language_models();
 const std::vector<Kind>& cpu_float_language_models();
+#ifdef SSM_WITH_CUDA
+const std::vector<Kind>& cuda_double_kinds();
+const std::vector<Kind>& cuda_float_kinds();
+const std::vector<Kind>& cuda_double_language_models();
+const std::vector<Kind>& cuda_float_language_models();
+#endif
 
 }  // namespace ssm::conformance

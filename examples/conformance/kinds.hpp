@@ -23,31 +23,39 @@
 
 namespace ssm::conformance {
 
-/// A new kind is one file in kind/ and one line here, or in language_models.hpp.
+/// A new kind is one file in kind/ and one line here, or in language_models.hpp. What a backend has no primitives for is
+/// left out, and so unsupported.
 template <class B, class T>
 const std::vector<Kind>& kinds() {
-  static const std::vector<Kind> all{
-      {"adamw", check_adamw<B, T>},
-      {"attention", check_attention<B, T>},
-      {"causal_convolution", check_causal_convolution<B, T>},
-      {"cross_entropy", check_cross_entropy<B, T>},
-      {"dense_mamba_block", check_dense_mamba<B, T>},
-      {"diagonal_ssm", check_diagonal_ssm<B, T>},
-      {"gau_retention", check_gau_retention<B, T>},
-      {"gelu_mlp", check_gelu_mlp<B, T>},
-      {"h3", check_h3<B, T>},
-      {"hidden_fusion", check_hidden_fusion<B, T>},
-      {"layer_norm", check_layer_norm<B, T>},
-      {"mamba_block", check_mamba<B, T>},
-      {"retention", check_retention<B, T>},
-      {"rms_norm", check_rms_norm<B, T>},
-      {"schedule", check_schedule},
-      {"selective_scan", check_selective_scan<B, T>},
-      {"selective_transition", check_selective_transition<B, T>},
-      {"shift_ssm", check_shift_ssm<B, T>},
-      {"short_convolution", check_short_convolution<B, T>},
-      {"swiglu_mlp", check_swiglu_mlp<B, T>},
-  };
+  static const std::vector<Kind> all = [] {
+    std::vector<Kind> list{
+        {"adamw", check_adamw<B, T>},
+        {"attention", check_attention<B, T>},
+        {"causal_convolution", check_causal_convolution<B, T>},
+        {"cross_entropy", check_cross_entropy<B, T>},
+        {"diagonal_ssm", check_diagonal_ssm<B, T>},
+        {"gelu_mlp", check_gelu_mlp<B, T>},
+        {"h3", check_h3<B, T>},
+        {"layer_norm", check_layer_norm<B, T>},
+        {"rms_norm", check_rms_norm<B, T>},
+        {"schedule", check_schedule},
+        {"shift_ssm", check_shift_ssm<B, T>},
+        {"swiglu_mlp", check_swiglu_mlp<B, T>},
+    };
+    if constexpr (HasSelectiveScan<B> && HasShortConvolution<B>) {
+      list.push_back({"dense_mamba_block", check_dense_mamba<B, T>});
+      list.push_back({"hidden_fusion", check_hidden_fusion<B, T>});
+      list.push_back({"mamba_block", check_mamba<B, T>});
+      list.push_back({"selective_scan", check_selective_scan<B, T>});
+      list.push_back({"selective_transition", check_selective_transition<B, T>});
+      list.push_back({"short_convolution", check_short_convolution<B, T>});
+    }
+    if constexpr (HasDecayedAttention<B>) {
+      list.push_back({"gau_retention", check_gau_retention<B, T>});
+      list.push_back({"retention", check_retention<B, T>});
+    }
+    return list;
+  }();
   return all;
 }
 

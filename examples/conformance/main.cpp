@@ -9,6 +9,9 @@
 #include "case.hpp"
 #include "kind.hpp"
 #include "trial.hpp"
+#ifdef SSM_WITH_CUDA
+#include "ssm/backend/cuda/launch.hpp"
+#endif
 
 namespace ssm::conformance {
 namespace {
@@ -17,17 +20,20 @@ namespace fs = std::filesystem;
 
 std::vector<Kind> kinds_of(const std::string& backend, const std::string& scalar) {
   const bool is_double = scalar == "double";
-  const bool is_reference = backend == "reference";
-  std::vector<Kind> kinds = is_reference
-                                ? is_double ? reference_double_kinds() : reference_float_kinds()
-                            : is_double ? cpu_double_kinds()
-                                        : cpu_float_kinds();
-  const std::vector<Kind>& models = is_reference ? is_double ? reference_double_language_models()
-                                                             : reference_float_language_models()
-                                    : is_double ? cpu_double_language_models()
-                                                 : cpu_float_language_models();
-  kinds.insert(kinds.end(), models.begin(), models.end());
-  return kinds;
+  const auto both = [](std::vector<Kind> kinds, const std::vector<Kind>& models) {
+    kinds.insert(kinds.end(), models.begin(), models.end());
+    return kinds;
+  };
+  if (backend == "reference")
+    return is_double ? both(reference_double_kinds(), reference_double_language_models())
+                     : both(reference_float_kinds(), reference_float_language_models());
+#ifdef SSM_WITH_CUDA
+  if (backend == "cuda")
+    return is_double ? both(cuda_double_kinds(), cuda_double_language_models())
+                     : both(cuda_float_kinds(), cuda_float_language_models());
+#endif
+  return is_double ? both(cpu_double_kinds(), cpu_double_language_models())
+                   : both(cpu_float_kinds(), cpu_float_language_models());
 }
 
 /// Counts what came of the cases, and says so line by line.
@@ -136,6 +142,12 @@ constexpr const char* description =
     "Prints one line a case with the largest |x - y| / max(1, max|y|), measured against the "
     "tolerance\n"
     "of its tensor, then the counts. The exit status is 0 only if every case passed.\n";
+#ifdef SSM_WITH_CUDA
+const std::vector<std::string> backends{"reference", "cpu", "cuda"};
+#else
+const std::vector<std::string> backends{"reference", "cpu"};
+#endif
+
 constexpr const char* examples =
     "\nExamples:\n"
     "  ssm-conformance tests/data/conformance/cases\n"
@@ -156,7 +168,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> known;
   for (const Kind& kind : kinds_of("reference", "double")) known.emplace_back(kind.op);
   app.add_option("--backend", backend, "What computes")
-      ->check(CLI::IsMember({"reference", "cpu"}))
+      ->check(CLI::IsMember(backends))
       ->capture_default_str();
   app.add_option("--scalar", scalar, "In which arithmetic")
       ->check(CLI::IsMember({"double", "float"}))
@@ -171,6 +183,12 @@ int main(int argc, char** argv) {
   app.footer(examples);
   CLI11_PARSE(app, argc, argv);
 
+#ifdef SSM_WITH_CUDA
+  if (backend == "cuda" && ssm::cuda::device_count() == 0) {
+    std::printf("skipped: no CUDA device\n");
+    return 77;
+  }
+#endif
   Tally tally;
   for (const std::string& path : paths) run_path(path, kinds_of(backend, scalar), wanted, tally);
   return tally.finish();

@@ -41,11 +41,9 @@ inline void add_machine_options(CLI::App& command, Machine& machine) {
   command
       .add_option_function<std::string>(
           "--backend",
-          [&machine](const std::string& name) {
-            machine.backend = name == "cpu" ? BackendKind::cpu : BackendKind::reference;
-          },
-          "cpu, or reference: plain loops, slow")
-      ->check(one_of({"cpu", "reference"}))
+          [&machine](const std::string& name) { machine.backend = backend_kind(name); },
+          "cpu, cuda, or reference: plain loops, slow")
+      ->check(one_of({"cpu", "cuda", "reference"}))
       ->type_name("NAME");
   add_option(command, "--threads", machine.threads, "of the cpu backend (all cores)")
       ->check(between(1, 1024));

@@ -5,6 +5,13 @@
 
 namespace ssm::cli {
 
+BackendKind backend_kind(std::string_view name) {
+  if (name == "cpu") return BackendKind::cpu;
+  if (name == "cuda") return BackendKind::cuda;
+  if (name == "reference") return BackendKind::reference;
+  throw ArgumentError("no backend is named '" + std::string(name) + "'");
+}
+
 int thread_count(const Machine& machine) {
   if (machine.backend != BackendKind::cpu) return 1;
   return (machine.threads > 0 ? cpu::Resources(machine.threads) : cpu::Resources()).threads();

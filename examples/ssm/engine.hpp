@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string_view>
 
 #include "ssm/model/generate.hpp"
 #include "ssm/train/language_model_trainer.hpp"
@@ -13,7 +14,10 @@
 
 namespace ssm::cli {
 
-enum class BackendKind { cpu, reference };
+enum class BackendKind { cpu, cuda, reference };
+
+/// Throws  ArgumentError  for a name that no backend has
+BackendKind backend_kind(std::string_view name);
 
 /// Where a model runs.
 struct Machine {

@@ -28,7 +28,7 @@ class EngineOn final : public Engine {
   EngineOn(typename B::Resources resources, const std::filesystem::path& folder)
       : ctx_(std::move(resources)),
         config_(Family::read_config(read_json(folder / "config.json"))),
-        model_(Family::load(ctx_, folder)) {}
+        model_(load(ctx_, folder)) {}
 
   Index parameter_count() const override { return ssm::parameter_count(model_.parameters); }
 
@@ -42,14 +42,9 @@ class EngineOn final : public Engine {
     Space::copy(ids.data(), tokens.data(), tokens.size_bytes());
     DynamicTensor<float, 3, Space> logits({1, length, model_.layer.padded_vocabulary()});
     model_.layer.forward(ctx_, model_.parameters, ids, logits);
-    if constexpr (std::is_same_v<Space, HostSpace>) {
-      return logits;
-    } else {
-      DynamicTensor<float, 3> on_host(logits.extents());
-      Space::copy(on_host.data(), logits.data(),
-                  static_cast<std::size_t>(logits.size()) * sizeof(float));
-      return on_host;
-    }
+    DynamicTensor<float, 3> on_host;
+    copy_tensor(logits, on_host);
+    return on_host;
   }
 
   void generate(std::span<const Token> prompt, const GenerateOptions& options,
@@ -58,7 +53,15 @@ class EngineOn final : public Engine {
       if (!visit(token)) return;
   }
 
-  void keep_weights_in_bf16() override { ssm::keep_weights_in_bf16(model_.parameters); }
+  void keep_weights_in_bf16() override {
+    if constexpr (Space::host_readable) {
+      ssm::keep_weights_in_bf16(model_.parameters);
+    } else {
+      auto on_host = copy_to(host_, model_.layer, model_.parameters);
+      ssm::keep_weights_in_bf16(on_host);
+      copy_parameters(on_host, model_.parameters);
+    }
+  }
 
   void start_training(const LanguageModelTrainerConfig& config) override {
     trainer_.emplace(ctx_, model_.layer, model_.parameters, config);
@@ -69,30 +72,105 @@ class EngineOn final : public Engine {
   Index step() const override { return trainer_->step(); }
 
   void save(const std::filesystem::path& folder) const override {
-    Family::save(folder, config_, model_.parameters);
-    save_optimizer(folder / "optimizer.safetensors", trainer_->optimizer());
-    if (trainer_->states().empty()) return;
-    SafetensorsWriter writer(folder / "state.safetensors");
-    for_each_part([&](const std::string& prefix, std::size_t part) {
-      save_state<LanguageModel>(writer, trainer_->states()[part], prefix);
-    });
-    writer.finish();
+    const auto& optimizer = trainer_->optimizer();
+    const std::filesystem::path moments = folder / "optimizer.safetensors";
+    if constexpr (Space::host_readable) {
+      Family::save(folder, config_, model_.parameters);
+      save_optimizer(moments, optimizer);
+    } else {
+      Family::save(folder, config_, copy_to(host_, model_.layer, model_.parameters));
+      save_optimizer(moments, OptimizerOnHost(model_.layer, optimizer));
+    }
+    save_states(folder / "state.safetensors");
   }
   void load_training(const std::filesystem::path& folder) override {
-    load_optimizer(folder / "optimizer.safetensors", trainer_->optimizer());
-    if (trainer_->states().empty()) return;
-    const SafetensorsFile file(folder / "state.safetensors");
-    for_each_part([&](const std::string& prefix, std::size_t part) {
-      load_state<LanguageModel>(file, trainer_->states()[part], prefix);
-    });
+    auto& optimizer = trainer_->optimizer();
+    const std::filesystem::path moments = folder / "optimizer.safetensors";
+    if constexpr (Space::host_readable) {
+      load_optimizer(moments, optimizer);
+    } else {
+      OptimizerOnHost on_host(model_.layer, optimizer);
+      load_optimizer(moments, on_host);
+      copy_parameters(on_host.first_moment(), optimizer.first_moment());
+      copy_parameters(on_host.second_moment(), optimizer.second_moment());
+      optimizer.set_step(on_host.step());
+    }
+    load_states(folder / "state.safetensors");
   }
 
  private:
+  using State = StateOf<P>;
+  using HostState = typename LanguageModel::template State<float>;
+  using HostParameters = typename LanguageModel::template Parameters<float>;
+
+  /// What files are written from and read into, where the optimizer lives on a device.
+  class OptimizerOnHost {
+   public:
+    OptimizerOnHost(const LanguageModel& layer, const AdamW<P>& optimizer)
+        : first_(copy_to(Context<HostMemory>(), layer, optimizer.first_moment())),
+          second_(copy_to(Context<HostMemory>(), layer, optimizer.second_moment())),
+          step_(optimizer.step()) {}
+    HostParameters& first_moment() { return first_; }
+    HostParameters& second_moment() { return second_; }
+    const HostParameters& first_moment() const { return first_; }
+    const HostParameters& second_moment() const { return second_; }
+    Index step() const { return step_; }
+    void set_step(Index step) { step_ = step; }
+
+   private:
+    HostParameters first_, second_;
+    Index step_;
+  };
+
+  void save_states(const std::filesystem::path& file) const {
+    const std::vector<State>& states = trainer_->states();
+    if (states.empty()) return;
+    SafetensorsWriter writer(file);  // borrows tensors until it has finished
+    std::vector<HostState> on_host(states.size());
+    for_each_part([&](const std::string& prefix, std::size_t part) {
+      if constexpr (Space::host_readable) {
+        save_state<LanguageModel>(writer, states[part], prefix);
+      } else {
+        on_host[part] = host_state();
+        copy_state_between<LanguageModel>(states[part], on_host[part]);
+        save_state<LanguageModel>(writer, on_host[part], prefix);
+      }
+    });
+    writer.finish();
+  }
+  void load_states(const std::filesystem::path& path) {
+    std::vector<State>& states = trainer_->states();
+    if (states.empty()) return;
+    const SafetensorsFile file(path);
+    for_each_part([&](const std::string& prefix, std::size_t part) {
+      if constexpr (Space::host_readable) {
+        load_state<LanguageModel>(file, states[part], prefix);
+      } else {
+        HostState on_host = host_state();
+        load_state<LanguageModel>(file, on_host, prefix);
+        copy_state_between<LanguageModel>(on_host, states[part]);
+      }
+    });
+  }
+  HostState host_state() const {
+    return model_.layer.template initial_state<float>(host_, trainer_->config().batch);
+  }
+
   /// visit("batch.0.", 0) for each batch of an update.
   template <class Visit>
   void for_each_part(Visit&& visit) const {
     for (std::size_t part = 0; part < trainer_->states().size(); ++part)
       visit("batch." + std::to_string(part) + ".", part);
+  }
+  static Model<P> load(Context<B>& ctx, const std::filesystem::path& folder) {
+    if constexpr (Space::host_readable) {
+      return Family::load(ctx, folder);
+    } else {
+      Context<HostMemory> host;
+      auto on_host = Family::load(host, folder);
+      P parameters = copy_to(ctx, on_host.layer, on_host.parameters);
+      return {std::move(on_host.layer), std::move(parameters)};
+    }
   }
   static Model<P> fresh(Context<B>& ctx, const Config& config, Seed seed) {
     LanguageModel layer = Family::make(config);
@@ -101,6 +179,7 @@ class EngineOn final : public Engine {
   }
 
   Context<B> ctx_;
+  Context<HostMemory> host_;
   Config config_;
   Model<P> model_;
   std::optional<LanguageModelTrainer<P>> trainer_;

@@ -181,8 +181,7 @@ class TrainingRun {
 
   void start_engine(const std::optional<TrainingRecord>& record,
                     const std::filesystem::path& config) {
-    const Machine machine{recipe_.backend == "cpu" ? BackendKind::cpu : BackendKind::reference,
-                          limits_.threads};
+    const Machine machine{backend_kind(recipe_.backend), limits_.threads};
     if (record) {
       const std::filesystem::path checkpoint = folder_.at(record->step);
       const JsonObject json = read_json(checkpoint / "config.json");

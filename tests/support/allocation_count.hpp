@@ -12,10 +12,40 @@ namespace ssm::laws {
 
 inline std::atomic<std::size_t> allocations{0};
 
+}  // namespace ssm::laws
+
+#ifdef SSM_TEST_ON_DEVICE
+// The driver's own malloc is none of the library's doing: what counts is operator new, and page-locked memory.
+namespace ssm::cuda {
+extern std::atomic<std::size_t> page_locked_allocations;
+}
+#endif
+
+namespace ssm::laws {
+
 /// How many heap allocations, on any thread, the program has made so far.
-inline std::size_t allocation_count() { return allocations.load(); }
+inline std::size_t allocation_count() {
+#ifdef SSM_TEST_ON_DEVICE
+  return allocations.load() + cuda::page_locked_allocations.load();
+#else
+  return allocations.load();
+#endif
+}
 
 }  // namespace ssm::laws
+
+#ifdef SSM_TEST_ON_DEVICE
+
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  ++ssm::laws::allocations;
+  void* pointer = std::malloc(bytes == 0 ? 1 : bytes);
+  if (pointer == nullptr) throw std::bad_alloc();
+  return pointer;
+}
+[[gnu::noinline]] void operator delete(void* pointer) noexcept { std::free(pointer); }
+[[gnu::noinline]] void operator delete(void* pointer, std::size_t) noexcept { std::free(pointer); }
+
+#else
 
 // The sanitizers bring their own malloc; there, and without glibc, only what goes through operator new is counted.
 #if defined(__has_feature)
@@ -94,3 +124,4 @@ int posix_memalign(void** pointer, std::size_t alignment, std::size_t bytes) noe
 
 #endif
 #undef SSM_TEST_HAS_FEATURE
+#endif  // SSM_TEST_ON_DEVICE

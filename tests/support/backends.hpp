@@ -3,16 +3,24 @@
 
 #include <type_traits>
 
-#include "ssm/backend/cpu.hpp"
 #include "ssm/backend/reference.hpp"
+#ifdef SSM_TEST_CUDA
+#include "ssm/backend/cuda.hpp"
+#else
+#include "ssm/backend/cpu.hpp"
+#endif
 
 namespace ssm::laws {
 
 /// Calls visit.operator()<Backend>(name) for every backend under test: a new backend is one more line.
 template <class Visit>
 void for_each_backend(Visit&& visit) {
+#ifdef SSM_TEST_CUDA
+  visit.template operator()<BasicCuda<HostSpace>>("cuda");
+#else
   visit.template operator()<Reference>("reference");
   visit.template operator()<Cpu>("cpu");
+#endif
 }
 
 /// Calls visit.operator()<Backend, Scalar>(name) for every backend and scalar under test.

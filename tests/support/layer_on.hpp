@@ -25,7 +25,7 @@ typename B::Resources two_threads() {
   if constexpr (std::is_constructible_v<typename B::Resources, int>)
     return typename B::Resources(2);
   else
-    return {};
+    return typename B::Resources();
 }
 
 /// Any layer's parameters with their axes forgotten: what a checkpoint sees of a layer is names and elements, and the

@@ -58,11 +58,11 @@ constexpr T squared_magnitude(Complex<T> z) {
   return z.re * z.re + z.im * z.im;
 }
 template <class T>
-T exponential(T z) {
+constexpr T exponential(T z) {
   return std::exp(z);
 }
 template <class T>
-Complex<T> exponential(Complex<T> z) {
+constexpr Complex<T> exponential(Complex<T> z) {
   const T radius = std::exp(z.re);
   return {radius * std::cos(z.im), radius * std::sin(z.im)};
 }
@@ -105,7 +105,7 @@ constexpr StepFactors<Z> bilinear_factors(Z z) {
 
 /// gain = (eᶻ − 1) / z, whose differences lose all digits near 0: the series Σ zᵏ/(k+1)! holds there, A = 0 included.
 template <class T, class Z>
-StepFactors<Z> zero_order_hold_factors(Z z) {
+constexpr StepFactors<Z> zero_order_hold_factors(Z z) {
   constexpr int terms = 20;  // 1/21! is below the last bit of a double
   const Z one{T{1}};
   const Z decay = exponential(z);
@@ -127,7 +127,7 @@ StepFactors<Z> zero_order_hold_factors(Z z) {
 }
 
 template <class T, class Z>
-StepFactors<Z> step_factors(Discretization kind, T dt, Z A) {
+constexpr StepFactors<Z> step_factors(Discretization kind, T dt, Z A) {
   return kind == Discretization::bilinear ? bilinear_factors<T>(dt * A)
                                           : zero_order_hold_factors<T>(dt * A);
 }
@@ -140,15 +140,15 @@ StepFactors<Z> step_factors(Discretization kind, T dt, Z A) {
 /// Exact to rounding for A → 0, where B̄ → dt·B.
 /// Source  Gu et al. 2022 (S4D) §3.1
 template <class T, class Z>
-DiscreteMode<Z> discretize(Discretization kind, T dt, Z A, Z B) {
+constexpr DiscreteMode<Z> discretize(Discretization kind, T dt, Z A, Z B) {
   const auto step = detail::step_factors(kind, dt, A);
   return {.A = step.decay, .B = (dt * B) * step.gain};
 }
 
 /// The vector–Jacobian product of `discretize`, given the gradients of Ā and B̄.
 template <class T, class Z>
-DiscretizeGradient<T, Z> discretize_backward(Discretization kind, T dt, Z A, Z B,
-                                             DiscreteMode<Z> gradient) {
+constexpr DiscretizeGradient<T, Z> discretize_backward(Discretization kind, T dt, Z A, Z B,
+                                                       DiscreteMode<Z> gradient) {
   const auto step = detail::step_factors(kind, dt, A);
   const Z dz =
       gradient.A * conjugate(step.decay_slope) + gradient.B * conjugate((dt * B) * step.gain_slope);

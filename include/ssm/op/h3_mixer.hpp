@@ -125,8 +125,9 @@ void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Spa
   const auto& a = g.forward;
   detail::require_operands(a);
   const auto shape = a.q.extents().to_array();
-  for (const auto& [name, view] : {std::pair{"dq", g.dq}, {"dk", g.dk}, {"dv", g.dv}})
-    require_extents(op, name, view, shape);
+  require_extents(op, "dq", g.dq, shape);
+  require_extents(op, "dk", g.dk, shape);
+  require_extents(op, "dv", g.dv, shape);
   require_extents(op, "dy", g.dy, shape);
   const Index sequences = sequence_count(shape[0], a.segments);
   const Index heads = a.dt.extent(0);

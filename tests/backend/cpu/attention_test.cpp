@@ -2,59 +2,16 @@
 #include "ssm/backend/cpu/attention.hpp"
 
 #include "compare.hpp"
+#include "support/attention_run.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
 
 namespace {
 
-struct Case {
-  Index batch = 1, length = 65, cached = 0, heads = 3, width = 8;
-  Segments segments{};
-  Layout layout = Layout::rows;
-};
-
+using Case = AttentionCase;
 template <class T>
-struct Run {
-  Run(const Case& test, Layout layout)
-      : q(operand("q", test, test.length, layout)),
-        k(operand("k", test, test.cached + test.length, layout)),
-        v(operand("v", test, test.cached + test.length, layout)),
-        dy(operand("dy", test, test.length, layout)),
-        y(result(test, test.length, layout)),
-        dq(result(test, test.length, layout)),
-        dk(result(test, test.cached + test.length, layout)),
-        dv(result(test, test.cached + test.length, layout)),
-        log_sum(nan_tensor<T>(test.batch, test.length, test.heads)) {}
-
-  template <class Ctx>
-  void compute(Ctx& ctx, const Case& test) {
-    const Attention<T, HostSpace> forward{.scale = 1.7,
-                                          .q = q,
-                                          .k = k,
-                                          .v = v,
-                                          .segments = test.segments,
-                                          .y = y,
-                                          .log_sum = log_sum};
-    attention(ctx, forward);
-    attention_backward(ctx, AttentionBackward<T, HostSpace>{.forward = forward,
-                                                            .y = y,
-                                                            .log_sum = log_sum,
-                                                            .dy = dy,
-                                                            .dq = dq,
-                                                            .dk = dk,
-                                                            .dv = dv});
-  }
-  static Placed<T, 4> operand(const char* name, const Case& test, Index length, Layout layout) {
-    return place_copy(layout, random_tensor<T>(name, test.batch, length, test.heads, test.width));
-  }
-  static Placed<T, 4> result(const Case& test, Index length, Layout layout) {
-    return place<T>(layout, test.batch, length, test.heads, test.width);
-  }
-
-  Placed<T, 4> q, k, v, dy, y, dq, dk, dv;
-  DynamicTensor<T, 3> log_sum;
-};
+using Run = AttentionRun<T>;
 
 template <class T>
 void cpu_equals_reference(const Case& test) {
@@ -67,11 +24,7 @@ void cpu_equals_reference(const Case& test) {
   on_each_thread_count([&](auto& ctx) {
     Run<T> actual(test, test.layout);
     actual.compute(ctx, test);
-    CHECK(difference(actual.y.view, expected.y.view) < tolerance<T>.value);
-    CHECK(difference(actual.log_sum, expected.log_sum) < tolerance<T>.value);
-    CHECK(difference(actual.dq.view, expected.dq.view) < tolerance<T>.gradient);
-    CHECK(difference(actual.dk.view, expected.dk.view) < tolerance<T>.gradient);
-    CHECK(difference(actual.dv.view, expected.dv.view) < tolerance<T>.gradient);
+    expect_equal(test, actual, expected);
   });
 }
 

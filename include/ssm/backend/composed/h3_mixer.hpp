@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/backend/composed/h3_heads.hpp"
 #include "ssm/op/diagonal_scan.hpp"
 #include "ssm/op/h3_mixer.hpp"
 #include "ssm/op/shift_convolution.hpp"
@@ -9,13 +10,15 @@ namespace ssm::composed {
 
 /// H3Mixer from the backend's own ShiftConvolution and DiagonalScan. With one channel a head the gates of the scan are all
 /// it takes; wider heads write the outer product, one scan channel (i·hd + j)·H + h for each of its entries.
-/// Wider heads need host-readable memory and states whose axes i, j, h can be walked with one stride.
-struct H3Mixer {
+/// Wider heads need states whose axes i, j, h can be walked with one stride.
+/// Products   what wider heads do beside the scans, and the layout of what lies between, as HostProducts has it
+template <class Products>
+struct BasicH3Mixer {
   template <class Ctx, class T>
   static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
-    const Heads heads(a);
+    const H3Heads heads(a);
     auto frame = ctx.workspace().frame();
-    const auto shifted = frame.template tensor<T>(a.k.extents());
+    const auto shifted = like_input<T>(frame, a);
     auto scan = scan_of(a);
     scan.final_state = merge_heads(a.final_diagonal);  // may refuse: before the first state changes
     ssm::shift_convolution(ctx, shift_of(a, shifted, true));
@@ -27,23 +30,23 @@ struct H3Mixer {
       ssm::diagonal_scan(ctx, scan);
       return;
     }
-    const auto products = frame.template tensor<T>(heads.product_extents(a));
-    const auto sums = frame.template tensor<T>(heads.product_extents(a));
-    outer_product(heads, shifted, a.v, products);
+    const auto products = like_products<T>(frame, a);
+    const auto sums = like_products<T>(frame, a);
+    Products::outer_product(ctx, outer_product_of(a, shifted, products));
     scan.x = products;
     scan.y = sums;
     ssm::diagonal_scan(ctx, scan);
-    contract(heads, a.q, sums, a.y);
+    Products::contract(ctx, contraction_of(a, sums, a.y));
   }
 
   template <class Ctx, class T>
   static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
     auto frame = ctx.workspace().frame();
-    const auto shifted = frame.template tensor<T>(a.k.extents());
-    const auto dshifted = frame.template tensor<T>(a.k.extents());
+    const auto shifted = like_input<T>(frame, a);
+    const auto dshifted = like_input<T>(frame, a);
     ssm::shift_convolution(ctx, shift_of(a, shifted, false));
-    if (Heads(a).width == 1)
+    if (H3Heads(a).width == 1)
       scan_backward(ctx, g, shifted, dshifted);
     else
       wide_scan_backward(ctx, g, shifted, dshifted);
@@ -59,29 +62,28 @@ struct H3Mixer {
   }
 
  private:
-  /// Where the entries of a head are: channel h·width + i of q, k, v, and (i·width + j)·count + h of the outer product.
-  struct Heads {
-    template <class T, class Space>
-    explicit Heads(const ssm::H3Mixer<T, Space>& a)
-        : count(a.dt.extent(0)), width(a.q.extent(2) / count) {}
-    Index channel(Index h, Index i) const { return h * width + i; }
-    Index product(Index h, Index i, Index j) const { return (i * width + j) * count + h; }
-    template <class T, class Space>
-    DynamicExtents<3> product_extents(const ssm::H3Mixer<T, Space>& a) const {
-      return {a.q.extent(0), a.q.extent(1), width * width * count};
-    }
-    /// Calls visit(b, t, h, i, j) for every entry of the outer product.
-    template <class V, class F>
-    void for_each_product(const V& x, F&& visit) const {
-      for (Index b = 0; b < x.extent(0); ++b)
-        for (Index t = 0; t < x.extent(1); ++t)
-          for (Index i = 0; i < width; ++i)
-            for (Index j = 0; j < width; ++j)
-              for (Index h = 0; h < count; ++h) visit(b, t, h, i, j);
-    }
-    Index count;
-    Index width;
-  };
+  template <class T, class Frame, class Operands>
+  static auto like_input(Frame& frame, const Operands& a) {
+    return Products::template sequences<T>(frame, a.k.extent(0), a.k.extent(1), a.k.extent(2));
+  }
+  template <class T, class Frame, class Operands>
+  static auto like_products(Frame& frame, const Operands& a) {
+    return Products::template sequences<T>(frame, a.k.extent(0), a.k.extent(1),
+                                           H3Heads(a).products());
+  }
+
+  template <class T, class Space>
+  static H3OuterProduct<T, Space> outer_product_of(const ssm::H3Mixer<T, Space>& a,
+                                                   const View<T, 3, Space>& shifted,
+                                                   const View<T, 3, Space>& products) {
+    return {.heads = H3Heads(a), .k = shifted, .v = a.v, .products = products};
+  }
+  template <class T, class Space>
+  static H3Contraction<T, Space> contraction_of(const ssm::H3Mixer<T, Space>& a,
+                                                const View<T, 3, Space>& sums,
+                                                const View<T, 3, Space>& y) {
+    return {.heads = H3Heads(a), .q = a.q, .sums = sums, .y = y};
+  }
 
   template <class T, class Space>
   static ssm::ShiftConvolution<T, Space> shift_of(const ssm::H3Mixer<T, Space>& a,
@@ -159,73 +161,30 @@ struct H3Mixer {
                                  const View<T, 3, Space>& shifted,
                                  const View<T, 3, Space>& dshifted) {
     const auto& a = g.forward;
-    const Heads heads(a);
     auto frame = ctx.workspace().frame();
-    const auto products = frame.template tensor<T>(heads.product_extents(a));
-    const auto sums = frame.template tensor<T>(heads.product_extents(a));
-    outer_product(heads, shifted, a.v, products);
+    const auto products = like_products<T>(frame, a);
+    const auto sums = like_products<T>(frame, a);
+    const auto outer_product = outer_product_of(a, shifted, products);
+    Products::outer_product(ctx, outer_product);
     auto backward = scan_backward_of(g);
     backward.forward.x = products;
     auto scan = backward.forward;
     scan.y = sums;
     ssm::diagonal_scan(ctx, scan);
-    const auto& dsums =
-        sums;  // an entry of s is read for the last time where its gradient is written
-    contract_backward(heads, a.q, g.dy, sums, g.dq, dsums);
-    const auto dproducts = frame.template tensor<T>(heads.product_extents(a));
+    const auto& dsums = sums;  // an entry is read for the last time where its gradient is written
+    Products::contract_backward(
+        ctx, H3ContractionBackward<T, Space>{
+                 .forward = contraction_of(a, sums, {}), .dy = g.dy, .dq = g.dq, .dsums = dsums});
+    const auto dproducts = like_products<T>(frame, a);
     backward.dy = dsums;
     backward.dx = dproducts;
     ssm::diagonal_scan_backward(ctx, backward);
-    outer_product_backward(heads, shifted, a.v, dproducts, dshifted, g.dv);
-  }
-
-  template <class X, class V, class Y>
-  static void outer_product(const Heads& heads, const X& k, const V& v, const Y& products) {
-    heads.for_each_product(k, [&](Index b, Index t, Index h, Index i, Index j) {
-      products(b, t, heads.product(h, i, j)) =
-          k(b, t, heads.channel(h, i)) * v(b, t, heads.channel(h, j));
-    });
-  }
-
-  template <class X, class V, class Z, class DX, class DV>
-  static void outer_product_backward(const Heads& heads, const X& k, const V& v, const Z& dproducts,
-                                     const DX& dk, const DV& dv) {
-    fill_zero(dk);
-    fill_zero(dv);
-    heads.for_each_product(k, [&](Index b, Index t, Index h, Index i, Index j) {
-      const auto dproduct = dproducts(b, t, heads.product(h, i, j));
-      dk(b, t, heads.channel(h, i)) += dproduct * v(b, t, heads.channel(h, j));
-      dv(b, t, heads.channel(h, j)) += dproduct * k(b, t, heads.channel(h, i));
-    });
-  }
-
-  template <class Q, class S, class Y>
-  static void contract(const Heads& heads, const Q& q, const S& sums, const Y& y) {
-    fill_zero(y);
-    heads.for_each_product(q, [&](Index b, Index t, Index h, Index i, Index j) {
-      y(b, t, heads.channel(h, j)) +=
-          q(b, t, heads.channel(h, i)) * sums(b, t, heads.product(h, i, j));
-    });
-  }
-
-  template <class Q, class DY, class S, class DQ, class DS>
-  static void contract_backward(const Heads& heads, const Q& q, const DY& dy, const S& sums,
-                                const DQ& dq, const DS& dsums) {
-    fill_zero(dq);
-    heads.for_each_product(q, [&](Index b, Index t, Index h, Index i, Index j) {
-      const auto sum = sums(b, t, heads.product(h, i, j));
-      dq(b, t, heads.channel(h, i)) += dy(b, t, heads.channel(h, j)) * sum;
-      dsums(b, t, heads.product(h, i, j)) =
-          dy(b, t, heads.channel(h, j)) * q(b, t, heads.channel(h, i));
-    });
-  }
-
-  template <class V>
-  static void fill_zero(const V& x) {
-    for (Index b = 0; b < x.extent(0); ++b)
-      for (Index t = 0; t < x.extent(1); ++t)
-        for (Index d = 0; d < x.extent(2); ++d) x(b, t, d) = 0;
+    Products::outer_product_backward(
+        ctx, H3OuterProductBackward<T, Space>{
+                 .forward = outer_product, .dproducts = dproducts, .dk = dshifted, .dv = g.dv});
   }
 };
+
+using H3Mixer = BasicH3Mixer<HostProducts>;
 
 }  // namespace ssm::composed

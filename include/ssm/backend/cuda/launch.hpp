@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>    // std::size_t
-#include <cstdint>    // std::uint16_t
-#include <stdexcept>  // std::runtime_error
+#include <cstddef>  // std::size_t
+#include <cstdint>  // std::uint16_t
+
+#include "ssm/core/error.hpp"  // Error
 
 #if defined(_WIN32)
 #define SSM_CUDA_API
@@ -41,9 +42,9 @@ struct Sequences {
 };
 
 /// A call to the CUDA runtime, or the arguments of a launch, that failed.
-class SSM_CUDA_API Failure : public std::runtime_error {
+class SSM_CUDA_API Failure : public Error {
  public:
-  using std::runtime_error::runtime_error;
+  using Error::Error;
 };
 
 /// Number of usable devices: 0 on a machine without a GPU or driver, where every launch throws Failure.

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/cuda/activation.hpp"
+#include "ssm/backend/cuda/attention.hpp"
+#include "ssm/backend/cuda/cross_entropy.hpp"
+#include "ssm/backend/cuda/device.hpp"
+#include "ssm/backend/cuda/diagonal_kernel.hpp"
+#include "ssm/backend/cuda/diagonal_parameters.hpp"
+#include "ssm/backend/cuda/dropout.hpp"
+#include "ssm/backend/cuda/embedding.hpp"
+#include "ssm/backend/cuda/matmul.hpp"
+#include "ssm/backend/cuda/normalization.hpp"
+#include "ssm/backend/cuda/optimizer_update.hpp"
+#include "ssm/backend/cuda/pair_rotation.hpp"
+#include "ssm/backend/cuda/rearrange.hpp"
+#include "ssm/backend/cuda/sample.hpp"
+#include "ssm/backend/cuda/sequence_causal_convolution.hpp"
+#include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
+#include "ssm/backend/cuda/sequence_h3_mixer.hpp"
+#include "ssm/backend/cuda/sequence_shift_convolution.hpp"
+
+namespace ssm {
+
+/// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA compiler.
+///   ssm::Context<ssm::Cuda> gpu(ssm::cuda::Resources(ssm::Device{0}));
+///   auto parameters = layer.initialize(gpu, ssm::Seed{42});
+/// Everything is queued on the context's one stream and nothing waits, but for copies to and from the host.
+/// With `HostSpace` in place of device memory the same kernels work on host memory that the device can reach: page-locked,
+/// or any on machines where the two share an address space. Every call then waits until it is done.
+/// Throws  cuda::Failure  where a context is made without a usable device
+template <class SpaceType = cuda::CudaSpace>
+struct BasicCuda : cuda::primitive::Activation,
+                   cuda::primitive::Attention,
+                   cuda::primitive::CausalConvolution,
+                   cuda::primitive::CrossEntropy,
+                   cuda::primitive::DiagonalKernel,
+                   cuda::primitive::DiagonalParameters,
+                   cuda::primitive::DiagonalScan,
+                   cuda::primitive::Dropout,
+                   cuda::primitive::Embedding,
+                   cuda::primitive::H3Mixer,
+                   cuda::primitive::Matmul,
+                   cuda::primitive::Normalization,
+                   cuda::primitive::OptimizerUpdate,
+                   cuda::primitive::PairRotation,
+                   cuda::primitive::Rearrange,
+                   cuda::primitive::Sample,
+                   cuda::primitive::ShiftConvolution {
+  using Space = SpaceType;
+  using Resources = cuda::Resources;
+};
+
+using Cuda = BasicCuda<>;
+
+}  // namespace ssm

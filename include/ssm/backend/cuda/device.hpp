@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <string_view>
+
+#include "ssm/backend/cuda/launch.hpp"
+
+namespace ssm {
+
+/// One of the machine's CUDA devices.
+struct Device {
+  int index = 0;
+};
+
+namespace cuda {
+
+/// Scalars that every primitive of the CUDA backend takes.
+template <class T>
+concept DeviceScalar = std::same_as<T, float> || std::same_as<T, double>;
+
+/// Device memory of the host thread's current device. Throws OutOfMemory, Failure.
+SSM_CUDA_API void* allocate(std::size_t bytes);
+SSM_CUDA_API void deallocate(void* pointer) noexcept;
+/// Page-locked host memory, which the device reads and writes too, slowly. Throws OutOfMemory.
+SSM_CUDA_API void* allocate_page_locked(std::size_t bytes);
+SSM_CUDA_API void deallocate_page_locked(void* pointer) noexcept;
+/// Between any two memories; waits for everything the device was given before, and for itself. Throws Failure.
+SSM_CUDA_API void copy(void* to, const void* from, std::size_t bytes);
+SSM_CUDA_API void fill_zero(void* to, std::size_t bytes);
+/// A copy that is queued behind what the stream was given before. Host memory that is not page-locked has been read when
+/// it returns. Throws Failure.
+SSM_CUDA_API void copy(void* to, const void* from, std::size_t bytes, Stream stream);
+
+/// A stream of `device`, which becomes the host thread's current one; it does not wait for the default stream.
+/// Throws  Failure  without a usable device of that index
+SSM_CUDA_API Stream create_stream(Device device);
+SSM_CUDA_API void destroy_stream(Stream stream) noexcept;
+/// Waits until the stream has done all it was given. Throws Failure if something of it failed.
+SSM_CUDA_API void synchronize(Stream stream);
+
+/// Memory of the device. The host cannot index it; CudaSpace::copy crosses, and waits.
+struct CudaSpace {
+  static constexpr bool host_readable = false;
+  static constexpr std::string_view name() { return "CUDA device memory"; }
+  static void* allocate(std::size_t bytes) { return cuda::allocate(bytes); }
+  static void deallocate(void* pointer) noexcept { cuda::deallocate(pointer); }
+  static void copy(void* to, const void* from, std::size_t bytes) { cuda::copy(to, from, bytes); }
+  static void fill_zero(void* to, std::size_t bytes) { cuda::fill_zero(to, bytes); }
+};
+
+/// What matrix products need beside a stream: cuBLASLt, loaded at the first product, and the algorithms chosen so far.
+class MatmulLibrary;
+SSM_CUDA_API MatmulLibrary* create_matmul_library();
+SSM_CUDA_API void destroy_matmul_library(MatmulLibrary* library) noexcept;
+
+/// Work of a stream, recorded to be queued again at the cost of one launch.
+class Graph;
+/// From here on the stream records what it is given and does none of it. Throws Failure.
+SSM_CUDA_API void begin_recording(Stream stream);
+/// Throws Failure if something was not recordable; the stream works again in either case.
+SSM_CUDA_API Graph* end_recording(Stream stream);
+SSM_CUDA_API void launch_graph(const Graph* graph, Stream stream);
+SSM_CUDA_API void destroy_graph(Graph* graph) noexcept;
+
+/// What a context of the CUDA backend owns: one stream of one device.
+///   ssm::Context<ssm::Cuda> ctx(ssm::cuda::Resources(ssm::Device{0}));
+/// Throws  Failure  without a usable device of that index
+class Resources {
+ public:
+  explicit Resources(Device device = {}) : stream_(create_stream(device)) {}
+
+  Stream stream() const { return stream_.get(); }
+  /// Waits for everything this context was given. Nothing else does, but for copies to the host.
+  void synchronize() const { cuda::synchronize(stream()); }
+  /// Calls that queue the same work on the same memory every time: the first one is recorded, later ones are one launch.
+  ///   cuda::Resources::Recording step;
+  ///   step(ctx, [&] { layer.step(ctx, parameters, x_t, y_t, state); });
+  /// Recorded once more when the context's workspace has grown. The call must have run before, so that nothing allocates.
+  class Recording {
+   public:
+    template <class Ctx, class Run>
+    void operator()(Ctx& ctx, Run&& run) {
+      const Stream stream = ctx.resources().stream();
+      if (!graph_ || workspace_ != ctx.workspace().capacity()) {
+        begin_recording(stream);
+        try {
+          run();
+        } catch (...) {
+          abandon_recording(stream);
+          throw;
+        }
+        graph_.reset(end_recording(stream));
+        workspace_ = ctx.workspace().capacity();
+      }
+      launch_graph(graph_.get(), stream);
+    }
+
+   private:
+    static void abandon_recording(Stream stream) noexcept {
+      try {
+        destroy_graph(end_recording(stream));
+      } catch (const Failure&) {  // what broke the call has been said
+      }
+    }
+    struct Destroy {
+      void operator()(Graph* graph) const noexcept { destroy_graph(graph); }
+    };
+    std::unique_ptr<Graph, Destroy> graph_;
+    std::size_t workspace_ = 0;
+  };
+
+  MatmulLibrary& matmul_library() {
+    if (!library_) library_.reset(create_matmul_library());
+    return *library_;
+  }
+
+ private:
+  struct Destroy {
+    void operator()(void* stream) const noexcept { destroy_stream(stream); }
+    void operator()(MatmulLibrary* library) const noexcept { destroy_matmul_library(library); }
+  };
+  std::unique_ptr<void, Destroy> stream_;
+  std::unique_ptr<MatmulLibrary, Destroy> library_;
+};
+
+}  // namespace cuda
+}  // namespace ssm

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/op/embedding.hpp"
+
+namespace ssm::cuda {
+
+/// The compiled half; formula and shapes as ssm::Embedding and ssm::EmbeddingBackward. T: float, double. A token outside
+/// the table, where the host could not look, gives a row of NaN and no gradient.
+/// scratch   embedding_scratch_count(M, V)   the positions of every token, in order
+template <class T>
+SSM_CUDA_API void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream);
+template <class T>
+SSM_CUDA_API void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* scratch,
+                                     Stream stream);
+
+/// How the positions of equal tokens are found without sorting: `count` slices of positions, of `length` each. A position
+/// is compared with the others of its slice; a slice counts its tokens in a table of V.
+struct EmbeddingSlices {
+  Index length;
+  Index count;
+};
+constexpr EmbeddingSlices embedding_slices(Index positions) {
+  const Index length = std::max<Index>(256, (positions + 63) / 64);
+  return {length, (positions + length - 1) / length};
+}
+/// Tokens are numbered in chunks of this many.
+inline constexpr Index embedding_chunk = 64;
+constexpr Index embedding_scratch_count(Index positions, Index vocabulary) {
+  const Index chunks = (vocabulary + embedding_chunk - 1) / embedding_chunk;
+  return 2 * positions + (embedding_slices(positions).count + 2) * vocabulary + chunks;
+}
+
+namespace primitive {
+struct Embedding {
+  template <class Ctx, DeviceScalar T>
+  static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
+    queue(ctx, [&](Stream stream) { cuda::embedding(on_device(a), stream); });
+  }
+  template <class Ctx, DeviceScalar T>
+  static void embedding_backward(Ctx& ctx,
+                                 const ssm::EmbeddingBackward<T, typename Ctx::Space>& g) {
+    const Index count = embedding_scratch_count(g.tokens.extent(0), g.dtable.extent(0));
+    auto frame = ctx.workspace().frame();
+    Index* const scratch = frame.template tensor<Index>(count).data();
+    queue(ctx, [&](Stream stream) { cuda::embedding_backward(on_device(g), scratch, stream); });
+  }
+};
+}  // namespace primitive
+
+}  // namespace ssm::cuda

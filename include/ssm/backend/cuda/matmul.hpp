@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/op/matmul.hpp"
+
+namespace ssm::cuda {
+
+/// The compiled half; formula and shapes as ssm::Matmul. T: float, double. Products by cuBLASLt in T (no TF32); the
+/// epilogues that it lacks, and bias and activation where z is wanted, are a pass of their own over c.
+/// scratch   matmul_scratch_count(a) numbers: operands without a unit stride, and b_stored as T
+/// Throws  Failure  if cuBLASLt cannot be loaded or refuses
+template <class T>
+SSM_CUDA_API void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, T* scratch,
+                         Stream stream);
+template <class T>
+SSM_CUDA_API Index matmul_scratch_count(const ssm::Matmul<T, CudaSpace>& a);
+
+namespace primitive {
+struct Matmul {
+  template <class Ctx, DeviceScalar T>
+  static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
+    const auto call = on_device(a);
+    auto frame = ctx.workspace().frame();
+    T* const scratch = frame.template tensor<T>(matmul_scratch_count(call)).data();
+    queue(ctx, [&](Stream stream) {
+      cuda::matmul(ctx.resources().matmul_library(), call, scratch, stream);
+    });
+  }
+};
+}  // namespace primitive
+
+}  // namespace ssm::cuda

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/op/normalization.hpp"
+
+namespace ssm::cuda {
+
+/// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T: float, double. Sums over a
+/// row and over rows are in double precision.
+/// sums   [2, normalization_slices(M, D), D]   scratch for dweight and dbias: rows are summed slice by slice, then the slices
+template <class T>
+SSM_CUDA_API void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream);
+template <class T>
+SSM_CUDA_API void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g,
+                                         double* sums, Stream stream);
+
+/// At least 32 rows in a slice, and no more slices than keep a device busy.
+constexpr Index normalization_slices(Index rows, Index width) {
+  const Index busy = std::max<Index>(Index{1} << 17, width) / std::max<Index>(width, 1);
+  return std::clamp<Index>(rows / 32, 1, busy);
+}
+
+namespace primitive {
+struct Normalization {
+  template <class Ctx, DeviceScalar T>
+  static void normalization(Ctx& ctx, const ssm::Normalization<T, typename Ctx::Space>& a) {
+    queue(ctx, [&](Stream stream) { cuda::normalization(on_device(a), stream); });
+  }
+  template <class Ctx, DeviceScalar T>
+  static void normalization_backward(Ctx& ctx,
+                                     const ssm::NormalizationBackward<T, typename Ctx::Space>& g) {
+    const Index width = g.dy.extent(1);
+    auto frame = ctx.workspace().frame();
+    double* sums = nullptr;
+    if (g.dweight || g.dbias) {
+      const Index slices = normalization_slices(g.dy.extent(0), width);
+      sums = frame.template tensor<double>(2, slices, width).data();
+    }
+    queue(ctx, [&](Stream stream) { cuda::normalization_backward(on_device(g), sums, stream); });
+  }
+};
+}  // namespace primitive
+
+}  // namespace ssm::cuda

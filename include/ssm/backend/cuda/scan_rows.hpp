@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/op/diagonal_scan.hpp"
+
+namespace ssm::cuda {
+
+/// The complex coefficients of a scan, or their gradients, as the tensor-core kernels take them: one row a channel.
+struct ScanRows {
+  float* dt = nullptr;    // [D]
+  float* skip = nullptr;  // [D]
+  Complex* A = nullptr;   // [D, P]
+  Complex* B = nullptr;   // [D, P]
+  Complex* C = nullptr;   // [D, P]
+
+  static constexpr Index float_count(Index channels, Index modes) {
+    return channels * (2 + 6 * modes);
+  }
+  ScanRows(float* memory, Index channels, Index modes)
+      : dt(memory),
+        skip(dt + channels),
+        A(reinterpret_cast<Complex*>(skip + channels)),
+        B(A + channels * modes),
+        C(B + channels * modes) {}
+};
+
+/// Gives every channel its own copy of its row of coefficients; rows.skip is written where a.skip is given.
+SSM_CUDA_API void expand_scan_rows(const ssm::DiagonalScan<float, CudaSpace>& a,
+                                   const ScanRows& rows, Stream stream);
+/// Adds the channels' gradients to those of their rows, in order and in double.
+SSM_CUDA_API void add_scan_rows(const ssm::DiagonalScanBackward<float, CudaSpace>& g,
+                                const ScanRows& rows, Stream stream);
+
+/// [S, D, P, 2] with any strides from or to contiguous memory.
+SSM_CUDA_API void pack_scan_states(const View<const float, 4, CudaSpace>& from, Complex* to,
+                                   Stream stream);
+SSM_CUDA_API void unpack_scan_states(const Complex* from, const View<float, 4, CudaSpace>& to,
+                                     Stream stream);
+
+/// Offsets as the tensor-core kernels take them.
+/// to   [count + 1]
+SSM_CUDA_API void narrow_offsets(DeviceSegments segments, int* to, Stream stream);
+
+}  // namespace ssm::cuda

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// The device that the kernels' arithmetic is tested on where there is none: host memory, and streams that are done at once.
+#include <cstring>
+
+#include "ssm/backend/cuda/device.hpp"
+#include "ssm/core/memory_space.hpp"  // HostSpace
+
+namespace ssm::cuda {
+
+void* allocate(std::size_t bytes) { return HostSpace::allocate(bytes); }
+void deallocate(void* pointer) noexcept { HostSpace::deallocate(pointer); }
+void* allocate_page_locked(std::size_t bytes) { return HostSpace::allocate(bytes); }
+void deallocate_page_locked(void* pointer) noexcept { HostSpace::deallocate(pointer); }
+void copy(void* to, const void* from, std::size_t bytes) { HostSpace::copy(to, from, bytes); }
+void copy(void* to, const void* from, std::size_t bytes, Stream) {
+  HostSpace::copy(to, from, bytes);
+}
+void fill_zero(void* to, std::size_t bytes) {
+  if (bytes > 0) std::memset(to, 0, bytes);
+}
+
+Stream create_stream(Device device) {
+  if (device.index != 0) throw Failure("cuda: no device " + std::to_string(device.index));
+  return ::operator new(1);
+}
+void destroy_stream(Stream stream) noexcept { ::operator delete(stream); }
+void synchronize(Stream) {}
+int device_count() noexcept { return 1; }
+
+// Streams on the host do at once what they are given: there is nothing to record.
+class Graph {};
+void begin_recording(Stream) { throw Failure("cuda: the host records no graphs"); }
+Graph* end_recording(Stream) { throw Failure("cuda: the host records no graphs"); }
+void launch_graph(const Graph*, Stream) {}
+void destroy_graph(Graph* graph) noexcept { delete graph; }
+
+}  // namespace ssm::cuda

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "ssm/backend/cuda.hpp"
+#include "ssm/core/compare.hpp"
+#include "ssm/core/fill_random.hpp"
+#include "ssm/model/generate.hpp"
+#include "ssm/model/h3_language_model.hpp"
+#include "ssm/train/language_model_trainer.hpp"
+#include "ssm/train/text_loss.hpp"
+
+namespace {
+
+using ssm::Cuda;
+using ssm::HostSpace;
+using ssm::Index;
+using ssm::Seed;
+using ssm::Token;
+using OnHost = ssm::BasicCuda<HostSpace>;  // the same kernels on memory that the test reads
+using Device = ssm::cuda::CudaSpace;
+
+ssm::H3LanguageModel small_model() {
+  return ssm::make_language_model(ssm::H3LanguageModelConfig{
+      .d_model = 16, .n_layer = 2, .d_inner = 32, .vocab_size = 40, .d_state = 8, .head_dim = 1});
+}
+
+std::vector<Token> text_of(std::size_t length) {
+  std::vector<Token> text(length);
+  for (std::size_t i = 0; i < length; ++i) text[i] = static_cast<Token>(i * i % 37);
+  return text;
+}
+
+/// Every element of every tensor, on the host.
+template <class P>
+std::vector<float> elements(const typename P::Layer& layer, const P& parameters) {
+  const auto on_host = ssm::copy_to(ssm::Context<ssm::HostMemory>(), layer, parameters);
+  std::vector<float> all;
+  ssm::for_each_parameter(
+      [&](const ssm::ParameterSpec&, const auto& tensor) {
+        all.insert(all.end(), tensor.data(), tensor.data() + tensor.size());
+      },
+      on_host);
+  return all;
+}
+
+TEST_CASE("a tensor comes back from the device as it was, and an empty one stays empty") {
+  ssm::Context<Cuda> gpu;
+  ssm::DynamicTensor<float, 3> x({3, 5, 7}), back;
+  ssm::fill_normal(x, Seed{1});
+  ssm::DynamicTensor<float, 3, Device> on_device;
+  ssm::copy_tensor(x, on_device);
+  ssm::copy_tensor(on_device, back);
+  CHECK(std::equal(x.data(), x.data() + x.size(), back.data()));
+  ssm::copy_tensor(ssm::DynamicTensor<float, 3>(), on_device);
+  CHECK_FALSE(on_device);
+}
+
+TEST_CASE("parameters are initialised on the device with the same numbers as on the host") {
+  ssm::Context<Cuda> gpu;
+  const auto model = small_model();
+  const auto on_host = model.initialize(ssm::Context<ssm::HostMemory>(), Seed{3});
+  CHECK(elements(model, model.initialize(gpu, Seed{3})) == elements(model, on_host));
+  CHECK(elements(model, ssm::copy_to(gpu, model, on_host)) == elements(model, on_host));
+}
+
+TEST_CASE("weights that are kept in bf16 stay so on the device") {
+  ssm::Context<Cuda> gpu;
+  const auto model = small_model();
+  auto on_host = model.initialize(ssm::Context<ssm::HostMemory>(), Seed{3});
+  ssm::keep_weights_in_bf16(on_host);
+  const auto there = ssm::copy_to(gpu, model, on_host);
+  CHECK(ssm::has_weights_in_bf16(there));
+  CHECK_FALSE(there.embedding.data() != nullptr);
+  CHECK(there.embedding.stored.size() == on_host.embedding.stored.size());
+}
+
+/// Losses of a few updates with the state carried along, and the weights at the end.
+template <class B>
+std::vector<float> train() {
+  ssm::Context<B> ctx;
+  const auto model = small_model();
+  auto parameters = model.initialize(ctx, Seed{5});
+  const auto text = text_of(400);
+  const ssm::TextStreams streams(text, 12, 3, Seed{7});
+  ssm::LanguageModelTrainer trainer(ctx, model, parameters,
+                                    {.batch = 3, .carry = 2, .dropout = 0.1, .seed = Seed{9}});
+  std::vector<float> result;
+  for (int step = 0; step < 4; ++step)
+    result.push_back(
+        static_cast<float>(trainer.update(ctx, model, parameters, streams, 1e-3).loss));
+  CHECK(result.back() > 0);
+  const auto weights = elements(model, parameters);
+  result.insert(result.end(), weights.begin(), weights.end());
+  return result;
+}
+
+TEST_CASE("a language model trains in device memory to the same bits as in memory the host reads") {
+  CHECK(train<Cuda>() == train<OnHost>());
+}
+
+template <class B>
+std::vector<Token> continuation(Index tokens) {
+  ssm::Context<B> ctx;
+  const auto model = small_model();
+  const auto parameters = model.initialize(ctx, Seed{5});
+  std::vector<Token> result;
+  for (const Token token : ssm::generate(ctx, model, parameters, text_of(9),
+                                         {.temperature = 0.9, .tokens = tokens, .seed = Seed{2}}))
+    result.push_back(token);
+  return result;
+}
+
+TEST_CASE(
+    "generation in device memory draws the same tokens, through recorded steps where it can") {
+#ifdef SSM_TEST_ON_DEVICE
+  constexpr Index tokens = 50;
+#else
+  constexpr Index tokens = 2;  // the host records nothing
+#endif
+  CHECK(continuation<Cuda>(tokens) == continuation<OnHost>(tokens));
+}
+
+TEST_CASE("the loss of a text is the same in device memory") {
+  const auto model = small_model();
+  const auto text = text_of(100);
+  ssm::Context<Cuda> gpu;
+  ssm::Context<OnHost> host;
+  const auto loss = ssm::text_loss(gpu, model, model.initialize(gpu, Seed{5}), text);
+  CHECK(loss.nats > 0);
+  CHECK(loss.nats == ssm::text_loss(host, model, model.initialize(host, Seed{5}), text).nats);
+}
+
+TEST_CASE("a context of a device that is not there says so") {
+  CHECK_THROWS_AS(ssm::cuda::Resources(ssm::Device{1000}), ssm::cuda::Failure);
+}
+
+}  // namespace

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the conformance
+# cases, training against the CPU, generation through a graph, compute-sanitizer. Builds first where there is no BIN.
+#   tools/test_gpu.sh [BIN]        BIN: a folder of programs that another machine built (default build/cuda/bin)
+set -uo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+cd "$root"
+bin=${1:-build/cuda/bin}
+if [[ ! -d $bin ]]; then
+  cmake --preset cuda && cmake --build --preset cuda || exit 1
+fi
+cublas=$(ldconfig -p 2>/dev/null | grep -o '/.*libcublasLt\.so\.13' | head -1)
+[[ -n $cublas ]] || cublas=$(find / -name libcublasLt.so.13 -not -path '/proc/*' 2>/dev/null | head -1)
+export LD_LIBRARY_PATH=$bin:${cublas%/*}:${LD_LIBRARY_PATH:-}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0 skipped=0
+
+# step NAME COMMAND…: one check; 77 means skipped.
+step() {
+  local name=$1 start=$SECONDS code=0
+  shift
+  "$@" >"$work/log" 2>&1 || code=$?
+  case $code in
+    0) passed=$((passed + 1)) word=passed ;;
+    77) skipped=$((skipped + 1)) word=skipped ;;
+    *) failed=$((failed + 1)) word="FAILED with $code" ;;
+  esac
+  echo "$name: $word ($((SECONDS - start)) s): $(tail -1 "$work/log")"
+  if [[ $code != 0 && $code != 77 ]]; then tail -40 "$work/log"; fi
+}
+
+# The first 100 losses of two runs agree to `bar`.
+same_losses() {
+  python3 - "$1/metrics.jsonl" "$2/metrics.jsonl" "$3" <<'PYTHON'
+import json, sys
+runs = [[json.loads(line) for line in open(path)] for path in sys.argv[1:3]]
+losses = [{row["step"]: row["loss"] for row in run if "loss" in row and row.get("step", 0) <= 100} for run in runs]
+steps = sorted(set(losses[0]) & set(losses[1]))
+worst = max(steps, key=lambda s: abs(losses[0][s] - losses[1][s]))
+gap = abs(losses[0][worst] - losses[1][worst])
+print(f"{len(steps)} losses, the largest difference is {gap:.2e} at step {worst}; the last are "
+      f"{losses[0][steps[-1]]:.5f} and {losses[1][steps[-1]]:.5f}")
+sys.exit(not (len(steps) >= 10 and gap <= float(sys.argv[3])))
+PYTHON
+}
+
+train() {  # FOLDER BACKEND OPTIONS…
+  local folder=$1 backend=$2
+  shift 2
+  "$bin/ssm" train --text README.md --out "$folder" --backend "$backend" --steps 100 --seed 1 \
+    --width 64 --layers 2 --length 128 --batch 8 --log-every 1 "$@"
+}
+greedy() { "$bin/ssm" generate "$1" --backend "$2" --prompt "The " --tokens 64 --temperature 0 >"$3"; }
+
+for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
+for scalar in float double; do
+  step "conformance $scalar" "$bin/ssm-conformance" --backend cuda --scalar "$scalar" \
+    --kinds adamw,attention,causal_convolution,cross_entropy,diagonal_ssm,gelu_mlp,h3,h3_lm,layer_norm,rms_norm,schedule,shift_ssm,swiglu_mlp,training \
+    tests/data/conformance/cases
+done
+step "train on the CPU" train "$work/cpu" cpu
+step "train on the GPU" train "$work/gpu" cuda
+step "train on the GPU again" train "$work/again" cuda
+step "the same losses as the CPU" same_losses "$work/cpu" "$work/gpu" 2e-3
+step "the same bits on every run" same_losses "$work/gpu" "$work/again" 0
+step "generate on the CPU" greedy "$work/gpu" cpu "$work/cpu.txt"
+step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
+step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
+sanitized() {  # TOOL KINDS
+  compute-sanitizer --tool "$1" --error-exitcode 9 "$bin/ssm-conformance" --backend cuda --scalar float --kinds "$2" \
+    tests/data/conformance/cases
+}
+if sanitized memcheck layer_norm >/dev/null 2>&1; then
+  for tool in memcheck racecheck; do
+    step "$tool" sanitized "$tool" h3,h3_lm,diagonal_ssm,causal_convolution,attention
+  done
+else
+  echo "compute-sanitizer: skipped, it does not run here"
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0 && passed > 0))
