@@ -222,7 +222,8 @@ void bench_mixer(int batch, int length, double forward_peer, double both_peer, d
   check(cudaStreamSynchronize(stream), "h3_mixer");
   const auto errors = mixer_errors(sets[0], sample(channels));
   const double worst = report(std::string("mixer ") + shape, errors, tolerance<T>());
-  const double forward = median_ms(20, stream, [&](int i) { sets[i % 2].run_forward(stream); });
+  const double forward =
+      median_ms(20, stream, [&](int i) { sets[i % 2].run_forward(stream, false); });
   const double both = median_ms(20, stream, [&](int i) {
     sets[i % 2].run_forward(stream);
     sets[i % 2].run_backward(stream);

@@ -5,12 +5,13 @@
 namespace ssm::cuda {
 
 bool has_tensor_core_kernels() {
+  constexpr int needed = 222 * 1024;  // bytes: the largest block of them
   int device = 0;
-  int major = 0;
+  int shared = 0;
   device::check(cudaGetDevice(&device), "cudaGetDevice");
-  device::check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+  device::check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
                 "cudaDeviceGetAttribute");
-  return major >= 8;
+  return shared >= needed;
 }
 
 }  // namespace ssm::cuda

@@ -40,7 +40,7 @@ template <class T>
 void walk_forward(const DiagonalScan<T>& call, const char* matrices, Stream stream,
                   const char* operation) {
   const DiagonalScanShape& shape = call.shape;
-  const Plan plan = make_plan(shape, tile_positions<T>, kForwardBlocks, 4);
+  const Plan plan = make_plan(shape, tile_positions<T>, kWarps, kForwardWarps, 4);
   const ForwardLaunch<T> forward{call, matrices, shape.sequences(), plan.warps_per_sequence, 0};
   const bool output = call.y.data != nullptr, chained = plan.warps_per_sequence > 1;
   const bool states = call.final_state != nullptr || call.checkpoints != nullptr;

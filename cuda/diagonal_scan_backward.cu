@@ -24,13 +24,13 @@ struct BackwardWorkspace {
   BackwardWorkspace(const DiagonalScanBackward<T>& call, void* base) : carver(base) {
     const DiagonalScanShape& shape = call.shape;
     const std::size_t channels = shape.channels, items = channels * shape.sequences();
-    plan = make_plan(shape, tile_positions<T>, kBackwardBlocks, 3);
+    plan = make_plan(shape, tile_positions<T>, backward_warps<T>, kBackwardWarps, 3);
     matrices = carver.template take<char>(ChannelLayout<T>::bytes * channels);
     partial = carver.template take<float2>(channels * plan.groups * 3 * kModes);
     partial_skip = carver.template take<float>(channels * plan.groups);
     if (operand_terms<T> == 3)
-      kept_sums = carver.template take<float4>(channels * plan.groups * (sizeof(ChunkSums) / 16) *
-                                               kThreads);
+      kept_sums = carver.template take<float4>(channels * plan.groups *
+                                               (sizeof(ChunkSums<T>) / 16) * backward_threads<T>);
     if (call.checkpoints == nullptr)
       checkpoints = carver.template take<Complex>(diagonal_scan_checkpoint_count<T>(shape));
     if (call.dfinal_state != nullptr) {
@@ -72,8 +72,10 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
          shape.modes, kMatrices, space.matrices);
   const bool tail = call.dfinal_state != nullptr;
-  if (call.checkpoints == nullptr || tail) {
+  const bool gate = call.dgate_out.data != nullptr && call.ungated.data == nullptr;
+  if (call.checkpoints == nullptr || tail || gate) {
     DiagonalScan<T> states{shape, call.parameters, call.x, call.gate_in, {}, call.initial_state};
+    if (gate) states.gate_out = call.dy, states.y = call.dgate_out;
     states.final_state = space.last_state;
     states.checkpoints = space.checkpoints;
     walk_forward(states, space.matrices, stream, operation);
@@ -101,8 +103,8 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   } else if (call.gate_out.data != nullptr) {
     kernel = backward_kernel<T, false, true>(chained);
   }
-  launch(kernel, dim3(shape.channels, space.plan.groups), kThreads, BackwardShared<T>::bytes,
-         stream, operation, backward);
+  launch(kernel, dim3(shape.channels, space.plan.groups), backward_threads<T>,
+         BackwardShared<T>::bytes, stream, operation, backward);
   launch(finish_gradient<T>, dim3(shape.channels), 32, 0, stream, operation,
          GradientLaunch<T>{call, space.partial, space.partial_skip, space.tail_partial,
                            space.plan.groups, shape.sequences()});

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "diagonal_scan_tile.cuh"
+#include "diagonal_scan_states.cuh"
 
 namespace ssm::cuda::device {
 
@@ -28,9 +28,10 @@ struct ForwardShared {
 };
 
 /// One block walks sequences blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x.
-/// GatedIn, GatedOut: those gates may be there. Output false: states only. States false: neither final state nor checkpoints. Chained false: one warp a sequence.
+/// GatedIn, GatedOut: those gates may be there. Output false: states only. States false: neither final state nor
+/// checkpoints. Chained false: one warp a sequence, and registers enough rather than a fourth block at once.
 template <class T, bool GatedIn, bool GatedOut, bool Output, bool States, bool Chained>
-__global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
+__global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? (Chained ? 4 : 3) : 2)
     scan_forward(const ForwardLaunch<T> launch) {
   constexpr int terms = operand_terms<T>, rows = row_tiles<T>, R = 2 * rows;
   using Layout = ChannelLayout<T>;
@@ -87,12 +88,11 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
       start = {call.initial_state[state_at].re, call.initial_state[state_at].im};
     chain.carry[lane] = start;
     __syncwarp();
-    const T* const x = at(call.x, range, channel);
-    const T* const gate_in = GatedIn ? at(call.gate_in, range, channel) : nullptr;
-    const T* const gate_out = GatedOut ? at(call.gate_out, range, channel) : nullptr;
-    T* const y = at(call.y, range, channel);
-    const bool vector =
-        is_aligned(x) && is_aligned(y) && is_aligned(gate_in) && is_aligned(gate_out);
+    const auto aligned = [&](const auto& tensor) { return is_aligned(at(tensor, range, channel)); };
+    const bool vector = aligned(call.x) && aligned(call.y) && (!GatedIn || aligned(call.gate_in)) &&
+                        (!GatedOut || aligned(call.gate_out));
+    const bool has_gate_in = GatedIn && call.gate_in.data != nullptr,
+               has_gate_out = GatedOut && call.gate_out.data != nullptr;
     const int common = call.shape.segments != nullptr ? range.length : call.shape.length;
     const int tiles = (common + tile_positions<T> - 1) / tile_positions<T>;
     const int last_chunk = (range.length - 1) / kChunk;
@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
       const long long offset = static_cast<long long>(tile) * tile_positions<T>;
       const int left = static_cast<int>(max(range.length - offset, 0ll));
       const bool full = vector && left >= tile_positions<T>;
+      const auto here = [&](const auto& tensor) { return at(tensor, range, channel, offset); };
       OperandOf<T> u, state;
       const bool loaded = fetched;
       if constexpr (Shared::ahead) {
@@ -116,9 +117,8 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
                         more ? tile + share : chain.rank);
       }
       if (!loaded)
-        load_tile<T, GatedIn>(u, x + offset,
-                              GatedIn && gate_in != nullptr ? gate_in + offset : nullptr, left,
-                              full, launch.zero, [](int, int, int, uint4) {});
+        load_tile<T, GatedIn>(u, here(call.x), GatedIn ? here(call.gate_in) : nullptr, left, full,
+                              launch.zero);
       [[maybe_unused]] Complex* checkpoint = nullptr;
       [[maybe_unused]] Complex* final_state = nullptr;
       [[maybe_unused]] int last_row = -1;
@@ -130,58 +130,33 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
         if (call.final_state != nullptr && left > 0)
           last_row = last_chunk - tile * (16 * rows) - g * R;
       }
+      pass_states<T, false, Chained, 4>(
+          u, lift, chain, [](int, int, float2&) {},
+          [&](int tile_of_states, const float2(&before)[R]) {
+            if constexpr (States) {
+              const int mode = 4 * tile_of_states + q;
+              if (checkpoint != nullptr) checkpoint[mode] = {before[0].x, before[0].y};
 #pragma unroll
-      for (int pair = 0; pair < 4; ++pair) {
-        float sum[rows][2][4] = {};
-#pragma unroll
-        for (int step = 0; step < 4; ++step)
-          multiply_pair<matrix_terms<T>>(sum[0], 2, u, step, pair, lift);
-        float2 added[2][R], before[2][R];
-#pragma unroll
-        for (int h = 0; h < 2; ++h)
-#pragma unroll
-          for (int r = 0; r < R; ++r)
-            added[h][r] = {sum[r / 2][h][2 * (r % 2)], sum[r / 2][h][2 * (r % 2) + 1]};
-        scan_rows<false, Chained>(added, before, chain, pair);
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int mode = 8 * pair + 4 * h + q;
-          if constexpr (States) {
-            if (checkpoint != nullptr) checkpoint[mode] = {before[h][0].x, before[h][0].y};
-#pragma unroll
-            for (int r = 0; r < R; ++r)
-              if (r == last_row && mode < call.shape.modes)
-                final_state[mode] = {before[h][r].x, before[h][r].y};
-          }
-#pragma unroll
-          for (int r = 0; r < R; ++r) {
-            unsigned pairs[terms];
-            split_bf16(before[h][r].x, before[h][r].y, pairs);
-#pragma unroll
-            for (int t = 0; t < terms; ++t) state.pair[t][r / 2][pair][r % 2 + 2 * h] = pairs[t];
-          }
-        }
-      }
+              for (int r = 0; r < R; ++r)
+                if (r == last_row && mode < call.shape.modes)
+                  final_state[mode] = {before[r].x, before[r].y};
+            }
+            set_states(state, tile_of_states, before);
+          });
       __syncwarp();
       if (left == 0) continue;
       if constexpr (Output) {
 #pragma unroll
         for (int v = 0; v < 2; ++v) {
           float sum[rows][4][4] = {};
-#pragma unroll
-          for (int pair = 0; pair < 2; ++pair)
-#pragma unroll
-            for (int step = 0; step < 4; ++step) {
-              if (step / 2 <= v)
-                multiply_pair<terms>(&sum[0][2 * pair], 4, u, step, 2 * v + pair, toeplitz);
-              multiply_pair<terms>(&sum[0][2 * pair], 4, state, step, 2 * v + pair, lower);
-            }
+          multiply_half<terms, -1, 0>(sum, v, u, toeplitz, state, lower);
           Runs<T> input, gate, factor;
           // Not the operand: rounding the product of x and its gate must not reach the skip term.
-          const bool reread = GatedIn && gate_in != nullptr && skip != 0.f;
+          const bool reread = has_gate_in && skip != 0.f;
           if (reread)
-            input.load(x + offset, v, left, full), gate.load(gate_in + offset, v, left, full);
-          if (GatedOut && gate_out != nullptr) factor.load(gate_out + offset, v, left, full);
+            input.load(here(call.x), v, left, full), gate.load(here(call.gate_in), v, left, full);
+          if (has_gate_out) factor.load(here(call.gate_out), v, left, full);
+          T* const y = here(call.y);
 #pragma unroll
           for (int r = 0; r < R; ++r) {
             const int position = run_position<rows>(r, v);
@@ -195,8 +170,8 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
 #pragma unroll
             for (int i = 0; i < 8; ++i)
               out[i] = sum[r / 2][i / 2][2 * (r % 2) + i % 2] + skip * value[i];
-            if (GatedOut && gate_out != nullptr) factor.multiply_into(out, r);
-            store_eight(y + offset + position, left - position, full, out);
+            if (has_gate_out) factor.multiply_into(out, r);
+            store_eight(y + position, left - position, full, out);
           }
         }
       }

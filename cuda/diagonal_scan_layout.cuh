@@ -46,7 +46,7 @@ __host__ __device__ constexpr int stored_vector(int row, int vector) {
 enum Matrix { kToeplitz, kLower, kLift, kRaise, kBackward, kSpread, kMatrices };
 
 /// Rows of a channel's table of powers, [kTableRows, kTablePitch].
-///   one row of chunks, 2 rows … : a^64, a^(64R), a^(128R), a^(256R), a^(64R·g) for g = 0 … 7, a^(512R), a, b, c
+///   one row of chunks, 2 rows … : a^64, a^(64R), a^(128R), a^(256R), a^(64R·g) for g = 0 … 7, a^(512R), a, b, c, 0
 enum TableRow {
   kRow = 0,
   kGroup = 1,
@@ -55,7 +55,8 @@ enum TableRow {
   kOne = 13,
   kInput = 14,
   kOutput = 15,
-  kTableRows = 16
+  kZero = 16,
+  kTableRows = 17
 };
 
 inline constexpr int kPowers = kChunk + 1;  // a^0 … a^64
@@ -104,6 +105,15 @@ __device__ inline T* at(const Sequences<T>& tensor, const Range& range, int chan
   if (tensor.data == nullptr) return nullptr;
   return tensor.data + range.batch * tensor.batch_stride + channel * tensor.channel_stride +
          range.first;
+}
+
+/// The same `offset` positions further on, computed anew wherever it is used: pointers to many tensors that live through a
+/// walk take registers from it.
+template <class T>
+__device__ inline T* at(const Sequences<T>& tensor, Range range, int channel, long long offset) {
+  asm volatile("" : "+r"(range.batch));
+  T* const p = at(tensor, range, channel);
+  return p == nullptr ? nullptr : p + offset;
 }
 
 }  // namespace ssm::cuda::device

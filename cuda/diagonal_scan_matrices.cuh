@@ -109,6 +109,7 @@ __global__ void __launch_bounds__(256)
     table[kOne * kTablePitch + mode] = narrow(m.a);
     table[kInput * kTablePitch + mode] = narrow(m.b);
     table[kOutput * kTablePitch + mode] = {c.re, c.im};
+    table[kZero * kTablePitch + mode] = {0.f, 0.f};
     double2 prefix{1.0, 0.0};
     for (int g = 0; g < 8; ++g) {
       table[(kPrefix + g) * kTablePitch + mode] = narrow(prefix);

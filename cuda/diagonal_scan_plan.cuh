@@ -14,8 +14,8 @@ struct Plan {
   int groups;  // blocks that share a channel
 };
 
-inline constexpr int kForwardBlocks = 132 * 4;  // resident at once on a Hopper card
-inline constexpr int kBackwardBlocks = 132 * 2;
+inline constexpr int kForwardWarps = 132 * 16;  // resident at once on a Hopper card
+inline constexpr int kBackwardWarps = 132 * 8;
 
 inline void require_sizes(const DiagonalScanShape& shape, const char* operation) {
   require(shape.batch >= 1 && shape.channels >= 1 && shape.length >= 1, operation,
@@ -28,21 +28,23 @@ inline void require_sizes(const DiagonalScanShape& shape, const char* operation)
   require(shape.sequences() <= 65535 * kWarps, operation, "too many sequences");
 }
 
-/// Warps share a sequence where sequences are packed or too few to fill the card one warp each.
-inline Plan make_plan(const DiagonalScanShape& shape, int tile, int resident_blocks, int waves) {
+/// Warps share a sequence where sequences are packed or too few to fill the card one warp each. `warps`: of a block.
+inline Plan make_plan(const DiagonalScanShape& shape, int tile, int warps, int resident_warps,
+                      int waves) {
   Plan plan{kWarps, 1};
   const int tiles = (shape.length + tile - 1) / tile;
   if (shape.segments == nullptr) {
     const long long items = static_cast<long long>(shape.batch) * shape.channels;
-    if (tiles == 1 || items >= 2ll * kWarps * resident_blocks) {
+    if (tiles == 1 || items >= 2ll * resident_warps) {
       plan.warps_per_sequence = 1;
     } else if (tiles == 2) {
       plan.warps_per_sequence = 2;
     }
   }
-  const int side = kWarps / plan.warps_per_sequence;
+  const int side = warps / plan.warps_per_sequence;
   const int steps = (shape.sequences() + side - 1) / side;
-  plan.groups = std::clamp(waves * resident_blocks / shape.channels, 1, std::min(steps, 65535));
+  plan.groups =
+      std::clamp(waves * resident_warps / warps / shape.channels, 1, std::min(steps, 65535));
   return plan;
 }
 

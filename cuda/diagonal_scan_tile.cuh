@@ -68,6 +68,51 @@ __device__ inline int run_position(int r, int v) {
   return ((lane / 4) * 2 * Rows + r) * kChunk + 32 * v + 8 * (lane % 4);
 }
 
+/// The states of output tile `tile`, one mode of every row of a lane, as the operand of the next product.
+template <int Terms, int Rows>
+__device__ inline void set_states(Operand<Terms, Rows>& a, int tile, const float2 (&v)[2 * Rows]) {
+#pragma unroll
+  for (int r = 0; r < 2 * Rows; ++r) {
+    unsigned pairs[Terms];
+    split_bf16(v[r].x, v[r].y, pairs);
+#pragma unroll
+    for (int t = 0; t < Terms; ++t) a.pair[t][r / 2][tile / 2][r % 2 + 2 * (tile % 2)] = pairs[t];
+  }
+}
+
+/// The same in shared memory, a warp's tile [chunks, 64] of bf16 rows; further terms lie `stride` further on.
+template <class T>
+__device__ inline void store_states(uint4* tile, int stride, int state_tile,
+                                    const float2 (&v)[2 * row_tiles<T>]) {
+  const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+#pragma unroll
+  for (int r = 0; r < 2 * row_tiles<T>; ++r) {
+    const int row = stored_row(g, r);
+    unsigned pairs[operand_terms<T>];
+    split_bf16(v[r].x, v[r].y, pairs);
+#pragma unroll
+    for (int t = 0; t < operand_terms<T>; ++t)
+      reinterpret_cast<unsigned*>(tile + t * stride + row * 8 + stored_vector(row, state_tile))[q] =
+          pairs[t];
+  }
+}
+
+/// What the warp has stored there, as an operand. Reads what other lanes have written.
+template <class T>
+__device__ inline void load_states(OperandOf<T>& a, const uint4* tile, int stride) {
+  const int which = threadIdx.x % 32 / 8, line = threadIdx.x % 8;
+#pragma unroll
+  for (int t = 0; t < operand_terms<T>; ++t)
+#pragma unroll
+    for (int m = 0; m < row_tiles<T>; ++m)
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        const int row = stored_row(line, 2 * m + which % 2);
+        load_tiles(a.pair[t][m][step],
+                   tile + t * stride + row * 8 + stored_vector(row, 2 * step + which / 2));
+      }
+}
+
 /// The 16-byte runs of a lane as they lie in memory, to its part of the operand. `zero` is zero, unknown to the
 /// compiler: without an instruction that defines them anew, the words stay in the registers of the load and every
 /// product copies its four operands together first (640 moves a tile).
@@ -122,36 +167,22 @@ struct Runs {
   }
 };
 
-/// Reads gate · x (gate may be null) as an operand; `left` positions remain from the tile's start. `full`: the whole
-/// tile is there and 16-byte aligned. `keep(r, v, term, words)` sees each run of a row as it lies in memory.
-template <class T, bool Gated, class Keep>
-__device__ inline void load_tile(OperandOf<T>& a, const T* x, const T* gate, int left, bool full,
-                                 unsigned zero, const Keep& keep) {
-  constexpr int rows = row_tiles<T>, terms = operand_terms<T>;
-  Runs<T> run[2];
+/// Run `v` of a tile of x, if `gated` times one of a gate, as an operand. `keep(r, v, term, words)` sees each run of a
+/// row as it will lie in memory.
+template <class T, class Keep>
+__device__ inline void set_runs(OperandOf<T>& a, int v, const Runs<T>& x, const Runs<T>& gate,
+                                bool gated, unsigned zero, const Keep& keep) {
+  constexpr int terms = operand_terms<T>;
 #pragma unroll
-  for (int v = 0; v < 2; ++v) run[v].load(x, v, left, full);
-  if constexpr (terms == 1) {
-    if (!Gated || gate == nullptr) {
-#pragma unroll
-      for (int r = 0; r < 2 * rows; ++r)
-#pragma unroll
-        for (int v = 0; v < 2; ++v) {
-          keep(r, v, 0, run[v].raw[r][0]);
-          set_words<T>(a, r, v, run[v].raw[r][0], zero);
-        }
-      return;
-    }
-  }
-#pragma unroll
-  for (int v = 0; v < 2; ++v) {
-    Runs<T> factor;
-    if (Gated && gate != nullptr) factor.load(gate, v, left, full);
-#pragma unroll
-    for (int r = 0; r < 2 * rows; ++r) {
+  for (int r = 0; r < 2 * row_tiles<T>; ++r) {
+    if constexpr (terms == 1) {
+      const uint4 words = gated ? multiply_words(x.raw[r][0], gate.raw[r][0]) : x.raw[r][0];
+      keep(r, v, 0, words);
+      set_words<T>(a, r, v, words, zero);
+    } else {
       float value[8];
-      widen<T>(run[v].raw[r], value);
-      if (Gated && gate != nullptr) factor.multiply_into(value, r);
+      widen<T>(x.raw[r], value);
+      if (gated) gate.multiply_into(value, r);
       unsigned words[4][terms];
 #pragma unroll
       for (int j = 0; j < 4; ++j) split_bf16(value[2 * j], value[2 * j + 1], words[j]);
@@ -160,92 +191,46 @@ __device__ inline void load_tile(OperandOf<T>& a, const T* x, const T* gate, int
         keep(r, v, t, uint4{words[0][t], words[1][t], words[2][t], words[3][t]});
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          a.pair[t][r / 2][2 * v + (j >> 1)][r % 2 + 2 * (j & 1)] = words[j][t] ^ zero;
+          a.pair[t][r / 2][2 * v + (j >> 1)][r % 2 + 2 * (j & 1)] = words[j][t];
       }
     }
   }
 }
 
-/// What the scan over chunks needs besides the chunks' own contributions.
-struct Chain {
-  float2* carry;        // [kModes]  of this warp: state at the near edge of its tile
-  float2* totals;       // [4][kWarps][8]  what a tile adds, one slot a pair of output tiles
-  const float2* table;  // [kTableRows, kTablePitch]
-  int warps;            // neighbouring warps that share a sequence; 1 unless Chained
-  int rank;             // of this warp among them, in the direction of the walk
-};
-
-__device__ inline float2 shift_lanes(float2 v, int delta, bool down) {
-  return down ? float2{__shfl_down_sync(~0u, v.x, delta), __shfl_down_sync(~0u, v.y, delta)}
-              : float2{__shfl_up_sync(~0u, v.x, delta), __shfl_up_sync(~0u, v.y, delta)};
+/// Reads gate · x (gate may be null) as an operand; `left` positions remain from the tile's start. `full`: the whole
+/// tile is there and 16-byte aligned.
+template <class T, bool Gated>
+__device__ inline void load_tile(OperandOf<T>& a, const T* x, const T* gate, int left, bool full,
+                                 unsigned zero) {
+  const auto ignore = [](int, int, int, uint4) {};
+  Runs<T> run[2];
+#pragma unroll
+  for (int v = 0; v < 2; ++v) run[v].load(x, v, left, full);
+#pragma unroll
+  for (int v = 0; v < 2; ++v) {
+    Runs<T> factor;
+    const bool gated = Gated && gate != nullptr;
+    if (gated) factor.load(gate, v, left, full);
+    set_runs<T>(a, v, run[v], factor, gated, zero, ignore);
+  }
 }
 
-/// Scans the rows of two output tiles over the chunks of the warp's tile, and of its neighbours:
-///   forward  state_{j+1} = a^64 · state_j + v_j           reverse  state_j = conj(a^64) · state_{j+1} + v_j
-/// v    [2][R]  contributions of this lane's rows, one mode each
-/// out  [2][R]  the state each row starts from (forward: before it; reverse: after it)
-/// The carry moves on by one tile (by `warps` tiles).
-template <bool Reverse, bool Chained, int R>
-__device__ inline void scan_rows(const float2 (&v)[2][R], float2 (&out)[2][R], const Chain& chain,
-                                 int pair) {
-  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  const int order = Reverse ? 7 - g : g;
-  const auto power = [&](int row, int mode) {
-    const float2 a = chain.table[row * kTablePitch + mode];
-    return Reverse ? conjugate(a) : a;
-  };
-  float2 before[2], total[2];
+/// Columns of half `v` of  a · left + b · right, matrices of `Terms` terms. The triangular ones have nothing in the halves
+/// that the comparisons leave out: `Left`, `Right` is −1 where inner positions are at most the outer ones' half, 1 where
+/// they are at least that, 0 for a full matrix.
+template <int Terms, int Left, int Right, int OperandTerms, int Rows>
+__device__ inline void multiply_half(float (&sum)[Rows][4][4], int v,
+                                     const Operand<OperandTerms, Rows>& a, Packed left,
+                                     const Operand<OperandTerms, Rows>& b, Packed right) {
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int mode = 8 * pair + 4 * h + q;
-    const float2 row = power(kRow, mode);
-    float2 sum = v[h][Reverse ? R - 1 : 0];
+  for (int step = 0; step < 4; ++step)
 #pragma unroll
-    for (int r = 1; r < R; ++r) sum = multiply_add(row, sum, v[h][Reverse ? R - 1 - r : r]);
-#pragma unroll
-    for (int k = 0; k < 3; ++k) {
-      const float2 other = shift_lanes(sum, 4 << k, Reverse);
-      const float2 next = multiply_add(power(kGroup + k, mode), other, sum);
-      if (order >= (1 << k)) sum = next;
+    for (int pair = 0; pair < 2; ++pair) {
+      const int side = step / 2 - v;
+      if (Left * side >= 0) multiply_pair<Terms>(&sum[0][2 * pair], 4, a, step, 2 * v + pair, left);
+      if (Right * side >= 0)
+        multiply_pair<Terms>(&sum[0][2 * pair], 4, b, step, 2 * v + pair, right);
     }
-    before[h] = shift_lanes(sum, 4, Reverse);
-    if (order == 0) before[h] = {0.f, 0.f};
-    total[h] = sum;  // of the whole tile in the lanes of the last group
-  }
-  if constexpr (Chained) {
-    float2* const slot = chain.totals + pair * kWarps * 8;
-    if (order == 7) {
-      slot[chain.rank * 8 + q] = total[0];
-      slot[chain.rank * 8 + 4 + q] = total[1];
-    }
-    __syncthreads();
-  }
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int mode = 8 * pair + 4 * h + q;
-    const float2 tile = power(kTile, mode), row = power(kRow, mode);
-    float2 carry = chain.carry[mode], next;
-    if constexpr (Chained) {
-      const float2* const slot = chain.totals + pair * kWarps * 8 + 4 * h + q;
-      next = carry;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        if (w >= chain.warps) break;
-        if (w == chain.rank) carry = next;
-        next = multiply_add(tile, next, slot[w * 8]);
-      }
-    } else {
-      next = multiply_add(tile, carry, total[h]);
-    }
-    __syncwarp();
-    if (order == 7) chain.carry[mode] = next;
-    float2 state = multiply_add(power(kPrefix + order, mode), carry, before[h]);
-#pragma unroll
-    for (int r = 0; r < R; ++r) {
-      out[h][Reverse ? R - 1 - r : r] = state;
-      if (r + 1 < R) state = multiply_add(row, state, v[h][Reverse ? R - 1 - r : r]);
-    }
-  }
 }
 
 }  // namespace ssm::cuda::device

@@ -3,6 +3,7 @@
 
 #include "launch.cuh"
 #include "shift_convolution.cuh"
+#include "shift_convolution_backward.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -25,10 +26,10 @@ int share(int channels, long long steps) {
       std::clamp<long long>(4 * 528 / channels, 1, std::min<long long>(steps, 65535)));
 }
 
-template <class T, bool Adjoint>
+template <class T>
 void walk(const ShiftLaunch<T>& shift, int channels, Stream stream, const char* operation) {
   const long long tiles = (shift.length + tile_positions<T> - 1) / tile_positions<T>;
-  launch(shift_tiles<T, Adjoint>,
+  launch(shift_tiles<T>,
          dim3(channels, share(channels, (shift.batch * tiles + kWarps - 1) / kWarps)), kThreads,
          shift_shared_bytes<T>, stream, operation, shift);
 }
@@ -36,8 +37,9 @@ void walk(const ShiftLaunch<T>& shift, int channels, Stream stream, const char* 
 template <class T>
 struct TapsPlan {
   explicit TapsPlan(const ShiftConvolutionBackward<T>& call, void* base) : carver(base) {
-    const long long steps = (call.length + kTapChunks * kChunk - 1) / (kTapChunks * kChunk);
-    groups = share(call.channels, (call.batch * steps + 7) / 8);
+    constexpr int positions = step_chunks<T> * kChunk;
+    const long long steps = (call.length + positions - 1) / positions;
+    groups = share(call.channels, (call.batch * steps + 3) / 4);
     matrices = take_matrices<T>(carver, call.channels);
     partial = carver.take<float>(std::size_t{kChunk} * groups * call.channels);
   }
@@ -66,8 +68,8 @@ void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream 
   char* const matrices = static_cast<char*>(workspace);
   launch(build_shift_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.kernel,
          call.skip, call.taps, 2, matrices);
-  walk<T, false>({call.x, {}, call.gate, call.y, matrices, call.batch, call.length, 0},
-                 call.channels, stream, operation);
+  walk<T>({call.x, call.gate, call.y, matrices, call.batch, call.length, 0}, call.channels, stream,
+          operation);
 }
 
 template <class T>
@@ -87,12 +89,11 @@ void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void* w
          call.skip, call.taps, 4, plan.matrices);
   // dgate = dy ⊙ shift(x), dx = shiftᵀ(gate ⊙ dy)
   if (call.gate.data != nullptr)
-    walk<T, false>({call.x, {}, call.dy, call.dgate, plan.matrices, call.batch, call.length, 0},
-                   call.channels, stream, operation);
-  walk<T, true>({call.dy, call.gate, {}, call.dx, plan.matrices, call.batch, call.length, 0},
-                call.channels, stream, operation);
-  launch(taps_gradient<T>, dim3(call.channels, plan.groups), kThreads, taps_shared_bytes<T>, stream,
-         operation, TapsLaunch<T>{call, plan.partial});
+    walk<T>({call.x, call.dy, call.dgate, plan.matrices, call.batch, call.length, 0}, call.channels,
+            stream, operation);
+  launch(shift_backward<T>, dim3(call.channels, plan.groups), kThreads,
+         ShiftBackwardShared<T>::bytes, stream, operation,
+         ShiftBackwardLaunch<T>{call, plan.matrices, plan.partial});
   launch(finish_taps, dim3(call.channels), kChunk, 0, stream, operation, plan.partial, plan.groups,
          call.taps, call.dkernel, call.dskip);
 }

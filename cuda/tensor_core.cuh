@@ -31,6 +31,16 @@ __device__ inline unsigned pack_bf16(float low, float high) {
 __device__ inline float low_of(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ inline float high_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
 
+/// Products of eight pairs of bf16 numbers, rounded once.
+__device__ inline uint4 multiply_words(uint4 a, uint4 b) {
+  const auto one = [](unsigned x, unsigned y) {
+    const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(x),
+                                           reinterpret_cast<const __nv_bfloat162&>(y));
+    return reinterpret_cast<const unsigned&>(product);
+  };
+  return {one(a.x, b.x), one(a.y, b.y), one(a.z, b.z), one(a.w, b.w)};
+}
+
 /// Writes (low, high) as `Terms` bf16 pairs whose sum is the value to 8, 16 or 24 bits.
 template <int Terms>
 __device__ inline void split_bf16(float low, float high, unsigned (&pairs)[Terms]) {
@@ -168,6 +178,14 @@ __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" :::
 /// Asks for the 128-byte line at p to be brought to the L2 cache.
 __device__ inline void prefetch(const void* p) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
+/// Four 8 × 8 tiles of 16-bit numbers; lane l gives the address of row l % 8 of tile l / 8.
+__device__ inline void load_tiles(unsigned (&r)[4], const void* row) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address));
 }
 
 /// Four transposed 8 × 8 tiles of 16-bit numbers; lane l gives the address of row l % 8 of tile l / 8.

@@ -5,7 +5,7 @@
 
 namespace ssm::cuda {
 
-/// False where the current device is older than the tensor-core kernels need (compute capability 8.0).
+/// Whether a block of the current device has the shared memory that the tensor-core kernels need, 222 KB: from Hopper on.
 SSM_CUDA_API bool has_tensor_core_kernels();
 
 /// Which kernel a float sequence goes to where both the tensor-core kernel and the general one can take it: the argument

@@ -75,9 +75,10 @@ SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape&
 /// dy                        [B, D, L]
 /// checkpoints               as the forward pass left them, or null: recomputed
 /// dfinal_state              [S, D, modes]  or null: zero
-/// dx dgate_in dgate_out     [B, D, L]      overwritten; the gates' are null where the gates are
+/// dx dgate_in dgate_out     [B, D, L]      overwritten; the gates' are null where the gates are; dgate_out may be null
 /// dinitial_state            [S, D, modes]  or null; overwritten
 /// dstep da db dc dskip      as the parameters; added to; dskip may be null
+/// ungated                   [B, D, L]      y of a forward call without gate_out, or null: recomputed
 /// Gradients of complex numbers are ∂/∂re + i·∂/∂im.
 template <class T>
 struct DiagonalScanBackward {
@@ -95,11 +96,13 @@ struct DiagonalScanBackward {
   Complex* db = nullptr;
   Complex* dc = nullptr;
   float* dskip = nullptr;
+  Sequences<const T> ungated;
 };
 
 /// The adjoint of diagonal_scan. States are recomputed from checkpoints tile by tile, the adjoint states walk
 /// backwards, and the parameters' gradients are products over chunks whose sums stay in registers; partial sums
-/// are added in a fixed order, so the same call gives the same bits.
+/// are added in a fixed order, so the same call gives the same bits. The gradient of gate_out is the forward pass with dy
+/// for a gate, unless `ungated` is there.
 /// Cost    about 450 multiply-adds an element, each input read once (x twice without checkpoints)
 /// Throws  Failure  if a size is out of range or a launch fails
 template <class T>

@@ -11,6 +11,7 @@ namespace ssm::cuda {
 /// taps shift_skip       [D, tap_count], [D] or null   the shift SSM's kernel
 /// diagonal              the diagonal SSM, `modes` stored modes
 /// y           [B, D, L]  overwritten; must not alias an input
+/// tape        h3_mixer_tape bytes, 256-byte aligned, or null: what the backward pass need not compute again
 template <class T>
 struct H3Mixer {
   int batch = 0;
@@ -23,11 +24,12 @@ struct H3Mixer {
   const float* shift_skip = nullptr;
   DiagonalScanParameters diagonal;
   Sequences<T> y;
+  void* tape = nullptr;
 };
 
 /// The H3 layer between its projections:  y = q ⊙ diagonal(v ⊙ shift(k)).
-/// Two passes; u = v ⊙ shift(k), [B, D, L], is the workspace between them.
-/// Cost    320 multiply-adds an element, 12 bytes an element of 16-bit data
+/// One pass: v ⊙ shift(k) is formed on the way into the state-space model and never stored.
+/// Cost    320 multiply-adds an element, 8 bytes an element of 16-bit data; 4 more with a tape
 /// Throws  Failure  if a size is out of range or a launch fails
 /// Source  Fu et al. 2023 (H3) algorithm 1
 template <class T>
@@ -37,7 +39,11 @@ SSM_CUDA_API void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream strea
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_workspace(const H3Mixer<T>& call);
 
-/// Arguments of h3_mixer_backward: the forward call's, and
+/// Bytes of a tape of h3_mixer: shift(k), the diagonal model's output before q, each [B, D, L], and its checkpoints.
+template <class T>
+SSM_CUDA_API std::size_t h3_mixer_tape(const H3Mixer<T>& call);
+
+/// Arguments of h3_mixer_backward: the forward call's (its tape as that call left it, or null: recomputed), and
 /// dy, dq dk dv          [B, D, L]  the latter overwritten
 /// the others            as the parameters; added to; the skips' may be null
 template <class T>
@@ -54,7 +60,7 @@ struct H3MixerBackward {
   float* dskip = nullptr;
 };
 
-/// The adjoint of h3_mixer; u is recomputed. Throws as h3_mixer.
+/// The adjoint of h3_mixer. Throws as h3_mixer.
 template <class T>
 SSM_CUDA_API void h3_mixer_backward(const H3MixerBackward<T>& call, void* workspace, Stream stream);
 
