@@ -25,7 +25,7 @@ namespace ssm {
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA compiler.
 ///   ssm::Context<ssm::Cuda> gpu(ssm::cuda::Resources(ssm::Device{0}));
 ///   auto parameters = layer.initialize(gpu, ssm::Seed{42});
-/// Everything is queued on the context's one stream and nothing waits, but for copies to and from the host.
+/// Every primitive is queued on the context's one stream; what waits is allocation and CudaSpace::copy.
 /// With `HostSpace` in place of device memory the same kernels work on host memory that the device can reach: page-locked,
 /// or any on machines where the two share an address space. Every call then waits until it is done.
 /// Throws  cuda::Failure  where a context is made without a usable device
