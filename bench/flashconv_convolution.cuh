@@ -3,6 +3,7 @@
 
 #include <map>
 #include <ssm/backend/cuda/causal_convolution.hpp>
+#include <ssm/backend/cuda/shift_convolution.hpp>
 
 #include "flashconv_device.cuh"
 #include "flashconv_reference.hpp"
@@ -11,10 +12,10 @@ namespace bench {
 
 using ssm::cuda::Sequences;
 
-/// One problem of causal_convolution.
+/// One problem of causal_convolution, or with `shift` of shift_convolution, which has an output gate alone.
 struct ConvolutionCase {
   int batch = 1, channels = 1, length = 1, taps = 1;
-  bool gates = false;
+  bool gates = false, shift = false;
 };
 
 /// All tensors of a problem on the device, random; results are poisoned.
@@ -24,18 +25,18 @@ struct ConvolutionProblem {
     const std::size_t size = std::size_t(c.batch) * c.channels * c.length;
     x = normal<T>(size, seed + 1), dy = normal<T>(size, seed + 2);
     y = Buffer<T>(size), dx = Buffer<T>(size);
-    if (c.gates) {
-      gate_in = normal<T>(size, seed + 3), gate_out = normal<T>(size, seed + 4);
-      dgate_in = Buffer<T>(size), dgate_out = Buffer<T>(size);
-    }
+    if (c.gates) gate_out = normal<T>(size, seed + 4), dgate_out = Buffer<T>(size);
+    if (c.gates && !c.shift) gate_in = normal<T>(size, seed + 3), dgate_in = Buffer<T>(size);
     kernel =
         normal<float>(std::size_t(c.channels) * c.taps, seed + 5, 1.f / std::sqrt(float(c.taps)));
     skip = normal<float>(c.channels, seed + 6);
     dkernel = Buffer<float>(kernel.size()), dskip = Buffer<float>(c.channels);
     dkernel.write(std::vector<float>(kernel.size())), dskip.write(std::vector<float>(c.channels));
-    workspace =
-        Buffer<char>(std::max(ssm::cuda::causal_convolution_workspace<T>(forward()),
-                              ssm::cuda::causal_convolution_backward_workspace<T>(backward())));
+    workspace = Buffer<char>(
+        c.shift ? std::max(ssm::cuda::shift_convolution_workspace<T>(shift()),
+                           ssm::cuda::shift_convolution_backward_workspace<T>(shift_backward()))
+                : std::max(ssm::cuda::causal_convolution_workspace<T>(forward()),
+                           ssm::cuda::causal_convolution_backward_workspace<T>(backward())));
   }
   template <class U>
   Sequences<U> view(const Buffer<T>& buffer) const {
@@ -73,15 +74,29 @@ struct ConvolutionProblem {
             dkernel.data(),
             dskip.data()};
   }
-  void run_backward(cudaStream_t stream) {
-    ssm::cuda::causal_convolution_backward(backward(), workspace.data(), stream);
+  ssm::cuda::ShiftConvolution<T> shift() const {
+    return {c.batch,       c.channels,       c.length,
+            c.taps,        view<const T>(x), view<const T>(gate_out),
+            kernel.data(), skip.data(),      view<T>(y)};
+  }
+  ssm::cuda::ShiftConvolutionBackward<T> shift_backward() const {
+    return {c.batch,       c.channels,         c.length,
+            c.taps,        view<const T>(x),   view<const T>(gate_out),
+            kernel.data(), skip.data(),        view<const T>(dy),
+            view<T>(dx),   view<T>(dgate_out), dkernel.data(),
+            dskip.data()};
   }
   void run_forward(cudaStream_t stream) {
+    if (c.shift) return ssm::cuda::shift_convolution(shift(), workspace.data(), stream);
     ssm::cuda::causal_convolution(forward(), workspace.data(), stream);
+  }
+  void run_backward(cudaStream_t stream) {
+    if (c.shift)
+      return ssm::cuda::shift_convolution_backward(shift_backward(), workspace.data(), stream);
+    ssm::cuda::causal_convolution_backward(backward(), workspace.data(), stream);
   }
 
   ConvolutionCase c;
-  static constexpr bool has_backward = true;  // of every length
   Buffer<T> x, dy, y, dx, gate_in, gate_out, dgate_in, dgate_out;
   Buffer<float> kernel, skip, dkernel, dskip;
   Buffer<char> workspace;
@@ -90,7 +105,7 @@ struct ConvolutionProblem {
 /// Relative errors of every output and gradient against double, over the channels listed.
 template <class T>
 std::map<std::string, double> convolution_errors(const ConvolutionProblem<T>& p,
-                                                 const std::vector<int>& channels, bool backward) {
+                                                 const std::vector<int>& channels) {
   const ConvolutionCase& c = p.c;
   std::vector<std::map<std::string, RelativeError>> errors(channels.size());
   parallel_for(int(channels.size()), [&](int i) {
@@ -108,14 +123,12 @@ std::map<std::string, double> convolution_errors(const ConvolutionProblem<T>& p,
       const reference::Sequence in{values(p.x, first, c.length), values(p.gate_in, first, c.length),
                                    values(p.gate_out, first, c.length),
                                    values(p.dy, first, c.length)};
-      const auto want = reference::convolution(kernel, skip, in, backward, gradient);
+      const auto want = reference::convolution(kernel, skip, in, true, gradient);
       compare("y", values(p.y, first, c.length), want.y);
-      if (!backward) continue;
       compare("dx", values(p.dx, first, c.length), want.dx);
       compare("dgate_in", values(p.dgate_in, first, c.length), want.dgate_in);
       compare("dgate_out", values(p.dgate_out, first, c.length), want.dgate_out);
     }
-    if (!backward) return;
     compare("dkernel", values(p.dkernel, std::size_t(d) * c.taps, c.taps), gradient.kernel);
     compare("dskip", values(p.dskip, d, 1), {gradient.skip});
   });

@@ -4,16 +4,51 @@
 #include "diagonal_scan_forward.cuh"
 #include "diagonal_scan_matrices.cuh"
 #include "diagonal_scan_plan.cuh"
+#include "few_channels.cuh"
 
 namespace ssm::cuda {
 
+namespace device {
+namespace {
+
+/// A call over few channels, in float.
+template <class T>
+struct WideForward {
+  WideForward(const DiagonalScan<T>& of, void* base)
+      : carver(base), copies(carver, of.shape.batch, of.shape.channels, of.shape.length) {
+    call = {of.shape,
+            of.parameters,
+            copies.input(of.x),
+            copies.input(of.gate_in),
+            copies.input(of.gate_out),
+            of.initial_state,
+            copies.output(of.y),
+            of.final_state,
+            of.checkpoints};
+    workspace = carver.take<char>(diagonal_scan_workspace<float>(of.shape));
+  }
+  Carver carver;
+  FloatCopies<T> copies;
+  DiagonalScan<float> call;
+  char* workspace;
+};
+
+}  // namespace
+}  // namespace device
+
 template <class T>
 std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape) {
-  return device::ChannelLayout<T>::bytes * shape.channels;
+  using namespace device;
+  if (!in_float<T>(shape.channels)) return ChannelLayout<T>::bytes * shape.channels;
+  T some{};  // room for every tensor that a call may have
+  DiagonalScan<T> call{.shape = shape};
+  call.x.data = call.gate_in.data = call.gate_out.data = call.y.data = &some;
+  return WideForward<T>(call, nullptr).carver.used();
 }
 
 template <class T>
 std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape) {
+  if (device::in_float<T>(shape.channels)) return diagonal_scan_checkpoint_count<float>(shape);
   constexpr std::size_t tile = device::tile_positions<T>;
   const std::size_t length = shape.length, sequences = shape.sequences();
   const std::size_t rows = shape.segments != nullptr ? length / tile + sequences
@@ -65,6 +100,11 @@ void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) 
   const char* const operation = "diagonal_scan";
   require_sizes(shape, operation);
   require(workspace != nullptr, operation, "workspace is null");
+  if (in_float<T>(shape.channels)) {
+    const WideForward<T> wide(call, workspace);
+    return wide.copies.around(stream, operation,
+                              [&] { diagonal_scan(wide.call, wide.workspace, stream); });
+  }
   char* const matrices = static_cast<char*>(workspace);
   launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
          shape.modes, 3, matrices);

@@ -4,6 +4,7 @@
 #include "diagonal_scan_backward.cuh"
 #include "diagonal_scan_gradient.cuh"
 #include "diagonal_scan_plan.cuh"
+#include "few_channels.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -53,10 +54,44 @@ struct BackwardWorkspace {
   float2* tail_partial = nullptr;
 };
 
+/// A call over few channels, in float.
+template <class T>
+struct WideBackward {
+  WideBackward(const DiagonalScanBackward<T>& of, void* base)
+      : carver(base), copies(carver, of.shape.batch, of.shape.channels, of.shape.length) {
+    call = {of.shape,
+            of.parameters,
+            copies.input(of.x),
+            copies.input(of.gate_in),
+            copies.input(of.gate_out),
+            of.initial_state,
+            of.checkpoints,
+            copies.input(of.dy),
+            of.dfinal_state,
+            copies.output(of.dx),
+            copies.output(of.dgate_in),
+            copies.output(of.dgate_out),
+            of.dinitial_state,
+            of.dstep,
+            of.da,
+            of.db,
+            of.dc,
+            of.dskip,
+            copies.input(of.ungated)};
+    workspace = carver.take<char>(diagonal_scan_backward_workspace(call));
+  }
+  Carver carver;
+  FloatCopies<T> copies;
+  DiagonalScanBackward<float> call;
+  char* workspace;
+};
+
 }  // namespace device
 
 template <class T>
 std::size_t diagonal_scan_backward_workspace(const DiagonalScanBackward<T>& call) {
+  if (device::in_float<T>(call.shape.channels))
+    return device::WideBackward<T>(call, nullptr).carver.used();
   return device::BackwardWorkspace<T>(call, nullptr).carver.used();
 }
 
@@ -67,6 +102,11 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   const char* const operation = "diagonal_scan_backward";
   require_sizes(shape, operation);
   require(workspace != nullptr, operation, "workspace is null");
+  if (in_float<T>(shape.channels)) {
+    const WideBackward<T> wide(call, workspace);
+    return wide.copies.around(stream, operation,
+                              [&] { diagonal_scan_backward(wide.call, wide.workspace, stream); });
+  }
   const BackwardWorkspace<T> space(call, workspace);
   const dim3 items(shape.channels, (shape.sequences() + kWarps - 1) / kWarps);
   launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,

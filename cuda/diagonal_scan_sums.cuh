@@ -64,6 +64,23 @@ __device__ inline const uint4* stored_address(const uint4* tiles, int which, int
   return tiles + (which * operand_terms<T> + term) * S::tile + row * 8 + stored_vector(row, vector);
 }
 
+/// sum += left · tile `h` of right, to the precision of the terms, three of them as in multiply_pair.
+template <int Terms>
+__device__ inline void add_product(float (&sum)[4], const unsigned (&left)[Terms][4],
+                                   const unsigned (&right)[Terms][4], int h) {
+  constexpr bool apart = Terms == 3;
+  float part[4] = {};
+#pragma unroll
+  for (int order = Terms - 1; order >= 0; --order)
+#pragma unroll
+    for (int i = 0; i <= order; ++i)
+      multiply_tile(apart ? part : sum, left[i], right[order - i][2 * h],
+                    right[order - i][2 * h + 1]);
+  if constexpr (apart)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] += part[i];
+}
+
 /// Adds the products over all chunks in shared memory to this warp's sums.
 template <class T>
 __device__ inline void add_products(ChunkSums<T>& sums, const uint4* tiles) {
@@ -90,23 +107,12 @@ __device__ inline void add_products(ChunkSums<T>& sums, const uint4* tiles) {
         load_transposed(states[t], stored_address<T>(tiles, kStates, t, row, vector));
       }
 #pragma unroll
-      for (int t = 0; t < terms * terms; ++t) {
-        const int left = t / terms, right = t % terms;
-        if (left + right >= terms) continue;
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int tile = 2 * i + h;
-          multiply_tile(sums.lower[tile], outputs[left], states[right][2 * h],
-                        states[right][2 * h + 1]);
-          multiply_tile(sums.lift[tile], adjoints[left], inputs[right][2 * h],
-                        inputs[right][2 * h + 1]);
-          if (pair <= warp)
-            multiply_tile(sums.toeplitz[tile], outputs[left], inputs[right][2 * h],
-                          inputs[right][2 * h + 1]);
-          if (pair == warp)
-            multiply_tile(sums.row[h], adjoints[left], states[right][2 * h],
-                          states[right][2 * h + 1]);
-        }
+      for (int h = 0; h < 2; ++h) {
+        const int tile = 2 * i + h;
+        add_product<terms>(sums.lower[tile], outputs, states, h);
+        add_product<terms>(sums.lift[tile], adjoints, inputs, h);
+        if (pair <= warp) add_product<terms>(sums.toeplitz[tile], outputs, inputs, h);
+        if (pair == warp) add_product<terms>(sums.row[h], adjoints, states, h);
       }
     }
   }

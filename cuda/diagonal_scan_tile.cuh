@@ -25,24 +25,38 @@ struct Packed {
   const uint4* rest;
 };
 
-/// sum += a[step] · matrix[step, two neighbouring output tiles], to the precision of the terms.
+/// sum += a[step] · matrix[step, two neighbouring output tiles], to the precision of the terms. Tensor cores truncate when
+/// they accumulate: of three terms a step's products, the small ones first, have a sum of their own, which is then added
+/// as floats are.
 template <int MatrixTerms, int Terms, int Rows>
 __device__ inline void multiply_pair(float (*sum)[4], int stride, const Operand<Terms, Rows>& a,
                                      int step, int pair, Packed matrix) {
   constexpr int precision = MatrixTerms > Terms ? MatrixTerms : Terms;
+  constexpr bool apart = precision == 3;
   const int index = (pair * 4 + step) * 32 + threadIdx.x % 32;
+  float part[Rows][2][4] = {};
 #pragma unroll
-  for (int j = 0; j < MatrixTerms; ++j) {
+  for (int k = 0; k < MatrixTerms; ++k) {
+    const int j = apart ? MatrixTerms - 1 - k : k;
     const uint4 b = j == 0 ? matrix.first[index] : matrix.rest[(j - 1) * kFragmentWords + index];
 #pragma unroll
-    for (int i = 0; i < Terms; ++i)
+    for (int n = 0; n < Terms; ++n) {
+      const int i = apart ? Terms - 1 - n : n;
 #pragma unroll
       for (int m = 0; m < Rows; ++m)
         if (i + j < precision) {
-          multiply_tile(sum[m * stride], a.pair[i][m][step], b.x, b.y);
-          multiply_tile(sum[m * stride + 1], a.pair[i][m][step], b.z, b.w);
+          multiply_tile(apart ? part[m][0] : sum[m * stride], a.pair[i][m][step], b.x, b.y);
+          multiply_tile(apart ? part[m][1] : sum[m * stride + 1], a.pair[i][m][step], b.z, b.w);
         }
+    }
   }
+  if constexpr (apart)
+#pragma unroll
+    for (int m = 0; m < Rows; ++m)
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sum[m * stride + h][i] += part[m][h][i];
 }
 
 /// The eight positions of row (m, half), run `v`, as floats.

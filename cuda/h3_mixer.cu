@@ -4,6 +4,7 @@
 
 #include "diagonal_scan_matrices.cuh"
 #include "diagonal_scan_plan.cuh"
+#include "few_channels.cuh"
 #include "h3_mixer_forward.cuh"
 #include "launch.cuh"
 
@@ -21,6 +22,13 @@ Sequences<const T> read(const Sequences<T>& s) {
 template <class T>
 DiagonalScanShape shape_of(const H3Mixer<T>& call) {
   return {call.batch, call.channels, call.modes, call.length};
+}
+
+template <class T>
+void require_call(const H3Mixer<T>& call, const void* workspace, const char* operation) {
+  require_sizes(shape_of(call), operation);
+  require(call.tap_count >= 1 && call.tap_count <= kChunk, operation, "between 1 and 64 taps");
+  require(workspace != nullptr, operation, "workspace is null");
 }
 
 template <class T>
@@ -57,10 +65,7 @@ struct ForwardWorkspace {
 template <class T>
 void forward(const H3Mixer<T>& call, const Sequences<const T>& gate, const Sequences<T>& y,
              const Tape<T>& tape, void* workspace, Stream stream, const char* operation) {
-  require(workspace != nullptr, operation, "workspace is null");
-  require(call.tap_count >= 1 && call.tap_count <= kChunk, operation, "between 1 and 64 taps");
   const DiagonalScanShape shape = shape_of(call);
-  require_sizes(shape, operation);
   const ForwardWorkspace<T> space(call, workspace);
   launch(build_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.diagonal,
          call.modes, 3, space.diagonal);
@@ -120,40 +125,105 @@ struct BackwardCalls {
   char* workspace;
 };
 
+/// A call over few channels, in float.
+template <class T>
+H3Mixer<float> widened(const H3Mixer<T>& of, FloatCopies<T>& copies) {
+  return {of.batch, of.channels,        of.length,          of.tap_count,
+          of.modes, copies.input(of.q), copies.input(of.k), copies.input(of.v),
+          of.taps,  of.shift_skip,      of.diagonal,        copies.output(of.y),
+          of.tape};
+}
+template <class T>
+struct WideForward {
+  WideForward(const H3Mixer<T>& of, void* base)
+      : carver(base), copies(carver, of.batch, of.channels, of.length), call(widened(of, copies)) {
+    workspace = carver.take<char>(h3_mixer_workspace<float>(call));
+  }
+  Carver carver;
+  FloatCopies<T> copies;
+  H3Mixer<float> call;
+  char* workspace;
+};
+template <class T>
+struct WideBackward {
+  WideBackward(const H3MixerBackward<T>& of, void* base)
+      : carver(base), copies(carver, of.forward.batch, of.forward.channels, of.forward.length) {
+    H3Mixer<T> forward = of.forward;
+    forward.y = {};
+    call = {widened(forward, copies),
+            copies.input(of.dy),
+            copies.output(of.dq),
+            copies.output(of.dk),
+            copies.output(of.dv),
+            of.dtaps,
+            of.dshift_skip,
+            of.dstep,
+            of.da,
+            of.db,
+            of.dc,
+            of.dskip};
+    workspace = carver.take<char>(h3_mixer_backward_workspace<float>(call));
+  }
+  Carver carver;
+  FloatCopies<T> copies;
+  H3MixerBackward<float> call;
+  char* workspace;
+};
+
 }  // namespace
 }  // namespace device
 
 template <class T>
 std::size_t h3_mixer_workspace(const H3Mixer<T>& call) {
+  if (device::in_float<T>(call.channels))
+    return device::WideForward<T>(call, nullptr).carver.used();
   return device::ForwardWorkspace<T>(call, nullptr).carver.used();
 }
 
 template <class T>
 std::size_t h3_mixer_tape(const H3Mixer<T>& call) {
   device::Carver carver(nullptr);
+  if (device::in_float<T>(call.channels)) {
+    device::FloatCopies<T> copies(carver, call.batch, call.channels, call.length);
+    return h3_mixer_tape(device::widened(call, copies));
+  }
   const device::Tape<T> tape(call, carver);
   return carver.used();
 }
 
 template <class T>
 void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream stream) {
+  const char* const operation = "h3_mixer";
+  device::require_call(call, workspace, operation);
+  if (device::in_float<T>(call.channels)) {
+    const device::WideForward<T> wide(call, workspace);
+    return wide.copies.around(stream, operation,
+                              [&] { h3_mixer(wide.call, wide.workspace, stream); });
+  }
   device::Tape<T> tape;
   if (call.tape != nullptr) {
     device::Carver carver(call.tape);
     tape = device::Tape<T>(call, carver);
   }
-  device::forward(call, call.q, call.y, tape, workspace, stream, "h3_mixer");
+  device::forward(call, call.q, call.y, tape, workspace, stream, operation);
 }
 
 template <class T>
 std::size_t h3_mixer_backward_workspace(const H3MixerBackward<T>& call) {
+  if (device::in_float<T>(call.forward.channels))
+    return device::WideBackward<T>(call, nullptr).carver.used();
   return device::BackwardCalls<T>(call, nullptr).carver.used();
 }
 
 template <class T>
 void h3_mixer_backward(const H3MixerBackward<T>& call, void* workspace, Stream stream) {
   const char* const operation = "h3_mixer_backward";
-  device::require(workspace != nullptr, operation, "workspace is null");
+  device::require_call(call.forward, workspace, operation);
+  if (device::in_float<T>(call.forward.channels)) {
+    const device::WideBackward<T> wide(call, workspace);
+    return wide.copies.around(stream, operation,
+                              [&] { h3_mixer_backward(wide.call, wide.workspace, stream); });
+  }
   const device::BackwardCalls<T> calls(call, workspace);
   // Without a tape the forward pass runs again, with dy for a gate: that is the gradient of q.
   if (call.forward.tape == nullptr)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "few_channels.cuh"
 #include "launch.cuh"
 #include "shift_convolution.cuh"
 #include "shift_convolution_backward.cuh"
@@ -49,11 +50,53 @@ struct TapsPlan {
   float* partial;
 };
 
+/// A call over few channels, in float.
+template <class T>
+struct WideForward {
+  WideForward(const ShiftConvolution<T>& of, void* base)
+      : carver(base), copies(carver, of.batch, of.channels, of.length) {
+    call = {of.batch,           of.channels,           of.length, of.taps,
+            copies.input(of.x), copies.input(of.gate), of.kernel, of.skip,
+            copies.output(of.y)};
+    workspace = carver.take<char>(shift_convolution_workspace<float>(call));
+  }
+  Carver carver;
+  FloatCopies<T> copies;
+  ShiftConvolution<float> call;
+  char* workspace;
+};
+template <class T>
+struct WideBackward {
+  WideBackward(const ShiftConvolutionBackward<T>& of, void* base)
+      : carver(base), copies(carver, of.batch, of.channels, of.length) {
+    call = {of.batch,
+            of.channels,
+            of.length,
+            of.taps,
+            copies.input(of.x),
+            copies.input(of.gate),
+            of.kernel,
+            of.skip,
+            copies.input(of.dy),
+            copies.output(of.dx),
+            copies.output(of.dgate),
+            of.dkernel,
+            of.dskip};
+    workspace = carver.take<char>(shift_convolution_backward_workspace<float>(call));
+  }
+  Carver carver;
+  FloatCopies<T> copies;
+  ShiftConvolutionBackward<float> call;
+  char* workspace;
+};
+
 }  // namespace
 }  // namespace device
 
 template <class T>
 std::size_t shift_convolution_workspace(const ShiftConvolution<T>& call) {
+  if (device::in_float<T>(call.channels))
+    return device::WideForward<T>(call, nullptr).carver.used();
   device::Carver carver(nullptr);
   device::take_matrices<T>(carver, call.channels);
   return carver.used();
@@ -65,6 +108,11 @@ void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream 
   const char* const operation = "shift_convolution";
   require_shift(call.batch, call.channels, call.length, call.taps, operation);
   require(workspace != nullptr, operation, "workspace is null");
+  if (in_float<T>(call.channels)) {
+    const WideForward<T> wide(call, workspace);
+    return wide.copies.around(stream, operation,
+                              [&] { shift_convolution(wide.call, wide.workspace, stream); });
+  }
   char* const matrices = static_cast<char*>(workspace);
   launch(build_shift_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.kernel,
          call.skip, call.taps, 2, matrices);
@@ -74,6 +122,8 @@ void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream 
 
 template <class T>
 std::size_t shift_convolution_backward_workspace(const ShiftConvolutionBackward<T>& call) {
+  if (device::in_float<T>(call.channels))
+    return device::WideBackward<T>(call, nullptr).carver.used();
   return device::TapsPlan<T>(call, nullptr).carver.used();
 }
 
@@ -84,6 +134,11 @@ void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void* w
   const char* const operation = "shift_convolution_backward";
   require_shift(call.batch, call.channels, call.length, call.taps, operation);
   require(workspace != nullptr, operation, "workspace is null");
+  if (in_float<T>(call.channels)) {
+    const WideBackward<T> wide(call, workspace);
+    return wide.copies.around(
+        stream, operation, [&] { shift_convolution_backward(wide.call, wide.workspace, stream); });
+  }
   const TapsPlan<T> plan(call, workspace);
   launch(build_shift_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.kernel,
          call.skip, call.taps, 4, plan.matrices);

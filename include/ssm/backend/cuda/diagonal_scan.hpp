@@ -56,7 +56,8 @@ struct DiagonalScan {
 /// Runs a diagonal state-space model over every channel by state passing; nothing of length L is stored.
 ///   u_t = gate_in_t · x_t,   s_t = a·s_{t−1} + b·u_t,   y_t = gate_out_t · (2·Re Σ_n c_n·s_t,n + skip·u_t)
 /// Chunks of 64 positions are three 64 × 64 products on tensor cores (bf16 operands; two bf16 terms for half
-/// and float data), joined by a scan of the states in float.
+/// data, three for float data), joined by a scan of the states in float. 16-bit data of at most 64 channels are copied to
+/// floats first, so that gradients of few numbers keep the data's accuracy.
 /// Cost    192 multiply-adds an element, each input read once, each output written once
 /// Throws  Failure  if a size is out of range or the launch fails
 /// Source  Fu et al. 2023 (H3) algorithm 2; Gu et al. 2022 (S4D) eq. 3
@@ -67,7 +68,7 @@ SSM_CUDA_API void diagonal_scan(const DiagonalScan<T>& call, void* workspace, St
 template <class T>
 SSM_CUDA_API std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape);
 
-/// Number of Complex in `checkpoints`: one state for each 2048 (bf16) or 1024 positions.
+/// Number of Complex in `checkpoints`: one state for each 2048 (bf16, more than 64 channels) or 1024 positions.
 template <class T>
 SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape);
 
