@@ -41,7 +41,7 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
     scan.segments = options.segments;
     scan.y = y;
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
     }
     if (options.initial_state != nullptr) scan.initial_state = options.initial_state->sum;

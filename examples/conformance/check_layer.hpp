@@ -123,7 +123,7 @@ class LayerCheck {
       throw CaseError("splits do not sum to the length " + std::to_string(x_.extent(1)));
     Sequence3 y = output();
     State state = zero_state();
-    copy_state<L>(initial_, state);
+    copy_state<L>(ctx_, initial_, state);
     Index begin = 0;
     for (const Index length : splits) {
       const Sequence3 x_chunk = ssm::clone(x_.slice(1, begin, begin + length));
@@ -140,7 +140,7 @@ class LayerCheck {
     trial_.enter(" by steps");
     Sequence3 y = output();
     State state = zero_state();
-    copy_state<L>(initial_, state);
+    copy_state<L>(ctx_, initial_, state);
     for (Index t = 0; t < x_.extent(1); ++t)
       layer_.step(ctx_, parameters_, x_.select(1, t), y.select(1, t), state);
     compare_output(y);

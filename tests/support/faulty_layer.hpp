@@ -78,7 +78,7 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
                 const SequenceOptions<State<T>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
     }
     auto s = room<T, HostSpace>(frame, tape == nullptr ? nullptr : &tape->s, x.extent(0),

@@ -141,7 +141,8 @@ TEST_CASE("a run that stops and goes on ends with the same bits as one that does
       copy_of(before.trainer.optimizer().second_moment(), before.model.layer);
   optimizer.set_step(6);
   for (std::size_t part = 0; part < 2; ++part)
-    copy_state<H3LanguageModel>(before.trainer.states()[part], after.trainer.states()[part]);
+    copy_state<H3LanguageModel>(after.ctx, before.trainer.states()[part],
+                                after.trainer.states()[part]);
   after.update();
   after.update();
   CHECK(after.trainer.step() == 8);

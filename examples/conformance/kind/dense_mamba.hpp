@@ -132,7 +132,7 @@ class DenseMambaCheck {
     trial_.enter(std::move(phase));
     Sequence3 y = output();
     State state = zero_state();
-    copy_state<Layer>(initial_, state);
+    copy_state<Layer>(ctx_, initial_, state);
     std::vector<Sequence3> source_states;
     for (const Hidden& hidden : sources()) {
       source_states.push_back(zero_source_state());

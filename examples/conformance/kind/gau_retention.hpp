@@ -113,7 +113,7 @@ class GauRetentionCheck {
     Pair own = unwritten_pair();
     Sequence3 y = filled_like(x_, not_a_number);
     State state = layer_.template initial_state<T>(ctx_, x_.extent(0));
-    if (has_initial_) copy_state<Layer>(initial_, state);
+    if (has_initial_) copy_state<Layer>(ctx_, initial_, state);
     Index begin = 0;
     for (const Index count : lengths) {
       const Index end = begin + count;

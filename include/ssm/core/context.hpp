@@ -2,6 +2,7 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <type_traits>
 #include <utility>
 
@@ -29,6 +30,14 @@ class Context {
 
   Workspace<Space>& workspace() { return workspace_; }
   Resources& resources() { return resources_; }
+
+  /// Copies within the backend's memory, in order with its primitives; a backend that queues them queues this too.
+  void copy(void* to, const void* from, std::size_t bytes) {
+    if constexpr (!Space::host_readable && requires { resources_.copy(to, from, bytes); })
+      resources_.copy(to, from, bytes);
+    else
+      Space::copy(to, from, bytes);
+  }
 
  private:
   Resources resources_{};

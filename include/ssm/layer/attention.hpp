@@ -89,7 +89,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     auto mixed = room<T, Space>(frame, tape ? &tape->mixed : nullptr, batch, length, channels_);
     projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr);
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
       tape->log_sum.resize({batch, length, heads_});
     }
@@ -102,7 +102,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     if (cached) {
       State<T, Space>& cache = options.final_state ? *options.final_state : unkept;
       if (options.initial_state != nullptr && options.initial_state != &cache)
-        copy_state<CausalAttention>(*options.initial_state, cache);
+        copy_state<CausalAttention>(ctx, *options.initial_state, cache);
       k = append<T>(ctx, cache.k, past, part<T, Space>(qkv, 1));
       v = append<T>(ctx, cache.v, past, part<T, Space>(qkv, 2));
     }

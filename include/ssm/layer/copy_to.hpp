@@ -26,6 +26,18 @@ void copy_tensor(const Tensor<T, E, FromSpace>& from, Tensor<T, F, ToSpace>& to)
   Mover::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(T));
 }
 
+/// Copies a tensor in a context's memory, in order with its primitives; `to` takes its extents and grows as needed.
+template <class B, class T, class E>
+void copy_tensor(Context<B>& ctx, const Tensor<T, E, typename B::Space>& from,
+                 Tensor<T, E, typename B::Space>& to) {
+  if (!from) {
+    to = {};
+    return;
+  }
+  to.resize(from.extents());
+  ctx.copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(T));
+}
+
 /// Copies parameters, gradients or moments of the same layer from one space to another, bit for bit; weights that are kept in
 /// bf16 stay so.
 template <class From, class To>

@@ -112,7 +112,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     const auto parts =
         mamba_.rooms(frame, tape ? &tape->mamba : nullptr, x.extent(0), x.extent(1), hidden.u);
     if (is_carried() && tape != nullptr && options.initial_state != nullptr)
-      tape->fused = options.initial_state->fused.clone();
+      copy_tensor(ctx, options.initial_state->fused, tape->fused);
     mamba_.template evaluate_with<B, T>(
         ctx, p.mamba, x, y, tape ? &tape->mamba : nullptr,
         SequenceOptions<InnerState<T, Space>>{.segments = options.segments,

@@ -96,7 +96,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
       auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options.segments);
       const bool convolve = convolves(options.initial_state, options.final_state);
       if (tape != nullptr) {
-        tape->keep(options);
+        tape->keep(ctx, options);
         tape->x = x;
         tape->convolved = convolve;
       }

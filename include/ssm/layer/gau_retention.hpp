@@ -179,7 +179,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     const auto k = buffer(tape ? &tape->k : nullptr, key_dim());
     const auto g = buffer(tape ? &tape->g : nullptr, value_dim());
     const auto mixed = buffer(tape ? &tape->mixed : nullptr, value_dim());
-    if (tape != nullptr) tape->keep(options);
+    if (tape != nullptr) tape->keep(ctx, options);
     projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
                           tape ? &tape->projections : nullptr);
     if (hidden.initial_state && options.initial_state != nullptr) {

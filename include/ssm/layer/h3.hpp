@@ -110,7 +110,7 @@ class H3 : public LayerVerbs<H3<Config>> {
       a.initial_diagonal = options.initial_state->diagonal;
     }
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
     }
     if (options.final_state != nullptr) {

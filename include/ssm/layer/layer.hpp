@@ -157,12 +157,12 @@ class LayerVerbs {
   }
 };
 
-/// Copies every tensor of a state; the copy grows as needed.
-template <class L, class State>
-void copy_state(const State& from, State& to) {
-  L::for_each_state(
-      [](const std::string&, const auto& source, auto& target) { target = source.clone(); }, from,
-      to);
+/// Copies every tensor of a state, in order with the context's primitives; the copy grows as needed.
+template <class L, class B, class State>
+void copy_state(Context<B>& ctx, const State& from, State& to) {
+  L::for_each_state([&](const std::string&, const auto& source,
+                        auto& target) { copy_tensor(ctx, source, target); },
+                    from, to);
 }
 
 /// What every tape of a sequence layer remembers: the packing and the state it started from.
@@ -172,10 +172,11 @@ struct SequenceTape {
   bool has_initial_state = false;
   State initial_state;
 
-  void keep(const SequenceOptions<State>& options) {
+  template <class B>
+  void keep(Context<B>& ctx, const SequenceOptions<State>& options) {
     segments.assign(options.segments.begin(), options.segments.end());
     has_initial_state = options.initial_state != nullptr;
-    if (has_initial_state) copy_state<L>(*options.initial_state, initial_state);
+    if (has_initial_state) copy_state<L>(ctx, *options.initial_state, initial_state);
   }
 };
 

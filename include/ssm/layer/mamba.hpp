@@ -167,7 +167,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
     }
     in_.evaluate(ctx, p.in_proj, x, parts.xz, nullptr);

@@ -92,7 +92,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
     const auto g = buffer(tape ? &tape->g : nullptr, value_dim);
     const auto mixed = buffer(tape ? &tape->mixed : nullptr, value_dim);
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
     }
     keys_.evaluate(ctx, p.q_proj, x, q, nullptr);

@@ -90,7 +90,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
     auto filtered = sequence(tape ? &tape->filtered : nullptr);
     auto hidden = sequence(tape ? &tape->hidden : nullptr);
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
     }
     auto scan = operands(ctx, frame, p, View<const T, 3, Space>(x), options.segments);

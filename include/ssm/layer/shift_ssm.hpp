@@ -59,7 +59,7 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
                 Kept<Tape<T, typename B::Space>> tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     if (tape != nullptr) {
-      tape->keep(options);
+      tape->keep(ctx, options);
       tape->x = x;
     }
     auto a = operands<T, typename B::Space>(p, x, options.segments);

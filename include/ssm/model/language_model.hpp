@@ -289,8 +289,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     tape.tokens.resize({tokens.size()});
     const Index length = tokens.extent(1);
     for (Index b = 0; b < tape.batch; ++b)
-      Space::copy(tape.tokens.data() + b * length, tokens.select(0, b).flatten().data(),
-                  static_cast<std::size_t>(length) * sizeof(Token));
+      ctx.copy(tape.tokens.data() + b * length, tokens.select(0, b).flatten().data(),
+               static_cast<std::size_t>(length) * sizeof(Token));
     if (tape.dropout > 0)
       dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
                                      .seed = tape.dropout_seed,
