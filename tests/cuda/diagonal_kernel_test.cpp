@@ -2,30 +2,16 @@
 #include "ssm/backend/cuda/diagonal_kernel.hpp"
 
 #include "primitives_on_device.hpp"
+#include "support/diagonal_kernel_run.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
 
 namespace {
 
-struct Case {
-  Index rows = 3, modes = 5, parts = 2, length = 65;
-  Discretization discretization = Discretization::bilinear;
-  Layout layout = Layout::rows;
-};
-
+using Case = DiagonalKernelCase;
 template <class T>
-struct Results {
-  Results(const Case& test, Layout layout)
-      : kernel(place<T>(layout, test.rows, test.length)),
-        ddt(random_tensor<T>("ddt", test.rows)),
-        dA(random_tensor<T>("dA", test.rows, test.modes, test.parts)),
-        dB(random_tensor<T>("dB", test.rows, test.modes, test.parts)),
-        dC(random_tensor<T>("dC", test.rows, test.modes, test.parts)) {}
-  Placed<T, 2> kernel;
-  DynamicTensor<T, 1> ddt;
-  DynamicTensor<T, 3> dA, dB, dC;
-};
+using Run = DiagonalKernelRun<T>;
 
 template <class T>
 void device_equals_reference(const Case& test) {
@@ -33,43 +19,13 @@ void device_equals_reference(const Case& test) {
   CAPTURE(test.modes);
   CAPTURE(test.parts);
   CAPTURE(test.length);
-  auto dt = random_tensor<T>("dt", test.rows);
-  auto A = random_tensor<T>("A", test.rows, test.modes, test.parts);
-  const auto B = random_tensor<T>("B", test.rows, test.modes, test.parts);
-  const auto C = random_tensor<T>("C", test.rows, test.modes, test.parts);
-  const auto dkernel = random_tensor<T>("dkernel", test.rows, test.length);
-  for_each_index(dt, [&](Index r) { dt(r) = T(0.1) + T(0.09) * dt(r); });
-  for_each_index(A, [&](Index r, Index p, Index part) {
-    A(r, p, part) = part == 0 ? T(-0.6) + T(0.5) * A(r, p, part) : T(20) * A(r, p, part);
-  });
-  const auto run = [&](auto& ctx, Layout layout) {
-    Results<T> out(test, layout);
-    const auto placed_A = place_copy(layout, A);
-    const auto placed_dkernel = place_copy(layout, dkernel);
-    const DiagonalKernel<T, HostSpace> forward{.dt = dt,
-                                               .A = placed_A,
-                                               .B = B,
-                                               .C = C,
-                                               .discretization = test.discretization,
-                                               .kernel = out.kernel};
-    diagonal_kernel(ctx, forward);
-    diagonal_kernel_backward(ctx, DiagonalKernelBackward<T, HostSpace>{.forward = forward,
-                                                                       .dkernel = placed_dkernel,
-                                                                       .ddt = out.ddt,
-                                                                       .dA = out.dA,
-                                                                       .dB = out.dB,
-                                                                       .dC = out.dC});
-    return out;
-  };
   Context<Reference> reference;
+  Run<T> expected(test, Layout::rows);
+  expected.compute(reference, test);
   DeviceContext<cuda::primitive::DiagonalKernel> device;
-  const auto expected = run(reference, Layout::rows);
-  const auto actual = run(device, test.layout);
-  CHECK(difference(actual.kernel.view, expected.kernel.view) < tolerance<T>.value);
-  CHECK(difference(actual.ddt, expected.ddt) < tolerance<T>.gradient);
-  CHECK(difference(actual.dA, expected.dA) < tolerance<T>.gradient);
-  CHECK(difference(actual.dB, expected.dB) < tolerance<T>.gradient);
-  CHECK(difference(actual.dC, expected.dC) < tolerance<T>.gradient);
+  Run<T> actual(test, test.layout);
+  actual.compute(device, test);
+  expect_equal(test, actual, expected);
 }
 
 }  // namespace

@@ -4,53 +4,26 @@
 #include <limits>
 
 #include "compare.hpp"
+#include "support/sample_run.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
 
 namespace {
 
-template <class T, class Ctx>
-DynamicTensor<Token, 1> drawn(Ctx& ctx, const View<const T, 2>& logits, const Sampling& sampling,
-                              Index vocabulary = dyn) {
-  DynamicTensor<Token, 1> tokens({logits.extent(0)});
-  sample(ctx, Sample<T, HostSpace>{.logits = logits,
-                                   .vocabulary = vocabulary,
-                                   .sampling = sampling,
-                                   .seed = Seed{3},
-                                   .counter = 11,
-                                   .tokens = tokens});
-  return tokens;
-}
-
 template <class T>
 void cpu_equals_reference(const View<const T, 2>& logits, const Sampling& sampling,
                           Index vocabulary = dyn) {
+  CAPTURE(logits.extent(1));
   CAPTURE(sampling.temperature);
   CAPTURE(sampling.top_k);
   CAPTURE(sampling.top_p);
   CAPTURE(sampling.min_p);
   Context<Reference> reference;
   const auto expected = drawn<T>(reference, logits, sampling, vocabulary);
-  on_each_thread_count([&](auto& ctx) {
-    const auto actual = drawn<T>(ctx, logits, sampling, vocabulary);
-    for (Index b = 0; b < expected.extent(0); ++b) CHECK(actual(b) == expected(b));
-  });
+  on_each_thread_count(
+      [&](auto& ctx) { expect_equal(drawn<T>(ctx, logits, sampling, vocabulary), expected); });
 }
-
-const Sampling all_samplings[] = {{},
-                                  {.temperature = 0},
-                                  {.temperature = 0.3},
-                                  {.temperature = 1e-300},
-                                  {.top_k = 1},
-                                  {.top_k = 7},
-                                  {.top_k = 10'000},
-                                  {.top_p = 0.5},
-                                  {.top_p = 0.999},
-                                  {.min_p = 0.3},
-                                  {.min_p = 1},
-                                  {.temperature = 2, .top_k = 40, .top_p = 0.8, .min_p = 0.2},
-                                  {.top_k = 3, .top_p = 1e-9}};
 
 }  // namespace
 
@@ -85,13 +58,5 @@ TEST_CASE_TEMPLATE("any layout, and columns beyond the vocabulary are not looked
 
 TEST_CASE("no rows are legal; an empty vocabulary and logits that are not finite are refused") {
   Context<Cpu> ctx;
-  CHECK(drawn<float>(ctx, zero_tensor<float>(0, 5), {}).size() == 0);
-  CHECK_THROWS_AS(drawn<float>(ctx, zero_tensor<float>(2, 0), {}), ArgumentError);
-  auto logits = zero_tensor<float>(2, 5);
-  for (const float bad :
-       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
-    logits(1, 3) = bad;
-    CHECK_THROWS_WITH_AS(drawn<float>(ctx, logits, {}),
-                         "sample: the logit of token 3 in row 1 is not finite", ArgumentError);
-  }
+  expect_refusals(ctx);
 }
