@@ -79,12 +79,12 @@ TEST_CASE("the tensor cores are given their layout, and what they give back arri
   for (const Layout layout : all_layouts)
     for (const bool gates : {false, true})
       for (const Index terms : {30, 70, 100})
-        equals_reference<float, cuda::Automatic>({.batch = 2,
-                                                  .length = 70,
-                                                  .terms = terms,
-                                                  .skip = gates,
-                                                  .gates = gates,
-                                                  .layout = layout});
+        equals_reference<float, cuda::TensorCoreKernels>({.batch = 2,
+                                                          .length = 70,
+                                                          .terms = terms,
+                                                          .skip = gates,
+                                                          .gates = gates,
+                                                          .layout = layout});
   cuda::pretend_tensor_core_kernels(false);
 }
 
@@ -95,7 +95,7 @@ TEST_CASE("gradients that nobody wants are not written") {
     Context<Reference> reference;
     Run<float> expected(test, Layout::rows);
     expected.compute(reference, test);
-    Context<Convolutions<cuda::Automatic>> ctx;
+    Context<Convolutions<cuda::TensorCoreKernels>> ctx;
     Run<float> run(test, Layout::rows);
     CausalConvolutionBackward<float, HostSpace> backward{
         .forward = {.kernel = run.kernel, .x = run.x, .gate_in = run.gate_in}, .dy = run.dy};

@@ -117,15 +117,15 @@ TEST_CASE("the tensor cores are given their layout, and what they give back arri
   for (const Layout layout : all_layouts)
     for (const Index rows : {1, 4, 12}) {
       CAPTURE(rows);
-      equals_reference<float, cuda::Automatic>({.batch = 2,
-                                                .length = 70,
-                                                .channels = 12,
-                                                .rows = rows,
-                                                .skip = rows > 1,
-                                                .gates = rows > 4,
-                                                .states = rows < 12,
-                                                .layout = layout});
-      equals_reference<float, cuda::Automatic>(
+      equals_reference<float, cuda::TensorCoreKernels>({.batch = 2,
+                                                        .length = 70,
+                                                        .channels = 12,
+                                                        .rows = rows,
+                                                        .skip = rows > 1,
+                                                        .gates = rows > 4,
+                                                        .states = rows < 12,
+                                                        .layout = layout});
+      equals_reference<float, cuda::TensorCoreKernels>(
           {.length = 170, .channels = 12, .rows = rows, .states = true, .segments = offsets});
     }
   cuda::pretend_tensor_core_kernels(false);
@@ -138,7 +138,7 @@ TEST_CASE("gradients that nobody wants are not written") {
     Context<Reference> reference;
     Run<float> expected(test, Layout::rows);
     expected.compute(reference, test);
-    Context<Scans<cuda::Automatic>> ctx;
+    Context<Scans<cuda::TensorCoreKernels>> ctx;
     Run<float> run(test, Layout::rows);
     auto forward = run.forward(test);
     forward.final_state = {};

@@ -98,12 +98,12 @@ TEST_CASE("the tensor cores are given their layout, and what they give back arri
   for (const Layout layout : all_layouts)
     for (const bool skip : {false, true})
       for (const bool initial : {false, true})
-        equals_reference<float, cuda::Automatic>({.batch = 2,
-                                                  .length = 70,
-                                                  .taps = 33,
-                                                  .skip = skip,
-                                                  .initial = initial,
-                                                  .layout = layout});
+        equals_reference<float, cuda::TensorCoreKernels>({.batch = 2,
+                                                          .length = 70,
+                                                          .taps = 33,
+                                                          .skip = skip,
+                                                          .initial = initial,
+                                                          .layout = layout});
   cuda::pretend_tensor_core_kernels(false);
 }
 
@@ -114,7 +114,7 @@ TEST_CASE("gradients that nobody wants are not written") {
     Context<Reference> reference;
     Run<float> expected(test, Layout::rows);
     expected.compute(reference, test);
-    Context<Shifts<cuda::Automatic>> ctx;
+    Context<Shifts<cuda::TensorCoreKernels>> ctx;
     Run<float> run(test, Layout::rows);
     shift_convolution_backward(ctx, ShiftConvolutionBackward<float, HostSpace>{
                                         .forward = run.forward(test), .dy = run.dy});

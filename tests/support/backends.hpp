@@ -17,6 +17,9 @@ template <class Visit>
 void for_each_backend(Visit&& visit) {
 #ifdef SSM_TEST_CUDA
   visit.template operator()<BasicCuda<HostSpace>>("cuda");
+#ifdef SSM_TEST_ON_DEVICE
+  visit.template operator()<BasicCuda<HostSpace, cuda::TensorCoreKernels>>("cuda, tensor cores");
+#endif
 #else
   visit.template operator()<Reference>("reference");
   visit.template operator()<Cpu>("cpu");

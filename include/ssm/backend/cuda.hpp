@@ -28,15 +28,16 @@ namespace ssm {
 /// Every primitive is queued on the context's one stream; what waits is allocation and CudaSpace::copy.
 /// With `HostSpace` in place of device memory the same kernels work on host memory that the device can reach: page-locked,
 /// or any on machines where the two share an address space. Every call then waits until it is done.
+/// `Choice` says which of two kernels a float sequence goes to.
 /// Throws  cuda::Failure  where a context is made without a usable device
-template <class SpaceType = cuda::CudaSpace>
+template <class SpaceType = cuda::CudaSpace, class Choice = cuda::Automatic>
 struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Attention,
-                   cuda::primitive::CausalConvolution,
+                   cuda::primitive::BasicCausalConvolution<Choice>,
                    cuda::primitive::CrossEntropy,
                    cuda::primitive::DiagonalKernel,
                    cuda::primitive::DiagonalParameters,
-                   cuda::primitive::DiagonalScan,
+                   cuda::primitive::BasicDiagonalScan<Choice>,
                    cuda::primitive::Dropout,
                    cuda::primitive::Embedding,
                    cuda::primitive::H3Mixer,
@@ -46,7 +47,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::PairRotation,
                    cuda::primitive::Rearrange,
                    cuda::primitive::Sample,
-                   cuda::primitive::ShiftConvolution {
+                   cuda::primitive::BasicShiftConvolution<Choice> {
   using Space = SpaceType;
   using Resources = cuda::Resources;
 };

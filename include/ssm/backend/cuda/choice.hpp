@@ -1,38 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+
 #include "ssm/backend/cuda/launch.hpp"
+#include "ssm/core/error.hpp"  // Index
 
 namespace ssm::cuda {
 
 /// Whether a block of the current device has the shared memory that the tensor-core kernels need, 222 KB: from Hopper on.
 SSM_CUDA_API bool has_tensor_core_kernels();
 
+/// What a call over sequences asks for. `terms`: modes, taps or kernel terms, whatever a direct sum adds for an output.
+struct SequenceWork {
+  Index batch = 0;
+  Index length = 0;
+  Index channels = 0;
+  Index terms = 0;
+  bool is_backward = false;
+
+  Index products() const { return batch * length * terms; }  // a channel
+};
+
 /// Which kernel a float sequence goes to where both the tensor-core kernel and the general one can take it: the argument
 /// of cuda::primitive::BasicDiagonalScan, BasicShiftConvolution and BasicCausalConvolution.
 ///
-/// The tensor-core kernels work in chunks of 64 positions and, where channels are contiguous, want operands transposed:
-/// two more passes over memory. The general ones cost a multiply-add a mode, tap or kernel term for each element, at a
-/// rate that one position a step (the scan) or one load a term (the convolutions) allows.
+/// The tensor-core kernels cost a fixed time, in which a channel's matrices are made and read and operands are transposed,
+/// and then little an element. The general ones cost a multiply-add for every term of every element. Bounds are where the
+/// two took the same time on an H200 at 768 channels (bench/cuda_choice.cpp, bench/baselines/cuda_choice_h200.json).
 struct Automatic {
-  static constexpr Index shortest = 64;  // positions: shorter sequences leave most of a chunk empty
-  static constexpr Index few_terms =
-      16;  // a direct sum this short costs no more than the passes over memory
+  /// General: 1.75 us a position forward, 8 backward, for 8192 sequences of a channel at once. Tensor cores: 110 and 430 us, and
+  /// little more with the length.
+  static bool diagonal_scan(const SequenceWork& work) {
+    const Index rounds = std::max<Index>(1, work.batch * work.channels / 8192);
+    return work.length * rounds >= 64;
+  }
+  static bool shift_convolution(const SequenceWork& work) {
+    return work.products() >= (work.is_backward ? 360'000 : 131'072);
+  }
+  static bool causal_convolution(const SequenceWork& work) {
+    return work.terms >= 12 && work.products() >= 65'536;
+  }
+};
 
-  static bool diagonal_scan(Index length) { return length >= shortest; }
-  static bool shift_convolution(Index length, Index taps) {
-    return length >= shortest && taps >= few_terms;
-  }
-  static bool causal_convolution(Index length, Index terms) {
-    return length >= shortest && terms >= few_terms;
-  }
+/// The tensor-core kernels wherever they can.
+struct TensorCoreKernels {
+  static bool diagonal_scan(const SequenceWork&) { return true; }
+  static bool shift_convolution(const SequenceWork&) { return true; }
+  static bool causal_convolution(const SequenceWork&) { return true; }
 };
 
 /// The general kernels everywhere: sums in float, in the order of the formula.
 struct GeneralKernels {
-  static bool diagonal_scan(Index) { return false; }
-  static bool shift_convolution(Index, Index) { return false; }
-  static bool causal_convolution(Index, Index) { return false; }
+  static bool diagonal_scan(const SequenceWork&) { return false; }
+  static bool shift_convolution(const SequenceWork&) { return false; }
+  static bool causal_convolution(const SequenceWork&) { return false; }
 };
 
 }  // namespace ssm::cuda

@@ -35,7 +35,7 @@ struct BasicCausalConvolution {
                                  const ssm::CausalConvolution<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
       if constexpr (std::same_as<T, float>)
-        if (TensorCoreConvolution<Ctx>::can(a) && chosen(a)) {
+        if (TensorCoreConvolution<Ctx>::can(a) && chosen(a, false)) {
           TensorCoreConvolution<Ctx>(ctx, a, stream).run();
           return;
         }
@@ -48,7 +48,7 @@ struct BasicCausalConvolution {
       Ctx& ctx, const ssm::CausalConvolutionBackward<T, typename Ctx::Space>& g) {
     queue(ctx, [&](Stream stream) {
       if constexpr (std::same_as<T, float>)
-        if (TensorCoreConvolution<Ctx>::can(g) && chosen(g.forward)) {
+        if (TensorCoreConvolution<Ctx>::can(g) && chosen(g.forward, true)) {
           TensorCoreConvolution<Ctx>(ctx, g.forward, stream).run_backward(g);
           return;
         }
@@ -61,9 +61,10 @@ struct BasicCausalConvolution {
 
  private:
   template <class Operands>
-  static bool chosen(const Operands& a) {
-    return Choice::causal_convolution(a.x.extent(1), a.kernel.extent(1)) &&
-           has_tensor_core_kernels();
+  static bool chosen(const Operands& a, bool is_backward) {
+    const SequenceWork work{a.x.extent(0), a.x.extent(1), a.x.extent(2), a.kernel.extent(1),
+                            is_backward};
+    return Choice::causal_convolution(work) && has_tensor_core_kernels();
   }
 };
 using CausalConvolution = BasicCausalConvolution<>;

@@ -49,7 +49,7 @@ struct BasicDiagonalScan {
   static void diagonal_scan(Ctx& ctx, const ssm::DiagonalScan<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
       if constexpr (std::same_as<T, float>)
-        if (on_tensor_cores<Ctx>(a)) return TensorCoreScan<Ctx>(ctx, a, stream).run();
+        if (on_tensor_cores<Ctx>(a, false)) return TensorCoreScan<Ctx>(ctx, a, stream).run();
       auto frame = ctx.workspace().frame();
       general_diagonal_scan(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
     });
@@ -59,7 +59,7 @@ struct BasicDiagonalScan {
                                      const ssm::DiagonalScanBackward<T, typename Ctx::Space>& g) {
     queue(ctx, [&](Stream stream) {
       if constexpr (std::same_as<T, float>)
-        if (on_tensor_cores<Ctx>(g.forward))
+        if (on_tensor_cores<Ctx>(g.forward, true))
           return TensorCoreScan<Ctx>(ctx, g.forward, stream).run_backward(g);
       auto frame = ctx.workspace().frame();
       const auto segments = segments_on_device(ctx, frame, g.forward.segments);
@@ -70,9 +70,11 @@ struct BasicDiagonalScan {
 
  private:
   template <class Ctx>
-  static bool on_tensor_cores(const ssm::DiagonalScan<float, typename Ctx::Space>& a) {
-    return Choice::diagonal_scan(a.x.extent(1)) && TensorCoreScan<Ctx>::can(a) &&
-           has_tensor_core_kernels();
+  static bool on_tensor_cores(const ssm::DiagonalScan<float, typename Ctx::Space>& a,
+                              bool is_backward) {
+    const SequenceWork work{a.x.extent(0), a.x.extent(1), a.x.extent(2), a.A.extent(1),
+                            is_backward};
+    return Choice::diagonal_scan(work) && TensorCoreScan<Ctx>::can(a) && has_tensor_core_kernels();
   }
 };
 using DiagonalScan = BasicDiagonalScan<>;

@@ -41,7 +41,7 @@ struct BasicShiftConvolution {
   static void shift_convolution(Ctx& ctx, const ssm::ShiftConvolution<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
       if constexpr (std::same_as<T, float>)
-        if (TensorCoreShift<Ctx>::can(a) && chosen(a)) {
+        if (TensorCoreShift<Ctx>::can(a) && chosen(a, false)) {
           TensorCoreShift<Ctx>(ctx, a, stream).run();
           return;
         }
@@ -56,7 +56,7 @@ struct BasicShiftConvolution {
       Ctx& ctx, const ssm::ShiftConvolutionBackward<T, typename Ctx::Space>& g) {
     queue(ctx, [&](Stream stream) {
       if constexpr (std::same_as<T, float>)
-        if (TensorCoreShift<Ctx>::can(g) && chosen(g.forward)) {
+        if (TensorCoreShift<Ctx>::can(g) && chosen(g.forward, true)) {
           TensorCoreShift<Ctx>(ctx, g.forward, stream).run_backward(g);
           return;
         }
@@ -70,8 +70,10 @@ struct BasicShiftConvolution {
 
  private:
   template <class Operands>
-  static bool chosen(const Operands& a) {
-    return Choice::shift_convolution(a.x.extent(1), a.B.extent(1)) && has_tensor_core_kernels();
+  static bool chosen(const Operands& a, bool is_backward) {
+    const SequenceWork work{a.x.extent(0), a.x.extent(1), a.x.extent(2), a.B.extent(1),
+                            is_backward};
+    return Choice::shift_convolution(work) && has_tensor_core_kernels();
   }
 };
 using ShiftConvolution = BasicShiftConvolution<>;
