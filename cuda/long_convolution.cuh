@@ -105,26 +105,37 @@ __device__ inline void multiply_columns(float2 (&sum)[Outputs], const float2* ke
   }
 }
 
-/// One thread a frequency of channel blockIdx.y; both polynomials lie in shared memory, a column a thread.
+/// One thread a frequency of channel blockIdx.y; both polynomials lie in shared memory, a column a thread. The columns of the
+/// next pair of sequences come while those of this one are multiplied.
 static __global__ void multiply_blocks(const BlockProductLaunch launch) {
   extern __shared__ float2 columns[];
   constexpr int outputs = 4;
-  float2* const kernel = columns + threadIdx.x;
-  float2* const input = kernel + launch.kernel_blocks * blockDim.x;
   const int point = blockIdx.x * blockDim.x + threadIdx.x, pitch = blockDim.x;
+  float2* const kernel = columns + threadIdx.x;
+  const auto input_of = [&](int pair) {
+    return kernel + (launch.kernel_blocks + pair % 2 * launch.blocks) * pitch;
+  };
+  const auto data_of = [&](int pair) {
+    return launch.inputs +
+           (static_cast<long long>(blockIdx.y) * launch.pairs + pair) * launch.blocks *
+               launch.points +
+           point;
+  };
+  const auto bring = [&](float2* to, const float2* from, int count) {
+    for (int i = 0; i < count; ++i)
+      copy_complex_async(to + i * pitch, from + static_cast<long long>(i) * launch.points);
+  };
   const float sign = point / launch.row_points % 2 == 0 ? 1.f : -1.f;
-  for (int i = 0; i < launch.kernel_blocks; ++i)
-    kernel[i * pitch] =
-        launch.kernels[(static_cast<long long>(blockIdx.y) * launch.kernel_blocks + i) *
-                           launch.points +
-                       point];
+  bring(kernel,
+        launch.kernels + static_cast<long long>(blockIdx.y) * launch.kernel_blocks * launch.points +
+            point,
+        launch.kernel_blocks);
+  bring(input_of(0), data_of(0), launch.blocks);
   for (int pair = 0; pair < launch.pairs; ++pair) {
-    float2* const data =
-        launch.inputs +
-        (static_cast<long long>(blockIdx.y) * launch.pairs + pair) * launch.blocks * launch.points +
-        point;
-    for (int j = 0; j < launch.blocks; ++j)
-      input[j * pitch] = data[static_cast<long long>(j) * launch.points];
+    wait_for_copies();
+    if (pair + 1 < launch.pairs) bring(input_of(pair + 1), data_of(pair + 1), launch.blocks);
+    const float2* const input = input_of(pair);
+    float2* const data = data_of(pair);
     float2 before{0.f, 0.f};
     for (int m = 0; m < launch.blocks; m += outputs) {
       float2 sum[outputs] = {};
@@ -232,7 +243,8 @@ class LongPasses {
   void multiply(char* inputs, int pairs, int blocks, const char* kernels, int kernel_blocks) const {
     const int threads = blocks + kernel_blocks <= 64 ? 128 : 32;
     launch(multiply_blocks, dim3(P::points / threads, count_), threads,
-           (blocks + kernel_blocks) * threads * sizeof(float2), stream_, operation_,
+           (kernel_blocks + std::min(pairs, 2) * blocks) * threads * sizeof(float2), stream_,
+           operation_,
            BlockProductLaunch{reinterpret_cast<float2*>(inputs),
                               reinterpret_cast<const float2*>(kernels), pairs, blocks,
                               kernel_blocks, P::points, P::points / P::R1});

@@ -14,12 +14,27 @@ struct SliceSum {
   double* partial;
   F value;
 
-  SSM_DEVICE void operator()(Index slice, Lanes lanes) const {
+  SSM_DEVICE double sum(Index slice, Lanes lanes) const {
     const Index begin = slice * slices.length;
     const Index left = count - begin;
-    const double sum = lanes.sum(left < slices.length ? left : slices.length,
-                                 [&](Index i) { return static_cast<double>(value(begin + i)); });
-    if (lanes.first()) partial[slice] = sum;
+    return lanes.sum(left < slices.length ? left : slices.length,
+                     [&](Index i) { return static_cast<double>(value(begin + i)); });
+  }
+  SSM_DEVICE void operator()(Index slice, Lanes lanes) const {
+    const double total = sum(slice, lanes);
+    if (lanes.first()) partial[slice] = total;
+  }
+};
+
+/// finish(Σ value(i)) of a sum that is one slice.
+template <class Value, class Finish>
+struct ShortSum {
+  SliceSum<Value> slices;
+  Finish finish;
+
+  SSM_DEVICE void operator()(Index, Lanes lanes) const {
+    const double total = slices.sum(0, lanes);
+    if (lanes.first()) finish(total);
   }
 };
 
@@ -42,7 +57,10 @@ template <class Value, class Finish>
 void ordered_sum(Index count, double* partial, Stream stream, const char* operation, Value value,
                  Finish finish) {
   const SumSlices slices = sum_slices(count);
-  for_each_row(slices.count, stream, operation, SliceSum<Value>{count, slices, partial, value});
+  const SliceSum<Value> sums{count, slices, partial, value};
+  if (slices.count <= 1)
+    return for_each_row(Index{1}, stream, operation, ShortSum<Value, Finish>{sums, finish});
+  for_each_row(slices.count, stream, operation, sums);
   for_each_row(Index{1}, stream, operation, PartialSum<Finish>{slices.count, partial, finish});
 }
 

@@ -57,6 +57,7 @@ struct Lanes {
   __device__ auto sum(Index n, F f) const {
     using T = decltype(f(Index{0}));
     T total{};
+#pragma unroll 8  // so that as many loads are under way
     for (Index i = lane(); i < n; i += count) total += f(i);
     for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
     return total;

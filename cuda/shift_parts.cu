@@ -130,13 +130,13 @@ void add_shift_initial_state(const ssm::ShiftConvolution<T, CudaSpace>& a, Devic
   const Index positions = std::max<Index>(taps - 1, 0);  // that an initial state reaches
   device::for_each_index(packing.sequences * positions * channels, stream, "shift_convolution",
                          [=] SSM_DEVICE(Index i) {
-                           const Index d = i % channels;
-                           const Index step = i / channels % positions;
-                           const Sequence s = packing.sequence(i / channels / positions);
+                           const Index step = i % positions;  // neighbours read neighbours of C
+                           const Index d = i / positions % channels;
+                           const Sequence s = packing.sequence(i / positions / channels);
                            if (step >= s.end - s.begin) return;
                            T sum{0};
-                           for (Index n = step + 1; n < taps; ++n)
-                             sum += C(d, n) * initial_state(s.row, d, n - 1 - step);
+                           for (Index n = 0; n < taps - 1 - step; ++n)
+                             sum += C(d, n + 1 + step) * initial_state(s.row, d, n);
                            y(s.batch, s.begin + step, d) += sum;
                          });
 }

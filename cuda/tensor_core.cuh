@@ -173,6 +173,13 @@ __device__ inline void copy_async(void* to, const void* from) {
                "l"(from)
                : "memory");
 }
+/// The same of one complex number.
+__device__ inline void copy_complex_async(float2* to, const float2* from) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],8;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
+}
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 /// Asks for the 128-byte line at p to be brought to the L2 cache.

@@ -32,15 +32,17 @@ __global__ void transpose_tiles(Transposition<T> a) {
     const Index b = at / across / down;
     const Index row = at / across % down * kTile;
     const Index column = at % across * kTile;
-    for (int slow = static_cast<int>(threadIdx.x) / kTile; slow < kTile;
-         slow += kTileThreads / kTile) {
+#pragma unroll  // so that all loads are under way
+    for (int i = 0; i < kTile * kTile / kTileThreads; ++i) {
+      const int slow = static_cast<int>(threadIdx.x) / kTile + i * (kTileThreads / kTile);
       const int r = columns_first_in_x ? slow : fast;
       const int c = columns_first_in_x ? fast : slow;
       if (row + r < a.rows && column + c < a.columns) tile[r][c] = a.x(b, row + r, column + c);
     }
     __syncthreads();
-    for (int slow = static_cast<int>(threadIdx.x) / kTile; slow < kTile;
-         slow += kTileThreads / kTile) {
+#pragma unroll
+    for (int i = 0; i < kTile * kTile / kTileThreads; ++i) {
+      const int slow = static_cast<int>(threadIdx.x) / kTile + i * (kTileThreads / kTile);
       const int r = columns_first_in_y ? slow : fast;
       const int c = columns_first_in_y ? fast : slow;
       if (row + r < a.rows && column + c < a.columns) a.y(b, row + r, column + c) = tile[r][c];
