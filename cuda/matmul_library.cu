@@ -13,8 +13,9 @@ void find(void* library, const char* name, Function& function) {
   if (function == nullptr) throw Failure(std::string("cuBLASLt has no function ") + name);
 }
 
-constexpr cublasComputeType_t compute_type(cudaDataType_t scalar) {
-  return scalar == CUDA_R_64F ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F;
+constexpr cublasComputeType_t compute_type(cudaDataType_t scalar, MatmulPrecision precision) {
+  if (scalar == CUDA_R_64F) return CUBLAS_COMPUTE_64F;
+  return precision == MatmulPrecision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
 }
 
 }  // namespace
@@ -45,7 +46,7 @@ CublasLt::CublasLt() {
 
 }  // namespace device
 
-MatmulLibrary::MatmulLibrary() {
+MatmulLibrary::MatmulLibrary(MatmulPrecision precision) : precision_(precision) {
   device::check(lt_.create(&handle_), "cublasLtCreate");
   scratch_ = allocate(scratch_bytes);
 }
@@ -65,9 +66,9 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   const auto found = products_.find(shape);
   if (found != products_.end()) return found->second;
   device::Product product;
-  device::check(
-      lt_.create_operation(&product.operation, device::compute_type(shape.scalar), shape.scalar),
-      "cublasLtMatmulDescCreate");
+  device::check(lt_.create_operation(&product.operation,
+                                     device::compute_type(shape.scalar, precision_), shape.scalar),
+                "cublasLtMatmulDescCreate");
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
     device::check(lt_.set_operation(product.operation, attribute, &value, sizeof(value)),
                   "cublasLtMatmulDescSetAttribute");
@@ -126,7 +127,9 @@ template void MatmulLibrary::run<float>(const device::Product&, const float*, co
 template void MatmulLibrary::run<double>(const device::Product&, const double*, const double*,
                                          double, double*, const double*, Stream);
 
-MatmulLibrary* create_matmul_library() { return new MatmulLibrary(); }
+MatmulLibrary* create_matmul_library(MatmulPrecision precision) {
+  return new MatmulLibrary(precision);
+}
 void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
 
 }  // namespace ssm::cuda

@@ -57,7 +57,7 @@ void check(cublasStatus_t code, const char* call);
 
 class MatmulLibrary {
  public:
-  MatmulLibrary();
+  explicit MatmulLibrary(MatmulPrecision precision);
   MatmulLibrary(const MatmulLibrary&) = delete;
   MatmulLibrary& operator=(const MatmulLibrary&) = delete;
   ~MatmulLibrary();
@@ -72,6 +72,7 @@ class MatmulLibrary {
  private:
   static constexpr std::size_t scratch_bytes = std::size_t{32} << 20;
   device::CublasLt lt_;
+  MatmulPrecision precision_;
   cublasLtHandle_t handle_ = nullptr;
   void* scratch_ = nullptr;
   std::map<device::ProductShape, device::Product> products_;

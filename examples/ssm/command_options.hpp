@@ -42,8 +42,8 @@ inline void add_machine_options(CLI::App& command, Machine& machine) {
       .add_option_function<std::string>(
           "--backend",
           [&machine](const std::string& name) { machine.backend = backend_kind(name); },
-          "cpu, cuda, or reference: plain loops, slow")
-      ->check(one_of({"cpu", "cuda", "reference"}))
+          "cpu, cuda, cuda-tf32: faster, coarser matrix products; or reference: plain loops, slow")
+      ->check(one_of(backend_names))
       ->type_name("NAME");
   add_option(command, "--threads", machine.threads, "of the cpu backend (all cores)")
       ->check(between(1, 1024));

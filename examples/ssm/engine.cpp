@@ -8,6 +8,7 @@ namespace ssm::cli {
 BackendKind backend_kind(std::string_view name) {
   if (name == "cpu") return BackendKind::cpu;
   if (name == "cuda") return BackendKind::cuda;
+  if (name == "cuda-tf32") return BackendKind::cuda_tf32;
   if (name == "reference") return BackendKind::reference;
   throw ArgumentError("no backend is named '" + std::string(name) + "'");
 }

@@ -6,7 +6,9 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "ssm/model/generate.hpp"
 #include "ssm/train/language_model_trainer.hpp"
@@ -14,7 +16,10 @@
 
 namespace ssm::cli {
 
-enum class BackendKind { cpu, cuda, reference };
+/// cuda_tf32: cuda with matrix products on tensor cores, their factors rounded to 10 bits.
+enum class BackendKind { cpu, cuda, cuda_tf32, reference };
+
+inline const std::vector<std::string> backend_names{"cpu", "cuda", "cuda-tf32", "reference"};
 
 /// Throws  ArgumentError  for a name that no backend has
 BackendKind backend_kind(std::string_view name);

@@ -26,8 +26,9 @@ struct ReferenceEngines {
 /// Only of families that say `runs_on_cuda`, in programs that are built with ssm::cuda.
 template <class Family>
 struct CudaEngines {
-  static std::unique_ptr<Engine> make(const typename Family::Config& config, Seed seed);
-  static std::unique_ptr<Engine> load(const std::filesystem::path& folder);
+  static std::unique_ptr<Engine> make(BackendKind backend, const typename Family::Config& config,
+                                      Seed seed);
+  static std::unique_ptr<Engine> load(BackendKind backend, const std::filesystem::path& folder);
 };
 
 template <class Family>
@@ -51,7 +52,8 @@ std::unique_ptr<Engine> make_engine(const Machine& machine, const typename Famil
     return ReferenceEngines<Family>::make(config, seed);
   require_cuda<Family>();
 #ifdef SSM_WITH_CUDA
-  if constexpr (Family::runs_on_cuda) return CudaEngines<Family>::make(config, seed);
+  if constexpr (Family::runs_on_cuda)
+    return CudaEngines<Family>::make(machine.backend, config, seed);
 #endif
   return nullptr;
 }
@@ -63,7 +65,7 @@ std::unique_ptr<Engine> load_engine(const Machine& machine, const std::filesyste
   if (machine.backend == BackendKind::reference) return ReferenceEngines<Family>::load(folder);
   require_cuda<Family>();
 #ifdef SSM_WITH_CUDA
-  if constexpr (Family::runs_on_cuda) return CudaEngines<Family>::load(folder);
+  if constexpr (Family::runs_on_cuda) return CudaEngines<Family>::load(machine.backend, folder);
 #endif
   return nullptr;
 }

@@ -37,7 +37,7 @@ void add_recipe_option(CLI::App& command, TrainRequest& request, const char* fla
   if constexpr (std::is_same_v<Value, std::vector<Index>>)
     option->delimiter(',')->check(between(Index{0}, most))->default_str("none");
   if constexpr (std::is_same_v<Value, std::string>)
-    option->check(name == "--backend" ? one_of({"cpu", "cuda", "reference"})
+    option->check(name == "--backend" ? one_of(backend_names)
                   : name == "--model" ? one_of(family_names())
                   : name == "--fusion"
                       ? one_of({"usual", "readout", "carried"})

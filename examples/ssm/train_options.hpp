@@ -58,7 +58,8 @@ struct TrainingLimits {
 template <class Recipe, class Visit>
 void for_each_option(Recipe& r, Visit&& visit) {
   visit("--seed", r.seed, "of the initial weights, the order of the text and the dropout");
-  visit("--backend", r.backend, "cpu, cuda, or reference: plain loops, slow");
+  visit("--backend", r.backend,
+        "cpu, cuda, cuda-tf32: faster, coarser matrix products; or reference: plain loops, slow");
   visit("--model", r.model, "h3, mamba, retnet, dense-retnet or dense-mamba");
   visit("--layers", r.layers, "blocks of the model");
   visit("--width", r.width, "channels of the residual stream");

@@ -123,6 +123,53 @@ TEST_CASE(
   CHECK(continuation<Cuda>(tokens) == continuation<OnHost>(tokens));
 }
 
+#ifdef SSM_TEST_ON_DEVICE
+TEST_CASE("training passes record into a graph, for nothing in them waits") {
+  ssm::Context<Cuda> gpu;
+  const auto model = small_model();
+  const auto parameters = model.initialize(gpu, Seed{5});
+  auto state = model.initial_state(gpu, 2);
+  ssm::DynamicTensor<Token, 2> tokens({2, 70});
+  std::ranges::copy(text_of(140), tokens.data());
+  ssm::DynamicTensor<Token, 2, Device> on_device;
+  ssm::copy_tensor(tokens, on_device);
+  ssm::DynamicTensor<float, 3, Device> logits({2, 70, 40});
+  auto tape = model.make_tape(gpu);
+  auto gradients = model.zero_parameters(gpu);
+  const auto pass = [&] {  // of half the sum of squares of the logits
+    model.forward(gpu, parameters, on_device, logits, tape,
+                  {.initial_state = &state, .final_state = &state});
+    model.backward(gpu, parameters, tape, logits, gradients);
+  };
+  pass();
+  const auto first = elements(model, gradients);
+  pass();
+  const auto second = elements(model, gradients);
+  CHECK(first != second);  // which the state brings about
+
+  state = model.initial_state(gpu, 2);
+  ssm::set_zero(gpu, gradients);
+  ssm::cuda::Resources::Recording recorded;
+  recorded(gpu, pass);
+  CHECK(elements(model, gradients) == first);
+  recorded(gpu, pass);
+  CHECK(elements(model, gradients) == second);
+}
+#endif
+
+TEST_CASE("a context whose products are TF32 is coarser, and no more than that") {
+  const auto model = small_model();
+  const auto text = text_of(100);
+  ssm::Context<Cuda> exact;
+  ssm::Context<Cuda> coarse(ssm::cuda::Resources(ssm::Device{}, ssm::cuda::MatmulPrecision::tf32));
+  const auto loss = ssm::text_loss(exact, model, model.initialize(exact, Seed{5}), text);
+  const auto tf32 = ssm::text_loss(coarse, model, model.initialize(coarse, Seed{5}), text);
+  CHECK(tf32.nats == doctest::Approx(loss.nats).epsilon(1e-3));
+#ifdef SSM_TEST_ON_DEVICE
+  CHECK(tf32.nats != loss.nats);
+#endif
+}
+
 TEST_CASE("the loss of a text is the same in device memory") {
   const auto model = small_model();
   const auto text = text_of(100);

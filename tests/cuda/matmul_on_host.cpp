@@ -6,7 +6,7 @@
 namespace ssm::cuda {
 
 class MatmulLibrary {};
-MatmulLibrary* create_matmul_library() { return new MatmulLibrary(); }
+MatmulLibrary* create_matmul_library(MatmulPrecision) { return new MatmulLibrary(); }
 void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
 
 namespace {

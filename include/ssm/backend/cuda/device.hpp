@@ -50,9 +50,13 @@ struct CudaSpace {
   static void fill_zero(void* to, std::size_t bytes) { cuda::fill_zero(to, bytes); }
 };
 
+/// How products of float matrices are computed: in float, or with factors rounded to 10 bits and sums in float (TF32), on
+/// tensor cores.
+enum class MatmulPrecision { exact, tf32 };
+
 /// What matrix products need beside a stream: cuBLASLt, loaded at the first product, and the algorithms chosen so far.
 class MatmulLibrary;
-SSM_CUDA_API MatmulLibrary* create_matmul_library();
+SSM_CUDA_API MatmulLibrary* create_matmul_library(MatmulPrecision precision);
 SSM_CUDA_API void destroy_matmul_library(MatmulLibrary* library) noexcept;
 
 /// Work of a stream, recorded to be queued again at the cost of one launch.
@@ -69,9 +73,14 @@ SSM_CUDA_API void destroy_graph(Graph* graph) noexcept;
 /// Throws  Failure  without a usable device of that index
 class Resources {
  public:
-  explicit Resources(Device device = {}) : stream_(create_stream(device)) {}
+  explicit Resources(Device device = {}, MatmulPrecision precision = MatmulPrecision::exact)
+      : stream_(create_stream(device)), precision_(precision) {}
 
   Stream stream() const { return stream_.get(); }
+  /// Queues a copy between device memories.
+  void copy(void* to, const void* from, std::size_t bytes) const {
+    cuda::copy(to, from, bytes, stream());
+  }
   /// Waits for everything this context was given. Nothing else does, but for copies to the host.
   void synchronize() const { cuda::synchronize(stream()); }
   /// Calls that queue the same work on the same memory every time: the first one is recorded, later ones are one launch.
@@ -112,7 +121,7 @@ class Resources {
   };
 
   MatmulLibrary& matmul_library() {
-    if (!library_) library_.reset(create_matmul_library());
+    if (!library_) library_.reset(create_matmul_library(precision_));
     return *library_;
   }
 
@@ -122,6 +131,7 @@ class Resources {
     void operator()(MatmulLibrary* library) const noexcept { destroy_matmul_library(library); }
   };
   std::unique_ptr<void, Destroy> stream_;
+  MatmulPrecision precision_;
   std::unique_ptr<MatmulLibrary, Destroy> library_;
 };
 

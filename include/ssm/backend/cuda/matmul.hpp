@@ -6,7 +6,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Matmul. T: float, double. Products by cuBLASLt in T (no TF32); the
+/// The compiled half; formula and shapes as ssm::Matmul. T: float, double. Products by cuBLASLt in T, of floats as the
+/// context's MatmulPrecision says; the
 /// epilogues that it lacks, and bias and activation where z is wanted, are a pass of their own over c.
 /// scratch   matmul_scratch_count(a) numbers: operands without a unit stride, and b_stored as T
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
