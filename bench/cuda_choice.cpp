@@ -36,10 +36,14 @@ struct Backend : cuda::primitive::BasicDiagonalScan<Choice>,
 template <int Rank>
 using DeviceTensor = DynamicTensor<float, Rank, CudaSpace>;
 
+/// Normal numbers, the same few over and over.
 template <class... N>
 DeviceTensor<int{sizeof...(N)}> normal(Seed seed, double scale, N... extents) {
+  DynamicTensor<float, 1> some({4096});
+  fill_normal(some, seed, 0.0, scale);
   DynamicTensor<float, int{sizeof...(N)}> host({Index{extents}...});
-  fill_normal(host, seed, 0.0, scale);
+  for (Index at = 0; at < host.size(); at += some.size())
+    std::copy_n(some.data(), std::min(some.size(), host.size() - at), host.data() + at);
   DeviceTensor<int{sizeof...(N)}> device;
   copy_tensor(host, device);
   return device;
@@ -64,11 +68,11 @@ double microseconds(Context<B>& ctx, const std::function<void()>& call) {
   return times[2];
 }
 
-constexpr Index batch = 8, channels = 768;
+constexpr Index channels = 768;
 
 /// Operands of all three primitives over sequences of `length`.
 struct Operands {
-  Operands(Index length, Index terms, Index modes)
+  Operands(Index batch, Index length, Index terms, Index modes)
       : x(normal(Seed{1}, 1, batch, length, channels)),
         dy(normal(Seed{2}, 1, batch, length, channels)),
         y(x.extents()),
@@ -135,7 +139,7 @@ struct Operands {
 
 struct Row {
   std::string call;
-  Index length, terms;
+  Index batch, length, terms;
   const char* kernels;
   double forward, backward;  // microseconds
 };
@@ -143,24 +147,25 @@ std::vector<Row> rows;
 
 template <class Choice>
 void time_kernels(const char* name) {
+  constexpr Index batch = 8;
   Context<Backend<Choice>> ctx;
   const auto row = [&](const char* call, Index length, Index terms, const auto& forward,
                        const auto& backward) {
-    rows.push_back(
-        {call, length, terms, name, microseconds(ctx, forward), microseconds(ctx, backward)});
+    rows.push_back({call, batch, length, terms, name, microseconds(ctx, forward),
+                    microseconds(ctx, backward)});
     const Row& r = rows.back();
     std::printf("%-18s L %5d  terms %5d  %-13s forward %8.1f us  backward %8.1f us\n", call,
                 static_cast<int>(length), static_cast<int>(terms), name, r.forward, r.backward);
   };
   for (const Index length : {8, 16, 32, 64, 128, 512, 2048}) {
     for (const Index modes : {8, 32}) {
-      Operands o(length, 1, modes);
+      Operands o(batch, length, 1, modes);
       row(
           "diagonal_scan", length, modes, [&] { diagonal_scan(ctx, o.scan()); },
           [&] { diagonal_scan_backward(ctx, o.scan_backward()); });
     }
     for (const Index terms : {4, 8, 16, 32, 64}) {
-      Operands o(length, terms, 1);
+      Operands o(batch, length, terms, 1);
       row(
           "shift_convolution", length, terms, [&] { shift_convolution(ctx, o.shift()); },
           [&] { shift_convolution_backward(ctx, o.shift_backward()); });
@@ -173,10 +178,10 @@ void time_kernels(const char* name) {
 }
 
 /// Both forms of an SSM, 32 modes, making the kernel and its adjoint included.
-void time_forms() {
+void time_forms(Index batch) {
   Context<Backend<cuda::Automatic>> ctx;
-  for (const Index length : {64, 256, 1024, 4096, 16384}) {
-    Operands o(length, length, 32);
+  for (const Index length : {64, 256, 1024, 2048, 4096}) {
+    Operands o(batch, length, length, 32);
     const double scan = microseconds(ctx, [&] { diagonal_scan(ctx, o.scan()); });
     const double convolution = microseconds(ctx, [&] {
       diagonal_kernel(ctx, o.kernel());
@@ -188,10 +193,11 @@ void time_forms() {
       causal_convolution_backward(ctx, o.convolution_backward());
       diagonal_kernel_backward(ctx, o.kernel_backward());
     });
-    rows.push_back({"ssm", length, 32, "scan", scan, scan_back});
-    rows.push_back({"ssm", length, 32, "convolution", convolution, convolution_back});
-    std::printf("ssm L %5d: scan %.1f and %.1f us, convolution %.1f and %.1f us\n",
-                static_cast<int>(length), scan, scan_back, convolution, convolution_back);
+    rows.push_back({"ssm", batch, length, 32, "scan", scan, scan_back});
+    rows.push_back({"ssm", batch, length, 32, "convolution", convolution, convolution_back});
+    std::printf("ssm B %2d L %5d: scan %.1f and %.1f us, convolution %.1f and %.1f us\n",
+                static_cast<int>(batch), static_cast<int>(length), scan, scan_back, convolution,
+                convolution_back);
   }
 }
 
@@ -200,7 +206,7 @@ void write(const char* path) {
   out << "[\n";
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const Row& r = rows[i];
-    out << R"(  {"call": ")" << r.call << R"(", "shape": ")" << batch << "x" << r.length << "x"
+    out << R"(  {"call": ")" << r.call << R"(", "shape": ")" << r.batch << "x" << r.length << "x"
         << channels << R"(", "terms": )" << r.terms << R"(, "kernels": ")" << r.kernels
         << R"(", "forward_us": )" << r.forward << R"(, "backward_us": )" << r.backward << "}"
         << (i + 1 < rows.size() ? "," : "") << "\n";
@@ -215,8 +221,9 @@ int main(int count, char** arguments) {
     std::puts("skipped: no CUDA device");
     return 0;
   }
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  for (const Index batch : {2, 8, 64}) time_forms(batch);
   time_kernels<cuda::TensorCoreKernels>("tensor cores");
   time_kernels<cuda::GeneralKernels>("general");
-  time_forms();
   if (count > 1) write(arguments[1]);
 }

@@ -8,6 +8,7 @@
 #include <numbers>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "ssm/core/compare.hpp"
@@ -30,12 +31,7 @@ template <class T, class B, class L, class P>
 ssm::DynamicTensor<T, 3> run(const L& layer, const P& from, const ssm::DynamicTensor<T, 3>& x) {
   ssm::Context<B> ctx;
   auto p = layer.template zero_parameters<T>(ctx);
-  p.log_dt = from.log_dt.clone();
-  p.inv_A_real = from.inv_A_real.clone();
-  p.A_imag = from.A_imag.clone();
-  p.B = from.B.clone();
-  p.C = from.C.clone();
-  p.D = from.D.clone();
+  ssm::copy_parameters(from, p);
   ssm::DynamicTensor<T, 3> y(x.extents());
   layer.forward(ctx, p, x, y);
   return y;
@@ -70,6 +66,54 @@ TEST_CASE("the scan and the convolution give the same numbers") {
   check_that_forms_agree<Discretization::zero_order_hold, true>();
   check_that_forms_agree<Discretization::bilinear, false>();
   check_that_forms_agree<Discretization::zero_order_hold, false>();
+}
+
+/// What a forward and a backward call give, of half the sum of squares of y, and whether they convolved.
+template <class T, class B, class L, class P>
+auto trained(const L& layer, const P& from, const ssm::DynamicTensor<T, 3>& x) {
+  ssm::Context<B> ctx;
+  auto p = layer.template zero_parameters<T>(ctx);
+  ssm::copy_parameters(from, p);
+  auto gradients = layer.template zero_parameters<T>(ctx);
+  auto tape = layer.template make_tape<T>(ctx);
+  ssm::DynamicTensor<T, 3> y(x.extents()), dx(x.extents());
+  layer.forward(ctx, p, x, y, tape);
+  layer.backward(ctx, p, tape, y, dx, gradients);
+  return std::tuple(std::move(y), std::move(dx), std::move(gradients.C), tape.convolved);
+}
+
+TEST_CASE("the form that a backend's cost model chooses gives the numbers of the others") {
+  const auto check = []<class B, class T>(Index batch, Index state, bool convolves) {
+    const DiagonalSsm<DiagonalSsmConfig{.state = dyn}> scan({.channels = 3, .state = state});
+    const DiagonalSsm<DiagonalSsmConfig{.state = dyn, .form = DiagonalForm::automatic}> automatic(
+        {.channels = 3, .state = state});
+    ssm::Context<B> ctx;
+    const auto p = scan.template initialize<T>(ctx, ssm::Seed{3});
+    ssm::DynamicTensor<T, 3> x({batch, 300, 3});
+    ssm::fill_normal(x, ssm::Seed{4});
+    const auto [y, dx, dC, scanned] = trained<T, B>(scan, p, x);
+    const auto [y_chosen, dx_chosen, dC_chosen, convolved] = trained<T, B>(automatic, p, x);
+    CHECK_FALSE(scanned);
+    CHECK(convolved == convolves);
+    CHECK(ssm::all_close(y_chosen, y, ssm::tolerance<T>.value));
+    CHECK(ssm::all_close(dx_chosen, dx, ssm::tolerance<T>.gradient));
+    CHECK(ssm::all_close(dC_chosen, dC, ssm::tolerance<T>.gradient));
+    CHECK(ssm::all_close(run<T, B>(automatic, p, x), y, ssm::tolerance<T>.value));
+  };
+  ssm::laws::for_each_backend_and_scalar([&]<class B, class T>(const char* name) {
+    CAPTURE(std::string(name));
+    const ssm::SequenceWork many{8, 300, 3, 64, true};
+    const ssm::SequenceWork few{1, 300, 3, 4, true};
+    if constexpr (ssm::ChoosesDiagonalForm<B, T>) {
+      check.template operator()<B, T>(8, 128, B::template prefers_convolution<T>(many));
+      check.template operator()<B, T>(1, 8, B::template prefers_convolution<T>(few));
+      CHECK_FALSE(B::template prefers_convolution<T>({8, 300, 3, 64, false}));
+    } else {
+      check.template operator()<B, T>(8, 128, false);
+    }
+  });
+  CHECK(ssm::Cpu::prefers_convolution<float>({8, 1024, 256, 32, true}));
+  CHECK_FALSE(ssm::Cpu::prefers_convolution<float>({8, 1024, 256, 8, true}));
 }
 
 TEST_CASE("the response to a pulse is the discretised kernel, and D at once") {

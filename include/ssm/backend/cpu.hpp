@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
 #include "ssm/backend/composed/h3_mixer.hpp"
 #include "ssm/backend/cpu/activation.hpp"
 #include "ssm/backend/cpu/attention.hpp"
@@ -23,6 +27,7 @@
 #include "ssm/backend/cpu/selective_scan.hpp"
 #include "ssm/backend/cpu/shift_convolution.hpp"
 #include "ssm/backend/cpu/short_convolution.hpp"
+#include "ssm/op/sequence_work.hpp"
 
 namespace ssm {
 
@@ -54,6 +59,18 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::ShortConvolution<Arch> {
   using Space = HostSpace;
   using Resources = cpu::Resources;
+
+  /// Nanoseconds an element, forward and backward on two cores, of bench/baselines/{diagonal_scan,diagonal_kernel,
+  /// causal_convolution}_bench.json: a scan 0.25 a mode; a convolution 3.4, and 0.6 more at every doubling beyond 1024
+  /// positions, and 4.7 for its kernel, which the whole batch shares. Without gradients the scan is as fast or faster.
+  template <class T>
+  static bool prefers_convolution(const SequenceWork& work) {
+    if (!std::is_same_v<Fft, cpu::LaneFft> || !work.is_backward || work.length > 16384)
+      return false;
+    const double doublings = std::log2(std::max(1.0, static_cast<double>(work.length) / 1024));
+    const double convolution = 3.4 + 0.6 * doublings + 4.7 / static_cast<double>(work.batch);
+    return convolution < 0.25 * static_cast<double>(work.terms);
+  }
 };
 
 using Cpu = BasicCpu<>;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <type_traits>
+
 #include "ssm/backend/cuda/activation.hpp"
 #include "ssm/backend/cuda/attention.hpp"
 #include "ssm/backend/cuda/cross_entropy.hpp"
@@ -50,6 +52,12 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::BasicShiftConvolution<Choice> {
   using Space = SpaceType;
   using Resources = cuda::Resources;
+
+  /// Of floats; the general convolution of doubles is a direct sum.
+  template <class T>
+  static bool prefers_convolution(const SequenceWork& work) {
+    return std::is_same_v<T, float> && Choice::convolves(work);
+  }
 };
 
 using Cuda = BasicCuda<>;

@@ -10,12 +10,13 @@
 #include "ssm/op/diagonal_parameters.hpp"
 #include "ssm/op/diagonal_scan.hpp"
 #include "ssm/op/rearrange.hpp"
+#include "ssm/op/sequence_work.hpp"
 
 namespace ssm {
 
-/// How the parallel form of a diagonal SSM is computed. Both give the same numbers; calls that carry states
-/// always scan.
-enum class DiagonalForm { scan, convolution };
+/// How the parallel form of a diagonal SSM is computed: `automatic` as the backend's cost model says (prefers_convolution),
+/// by scan where it has none. Both give the same numbers; calls that carry states always scan.
+enum class DiagonalForm { scan, convolution, automatic };
 
 struct DiagonalSsmConfig {
   Index channels = dyn;
@@ -41,6 +42,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   static constexpr Index width = Config.channels;
   static constexpr Index parts = Config.complex ? 2 : 1;
   static constexpr Index modes = Config.state == dyn ? dyn : Config.state / parts;
+  static constexpr bool may_convolve = Config.form != DiagonalForm::scan;
 
  public:
   template <class T, class Space = HostSpace>
@@ -83,24 +85,22 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
 
   template <class B, class T>
     requires HasDiagonalScan<B> && HasDiagonalParameters<B> &&
-        (Config.form == DiagonalForm::scan ||
-         (HasCausalConvolution<B> &&
-          HasDiagonalKernel<B>)) void evaluate(Context<B>& ctx,
-                                               const Parameters<T, typename B::Space>& p,
-                                               Input<B, T, dyn, dyn, width> x,
-                                               Output<B, T, dyn, dyn, width> y,
-                                               Kept<Tape<T, typename B::Space>> tape,
-                                               const SequenceOptions<State<T, typename B::Space>>&
-                                                   options = {}) const {
+        (!may_convolve || (HasCausalConvolution<B> && HasDiagonalKernel<B>)) void evaluate(
+            Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+            Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+            Kept<Tape<T, typename B::Space>> tape,
+            const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
       auto frame = ctx.workspace().frame();
       auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options.segments);
-      const bool convolve = convolves(options.initial_state, options.final_state);
+      const bool convolve = options.initial_state == nullptr && options.final_state == nullptr &&
+                            prefers_convolution<B, T>({x.extent(0), x.extent(1), channels_,
+                                                       mode_count(), tape != nullptr});
       if (tape != nullptr) {
         tape->keep(ctx, options);
         tape->x = x;
         tape->convolved = convolve;
       }
-      if constexpr (Config.form == DiagonalForm::convolution) {
+      if constexpr (may_convolve) {
         if (convolve) {
           auto kernel = room<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
                                                    channels_, x.extent(1));
@@ -132,8 +132,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
       fill(ctx, Fill<T, Space>{.y = dA.flatten()});
       auto dC = gradients.C.reshape(channels_, mode_count(), parts);
       // A forward call that convolved carried no states; their gradients alone can still force a scan here.
-      const bool convolve = Config.form == DiagonalForm::convolution && tape.convolved &&
-                            ends.final_state == nullptr && ends.initial_state == nullptr;
+      const bool convolve =
+          tape.convolved && ends.final_state == nullptr && ends.initial_state == nullptr;
       if (!convolve) {
         if (tape.has_initial_state) scan.initial_state = tape.initial_state.diagonal;
         DiagonalScanBackward<T, Space> g{.forward = scan,
@@ -148,7 +148,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
         if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->diagonal;
         diagonal_scan_backward(ctx, g);
       }
-      if constexpr (Config.form == DiagonalForm::convolution)
+      if constexpr (may_convolve)
         if (convolve) {
           auto dkernel = frame.template tensor<T>(channels_, dy.extent(1));
           fill(ctx, Fill<T, Space>{.y = dkernel.flatten()});
@@ -245,8 +245,12 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
 
    private:
-    static bool convolves(const void* initial, const void* final) {
-      return Config.form == DiagonalForm::convolution && initial == nullptr && final == nullptr;
+    template <class B, class T>
+    static bool prefers_convolution(const SequenceWork& work) {
+      if constexpr (Config.form == DiagonalForm::automatic && ChoosesDiagonalForm<B, T>)
+        return B::template prefers_convolution<T>(work);
+      else
+        return Config.form == DiagonalForm::convolution;
     }
 
     template <class B, class T, class Frame>

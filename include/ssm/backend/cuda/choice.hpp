@@ -4,23 +4,12 @@
 #include <algorithm>
 
 #include "ssm/backend/cuda/launch.hpp"
-#include "ssm/core/error.hpp"  // Index
+#include "ssm/op/sequence_work.hpp"
 
 namespace ssm::cuda {
 
 /// Whether a block of the current device has the shared memory that the tensor-core kernels need, 222 KB: from Hopper on.
 SSM_CUDA_API bool has_tensor_core_kernels();
-
-/// What a call over sequences asks for. `terms`: modes, taps or kernel terms, whatever a direct sum adds for an output.
-struct SequenceWork {
-  Index batch = 0;
-  Index length = 0;
-  Index channels = 0;
-  Index terms = 0;
-  bool is_backward = false;
-
-  Index products() const { return batch * length * terms; }  // a channel
-};
 
 /// Which kernel a float sequence goes to where both the tensor-core kernel and the general one can take it: the argument
 /// of cuda::primitive::BasicDiagonalScan, BasicShiftConvolution and BasicCausalConvolution.
@@ -41,10 +30,17 @@ struct Automatic {
   static bool causal_convolution(const SequenceWork& work) {
     return work.terms >= 12 && work.products() >= 65'536;
   }
+  /// A scan's fixed time is the larger, above all backwards, its time an element the smaller. Without gradients it is as
+  /// fast or faster at any length worth a choice.
+  static bool convolves(const SequenceWork& work) {
+    return work.is_backward &&
+           (work.length <= 1024 || (work.length <= 4096 && work.length <= 256 * work.batch));
+  }
 };
 
 /// The tensor-core kernels wherever they can.
 struct TensorCoreKernels {
+  static bool convolves(const SequenceWork& work) { return Automatic::convolves(work); }
   static bool diagonal_scan(const SequenceWork&) { return true; }
   static bool shift_convolution(const SequenceWork&) { return true; }
   static bool causal_convolution(const SequenceWork&) { return true; }
@@ -52,6 +48,7 @@ struct TensorCoreKernels {
 
 /// The general kernels everywhere: sums in float, in the order of the formula.
 struct GeneralKernels {
+  static bool convolves(const SequenceWork&) { return false; }
   static bool diagonal_scan(const SequenceWork&) { return false; }
   static bool shift_convolution(const SequenceWork&) { return false; }
   static bool causal_convolution(const SequenceWork&) { return false; }
