@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the conformance
-# cases, training against the CPU, generation through a graph, compute-sanitizer. Builds first where there is no BIN.
+# cases, training against the CPU, generation through a graph, compute-sanitizer. Builds first where there is no BIN. What
+# bench/flashconv.sh builds, its errors against double, is checked too if BIN has it.
 #   tools/test_gpu.sh [BIN]        BIN: a folder of programs that another machine built (default build/cuda/bin)
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -55,6 +56,7 @@ train() {  # FOLDER BACKEND OPTIONS…
 greedy() { "$bin/ssm" generate "$1" --backend "$2" --prompt "The " --tokens 64 --temperature 0 >"$3"; }
 
 for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
+if [[ -x $bin/flashconv ]]; then step "convolutions against double" "$bin/flashconv" check; fi
 for scalar in float double; do
   step "conformance $scalar" "$bin/ssm-conformance" --backend cuda --scalar "$scalar" \
     --kinds adamw,attention,causal_convolution,cross_entropy,diagonal_ssm,gelu_mlp,h3,h3_lm,layer_norm,rms_norm,schedule,shift_ssm,swiglu_mlp,training \
@@ -65,6 +67,8 @@ step "train on the GPU" train "$work/gpu" cuda
 step "train on the GPU again" train "$work/again" cuda
 step "the same losses as the CPU" same_losses "$work/cpu" "$work/gpu" 2e-3
 step "the same bits on every run" same_losses "$work/gpu" "$work/again" 0
+step "train with TF32 products" train "$work/tf32" cuda-tf32
+step "nearly the same losses" same_losses "$work/gpu" "$work/tf32" 5e-2
 step "generate on the CPU" greedy "$work/gpu" cpu "$work/cpu.txt"
 step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
 step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"

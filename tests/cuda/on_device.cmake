@@ -11,6 +11,9 @@ function(ssm_test_on_device source)
   target_include_directories(${target} PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}/support")
   target_compile_definitions(${target} PRIVATE SSM_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}/data" SSM_TEST_CUDA
     SSM_TEST_ON_DEVICE)
+  if(path MATCHES "ssm|h3|s4d")  # layers that have tensor-core kernels and general ones
+    target_compile_definitions(${target} PRIVATE SSM_TEST_TENSOR_CORES)
+  endif()
   target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)  # beside the programs, for tools/test_gpu.sh
   add_test(NAME ${name}.on_device COMMAND ${target})

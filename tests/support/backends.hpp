@@ -17,7 +17,7 @@ template <class Visit>
 void for_each_backend(Visit&& visit) {
 #ifdef SSM_TEST_CUDA
   visit.template operator()<BasicCuda<HostSpace>>("cuda");
-#ifdef SSM_TEST_ON_DEVICE
+#ifdef SSM_TEST_TENSOR_CORES
   visit.template operator()<BasicCuda<HostSpace, cuda::TensorCoreKernels>>("cuda, tensor cores");
 #endif
 #else
