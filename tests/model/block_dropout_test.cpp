@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "ssm/model/dense_retnet_language_model.hpp"
+#include "ssm/model/one_of.hpp"
 #include "ssm/model/retnet_language_model.hpp"
+#include "ssm/model/sequential.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "support/backends.hpp"
 #include "support/gradient_check.hpp"
@@ -139,6 +142,41 @@ TEST_CASE("a residual connection leaves out about as much of what it adds as it 
     });
     const double part = static_cast<double>(dropped) / static_cast<double>(y.size());
     CHECK(part == doctest::Approx(probability).epsilon(0.1));
+  });
+}
+
+/// The share of y that differs from what the layer gives without dropout, the same at every call.
+template <class B, class L>
+double dropped_share(const L& layer) {
+  Context<B> ctx;
+  const auto p = layer.template initialize<double>(ctx, Seed{1});
+  const auto x = random_tensor("x", 2, 30, 8);
+  auto y = nan_tensor(2, 30, 8), again = y.clone(), whole = y.clone();
+  auto tape = layer.template make_tape<double>(ctx);
+  layer.forward(ctx, p, x, y, tape, {.dropout = Seed{5}});
+  layer.forward(ctx, p, x, again, tape, {.dropout = Seed{5}});
+  layer.forward(ctx, p, x, whole);
+  Index differs = 0;
+  for_each_index(y, [&](auto... i) {
+    CHECK(y(i...) == again(i...));
+    differs += std::abs(y(i...) - whole(i...)) > 1e-12;
+  });
+  return static_cast<double>(differs) / static_cast<double>(y.size());
+}
+
+TEST_CASE("layers in a sequence, and one of two kinds, drop what they are told to") {
+  laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(std::string(name));
+    using Add = Linear<LinearConfig{.inputs = 8, .outputs = 8}>;
+    using Dropping = Residual<RmsNorm<8>, Add>;
+    const Dropping half{RmsNorm<8>(), Add(), 0.5}, none{RmsNorm<8>(), Add()};
+    CHECK(dropped_share<B>(none) == 0);
+    // What is kept is doubled: all of it differs.
+    CHECK(dropped_share<B>(Sequential<Dropping, Dropping>(none, half)) > 0.9);
+    CHECK(dropped_share<B>(Sequential<Dropping, Dropping>(none, none)) == 0);
+    CHECK(dropped_share<B>(OneOf<Dropping, RmsNorm<8>>(half)) > 0.9);
+    CHECK(dropped_share<B>(OneOf<Add, Dropping>(half)) > 0.9);
+    CHECK(dropped_share<B>(OneOf<Add, Dropping>(none)) == 0);
   });
 }
 

@@ -25,6 +25,23 @@ struct SequenceOptions {
   const State* initial_state = nullptr;
   State* final_state = nullptr;
   std::optional<Seed> dropout = {};
+
+  /// The same for a part of the layer, whose state is of(state).
+  template <class Of>
+  auto part(Of of) const {
+    using Part = std::remove_cvref_t<decltype(of(std::declval<State&>()))>;
+    SequenceOptions<Part> result{.segments = segments, .dropout = dropout};
+    if (initial_state != nullptr) result.initial_state = &of(*initial_state);
+    if (final_state != nullptr) result.final_state = &of(*final_state);
+    return result;
+  }
+  /// One of several parts, which `key` tells apart: each drops something else.
+  template <class Of, class Key>
+  auto part(Of of, const Key& key) const {
+    auto result = part(of);
+    if (dropout) result.dropout = dropout->fork(key);
+    return result;
+  }
 };
 
 /// The gradients at both ends of a sequence: that of the final state comes in (zero if left out), that of the initial
@@ -33,6 +50,16 @@ template <class State>
 struct SequenceGradients {
   const State* final_state = nullptr;
   State* initial_state = nullptr;
+
+  /// The same for a part of the layer, whose state is of(state).
+  template <class Of>
+  auto part(Of of) const {
+    using Part = std::remove_cvref_t<decltype(of(std::declval<State&>()))>;
+    SequenceGradients<Part> result;
+    if (final_state != nullptr) result.final_state = &of(*final_state);
+    if (initial_state != nullptr) result.initial_state = &of(*initial_state);
+    return result;
+  }
 };
 
 template <class P>

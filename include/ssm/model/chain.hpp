@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -45,18 +44,10 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     auto frame = ctx.workspace().frame();
     auto between = room<T, Space>(frame, tape ? &tape->between : nullptr, x.extent(0), x.extent(1),
                                   x.extent(2));
-    const auto part = [&](auto member, const char* name) {
-      using Part = std::remove_cvref_t<decltype(std::declval<State<T, Space>&>().*member)>;
-      return SequenceOptions<Part>{
-          .segments = options.segments,
-          .initial_state = options.initial_state ? &(options.initial_state->*member) : nullptr,
-          .final_state = options.final_state ? &(options.final_state->*member) : nullptr,
-          .dropout = detail::fork(options.dropout, std::string_view(name))};
-    };
     first_.evaluate(ctx, p.first, x, between, tape ? &tape->first : nullptr,
-                    part(&State<T, Space>::first, "first"));
+                    options.part(first_of, std::string_view("first")));
     second_.evaluate(ctx, p.second, between, y, tape ? &tape->second : nullptr,
-                     part(&State<T, Space>::second, "second"));
+                     options.part(second_of, std::string_view("second")));
   }
 
   template <class B, class T>
@@ -64,19 +55,11 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
                 const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                 Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
                 const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dbetween = frame.template tensor<T>(dy.extents());
-    const auto part = [&](auto member) {
-      using Part = std::remove_cvref_t<decltype(std::declval<State<T, Space>&>().*member)>;
-      return SequenceGradients<Part>{
-          .final_state = ends.final_state ? &(ends.final_state->*member) : nullptr,
-          .initial_state = ends.initial_state ? &(ends.initial_state->*member) : nullptr};
-    };
     second_.backward(ctx, p.second, tape.second, dy, dbetween, gradients.second,
-                     part(&State<T, Space>::second));
-    first_.backward(ctx, p.first, tape.first, dbetween, dx, gradients.first,
-                    part(&State<T, Space>::first));
+                     ends.part(second_of));
+    first_.backward(ctx, p.first, tape.first, dbetween, dx, gradients.first, ends.part(first_of));
   }
 
   template <class T = float, class B>
@@ -109,6 +92,9 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   }
 
  private:
+  static constexpr auto first_of = [](auto& state) -> auto& { return state.first; };
+  static constexpr auto second_of = [](auto& state) -> auto& { return state.second; };
+
   First first_;
   Second second_;
 };

@@ -97,7 +97,6 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
                 Kept<Tape<T, typename B::Space>> tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
-    using Part = typename Inner::template State<T, Space>;
     auto frame = ctx.workspace().frame();
     const std::size_t count = layers_.size();
     const Index batch = x.extent(0);
@@ -133,13 +132,10 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       }
       const auto [sources, hidden] = connections<T, Space>(tape, ring, i);
       norm_.evaluate(ctx, p.blocks[i].norm, current, normed, block ? &block->norm : nullptr);
-      layers_[i].evaluate(
-          ctx, p.blocks[i].inner, normed, mixed, block ? &block->inner : nullptr,
-          SequenceOptions<Part>{
-              .segments = options.segments,
-              .initial_state = has_initial_state ? &options.initial_state->blocks[i] : nullptr,
-              .final_state = options.final_state ? &options.final_state->blocks[i] : nullptr},
-          sources.span(), hidden);
+      layers_[i].evaluate(ctx, p.blocks[i].inner, normed, mixed, block ? &block->inner : nullptr,
+                          options.part(
+                              [i](auto& state) -> auto& { return state.blocks[i]; }, i),
+                          sources.span(), hidden);
       if (block != nullptr) {
         block->dropout = detail::fork(options.dropout, i);
         drop(ctx, dropout_, block->dropout, mixed);
@@ -155,7 +151,6 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
                 Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
                 const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
-    using Part = typename Inner::template State<T, Space>;
     using Hidden = typename Inner::template Hidden<T, Space>;
     auto frame = ctx.workspace().frame();
     const std::size_t count = layers_.size();
@@ -190,12 +185,10 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         drop(ctx, dropout_, block.dropout, dropped);
         dmixed = dropped;
       }
-      layers_[i].backward(
-          ctx, p.blocks[i].inner, block.inner, dmixed, dnormed, gradients.blocks[i].inner,
-          SequenceGradients<Part>{
-              .final_state = ends.final_state ? &ends.final_state->blocks[i] : nullptr,
-              .initial_state = ends.initial_state ? &ends.initial_state->blocks[i] : nullptr},
-          sources.span(), block.hidden, dsources.span(), dhidden);
+      layers_[i].backward(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,
+                          gradients.blocks[i].inner,
+                          ends.part([i](auto& state) -> auto& { return state.blocks[i]; }),
+                          sources.span(), block.hidden, dsources.span(), dhidden);
       if (i >= ring_size()) clear(ctx, dhidden);  // it is layer i − ring_size()'s from here on
       norm_.backward(ctx, p.blocks[i].norm, block.norm, dnormed, running, gradients.blocks[i].norm,
                      {}, true);

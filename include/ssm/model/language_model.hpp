@@ -119,7 +119,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     embed<T>(ctx, p, tokens, embedded, first, options.segments);
     if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments, embedded);
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
-                       backbone_options<T, Space>(options));
+                       options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state != nullptr) options.final_state->position = first + length;
     if (last_only) hidden = hidden.slice(1, length - 1, length);
     auto normed =
@@ -146,12 +146,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                           as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
                           head_of(gradients), {});
     norm_.backward(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
-    using Part = typename Backbone::template State<T, Space>;
-    backbone_.backward(
-        ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
-        SequenceGradients<Part>{
-            .final_state = ends.final_state ? &ends.final_state->backbone : nullptr,
-            .initial_state = ends.initial_state ? &ends.initial_state->backbone : nullptr});
+    backbone_.backward(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
+                       ends.part(backbone_of));
     if (tape.dropout > 0)
       dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
                                      .seed = tape.dropout_seed,
@@ -243,14 +239,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       state.position = position;
   }
 
-  template <class T, class Space>
-  static auto backbone_options(const SequenceOptions<State<T, Space>>& options) {
-    return SequenceOptions<typename Backbone::template State<T, Space>>{
-        .segments = options.segments,
-        .initial_state = options.initial_state ? &options.initial_state->backbone : nullptr,
-        .final_state = options.final_state ? &options.final_state->backbone : nullptr,
-        .dropout = detail::fork(options.dropout, std::string_view("blocks"))};
-  }
+  static constexpr auto backbone_of = [](auto& state) -> auto& { return state.backbone; };
 
   template <class T, class B>
   void embed(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

@@ -46,24 +46,13 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
-    const auto run = [&]<class L>(const L& layer, const auto& parameters, auto* kept, auto member) {
-      using Part = typename L::template State<T, typename B::Space>;
-      layer.evaluate(
-          ctx, parameters, x, y, kept,
-          SequenceOptions<Part>{
-              .segments = options.segments,
-              .initial_state = options.initial_state ? &member(*options.initial_state) : nullptr,
-              .final_state = options.final_state ? &member(*options.final_state) : nullptr});
-    };
     if (is_second()) {
       if (options.final_state != nullptr) options.final_state->is_second = true;
-      run(
-          std::get<1>(layer_), p.second, tape ? &tape->second : nullptr,
-          [](auto& state) -> auto& { return state.second; });
+      std::get<1>(layer_).evaluate(ctx, p.second, x, y, tape ? &tape->second : nullptr,
+                                   options.part(second_of));
     } else {
-      run(
-          std::get<0>(layer_), p.first, tape ? &tape->first : nullptr,
-          [](auto& state) -> auto& { return state.first; });
+      std::get<0>(layer_).evaluate(ctx, p.first, x, y, tape ? &tape->first : nullptr,
+                                   options.part(first_of));
     }
   }
 
@@ -72,24 +61,13 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
                 const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                 Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
                 const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    const auto run = [&]<class L>(const L& layer, const auto& parameters, const auto& kept,
-                                  auto& sums, auto member) {
-      using Part = typename L::template State<T, typename B::Space>;
-      layer.backward(
-          ctx, parameters, kept, dy, dx, sums,
-          SequenceGradients<Part>{
-              .final_state = ends.final_state ? &member(*ends.final_state) : nullptr,
-              .initial_state = ends.initial_state ? &member(*ends.initial_state) : nullptr});
-    };
     if (is_second()) {
       if (ends.initial_state != nullptr) ends.initial_state->is_second = true;
-      run(
-          std::get<1>(layer_), p.second, tape.second, gradients.second,
-          [](auto& state) -> auto& { return state.second; });
+      std::get<1>(layer_).backward(ctx, p.second, tape.second, dy, dx, gradients.second,
+                                   ends.part(second_of));
     } else {
-      run(
-          std::get<0>(layer_), p.first, tape.first, gradients.first,
-          [](auto& state) -> auto& { return state.first; });
+      std::get<0>(layer_).backward(ctx, p.first, tape.first, dy, dx, gradients.first,
+                                   ends.part(first_of));
     }
   }
 
@@ -141,6 +119,9 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
     if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
       state.is_second = is_second;
   }
+
+  static constexpr auto first_of = [](auto& state) -> auto& { return state.first; };
+  static constexpr auto second_of = [](auto& state) -> auto& { return state.second; };
 
   std::variant<First, Second> layer_;
 };

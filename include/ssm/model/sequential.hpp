@@ -59,18 +59,14 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     auto frame = ctx.workspace().frame();
     View<const T, 3, Space> current = x;
     for_each_index([&](auto i) {
-      using Part = std::tuple_element_t<i, decltype(State<T, Space>::blocks)>;
+      constexpr std::size_t index = i;
       const auto next = i + 1 == count ? View<T, 3, Space>(y)
                                        : room<T, Space>(frame, tape ? &tape->between[i] : nullptr,
                                                         x.extent(0), x.extent(1), x.extent(2));
       std::get<i>(blocks_).evaluate(
           ctx, std::get<i>(p.blocks), current, next, tape ? &std::get<i>(tape->blocks) : nullptr,
-          SequenceOptions<Part>{
-              .segments = options.segments,
-              .initial_state =
-                  options.initial_state ? &std::get<i>(options.initial_state->blocks) : nullptr,
-              .final_state =
-                  options.final_state ? &std::get<i>(options.final_state->blocks) : nullptr});
+          options.part(
+              [](auto& state) -> auto& { return std::get<index>(state.blocks); }, index));
       current = next;
     });
   }
@@ -85,15 +81,11 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     View<const T, 3, Space> current = dy;
     for_each_index([&](auto forward_index) {
       constexpr std::size_t i = count - 1 - forward_index;
-      using Part = std::tuple_element_t<i, decltype(State<T, Space>::blocks)>;
       const auto next = i == 0 ? View<T, 3, Space>(dx) : frame.template tensor<T>(dy.extents());
       std::get<i>(blocks_).backward(
           ctx, std::get<i>(p.blocks), std::get<i>(tape.blocks), current, next,
           std::get<i>(gradients.blocks),
-          SequenceGradients<Part>{
-              .final_state = ends.final_state ? &std::get<i>(ends.final_state->blocks) : nullptr,
-              .initial_state =
-                  ends.initial_state ? &std::get<i>(ends.initial_state->blocks) : nullptr});
+          ends.part([](auto& state) -> auto& { return std::get<i>(state.blocks); }));
       current = next;
     });
   }

@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -45,7 +44,6 @@ class Stack : public LayerVerbs<Stack<Block>> {
                 Kept<Tape<T, typename B::Space>> tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
-    using Part = typename Block::template State<T, Space>;
     auto frame = ctx.workspace().frame();
     const std::size_t count = blocks_.size();
     if (tape != nullptr) {
@@ -66,13 +64,9 @@ class Stack : public LayerVerbs<Stack<Block>> {
         if (tape != nullptr) tape->between[i].resize(x.extents());
         next = tape != nullptr ? tape->between[i].view() : turns[i % 2];
       }
-      blocks_[i].evaluate(
-          ctx, p.blocks[i], current, next, tape ? &tape->blocks[i] : nullptr,
-          SequenceOptions<Part>{
-              .segments = options.segments,
-              .initial_state = options.initial_state ? &options.initial_state->blocks[i] : nullptr,
-              .final_state = options.final_state ? &options.final_state->blocks[i] : nullptr,
-              .dropout = detail::fork(options.dropout, i)});
+      blocks_[i].evaluate(ctx, p.blocks[i], current, next, tape ? &tape->blocks[i] : nullptr,
+                          options.part(
+                              [i](auto& state) -> auto& { return state.blocks[i]; }, i));
       current = next;
     }
   }
@@ -83,7 +77,6 @@ class Stack : public LayerVerbs<Stack<Block>> {
                 Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
                 const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
-    using Part = typename Block::template State<T, Space>;
     auto frame = ctx.workspace().frame();
     const std::size_t count = blocks_.size();
     if (ends.initial_state != nullptr) ends.initial_state->blocks.resize(count);
@@ -93,11 +86,8 @@ class Stack : public LayerVerbs<Stack<Block>> {
     View<const T, 3, Space> current = dy;
     for (std::size_t i = count; i-- > 0;) {
       const View<T, 3, Space> next = i == 0 ? View<T, 3, Space>(dx) : turns[i % 2];
-      blocks_[i].backward(
-          ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
-          SequenceGradients<Part>{
-              .final_state = ends.final_state ? &ends.final_state->blocks[i] : nullptr,
-              .initial_state = ends.initial_state ? &ends.initial_state->blocks[i] : nullptr});
+      blocks_[i].backward(ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
+                          ends.part([i](auto& state) -> auto& { return state.blocks[i]; }));
       current = next;
     }
   }
