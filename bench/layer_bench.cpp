@@ -27,6 +27,8 @@ constexpr ssm::Index length = 1024;
 using Scan = ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = channels}>;
 using Convolution = ssm::DiagonalSsm<ssm::DiagonalSsmConfig{
     .channels = channels, .form = ssm::DiagonalForm::convolution}>;
+using Automatic = ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = channels,
+                                                          .form = ssm::DiagonalForm::automatic}>;
 using Shift = ssm::ShiftSsm<ssm::ShiftSsmConfig{.channels = channels}>;
 using H3 = ssm::H3<ssm::H3Config{.channels = channels}>;
 using Attention =
@@ -102,6 +104,7 @@ void step(benchmark::State& state) {
 
 BENCHMARK(forward<Scan>)->UseRealTime();
 BENCHMARK(forward<Convolution>)->UseRealTime();
+BENCHMARK(forward<Automatic>)->UseRealTime();
 BENCHMARK(forward<Shift>)->UseRealTime();
 BENCHMARK(forward<H3>)->UseRealTime();
 BENCHMARK(forward<Attention>)->UseRealTime();
@@ -117,6 +120,7 @@ BENCHMARK(forward<ssm::LayerNorm<channels>>)->UseRealTime();
 BENCHMARK(forward<ssm::RmsNorm<channels>>)->UseRealTime();
 BENCHMARK(forward_backward<Scan>)->UseRealTime();
 BENCHMARK(forward_backward<Convolution>)->UseRealTime();
+BENCHMARK(forward_backward<Automatic>)->UseRealTime();
 BENCHMARK(forward_backward<Shift>)->UseRealTime();
 BENCHMARK(forward_backward<H3>)->UseRealTime();
 BENCHMARK(forward_backward<Attention>)->UseRealTime();
