@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "primitives_on_device.hpp"
 #include "ssm/backend/cuda/sequence_causal_convolution.hpp"
-#include "ssm/backend/reference.hpp"
 #include "support/causal_convolution_run.hpp"
 #include "tensor_cores_on_host.hpp"
 
@@ -14,10 +14,7 @@ template <class T>
 using Run = CausalConvolutionRun<T>;
 
 template <class Choice>
-struct Convolutions : cuda::primitive::BasicCausalConvolution<Choice> {
-  using Space = HostSpace;
-  using Resources = cuda::Resources;
-};
+using Convolutions = OnDevice<cuda::primitive::BasicCausalConvolution<Choice>>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
@@ -25,14 +22,7 @@ void equals_reference(const Case& test) {
   CAPTURE(test.channels);
   CAPTURE(test.terms);
   CAPTURE(test.gates);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  Context<Convolutions<Choice>> ctx;
-  ctx.workspace().fill_with_nan(true);
-  Run<T> actual(test, test.layout);
-  actual.compute(ctx, test);
-  expect_equal(test, actual, expected);
+  expect_reference<Convolutions<Choice>, Run<T>>(test);
 }
 
 }  // namespace

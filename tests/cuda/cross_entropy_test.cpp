@@ -20,13 +20,7 @@ void device_equals_reference(const Case& test) {
   CAPTURE(test.rows);
   CAPTURE(test.vocabulary);
   CAPTURE(test.spread);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  DeviceCrossEntropy device;
-  Run<T> actual(test, test.layout);
-  actual.compute(device, test);
-  expect_equal(test, actual, expected);
+  expect_reference<OnDevice<cuda::primitive::CrossEntropy>, Run<T>>(test);
 }
 
 }  // namespace

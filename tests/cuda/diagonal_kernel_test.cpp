@@ -19,13 +19,7 @@ void device_equals_reference(const Case& test) {
   CAPTURE(test.modes);
   CAPTURE(test.parts);
   CAPTURE(test.length);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  DeviceContext<cuda::primitive::DiagonalKernel> device;
-  Run<T> actual(test, test.layout);
-  actual.compute(device, test);
-  expect_equal(test, actual, expected);
+  expect_reference<OnDevice<cuda::primitive::DiagonalKernel>, Run<T>>(test);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "primitives_on_device.hpp"
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
-#include "ssm/backend/reference.hpp"
 #include "support/diagonal_scan_run.hpp"
 #include "tensor_cores_on_host.hpp"
 
@@ -14,10 +14,7 @@ template <class T>
 using Run = DiagonalScanRun<T>;
 
 template <class Choice>
-struct Scans : cuda::primitive::BasicDiagonalScan<Choice> {
-  using Space = HostSpace;
-  using Resources = cuda::Resources;
-};
+using Scans = OnDevice<cuda::primitive::BasicDiagonalScan<Choice>>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
@@ -27,14 +24,7 @@ void equals_reference(const Case& test) {
   CAPTURE(test.modes);
   CAPTURE(test.parts);
   CAPTURE(test.states);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  Context<Scans<Choice>> ctx;
-  ctx.workspace().fill_with_nan(true);
-  Run<T> actual(test, test.layout);
-  actual.compute(ctx, test);
-  expect_equal(test, actual, expected);
+  expect_reference<Scans<Choice>, Run<T>>(test);
 }
 
 }  // namespace

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include "primitives_on_device.hpp"
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
 #include "ssm/backend/cuda/sequence_h3_mixer.hpp"
 #include "ssm/backend/cuda/sequence_shift_convolution.hpp"
-#include "ssm/backend/reference.hpp"
 #include "ssm/core/scalar.hpp"  // tolerance
-#include "support/layout.hpp"
 #include "tensor_cores_on_host.hpp"
 
 using namespace ssm;
@@ -14,12 +13,8 @@ using namespace ssm::test;
 
 namespace {
 
-struct Mixers : cuda::primitive::DiagonalScan,
-                cuda::primitive::ShiftConvolution,
-                cuda::primitive::H3Mixer {
-  using Space = HostSpace;
-  using Resources = cuda::Resources;
-};
+using Mixers = OnDevice<cuda::primitive::DiagonalScan, cuda::primitive::ShiftConvolution,
+                        cuda::primitive::H3Mixer>;
 
 struct Case {
   Index batch = 2, length = 70, channels = 4, heads = 4;

@@ -18,13 +18,7 @@ void device_equals_reference(const Case& test) {
   CAPTURE(static_cast<int>(test.kind));
   CAPTURE(test.rows);
   CAPTURE(test.width);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  DeviceContext<cuda::primitive::Normalization> device;
-  Run<T> actual(test, test.layout);
-  actual.compute(device, test);
-  expect_equal(test, actual, expected);
+  expect_reference<OnDevice<cuda::primitive::Normalization>, Run<T>>(test);
 }
 
 constexpr std::array kinds{NormalizationKind::layer, NormalizationKind::rms};

@@ -19,4 +19,17 @@ struct DeviceContext : Context<OnDevice<Primitives...>> {
   DeviceContext() { this->workspace().fill_with_nan(true); }
 };
 
+/// A case's operands, in its layout, give on such a backend what they give by the reference.
+template <class Backend, class Run, class Case>
+void expect_reference(const Case& test) {
+  Context<Reference> reference;
+  Run expected(test, Layout::rows);
+  expected.compute(reference, test);
+  Context<Backend> device;
+  device.workspace().fill_with_nan(true);
+  Run actual(test, test.layout);
+  actual.compute(device, test);
+  expect_equal(test, actual, expected);
+}
+
 }  // namespace ssm::test

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "primitives_on_device.hpp"
 #include "ssm/backend/cuda/sequence_shift_convolution.hpp"
-#include "ssm/backend/reference.hpp"
 #include "support/shift_convolution_run.hpp"
 #include "tensor_cores_on_host.hpp"
 
@@ -14,10 +14,7 @@ template <class T>
 using Run = ShiftConvolutionRun<T>;
 
 template <class Choice>
-struct Shifts : cuda::primitive::BasicShiftConvolution<Choice> {
-  using Space = HostSpace;
-  using Resources = cuda::Resources;
-};
+using Shifts = OnDevice<cuda::primitive::BasicShiftConvolution<Choice>>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
@@ -26,14 +23,7 @@ void equals_reference(const Case& test) {
   CAPTURE(test.taps);
   CAPTURE(test.initial);
   CAPTURE(test.dfinal);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  Context<Shifts<Choice>> ctx;
-  ctx.workspace().fill_with_nan(true);
-  Run<T> actual(test, test.layout);
-  actual.compute(ctx, test);
-  expect_equal(test, actual, expected);
+  expect_reference<Shifts<Choice>, Run<T>>(test);
 }
 
 }  // namespace
