@@ -30,12 +30,6 @@ inline double require_probability(const char* layer, double probability) {
     throw ArgumentError(std::string(layer) + ": dropout must be in [0, 1)");
   return probability;
 }
-/// The seed of a part of a layer, or of one of several layers, if there is one.
-template <class Part>
-std::optional<Seed> fork(const std::optional<Seed>& seed, const Part& part) {
-  if (!seed) return std::nullopt;
-  return seed->fork(part);
-}
 }  // namespace detail
 
 }  // namespace ssm

@@ -16,6 +16,15 @@
 
 namespace ssm {
 
+namespace detail {
+/// The seed of a part of a layer, or of one of several layers, if there is one.
+template <class Part>
+std::optional<Seed> fork(const std::optional<Seed>& seed, const Part& part) {
+  if (!seed) return std::nullopt;
+  return seed->fork(part);
+}
+}  // namespace detail
+
 /// What a sequence brings along and leaves behind. Left out: not packed, zero initial state, final state not wanted, nothing
 /// dropped. `dropout` seeds the dropout of layers that have some, in calls with a tape.
 /// `initial_state` and `final_state` may be the same object.
@@ -39,7 +48,7 @@ struct SequenceOptions {
   template <class Of, class Key>
   auto part(Of of, const Key& key) const {
     auto result = part(of);
-    if (dropout) result.dropout = dropout->fork(key);
+    result.dropout = detail::fork(dropout, key);
     return result;
   }
 };
