@@ -3,11 +3,13 @@
 # Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the conformance
 # cases, training against the CPU, generation through a graph, compute-sanitizer. Builds first where there is no BIN. What
 # bench/flashconv.sh builds, its errors against double, is checked too if BIN has it.
-#   tools/test_gpu.sh [BIN]        BIN: a folder of programs that another machine built (default build/cuda/bin)
+#   tools/test_gpu.sh [BIN] [all|tests|sanitizers]
+#                                  BIN: a folder of programs that another machine built (default build/cuda/bin)
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
-cd "$root"
+cd "$root" || exit 1
 bin=${1:-build/cuda/bin}
+what=${2:-all}
 if [[ ! -d $bin ]]; then
   cmake --preset cuda && cmake --build --preset cuda || exit 1
 fi
@@ -55,33 +57,44 @@ train() {  # FOLDER BACKEND OPTIONS…
 }
 greedy() { "$bin/ssm" generate "$1" --backend "$2" --prompt "The " --tokens 64 --temperature 0 >"$3"; }
 
-for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
-if [[ -x $bin/flashconv ]]; then step "convolutions against double" "$bin/flashconv" check; fi
-for scalar in float double; do
-  step "conformance $scalar" "$bin/ssm-conformance" --backend cuda --scalar "$scalar" \
-    --kinds adamw,attention,causal_convolution,cross_entropy,diagonal_ssm,gelu_mlp,h3,h3_lm,layer_norm,rms_norm,schedule,shift_ssm,swiglu_mlp,training \
-    tests/data/conformance/cases
-done
-step "train on the CPU" train "$work/cpu" cpu
-step "train on the GPU" train "$work/gpu" cuda
-step "train on the GPU again" train "$work/again" cuda
-step "the same losses as the CPU" same_losses "$work/cpu" "$work/gpu" 2e-3
-step "the same bits on every run" same_losses "$work/gpu" "$work/again" 0
-step "train with TF32 products" train "$work/tf32" cuda-tf32
-step "nearly the same losses" same_losses "$work/gpu" "$work/tf32" 5e-2
-step "generate on the CPU" greedy "$work/gpu" cpu "$work/cpu.txt"
-step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
-step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
-sanitized() {  # TOOL KINDS
-  compute-sanitizer --tool "$1" --error-exitcode 9 "$bin/ssm-conformance" --backend cuda --scalar float --kinds "$2" \
-    tests/data/conformance/cases
+if [[ $what != sanitizers ]]; then
+  for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
+  if [[ -x $bin/flashconv ]]; then step "convolutions against double" "$bin/flashconv" check; fi
+  for scalar in float double; do
+    step "conformance $scalar" "$bin/ssm-conformance" --backend cuda --scalar "$scalar" \
+      --kinds adamw,attention,causal_convolution,cross_entropy,diagonal_ssm,gelu_mlp,h3,h3_lm,layer_norm,rms_norm,schedule,shift_ssm,swiglu_mlp,training \
+      tests/data/conformance/cases
+  done
+  step "train on the CPU" train "$work/cpu" cpu
+  step "train on the GPU" train "$work/gpu" cuda
+  step "train on the GPU again" train "$work/again" cuda
+  step "the same losses as the CPU" same_losses "$work/cpu" "$work/gpu" 2e-3
+  step "the same bits on every run" same_losses "$work/gpu" "$work/again" 0
+  step "train with TF32 products" train "$work/tf32" cuda-tf32
+  step "nearly the same losses" same_losses "$work/gpu" "$work/tf32" 5e-2
+  step "generate on the CPU" greedy "$work/gpu" cpu "$work/cpu.txt"
+  step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
+  step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
+fi
+
+# sanitize TOOL WHAT: kinds of conformance cases, or convolutions. Races are looked for in our kernels alone, not in cuBLAS's.
+sanitize() {
+  local command=("$bin/ssm-conformance" --backend cuda --scalar float --kinds "$2" tests/data/conformance/cases) only=()
+  if [[ $2 == convolutions ]]; then command=("$bin/flashconv" small); fi
+  if [[ $1 == racecheck ]]; then only=(--kernel-name kernel_substring=ssm); fi
+  compute-sanitizer --tool "$1" --error-exitcode 9 "${only[@]}" "${command[@]}"
 }
-if sanitized memcheck layer_norm >/dev/null 2>&1; then
-  step "memcheck" sanitized memcheck h3,h3_lm,diagonal_ssm,causal_convolution,attention
-  # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
-  step "racecheck" sanitized racecheck h3,diagonal_ssm,attention
-else
+if [[ $what != tests ]] && ! sanitize memcheck layer_norm >/dev/null 2>&1; then
   echo "compute-sanitizer: skipped, it does not run here"
+elif [[ $what != tests ]]; then
+  step "memcheck of the layers" sanitize memcheck h3,h3_lm,diagonal_ssm,causal_convolution,attention
+  # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
+  step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention
+  if [[ -x $bin/flashconv ]]; then
+    for tool in memcheck racecheck synccheck; do
+      step "$tool of the convolutions" sanitize "$tool" convolutions
+    done
+  fi
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0 && passed > 0))
