@@ -22,7 +22,7 @@ void equals_reference(const Case& test) {
   CAPTURE(test.channels);
   CAPTURE(test.terms);
   CAPTURE(test.gates);
-  expect_reference<Convolutions<Choice>, Run<T>>(test);
+  expect_reference_on<Convolutions<Choice>, Run<T>>(test);
 }
 
 }  // namespace

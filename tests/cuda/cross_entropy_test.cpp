@@ -20,7 +20,7 @@ void device_equals_reference(const Case& test) {
   CAPTURE(test.rows);
   CAPTURE(test.vocabulary);
   CAPTURE(test.spread);
-  expect_reference<OnDevice<cuda::primitive::CrossEntropy>, Run<T>>(test);
+  expect_reference_on<OnDevice<cuda::primitive::CrossEntropy>, Run<T>>(test);
 }
 
 }  // namespace

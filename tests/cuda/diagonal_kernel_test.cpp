@@ -19,7 +19,7 @@ void device_equals_reference(const Case& test) {
   CAPTURE(test.modes);
   CAPTURE(test.parts);
   CAPTURE(test.length);
-  expect_reference<OnDevice<cuda::primitive::DiagonalKernel>, Run<T>>(test);
+  expect_reference_on<OnDevice<cuda::primitive::DiagonalKernel>, Run<T>>(test);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ void device_equals_reference(const Case& test) {
   CAPTURE(static_cast<int>(test.kind));
   CAPTURE(test.rows);
   CAPTURE(test.width);
-  expect_reference<OnDevice<cuda::primitive::Normalization>, Run<T>>(test);
+  expect_reference_on<OnDevice<cuda::primitive::Normalization>, Run<T>>(test);
 }
 
 constexpr std::array kinds{NormalizationKind::layer, NormalizationKind::rms};

@@ -19,17 +19,14 @@ struct DeviceContext : Context<OnDevice<Primitives...>> {
   DeviceContext() { this->workspace().fill_with_nan(true); }
 };
 
-/// A case's operands, in its layout, give on such a backend what they give by the reference.
+/// expect_reference on such a backend.
 template <class Backend, class Run, class Case>
-void expect_reference(const Case& test) {
-  Context<Reference> reference;
-  Run expected(test, Layout::rows);
-  expected.compute(reference, test);
-  Context<Backend> device;
-  device.workspace().fill_with_nan(true);
-  Run actual(test, test.layout);
-  actual.compute(device, test);
-  expect_equal(test, actual, expected);
+void expect_reference_on(const Case& test) {
+  expect_reference<Run>(test, [](const auto& body) {
+    Context<Backend> device;
+    device.workspace().fill_with_nan(true);
+    body(device);
+  });
 }
 
 }  // namespace ssm::test

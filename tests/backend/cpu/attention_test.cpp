@@ -15,17 +15,7 @@ using Run = AttentionRun<T>;
 
 template <class T>
 void cpu_equals_reference(const Case& test) {
-  CAPTURE(test.length);
-  CAPTURE(test.cached);
-  CAPTURE(test.width);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  on_each_thread_count([&](auto& ctx) {
-    Run<T> actual(test, test.layout);
-    actual.compute(ctx, test);
-    expect_equal(test, actual, expected);
-  });
+  expect_reference_on_cpu<Run<T>>(test);
 }
 
 }  // namespace

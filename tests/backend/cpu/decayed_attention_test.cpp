@@ -73,27 +73,20 @@ struct Run {
 };
 
 template <class T>
+void expect_equal(const Case& test, const Run<T>& actual, const Run<T>& expected) {
+  CHECK(difference(actual.y.view, expected.y.view) < tolerance<T>.value);
+  CHECK(difference(actual.score_norm, expected.score_norm) < tolerance<T>.value);
+  CHECK(difference(actual.dq.view, expected.dq.view) < tolerance<T>.gradient);
+  CHECK(difference(actual.dk.view, expected.dk.view) < tolerance<T>.gradient);
+  CHECK(difference(actual.dv.view, expected.dv.view) < tolerance<T>.gradient);
+  if (!test.states) return;
+  CHECK(difference(actual.final.view, expected.final.view) < tolerance<T>.value);
+  CHECK(difference(actual.dinitial.view, expected.dinitial.view) < tolerance<T>.gradient);
+}
+
+template <class T>
 void cpu_equals_reference(const Case& test) {
-  CAPTURE(test.length);
-  CAPTURE(test.keys);
-  CAPTURE(test.values);
-  CAPTURE(test.chunk);
-  CAPTURE(test.states);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  on_each_thread_count([&](auto& ctx) {
-    Run<T> actual(test, test.layout);
-    actual.compute(ctx, test);
-    CHECK(difference(actual.y.view, expected.y.view) < tolerance<T>.value);
-    CHECK(difference(actual.score_norm, expected.score_norm) < tolerance<T>.value);
-    CHECK(difference(actual.dq.view, expected.dq.view) < tolerance<T>.gradient);
-    CHECK(difference(actual.dk.view, expected.dk.view) < tolerance<T>.gradient);
-    CHECK(difference(actual.dv.view, expected.dv.view) < tolerance<T>.gradient);
-    if (!test.states) return;
-    CHECK(difference(actual.final.view, expected.final.view) < tolerance<T>.value);
-    CHECK(difference(actual.dinitial.view, expected.dinitial.view) < tolerance<T>.gradient);
-  });
+  expect_reference_on_cpu<Run<T>>(test);
 }
 
 }  // namespace

@@ -15,18 +15,7 @@ using Run = DiagonalKernelRun<T>;
 
 template <class T>
 void cpu_equals_reference(const Case& test) {
-  CAPTURE(test.rows);
-  CAPTURE(test.modes);
-  CAPTURE(test.parts);
-  CAPTURE(test.length);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  on_each_thread_count([&](auto& ctx) {
-    Run<T> actual(test, test.layout);
-    actual.compute(ctx, test);
-    expect_equal(test, actual, expected);
-  });
+  expect_reference_on_cpu<Run<T>>(test);
 }
 
 }  // namespace

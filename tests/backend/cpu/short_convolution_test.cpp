@@ -68,25 +68,18 @@ struct Run {
 };
 
 template <class T>
+void expect_equal(const Case&, const Run<T>& actual, const Run<T>& expected) {
+  CHECK(difference(actual.y.view, expected.y.view) < tolerance<T>.value);
+  CHECK(difference(actual.final_state, expected.final_state) == 0);
+  CHECK(difference(actual.dx.view, expected.dx.view) < tolerance<T>.gradient);
+  CHECK(difference(actual.dinitial, expected.dinitial) < tolerance<T>.gradient);
+  CHECK(difference(actual.dweight, expected.dweight) < tolerance<T>.gradient);
+  CHECK(difference(actual.dbias, expected.dbias) < tolerance<T>.gradient);
+}
+
+template <class T>
 void cpu_equals_reference(const Case& test) {
-  CAPTURE(test.length);
-  CAPTURE(test.channels);
-  CAPTURE(test.taps);
-  CAPTURE(test.initial);
-  CAPTURE(test.dfinal);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  on_each_thread_count([&](auto& ctx) {
-    Run<T> actual(test, test.layout);
-    actual.compute(ctx, test);
-    CHECK(difference(actual.y.view, expected.y.view) < tolerance<T>.value);
-    CHECK(difference(actual.final_state, expected.final_state) == 0);
-    CHECK(difference(actual.dx.view, expected.dx.view) < tolerance<T>.gradient);
-    CHECK(difference(actual.dinitial, expected.dinitial) < tolerance<T>.gradient);
-    CHECK(difference(actual.dweight, expected.dweight) < tolerance<T>.gradient);
-    CHECK(difference(actual.dbias, expected.dbias) < tolerance<T>.gradient);
-  });
+  expect_reference_on_cpu<Run<T>>(test);
 }
 
 }  // namespace

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <sstream>
+#include <string>
+
+#include "ssm/backend/reference.hpp"
+#include "support/layout.hpp"
+
+namespace ssm::test {
+
+/// The sizes and switches that a case has, for messages.
+template <class Case>
+std::string describe(const Case& test) {
+  std::ostringstream out;
+#define SSM_DESCRIBE(field) \
+  if constexpr (requires { test.field; }) out << #field " " << test.field << ' '
+  SSM_DESCRIBE(batch);
+  SSM_DESCRIBE(length);
+  SSM_DESCRIBE(cached);
+  SSM_DESCRIBE(channels);
+  SSM_DESCRIBE(heads);
+  SSM_DESCRIBE(rows);
+  SSM_DESCRIBE(width);
+  SSM_DESCRIBE(vocabulary);
+  SSM_DESCRIBE(modes);
+  SSM_DESCRIBE(parts);
+  SSM_DESCRIBE(taps);
+  SSM_DESCRIBE(terms);
+  SSM_DESCRIBE(keys);
+  SSM_DESCRIBE(values);
+  SSM_DESCRIBE(chunk);
+  SSM_DESCRIBE(spread);
+  SSM_DESCRIBE(skip);
+  SSM_DESCRIBE(bias);
+  SSM_DESCRIBE(gates);
+  SSM_DESCRIBE(states);
+  SSM_DESCRIBE(initial);
+  SSM_DESCRIBE(dfinal);
+#undef SSM_DESCRIBE
+  return out.str();
+}
+
+/// A case's operands, in its layout, give on every context that `on_each(body)` calls body with what they give by the
+/// reference. A Run has the operands of a case, `compute(ctx, test)` and `expect_equal(test, actual, expected)`.
+template <class Run, class Case, class OnEach>
+void expect_reference(const Case& test, const OnEach& on_each) {
+  CAPTURE(describe(test));
+  Context<Reference> reference;
+  Run expected(test, Layout::rows);
+  expected.compute(reference, test);
+  on_each([&](auto& ctx) {
+    Run actual(test, test.layout);
+    actual.compute(ctx, test);
+    expect_equal(test, actual, expected);
+  });
+}
+
+}  // namespace ssm::test
