@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Input that cannot be used gets one sentence and status 1, and nothing that was there is lost.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 make_text text
 : >empty
 printf 'ab' >short

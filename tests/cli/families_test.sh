@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Every family of models through every command, with weights in full precision and in bf16.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 make_text text
 head -c 2000 text >prompt
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # No room for a file: one sentence, and the last checkpoint stays whole.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 make_text text
 options=(--text text --layers 1 --width 64 --state 4 --batch 2 --length 16 --quiet --save-every 10)
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ssm inspect lists what is in a model's files, and says what does not fit.
 cases=$(cd "$(dirname "$0")/../data/conformance/cases" && pwd)
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 
 # A table: sizes, one line a tensor with its columns below one another, totals
 expect 0 "$ssm" inspect "$cases/model_mamba_hf"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # SIGTERM and SIGINT save a checkpoint; the clock of a run bounded by minutes goes on where it stopped.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 make_text text
 train=("$ssm" train --text text --layers 1 --width 16 --state 4 --batch 2 --length 16)
 

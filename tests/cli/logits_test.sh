@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ssm logits reads tokens and writes logits as .npy.
 cases=$(cd "$(dirname "$0")/../data/conformance/cases" && pwd)
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 model=$cases/model_h3_hybrid_rotary # a vocabulary of 31, padded to 32
 
 # npy FILE DTYPE SHAPE BYTES…: an array whose data are those bytes.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # What the commands print and leave behind.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 make_text text
 train=("$ssm" train --text text --layers 1 --width 16 --state 4 --batch 4 --length 32 --rate 0.01)
 

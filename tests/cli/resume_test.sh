@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # kill -9 at random moments and --resume, again and again: the same bits as a run that was never touched.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 make_text text
 RANDOM=${SEED:-$$}
 echo "seed ${SEED:-$$}"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Help, version, and wrong usage.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$0")/program_checks.sh"
 make_text text
 
 for command in "" train generate perplexity inspect logits; do

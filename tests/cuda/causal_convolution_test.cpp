@@ -18,10 +18,6 @@ using Convolutions = OnDevice<cuda::primitive::BasicCausalConvolution<Choice>>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
-  CAPTURE(test.length);
-  CAPTURE(test.channels);
-  CAPTURE(test.terms);
-  CAPTURE(test.gates);
   expect_reference_on<Convolutions<Choice>, Run<T>>(test);
 }
 

@@ -17,9 +17,6 @@ using Run = CrossEntropyRun<T>;
 
 template <class T>
 void device_equals_reference(const Case& test) {
-  CAPTURE(test.rows);
-  CAPTURE(test.vocabulary);
-  CAPTURE(test.spread);
   expect_reference_on<OnDevice<cuda::primitive::CrossEntropy>, Run<T>>(test);
 }
 

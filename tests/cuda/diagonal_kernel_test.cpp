@@ -15,10 +15,6 @@ using Run = DiagonalKernelRun<T>;
 
 template <class T>
 void device_equals_reference(const Case& test) {
-  CAPTURE(test.rows);
-  CAPTURE(test.modes);
-  CAPTURE(test.parts);
-  CAPTURE(test.length);
   expect_reference_on<OnDevice<cuda::primitive::DiagonalKernel>, Run<T>>(test);
 }
 

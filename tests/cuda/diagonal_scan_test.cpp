@@ -18,12 +18,6 @@ using Scans = OnDevice<cuda::primitive::BasicDiagonalScan<Choice>>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
-  CAPTURE(test.length);
-  CAPTURE(test.channels);
-  CAPTURE(test.rows);
-  CAPTURE(test.modes);
-  CAPTURE(test.parts);
-  CAPTURE(test.states);
   expect_reference_on<Scans<Choice>, Run<T>>(test);
 }
 

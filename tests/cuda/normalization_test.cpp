@@ -15,9 +15,6 @@ using Run = NormalizationRun<T>;
 
 template <class T>
 void device_equals_reference(const Case& test) {
-  CAPTURE(static_cast<int>(test.kind));
-  CAPTURE(test.rows);
-  CAPTURE(test.width);
   expect_reference_on<OnDevice<cuda::primitive::Normalization>, Run<T>>(test);
 }
 

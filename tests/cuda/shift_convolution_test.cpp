@@ -18,11 +18,6 @@ using Shifts = OnDevice<cuda::primitive::BasicShiftConvolution<Choice>>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
-  CAPTURE(test.length);
-  CAPTURE(test.channels);
-  CAPTURE(test.taps);
-  CAPTURE(test.initial);
-  CAPTURE(test.dfinal);
   expect_reference_on<Shifts<Choice>, Run<T>>(test);
 }
 

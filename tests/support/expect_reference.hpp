@@ -5,18 +5,29 @@
 
 #include <sstream>
 #include <string>
+#include <type_traits>
 
 #include "ssm/backend/reference.hpp"
 #include "support/layout.hpp"
 
 namespace ssm::test {
 
-/// The sizes and switches that a case has, for messages.
+/// The sizes and switches that a case has, for messages; of enumerations their number.
 template <class Case>
 std::string describe(const Case& test) {
   std::ostringstream out;
+  const auto add = [&](const char* name, auto value) {
+    if constexpr (std::is_enum_v<decltype(value)>)
+      out << name << ' ' << static_cast<int>(value) << ' ';
+    else
+      out << name << ' ' << value << ' ';
+  };
 #define SSM_DESCRIBE(field) \
-  if constexpr (requires { test.field; }) out << #field " " << test.field << ' '
+  if constexpr (requires { test.field; }) add(#field, test.field)
+  SSM_DESCRIBE(kind);
+  SSM_DESCRIBE(discretization);
+  SSM_DESCRIBE(activation);
+  SSM_DESCRIBE(layout);
   SSM_DESCRIBE(batch);
   SSM_DESCRIBE(length);
   SSM_DESCRIBE(cached);
