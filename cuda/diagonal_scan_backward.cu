@@ -14,10 +14,9 @@ template <class T>
 void walk_forward(const DiagonalScan<T>& call, const char* matrices, Stream stream,
                   const char* operation);
 
-template <class T, bool GatedIn, bool GatedOut>
+template <class T, Inputs In, bool GatedOut>
 auto backward_kernel(bool chained) {
-  return chained ? scan_backward<T, GatedIn, GatedOut, true>
-                 : scan_backward<T, GatedIn, GatedOut, false>;
+  return chained ? scan_backward<T, In, GatedOut, true> : scan_backward<T, In, GatedOut, false>;
 }
 
 template <class T>
@@ -102,6 +101,11 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   const char* const operation = "diagonal_scan_backward";
   require_sizes(shape, operation);
   require(workspace != nullptr, operation, "workspace is null");
+  require(!call.x_is_product || (operand_terms<T> == 1 && !in_float<T>(shape.channels) &&
+                                 call.gate_in.data != nullptr && call.checkpoints != nullptr &&
+                                 call.dfinal_state == nullptr &&
+                                 !(call.dgate_out.data != nullptr && call.ungated.data == nullptr)),
+          operation, "products in place of x: bf16, with a gate and checkpoints alone");
   if (in_float<T>(shape.channels)) {
     const WideBackward<T> wide(call, workspace);
     return wide.copies.around(stream, operation,
@@ -137,11 +141,14 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
       space.plan.warps_per_sequence,
       0};
   const bool chained = space.plan.warps_per_sequence > 1;
-  auto kernel = backward_kernel<T, false, false>(chained);
-  if (call.gate_in.data != nullptr) {
-    kernel = backward_kernel<T, true, true>(chained);
+  auto kernel = backward_kernel<T, Inputs::plain, false>(chained);
+  if (call.x_is_product) {
+    if constexpr (operand_terms<T> == 1)
+      kernel = backward_kernel<T, Inputs::products, true>(chained);
+  } else if (call.gate_in.data != nullptr) {
+    kernel = backward_kernel<T, Inputs::gated, true>(chained);
   } else if (call.gate_out.data != nullptr) {
-    kernel = backward_kernel<T, false, true>(chained);
+    kernel = backward_kernel<T, Inputs::plain, true>(chained);
   }
   launch(kernel, dim3(shape.channels, space.plan.groups), backward_threads<T>,
          BackwardShared<T>::bytes, stream, operation, backward);

@@ -3,6 +3,7 @@
 
 #include "diagonal_scan_states.cuh"
 #include "diagonal_scan_sums.cuh"
+#include "kept_product.cuh"
 
 namespace ssm::cuda::device {
 
@@ -34,10 +35,14 @@ __device__ inline void store_product(T* to, const Runs<T>& a, const Runs<T>& b, 
   }
 }
 
+/// How inputs come: without a gate, beside one, or as kept products beside one.
+enum class Inputs { plain, gated, products };
+
 /// The adjoint walk of channel blockIdx.x over sequences blockIdx.y, blockIdx.y + gridDim.y, …
-template <class T, bool GatedIn, bool GatedOut, bool Chained>
+template <class T, Inputs In, bool GatedOut, bool Chained>
 __global__ void __launch_bounds__(backward_threads<T>, 1)
     scan_backward(const BackwardLaunch<T> launch) {
+  constexpr bool GatedIn = In != Inputs::plain;
   constexpr int terms = operand_terms<T>, rows = row_tiles<T>, R = 2 * rows;
   using Layout = ChannelLayout<T>;
   using Shared = BackwardShared<T>;
@@ -141,6 +146,7 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
       const int left = static_cast<int>(max(range.length - offset, 0ll));
       const bool full = vector && left >= tile_positions<T>;
       const auto here = [&](const auto& tensor) { return at(tensor, range, channel, offset); };
+      [[maybe_unused]] bool divisible = true;  // by the tile's gates
       float2 start{0.f, 0.f};
       if (left > 0) {
         const Complex c =
@@ -160,18 +166,31 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
       }
       {
         OperandOf<T> u;
-#pragma unroll
-        for (int v = 0; v < 2; ++v)
-          set_runs<T>(u, v, input[v], gate[v], has_gate_in, launch.zero,
-                      [&](int r, int v, int t, uint4 words) {
-                        store_run<T>(tiles, kInputs, r, v, t, words);
-                      });
         if (has_gate_in)
 #pragma unroll
           for (int i = 0; i < 2 * R; ++i)
 #pragma unroll
             for (int k = 0; k < Shared::pieces; ++k)
               raw[(i * Shared::pieces + k) * 32] = input[i % 2].raw[i / 2][k];
+        if constexpr (In == Inputs::products) {
+          SmallestGate smallest;
+#pragma unroll
+          for (int i = 0; i < 2 * R; ++i) smallest.add(gate[i % 2].raw[i / 2][0]);
+          divisible = __all_sync(~0u, smallest.is_divisor());
+          if (!divisible)
+#pragma unroll
+            for (int i = 0; i < 2 * R; ++i) {
+              uint4& kept = input[i % 2].raw[i / 2][0];
+              const uint4 factor = gate[i % 2].raw[i / 2][0];
+              kept = select_small(factor, multiply_words(kept, factor), kept);
+            }
+        }
+#pragma unroll
+        for (int v = 0; v < 2; ++v)
+          set_runs<T>(u, v, input[v], gate[v], has_gate_in && In == Inputs::gated, launch.zero,
+                      [&](int r, int v, int t, uint4 words) {
+                        store_run<T>(tiles, kInputs, r, v, t, words);
+                      });
         again.carry[lane] = start;
         __syncwarp();
         pass_states<T, false, false, 4>(
@@ -241,7 +260,20 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
                 input[v].raw[r][k] = raw[((2 * r + v) * Shared::pieces + k) * 32];
 #pragma unroll
               for (int i = 0; i < 8; ++i) value[i] = out[i];
-              input[v].multiply_into(value, r);
+              if constexpr (In == Inputs::products) {
+                float kept[8], factor[8];
+                widen<T>(input[v].raw[r], kept);
+                widen<T>(gate[v].raw[r], factor);
+                if (divisible) {
+#pragma unroll
+                  for (int i = 0; i < 8; ++i) value[i] *= kept_factor<true>(kept[i], factor[i]);
+                } else {
+#pragma unroll
+                  for (int i = 0; i < 8; ++i) value[i] *= kept_factor<false>(kept[i], factor[i]);
+                }
+              } else {
+                input[v].multiply_into(value, r);
+              }
               store_eight(dgate_in + position, left - position, full, value);
               gate[v].multiply_into(out, r);
             }

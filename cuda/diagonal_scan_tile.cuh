@@ -138,6 +138,14 @@ __device__ inline void set_words(OperandOf<T>& a, int r, int v, uint4 raw, unsig
   a.pair[0][r / 2][2 * v + 1][r % 2 + 2] = raw.w ^ zero;
 }
 
+/// Run `v` of row `r` of an operand of one term, as set_words had it.
+template <int Rows>
+__device__ inline uint4 get_words(const Operand<1, Rows>& a, int r, int v) {
+  const auto& low = a.pair[0][r / 2][2 * v];
+  const auto& high = a.pair[0][r / 2][2 * v + 1];
+  return {low[r % 2], low[r % 2 + 2], high[r % 2], high[r % 2 + 2]};
+}
+
 /// Eight floats as run `v` of row `r`.
 template <int Terms, int Rows>
 __device__ inline void set_run(Operand<Terms, Rows>& a, int r, int v, const float (&x)[8]) {

@@ -106,6 +106,7 @@ struct BackwardCalls {
     const Sequences<T> dshifted = take_sequences(carver, call);
     diagonal = {shape_of(call), call.diagonal, read(tape.shifted), call.v,
                 call.q,         nullptr,       tape.checkpoints,   adjoint.dy};
+    diagonal.x_is_product = keeps_products<T>;
     diagonal.dx = dshifted, diagonal.dgate_in = adjoint.dv;
     if (call.tape != nullptr)
       diagonal.dgate_out = adjoint.dq, diagonal.ungated = read(tape.ungated);

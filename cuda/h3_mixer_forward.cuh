@@ -5,6 +5,7 @@
 #include <ssm/backend/cuda/h3_mixer.hpp>
 
 #include "diagonal_scan_states.cuh"
+#include "kept_product.cuh"
 #include "shift_convolution.cuh"
 
 namespace ssm::cuda::device {
@@ -13,13 +14,18 @@ namespace ssm::cuda::device {
 template <class T>
 inline constexpr int mixer_warps = operand_terms<T> == 1 ? 12 : 4;
 
+/// Whether a tape holds v ⊙ shift(k) rather than shift(k): where T is the precision of the products' operands.
+template <class T>
+inline constexpr bool keeps_products = operand_terms<T> == 1;
+
 template <class T>
 struct MixerLaunch {
   DiagonalScanShape shape;
   const float* skip;
   Sequences<const T> k, v, gate;  // of the output
   Sequences<T> y;
-  Sequences<T> shifted, ungated;  // of a tape; ungated may be null
+  Sequences<T> shifted,
+      ungated;  // of a tape; ungated may be null; shifted with keeps_products times v (kept_product)
   Complex* checkpoints;
   const char* diagonal_matrices;
   const char* shift_matrices;
@@ -209,9 +215,21 @@ __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
           float value[8];
 #pragma unroll
           for (int i = 0; i < 8; ++i) value[i] = sum[r / 2][i / 2][2 * (r % 2) + i % 2];
-          if constexpr (Tape) store_eight(shifted + position, left - position, full, value);
+          if constexpr (Tape && !keeps_products<T>)
+            store_eight(shifted + position, left - position, full, value);
+          [[maybe_unused]] uint4 x;
+          if constexpr (Tape && keeps_products<T>)
+            x = {pack_bf16(value[0], value[1]), pack_bf16(value[2], value[3]),
+                 pack_bf16(value[4], value[5]), pack_bf16(value[6], value[7])};
           factor.multiply_into(value, r);
           set_run(u, r, v, value);
+          if constexpr (Tape && keeps_products<T>) {
+            SmallestGate smallest;
+            smallest.add(factor.raw[r][0]);
+            uint4 kept = get_words(u, r, v);
+            if (!smallest.is_divisor()) kept = select_small(factor.raw[r][0], x, kept);
+            store_words<T>(shifted + position, left - position, full, kept);
+          }
         }
       }
       __syncwarp();

@@ -149,6 +149,20 @@ __device__ inline void store_eight(T* p, int count, bool full, const float (&v)[
   }
 }
 
+/// store_eight of 16-bit numbers as they lie in memory.
+template <class T>
+__device__ inline void store_words(T* p, int count, bool full, uint4 words) {
+  static_assert(sizeof(T) == 2);
+  if (full) {
+    *reinterpret_cast<uint4*>(p) = words;
+    return;
+  }
+  const unsigned word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (i < count) p[i].bits = static_cast<unsigned short>(word[i / 2] >> 16 * (i % 2));
+}
+
 /// True where 16-byte accesses at p and at every multiple of 8 positions from it are aligned.
 template <class T>
 __device__ inline bool is_aligned(const T* p) {

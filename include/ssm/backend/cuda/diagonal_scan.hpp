@@ -80,6 +80,8 @@ SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape&
 /// dinitial_state            [S, D, modes]  or null; overwritten
 /// dstep da db dc dskip      as the parameters; added to; dskip may be null
 /// ungated                   [B, D, L]      y of a forward call without gate_out, or null: recomputed
+/// x_is_product              x holds gate_in · x, or x where |gate_in| < 2^−100: bf16 of more than 64 channels, as h3_mixer
+///                           calls it, with gate_in and checkpoints, nothing to compute by the forward pass
 /// Gradients of complex numbers are ∂/∂re + i·∂/∂im.
 template <class T>
 struct DiagonalScanBackward {
@@ -98,6 +100,7 @@ struct DiagonalScanBackward {
   Complex* dc = nullptr;
   float* dskip = nullptr;
   Sequences<const T> ungated;
+  bool x_is_product = false;
 };
 
 /// The adjoint of diagonal_scan. States are recomputed from checkpoints tile by tile, the adjoint states walk

@@ -40,7 +40,8 @@ SSM_CUDA_API void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream strea
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_workspace(const H3Mixer<T>& call);
 
-/// Bytes of a tape of h3_mixer: shift(k), the diagonal model's output before q, each [B, D, L], and its checkpoints.
+/// Bytes of a tape of h3_mixer: shift(k) (of bf16 data its product with v), the diagonal model's output before q, each
+/// [B, D, L], and its checkpoints.
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_tape(const H3Mixer<T>& call);
 
