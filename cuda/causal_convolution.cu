@@ -8,10 +8,11 @@ namespace ssm::cuda {
 template <class T>
 std::size_t causal_convolution_workspace(const CausalConvolution<T>& call) {
   using namespace device;
-  if (call.length > kBlockConvolutionLength) return LongConvolution<T>(call, nullptr).used();
+  if (call.length > longest_block<T>) return LongConvolution<T>(call, nullptr).used();
   if constexpr (is_twisted<T>) {
     return with_twisted(call.length, [&](auto plan, auto blocks) {
-      return TwistedTables<decltype(plan), blocks.value>(call.channels, nullptr).used();
+      using Tables = TwistedTables<decltype(plan), blocks.value>;
+      return Tables(Tables::slice(call.channels), nullptr).used();
     });
   } else {
     return with_transform<T>(call.length, [&](auto plan) {
@@ -25,16 +26,19 @@ namespace device {
 template <class P, int Blocks>
 void convolve_by_tables(const CausalConvolution<Bfloat16>& call, void* workspace, Stream stream,
                         const char* operation) {
-  const TwistedTables<P, Blocks> tables(call.channels, workspace);
-  tables.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
-  tables.template run<false>(TwistedLaunch{.batch = call.batch,
-                                           .channels = call.channels,
-                                           .length = call.length,
-                                           .x = call.x,
-                                           .gate_in = call.gate_in,
-                                           .gate_out = call.gate_out,
-                                           .y = call.y},
-                             stream, operation);
+  using Tables = TwistedTables<P, Blocks>;
+  const int slice = Tables::slice(call.channels);
+  for (int first = 0; first < call.channels; first += slice) {
+    const Tables tables(std::min(slice, call.channels - first), workspace);
+    tables.build({call.kernel, call.skip, call.taps}, first, call.length, stream, operation);
+    tables.template run<false>(TwistedLaunch{.batch = call.batch,
+                                             .length = call.length,
+                                             .x = from_channel(call.x, first),
+                                             .gate_in = from_channel(call.gate_in, first),
+                                             .gate_out = from_channel(call.gate_out, first),
+                                             .y = from_channel(call.y, first)},
+                               stream, operation);
+  }
 }
 
 template <class P, class T>
@@ -57,7 +61,7 @@ void causal_convolution(const CausalConvolution<T>& call, void* workspace, Strea
   const char* const operation = "causal_convolution";
   require_sizes(call.batch, call.channels, call.length, call.taps, 1 << 20, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (call.length > kBlockConvolutionLength) {
+  if (call.length > longest_block<T>) {
     LongConvolution<T>(call, workspace).run(stream, operation);
   } else if constexpr (is_twisted<T>) {
     with_twisted(call.length, [&](auto plan, auto blocks) {

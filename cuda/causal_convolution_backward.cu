@@ -24,29 +24,33 @@ template <class P, int Blocks>
 void backward_by_tables(const CausalConvolutionBackward<Bfloat16>& call, void* workspace,
                         Stream stream, const char* operation) {
   using Tables = TwistedTables<P, Blocks>;
-  const Tables tables(call.channels,
-                      call.spectra != nullptr ? const_cast<void*>(call.spectra) : workspace);
-  if (call.spectra == nullptr)
-    tables.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
-  if (call.dgate_out.data != nullptr)
-    tables.template run<false>(TwistedLaunch{.batch = call.batch,
-                                             .channels = call.channels,
-                                             .length = call.length,
-                                             .x = call.x,
-                                             .gate_in = call.gate_in,
-                                             .gate_out = call.dy,
-                                             .y = call.dgate_out},
-                               stream, operation);
-  tables.template run<true>(TwistedLaunch{.batch = call.batch,
-                                          .channels = call.channels,
-                                          .length = call.length,
-                                          .x = call.dy,
-                                          .gate_in = call.gate_out,
-                                          .gate_out = call.gate_in,
-                                          .second_gate = call.x,
-                                          .y = call.dx,
-                                          .second = call.dgate_in},
-                            stream, operation);
+  const int slice = Tables::slice(call.channels);
+  const bool made = call.spectra != nullptr && call.length <= kBlockConvolutionLength;
+  for (int first = 0; first < call.channels; first += slice) {
+    const Tables tables(std::min(slice, call.channels - first),
+                        made ? const_cast<void*>(call.spectra) : workspace);
+    if (!made)
+      tables.build({call.kernel, call.skip, call.taps}, first, call.length, stream, operation);
+    const auto x = from_channel(call.x, first), gate_in = from_channel(call.gate_in, first),
+               gate_out = from_channel(call.gate_out, first), dy = from_channel(call.dy, first);
+    if (call.dgate_out.data != nullptr)
+      tables.template run<false>(TwistedLaunch{.batch = call.batch,
+                                               .length = call.length,
+                                               .x = x,
+                                               .gate_in = gate_in,
+                                               .gate_out = dy,
+                                               .y = from_channel(call.dgate_out, first)},
+                                 stream, operation);
+    tables.template run<true>(TwistedLaunch{.batch = call.batch,
+                                            .length = call.length,
+                                            .x = dy,
+                                            .gate_in = gate_out,
+                                            .gate_out = gate_in,
+                                            .second_gate = x,
+                                            .y = from_channel(call.dx, first),
+                                            .second = from_channel(call.dgate_in, first)},
+                              stream, operation);
+  }
   Tables::correlate(
       TwistedGradientLaunch{call.batch, call.channels, call.length, call.taps, call.x, call.gate_in,
                             call.dy, call.gate_out, call.dkernel, call.dskip},
@@ -69,11 +73,11 @@ void backward_by_spectra(const CausalConvolutionBackward<T>& call, void* workspa
 template <class T>
 std::size_t causal_convolution_backward_workspace(const CausalConvolutionBackward<T>& call) {
   using namespace device;
-  if (call.length > kBlockConvolutionLength)
-    return LongConvolutionBackward<T>(call, nullptr).used();
+  if (call.length > longest_block<T>) return LongConvolutionBackward<T>(call, nullptr).used();
   if constexpr (is_twisted<T>) {
     return with_twisted(call.length, [&](auto plan, auto blocks) {
-      return TwistedTables<decltype(plan), blocks.value>(call.channels, nullptr).used();
+      using Tables = TwistedTables<decltype(plan), blocks.value>;
+      return Tables(Tables::slice(call.channels), nullptr).used();
     });
   } else {
     return with_transform<T>(call.length, [&](auto plan) {
@@ -90,7 +94,7 @@ void causal_convolution_backward(const CausalConvolutionBackward<T>& call, void*
   const char* const operation = "causal_convolution_backward";
   require_sizes(call.batch, call.channels, call.length, call.taps, 1 << 20, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (call.length > kBlockConvolutionLength) {
+  if (call.length > longest_block<T>) {
     LongConvolutionBackward<T>(call, workspace).run(stream, operation);
   } else if constexpr (is_twisted<T>) {
     with_twisted(call.length, [&](auto plan, auto blocks) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "causal_convolution.cuh"
 #include "launch.cuh"
@@ -52,10 +53,28 @@ class KernelSpectra {
   int channels_;
 };
 
-/// Whether sequences of up to kBlockConvolutionLength positions go by a transform that stops half-way (TwistedTables)
-/// rather than by whole transforms, which keep two half terms of every number.
+/// Whether sequences go by a transform that stops half-way (TwistedTables) rather than by whole transforms, which keep two
+/// half terms of every number.
 template <class T>
 inline constexpr bool is_twisted = std::is_same_v<T, Bfloat16>;
+
+template <class T>
+inline constexpr int longest_block = is_twisted<T> ? kLongestBf16Block : kBlockConvolutionLength;
+
+/// Channels at a time that keep a workspace of `channel` bytes a channel near 256 MiB, in slices of about one size.
+inline int channels_at_a_time(std::size_t channel, int channels) {
+  const auto most =
+      static_cast<int>(std::clamp<std::size_t>((std::size_t{256} << 20) / channel, 1, channels));
+  const int slices = (channels + most - 1) / most;
+  return (channels + slices - 1) / slices;
+}
+
+/// `tensor` from channel `first` on; null stays null.
+template <class T>
+Sequences<T> from_channel(Sequences<T> tensor, int first) {
+  if (tensor.data != nullptr) tensor.data += first * tensor.channel_stride;
+  return tensor;
+}
 
 /// Calls `body` with the plan for `length` positions and the number of its blocks, a power of two.
 template <class Body>
@@ -63,28 +82,46 @@ auto with_twisted(int length, const Body& body) {
   if (length <= 1024) return body(Twisted<32>{}, std::integral_constant<int, 1>{});
   if (length <= 2048) return body(Twisted<64>{}, std::integral_constant<int, 1>{});
   if (length <= 4096) return body(Twisted<64>{}, std::integral_constant<int, 2>{});
-  return body(Twisted<64>{}, std::integral_constant<int, 4>{});
+  if (length <= 8192) return body(Twisted<64>{}, std::integral_constant<int, 4>{});
+  if (length <= 16384) return body(Twisted<64>{}, std::integral_constant<int, 8>{});
+  return body(Twisted<64, 2>{}, std::integral_constant<int, 16>{});
 }
 
-/// The inner products' tables of all channels in a workspace, and the launches that make and use them.
+/// Parameters of a convolution: kernel [D, taps], skip [D] or null.
+struct ConvolutionKernels {
+  const float* kernel;
+  const float* skip;
+  int taps;
+};
+
+/// The inner products' tables of some channels in a workspace, and the launches that make and use them.
 template <class P, int Blocks>
 class TwistedTables {
  public:
+  /// Channels whose tables are made at a time: all where a backward call may take them over, else as many as keep them near
+  /// 256 MiB.
+  static int slice(int channels) {
+    if constexpr (Blocks * P::length <= kBlockConvolutionLength) return channels;
+    return channels_at_a_time(twisted_table_bytes<P>(Blocks), channels);
+  }
   TwistedTables(int channels, void* base) : carver_(base), channels_(channels) {
     tables_ = carver_.template take<char>(twisted_table_bytes<P>(Blocks) * channels);
     unscale_ = carver_.template take<float>(channels);
   }
-  void build(const float* kernel, const float* skip, int taps, int length, Stream stream,
+  /// From the kernels of channel `first` on.
+  void build(const ConvolutionKernels& kernels, int first, int length, Stream stream,
              const char* operation) const {
     constexpr int channels = P::rows / Blocks;
+    const auto [kernel, skip, taps] = kernels;
     launch(build_twisted_tables<P, Blocks>, dim3((channels_ + channels - 1) / channels), P::threads,
            P::bytes, stream, operation,
-           TwistedKernelLaunch{kernel, skip, taps, std::min(taps, length), channels_, tables_,
-                               unscale_});
+           TwistedKernelLaunch{kernel + std::int64_t{first} * taps,
+                               skip == nullptr ? nullptr : skip + first, taps,
+                               std::min(taps, length), channels_, tables_, unscale_});
   }
   template <bool Adjoint>
   void run(TwistedLaunch call, Stream stream, const char* operation) const {
-    call.tables = tables_, call.unscale = unscale_;
+    call.channels = channels_, call.tables = tables_, call.unscale = unscale_;
     constexpr int sequences = P::rows / Blocks;
     const int items = (call.batch + sequences - 1) / sequences * call.channels;
     const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr ||
@@ -94,10 +131,28 @@ class TwistedTables {
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
            operation, call);
   }
-  static void correlate(const TwistedGradientLaunch& call, Stream stream, const char* operation) {
-    const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
-    launch(gated ? correlate_twisted<P, true, Blocks> : correlate_twisted<P, false, Blocks>,
-           dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
+  static void correlate(TwistedGradientLaunch call, Stream stream, const char* operation) {
+    if constexpr (P::Groups == 1) {
+      const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
+      for (; call.share < gradient_shares<P, Blocks>; ++call.share)
+        launch(gated ? correlate_twisted<P, true, Blocks> : correlate_twisted<P, false, Blocks>,
+               dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation,
+               call);
+    } else {
+      using Pieces = TwistedTables<Twisted<P::Outer>, 8>;
+      constexpr int piece = 8 * P::length;
+      const int pieces = (call.length + piece - 1) / piece;
+      for (int distance = 0; distance < pieces; ++distance) {
+        call.pieces = pieces - distance, call.tap = distance * piece;
+        TwistedGradientLaunch later = call, sooner = call;
+        later.dy_first = sooner.x_first = call.tap;
+        if (later.tap < call.taps) Pieces::correlate(later, stream, operation);
+        std::swap(sooner.x, sooner.dy), std::swap(sooner.gate_in, sooner.gate_out);
+        sooner.direction = -1;
+        if (distance > 0 && sooner.tap - piece + 1 < call.taps)
+          Pieces::correlate(sooner, stream, operation);
+      }
+    }
   }
   std::size_t used() const { return carver_.used(); }
 

@@ -3,8 +3,7 @@
 
 #include <algorithm>
 
-#include "causal_convolution.cuh"
-#include "launch.cuh"
+#include "convolution_plan.cuh"
 
 namespace ssm::cuda::device {
 
@@ -264,11 +263,6 @@ class LongPasses {
   Stream stream_;
   const char* operation_;
 };
-
-/// Channels at a time that keep a workspace of `channel` bytes a channel near 256 MiB.
-inline int channels_at_a_time(std::size_t channel, int channels) {
-  return static_cast<int>(std::clamp<std::size_t>((std::size_t{256} << 20) / channel, 1, channels));
-}
 
 /// Runs a long convolution, a few channels at a time.
 template <class T>

@@ -16,7 +16,7 @@ struct TwistedLaunch {
   unsigned zero = 0;  // toeplitz_operands
 };
 
-/// Convolves tiles blockIdx.x, blockIdx.x + gridDim.x, … of 8 / Blocks sequences of a channel, or with Adjoint
+/// Convolves tiles blockIdx.x, blockIdx.x + gridDim.x, … of P::rows / Blocks sequences of a channel, or with Adjoint
 /// correlates: the same product backwards in time. Each warp reads, transforms, transforms back and writes its own
 /// row; two barriers a tile, three if a sequence has several rows.
 template <class P, bool Gated, int Blocks, bool Adjoint>

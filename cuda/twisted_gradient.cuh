@@ -10,11 +10,21 @@ namespace ssm::cuda::device {
 //   X̂[k, j] = Σ_n2 X[k, n2]·exp(−2πi·n2·κ/(32·R))·exp(−2πi·n2·j/32),   P_i[k, j] = Σ_rows conj(Û_{m−i})·dŜ_m
 // so that the sum over the batch stays in registers: two numbers a lane, frequency and i.
 
+// Sequences of more than eight blocks go by pairs of pieces of eight, piece p of u with piece p + d of ds: by time
+// differences from d pieces on as above, and those below d pieces with u and ds in each other's place:
+//   Σ_t ds_{H·d + t} · u_{t − (τ − H·d)}  and  Σ_t u_t · ds_{H·d + t − (H·d − τ)},   H positions a piece
+
 struct TwistedGradientLaunch {
   int batch, channels, length, taps;
   Sequences<const Bfloat16> x, gate_in, dy, gate_out;
-  float* dkernel;  // [D, taps]
-  float* dskip;    // [D] or null
+  float* dkernel;   // [D, taps]
+  float* dskip;     // [D] or null
+  int pieces = 1;   // pairs of pieces
+  int x_first = 0;  // where the first piece of x begins, and of dy
+  int dy_first = 0;
+  int tap = 0;        // of difference zero
+  int direction = 1;  // of taps with the difference; −1 leaves out difference zero
+  int share = 0;      // of the frequencies, gradient_shares
 };
 
 /// Shared memory of a block of 2·P::rows warps: inputs' data, matrices, and in place of the tables' ring what follows.
@@ -102,60 +112,65 @@ __device__ inline void inner_transform(InnerSums& sum, unsigned from, const uint
   }
 }
 
-/// Σ over the rows of a tile of conj(x of block m − i) · y of block m, at frequency 16·(q & 1) + 8·(q >> 1) + g.
-template <int Blocks>
-__device__ inline void correlate_rows(float2 (&out)[Blocks], const InnerSums& x,
-                                      const InnerSums& y) {
+/// Σ over the rows of a tile of conj(x of block m − i) · y of block m, at frequency 16·(q & 1) + 8·(q >> 1) + g;
+/// `take(i, sum)` for each i, four at a time.
+template <int Blocks, class Take>
+__device__ inline void correlate_rows(const InnerSums& x, const InnerSums& y, const Take& take) {
+  constexpr int group = Blocks < 4 ? Blocks : 4;
   const int q = threadIdx.x % 4;
   const auto add = [](float2& sum, float2 a, float2 b) {
     sum.x = fmaf(a.y, b.y, fmaf(a.x, b.x, sum.x));
     sum.y = fmaf(-a.y, b.x, fmaf(a.x, b.y, sum.y));
   };
-  float2 sum[Blocks][2][2];
 #pragma unroll
-  for (int tile = 0; tile < 2; ++tile)
+  for (int first = 0; first < Blocks; first += group) {
+    float2 sum[group][2][2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float2 a[2], b[2];
+    for (int tile = 0; tile < 2; ++tile)
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        a[e] = {x.re[tile][2 * half + e], x.im[tile][2 * half + e]};
-        b[e] = {y.re[tile][2 * half + e], y.im[tile][2 * half + e]};
-      }
+      for (int half = 0; half < 2; ++half) {
+        const auto of = [&](const InnerSums& v, int e) {
+          return float2{v.re[tile][2 * half + e], v.im[tile][2 * half + e]};
+        };
+        const float2 b[2] = {of(y, 0), of(y, 1)};
 #pragma unroll
-      for (int i = 0; i < Blocks; ++i) sum[i][tile][half] = {0.f, 0.f};
-      add(sum[0][tile][half], a[0], b[0]);
-      add(sum[0][tile][half], a[1], b[1]);
-      if constexpr (Blocks > 1) add(sum[1][tile][half], a[0], b[1]);
-      if constexpr (Blocks == 4) {
-        // Blocks 0 and 1 are in the lane before those with blocks 2 and 3.
-        float2 before[2];
+        for (int i = 0; i < group; ++i) sum[i][tile][half] = {0.f, 0.f};
+        const auto add_to = [&](int i, float2 a, float2 other) {
+          if (i >= first && i < first + group) add(sum[i - first][tile][half], a, other);
+        };
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          before[e] = {__shfl_xor_sync(~0u, a[e].x, 1), __shfl_xor_sync(~0u, a[e].y, 1)};
-          if (q % 2 == 0) before[e] = {0.f, 0.f};
+        for (int s = first / 2; s < (Blocks + 1) / 2 && 2 * s - 1 < first + group; ++s) {
+          float2 a[2];  // rows 2·(q − s) + e, zeros before the sequence's first
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            a[e] = of(x, e);
+            if (s == 0 || (e == 0 && 2 * s >= first + group)) continue;
+            a[e] = {__shfl_up_sync(~0u, a[e].x, s, 4), __shfl_up_sync(~0u, a[e].y, s, 4)};
+            if (2 * q % Blocks < 2 * s) a[e] = {0.f, 0.f};
+          }
+          add_to(2 * s, a[0], b[0]);
+          add_to(2 * s, a[1], b[1]);
+          if (2 * s + 1 < Blocks) add_to(2 * s + 1, a[0], b[1]);
+          if (s > 0) add_to(2 * s - 1, a[1], b[0]);
         }
-        add(sum[1][tile][half], before[1], b[0]);
-        add(sum[2][tile][half], before[0], b[0]);
-        add(sum[2][tile][half], before[1], b[1]);
-        add(sum[3][tile][half], before[0], b[1]);
       }
-    }
-    // Each of the four lanes of a row keeps one of its four frequencies.
+      // Each of the four lanes of a row keeps one of its four frequencies.
 #pragma unroll
-  for (int i = 0; i < Blocks; ++i) {
-    float2 kept[2];
+    for (int i = 0; i < group; ++i) {
+      float2 kept[2];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 sent = q % 2 == 0 ? sum[i][1][half] : sum[i][0][half];
-      kept[half] = q % 2 == 0 ? sum[i][0][half] : sum[i][1][half];
-      kept[half].x += __shfl_xor_sync(~0u, sent.x, 1);
-      kept[half].y += __shfl_xor_sync(~0u, sent.y, 1);
+      for (int half = 0; half < 2; ++half) {
+        const float2 sent = q % 2 == 0 ? sum[i][1][half] : sum[i][0][half];
+        kept[half] = q % 2 == 0 ? sum[i][0][half] : sum[i][1][half];
+        kept[half].x += __shfl_xor_sync(~0u, sent.x, 1);
+        kept[half].y += __shfl_xor_sync(~0u, sent.y, 1);
+      }
+      const float2 sent = q < 2 ? kept[1] : kept[0];
+      float2 out = q < 2 ? kept[0] : kept[1];
+      out.x += __shfl_xor_sync(~0u, sent.x, 2);
+      out.y += __shfl_xor_sync(~0u, sent.y, 2);
+      take(first + i, out);
     }
-    const float2 sent = q < 2 ? kept[1] : kept[0];
-    out[i] = q < 2 ? kept[0] : kept[1];
-    out[i].x += __shfl_xor_sync(~0u, sent.x, 2);
-    out[i].y += __shfl_xor_sync(~0u, sent.y, 2);
   }
 }
 
@@ -178,12 +193,18 @@ __device__ inline float2 inner_inverse(float2 v, const float2* root) {
   return v;
 }
 
+/// Launches that share the frequencies, so that sums of eight blocks fit a thread's registers: a tile of outputs of the outer
+/// transform each.
+template <class P, int Blocks>
+inline constexpr int gradient_shares = Blocks == 8 ? P::tiles : 1;
+
 /// The kernel's gradient of channel blockIdx.x, all sequences in order. Half of the warps transform inputs, half output
 /// gradients; then each takes whole frequencies of both.
 template <class P, bool Gated, int Blocks>
 __global__ void __launch_bounds__(2 * P::threads, 1)
     correlate_twisted(const TwistedGradientLaunch launch) {
-  constexpr int slabs = P::Outer / 16;  // frequencies of a warp
+  constexpr int shares = gradient_shares<P, Blocks>;
+  constexpr int all_slabs = P::Outer / 16, slabs = all_slabs / shares;  // frequencies of a warp
   using Shared = GradientShared<P>;
   using Row = TileRow<P, Blocks, false>;
   extern __shared__ char shared[];
@@ -193,18 +214,32 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   const uint4* const inner = reinterpret_cast<const uint4*>(shared + Shared::inner_at);
   float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
   const int warp = threadIdx.x / 32, side = warp / P::rows, lane = threadIdx.x % 32;
-  const int channel = blockIdx.x, tiles = (launch.batch + Row::sequences - 1) / Row::sequences;
+  const int channel = blockIdx.x;
+  const auto slab_of = [&](int j) {
+    return shares == 1 ? j : j == 0 ? launch.share : all_slabs - 1 - launch.share;
+  };
+  const int pieces = Blocks == 8 ? launch.pieces : 1;
+  const int tiles = (launch.batch + Row::sequences - 1) / Row::sequences * pieces;
   const unsigned inputs = shared_address(shared), outputs = inputs + Shared::outputs_at;
   const unsigned mine = side == 0 ? inputs : outputs;
   const Sequences<const Bfloat16> tensor = side == 0 ? launch.x : launch.dy;
   const Sequences<const Bfloat16> gates = side == 0 ? launch.gate_in : launch.gate_out;
+  const auto first_of = [&](int tile) {
+    if (Blocks < 8) return 0;
+    return (side == 0 ? launch.x_first : launch.dy_first) + tile % pieces * Row::length;
+  };
+  const auto row_of = [&](int tile) {
+    const int left = launch.length - first_of(tile);
+    return Row(tile / pieces, launch.batch, min(left, Row::length));
+  };
   float2 gradient[slabs][Blocks] = {};
   const unsigned ahead = inputs + Shared::ahead_at + warp * (P::runs * 512) + lane * 16;
   bool fetched = false;
   for (int tile = 0; tile < tiles; ++tile) {
-    const Row row(tile, launch.batch, launch.length);
-    const Bfloat16* const x = row.of(tensor, channel);
-    const Bfloat16* const gate = Gated ? row.of(gates, channel) : nullptr;
+    const Row row = row_of(tile);
+    const Bfloat16* const x = row.of(tensor, channel) + first_of(tile);
+    const Bfloat16* gate = Gated ? row.of(gates, channel) : nullptr;
+    if (gate != nullptr) gate += first_of(tile);
     const auto whole = [&](const Bfloat16* p) { return launch.length % 8 == 0 && is_aligned(p); };
     uint4 raw[P::runs], factors[P::runs];
     if (gate != nullptr) row.load(factors, gate, whole(gate));
@@ -233,11 +268,11 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
       scale[s] = range_powers(largest);
     }
     store_halves<P, false>(mine, v, side == 0 ? scale[0].x : scale[1].x);
-    outer_transform(OuterLane<P>(mine), forward);
+    outer_transform<P, P::tiles / shares>(OuterLane<P>(mine), forward, launch.share);
     fetched = tile + 1 < tiles;
     if (fetched) {
-      const Row later(tile + 1, launch.batch, launch.length);
-      const Bfloat16* const next = later.of(tensor, channel);
+      const Row later = row_of(tile + 1);
+      const Bfloat16* const next = later.of(tensor, channel) + first_of(tile + 1);
       fetched = whole(next);
       if (fetched) {
 #pragma unroll
@@ -245,26 +280,23 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
           copy_run_async(ahead + i * 512, next + later.at(i), later.at(i) < later.left);
         commit_copies();
       }
-      if (gate != nullptr) later.prefetch_lines(later.of(gates, channel));
+      if (gate != nullptr) later.prefetch_lines(later.of(gates, channel) + first_of(tile + 1));
     }
     __syncthreads();
     const float factor = scale[0].y * scale[1].y;
 #pragma unroll
     for (int j = 0; j < slabs; ++j) {
-      const int k = warp + 16 * j, run = lane / 8;
-      const unsigned at =
-          k * 1024 + run * 128 + (((lane % 8) ^ (warp & 7) ^ 2 * run ^ (j >= slabs / 2)) << 4);
+      const int slab = slab_of(j), k = warp + 16 * slab, run = lane / 8;
+      const unsigned at = k * 1024 + run * 128 +
+                          (((lane % 8) ^ (warp & 7) ^ 2 * run ^ (slab >= all_slabs / 2)) << 4);
       const uint2* const turn = reinterpret_cast<const uint2*>(shared + Shared::turn_at) + k * 16;
       InnerSums u, ds;
       inner_transform(u, inputs + at, turn, inner);
       inner_transform(ds, outputs + at, turn, inner);
-      float2 sum[Blocks];
-      correlate_rows<Blocks>(sum, u, ds);
-#pragma unroll
-      for (int i = 0; i < Blocks; ++i) {
-        gradient[j][i].x = fmaf(factor, sum[i].x, gradient[j][i].x);
-        gradient[j][i].y = fmaf(factor, sum[i].y, gradient[j][i].y);
-      }
+      correlate_rows<Blocks>(u, ds, [&](int i, float2 sum) {
+        gradient[j][i].x = fmaf(factor, sum.x, gradient[j][i].x);
+        gradient[j][i].y = fmaf(factor, sum.y, gradient[j][i].y);
+      });
     }
   }
 
@@ -274,7 +306,7 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   float largest = 0.f;
 #pragma unroll
   for (int j = 0; j < slabs; ++j) {
-    const int k = warp + 16 * j;
+    const int k = warp + 16 * slab_of(j);
     const float sign = k % 2 == 0 ? 1.f : -1.f;
     float2 after{0.f, 0.f}, turn;
     sincospif((2.f * k + 1.f) * position / (64 * P::Outer), &turn.y, &turn.x);
@@ -296,14 +328,19 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   for (int i = 0; i < 2 * P::rows; ++i) largest = fmaxf(largest, scratch[i]);
   const float2 scale = range_powers(largest);
 #pragma unroll
-  for (int j = 0; j < slabs; ++j)
+  for (int slab = 0; slab < all_slabs; ++slab)
 #pragma unroll
     for (int i = 0; i < Blocks; ++i) {
-      const int k = warp + 16 * j, run = position / 8;
+      const int k = warp + 16 * slab, run = position / 8;
+      float2 v{0.f, 0.f};  // of other launches' frequencies
+#pragma unroll
+      for (int j = 0; j < slabs; ++j)
+        if (slab_of(j) == slab) v = gradient[j][i];
       char* const to = shared + k * 1024 + run * 128 +
-                       ((i ^ (warp & 7) ^ 2 * run ^ (j >= slabs / 2)) << 4) + position % 8 * 2;
-      *reinterpret_cast<__half*>(to) = __float2half_rn(scale.x * gradient[j][i].x);
-      *reinterpret_cast<__half*>(to + 512) = __float2half_rn(scale.x * gradient[j][i].y);
+                       ((i ^ (warp & 7) ^ 2 * run ^ (slab >= all_slabs / 2)) << 4) +
+                       position % 8 * 2;
+      *reinterpret_cast<__half*>(to) = __float2half_rn(scale.x * v.x);
+      *reinterpret_cast<__half*>(to + 512) = __float2half_rn(scale.x * v.y);
     }
   __syncthreads();
   if (warp >= Blocks) return;
@@ -323,12 +360,18 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
       const float2 pair = unpack_half(word[c]);
       v[2 * c] = scale.y * pair.x, v[2 * c + 1] = scale.y * pair.y;
     }
-    const bool full = at + 8 <= taps && is_aligned(to);
-    load_eight(to + at, taps - at, full, sum);
+    const bool full = launch.tap + at + 8 <= taps && is_aligned(to + launch.tap);
+    if (launch.direction > 0) {
+      load_eight(to + launch.tap + at, taps - launch.tap - at, full, sum);
 #pragma unroll
-    for (int c = 0; c < 8; ++c) sum[c] += v[c];
-    store_eight(to + at, taps - at, full, sum);
-    if (at == 0 && launch.dskip != nullptr) launch.dskip[channel] += v[0];
+      for (int c = 0; c < 8; ++c) sum[c] += v[c];
+      store_eight(to + launch.tap + at, taps - launch.tap - at, full, sum);
+    } else {
+#pragma unroll
+      for (int c = 0; c < 8; ++c)
+        if (const int tap = launch.tap - at - c; at + c > 0 && tap < taps) to[tap] += v[c];
+    }
+    if (launch.tap == 0 && at == 0 && launch.dskip != nullptr) launch.dskip[channel] += v[0];
   }
 }
 

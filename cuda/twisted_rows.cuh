@@ -35,7 +35,7 @@ __device__ inline float2 range_powers(float largest) {
   return {__uint_as_float((257 - exponent) << 23), __uint_as_float((exponent - 3) << 23)};
 }
 
-/// This warp's row of tile `tile` of a channel's sequences: block row % Blocks of sequence 8 / Blocks · tile +
+/// This warp's row of tile `tile` of a channel's sequences: block row % Blocks of sequence P::rows / Blocks · tile +
 /// row / Blocks, in runs of eight positions. Reversed: time runs backwards, from the end of the last block.
 template <class P, int Blocks, bool Reversed>
 struct TileRow {

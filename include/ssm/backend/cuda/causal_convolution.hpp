@@ -5,8 +5,11 @@
 
 namespace ssm::cuda {
 
-/// Longest sequence that one block transforms; beyond it the sequence and the kernel are cut into such blocks.
+/// Longest sequence of float and half data that one block of threads transforms; longer ones, and their kernels, are cut
+/// into such blocks.
 inline constexpr int kBlockConvolutionLength = 8192;
+/// The same of bf16 data.
+inline constexpr int kLongestBf16Block = 32768;
 
 /// Arguments of causal_convolution.
 /// x gate_in gate_out  [B, D, L]  gates may be null
@@ -28,13 +31,14 @@ struct CausalConvolution {
 /// Convolves each channel with its own kernel:
 ///   u_t = gate_in_t · x_t,   y_t = gate_out_t · (Σ_{s ≤ t} kernel_s · u_{t−s} + skip · u_t)
 /// Padding, transform, filter, inverse, gates and skip in one kernel, all products on tensor cores with half operands
-/// and float sums. bf16 data: a transform over blocks of 32 positions and, at each of its frequencies, a Toeplitz
-/// product within them; relative error before rounding 5e-4. Float and half data: pairs of sequences are the real and
-/// imaginary part of one complex transform, whose operands are two halves each; about 1e-6.
-/// Sequences longer than kBlockConvolutionLength: spectra of blocks of that length in workspace, multiplied like
-/// polynomials over the block index, a few channels at a time.
-/// Cost    O(B·D·L·log L), bf16 192 to 640 multiply-adds an element, else 256 to 576 times three, each input read once;
-///         longer sequences O(B·D·L·(log L + L/8192))
+/// and float sums. bf16 data, up to kLongestBf16Block positions: a transform over blocks of 32 positions and, at each of
+/// its frequencies, Toeplitz products within and between them; relative error before rounding 5e-4. Float and half data, up
+/// to kBlockConvolutionLength: pairs of sequences are the real and imaginary part of one complex transform, whose operands
+/// are two halves each; about 1e-6.
+/// Longer sequences: spectra of blocks of kBlockConvolutionLength in workspace, multiplied like polynomials over the block
+/// index, a few channels at a time.
+/// Cost    bf16 192 (1024 positions) to 640 (8192) and 1664 (32768) multiply-adds an element, else 256 to 576 times
+///         three, each input read once; longer sequences O(B·D·L·(log L + L/8192))
 /// Throws  Failure  if a size is out of range or the launch fails
 /// Source  Fu et al. 2023 (H3) §4.1
 template <class T>
