@@ -4,7 +4,7 @@
 // small: a case or two of every kernel, for tools that slow it down.
 #include <fstream>
 
-#include "../cuda/few_channels.cuh"
+#include "../cuda/few_numbers.cuh"
 #include "flashconv_convolution.cuh"
 #include "flashconv_diagonal.cuh"
 #include "flashconv_mixer.cuh"
@@ -44,10 +44,11 @@ double report(const std::string& what, const std::map<std::string, double>& erro
   return worst;
 }
 
-/// Channels to compare: all of a few, some of many.
-std::vector<int> sample(int channels) {
+/// Channels to compare: all of few numbers, some of many channels.
+std::vector<int> sample(int channels, int batch, int length) {
   std::vector<int> out;
-  const int step = channels <= 64 ? 1 : channels / 16;
+  const bool few = channels <= 64 || 1.0 * channels * batch * length < (1 << 21);
+  const int step = few ? 1 : channels / 16;
   for (int d = 0; d < channels; d += step) out.push_back(d);
   return out;
 }
@@ -58,34 +59,41 @@ void check_diagonal(const DiagonalCase& c, unsigned seed, double allowance = 1) 
   p.run_forward(nullptr);
   p.run_backward(nullptr);
   check(cudaDeviceSynchronize(), "diagonal_scan");
-  const std::vector<int> channels = sample(c.channels);
+  constexpr const char* gate_names[] = {"", " gate in", " gate out", " gates"};
   char name[200];
   std::snprintf(name, sizeof name, "diagonal %s B%d D%d L%d N%d%s%s%s%s", type_name<T>(), c.batch,
-                c.channels, c.length, 2 * c.modes, c.gates ? " gates" : "",
+                c.channels, c.length, 2 * c.modes, gate_names[int(c.gates)],
                 c.states ? " states" : "", c.bilinear ? "" : " zoh",
                 c.segments.empty() ? "" : " packed");
-  report(name, diagonal_errors(p, channels, true), allowance * tolerance<T>());
+  report(name, diagonal_errors(p, sample(c.channels, c.batch, c.length), true),
+         allowance * tolerance<T>());
 }
+
+/// Sequences of more positions together than 16-bit calls compute in float.
+int many_sequences(int length) { return 1 + ssm::cuda::device::kFewPositions / length; }
 
 template <class T>
 void check_diagonal_cases() {
   unsigned seed = 100;
   for (const int length : {1, 63, 65, 1000, 8191}) {
-    check_diagonal<T>({3, 7, length, 32, false, false}, seed += 10);
-    check_diagonal<T>({2, 7, length, 32, true, true, false}, seed += 10);
+    check_diagonal<T>({3, 7, length, 32, Gates::none, false}, seed += 10);
+    check_diagonal<T>({2, 7, length, 32, Gates::both, true, false}, seed += 10);
   }
   for (const int channels : {1, 2, 16, 31, 32, 64})
     for (const int modes : {1, 8, 32})
       for (const int length : {1, 65, 1000})
-        check_diagonal<T>({2, channels, length, modes, true, true}, seed += 10);
-  check_diagonal<T>({1, 1, 64, 1, false, true}, seed += 10);
-  check_diagonal<T>({1, 1, 2049, 8, true, true}, seed += 10);
-  check_diagonal<T>({5, 769, 1000, 8, false, true, true, false}, seed += 10);
-  check_diagonal<T>({40, 7, 4096, 32, true, false, true, false}, seed += 10);
-  check_diagonal<T>({1, 1, 100003, 32, false, true}, seed += 10);
-  check_diagonal<T>({1, 7, 3000, 32, true, true, true, true, {0, 1, 1, 64, 1000, 3000}},
+        check_diagonal<T>({2, channels, length, modes, Gates::both, true}, seed += 10);
+  for (const Gates gates : {Gates::in, Gates::out})
+    for (const int length : {1, 63, 65, 1000, 8191})
+      check_diagonal<T>({many_sequences(length), 769, length, 8, gates, length < 1000}, seed += 10);
+  check_diagonal<T>({1, 1, 64, 1, Gates::none, true}, seed += 10);
+  check_diagonal<T>({1, 1, 2049, 8, Gates::both, true}, seed += 10);
+  check_diagonal<T>({5, 769, 1000, 8, Gates::none, true, true, false}, seed += 10);
+  check_diagonal<T>({40, 7, 4096, 32, Gates::both, false, true, false}, seed += 10);
+  check_diagonal<T>({1, 1, 100003, 32, Gates::none, true}, seed += 10);
+  check_diagonal<T>({1, 7, 3000, 32, Gates::both, true, true, true, {0, 1, 1, 64, 1000, 3000}},
                     seed += 10);
-  check_diagonal<T>({1, 3, 20000, 32, false, true, false, true, {0, 8, 8200, 8200, 20000}},
+  check_diagonal<T>({1, 3, 20000, 32, Gates::none, true, false, true, {0, 8, 8200, 8200, 20000}},
                     seed += 10);
 }
 
@@ -98,7 +106,8 @@ void check_convolution(const ConvolutionCase& c, unsigned seed, double allowance
   char name[200];
   std::snprintf(name, sizeof name, "%s %s B%d D%d L%d K%d%s", c.shift ? "shift" : "convolution",
                 type_name<T>(), c.batch, c.channels, c.length, c.taps, c.gates ? " gates" : "");
-  report(name, convolution_errors(p, sample(c.channels)), allowance * tolerance<T>());
+  report(name, convolution_errors(p, sample(c.channels, c.batch, c.length)),
+         allowance * tolerance<T>());
 }
 
 template <class T>
@@ -122,7 +131,9 @@ void check_convolution_cases() {
   for (const int channels : {1, 7, 32, 769})
     for (const int length : {1, 63, 65, 1000})
       for (const bool gates : {false, true})
-        check_convolution<T>({3, channels, length, 64, gates, true}, seed += 10);
+        check_convolution<T>(
+            {channels < 769 ? 3 : many_sequences(length), channels, length, 64, gates, true},
+            seed += 10);
   check_convolution<T>({2, 7, 100003, 5, true, true}, seed += 10);
 }
 
@@ -155,7 +166,7 @@ void check_mixer(const MixerCase& c, unsigned seed, double allowance = 1) {
   std::snprintf(name, sizeof name, "mixer %s B%d D%d L%d N%d taps %d%s%s", type_name<T>(), c.batch,
                 c.channels, c.length, 2 * c.modes, c.taps, c.taped ? "" : " no tape",
                 c.small_values ? " small values" : "");
-  report(name, mixer_errors(p, sample(c.channels)), allowance * tolerance<T>());
+  report(name, mixer_errors(p, sample(c.channels, c.batch, c.length)), allowance * tolerance<T>());
 }
 
 template <class T>
@@ -170,32 +181,37 @@ void check_mixer_cases() {
   one(2, 7, 2048, 1, 64);
   check_mixer<T>({2, 769, 1000, 8, 64, true, true}, seed += 10);
   check_mixer<T>({2, 769, 4000, 32, 64, false, true}, seed += 10);
+  for (const int modes : {1, 8, 32})
+    for (const int length : {1, 63, 65, 1000})
+      for (const int batch : {1, many_sequences(length)}) one(batch, 769, length, modes, 64);
   // Few channels and few positions: little averages out in the gradients of the parameters.
   for (const int channels : {1, 2, 16, 31, 32, 64})
     for (const int modes : {1, 8, 32})
       for (const int length : {1, 65, 1000}) one(2, channels, length, modes, 64);
 }
 
-/// The kernels of every class of lengths once or twice, with both gates or none, at sizes that leave ragged ends in batch,
-/// channels and positions. Just more channels than few, that 16-bit kernels run: gradients of so few numbers may have twice
-/// the bound's error.
+/// The kernels of every class of lengths once or twice, at sizes that leave ragged ends in batch, channels and positions.
+/// Just more channels and positions than few, that 16-bit kernels run: gradients of so few numbers may have twice the
+/// bound's error.
 template <class T>
 void check_small_cases() {
   constexpr int channels = sizeof(T) == 2 ? ssm::cuda::device::kFewChannels + 1 : 3;
   unsigned seed = 20000;
-  check_diagonal<T>({3, channels, 200, 32, true, true}, seed += 10, 2);
-  check_diagonal<T>({1, channels, 5000, 8, true, true, false, false}, seed += 10, 2);
-  check_diagonal<T>({1, channels, 300, 1, false, true, true, true, {0, 1, 1, 64, 300}}, seed += 10,
-                    2);
+  check_diagonal<T>({3, channels, 400, 32, Gates::both, true}, seed += 10, 2);
+  check_diagonal<T>({1, channels, 5000, 8, Gates::both, true, false, false}, seed += 10, 2);
+  check_diagonal<T>({1, channels, 1100, 1, Gates::none, true, true, true, {0, 1, 1, 64, 1100}},
+                    seed += 10, 2);
+  check_diagonal<T>({1, channels, 1100, 8, Gates::in}, seed += 10, 2);
+  check_diagonal<T>({1, channels, 1100, 8, Gates::out}, seed += 10, 2);
   for (const int length : {65, 1000, 2048, 4096, 8191, 16384, 20001}) {
     check_convolution<T>({5, 3, length, length, true}, seed += 10);
     check_convolution<T>({1, 3, length, 64, false}, seed += 10);
   }
   check_convolution<T>({3, 3, 33000, 9000, true}, seed += 10);
-  check_convolution<T>({3, channels, 200, 64, true, true}, seed += 10, 2);
-  check_convolution<T>({1, channels, 1000, 3, false, true}, seed += 10, 2);
-  check_mixer<T>({3, channels, 200, 32, 64}, seed += 10, 2);
-  check_mixer<T>({1, channels, 1000, 8, 4, false}, seed += 10, 2);
+  check_convolution<T>({3, channels, 400, 64, true, true}, seed += 10, 2);
+  check_convolution<T>({1, channels, 1100, 3, false, true}, seed += 10, 2);
+  check_mixer<T>({3, channels, 400, 32, 64}, seed += 10, 2);
+  check_mixer<T>({1, channels, 1100, 8, 4, false}, seed += 10, 2);
   check_mixer<T>({1, channels, 5000, 32, 64, true, true}, seed += 10, 2);
 }
 
@@ -221,7 +237,7 @@ void bench_diagonal(int batch, int length, const char* peer, double forward_peer
   sets[0].run_forward(stream);
   sets[0].run_backward(stream);
   check(cudaStreamSynchronize(stream), "diagonal_scan");
-  const std::vector<int> list = sample(channels);
+  const std::vector<int> list = sample(channels, batch, length);
   const auto errors = diagonal_errors(sets[0], list, true);
   const double worst = report(std::string("diagonal ") + shape, errors, tolerance<T>());
   const double forward = median_ms(20, stream, [&](int i) {
@@ -255,7 +271,7 @@ void bench_convolution(int batch, int length, bool gates, const char* peer, doub
   sets[0].run_forward(stream);
   sets[0].run_backward(stream);
   check(cudaStreamSynchronize(stream), "causal_convolution");
-  const auto errors = convolution_errors(sets[0], sample(channels));
+  const auto errors = convolution_errors(sets[0], sample(channels, batch, length));
   const double worst = report(std::string(work) + " " + shape, errors, tolerance<T>());
   const double forward = median_ms(20, stream, [&](int i) { sets[i % 2].run_forward(stream); });
   rows.push_back({work, shape, "fwd", type_name<T>(), forward,
@@ -282,7 +298,7 @@ void bench_mixer(int batch, int length, double forward_peer, double both_peer, d
   sets[0].run_forward(stream);
   sets[0].run_backward(stream);
   check(cudaStreamSynchronize(stream), "h3_mixer");
-  const auto errors = mixer_errors(sets[0], sample(channels));
+  const auto errors = mixer_errors(sets[0], sample(channels, batch, length));
   const double worst = report(std::string("mixer ") + shape, errors, tolerance<T>());
   const double forward =
       median_ms(20, stream, [&](int i) { sets[i % 2].run_forward(stream, false); });

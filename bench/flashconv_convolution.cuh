@@ -107,38 +107,32 @@ template <class T>
 std::map<std::string, double> convolution_errors(const ConvolutionProblem<T>& p,
                                                  const std::vector<int>& channels) {
   const ConvolutionCase& c = p.c;
+  const Contents x(p.x), gate_in(p.gate_in), gate_out(p.gate_out), dy(p.dy);
+  const Contents y(p.y), dx(p.dx), dgate_in(p.dgate_in), dgate_out(p.dgate_out);
+  const Contents kernels(p.kernel), skips(p.skip), dkernels(p.dkernel), dskips(p.dskip);
   std::vector<std::map<std::string, RelativeError>> errors(channels.size());
   parallel_for(int(channels.size()), [&](int i) {
     const int d = channels[i];
     auto& error = errors[i];
     const auto compare = [&](const char* name, const std::vector<double>& out,
-                             const std::vector<double>& want) {
-      for (std::size_t t = 0; t < out.size(); ++t) error[name].add(out[t], want[t]);
-    };
+                             const std::vector<double>& want) { error[name].add(out, want); };
     reference::ConvolutionGradient gradient;
-    const std::vector<double> kernel = values(p.kernel, std::size_t(d) * c.taps, c.taps);
-    const double skip = values(p.skip, d, 1)[0];
+    const std::vector<double> kernel = kernels(std::size_t(d) * c.taps, c.taps);
+    const double skip = skips(d, 1)[0];
     for (int b = 0; b < c.batch; ++b) {
       const std::size_t first = (std::size_t(b) * c.channels + d) * c.length;
-      const reference::Sequence in{values(p.x, first, c.length), values(p.gate_in, first, c.length),
-                                   values(p.gate_out, first, c.length),
-                                   values(p.dy, first, c.length)};
+      const reference::Sequence in{x(first, c.length), gate_in(first, c.length),
+                                   gate_out(first, c.length), dy(first, c.length)};
       const auto want = reference::convolution(kernel, skip, in, true, gradient);
-      compare("y", values(p.y, first, c.length), want.y);
-      compare("dx", values(p.dx, first, c.length), want.dx);
-      compare("dgate_in", values(p.dgate_in, first, c.length), want.dgate_in);
-      compare("dgate_out", values(p.dgate_out, first, c.length), want.dgate_out);
+      compare("y", y(first, c.length), want.y);
+      compare("dx", dx(first, c.length), want.dx);
+      compare("dgate_in", dgate_in(first, c.length), want.dgate_in);
+      compare("dgate_out", dgate_out(first, c.length), want.dgate_out);
     }
-    compare("dkernel", values(p.dkernel, std::size_t(d) * c.taps, c.taps), gradient.kernel);
-    compare("dskip", values(p.dskip, d, 1), {gradient.skip});
+    compare("dkernel", dkernels(std::size_t(d) * c.taps, c.taps), gradient.kernel);
+    compare("dskip", dskips(d, 1), {gradient.skip});
   });
-  std::map<std::string, RelativeError> total;
-  for (const auto& one : errors)
-    for (const auto& [name, e] : one)
-      total[name].difference += e.difference, total[name].norm += e.norm;
-  std::map<std::string, double> out;
-  for (const auto& [name, e] : total) out[name] = e.value();
-  return out;
+  return combined(errors);
 }
 
 }  // namespace bench

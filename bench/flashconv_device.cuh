@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <ssm/backend/cuda/launch.hpp>
 #include <string>
 #include <thread>
@@ -100,13 +101,29 @@ inline double value(ssm::cuda::Bfloat16 v) {
 }
 inline double value(ssm::cuda::Float16 v) { return __half2float(__ushort_as_half(v.bits)); }
 
+/// What a buffer holds, read by pieces. Small buffers are copied at once: a copy takes microseconds, however small.
 template <class T>
-std::vector<double> values(const Buffer<T>& buffer, std::size_t first, std::size_t count) {
-  std::vector<double> out;
-  if (buffer.size() == 0) return out;
-  for (const T v : buffer.read(first, count)) out.push_back(value(v));
-  return out;
-}
+class Contents {
+ public:
+  explicit Contents(const Buffer<T>& buffer) : buffer_(buffer) {
+    if (buffer.size() * sizeof(T) <= std::size_t{1} << 27) all_ = buffer.read();
+  }
+  /// Empty if the buffer is.
+  std::vector<double> operator()(std::size_t first, std::size_t count) const {
+    std::vector<double> out;
+    if (buffer_.size() == 0) return out;
+    if (!all_.empty()) {
+      for (std::size_t i = 0; i < count; ++i) out.push_back(value(all_[first + i]));
+    } else {
+      for (const T v : buffer_.read(first, count)) out.push_back(value(v));
+    }
+    return out;
+  }
+
+ private:
+  const Buffer<T>& buffer_;
+  std::vector<T> all_;
+};
 
 /// ‖out − reference‖ / ‖reference‖ over everything added; NaN if anything is NaN.
 struct RelativeError {
@@ -115,11 +132,26 @@ struct RelativeError {
     difference += (out - reference) * (out - reference);
     norm += reference * reference;
   }
+  void add(const std::vector<double>& out, const std::vector<double>& reference) {
+    for (std::size_t i = 0; i < out.size(); ++i) add(out[i], reference[i]);
+  }
   double value() const {
     if (norm == 0) return difference == 0 ? 0 : (std::isnan(difference) ? NAN : INFINITY);
     return std::sqrt(difference / norm);
   }
 };
+
+/// The errors of every name over all of `parts`.
+inline std::map<std::string, double> combined(
+    const std::vector<std::map<std::string, RelativeError>>& parts) {
+  std::map<std::string, RelativeError> total;
+  for (const auto& part : parts)
+    for (const auto& [name, e] : part)
+      total[name].difference += e.difference, total[name].norm += e.norm;
+  std::map<std::string, double> out;
+  for (const auto& [name, e] : total) out[name] = e.value();
+  return out;
+}
 
 inline void parallel_for(int count, const std::function<void(int)>& body) {
   const int threads = std::min<int>(count, std::max(1u, std::thread::hardware_concurrency()));

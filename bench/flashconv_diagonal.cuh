@@ -13,10 +13,13 @@ namespace bench {
 
 using ssm::cuda::Sequences;
 
+enum class Gates { none, in, out, both };
+
 /// One problem of diagonal_scan: sizes and which of the optional arguments are there.
 struct DiagonalCase {
   int batch = 1, channels = 1, length = 1, modes = 32;
-  bool gates = false, states = false, keep_checkpoints = true;
+  Gates gates = Gates::none;
+  bool states = false, keep_checkpoints = true;
   bool bilinear = true;
   std::vector<int> segments = {};
 };
@@ -36,10 +39,10 @@ struct DiagonalProblem {
     const std::size_t states = std::size_t(shape.sequences()) * c.channels * c.modes;
     x = normal<T>(size, seed + 1), dy = normal<T>(size, seed + 2);
     y = Buffer<T>(size), dx = Buffer<T>(size);
-    if (c.gates) {
-      gate_in = normal<T>(size, seed + 3), gate_out = normal<T>(size, seed + 4);
-      dgate_in = Buffer<T>(size), dgate_out = Buffer<T>(size);
-    }
+    if (c.gates == Gates::in || c.gates == Gates::both)
+      gate_in = normal<T>(size, seed + 3), dgate_in = Buffer<T>(size);
+    if (c.gates == Gates::out || c.gates == Gates::both)
+      gate_out = normal<T>(size, seed + 4), dgate_out = Buffer<T>(size);
     if (c.states) {
       initial = normal<float>(2 * states, seed + 5), dfinal = normal<float>(2 * states, seed + 6);
       final = Buffer<float>(2 * states), dinitial = Buffer<float>(2 * states);
@@ -145,6 +148,10 @@ template <class T>
 std::map<std::string, double> diagonal_errors(const DiagonalProblem<T>& p,
                                               const std::vector<int>& channels, bool backward) {
   const DiagonalCase& c = p.c;
+  const Contents x(p.x), gate_in(p.gate_in), gate_out(p.gate_out), dy(p.dy);
+  const Contents y(p.y), dx(p.dx), dgate_in(p.dgate_in), dgate_out(p.dgate_out);
+  const Contents initials(p.initial), finals(p.final), dinitials(p.dinitial), dfinals(p.dfinal);
+  const Contents da(p.da), db(p.db), dc(p.dc), dsteps(p.dstep), dskips(p.dskip);
   std::vector<int> edges = c.segments;
   if (edges.empty()) edges = {0, c.length};
   const int pieces = int(edges.size()) - 1, sequences = p.shape.sequences();
@@ -153,17 +160,14 @@ std::map<std::string, double> diagonal_errors(const DiagonalProblem<T>& p,
     const int d = channels[i];
     reference::ModelGradient gradient;
     auto& error = errors[i];
-    const auto complex_at = [&](const Buffer<float>& buffer, std::size_t first, int count) {
+    const auto complex_at = [](const Contents<float>& numbers, std::size_t first, int count) {
+      const std::vector<double> raw = numbers(2 * first, 2 * count);
       std::vector<reference::Complex> out;
-      if (buffer.size() == 0) return out;
-      const std::vector<float> raw = buffer.read(2 * first, 2 * count);
-      for (int n = 0; n < count; ++n) out.push_back({raw[2 * n], raw[2 * n + 1]});
+      for (std::size_t n = 0; n < raw.size(); n += 2) out.push_back({raw[n], raw[n + 1]});
       return out;
     };
     const auto compare = [&](const char* name, const std::vector<double>& out,
-                             const std::vector<double>& want) {
-      for (std::size_t t = 0; t < out.size(); ++t) error[name].add(out[t], want[t]);
-    };
+                             const std::vector<double>& want) { error[name].add(out, want); };
     const auto compare_complex = [&](const char* name, const std::vector<reference::Complex>& out,
                                      const std::vector<reference::Complex>& want) {
       for (std::size_t n = 0; n < out.size(); ++n)
@@ -176,37 +180,31 @@ std::map<std::string, double> diagonal_errors(const DiagonalProblem<T>& p,
       const std::size_t first = (std::size_t(item) * c.channels + d) * c.length + edges[piece];
       const int length = edges[piece + 1] - edges[piece];
       const std::size_t state = (std::size_t(s) * c.channels + d) * c.modes;
-      reference::Sequence in{values(p.x, first, length),
-                             values(p.gate_in, first, length),
-                             values(p.gate_out, first, length),
-                             values(p.dy, first, length),
-                             complex_at(p.initial, state, c.modes),
-                             complex_at(p.dfinal, state, c.modes)};
+      reference::Sequence in{x(first, length),
+                             gate_in(first, length),
+                             gate_out(first, length),
+                             dy(first, length),
+                             complex_at(initials, state, c.modes),
+                             complex_at(dfinals, state, c.modes)};
       const reference::SequenceResult want =
           reference::diagonal_scan(p.models[d], in, backward, gradient);
-      compare("y", values(p.y, first, length), want.y);
-      compare_complex("final", complex_at(p.final, state, c.modes), want.final);
+      compare("y", y(first, length), want.y);
+      compare_complex("final", complex_at(finals, state, c.modes), want.final);
       if (!backward) continue;
-      compare("dx", values(p.dx, first, length), want.dx);
-      compare("dgate_in", values(p.dgate_in, first, length), want.dgate_in);
-      compare("dgate_out", values(p.dgate_out, first, length), want.dgate_out);
-      compare_complex("dinitial", complex_at(p.dinitial, state, c.modes), want.dinitial);
+      compare("dx", dx(first, length), want.dx);
+      compare("dgate_in", dgate_in(first, length), want.dgate_in);
+      compare("dgate_out", dgate_out(first, length), want.dgate_out);
+      compare_complex("dinitial", complex_at(dinitials, state, c.modes), want.dinitial);
     }
     if (!backward) return;
     const std::size_t state = std::size_t(d) * c.modes;
-    compare_complex("da", complex_at(p.da, state, c.modes), gradient.a);
-    compare_complex("db", complex_at(p.db, state, c.modes), gradient.b);
-    compare_complex("dc", complex_at(p.dc, state, c.modes), gradient.c);
-    compare("dstep", {p.dstep.read(d, 1)[0]}, {gradient.step});
-    compare("dskip", {p.dskip.read(d, 1)[0]}, {gradient.skip});
+    compare_complex("da", complex_at(da, state, c.modes), gradient.a);
+    compare_complex("db", complex_at(db, state, c.modes), gradient.b);
+    compare_complex("dc", complex_at(dc, state, c.modes), gradient.c);
+    compare("dstep", dsteps(d, 1), {gradient.step});
+    compare("dskip", dskips(d, 1), {gradient.skip});
   });
-  std::map<std::string, RelativeError> total;
-  for (const auto& one : errors)
-    for (const auto& [name, e] : one)
-      total[name].difference += e.difference, total[name].norm += e.norm;
-  std::map<std::string, double> out;
-  for (const auto& [name, e] : total) out[name] = e.value();
-  return out;
+  return combined(errors);
 }
 
 }  // namespace bench

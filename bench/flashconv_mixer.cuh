@@ -74,60 +74,56 @@ struct MixerProblem {
 template <class T>
 std::map<std::string, double> mixer_errors(const MixerProblem<T>& p,
                                            const std::vector<int>& channels) {
+  const Contents q(p.q), k(p.k), v(p.v), dy(p.dy), y(p.y), dq(p.dq), dk(p.dk), dv(p.dv);
+  const Contents kernels(p.kernel), skips(p.skip), dkernels(p.dkernel), dskips(p.dskip);
+  const DiagonalProblem<T>& diagonal = p.diagonal;
+  const Contents da(diagonal.da), db(diagonal.db), dc(diagonal.dc), dsteps(diagonal.dstep);
+  const Contents diagonal_dskips(diagonal.dskip);
   std::vector<std::map<std::string, RelativeError>> errors(channels.size());
   parallel_for(int(channels.size()), [&](int i) {
     const int d = channels[i];
     auto& error = errors[i];
     const auto compare = [&](const char* name, const std::vector<double>& out,
-                             const std::vector<double>& want) {
-      for (std::size_t t = 0; t < out.size(); ++t) error[name].add(out[t], want[t]);
-    };
+                             const std::vector<double>& want) { error[name].add(out, want); };
     reference::ConvolutionGradient shift;
     reference::ModelGradient model;
-    const std::vector<double> kernel = values(p.kernel, std::size_t(d) * p.taps, p.taps);
-    const double skip = values(p.skip, d, 1)[0];
+    const std::vector<double> kernel = kernels(std::size_t(d) * p.taps, p.taps);
+    const double skip = skips(d, 1)[0];
     for (int b = 0; b < p.batch; ++b) {
       const std::size_t first = (std::size_t(b) * p.channels + d) * p.length;
-      reference::Sequence keys{
-          values(p.k, first, p.length), {}, values(p.v, first, p.length), {}, {}, {}};
+      reference::Sequence keys{k(first, p.length), {}, v(first, p.length), {}, {}, {}};
       reference::ConvolutionGradient unused;
       reference::Sequence inner{reference::convolution(kernel, skip, keys, false, unused).y,
                                 {},
-                                values(p.q, first, p.length),
-                                values(p.dy, first, p.length),
+                                q(first, p.length),
+                                dy(first, p.length),
                                 {},
                                 {}};
-      const auto outer = reference::diagonal_scan(p.diagonal.models[d], inner, true, model);
+      const auto outer = reference::diagonal_scan(diagonal.models[d], inner, true, model);
       keys.dy = outer.dx;
       const auto want = reference::convolution(kernel, skip, keys, true, shift);
-      compare("y", values(p.y, first, p.length), outer.y);
-      compare("dq", values(p.dq, first, p.length), outer.dgate_out);
-      compare("dk", values(p.dk, first, p.length), want.dx);
-      compare("dv", values(p.dv, first, p.length), want.dgate_out);
+      compare("y", y(first, p.length), outer.y);
+      compare("dq", dq(first, p.length), outer.dgate_out);
+      compare("dk", dk(first, p.length), want.dx);
+      compare("dv", dv(first, p.length), want.dgate_out);
     }
-    compare("dtaps", values(p.dkernel, std::size_t(d) * p.taps, p.taps), shift.kernel);
-    compare("dshift_skip", values(p.dskip, d, 1), {shift.skip});
-    const auto numbers = [&](const Buffer<float>& buffer) {
-      return values(buffer, 2 * std::size_t(d) * p.diagonal.c.modes, 2 * p.diagonal.c.modes);
+    compare("dtaps", dkernels(std::size_t(d) * p.taps, p.taps), shift.kernel);
+    compare("dshift_skip", dskips(d, 1), {shift.skip});
+    const auto numbers = [&](const Contents<float>& gradient) {
+      return gradient(2 * std::size_t(d) * diagonal.c.modes, 2 * diagonal.c.modes);
     };
     const auto flat = [](const std::vector<reference::Complex>& v) {
       std::vector<double> out;
       for (const auto& z : v) out.insert(out.end(), {z.real(), z.imag()});
       return out;
     };
-    compare("da", numbers(p.diagonal.da), flat(model.a));
-    compare("db", numbers(p.diagonal.db), flat(model.b));
-    compare("dc", numbers(p.diagonal.dc), flat(model.c));
-    compare("dstep", values(p.diagonal.dstep, d, 1), {model.step});
-    compare("dskip", values(p.diagonal.dskip, d, 1), {model.skip});
+    compare("da", numbers(da), flat(model.a));
+    compare("db", numbers(db), flat(model.b));
+    compare("dc", numbers(dc), flat(model.c));
+    compare("dstep", dsteps(d, 1), {model.step});
+    compare("dskip", diagonal_dskips(d, 1), {model.skip});
   });
-  std::map<std::string, RelativeError> total;
-  for (const auto& one : errors)
-    for (const auto& [name, e] : one)
-      total[name].difference += e.difference, total[name].norm += e.norm;
-  std::map<std::string, double> out;
-  for (const auto& [name, e] : total) out[name] = e.value();
-  return out;
+  return combined(errors);
 }
 
 }  // namespace bench

@@ -4,14 +4,14 @@
 #include "diagonal_scan_forward.cuh"
 #include "diagonal_scan_matrices.cuh"
 #include "diagonal_scan_plan.cuh"
-#include "few_channels.cuh"
+#include "few_numbers.cuh"
 
 namespace ssm::cuda {
 
 namespace device {
 namespace {
 
-/// A call over few channels, in float.
+/// A call over few numbers, in float.
 template <class T>
 struct WideForward {
   WideForward(const DiagonalScan<T>& of, void* base)
@@ -39,7 +39,8 @@ struct WideForward {
 template <class T>
 std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape) {
   using namespace device;
-  if (!in_float<T>(shape.channels)) return ChannelLayout<T>::bytes * shape.channels;
+  if (!in_float<T>(shape.batch, shape.channels, shape.length))
+    return ChannelLayout<T>::bytes * shape.channels;
   T some{};  // room for every tensor that a call may have
   DiagonalScan<T> call{.shape = shape};
   call.x.data = call.gate_in.data = call.gate_out.data = call.y.data = &some;
@@ -48,7 +49,8 @@ std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape) {
 
 template <class T>
 std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape) {
-  if (device::in_float<T>(shape.channels)) return diagonal_scan_checkpoint_count<float>(shape);
+  if (device::in_float<T>(shape.batch, shape.channels, shape.length))
+    return diagonal_scan_checkpoint_count<float>(shape);
   constexpr std::size_t tile = device::tile_positions<T>;
   const std::size_t length = shape.length, sequences = shape.sequences();
   const std::size_t rows = shape.segments != nullptr ? length / tile + sequences
@@ -100,7 +102,7 @@ void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) 
   const char* const operation = "diagonal_scan";
   require_sizes(shape, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (in_float<T>(shape.channels)) {
+  if (in_float<T>(shape.batch, shape.channels, shape.length)) {
     const WideForward<T> wide(call, workspace);
     return wide.copies.around(stream, operation,
                               [&] { diagonal_scan(wide.call, wide.workspace, stream); });

@@ -4,7 +4,7 @@
 #include "diagonal_scan_backward.cuh"
 #include "diagonal_scan_gradient.cuh"
 #include "diagonal_scan_plan.cuh"
-#include "few_channels.cuh"
+#include "few_numbers.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -53,7 +53,7 @@ struct BackwardWorkspace {
   float2* tail_partial = nullptr;
 };
 
-/// A call over few channels, in float.
+/// A call over few numbers, in float.
 template <class T>
 struct WideBackward {
   WideBackward(const DiagonalScanBackward<T>& of, void* base)
@@ -89,7 +89,7 @@ struct WideBackward {
 
 template <class T>
 std::size_t diagonal_scan_backward_workspace(const DiagonalScanBackward<T>& call) {
-  if (device::in_float<T>(call.shape.channels))
+  if (device::in_float<T>(call.shape.batch, call.shape.channels, call.shape.length))
     return device::WideBackward<T>(call, nullptr).carver.used();
   return device::BackwardWorkspace<T>(call, nullptr).carver.used();
 }
@@ -101,12 +101,13 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   const char* const operation = "diagonal_scan_backward";
   require_sizes(shape, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  require(!call.x_is_product || (operand_terms<T> == 1 && !in_float<T>(shape.channels) &&
-                                 call.gate_in.data != nullptr && call.checkpoints != nullptr &&
-                                 call.dfinal_state == nullptr &&
-                                 !(call.dgate_out.data != nullptr && call.ungated.data == nullptr)),
+  require(!call.x_is_product ||
+              (operand_terms<T> == 1 && !in_float<T>(shape.batch, shape.channels, shape.length) &&
+               call.gate_in.data != nullptr && call.checkpoints != nullptr &&
+               call.dfinal_state == nullptr &&
+               !(call.dgate_out.data != nullptr && call.ungated.data == nullptr)),
           operation, "products in place of x: bf16, with a gate and checkpoints alone");
-  if (in_float<T>(shape.channels)) {
+  if (in_float<T>(shape.batch, shape.channels, shape.length)) {
     const WideBackward<T> wide(call, workspace);
     return wide.copies.around(stream, operation,
                               [&] { diagonal_scan_backward(wide.call, wide.workspace, stream); });

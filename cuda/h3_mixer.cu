@@ -4,7 +4,7 @@
 
 #include "diagonal_scan_matrices.cuh"
 #include "diagonal_scan_plan.cuh"
-#include "few_channels.cuh"
+#include "few_numbers.cuh"
 #include "h3_mixer_forward.cuh"
 #include "launch.cuh"
 
@@ -126,7 +126,7 @@ struct BackwardCalls {
   char* workspace;
 };
 
-/// A call over few channels, in float.
+/// A call over few numbers, in float.
 template <class T>
 H3Mixer<float> widened(const H3Mixer<T>& of, FloatCopies<T>& copies) {
   return {of.batch, of.channels,        of.length,          of.tap_count,
@@ -176,7 +176,7 @@ struct WideBackward {
 
 template <class T>
 std::size_t h3_mixer_workspace(const H3Mixer<T>& call) {
-  if (device::in_float<T>(call.channels))
+  if (device::in_float<T>(call.batch, call.channels, call.length))
     return device::WideForward<T>(call, nullptr).carver.used();
   return device::ForwardWorkspace<T>(call, nullptr).carver.used();
 }
@@ -184,7 +184,7 @@ std::size_t h3_mixer_workspace(const H3Mixer<T>& call) {
 template <class T>
 std::size_t h3_mixer_tape(const H3Mixer<T>& call) {
   device::Carver carver(nullptr);
-  if (device::in_float<T>(call.channels)) {
+  if (device::in_float<T>(call.batch, call.channels, call.length)) {
     device::FloatCopies<T> copies(carver, call.batch, call.channels, call.length);
     return h3_mixer_tape(device::widened(call, copies));
   }
@@ -196,7 +196,7 @@ template <class T>
 void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream stream) {
   const char* const operation = "h3_mixer";
   device::require_call(call, workspace, operation);
-  if (device::in_float<T>(call.channels)) {
+  if (device::in_float<T>(call.batch, call.channels, call.length)) {
     const device::WideForward<T> wide(call, workspace);
     return wide.copies.around(stream, operation,
                               [&] { h3_mixer(wide.call, wide.workspace, stream); });
@@ -211,7 +211,7 @@ void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream stream) {
 
 template <class T>
 std::size_t h3_mixer_backward_workspace(const H3MixerBackward<T>& call) {
-  if (device::in_float<T>(call.forward.channels))
+  if (device::in_float<T>(call.forward.batch, call.forward.channels, call.forward.length))
     return device::WideBackward<T>(call, nullptr).carver.used();
   return device::BackwardCalls<T>(call, nullptr).carver.used();
 }
@@ -220,7 +220,7 @@ template <class T>
 void h3_mixer_backward(const H3MixerBackward<T>& call, void* workspace, Stream stream) {
   const char* const operation = "h3_mixer_backward";
   device::require_call(call.forward, workspace, operation);
-  if (device::in_float<T>(call.forward.channels)) {
+  if (device::in_float<T>(call.forward.batch, call.forward.channels, call.forward.length)) {
     const device::WideBackward<T> wide(call, workspace);
     return wide.copies.around(stream, operation,
                               [&] { h3_mixer_backward(wide.call, wide.workspace, stream); });

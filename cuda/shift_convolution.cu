@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "few_channels.cuh"
+#include "few_numbers.cuh"
 #include "launch.cuh"
 #include "shift_convolution.cuh"
 #include "shift_convolution_backward.cuh"
@@ -50,7 +50,7 @@ struct TapsPlan {
   float* partial;
 };
 
-/// A call over few channels, in float.
+/// A call over few numbers, in float.
 template <class T>
 struct WideForward {
   WideForward(const ShiftConvolution<T>& of, void* base)
@@ -95,7 +95,7 @@ struct WideBackward {
 
 template <class T>
 std::size_t shift_convolution_workspace(const ShiftConvolution<T>& call) {
-  if (device::in_float<T>(call.channels))
+  if (device::in_float<T>(call.batch, call.channels, call.length))
     return device::WideForward<T>(call, nullptr).carver.used();
   device::Carver carver(nullptr);
   device::take_matrices<T>(carver, call.channels);
@@ -108,7 +108,7 @@ void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream 
   const char* const operation = "shift_convolution";
   require_shift(call.batch, call.channels, call.length, call.taps, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (in_float<T>(call.channels)) {
+  if (in_float<T>(call.batch, call.channels, call.length)) {
     const WideForward<T> wide(call, workspace);
     return wide.copies.around(stream, operation,
                               [&] { shift_convolution(wide.call, wide.workspace, stream); });
@@ -122,7 +122,7 @@ void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream 
 
 template <class T>
 std::size_t shift_convolution_backward_workspace(const ShiftConvolutionBackward<T>& call) {
-  if (device::in_float<T>(call.channels))
+  if (device::in_float<T>(call.batch, call.channels, call.length))
     return device::WideBackward<T>(call, nullptr).carver.used();
   return device::TapsPlan<T>(call, nullptr).carver.used();
 }
@@ -134,7 +134,7 @@ void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void* w
   const char* const operation = "shift_convolution_backward";
   require_shift(call.batch, call.channels, call.length, call.taps, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (in_float<T>(call.channels)) {
+  if (in_float<T>(call.batch, call.channels, call.length)) {
     const WideBackward<T> wide(call, workspace);
     return wide.copies.around(
         stream, operation, [&] { shift_convolution_backward(wide.call, wide.workspace, stream); });

@@ -56,8 +56,8 @@ struct DiagonalScan {
 /// Runs a diagonal state-space model over every channel by state passing; nothing of length L is stored.
 ///   u_t = gate_in_t · x_t,   s_t = a·s_{t−1} + b·u_t,   y_t = gate_out_t · (2·Re Σ_n c_n·s_t,n + skip·u_t)
 /// Chunks of 64 positions are three 64 × 64 products on tensor cores (bf16 operands; two bf16 terms for half
-/// data, three for float data), joined by a scan of the states in float. 16-bit data of at most 64 channels are copied to
-/// floats first, so that gradients of few numbers keep the data's accuracy.
+/// data, three for float data), joined by a scan of the states in float. 16-bit data of at most 64 channels or 1024 positions
+/// (of all sequences together) are copied to floats first, so that gradients of few numbers keep the data's accuracy.
 /// Cost    192 multiply-adds an element, each input read once, each output written once
 /// Throws  Failure  if a size is out of range or the launch fails
 /// Source  Fu et al. 2023 (H3) algorithm 2; Gu et al. 2022 (S4D) eq. 3
@@ -68,7 +68,8 @@ SSM_CUDA_API void diagonal_scan(const DiagonalScan<T>& call, void* workspace, St
 template <class T>
 SSM_CUDA_API std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape);
 
-/// Number of Complex in `checkpoints`: one state for each 2048 (bf16, more than 64 channels) or 1024 positions.
+/// Number of Complex in `checkpoints`: one state for each 2048 (bf16) or 1024 (half, float, 16-bit data copied to
+/// floats) positions.
 template <class T>
 SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape);
 
@@ -80,8 +81,8 @@ SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape&
 /// dinitial_state            [S, D, modes]  or null; overwritten
 /// dstep da db dc dskip      as the parameters; added to; dskip may be null
 /// ungated                   [B, D, L]      y of a forward call without gate_out, or null: recomputed
-/// x_is_product              x holds gate_in · x, or x where |gate_in| < 2^−100: bf16 of more than 64 channels, as h3_mixer
-///                           calls it, with gate_in and checkpoints, nothing to compute by the forward pass
+/// x_is_product              x holds gate_in · x, or x where |gate_in| < 2^−100: bf16 that is not copied to floats, as
+///                           h3_mixer calls it, with gate_in and checkpoints, nothing to compute by the forward pass
 /// Gradients of complex numbers are ∂/∂re + i·∂/∂im.
 template <class T>
 struct DiagonalScanBackward {

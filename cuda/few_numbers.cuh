@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -11,24 +12,26 @@
 
 namespace ssm::cuda::device {
 
-/// 16-bit calls over no more channels are computed in float. A gradient that is one sum a channel can cancel to less than
-/// the rounding of its terms; over many channels such sums hardly count, over few they are the gradient.
-inline constexpr int kFewChannels = 64;
+/// 16-bit calls over no more channels, or no more positions of all sequences, are computed in float. A gradient that is one
+/// sum a channel may have cancelled to less than the rounding of its terms, or consist of a few large ones; over many channels
+/// and positions such sums hardly count, over few they are the gradient.
+inline constexpr int kFewChannels = 64, kFewPositions = 1024;
 
-/// Whether a call over `channels` of T is computed in float.
+/// Whether a call of T over [batch, channels, length] is computed in float.
 template <class T>
-constexpr bool in_float(int channels) {
-  return sizeof(T) == 2 && channels <= kFewChannels;
+constexpr bool in_float(int batch, int channels, int length) {
+  return sizeof(T) == 2 &&
+         (channels <= kFewChannels || std::int64_t{batch} * length <= kFewPositions);
 }
 
-/// Copies [B, D, L] from one layout and scalar to another, a block of threads for each sequence of a channel.
+/// Copies [B, D, L] from one layout and scalar to another, a column of blocks of threads for each sequence of a channel.
 template <class From, class To>
 __global__ void __launch_bounds__(256)
     convert_sequences(Sequences<From> from, Sequences<To> to, int length) {
   const From* const source =
-      from.data + blockIdx.z * from.batch_stride + blockIdx.y * from.channel_stride;
-  To* const target = to.data + blockIdx.z * to.batch_stride + blockIdx.y * to.channel_stride;
-  for (long long t = blockIdx.x * 256ll + threadIdx.x; t < length; t += gridDim.x * 256ll)
+      from.data + blockIdx.z * from.batch_stride + blockIdx.x * from.channel_stride;
+  To* const target = to.data + blockIdx.z * to.batch_stride + blockIdx.x * to.channel_stride;
+  for (long long t = blockIdx.y * 256ll + threadIdx.x; t < length; t += gridDim.y * 256ll)
     from_float(to_float(source[t]), target[t]);
 }
 
@@ -68,14 +71,14 @@ class FloatCopies {
   template <class From, class To>
   void convert(const Sequences<From>& from, const Sequences<To>& to, Stream stream,
                const char* operation) const {
-    constexpr int most = 65535;  // of a grid's axes
-    const int blocks = (length_ + 1023) / 1024;
+    constexpr int most = 65535;  // of a grid's second and third axis
+    const int blocks = std::min((length_ + 1023) / 1024, most);
     for (int first = 0; first < batch_; first += most) {
       const auto rest = [&](auto tensor) {
         tensor.data += first * tensor.batch_stride;
         return tensor;
       };
-      const dim3 grid(blocks, channels_, std::min(batch_ - first, most));
+      const dim3 grid(channels_, blocks, std::min(batch_ - first, most));
       launch(convert_sequences<From, To>, grid, 256, 0, stream, operation, rest(from), rest(to),
              length_);
     }
