@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks the CUDA convolution primitives against double, times them, and writes the table as JSON.
-//   flashconv check | small | bench [results.json] | growth [results.json]
-// small: a case or two of every kernel, for tools that slow it down.
+//   flashconv check | small | bench [results.json] | growth [results.json] | profile
+// small: a case or two of every kernel, for tools that slow it down; profile: two large calls, for a profiler.
 #include <fstream>
 
 #include "../cuda/few_numbers.cuh"
@@ -403,7 +403,7 @@ int main(int count, char** arguments) {
     for (int length = 1024; length <= (1 << 20); length *= 2)
       bench_growth<Bfloat16>(length, bandwidth, stream);
     print_rows(count > 2 ? arguments[2] : nullptr, bandwidth, properties.name);
-  } else {
+  } else if (mode == "bench") {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
     const double bandwidth = copy_bandwidth(stream);
@@ -423,6 +423,10 @@ int main(int count, char** arguments) {
     bench_convolution<Bfloat16>(2, 262144, false, "torch.fft", 33.087, 86.253, bandwidth, stream);
     bench_mixer<Bfloat16>(32, 8192, 5.3, 20.0, bandwidth, stream);
     print_rows(count > 2 ? arguments[2] : nullptr, bandwidth, properties.name);
+  } else {
+    std::fprintf(stderr, "flashconv: '%s' is none of check, small, bench, growth, profile\n",
+                 mode.c_str());
+    return 2;
   }
   std::printf("%d failures\n", failures);
   return failures != 0;
