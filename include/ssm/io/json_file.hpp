@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -77,6 +79,14 @@ class JsonObject {
     return {file_, has(field) ? at(field) : nlohmann::json::object(), full_name(field)};
   }
 
+  /// Refuses every field but these, unless it says nothing: null, false, 0 or an empty list.
+  void refuse_others(std::initializer_list<std::string_view> known) const {
+    for (const auto& [field, value] : value_.items()) {
+      const bool says_nothing = value.is_null() || value == false || value == 0 || value.empty();
+      if (!says_nothing && std::find(known.begin(), known.end(), field) == known.end())
+        refuse(field, "is not supported");
+    }
+  }
   [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
     throw CheckpointError(file_, "", "'" + detail::printable(full_name(field)) + "' " + what);
   }

@@ -58,14 +58,15 @@ struct NormalInitialization {
   }
 };
 
-/// Mamba's: embeddings N(0, 0.02²), linear biases 0 but for the step size's, out_proj scaled by 1/√blocks; everything else
+/// Mamba's: embeddings N(0, deviation²), linear biases 0 but for the step size's, out_proj scaled by 1/√blocks; everything else
 /// as the layer begins.
 /// Source  state-spaces/mamba, mixer_seq_simple
 struct MambaInitialization {
   template <class T>
   static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Random& random,
                    const ModelSize& size) {
-    if (spec.role == ParameterRole::embedding) detail::fill_normal(tensor, random, 0.02);
+    if (spec.role == ParameterRole::embedding)
+      detail::fill_normal(tensor, random, size.deviation);
     if (spec.name.ends_with("in_proj.bias") || spec.name.ends_with("out_proj.bias"))
       detail::fill_value(tensor, T{0});
     if (spec.name.ends_with("out_proj.weight"))

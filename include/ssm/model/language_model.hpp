@@ -25,6 +25,11 @@ struct H3Names {
   using Initialization = Gpt2Initialization;
 };
 
+/// Rows of an embedding for so many tokens: the next multiple of a number.
+constexpr Index padded_vocabulary(Index vocabulary, Index multiple) {
+  return (vocabulary + multiple - 1) / multiple * multiple;
+}
+
 /// Sizes of a language model around its blocks.
 struct LanguageModelConfig {
   Index vocabulary = dyn;      // tokens that may occur
@@ -32,6 +37,7 @@ struct LanguageModelConfig {
   Index positions = 0;         // learned absolute positions; 0: none
   bool has_tied_head = true;   // the head is the embedding; else a weight of its own
   double embedding_scale = 1;  // of what is looked up, not of the head
+  double embedding_dropout = 0;  // training only: of what is looked up
   double initializer_range =
       0.02;  // standard deviation of weights, for initialisations that ask for it
 };
@@ -48,6 +54,8 @@ struct LanguageModelConfig {
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
  public:
+  using TensorNames = Names;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<BasicLanguageModel, T, Space> {
     Weight<T, DynamicExtents<2>, Space> embedding;  // [padded, D]
@@ -63,8 +71,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   };
   template <class T, class Space = HostSpace>
   struct Tape {
-    double dropout = 0;  // set by the training loop: the embedding's, and its seed for this step
-    Seed dropout_seed;
+    std::optional<Seed> dropout;  // of the embedding
     DynamicTensor<Token, 1, Space> tokens;
     Index batch = 0;
     Index first_position = 0;
@@ -83,6 +90,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// Throws  ArgumentError  for an empty vocabulary or one larger than its padding
   BasicLanguageModel(LanguageModelConfig config, Backbone backbone, FinalNorm norm)
       : config_(config), backbone_(std::move(backbone)), norm_(std::move(norm)) {
+    detail::require_probability("language model", config_.embedding_dropout);
     if (config_.padded == dyn) config_.padded = config_.vocabulary;
     if (config_.vocabulary < 1 || config_.padded < config_.vocabulary)
       throw ArgumentError("language model: a vocabulary of " + std::to_string(config_.vocabulary) +
@@ -91,8 +99,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   Index vocabulary() const { return config_.vocabulary; }
   Index padded_vocabulary() const { return config_.padded; }
-  /// Whether what is added to a token depends on its position.
-  bool has_positions() const { return config_.positions > 0; }
+  /// How many positions were learned, beyond which there are none; 0: no limit.
+  Index positions() const { return config_.positions; }
+  /// Whether the head is the embedding.
+  bool has_tied_head() const { return config_.has_tied_head; }
   Index channels() const { return backbone_.channels(); }
   const Backbone& backbone() const { return backbone_; }
 
@@ -117,7 +127,11 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     auto hidden = sequence(tape ? &tape->hidden : nullptr);
     const Index first = options.initial_state ? options.initial_state->position : 0;
     embed<T>(ctx, p, tokens, embedded, first, options.segments);
-    if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments, embedded);
+    if (tape != nullptr) {
+      keep(ctx, *tape, tokens, first, options.segments);
+      tape->dropout = options.dropout;
+      drop(ctx, config_.embedding_dropout, tape->dropout, embedded);
+    }
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
                        options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state != nullptr) options.final_state->position = first + length;
@@ -148,11 +162,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     norm_.backward(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     backbone_.backward(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
                        ends.part(backbone_of));
-    if (tape.dropout > 0)
-      dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
-                                     .seed = tape.dropout_seed,
-                                     .x = dnormed.flatten(),
-                                     .y = dnormed.flatten()});
+    drop(ctx, config_.embedding_dropout, tape.dropout, dnormed);
     if (config_.positions > 0)
       for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
         const Index first = tape.first_position;
@@ -269,9 +279,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   template <class B, class T>
   void keep(Context<B>& ctx, Tape<T, typename B::Space>& tape,
-            View<const Token, 2, typename B::Space> tokens, Index first, Segments segments,
-            View<T, 3, typename B::Space> embedded) const {
-    using Space = typename B::Space;
+            View<const Token, 2, typename B::Space> tokens, Index first, Segments segments) const {
     tape.batch = tokens.extent(0);
     tape.first_position = first;
     tape.segments.assign(segments.begin(), segments.end());
@@ -280,11 +288,6 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     for (Index b = 0; b < tape.batch; ++b)
       ctx.copy(tape.tokens.data() + b * length, tokens.select(0, b).flatten().data(),
                static_cast<std::size_t>(length) * sizeof(Token));
-    if (tape.dropout > 0)
-      dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
-                                     .seed = tape.dropout_seed,
-                                     .x = embedded.flatten(),
-                                     .y = embedded.flatten()});
   }
 
   LanguageModelConfig config_;

@@ -10,10 +10,25 @@
 #include "ssm/model/chain.hpp"
 #include "ssm/model/language_model.hpp"
 #include "ssm/model/residual.hpp"
-#include "ssm/model/retnet_language_model_config.hpp"
 #include "ssm/model/stack.hpp"
 
 namespace ssm {
+
+/// The sizes of a RetNet language model.
+struct RetNetLanguageModelConfig {
+  Index d_model = 512;
+  Index n_layer = 6;
+  Index vocab_size = 256;
+  Index num_heads = 2;
+  Index d_value = 864;  // of all heads together; queries and keys have d_model
+  Index d_inner = 864;  // of the gated feed-forward layers
+  ActivationKind activation = ActivationKind::silu;  // of those
+  bool scales_embedding = false;                     // by √d_model
+  bool has_tied_head = false;                        // the head is the embedding
+  double norm_epsilon = 1e-6;
+  double dropout = 0;             // training only: of embeddings and of what blocks add,
+  double activation_dropout = 0;  // and of what the feed-forward layers' second projection reads
+};
 
 /// The names of torchscale's RetNet decoder.
 struct RetNetNames {
@@ -55,7 +70,8 @@ inline RetNetLanguageModel make_language_model(const RetNetLanguageModelConfig& 
       {.vocabulary = config.vocab_size,
        .has_tied_head = config.has_tied_head,
        .embedding_scale =
-           config.scales_embedding ? std::sqrt(static_cast<double>(config.d_model)) : 1},
+           config.scales_embedding ? std::sqrt(static_cast<double>(config.d_model)) : 1,
+       .embedding_dropout = config.dropout},
       Stack<RetNetBlock>(std::vector<RetNetBlock>(static_cast<std::size_t>(config.n_layer), block)),
       norm);
 }
