@@ -7,7 +7,8 @@
 #include <cstdio>
 
 #include "ssm/train/progress.hpp"
-#include "text_file.hpp"
+#include "ssm/io/json_file.hpp"  // write_text_file
+#include "ssm/train/evaluation.hpp"
 
 namespace ssm::cli {
 

@@ -7,21 +7,12 @@
 #include <vector>
 
 #include "ssm/io/metrics_log.hpp"
-#include "ssm/train/language_model_trainer.hpp"  // TrainingStep
+#include "ssm/language_model/training_run.hpp"  // TrainingMoment
 #include "ssm/train/loss_curve.hpp"
 #include "ssm/train/text_loss.hpp"
 #include "status_line.hpp"
 
 namespace ssm::cli {
-
-/// Where a run is, as far as reports say.
-struct TrainingMoment {
-  Index step = 0;
-  Index total_steps = 0;  // 0: bounded by time
-  double fraction = 0;    // of the run that is done
-  double seconds = 0;     // of training
-  double rate = 0;
-};
 
 /// metrics.jsonl, loss.svg and what standard error shows of a training run.
 class TrainingReport {

@@ -150,6 +150,11 @@ class AnyLanguageModel {
   const LanguageModelFacts& facts() const { return model_->facts(); }
   /// The config.json that `save` writes.
   std::string config_json() const { return model_->config_json(); }
+  /// The first of some options that the model would have to be another one for, see FreshLanguageModel.
+  std::optional<std::string> changed_option(
+      const std::map<std::string, std::string>& options) const {
+    return model_->changed_option(options);
+  }
 
   /// Another object over the same weights, with threads and workspace of its own, for another thread. While there are several,
   /// weights cannot change: no training, no rounding.
@@ -236,13 +241,12 @@ class AnyLanguageModel {
   // Evaluation.
 
   /// How well the model predicts a text that it reads from beginning to end.
-  TextLoss loss(std::span<const Token> text, const TextLossOptions& options = {}) const {
+  TextLoss loss(TokenView text, const TextLossOptions& options = {}) const {
     return model_->loss(text, options);
   }
   /// The same by the protocol of `evaluation_context`: a model with attention starts afresh every 1024 tokens, one with learned
   /// positions before they end.
-  TextLoss evaluate(std::span<const Token> text,
-                    std::optional<Index> context = std::nullopt) const {
+  TextLoss evaluate(TokenView text, std::optional<Index> context = std::nullopt) const {
     return loss(text, {.context = evaluation_context(facts().has_attention, facts().positions,
                                                      context)});
   }

@@ -54,7 +54,7 @@ struct DenseMambaFamily : MambaFamily {
     MambaFamily::derive(config, given);
     config.h_select_reduction = std::clamp<Index>(config.h_select_reduction, 1, config.d_model);
     if (config.dense_block_layers < 1)
-      throw ArgumentError("--sources: a dense Mamba model needs at least 1; without, train mamba");
+      throw OptionError("sources", "a dense Mamba model needs at least 1; without, train mamba");
   }
 };
 

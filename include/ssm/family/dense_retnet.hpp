@@ -117,17 +117,20 @@ struct DenseRetNetFamily {
   static void for_each_option(auto& config, auto&& visit) {
     visit("layers", config.n_layer, "blocks of the model");
     visit("width", config.d_model, "channels of the residual stream");
-    visit("inner", config.d_value,
-          "channels inside feed-forward layers, scans and values (0: four times the width for h3, "
-          "twice for others)");
-    visit("heads", config.num_heads, "heads of attention and retention");
+    visit("inner", config.d_value, "channels of values (0: twice the width)");
+    visit("heads", config.num_heads, "heads of retention");
     detail::visit_dense_options(config.dense_block_layers, config.fusion, visit);
     visit("select-reduction", config.k_select_reduction, detail::select_reduction_help);
     visit("initializer-range", config.initializer_range,
           "standard deviation of the first weights (0: 0.8 / square root of the width)");
-    visit("dropout", config.dropout, "of embeddings, and in retnet of what blocks add");
+    visit("dropout", config.dropout, "of embeddings and of what blocks add");
   }
-  static void derive(Config& config, const ModelOptions&) {
+  static void derive(Config& config, const ModelOptions& given) {
+    detail::require_at_least_one(config.d_model, "width");
+    detail::require_at_least_one(config.n_layer, "layers");
+    for (const char* option : {"fusion", "select-reduction"})
+      if (config.dense_block_layers == 0 && given.contains(option))
+        throw OptionError(option, "has no effect without --sources");
     if (config.d_key == 0) config.d_key = config.d_model / 2;
     if (config.d_value == 0) config.d_value = 2 * config.d_model;
     config.k_select_reduction = std::clamp<Index>(config.k_select_reduction, 1, config.d_model);

@@ -113,30 +113,41 @@ struct H3Family {
   static void for_each_option(auto& config, auto&& visit) {
     visit("layers", config.n_layer, "blocks of the model");
     visit("width", config.d_model, "channels of the residual stream");
-    visit("inner", config.d_inner,
-          "channels inside feed-forward layers, scans and values (0: four times the width for h3, "
-          "twice for others)");
-    visit("state", config.d_state, "state size of the SSMs, even for h3");
+    visit("inner", config.d_inner, "channels of feed-forward layers (0: four times the width)");
+    visit("state", config.d_state, "state size of the SSMs, an even number");
     visit("head-dim", config.head_dim, "channels per SSM head");
     visit("attention-layers", config.attn_layer_idx, "blocks with attention in place of H3, from 0");
-    visit("heads", config.num_heads, "heads of attention and retention");
+    visit("heads", config.num_heads, "heads of attention");
     visit("rotary", config.rotary_emb_dim,
           "channels of an attention head that turn with the position (0: none, or all where every "
           "block is attention and there are no learned positions)");
     visit("positions", config.max_position_embeddings,
           "learned absolute positions, which no text can be longer than (0: none)");
-    visit("dropout", config.embed_dropout, "of embeddings, and in retnet of what blocks add");
+    visit("dropout", config.embed_dropout, "of embeddings");
+    visit("residual-dropout", config.resid_dropout, "of what blocks add");
   }
   static void derive(Config& config, const ModelOptions& given) {
+    detail::require_at_least_one(config.d_model, "width");
+    detail::require_at_least_one(config.n_layer, "layers");
     if (config.d_inner == 0) config.d_inner = 4 * config.d_model;
+    if (config.head_dim < 1 || config.d_model % config.head_dim != 0)
+      throw OptionError("head-dim", std::to_string(config.head_dim) + " does not divide a width of " +
+                                        std::to_string(config.d_model));
+    if (config.d_state < 2 || config.d_state % 2 != 0)
+      throw OptionError("state", std::to_string(config.d_state) + " is not even");
+    for (const Index layer : config.attn_layer_idx)
+      if (layer >= config.n_layer)
+        throw OptionError("attention-layers", std::to_string(layer) + " is not one of " +
+                                                  std::to_string(config.n_layer) + " layers");
     std::sort(config.attn_layer_idx.begin(), config.attn_layer_idx.end());
     for (const char* option : {"heads", "rotary"})
       if (config.attn_layer_idx.empty() && given.contains(option))
-        throw ArgumentError("--" + std::string(option) + ": has no effect without --attention-layers");
+        throw OptionError(option, "has no effect without --attention-layers");
     if (config.attn_layer_idx.empty()) return;
     if (config.num_heads < 1 || config.d_model % config.num_heads != 0)
-      throw ArgumentError("--heads: " + std::to_string(config.num_heads) +
-                          " heads do not divide a width of " + std::to_string(config.d_model));
+      throw OptionError("heads", std::to_string(config.num_heads) +
+                                     " heads do not divide a width of " +
+                                     std::to_string(config.d_model));
     // Only attention needs to be told where a token is.
     const bool attends_alone = static_cast<Index>(config.attn_layer_idx.size()) == config.n_layer;
     if (attends_alone && config.rotary_emb_dim == 0 && config.max_position_embeddings == 0)

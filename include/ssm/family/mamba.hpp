@@ -52,13 +52,14 @@ struct MambaFamily {
   static void for_each_option(auto& config, auto&& visit) {
     visit("layers", config.n_layer, "blocks of the model");
     visit("width", config.d_model, "channels of the residual stream");
-    visit("inner", config.d_inner,
-          "channels inside feed-forward layers, scans and values (0: four times the width for h3, "
-          "twice for others)");
-    visit("state", config.d_state, "state size of the SSMs, even for h3");
-    visit("dropout", config.embed_dropout, "of embeddings, and in retnet of what blocks add");
+    visit("inner", config.d_inner, "channels of the scans (0: twice the width)");
+    visit("state", config.d_state, "state size of the scans");
+    visit("dropout", config.embed_dropout, "of embeddings");
   }
   static void derive(Config& config, const ModelOptions&) {
+    detail::require_at_least_one(config.d_model, "width");
+    detail::require_at_least_one(config.n_layer, "layers");
+    detail::require_at_least_one(config.d_state, "state");
     if (config.d_inner == 0) config.d_inner = Config::usual_d_inner(config.d_model);
     if (config.dt_rank == 0) config.dt_rank = Config::usual_dt_rank(config.d_model);
   }

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <locale>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -27,13 +28,23 @@ struct ModelOption {
   std::string help;
 };
 
+/// A setting that does not exist, does not fit, or would do nothing: a mistake of whoever asks for it. Messages begin with
+/// "--name".
+struct OptionError : ArgumentError {
+  OptionError(std::string_view name, const std::string& what)
+      : ArgumentError("--" + std::string(name) + ": " + what) {}
+};
+
 namespace detail {
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_option(std::string_view name,
                                                                  std::string_view text,
                                                                  std::string_view why) {
-  throw ArgumentError("--" + std::string(name) + ": '" + std::string(text) + "' " +
-                      std::string(why));
+  throw OptionError(name, "'" + std::string(text) + "' " + std::string(why));
+}
+
+inline void require_at_least_one(Index value, std::string_view name) {
+  if (value < 1) throw OptionError(name, "must be at least 1");
 }
 
 // How each type of setting is read from text, written as text, and described.
@@ -97,7 +108,7 @@ inline std::string option_form(DenseFusion) { return "readout|carried"; }
 }  // namespace detail
 
 /// Changes a config by options of its family, then what follows from them.
-/// Throws  ArgumentError  for an option that the family does not have, and for texts and sizes that do not fit
+/// Throws  OptionError  for an option that the family does not have, and for texts and sizes that do not fit
 template <class Family>
 typename Family::Config with_options(typename Family::Config config, const ModelOptions& given) {
   for (const auto& [name, text] : given) {
@@ -108,11 +119,21 @@ typename Family::Config with_options(typename Family::Config config, const Model
       known = true;
     });
     if (!known)
-      throw ArgumentError("--" + name + ": models of the family " + std::string(Family::name) +
-                          " have no such setting");
+      throw OptionError(name, "models of the family " + std::string(Family::name) +
+                                  " have no such setting");
   }
   Family::derive(config, given);
   return config;
+}
+
+/// The first of some options that a config does not have already.
+template <class Family>
+std::optional<std::string> changed_option(const typename Family::Config& config,
+                                          const ModelOptions& given) {
+  const auto as_it_is = Family::write(config);
+  for (const auto& option : given)
+    if (Family::write(with_options<Family>(config, {option})) != as_it_is) return option.first;
+  return std::nullopt;
 }
 
 /// The settings of a family, with what they are when nothing is said. 0 stands for what follows from other settings.

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "ssm/family/options.hpp"
 #include "ssm/io/json_file.hpp"
 
 namespace ssm::detail {
@@ -21,9 +22,9 @@ inline void require_retention_heads(const JsonObject& json, const char* keys_fie
 /// The same for sizes that options gave.
 inline void require_retention_heads(Index keys, Index values, Index heads) {
   if (heads < 1 || keys % (2 * heads) != 0 || values % heads != 0)
-    throw ArgumentError("--heads: " + std::to_string(heads) + " heads do not divide keys of " +
-                        std::to_string(keys) + " channels into pairs and values of " +
-                        std::to_string(values));
+    throw OptionError("heads", std::to_string(heads) + " heads do not divide keys of " +
+                                   std::to_string(keys) + " channels into pairs and values of " +
+                                   std::to_string(values));
 }
 
 /// The rotation's angles and the heads' decays, which published programs store.

@@ -92,13 +92,13 @@ struct RetNetFamily {
   static void for_each_option(auto& config, auto&& visit) {
     visit("layers", config.n_layer, "blocks of the model");
     visit("width", config.d_model, "channels of the residual stream");
-    visit("inner", config.d_inner,
-          "channels inside feed-forward layers, scans and values (0: four times the width for h3, "
-          "twice for others)");
-    visit("heads", config.num_heads, "heads of attention and retention");
-    visit("dropout", config.dropout, "of embeddings, and in retnet of what blocks add");
+    visit("inner", config.d_inner, "channels of values and feed-forward layers (0: twice the width)");
+    visit("heads", config.num_heads, "heads of retention");
+    visit("dropout", config.dropout, "of embeddings and of what blocks add");
   }
   static void derive(Config& config, const ModelOptions&) {
+    detail::require_at_least_one(config.d_model, "width");
+    detail::require_at_least_one(config.n_layer, "layers");
     if (config.d_inner == 0) config.d_inner = 2 * config.d_model;
     if (config.d_value == 0) config.d_value = config.d_inner;
     detail::require_retention_heads(config.d_model, config.d_value, config.num_heads);

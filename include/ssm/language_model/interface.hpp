@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -30,6 +31,7 @@ struct LanguageModelFacts {
   Index positions = 0;          // learned ones, beyond which there are none; 0: no limit
   bool has_attention = false;   // then state and time per token grow with the text
   Index parameters = 0;         // scalars that were learned
+  bool has_own_rates = false;   // some learn at the rate of SSM dynamics
 };
 
 namespace detail {
@@ -72,6 +74,8 @@ class LanguageModelInterface {
 
   virtual const LanguageModelFacts& facts() const = 0;
   virtual std::string config_json() const = 0;
+  virtual std::optional<std::string> changed_option(
+      const std::map<std::string, std::string>& options) const = 0;
   virtual std::unique_ptr<LanguageModelInterface> session(const BackendOptions& options) = 0;
 
   virtual std::unique_ptr<StateInterface> initial_state(Index sequences) = 0;
@@ -83,7 +87,7 @@ class LanguageModelInterface {
   virtual std::unique_ptr<TokenStream> generate(std::span<const Token> prompt,
                                                 const GenerateOptions& options,
                                                 StateInterface* state) = 0;
-  virtual TextLoss loss(std::span<const Token> text, const TextLossOptions& options) = 0;
+  virtual TextLoss loss(TokenView text, const TextLossOptions& options) = 0;
   virtual void keep_weights_in_bf16() = 0;
 
   virtual void start_training(const LanguageModelTrainerConfig& config) = 0;

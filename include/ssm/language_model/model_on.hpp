@@ -56,6 +56,9 @@ class LanguageModelOn final : public LanguageModelInterface {
 
   const LanguageModelFacts& facts() const override { return facts_; }
   std::string config_json() const override { return F::write(weights_->config).dump(2); }
+  std::optional<std::string> changed_option(const ModelOptions& options) const override {
+    return ssm::changed_option<F>(weights_->config, options);
+  }
 
   std::unique_ptr<LanguageModelInterface> session(const BackendOptions& options) override {
     BackendOptions own = options;
@@ -102,7 +105,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     return std::make_unique<Stream>(*this, prompt, options, own);
   }
 
-  TextLoss loss(std::span<const Token> text, const TextLossOptions& options) override {
+  TextLoss loss(TokenView text, const TextLossOptions& options) override {
     return text_loss(ctx_, layer(), parameters(), text, options);
   }
 
@@ -174,6 +177,11 @@ class LanguageModelOn final : public LanguageModelInterface {
     facts_.positions = layer().positions();
     facts_.has_attention = has_attention<F>(weights_->config);
     facts_.parameters = parameter_count(parameters());
+    for_each_parameter(
+        [&](const ParameterSpec& spec, const auto&) {
+          facts_.has_own_rates = facts_.has_own_rates || spec.own_learning_rate;
+        },
+        parameters());
   }
 
   const L& layer() const { return weights_->model.layer; }

@@ -86,8 +86,8 @@ AnyLanguageModel fresh_language_model_on(const FreshLanguageModel& fresh,
     });
   } else {
     if (!fresh.options.empty())
-      throw ArgumentError("--" + fresh.options.begin()->first +
-                          ": cannot be given beside a config, which says all sizes");
+      throw OptionError(fresh.options.begin()->first,
+                        "cannot be given beside a config, which says all sizes");
     const JsonObject json = read_json(fresh.config);
     with_family<List>(json, [&]<class F>() {
       try {
