@@ -9,8 +9,8 @@
 #include "command_options.hpp"
 #include "commands.hpp"
 #include "model_file.hpp"
+#include "progress.hpp"
 #include "ssm/io/detokenizer.hpp"
-#include "ssm/train/progress.hpp"
 
 namespace ssm::cli {
 namespace {

@@ -11,9 +11,9 @@
 #include <utility>
 
 #include "families.hpp"
+#include "progress.hpp"
 #include "ssm/io/byte_tokenizer.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
-#include "ssm/train/progress.hpp"
 #include "ssm/train/schedule.hpp"
 #include "stop_signal.hpp"
 #include "text_file.hpp"
