@@ -5,6 +5,7 @@
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
     core, model <- io <- train
+    ssm.hpp reaches every header of core, op, layer, model and train
 
 usage: check_layers.py [--self-test | INCLUDE_DIR]
 """
@@ -27,8 +28,14 @@ MAY_INCLUDE = {
     "model": CORE_OP | {"layer", "model"},
     "train": CORE_OP | {"layer", "model", "train", "io"},
     "io": CORE_OP | {"layer", "model", "io"},
+    "family": CORE_OP | {"layer", "model", "train", "io", "family"},
+    "laws": CORE_OP | {"layer", "laws"},
+    "language_model.hpp": CORE_OP | {"layer", "model", "train", "io", "family"},
     "ssm.hpp": CORE_OP | {"layer", "model", "train"},
+    "version.hpp": set(),
 }
+NEEDS_COMPILER = {"backend/reference.hpp", "backend/cpu.hpp", "backend/cuda.hpp", "ssm.hpp"}  # may include version.hpp
+WHOLE = {"core", "op", "layer", "model", "train"}  # what ssm.hpp holds
 STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <Eigen/Core>
 OTHERS = {
     CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|omp\.h|\w+intrin\.h"),
@@ -43,7 +50,7 @@ CONDITIONAL = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else)\b")
 
 def area_of(path):
     """The key of MAY_INCLUDE for a path relative to ssm/, or None."""
-    if path == "ssm.hpp":
+    if path in MAY_INCLUDE and path.endswith(".hpp"):
         return path
     parts = path.split("/")
     if parts[0] == "backend" and len(parts) > 1:
@@ -53,8 +60,10 @@ def area_of(path):
     return area if area in MAY_INCLUDE else None
 
 
-def complaint_about(include, area, root):
-    """What is wrong with including this from that area, or None."""
+def complaint_about(include, name, area, root):
+    """What is wrong with including this from that header of that area, or None."""
+    if include == "ssm/version.hpp" and name.removeprefix("ssm/") in NEEDS_COMPILER and (root / include).is_file():
+        return None
     if include.startswith("ssm/"):
         if not (root / include).is_file():
             return f"{include} does not exist"
@@ -87,6 +96,19 @@ def cycles(graph):
             yield from visit(node, [node])
 
 
+def left_out(graph):
+    """One complaint for each header that ssm.hpp should hold and does not reach."""
+    reached, ahead = set(), ["ssm/ssm.hpp"]
+    while ahead:
+        header = ahead.pop()
+        if header not in reached:
+            reached.add(header)
+            ahead += [include for _, include in graph.get(header, ())]
+    for header in sorted(graph):
+        if area_of(header.removeprefix("ssm/")) in WHOLE and header not in reached:
+            yield f"ssm/ssm.hpp:1: does not include {header}"
+
+
 def check(root):
     """All complaints about the tree whose headers are root/ssm/**.hpp, as 'file:line: sentence'."""
     complaints, graph = [], {}
@@ -105,10 +127,10 @@ def check(root):
                 continue
             include = found[1] or found[2]
             graph[name].append((number, include))
-            complaint = complaint_about(include, area, root)
+            complaint = complaint_about(include, name, area, root)
             if complaint:
                 complaints.append(f"{name}:{number}: {complaint}")
-    return complaints + list(cycles(graph))
+    return complaints + list(cycles(graph)) + list(left_out(graph))
 
 
 def self_test():
@@ -122,7 +144,8 @@ def self_test():
         "layer/linear.hpp": '#include "ssm/op/matmul.hpp"\n',
         "io/safetensors.hpp": '#include <nlohmann/json.hpp>\n#include "ssm/core/extents.hpp"\n',
         "model/stack.hpp": '#include "ssm/layer/linear.hpp"\n',
-        "ssm.hpp": '#include "ssm/layer/linear.hpp"\n',
+        "ssm.hpp": '#include "ssm/version.hpp"\n#include "ssm/model/stack.hpp"\n',
+        "version.hpp": "#if __cplusplus < 202002L\n#endif\n",
     }
     broken = {
         "core uses op": ("core/extents.hpp", '#include "ssm/op/matmul.hpp"\n'),
@@ -142,6 +165,8 @@ def self_test():
         "model uses io": ("model/stack.hpp", '#include "ssm/io/safetensors.hpp"\n'),
         "model uses JSON": ("model/stack.hpp", "#include <nlohmann/json.hpp>\n"),
         "the whole uses a backend": ("ssm.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
+        "the whole lacks a header": ("ssm.hpp", '#include "ssm/layer/linear.hpp"\n'),
+        "core uses the version": ("core/extents.hpp", '#include "ssm/version.hpp"\n'),
         "a header is missing": ("layer/linear.hpp", '#include "ssm/op/absent.hpp"\n'),
         "a folder is unknown": ("misc/odd.hpp", "#include <array>\n"),
         "a cycle": ("core/extents.hpp", '#include "ssm/core/extents.hpp"\n'),

@@ -7,8 +7,8 @@
 
 #include "command_options.hpp"
 #include "commands.hpp"
+#include "progress.hpp"
 #include "ssm/io/input.hpp"
-#include "ssm/train/progress.hpp"
 
 namespace ssm::cli {
 namespace {

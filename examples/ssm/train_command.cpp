@@ -9,10 +9,10 @@
 
 #include "command_options.hpp"
 #include "commands.hpp"
+#include "progress.hpp"
 #include "ssm/family/families.hpp"
 #include "ssm/io/byte_tokens.hpp"
 #include "ssm/language_model/training_run.hpp"
-#include "ssm/train/progress.hpp"
 #include "stop_signal.hpp"
 #include "training_report.hpp"
 

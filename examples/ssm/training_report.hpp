@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "ssm/io/metrics_log.hpp"
+#include "line_plot.hpp"
+#include "metrics_log.hpp"
 #include "ssm/language_model/training_run.hpp"  // TrainingMoment
-#include "ssm/train/loss_curve.hpp"
 #include "ssm/train/text_loss.hpp"
 #include "status_line.hpp"
 
@@ -38,7 +38,7 @@ class TrainingReport {
   StatusLine status_;
   Index tokens_per_step_;
   Index log_every_;
-  std::vector<LossPoint> training_curve_, held_out_curve_;
+  std::vector<PlotPoint> training_curve_, held_out_curve_;
   double smooth_loss_ = 0;
   double loss_sum_ = 0;  // since the last entry
   Index losses_ = 0;

@@ -1,16 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Everything that needs no backend and no file format; add a backend header beside it.
+#include "ssm/version.hpp"
+// First: what a compiler lacks is said before anything else.
+
+// Everything that needs no backend and no file format; add a backend header beside it, and headers of ssm/io/ for files.
+
+// Tensors and what can be done to them without a backend.
 #include "ssm/core/compare.hpp"
 #include "ssm/core/elementwise.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "ssm/core/print.hpp"
 #include "ssm/core/reduction.hpp"
 #include "ssm/core/scalar.hpp"
+#include "ssm/core/tensor.hpp"
+
+// Formulas of the discretization; the other primitives, ssm/op/, come with the layers that are made of them.
+#include "ssm/op/discretize.hpp"
+
+// Layers.
+#include "ssm/layer/attention.hpp"
+#include "ssm/layer/dense_mamba.hpp"
+#include "ssm/layer/diagonal_ssm.hpp"
+#include "ssm/layer/feed_forward.hpp"
+#include "ssm/layer/gated_state_space.hpp"
+#include "ssm/layer/gau_retention.hpp"
+#include "ssm/layer/h3.hpp"
+#include "ssm/layer/hidden_fusion.hpp"
+#include "ssm/layer/linear.hpp"
+#include "ssm/layer/mamba.hpp"
+#include "ssm/layer/norm.hpp"
+#include "ssm/layer/retention.hpp"
+#include "ssm/layer/s4d.hpp"
+#include "ssm/layer/selective_transition.hpp"
+#include "ssm/layer/shift_ssm.hpp"
+
+// Models: what combines layers, and language models.
+#include "ssm/model/blocks.hpp"
+#include "ssm/model/chain.hpp"
+#include "ssm/model/dense_retnet_language_model.hpp"
+#include "ssm/model/dense_stack.hpp"
 #include "ssm/model/generate.hpp"
 #include "ssm/model/h3_language_model.hpp"
+#include "ssm/model/mamba_language_model.hpp"
+#include "ssm/model/one_of.hpp"
+#include "ssm/model/residual.hpp"
+#include "ssm/model/retnet_language_model.hpp"
+#include "ssm/model/sequential.hpp"
+#include "ssm/model/stack.hpp"
+
+// Training.
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/schedule.hpp"
+#include "ssm/train/synthetic_tasks.hpp"
 #include "ssm/train/text_loss.hpp"

@@ -14,7 +14,7 @@
 
 #include "ssm/io/json_file.hpp"
 
-namespace ssm {
+namespace ssm::cli {
 
 /// The numbers of a training run as JSON lines: one object per entry, each with its "step".
 ///   MetricsLog log("run/metrics.jsonl", 100);      // resumed after step 100: later entries are dropped
@@ -32,9 +32,9 @@ class MetricsLog {
       for (const Entry& entry : entries_) kept += entry.dump() + "\n";
       write_text_file(path, kept);
     }
-    file_ = detail::FileDescriptor(
+    file_ = ssm::detail::FileDescriptor(
         ::open(name_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
-    if (!file_) throw CheckpointError(name_, "", detail::reason("cannot be opened"));
+    if (!file_) throw CheckpointError(name_, "", ssm::detail::reason("cannot be opened"));
   }
 
   /// All entries so far, those of earlier runs first.
@@ -46,7 +46,7 @@ class MetricsLog {
     while (!rest.empty()) {
       const ::ssize_t count = ::write(file_.number(), rest.data(), rest.size());
       if (count < 0 && errno == EINTR) continue;
-      if (count <= 0) throw CheckpointError(name_, "", detail::reason("cannot be written"));
+      if (count <= 0) throw CheckpointError(name_, "", ssm::detail::reason("cannot be written"));
       rest.remove_prefix(static_cast<std::size_t>(count));
     }
     entries_.push_back(std::move(entry));
@@ -71,8 +71,8 @@ class MetricsLog {
   }
 
   std::string name_;
-  detail::FileDescriptor file_;
+  ssm::detail::FileDescriptor file_;
   std::vector<Entry> entries_;
 };
 
-}  // namespace ssm
+}  // namespace ssm::cli

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/train/progress.hpp"
+#include "progress.hpp"
 
 #include <doctest/doctest.h>
 
 #include <cmath>
 
-namespace ssm::test {
+namespace ssm::cli::test {
 namespace {
 
 TEST_CASE("durations are minutes and seconds, with hours where there are any") {
@@ -41,4 +41,4 @@ TEST_CASE("a line says how far the run is, how well it goes, and how long it tak
 }
 
 }  // namespace
-}  // namespace ssm::test
+}  // namespace ssm::cli::test

@@ -10,7 +10,7 @@
 
 #include "ssm/core/error.hpp"  // Index
 
-namespace ssm {
+namespace ssm::cli {
 
 /// "0:07", "12:30", "1:02:03": a duration in seconds, rounded.
 inline std::string duration_text(double seconds) {
@@ -60,4 +60,4 @@ struct ProgressLine {
   }
 };
 
-}  // namespace ssm
+}  // namespace ssm::cli

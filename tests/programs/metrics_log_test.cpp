@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/io/metrics_log.hpp"
+#include "metrics_log.hpp"
 
 #include <doctest/doctest.h>
 #include <sys/resource.h>
@@ -9,7 +9,7 @@
 
 #include "support/temporary_folder.hpp"
 
-namespace ssm::test {
+namespace ssm::cli::test {
 namespace {
 
 constexpr Index all = std::numeric_limits<Index>::max();
@@ -69,4 +69,4 @@ TEST_CASE("an entry that cannot be written is an error") {
 }
 
 }  // namespace
-}  // namespace ssm::test
+}  // namespace ssm::cli::test
