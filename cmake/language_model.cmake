@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# ssm_add_language_model(target include_dir backend...): the library behind ssm/language_model.hpp, compiled in the project
-# that uses it, with that project's flags. Each family of ssm/family/families.hpp on each backend is a source of its own.
+# ssm_add_language_model(target include_dir): the library behind ssm/language_model.hpp as ssm::language_model, compiled in the
+# project that uses it, with that project's flags. Each family of ssm/family/families.hpp on each backend is a source of its
+# own. Backends: reference and cpu, and cuda where SSM_BUILD_CUDA is on or ssm::cuda was found.
 set(SSM_LANGUAGE_MODEL_TEMPLATES "${CMAKE_CURRENT_LIST_DIR}/language_model")
 
 function(ssm_add_language_model target include_dir)
@@ -23,12 +24,16 @@ function(ssm_add_language_model target include_dir)
   set(headers_cuda ssm/backend/cuda.hpp ssm/language_model/on_cuda.hpp)
   set(names_cuda cuda cuda-tf32)
 
+  set(backends reference cpu)
+  if(SSM_BUILD_CUDA OR TARGET ssm::cuda)
+    list(APPEND backends cuda)
+  endif()
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/${target}")
   set(sources "")
   set(all_includes "")
   set(SSM_EXTERN_MAKERS "")
   set(SSM_BACKEND_ENTRIES "")
-  foreach(backend IN LISTS ARGN)
+  foreach(backend IN LISTS backends)
     set(SSM_BACKEND ${type_${backend}})
     set(SSM_BACKEND_INCLUDES "")
     foreach(header IN LISTS headers_${backend})
@@ -53,5 +58,13 @@ function(ssm_add_language_model target include_dir)
   set(SSM_BACKEND_INCLUDES "${all_includes}")
   configure_file("${SSM_LANGUAGE_MODEL_TEMPLATES}/backends.cpp.in" "${folder}/backends.cpp" @ONLY)
   add_library(${target} STATIC EXCLUDE_FROM_ALL "${folder}/backends.cpp" ${sources})
+  add_library(ssm::language_model ALIAS ${target})
+  target_link_libraries(${target} PUBLIC ssm::ssm ssm::io PRIVATE ssm::cpu)
+  if(TARGET ssm_own_options)
+    target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:ssm_own_options>)
+  endif()
+  if("cuda" IN_LIST backends)
+    target_link_libraries(${target} PRIVATE ssm::cuda)
+  endif()
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON)
 endfunction()

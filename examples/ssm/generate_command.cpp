@@ -77,8 +77,8 @@ void add_generate_command(CLI::App& app) {
       ->default_str(std::to_string(options.tokens));
   add_whole_number(*command, "--seed", options.seed.value, "of the sampling")
       ->default_str(std::to_string(options.seed.value));
-  add_number(*command, "--temperature,--temp", options.temperature,
-             "0: always the likeliest token", 0, 1000)
+  add_number(*command, "--temperature,--temp", options.temperature, "0: always the likeliest token",
+             0, 1000)
       ->default_str("0.8");
   add_whole_number(*command, "--top-k", options.top_k, "only the k likeliest (0: all)", Index{0},
                    limit)

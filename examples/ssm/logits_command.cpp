@@ -48,7 +48,8 @@ void require_tokens(const std::string& file, const DynamicTensor<Token, 2>& toke
         throw CheckpointError(file, "",
                               "has token " + std::to_string(tokens(b, t)) + " at [" +
                                   std::to_string(b) + ", " + std::to_string(t) +
-                                  "], the model knows 0 to " + std::to_string(facts.padded_vocabulary - 1));
+                                  "], the model knows 0 to " +
+                                  std::to_string(facts.padded_vocabulary - 1));
   if (facts.positions > 0 && tokens.extent(1) > facts.positions)
     throw CheckpointError(file, "",
                           "has sequences of " + std::to_string(tokens.extent(1)) +

@@ -93,7 +93,8 @@ void add_perplexity_command(CLI::App& app) {
   command->footer(examples);
   command->add_option("model", request->model, model_help)->required()->type_name("DIR");
   command->add_option("--text", request->text, "the text; - for standard input")
-      ->required()->type_name("FILE");
+      ->required()
+      ->type_name("FILE");
   CLI::Option* from = add_number(*command, "--from", request->from,
                                  "part of the text to leave out at its beginning", 0, 0.999999);
   command

@@ -111,21 +111,21 @@ void add_settings(CLI::App& command, TrainingRequest& request) {
                         {"constant", "linear", "polynomial", "cosine", "cosine_timm"})
                    ->capture_default_str();
     } else {
-      option = add_whole_number<Value>(command, flag, value, help, name == "seed" ? 0 : 1,
-                                       name == "seed" ? std::numeric_limits<Value>::max()
-                                                      : Value{1} << 30);
+      option = add_whole_number<Value>(
+          command, flag, value, help, name == "seed" ? 0 : 1,
+          name == "seed" ? std::numeric_limits<Value>::max() : Value{1} << 30);
       option->default_str(std::to_string(value));
     }
-    option->group("Training")->each(
-        [&request, name](const std::string&) { request.given.insert(name); });
+    option->group("Training")->each([&request, name](const std::string&) {
+      request.given.insert(name);
+    });
   });
 }
 
 void add_limits(CLI::App& command, TrainingRequest& request) {
   TrainingLimits& limits = request.limits;
-  CLI::Option* minutes =
-      add_number(command, "--minutes", limits.minutes,
-                 "train this long (5, unless --steps is given)", 1e-3, 1e6);
+  CLI::Option* minutes = add_number(command, "--minutes", limits.minutes,
+                                    "train this long (5, unless --steps is given)", 1e-3, 1e6);
   add_whole_number(command, "--steps", limits.steps, "train for this many updates", Index{1}, limit)
       ->excludes(minutes);
   add_whole_number(command, "--evaluate-every,--eval-every", limits.evaluate_every,
@@ -189,8 +189,9 @@ void add_train_command(CLI::App& app) {
       ->required()
       ->type_name("DIR");
   command
-      ->add_option("--config", request.model.config,
-                   "a config.json in place of --model and the sizes; its vocabulary holds the bytes")
+      ->add_option(
+          "--config", request.model.config,
+          "a config.json in place of --model and the sizes; its vocabulary holds the bytes")
       ->type_name("FILE");
   command->add_flag("--resume", request.resume,
                     "go on from the newest checkpoint in --out, if there is one");

@@ -24,7 +24,9 @@ struct TwoBlocks {
   using Layer = typename Block::template Layer<width>;
   using Model = ssm::BasicLanguageModel<ssm::Sequential<Layer, Layer>, ssm::LayerNorm<width>>;
   static Model make(const Settings& settings, Index positions) {
-    return Model({.vocabulary = settings.vocabulary, .positions = positions});
+    return Model({.vocabulary = settings.vocabulary,
+                  .positions = positions,
+                  .embedding_dropout = settings.dropout});
   }
 };
 
@@ -104,9 +106,8 @@ class Training {
   double update(Index begin, Index end) {
     load(begin, end);
     const Index step = optimizer_.step();
-    tape_.dropout = settings_.dropout;
-    tape_.dropout_seed = seed_.fork("dropout").fork(static_cast<std::uint64_t>(step));
-    model_.forward(context_, parameters_, tokens_, logits_, tape_);
+    model_.forward(context_, parameters_, tokens_, logits_, tape_,
+                   {.dropout = seed_.fork("dropout").fork(static_cast<std::uint64_t>(step))});
     const auto rows = ssm::as_rows(logits_.view());
     ssm::cross_entropy(
         context_,

@@ -203,7 +203,8 @@ class AnyLanguageModel {
   }
 
   /// Continues a prompt, token by token.
-  GeneratedTokens generate(std::span<const Token> prompt, const GenerateOptions& options = {}) const {
+  GeneratedTokens generate(std::span<const Token> prompt,
+                           const GenerateOptions& options = {}) const {
     return GeneratedTokens(model_->generate(prompt, options, nullptr));
   }
   /// The same from a state on, which has read all that was handed out when the range is at its end or left.
@@ -247,8 +248,8 @@ class AnyLanguageModel {
   /// The same by the protocol of `evaluation_context`: a model with attention starts afresh every 1024 tokens, one with learned
   /// positions before they end.
   TextLoss evaluate(TokenView text, std::optional<Index> context = std::nullopt) const {
-    return loss(text, {.context = evaluation_context(facts().has_attention, facts().positions,
-                                                     context)});
+    return loss(text,
+                {.context = evaluation_context(facts().has_attention, facts().positions, context)});
   }
 
   // Training.

@@ -56,4 +56,14 @@ Index parameter_count(const P& parameters) {
   return count;
 }
 
+/// Whether some tensors of a parameter struct learn at the rate of SSM dynamics.
+template <class P>
+bool has_own_rates(const P& parameters) {
+  bool found = false;
+  for_each_parameter(
+      [&](const ParameterSpec& spec, const auto&) { found = found || spec.own_learning_rate; },
+      parameters);
+  return found;
+}
+
 }  // namespace ssm

@@ -128,6 +128,7 @@ struct DenseRetNetFamily {
   static void derive(Config& config, const ModelOptions& given) {
     detail::require_at_least_one(config.d_model, "width");
     detail::require_at_least_one(config.n_layer, "layers");
+    detail::require_dropout(config.dropout, "dropout");
     for (const char* option : {"fusion", "select-reduction"})
       if (config.dense_block_layers == 0 && given.contains(option))
         throw OptionError(option, "has no effect without --sources");

@@ -34,9 +34,8 @@ void for_each_family(Visit&& visit) {
 template <class List = Families>
 std::string family_names() {
   std::string names;
-  for_each_family(List(), [&]<class F>() {
-    names += (names.empty() ? "" : ", ") + std::string(F::name);
-  });
+  for_each_family(List(),
+                  [&]<class F>() { names += (names.empty() ? "" : ", ") + std::string(F::name); });
   return names;
 }
 
@@ -52,11 +51,11 @@ void with_family(const JsonObject& json, Visit&& visit) {
   });
   if (found) return;
   const std::string type = json.text("model_type", "");
-  throw CheckpointError(json.file(), "",
-                        (type.empty() ? std::string("describes a model of no known family")
-                                      : "describes a model of the type '" +
-                                            detail::printable(type) + "'") +
-                            "; known families are " + family_names<List>());
+  throw CheckpointError(
+      json.file(), "",
+      (type.empty() ? std::string("describes a model of no known family")
+                    : "describes a model of the type '" + detail::printable(type) + "'") +
+          "; known families are " + family_names<List>());
 }
 
 /// The same for the family of a name.

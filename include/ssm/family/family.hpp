@@ -87,8 +87,9 @@ CheckedFiles<F> check_files(const JsonObject& json, ModelTensors tensors) {
   const std::size_t count = tensors.names().size();
   if (config.n_layer > static_cast<Index>(count))
     throw CheckpointError(json.file(), "",
-                          "says " + std::to_string(config.n_layer) + " layers, but there are only " +
-                              std::to_string(count) + " tensors in " + tensors.path_name());
+                          "says " + std::to_string(config.n_layer) +
+                              " layers, but there are only " + std::to_string(count) +
+                              " tensors in " + tensors.path_name());
   auto layer = make_from_file<F>(config, json.file());
   const std::string head = F::LanguageModel::TensorNames::head.text();
   try {

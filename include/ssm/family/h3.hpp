@@ -29,8 +29,9 @@ struct H3Family {
   /// The published code writes no model_type. d_inner, which it cannot do without, or a field that no other family has.
   static bool describes(const JsonObject& json) {
     if (json.has("model_type") || !json.has("d_model") || !json.has("n_layer")) return false;
-    for (const char* field : {"d_inner", "max_position_embeddings", "resid_dropout", "embed_dropout",
-                              "layer_norm_epsilon", "fused_mlp", "fused_dropout_add_ln"})
+    for (const char* field :
+         {"d_inner", "max_position_embeddings", "resid_dropout", "embed_dropout",
+          "layer_norm_epsilon", "fused_mlp", "fused_dropout_add_ln"})
       if (json.has(field)) return true;
     const JsonObject ssm = json.object("ssm_cfg");
     return ssm.has("mode") || ssm.has("measure") || ssm.has("head_dim");
@@ -116,7 +117,8 @@ struct H3Family {
     visit("inner", config.d_inner, "channels of feed-forward layers (0: four times the width)");
     visit("state", config.d_state, "state size of the SSMs, an even number");
     visit("head-dim", config.head_dim, "channels per SSM head");
-    visit("attention-layers", config.attn_layer_idx, "blocks with attention in place of H3, from 0");
+    visit("attention-layers", config.attn_layer_idx,
+          "blocks with attention in place of H3, from 0");
     visit("heads", config.num_heads, "heads of attention");
     visit("rotary", config.rotary_emb_dim,
           "channels of an attention head that turn with the position (0: none, or all where every "
@@ -129,9 +131,12 @@ struct H3Family {
   static void derive(Config& config, const ModelOptions& given) {
     detail::require_at_least_one(config.d_model, "width");
     detail::require_at_least_one(config.n_layer, "layers");
+    detail::require_dropout(config.embed_dropout, "dropout");
+    detail::require_dropout(config.resid_dropout, "residual-dropout");
     if (config.d_inner == 0) config.d_inner = 4 * config.d_model;
     if (config.head_dim < 1 || config.d_model % config.head_dim != 0)
-      throw OptionError("head-dim", std::to_string(config.head_dim) + " does not divide a width of " +
+      throw OptionError("head-dim", std::to_string(config.head_dim) +
+                                        " does not divide a width of " +
                                         std::to_string(config.d_model));
     if (config.d_state < 2 || config.d_state % 2 != 0)
       throw OptionError("state", std::to_string(config.d_state) + " is not even");

@@ -59,6 +59,7 @@ struct MambaFamily {
   static void derive(Config& config, const ModelOptions&) {
     detail::require_at_least_one(config.d_model, "width");
     detail::require_at_least_one(config.n_layer, "layers");
+    detail::require_dropout(config.embed_dropout, "dropout");
     detail::require_at_least_one(config.d_state, "state");
     if (config.d_inner == 0) config.d_inner = Config::usual_d_inner(config.d_model);
     if (config.dt_rank == 0) config.dt_rank = Config::usual_dt_rank(config.d_model);
@@ -82,8 +83,7 @@ struct MambaFamily {
     config.has_tied_head = json.boolean("tie_word_embeddings", true);
     config.norm_epsilon = json.number("layer_norm_epsilon", config.norm_epsilon, 0, 1);
     config.embed_dropout = json.number("embed_dropout", 0, 0, 0.999);
-    config.initializer_range =
-        json.number("initializer_range", default_initializer_range, 0, 100);
+    config.initializer_range = json.number("initializer_range", default_initializer_range, 0, 100);
     read_steps(json, "time_step_min", "time_step_max", "time_step_floor", config);
     if (json.text("time_step_init_scheme", "random") != "random")
       json.refuse("time_step_init_scheme", "must be \"random\"");

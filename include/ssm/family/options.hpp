@@ -22,9 +22,10 @@ using ModelOptions = std::map<std::string, std::string>;
 
 /// One setting that a family has, for help texts.
 struct ModelOption {
-  std::string name;                  // "width"
-  std::string form;                  // what its text looks like: "N", "NUMBER", "N,…", "yes|no", or the words it may be
-  std::string standard;              // the text of its value when nothing is said
+  std::string name;  // "width"
+  std::string
+      form;  // what its text looks like: "N", "NUMBER", "N,…", "yes|no", or the words it may be
+  std::string standard;  // the text of its value when nothing is said
   std::string help;
 };
 
@@ -45,6 +46,10 @@ namespace detail {
 
 inline void require_at_least_one(Index value, std::string_view name) {
   if (value < 1) throw OptionError(name, "must be at least 1");
+}
+
+inline void require_dropout(double value, std::string_view name) {
+  if (!(value >= 0 && value < 1)) throw OptionError(name, "must be at least 0 and less than 1");
 }
 
 // How each type of setting is read from text, written as text, and described.
@@ -119,8 +124,8 @@ typename Family::Config with_options(typename Family::Config config, const Model
       known = true;
     });
     if (!known)
-      throw OptionError(name, "models of the family " + std::string(Family::name) +
-                                  " have no such setting");
+      throw OptionError(
+          name, "models of the family " + std::string(Family::name) + " have no such setting");
   }
   Family::derive(config, given);
   return config;

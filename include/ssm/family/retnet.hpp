@@ -44,7 +44,7 @@ struct RetNetFamily {
     config.scales_embedding = !json.boolean("no_scale_embedding", true);
     config.has_tied_head = json.boolean("share_decoder_input_output_embed", false);
     config.norm_epsilon = json.number("layernorm_eps", config.norm_epsilon, 0, 1);
-    config.dropout = json.number("dropout", 0, 0, 0.999);
+    config.dropout = config.embed_dropout = json.number("dropout", 0, 0, 0.999);
     config.activation_dropout = json.number("activation_dropout", 0, 0, 0.999);
     if (!json.boolean("decoder_normalize_before", true))
       json.refuse("decoder_normalize_before", "must be true");
@@ -92,13 +92,16 @@ struct RetNetFamily {
   static void for_each_option(auto& config, auto&& visit) {
     visit("layers", config.n_layer, "blocks of the model");
     visit("width", config.d_model, "channels of the residual stream");
-    visit("inner", config.d_inner, "channels of values and feed-forward layers (0: twice the width)");
+    visit("inner", config.d_inner,
+          "channels of values and feed-forward layers (0: twice the width)");
     visit("heads", config.num_heads, "heads of retention");
     visit("dropout", config.dropout, "of embeddings and of what blocks add");
   }
   static void derive(Config& config, const ModelOptions&) {
+    config.embed_dropout = config.dropout;  // one number in the published code
     detail::require_at_least_one(config.d_model, "width");
     detail::require_at_least_one(config.n_layer, "layers");
+    detail::require_dropout(config.dropout, "dropout");
     if (config.d_inner == 0) config.d_inner = 2 * config.d_model;
     if (config.d_value == 0) config.d_value = config.d_inner;
     detail::require_retention_heads(config.d_model, config.d_value, config.num_heads);

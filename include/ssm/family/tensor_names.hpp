@@ -34,7 +34,8 @@ inline std::string module_prefix(const std::string& module) {
 inline std::string names_there(const std::vector<std::string>& names) {
   constexpr std::size_t most = 8;
   std::string text = "there ";
-  text += names.size() == 1 ? "is 1 tensor: " : "are " + std::to_string(names.size()) + " tensors: ";
+  text +=
+      names.size() == 1 ? "is 1 tensor: " : "are " + std::to_string(names.size()) + " tensors: ";
   for (std::size_t i = 0; i < names.size() && i < most; ++i)
     text += (i > 0 ? ", " : "") + printable(names[i]);
   return text + (names.size() > most ? ", …" : "");
@@ -61,9 +62,9 @@ void use_family_names(ModelTensors& tensors, std::string_view other_embedding = 
     if (!before && !other_embedding.empty()) before = detail::module_before(name, other_embedding);
     if (!before) continue;
     if (module)
-      throw CheckpointError(tensors.path_name(), detail::printable(name),
-                            "is a second embedding, beside '" + detail::printable(stored_embedding) +
-                                "'");
+      throw CheckpointError(
+          tensors.path_name(), detail::printable(name),
+          "is a second embedding, beside '" + detail::printable(stored_embedding) + "'");
     module = *before;
     stored_embedding = name;
   }

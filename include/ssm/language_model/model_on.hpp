@@ -177,11 +177,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     facts_.positions = layer().positions();
     facts_.has_attention = has_attention<F>(weights_->config);
     facts_.parameters = parameter_count(parameters());
-    for_each_parameter(
-        [&](const ParameterSpec& spec, const auto&) {
-          facts_.has_own_rates = facts_.has_own_rates || spec.own_learning_rate;
-        },
-        parameters());
+    facts_.has_own_rates = has_own_rates(parameters());
   }
 
   const L& layer() const { return weights_->model.layer; }

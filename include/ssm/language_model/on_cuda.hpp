@@ -11,8 +11,7 @@ template <>
 struct ResourcesAtRunTime<cuda::Resources> {
   static cuda::Resources make(const BackendOptions& options) {
     using enum cuda::MatmulPrecision;
-    return cuda::Resources(Device{options.device},
-                           options.backend == "cuda-tf32" ? tf32 : exact);
+    return cuda::Resources(Device{options.device}, options.backend == "cuda-tf32" ? tf32 : exact);
   }
 };
 

@@ -10,26 +10,17 @@
 #include "ssm/family/families.hpp"
 #include "ssm/io/checkpoint_folder.hpp"  // model_folder
 #include "ssm/language_model.hpp"
+#include "ssm/model/runs_on.hpp"
 
 namespace ssm {
 namespace detail {
-
-template <class L, class B>
-concept RunsOn = requires(const L& layer, Context<B>& ctx,
-                          const typename L::template Parameters<float, typename B::Space>& p,
-                          View<const Token, 2, typename B::Space> x,
-                          View<float, 3, typename B::Space> y,
-                          typename L::template Tape<float, typename B::Space>* tape) {
-  layer.evaluate(ctx, p, x, y, tape);
-};
 
 /// Makes language models of family F on backend B. Declared here and defined in header_only.hpp, so that each can be compiled
 /// in a program part of its own.
 template <class B, class F>
 struct LanguageModelMaker {
   static std::unique_ptr<LanguageModelInterface> load(const BackendOptions& options,
-                                                      const JsonObject& json,
-                                                      ModelTensors tensors);
+                                                      const JsonObject& json, ModelTensors tensors);
   static std::unique_ptr<LanguageModelInterface> make(const BackendOptions& options,
                                                       const typename F::Config& config, Seed seed);
 };

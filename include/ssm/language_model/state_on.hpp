@@ -25,7 +25,6 @@ class StateOn final : public StateInterface {
   using HostState = typename L::template State<float>;
 
  public:
-
   StateOn(const L& layer, const LanguageModelFacts& facts, Index sequences)
       : layer_(layer), family_(facts.family), sequences_(sequences), state_(fresh(sequences)) {
     if (sequences < 1) throw ArgumentError("language model: a state is of at least one sequence");
@@ -61,7 +60,8 @@ class StateOn final : public StateInterface {
     auto* other = dynamic_cast<StateOn*>(&to);
     if (other == nullptr || other->family_ != family_)
       throw ArgumentError("language model: the state is of a model of another kind or backend");
-    static_cast<void>(from); static_cast<void>(row);
+    static_cast<void>(from);
+    static_cast<void>(row);
   }
 
   void save(const std::filesystem::path& file) const override {

@@ -63,7 +63,8 @@ void save_training(const std::filesystem::path& folder, const typename P::Layer&
     if constexpr (on_host) {
       save_state<L>(writer, trainer.states()[part], prefix);
     } else {
-      copies.push_back(layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch));
+      copies.push_back(
+          layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch));
       copy_state_between<L>(trainer.states()[part], copies.back());
       save_state<L>(writer, copies.back(), prefix);
     }

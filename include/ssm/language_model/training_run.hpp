@@ -11,7 +11,7 @@
 #include <string>
 #include <utility>
 
-#include "ssm/family/options.hpp"  // OptionError
+#include "ssm/family/families.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
 #include "ssm/language_model.hpp"
 #include "ssm/language_model/training_record.hpp"
@@ -20,13 +20,14 @@ namespace ssm {
 
 /// What a training run is asked to do.
 struct TrainingRequest {
-  std::filesystem::path folder;           // gets checkpoint-STEP/
-  FreshLanguageModel model{};             // of a new run
-  BackendOptions backend{};               // but for the name, which limits have
-  bool resume = false;                    // go on from the newest checkpoint, if there is one
+  std::filesystem::path folder;  // gets checkpoint-STEP/
+  FreshLanguageModel model{};    // of a new run
+  BackendOptions backend{};      // but for the name, which limits have
+  bool resume = false;           // go on from the newest checkpoint, if there is one
   TrainingRecipe recipe{};
   TrainingLimits limits{};
-  std::set<std::string> given{};          // settings of the recipe and of the model that must not differ from a resumed run's
+  std::set<std::string>
+      given{};  // settings of the recipe and of the model that must not differ from a resumed run's
 };
 
 /// Where a run is.
@@ -53,7 +54,7 @@ class TrainingRun {
  public:
   /// The text, whose name is for messages, must outlive the run.
   TrainingRun(TrainingRequest request, TokenView text, std::string text_name)
-      : text_(text),
+      : text_(require_settings(request, text)),
         text_name_(std::move(text_name)),
         digest_(digest_of(text)),
         folder_(request.folder),
@@ -73,9 +74,9 @@ class TrainingRun {
   }
 
   std::function<void(const TrainingMoment&, const TrainingStep&)> on_update = [](const auto&,
-                                                                                const auto&) {};
-  std::function<void(const TrainingMoment&, const TextLoss&)> on_evaluation =
-      [](const auto&, const auto&) {};
+                                                                                 const auto&) {};
+  std::function<void(const TrainingMoment&, const TextLoss&)> on_evaluation = [](const auto&,
+                                                                                 const auto&) {};
   std::function<bool()> is_stop_wanted = [] { return false; };
 
   /// To the end of the request, or until a stop is wanted; the last checkpoint is saved either way. Returns whether it is done.
@@ -122,6 +123,26 @@ class TrainingRun {
   static constexpr Index time_resolution = 1'000'000;  // steps of the schedule of a timed run
   static constexpr double seconds_between_saves = 60;
   static constexpr Index quick_evaluation = 32768;  // tokens; the last evaluation reads them all
+
+  /// Before a folder is made for it.
+  static TokenView require_settings(const TrainingRequest& request, TokenView text) {
+    schedule_kind(request.recipe.schedule);
+    const FreshLanguageModel& model = request.model;
+    if (!model.config.empty() && request.given.contains("model"))
+      throw OptionError("model", "cannot be given beside --config, which says the family");
+    if (!model.config.empty() && !model.options.empty())
+      throw OptionError(model.options.begin()->first,
+                        "cannot be given beside --config, which says all sizes");
+    const bool is_new = CheckpointFolder::steps_in(request.folder).empty();
+    if (model.config.empty() && is_new)
+      with_family(model.family, [&]<class F>() {
+        const auto config = with_options<F>(F::standard(), model.options);
+        const auto shapes = F::make(config).template zero_parameters<float>(Context<ShapesOnly>());
+        require_effect(request, request.recipe, F::name, detail::has_attention<F>(config),
+                       has_own_rates(shapes));
+      });
+    return text;
+  }
 
   bool is_timed() const { return limits_.steps == 0; }
   double fraction() const {
@@ -208,39 +229,39 @@ class TrainingRun {
       model_.emplace(open_language_model(checkpoint, backend));
       if (request.given.contains("model") && request.model.family != model_->facts().family)
         refuse_change("model");
-      if (const auto changed = model_->changed_option(request.model.options)) refuse_change(*changed);
+      if (const auto changed = model_->changed_option(request.model.options))
+        refuse_change(*changed);
       model_->resume_training(checkpoint, trainer());
       if (step() != record->step)
         throw CheckpointError(checkpoint.string(), "", "holds the optimizer of another step");
       saved_step_ = record->step;
       is_resumed_ = true;
     } else {
-      if (!request.model.config.empty() && request.given.contains("model"))
-        throw OptionError("model", "cannot be given beside --config, which says the family");
       FreshLanguageModel fresh = request.model;
       fresh.seed = Seed{recipe_.seed}.fork("model");
       model_.emplace(fresh_language_model(fresh, backend));
       model_->start_training(trainer());
     }
-    require_effect(request);
+    const LanguageModelFacts& facts = model_->facts();
+    require_effect(request, recipe_, facts.family, facts.has_attention, facts.has_own_rates);
   }
   LanguageModelTrainerConfig trainer() const {
     return trainer_config(recipe_, model_->facts().has_attention);
   }
   /// A setting that is asked for and would do nothing is a mistake.
-  void require_effect(const TrainingRequest& request) const {
+  static void require_effect(const TrainingRequest& request, const TrainingRecipe& recipe,
+                             std::string_view family, bool has_attention, bool has_own_rates) {
     const auto refuse_if = [&](bool is_idle, const char* setting, const std::string& why) {
-      if (is_idle && request.given.contains(setting))
-        throw OptionError(setting, why);
+      if (is_idle && request.given.contains(setting)) throw OptionError(setting, why);
     };
-    refuse_if(model_->facts().has_attention && request.recipe.carry > 1, "carry",
+    refuse_if(has_attention && recipe.carry > 1, "carry",
               "models with attention carry no state, their cache would grow with it");
-    refuse_if(!model_->facts().has_own_rates, "ssm-rate",
-              "models of the family " + model_->facts().family + " have no such parameters");
-    refuse_if(recipe_.weight_decay == 0, "decay-norms-and-biases",
+    refuse_if(!has_own_rates, "ssm-rate",
+              "models of the family " + std::string(family) + " have no such parameters");
+    refuse_if(recipe.weight_decay == 0, "decay-norms-and-biases",
               "has no effect without --weight-decay");
-    refuse_if(recipe_.schedule != "polynomial" && recipe_.schedule != "cosine_timm", "rate-end",
-              "the schedule " + recipe_.schedule + " has no such rate");
+    refuse_if(recipe.schedule != "polynomial" && recipe.schedule != "cosine_timm", "rate-end",
+              "the schedule " + recipe.schedule + " has no such rate");
   }
 
   void require_finite(const TrainingStep& result) const {

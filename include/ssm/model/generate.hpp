@@ -123,7 +123,8 @@ class Generation {
                                    .counter = static_cast<std::uint64_t>(drawn_),
                                    .tokens = next_});
     Space::copy(&token_, next_.data(), sizeof(token_));
-    is_stopped_ = std::find(options_.stop.begin(), options_.stop.end(), token_) != options_.stop.end();
+    is_stopped_ =
+        std::find(options_.stop.begin(), options_.stop.end(), token_) != options_.stop.end();
     if (given_ != nullptr && !is_stopped_) step();
   }
   /// The last token wanted is not read back into a state that nobody sees.
@@ -189,7 +190,7 @@ Generation<B, P> generate(Context<B>& ctx, const typename P::Layer& layer, const
 }
 
 /// The same with a layer and its parameters together.
-///   auto model = load_h3(ctx, "h3-125m/");
+///   auto model = load_language_model<H3Family>(ctx, "h3-125m/");
 ///   for (Token token : generate(ctx, model, prompt)) std::cout << text.push(token) << std::flush;
 template <class B, class P>
 Generation<B, P> generate(Context<B>& ctx, const Model<P>& model,

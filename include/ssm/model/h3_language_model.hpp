@@ -32,7 +32,9 @@ struct H3LanguageModelConfig {
   double initializer_range = 0.02;  // standard deviation of linear weights and embeddings
 
   /// Rows of the embedding.
-  Index padded_vocabulary() const { return ssm::padded_vocabulary(vocab_size, pad_vocab_size_multiple); }
+  Index padded_vocabulary() const {
+    return ssm::padded_vocabulary(vocab_size, pad_vocab_size_multiple);
+  }
 };
 
 using H3Mixer1d = H3<H3Config{.state = dyn, .head_dim = dyn}>;
@@ -77,7 +79,8 @@ inline H3LanguageModel make_language_model(const H3LanguageModelConfig& config) 
     };
     blocks.emplace_back(
         Residual<LayerNorm<>, Mixer, "norm1", "mixer">(norm, mixer(), config.resid_dropout),
-        Residual<LayerNorm<>, FeedForward<FeedForwardConfig{}>, "norm2", "mlp">(norm, mlp, config.resid_dropout));
+        Residual<LayerNorm<>, FeedForward<FeedForwardConfig{}>, "norm2", "mlp">(
+            norm, mlp, config.resid_dropout));
   }
   return H3LanguageModel({.vocabulary = config.vocab_size,
                           .padded = config.padded_vocabulary(),

@@ -65,8 +65,7 @@ struct MambaInitialization {
   template <class T>
   static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Random& random,
                    const ModelSize& size) {
-    if (spec.role == ParameterRole::embedding)
-      detail::fill_normal(tensor, random, size.deviation);
+    if (spec.role == ParameterRole::embedding) detail::fill_normal(tensor, random, size.deviation);
     if (spec.name.ends_with("in_proj.bias") || spec.name.ends_with("out_proj.bias"))
       detail::fill_value(tensor, T{0});
     if (spec.name.ends_with("out_proj.weight"))

@@ -32,11 +32,11 @@ constexpr Index padded_vocabulary(Index vocabulary, Index multiple) {
 
 /// Sizes of a language model around its blocks.
 struct LanguageModelConfig {
-  Index vocabulary = dyn;      // tokens that may occur
-  Index padded = dyn;          // rows of the embedding; dyn: as many as the vocabulary
-  Index positions = 0;         // learned absolute positions; 0: none
-  bool has_tied_head = true;   // the head is the embedding; else a weight of its own
-  double embedding_scale = 1;  // of what is looked up, not of the head
+  Index vocabulary = dyn;        // tokens that may occur
+  Index padded = dyn;            // rows of the embedding; dyn: as many as the vocabulary
+  Index positions = 0;           // learned absolute positions; 0: none
+  bool has_tied_head = true;     // the head is the embedding; else a weight of its own
+  double embedding_scale = 1;    // of what is looked up, not of the head
   double embedding_dropout = 0;  // training only: of what is looked up
   double initializer_range =
       0.02;  // standard deviation of weights, for initialisations that ask for it

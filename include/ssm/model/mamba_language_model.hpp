@@ -29,7 +29,7 @@ struct MambaLanguageModelConfig {
   double norm_epsilon = 1e-5;
   double initializer_range = 0.02;  // standard deviation of the embedding at the start
   double embed_dropout = 0;         // training only
-  double dt_min = 1e-3;  // initial step sizes, log-uniform; the floor after
+  double dt_min = 1e-3;             // initial step sizes, log-uniform; the floor after
   double dt_max = 1e-1;
   double dt_floor = 1e-4;
   Index dense_block_layers = 0;  // earlier layers whose hidden states a layer reads; 0: plain Mamba
@@ -37,7 +37,9 @@ struct MambaLanguageModelConfig {
   DenseFusion fusion = DenseFusion::readout;  // where they join its own
 
   /// Rows of the embedding and the head.
-  Index padded_vocabulary() const { return ssm::padded_vocabulary(vocab_size, pad_vocab_size_multiple); }
+  Index padded_vocabulary() const {
+    return ssm::padded_vocabulary(vocab_size, pad_vocab_size_multiple);
+  }
   /// What published models derive from the width.
   static constexpr Index usual_d_inner(Index d_model) { return 2 * d_model; }
   static constexpr Index usual_dt_rank(Index d_model) { return (d_model + 15) / 16; }

@@ -26,7 +26,8 @@ struct RetNetLanguageModelConfig {
   bool scales_embedding = false;                     // by √d_model
   bool has_tied_head = false;                        // the head is the embedding
   double norm_epsilon = 1e-6;
-  double dropout = 0;             // training only: of embeddings and of what blocks add,
+  double embed_dropout = 0;       // training only: of embeddings,
+  double dropout = 0;             // of what blocks add,
   double activation_dropout = 0;  // and of what the feed-forward layers' second projection reads
 };
 
@@ -71,7 +72,7 @@ inline RetNetLanguageModel make_language_model(const RetNetLanguageModelConfig& 
        .has_tied_head = config.has_tied_head,
        .embedding_scale =
            config.scales_embedding ? std::sqrt(static_cast<double>(config.d_model)) : 1,
-       .embedding_dropout = config.dropout},
+       .embedding_dropout = config.embed_dropout},
       Stack<RetNetBlock>(std::vector<RetNetBlock>(static_cast<std::size_t>(config.n_layer), block)),
       norm);
 }

@@ -16,8 +16,8 @@ namespace ssm {
 struct LanguageModelTrainerConfig {
   Index batch = 16;        // streams that go through the model together
   Index accumulation = 1;  // batches whose gradients make one update
-  Index carry = 1;     // windows through which the state is carried; 1: each begins without a past
-  Seed seed{};         // of the model's dropout
+  Index carry = 1;  // windows through which the state is carried; 1: each begins without a past
+  Seed seed{};      // of the model's dropout
   AdamWConfig optimizer{};
 };
 

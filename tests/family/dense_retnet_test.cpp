@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/io/dense_retnet_config.hpp"
+#include "ssm/family/dense_retnet.hpp"
 
 #include <doctest/doctest.h>
 
@@ -28,7 +28,7 @@ const Json published{{"model_type", "DenseGauRetNet"},
                      {"dropout", 0.2}};
 
 DenseRetNetLanguageModelConfig read(const Json& json) {
-  return read_dense_retnet_config(parse_json(json.dump(), "config.json"));
+  return DenseRetNetFamily::read(parse_json(json.dump(), "config.json"));
 }
 std::string complaint(const char* field, const Json& value) {
   Json json = published;
@@ -75,8 +75,8 @@ TEST_CASE("what the first published config leaves out is as its code has it") {
 }
 
 TEST_CASE("a config that is written is read as it was") {
-  const Json json = dense_retnet_config_json(read(published));
-  CHECK(dense_retnet_config_json(read(json)) == json);
+  const Json json = DenseRetNetFamily::write(read(published));
+  CHECK(DenseRetNetFamily::write(read(json)) == json);
   for (const auto& [field, value] : published.items())
     CHECK_MESSAGE(json.at(field) == value, field);
 }
@@ -87,7 +87,7 @@ TEST_CASE("how a model fuses is read, and carried where nothing is said") {
     json["dense_fusion"] = word;
     CHECK(read(json).fusion ==
           (word == std::string("readout") ? DenseFusion::readout : DenseFusion::carried));
-    CHECK(dense_retnet_config_json(read(json)).at("dense_fusion") == word);
+    CHECK(DenseRetNetFamily::write(read(json)).at("dense_fusion") == word);
   }
 }
 
@@ -99,7 +99,7 @@ TEST_CASE("widths that the factor does not divide evenly survive the way to a fi
       config.d_value = d_value;
       config.k_select_reduction = config.v_select_reduction = 1;
       CAPTURE(d_model);
-      CHECK(read(dense_retnet_config_json(config)).d_value == d_value);
+      CHECK(read(DenseRetNetFamily::write(config)).d_value == d_value);
     }
 }
 
