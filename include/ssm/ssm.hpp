@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/version.hpp"
-// First: what a compiler lacks is said before anything else.
+#include "ssm/require_cxx20.hpp"
 
 // Everything that needs no backend and no file format; add a backend header beside it, and headers of ssm/io/ for files.
+#include "ssm/version.hpp"
 
 // Tensors and what can be done to them without a backend.
 #include "ssm/core/compare.hpp"
 #include "ssm/core/elementwise.hpp"
 #include "ssm/core/fill_random.hpp"
+#include "ssm/core/no_memory.hpp"
+#include "ssm/core/overrides.hpp"
 #include "ssm/core/print.hpp"
 #include "ssm/core/reduction.hpp"
 #include "ssm/core/scalar.hpp"
@@ -20,6 +22,7 @@
 
 // Layers.
 #include "ssm/layer/attention.hpp"
+#include "ssm/layer/copy_state_row.hpp"
 #include "ssm/layer/dense_mamba.hpp"
 #include "ssm/layer/diagonal_ssm.hpp"
 #include "ssm/layer/feed_forward.hpp"
@@ -46,11 +49,13 @@
 #include "ssm/model/one_of.hpp"
 #include "ssm/model/residual.hpp"
 #include "ssm/model/retnet_language_model.hpp"
+#include "ssm/model/runs_on.hpp"
 #include "ssm/model/sequential.hpp"
 #include "ssm/model/stack.hpp"
 
 // Training.
 #include "ssm/train/adamw.hpp"
+#include "ssm/train/evaluation.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/schedule.hpp"
 #include "ssm/train/synthetic_tasks.hpp"

@@ -9,6 +9,7 @@
 #include "support/central_difference.hpp"
 #include "support/random_call.hpp"
 #include "support/report.hpp"
+#include "support/strides_law.hpp"
 #include "support/subject.hpp"
 
 namespace ssm::laws {
@@ -239,7 +240,7 @@ inline Report same_seed_gives_same_bits(Subject& subject) {
   return report;
 }
 
-/// All ten; the first only where `subject` computes in double.
+/// All eleven; the first only where `subject` computes in double.
 inline std::vector<Report> every_law(Subject& subject, Subject& reference) {
   std::vector<Report> reports;
   if (subject.tolerance().value == tolerance<double>.value)
@@ -253,6 +254,7 @@ inline std::vector<Report> every_law(Subject& subject, Subject& reference) {
   reports.push_back(step_allocates_nothing(subject));
   reports.push_back(segments_equal_sequences(subject));
   reports.push_back(same_seed_gives_same_bits(subject));
+  reports.push_back(strides_do_not_matter(subject));
   return reports;
 }
 

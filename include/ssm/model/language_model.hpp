@@ -55,6 +55,8 @@ template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
  public:
   using TensorNames = Names;
+  static constexpr bool reads_tokens = true;
+  static constexpr auto operand_layout = OperandLayout::even_rows;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<BasicLanguageModel, T, Space> {
@@ -104,6 +106,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// Whether the head is the embedding.
   bool has_tied_head() const { return config_.has_tied_head; }
   Index channels() const { return backbone_.channels(); }
+  Index outputs() const { return config_.padded; }
   const Backbone& backbone() const { return backbone_; }
 
   template <class B, class T>
@@ -147,10 +150,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// Tokens have no gradient; dlogits [B, L, padded].
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
-                Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
+                     Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto shape = tape.hidden.extents();
@@ -159,9 +162,9 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     linear_backward<B, T>(ctx, head_of(p), as_rows(tape.normed.view()),
                           as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
                           head_of(gradients), {});
-    norm_.backward(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
-    backbone_.backward(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
-                       ends.part(backbone_of));
+    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
+    backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
+                            ends.part(backbone_of));
     drop(ctx, config_.embedding_dropout, tape.dropout, dnormed);
     if (config_.positions > 0)
       for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
