@@ -87,6 +87,7 @@ int main() {
          primitive("rearrange, add, fill", []<class B> { return ssm::HasRearrange<B>; }),
          primitive("adamw_update, sum_of_squares",
                    []<class B> { return ssm::HasOptimizerUpdate<B>; }),
+         primitive("running_mean", []<class B> { return ssm::HasRunningMean<B>; }),
          primitive("sample", []<class B> { return ssm::HasSample<B>; })});
   print("layer",
         {layer<ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = 8}>>("DiagonalSsm, scan"),
@@ -111,6 +112,7 @@ int main() {
          layer<ssm::SelectiveTransition<ssm::SelectiveTransitionConfig{
              .channels = 8, .hidden = 2, .width = 8}>>("SelectiveTransition"),
          layer<ssm::Linear<ssm::LinearConfig{.inputs = 8, .outputs = 8}>>("Linear"),
+         layer<ssm::MeanPool<ssm::MeanPoolConfig{.channels = 8}>>("MeanPool"),
          layer<ssm::LayerNorm<8>>("LayerNorm"), layer<ssm::RmsNorm<8>>("RmsNorm"),
          layer<ssm::FeedForward<ssm::FeedForwardConfig{.channels = 8, .hidden = 16}>>(
              "FeedForward, GELU"),

@@ -7,7 +7,7 @@
 #include "kind.hpp"
 #include "kind/training.hpp"
 #include "ssm/family/families.hpp"
-#include "ssm/model/runs_on.hpp"
+#include "ssm/layer/runs_on.hpp"
 
 namespace ssm::conformance {
 

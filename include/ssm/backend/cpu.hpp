@@ -30,6 +30,7 @@
 #include "ssm/backend/cpu/selective_scan.hpp"
 #include "ssm/backend/cpu/shift_convolution.hpp"
 #include "ssm/backend/cpu/short_convolution.hpp"
+#include "ssm/backend/reference/running_mean.hpp"
 #include "ssm/op/sequence_work.hpp"
 namespace ssm {
 
@@ -55,6 +56,7 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::OptimizerUpdate<Arch>,
                   cpu::PairRotation<Arch>,
                   cpu::Rearrange<Arch>,
+                  reference::RunningMean,
                   cpu::Sample<Arch>,
                   cpu::SelectiveScan<Arch>,
                   cpu::ShiftConvolution<Arch>,

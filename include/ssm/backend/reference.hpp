@@ -21,6 +21,7 @@
 #include "ssm/backend/reference/optimizer_update.hpp"
 #include "ssm/backend/reference/pair_rotation.hpp"
 #include "ssm/backend/reference/rearrange.hpp"
+#include "ssm/backend/reference/running_mean.hpp"
 #include "ssm/backend/reference/sample.hpp"
 #include "ssm/backend/reference/selective_scan.hpp"
 #include "ssm/backend/reference/shift_convolution.hpp"
@@ -46,6 +47,7 @@ struct Reference : reference::Activation,
                    reference::OptimizerUpdate,
                    reference::PairRotation,
                    reference::Rearrange,
+                   reference::RunningMean,
                    reference::Sample,
                    reference::SelectiveScan,
                    reference::ShiftConvolution,

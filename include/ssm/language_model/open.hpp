@@ -10,7 +10,7 @@
 #include "ssm/family/families.hpp"
 #include "ssm/io/checkpoint_folder.hpp"  // model_folder
 #include "ssm/language_model.hpp"
-#include "ssm/model/runs_on.hpp"
+#include "ssm/layer/runs_on.hpp"
 
 namespace ssm {
 namespace detail {

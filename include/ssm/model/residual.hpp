@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <type_traits>
+
 #include "ssm/layer/dropping.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/op/rearrange.hpp"
 
@@ -32,13 +35,19 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     std::optional<Seed> dropout;
   };
 
-  Residual() = default;
+  /// Throws  ArgumentError  where the inner layer does not take and give as many channels as the norm
+  Residual() requires(
+      std::is_default_constructible_v<NormLayer>&& std::is_default_constructible_v<Inner>) {
+    require_widths();
+  }
   /// `dropout` is the probability with which elements of what is added are left out in training.
-  /// Throws  ArgumentError  unless it is in [0, 1)
+  /// Throws  ArgumentError  unless it is in [0, 1) and the widths are one
   Residual(NormLayer norm, Inner inner, double dropout = 0)
       : norm_(std::move(norm)),
         inner_(std::move(inner)),
-        dropout_(detail::require_probability("Residual", dropout)) {}
+        dropout_(detail::require_probability("Residual", dropout)) {
+    require_widths();
+  }
 
   Index channels() const { return norm_.channels(); }
   const Inner& inner() const { return inner_; }
@@ -108,6 +117,13 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   }
 
  private:
+  void require_widths() const {
+    detail::require_fitting("Residual", "the norm", output_channels(norm_), "the inner layer",
+                            input_channels(inner_));
+    detail::require_fitting("Residual", "the inner layer", output_channels(inner_), "the sum",
+                            input_channels(norm_));
+  }
+
   NormLayer norm_;
   Inner inner_;
   double dropout_ = 0;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
 
 namespace ssm {
 
@@ -29,12 +31,19 @@ class Stack : public LayerVerbs<Stack<Block>> {
     std::vector<DynamicTensor<T, 3, Space>> between;  // the output of every block but the last
   };
 
-  /// Throws  ArgumentError  without blocks
+  /// Throws  ArgumentError  without blocks, or where they differ in width
   explicit Stack(std::vector<Block> blocks) : blocks_(std::move(blocks)) {
     if (blocks_.empty()) throw ArgumentError("Stack: a model needs at least one block");
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      const std::string block = "block " + std::to_string(i);
+      detail::require_fitting("Stack", "the block before", channels(), block,
+                              input_channels(blocks_[i]));
+      detail::require_fitting("Stack", block, output_channels(blocks_[i]), "every block",
+                              channels());
+    }
   }
 
-  Index channels() const { return blocks_.front().channels(); }
+  Index channels() const { return input_channels(blocks_.front()); }
   const std::vector<Block>& blocks() const { return blocks_; }
   Index block_count() const { return static_cast<Index>(blocks_.size()); }
 

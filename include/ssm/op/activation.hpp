@@ -11,9 +11,12 @@ namespace ssm {
 ///   gelu_tanh   x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))      H3's and GPT-2's
 ///   gelu_erf    x/2 · (1 + erf(x/√2))                            S4D's
 ///   silu        x / (1 + e^−x)
-enum class ActivationKind { none, relu, gelu_tanh, gelu_erf, silu };
+///   sigmoid     1 / (1 + e^−x)
+///   tanh        (e^x − e^−x) / (e^x + e^−x)
+///   softplus    ln(1 + e^x)
+enum class ActivationKind { none, relu, gelu_tanh, gelu_erf, silu, sigmoid, tanh, softplus };
 
-/// y = act(x), or y = act(x) ⊙ gate where a gate is given.
+/// y = act(x), or y = act(x) ⊙ gate where a gate is given. With `none` and a gate it is the elementwise product.
 /// x, gate, y   [M, D]   any strides; y overwritten, may be the same memory as x or gate
 /// Cost    O(M·D)
 /// Throws  ShapeError  if extents differ

@@ -10,6 +10,7 @@
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/text_streams.hpp"
+#include "ssm/train/training_step.hpp"
 
 namespace ssm {
 
@@ -19,12 +20,6 @@ struct LanguageModelTrainerConfig {
   Index carry = 1;  // windows through which the state is carried; 1: each begins without a past
   Seed seed{};      // of the model's dropout
   AdamWConfig optimizer{};
-};
-
-/// What one update saw: the loss before it, in nats per token, and the norm of its gradient before clipping.
-struct TrainingStep {
-  double loss = 0;
-  double gradient_norm = 0;
 };
 
 /// Trains a language model on windows of a text, one window of every stream an update. With `carry` the state at the end of
