@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
         }
       }
       {
-        OperandOf<T> u;
+        LeftFragmentsOf<T> u;
         if (has_gate_in)
 #pragma unroll
           for (int i = 0; i < 2 * R; ++i)
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
             });
       }
 
-      OperandOf<T> d, adjoint;
+      LeftFragmentsOf<T> d, adjoint;
       {
         const auto keep = [&](int r, int v, int t, uint4 words) {
           store_run<T>(tiles, kOutputs, r, v, t, words);

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? (Chained ? 4
       const int left = static_cast<int>(max(range.length - offset, 0ll));
       const bool full = vector && left >= tile_positions<T>;
       const auto here = [&](const auto& tensor) { return at(tensor, range, channel, offset); };
-      OperandOf<T> u, state;
+      LeftFragmentsOf<T> u, state;
       const bool loaded = fetched;
       if constexpr (Shared::ahead) {
         wait_for_copies();

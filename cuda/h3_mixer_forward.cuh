@@ -83,7 +83,7 @@ struct KeyTile {
       for (int piece = 0; piece < pieces; ++piece) out.raw[r][piece] = *slot(r, v, piece);
   }
   /// Run `v` of row `r` (−1: the row before the lane's first) as row `to` of an operand.
-  __device__ void read(OperandOf<T>& a, int to, int r, int v, unsigned zero) const {
+  __device__ void read(LeftFragmentsOf<T>& a, int to, int r, int v, unsigned zero) const {
     uint4 raw[pieces];
 #pragma unroll
     for (int piece = 0; piece < pieces; ++piece)
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
       const int left = static_cast<int>(max(range.length - offset, 0ll));
       const bool full = vector && left >= tile_positions<T>;
       const auto at_tile = [&](const auto& tensor) { return at(tensor, range, channel, offset); };
-      OperandOf<T> u, state;
+      LeftFragmentsOf<T> u, state;
       wait_for_copies();
       __syncwarp();
 #pragma unroll
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
         float sum[rows][4][4] = {};
 #pragma unroll
         for (int w = 0; w < 2; ++w) {
-          OperandOf<T> same, previous;
+          LeftFragmentsOf<T> same, previous;
 #pragma unroll
           for (int r = -1; r < R; ++r) {
             if (r >= 0 && w <= v) keys.read(same, r, r, w, launch.zero);
