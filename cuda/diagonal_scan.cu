@@ -117,11 +117,6 @@ void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) 
            ForwardLaunch<T>{call, matrices, shape.sequences(), 1, 0});
 }
 
-int device_count() noexcept {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
-}
-
 #define SSM_INSTANTIATE(T)                                                                         \
   template void device::walk_forward<T>(const DiagonalScan<T>&, const char*, Stream, const char*); \
   template SSM_CUDA_API void diagonal_scan<T>(const DiagonalScan<T>&, void*, Stream);              \
