@@ -29,7 +29,8 @@ namespace ssm {
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA compiler.
 ///   ssm::Context<ssm::Cuda> gpu(ssm::cuda::Resources(ssm::Device{0}));
 ///   auto parameters = layer.initialize(gpu, ssm::Seed{42});
-/// Every primitive is queued on the context's one stream; what waits is allocation and CudaSpace::copy.
+/// Every primitive is queued on the context's one stream. Two things wait for the device: allocating its memory, and
+/// copying from it to the host.
 /// With `HostSpace` in place of device memory the same kernels work on host memory that the device can reach: page-locked,
 /// or any on machines where the two share an address space. Every call then waits until it is done.
 /// `Choice` says which of two kernels a float sequence goes to.

@@ -55,10 +55,10 @@ struct H3MixerBackward {
   Sequences<T> dq, dk, dv;
   float* dtaps = nullptr;
   float* dshift_skip = nullptr;
-  float* dstep = nullptr;
-  Complex* da = nullptr;
-  Complex* db = nullptr;
-  Complex* dc = nullptr;
+  float* ddt = nullptr;
+  Complex<float>* da = nullptr;
+  Complex<float>* db = nullptr;
+  Complex<float>* dc = nullptr;
   float* dskip = nullptr;
 };
 

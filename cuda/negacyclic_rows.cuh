@@ -3,7 +3,7 @@
 
 #include <ssm/backend/cuda/causal_convolution.hpp>
 
-#include "twisted_transform.cuh"
+#include "negacyclic_transform.cuh"
 
 namespace ssm::cuda::device {
 
@@ -59,7 +59,7 @@ struct TileRow {
                : tensor.data + sequence * tensor.batch_stride + channel * tensor.channel_stride;
   }
   /// The runs as they lie in memory, missing positions zero. `whole`: all are whole or missing, and aligned.
-  __device__ void load(uint4 (&raw)[P::runs], const Bfloat16* x, bool whole) const {
+  __device__ void load(uint4 (&raw)[P::runs], const BFloat16* x, bool whole) const {
     if (whole) {
 #pragma unroll
       for (int i = 0; i < P::runs; ++i) {
@@ -76,7 +76,7 @@ struct TileRow {
     }
   }
   /// Asks for the row's lines, of 64 positions, to be brought to the L2 cache.
-  __device__ void prefetch_lines(const Bfloat16* x) const {
+  __device__ void prefetch_lines(const BFloat16* x) const {
     const int lane = threadIdx.x % 32;
     const int line = Reversed ? first + 8 - P::length + lane * 72 : first + lane * 56;
     if (line < left && lane < P::length / 64) prefetch(x + line);
@@ -87,14 +87,14 @@ struct TileRow {
 template <class P>
 __device__ inline void widen_runs(float (&v)[P::runs][8], const uint4 (&x)[P::runs]) {
 #pragma unroll
-  for (int i = 0; i < P::runs; ++i) widen<Bfloat16>({x[i]}, v[i]);
+  for (int i = 0; i < P::runs; ++i) widen<BFloat16>({x[i]}, v[i]);
 }
 template <class P>
 __device__ inline void multiply_runs(float (&v)[P::runs][8], const uint4 (&gate)[P::runs]) {
 #pragma unroll
   for (int i = 0; i < P::runs; ++i) {
     float factor[8];
-    widen<Bfloat16>({gate[i]}, factor);
+    widen<BFloat16>({gate[i]}, factor);
 #pragma unroll
     for (int c = 0; c < 8; ++c) v[i][c] *= factor[c];
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "twisted_rows.cuh"
+#include "negacyclic_rows.cuh"
 
 namespace ssm::cuda::device {
 
@@ -13,17 +13,17 @@ namespace ssm::cuda::device {
 /// The inner products' matrices: [channel][k][i][part][64] words, word 32 + m holds entries (m, m − 1), where entry
 /// d is H[d] for d ≥ 0 and exp(−2πi·κ/R)·H[32 + d] for d < 0. Such pairs are what a lane holds of an operand.
 template <class P>
-__host__ __device__ constexpr std::size_t twisted_table_bytes(int blocks) {
+__host__ __device__ constexpr std::size_t negacyclic_table_bytes(int blocks) {
   return std::size_t{P::Outer} * blocks * P::table_bytes;
 }
 
-struct TwistedKernelLaunch {
+struct NegacyclicKernelLaunch {
   const float* kernel;  // [D, pitch]
   const float* skip;    // [D] or null
   int pitch;
   int taps;
   int channels;
-  char* tables;    // [D, twisted_table_bytes]
+  char* tables;    // [D, negacyclic_table_bytes]
   float* unscale;  // [D]
 };
 
@@ -31,7 +31,7 @@ struct TwistedKernelLaunch {
 /// leave half's range.
 template <class P, int Blocks>
 __global__ void __launch_bounds__(P::threads)
-    build_twisted_tables(const TwistedKernelLaunch launch) {
+    build_negacyclic_tables(const NegacyclicKernelLaunch launch) {
   extern __shared__ char shared[];
   make_matrices<P>(shared);
   const unsigned data = shared_address(shared);

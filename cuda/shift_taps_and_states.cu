@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "packing.cuh"
-#include "ssm/backend/cuda/shift_parts.hpp"
+#include "ssm/backend/cuda/shift_taps_and_states.hpp"
 
 namespace ssm::cuda {
 namespace device {

@@ -12,19 +12,19 @@
 
 namespace ssm::cuda::device {
 
-/// 16-bit calls over no more channels, or no more positions of all sequences, are computed in float. A gradient that is one
-/// sum a channel may have cancelled to less than the rounding of its terms, or consist of a few large ones; over many channels
-/// and positions such sums hardly count, over few they are the gradient.
+/// 16-bit calls over no more channels, or no more positions of all sequences, are computed in float. A gradient with one
+/// number per channel can cancel below the rounding of its 16-bit terms. Over many channels and positions such numbers are a
+/// small part of the gradient's norm; in a small call they are most of it.
 inline constexpr int kFewChannels = 64, kFewPositions = 1024;
 
 /// Whether a call of T over [batch, channels, length] is computed in float.
 template <class T>
-constexpr bool in_float(int batch, int channels, int length) {
+constexpr bool computes_in_float(int batch, int channels, int length) {
   return sizeof(T) == 2 &&
          (channels <= kFewChannels || std::int64_t{batch} * length <= kFewPositions);
 }
 
-/// Copies [B, D, L] from one layout and scalar to another, a column of blocks of threads for each sequence of a channel.
+/// Copies [B, D, L] from one layout and scalar to another; one column of thread blocks per sequence and channel.
 template <class From, class To>
 __global__ void __launch_bounds__(256)
     convert_sequences(Sequences<From> from, Sequences<To> to, int length) {
@@ -35,12 +35,12 @@ __global__ void __launch_bounds__(256)
     from_float(to_float(source[t]), target[t]);
 }
 
-/// The sequence tensors of a call of T, copied to float in a workspace.
+/// The sequence tensors of a small call of T, copied to float in a workspace.
 template <class T>
-class FloatCopies {
+class UpcastSequences {
  public:
-  FloatCopies(Carver& carver, int batch, int channels, int length)
-      : carver_(carver), batch_(batch), channels_(channels), length_(length) {}
+  UpcastSequences(WorkspaceLayout& layout, int batch, int channels, int length)
+      : layout_(layout), batch_(batch), channels_(channels), length_(length) {}
 
   /// Null where the tensor is.
   Sequences<const float> input(const Sequences<const T>& tensor) {
@@ -65,7 +65,7 @@ class FloatCopies {
   Sequences<float> take(bool wanted) {
     if (!wanted) return {};
     const std::int64_t row = length_;
-    return {carver_.take<float>(static_cast<std::size_t>(batch_) * channels_ * length_),
+    return {layout_.take<float>(static_cast<std::size_t>(batch_) * channels_ * length_),
             channels_ * row, row};
   }
   template <class From, class To>
@@ -84,7 +84,7 @@ class FloatCopies {
     }
   }
 
-  Carver& carver_;
+  WorkspaceLayout& layout_;
   int batch_, channels_, length_;
   std::vector<std::pair<Sequences<const T>, Sequences<float>>> inputs_;
   std::vector<std::pair<Sequences<float>, Sequences<T>>> outputs_;

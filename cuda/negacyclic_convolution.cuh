@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "twisted_tables.cuh"
+#include "negacyclic_tables.cuh"
 
 namespace ssm::cuda::device {
 
 /// y = gate_out · conv(gate_in · x), and with Adjoint second = second_gate · conv(gate_in · x); all but x and y may be
 /// null.
-struct TwistedLaunch {
+struct NegacyclicLaunch {
   int batch = 0, channels = 0, length = 0;
-  Sequences<const Bfloat16> x{}, gate_in{}, gate_out{}, second_gate{};
-  Sequences<Bfloat16> y{}, second{};
+  Sequences<const BFloat16> x{}, gate_in{}, gate_out{}, second_gate{};
+  Sequences<BFloat16> y{}, second{};
   const char* tables = nullptr;
   const float* unscale = nullptr;
   unsigned zero = 0;  // toeplitz_operands
@@ -21,7 +21,7 @@ struct TwistedLaunch {
 /// row; two barriers a tile, three if a sequence has several rows.
 template <class P, bool Gated, int Blocks, bool Adjoint>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
-    convolve_twisted(const TwistedLaunch launch) {
+    convolve_negacyclic(const NegacyclicLaunch launch) {
   extern __shared__ char shared[];
   make_matrices<P>(shared);
   using Row = TileRow<P, Blocks, Adjoint>;
@@ -35,17 +35,17 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   for (int item = blockIdx.x; item < items; item += gridDim.x) {
     const int channel = item / tiles;
     const Row row(item % tiles, launch.batch, launch.length);
-    const Bfloat16* const x = row.of(launch.x, channel);
-    const Bfloat16* const gate_in = Gated ? row.of(launch.gate_in, channel) : nullptr;
-    const Bfloat16* const gate_out = Gated ? row.of(launch.gate_out, channel) : nullptr;
-    const Bfloat16* const second_gate =
+    const BFloat16* const x = row.of(launch.x, channel);
+    const BFloat16* const gate_in = Gated ? row.of(launch.gate_in, channel) : nullptr;
+    const BFloat16* const gate_out = Gated ? row.of(launch.gate_out, channel) : nullptr;
+    const BFloat16* const second_gate =
         Gated && Adjoint ? row.of(launch.second_gate, channel) : nullptr;
-    Bfloat16* const y = row.of(launch.y, channel);
-    Bfloat16* const second = Gated && Adjoint ? row.of(launch.second, channel) : nullptr;
+    BFloat16* const y = row.of(launch.y, channel);
+    BFloat16* const second = Gated && Adjoint ? row.of(launch.second, channel) : nullptr;
     const bool whole = launch.length % 8 == 0 && is_aligned(x) && is_aligned(y) &&
                        is_aligned(gate_in) && is_aligned(gate_out) && is_aligned(second_gate) &&
                        is_aligned(second);
-    TableRing<P, Blocks> ring(launch.tables + channel * twisted_table_bytes<P>(Blocks), ring_at);
+    TableRing<P, Blocks> ring(launch.tables + channel * negacyclic_table_bytes<P>(Blocks), ring_at);
     float2 scale;
     const float kernel_unscale = launch.unscale[channel];
     {
@@ -73,11 +73,11 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
       return Gated ? pack_half(a, b) : pack_bf16(unscale * a, unscale * b);
     });
     __syncwarp();
-    const auto multiply_and_store = [&](uint4 run, uint4 gate, bool gated, Bfloat16* to, int at,
+    const auto multiply_and_store = [&](uint4 run, uint4 gate, bool gated, BFloat16* to, int at,
                                         bool full) {
       const unsigned word[4] = {run.x, run.y, run.z, run.w};
       float factor[8], out[8];
-      widen<Bfloat16>({gate}, factor);
+      widen<BFloat16>({gate}, factor);
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const float2 pair = unpack_half(word[c]);
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
           *reinterpret_cast<uint4*>(y + at) = run;
         } else {
           float out[8];
-          widen<Bfloat16>({run}, out);
+          widen<BFloat16>({run}, out);
           store_eight(y + at, row.left - at, false, out);
         }
       }

@@ -5,7 +5,7 @@
 
 namespace ssm::cuda::device {
 
-// Convolution by a transform that stops half-way. A block of `length` positions t = n1·32 + n2, zero-padded to twice
+// Negacyclic convolution by a partial transform: over one of two axes, with Toeplitz products over the other. A block of `length` positions t = n1·32 + n2, zero-padded to twice
 // that, is a polynomial modulo z^(2·length) + 1; with R = 2·Outer and κ = k + 1/2, a transform over n1 alone,
 //   X[k, n2] = Σ_{n1 < Outer} x[n1, n2]·exp(−2πi·n1·κ/R),   k < Outer (the other frequencies are conjugates),
 // leaves at each k a product of polynomials in n2 modulo z^32 − exp(−2πi·κ/R): a 32 × 32 complex matrix whose
@@ -20,7 +20,7 @@ namespace ssm::cuda::device {
 // n1, even ones first.
 
 template <int Outer_, int Groups_ = 1>
-struct Twisted {
+struct NegacyclicPlan {
   static constexpr int Outer = Outer_, Inner = 32, length = Outer * Inner;
   static constexpr int Groups = Groups_, rows = 8 * Groups, threads = 32 * rows;
   static constexpr int half = Outer / 2, tiles = half / 16;

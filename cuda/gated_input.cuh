@@ -7,9 +7,9 @@
 
 namespace ssm::cuda::device {
 
-// A kept product stands for both gate · x and x where the gate is read, too: it is the product, rounded once, and x is
-// the quotient; where the gate is too small to divide by, it is x. bf16 tapes hold the mixer's inputs so: states and their
-// gradients then see the inputs that the forward pass saw, not products of a rounded x.
+// A gated input is gate · x, rounded once. Where the gate is read as well, x is the quotient. Where the gate is too small to
+// divide by, x is stored in place of the product. The mixer's bf16 tape holds its inputs in this form: the backward pass then
+// forms states from the inputs that the forward pass used, not from products of a rounded x.
 
 inline constexpr float kSmallestDivisor = 0x1p-100f;
 
@@ -27,7 +27,7 @@ __device__ inline uint4 select_small(uint4 gate, uint4 where_small, uint4 elsewh
           one(gate.z, where_small.z, elsewhere.z), one(gate.w, where_small.w, elsewhere.w)};
 }
 
-/// The smallest magnitudes of gates, kept by halves of pairs.
+/// The smallest magnitudes of gates, one for each half of the pairs.
 class SmallestGate {
  public:
   __device__ void add(uint4 gates) {
@@ -42,12 +42,12 @@ class SmallestGate {
   __nv_bfloat162 least_ = __float2bfloat162_rn(1.f);
 };
 
-/// x of a kept product; with Divisible the gate is not that small.
+/// x of a gated input; with Divisible no gate is too small to divide by.
 template <bool Divisible>
-__device__ inline float kept_factor(float kept, float gate) {
+__device__ inline float ungate(float gated, float gate) {
   float inverse;
   asm("rcp.approx.ftz.f32 %0,%1;" : "=f"(inverse) : "f"(gate));
-  return !Divisible && fabsf(gate) < kSmallestDivisor ? kept : kept * inverse;
+  return !Divisible && fabsf(gate) < kSmallestDivisor ? gated : gated * inverse;
 }
 
 }  // namespace ssm::cuda::device

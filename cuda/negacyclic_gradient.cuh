@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "twisted_rows.cuh"
+#include "negacyclic_rows.cuh"
 
 namespace ssm::cuda::device {
 
 // The kernel's gradient is a correlation summed over the batch, dkernel[τ] = Σ_b Σ_t ds_t · u_{t−τ}. Where
-// convolve_twisted multiplies polynomials in n2, a second transform, over n2, finishes the job here:
+// convolve_negacyclic multiplies polynomials in n2, a second transform, over n2, finishes the job here:
 //   X̂[k, j] = Σ_n2 X[k, n2]·exp(−2πi·n2·κ/(32·R))·exp(−2πi·n2·j/32),   P_i[k, j] = Σ_rows conj(Û_{m−i})·dŜ_m
 // so that the sum over the batch stays in registers: two numbers a lane, frequency and i.
 
@@ -14,9 +14,9 @@ namespace ssm::cuda::device {
 // differences from d pieces on as above, and those below d pieces with u and ds in each other's place:
 //   Σ_t ds_{H·d + t} · u_{t − (τ − H·d)}  and  Σ_t u_t · ds_{H·d + t − (H·d − τ)},   H positions a piece
 
-struct TwistedGradientLaunch {
+struct NegacyclicGradientLaunch {
   int batch, channels, length, taps;
-  Sequences<const Bfloat16> x, gate_in, dy, gate_out;
+  Sequences<const BFloat16> x, gate_in, dy, gate_out;
   float* dkernel;   // [D, taps]
   float* dskip;     // [D] or null
   int pieces = 1;   // pairs of pieces
@@ -202,7 +202,7 @@ inline constexpr int gradient_shares = Blocks == 8 ? P::tiles : 1;
 /// gradients; then each takes whole frequencies of both.
 template <class P, bool Gated, int Blocks>
 __global__ void __launch_bounds__(2 * P::threads, 1)
-    correlate_twisted(const TwistedGradientLaunch launch) {
+    correlate_negacyclic(const NegacyclicGradientLaunch launch) {
   constexpr int shares = gradient_shares<P, Blocks>;
   constexpr int all_slabs = P::Outer / 16, slabs = all_slabs / shares;  // frequencies of a warp
   using Shared = GradientShared<P>;
@@ -222,8 +222,8 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   const int tiles = (launch.batch + Row::sequences - 1) / Row::sequences * pieces;
   const unsigned inputs = shared_address(shared), outputs = inputs + Shared::outputs_at;
   const unsigned mine = side == 0 ? inputs : outputs;
-  const Sequences<const Bfloat16> tensor = side == 0 ? launch.x : launch.dy;
-  const Sequences<const Bfloat16> gates = side == 0 ? launch.gate_in : launch.gate_out;
+  const Sequences<const BFloat16> tensor = side == 0 ? launch.x : launch.dy;
+  const Sequences<const BFloat16> gates = side == 0 ? launch.gate_in : launch.gate_out;
   const auto first_of = [&](int tile) {
     if (Blocks < 8) return 0;
     return (side == 0 ? launch.x_first : launch.dy_first) + tile % pieces * Row::length;
@@ -237,10 +237,10 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   bool fetched = false;
   for (int tile = 0; tile < tiles; ++tile) {
     const Row row = row_of(tile);
-    const Bfloat16* const x = row.of(tensor, channel) + first_of(tile);
-    const Bfloat16* gate = Gated ? row.of(gates, channel) : nullptr;
+    const BFloat16* const x = row.of(tensor, channel) + first_of(tile);
+    const BFloat16* gate = Gated ? row.of(gates, channel) : nullptr;
     if (gate != nullptr) gate += first_of(tile);
-    const auto whole = [&](const Bfloat16* p) { return launch.length % 8 == 0 && is_aligned(p); };
+    const auto whole = [&](const BFloat16* p) { return launch.length % 8 == 0 && is_aligned(p); };
     uint4 raw[P::runs], factors[P::runs];
     if (gate != nullptr) row.load(factors, gate, whole(gate));
     if (fetched) {
@@ -272,7 +272,7 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
     fetched = tile + 1 < tiles;
     if (fetched) {
       const Row later = row_of(tile + 1);
-      const Bfloat16* const next = later.of(tensor, channel) + first_of(tile + 1);
+      const BFloat16* const next = later.of(tensor, channel) + first_of(tile + 1);
       fetched = whole(next);
       if (fetched) {
 #pragma unroll
