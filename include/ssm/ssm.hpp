@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/version.hpp"
+// First: what a compiler lacks is said before anything else.
+
 // Everything that needs no backend and no file format; add a backend header beside it.
 #include "ssm/core/compare.hpp"
 #include "ssm/core/elementwise.hpp"

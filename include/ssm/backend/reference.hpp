@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/version.hpp"
+// First: what a compiler lacks is said before anything else.
+
 #include "ssm/backend/composed/h3_mixer.hpp"
 #include "ssm/backend/reference/activation.hpp"
 #include "ssm/backend/reference/attention.hpp"
