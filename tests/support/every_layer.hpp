@@ -119,14 +119,12 @@ inline constexpr auto every_layer = std::tuple(
                [] { return S4D<S4DConfig{.channels = 3, .state = 4}>(); }),
     layer_case({.name = "CausalAttention",
                 .header = "ssm/layer/attention.hpp",
-                .source = "Vaswani et al. 2017",
-                .packs_states = false},
+                .source = "Vaswani et al. 2017"},
                [] { return CausalAttention<CausalAttentionConfig{.channels = 4, .heads = 2}>(); }),
     layer_case({.name = "CausalAttention",
                 .sizes = "rotary",
                 .header = "ssm/layer/attention.hpp",
-                .source = "Su et al. 2021 (RoFormer)",
-                .packs_states = false},
+                .source = "Su et al. 2021 (RoFormer)"},
                [] {
                  return CausalAttention<CausalAttentionConfig{}>(
                      {.channels = 8, .heads = 2, .rotary_dim = 2});

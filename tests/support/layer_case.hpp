@@ -17,11 +17,10 @@ struct LayerCase {
   std::string_view name;  // of the class template
   std::string_view
       form;  // of code that is compiled or run otherwise; empty where there is one form only
-  std::string_view sizes;    // what tells apart cases of one form
-  std::string_view header;   // below include/
-  std::string_view source;   // the paper or program it comes from
-  bool packs_states = true;  // whether packed sequences may carry states
-  Make make{};               // a small one
+  std::string_view sizes;   // what tells apart cases of one form
+  std::string_view header;  // below include/
+  std::string_view source;  // the paper or program it comes from
+  Make make{};              // a small one
 
   /// "DiagonalSsm, convolution": a row of the support matrix
   std::string row() const {
@@ -40,13 +39,11 @@ struct LayerFacts {
   std::string_view sizes{};
   std::string_view header;
   std::string_view source;
-  bool packs_states = true;
 };
 
 template <class Make>
 constexpr LayerCase<Make> layer_case(const LayerFacts& facts, Make make) {
-  return {facts.name,   facts.form,         facts.sizes, facts.header,
-          facts.source, facts.packs_states, make};
+  return {facts.name, facts.form, facts.sizes, facts.header, facts.source, make};
 }
 
 /// visit(case) for each of a tuple of cases, in order.
