@@ -8,6 +8,7 @@
 #include "ssm/core/compare.hpp"
 #include "ssm/core/elementwise.hpp"
 #include "ssm/core/fill_random.hpp"
+#include "ssm/core/overrides.hpp"
 #include "ssm/core/print.hpp"
 #include "ssm/core/reduction.hpp"
 #include "ssm/core/scalar.hpp"

@@ -4,12 +4,11 @@
 #include <type_traits>
 
 #include "ssm/laws/doctest.hpp"
+#include "ssm/layer/runs_on.hpp"
 #include "support/backends.hpp"
 
 namespace ssm::laws {
 
-template <class L, class B>  // TEMPORARY
-concept RunsOn = std::is_same_v<B, Reference> || std::is_same_v<B, Cpu>;
 /// Every law for one layer on every backend under test that it runs on, in every scalar.
 template <class L>
 void check_on_every_backend(const L& layer) {

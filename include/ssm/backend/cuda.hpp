@@ -24,7 +24,6 @@
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
 #include "ssm/backend/cuda/sequence_h3_mixer.hpp"
 #include "ssm/backend/cuda/sequence_shift_convolution.hpp"
-
 namespace ssm {
 
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA compiler.

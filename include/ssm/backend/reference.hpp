@@ -25,7 +25,6 @@
 #include "ssm/backend/reference/selective_scan.hpp"
 #include "ssm/backend/reference/shift_convolution.hpp"
 #include "ssm/backend/reference/short_convolution.hpp"
-
 namespace ssm {
 
 /// Every primitive as plain loops that read like its formula, summed in double precision on one thread: slow, and what

@@ -10,6 +10,7 @@
 #include "ssm/laws/central_difference.hpp"
 #include "ssm/laws/random_call.hpp"
 #include "ssm/laws/report.hpp"
+#include "ssm/laws/strides_law.hpp"
 #include "ssm/laws/subject.hpp"
 
 namespace ssm::laws {
@@ -251,7 +252,7 @@ inline Report same_seed_gives_same_bits(Subject& subject) {
   return report;
 }
 
-/// All ten; the first only where `subject` computes in double.
+/// All eleven; the first only where `subject` computes in double.
 inline std::vector<Report> every_law(Subject& subject, Subject& reference) {
   std::vector<Report> reports;
   if (subject.tolerance().value == tolerance<double>.value)
@@ -265,6 +266,7 @@ inline std::vector<Report> every_law(Subject& subject, Subject& reference) {
   reports.push_back(step_allocates_nothing(subject));
   reports.push_back(segments_equal_sequences(subject));
   reports.push_back(same_seed_gives_same_bits(subject));
+  reports.push_back(strides_do_not_matter(subject));
   return reports;
 }
 

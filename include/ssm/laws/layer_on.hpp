@@ -40,7 +40,7 @@ class LayerOn : public Subject {
   using Parameters = typename L::template Parameters<T, Space>;
   using State = typename L::template State<T, Space>;
   using Tape = typename L::template Tape<T, Space>;
-  using Sequence = DynamicTensor<T, 3, Space>;
+  using Sequence = LaidOut<T>;
   using Sequences =  // what the layer reads
       std::conditional_t<ReadsTokens<L>, DynamicTensor<Token, 2, Space>, Sequence>;
   static_assert(Space::host_readable, "the laws read and write the tensors of a layer themselves");
@@ -82,15 +82,15 @@ class LayerOn : public Subject {
   }
 
   Outcome forward(const Call& call) override {
-    const Sequences x = write_input(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     return evaluate(call, write_parameters(call.parameters), x, nullptr);
   }
 
   Outcome differentiate(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequences x = write_input(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Outcome result = evaluate(call, parameters, x, &*tape_);
-    const Sequence dy = write_sequence(call.dy);
+    const Sequence dy(call.strides, call.dy);
     Parameters gradients = write_parameters(call.gradients);
     State dfinal;
     State dinitial;
@@ -102,11 +102,11 @@ class LayerOn : public Subject {
       ends = {.final_state = &dfinal, .initial_state = &dinitial};
     }
     if constexpr (ReadsTokens<L>) {
-      layer_.backward(*context_, parameters, *tape_, dy, gradients, ends);
+      layer_.backward(*context_, parameters, *tape_, dy.view(), gradients, ends);
     } else {
       Sequence dx = unwritten_sequence(call, inputs());
-      layer_.backward(*context_, parameters, *tape_, dy, dx, gradients, ends);
-      result.dx = read("gradient of x", dx);
+      layer_.backward(*context_, parameters, *tape_, dy.view(), dx.view(), gradients, ends);
+      result.dx = dx.read("gradient of x");
     }
     result.gradients = read_parameters(gradients, "gradient of ");
     if (call.keep_states) result.dinitial_state = read_state(dinitial, "gradient of initial ");
@@ -115,38 +115,38 @@ class LayerOn : public Subject {
 
   Outcome prefill(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequences x = write_input(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Sequence y = unwritten_sequence(call, outputs());
     State state = first_state(call);
-    layer_.prefill(*context_, parameters, x, y, state);
-    return {.y = read("y", y), .final_state = read_state(state, "final ")};
+    layer_.prefill(*context_, parameters, x.view(), y.view(), state);
+    return {.y = y.read("y"), .final_state = read_state(state, "final ")};
   }
 
   Outcome step(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequences x = write_input(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Sequence y = unwritten_sequence(call, outputs());
     State state = first_state(call);
     for (Index t = 0; t < call.length(); ++t)
-      layer_.step(*context_, parameters, x.select(1, t), y.select(1, t), state);
-    return {.y = read("y", y), .final_state = read_state(state, "final ")};
+      layer_.step(*context_, parameters, x.view().select(1, t), y.view().select(1, t), state);
+    return {.y = y.read("y"), .final_state = read_state(state, "final ")};
   }
 
   Outcome forward_initialized(Seed seed, const NamedTensor& from, bool reload) override {
     Parameters parameters = layer_.template initialize<T>(*context_, seed);
     if (reload) parameters = through_checkpoint(parameters);
-    return evaluate(Call{.x = from}, parameters, write_input(from), nullptr);
+    return evaluate(Call{.x = from}, parameters, write_input(Strides::none, from), nullptr);
   }
 
   std::size_t allocations_after_first_step(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequences x = write_input(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Sequence y = unwritten_sequence(call, outputs());
     State state = first_state(call);
     std::size_t before = 0;
     for (Index t = 0; t < call.length(); ++t) {
       if (t == 1) before = allocation_count();
-      layer_.step(*context_, parameters, x.select(1, t), y.select(1, t), state);
+      layer_.step(*context_, parameters, x.view().select(1, t), y.view().select(1, t), state);
     }
     return allocation_count() - before;
   }
@@ -167,10 +167,10 @@ class LayerOn : public Subject {
       options.final_state = &final;
     }
     if (tape != nullptr)
-      layer_.forward(*context_, parameters, x, y, *tape, options);
+      layer_.forward(*context_, parameters, x.view(), y.view(), *tape, options);
     else
-      layer_.forward(*context_, parameters, x, y, options);
-    Outcome result{.y = read("y", y)};
+      layer_.forward(*context_, parameters, x.view(), y.view(), options);
+    Outcome result{.y = y.read("y")};
     if (call.keep_states) result.final_state = read_state(final, "final ");
     return result;
   }
@@ -189,23 +189,18 @@ class LayerOn : public Subject {
     else
       return layer_.channels();
   }
-  static Sequences write_input(const NamedTensor& from) {
+  static Sequences write_input(Strides strides, const NamedTensor& from) {
     if constexpr (ReadsTokens<L>) {
       Sequences to({from.extents[0], from.extents[1]});
       write(from, to);
       return to;
     } else {
-      return write_sequence(from);
+      return Sequence(strides, from);
     }
   }
-  static Sequence write_sequence(const NamedTensor& from) {
-    Sequence to({from.extents[0], from.extents[1], from.extents[2]});
-    write(from, to);
-    return to;
-  }
   Sequence unwritten_sequence(const Call& call, Index width) {
-    Sequence sequence({call.batch(), call.length(), width});
-    fill_unwritten(sequence, call);
+    Sequence sequence(call.strides, call.batch(), call.length(), width);
+    ssm::fill(sequence.view(), call.unwritten);
     return sequence;
   }
   template <class U, class E>

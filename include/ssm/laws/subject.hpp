@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ssm/core/scalar.hpp"  // Tolerance
+#include "ssm/laws/laid_out.hpp"
 #include "ssm/laws/named_tensor.hpp"
 
 namespace ssm::laws {
@@ -22,6 +23,7 @@ struct Call {
   Bundle dfinal_state{};
   Bundle gradients{};    // what the parameters' gradients hold beforehand; empty means zero
   double unwritten = 0;  // what every output holds beforehand
+  Strides strides = Strides::none;  // of x, y, dy and dx
 
   Index batch() const { return x.extents[0]; }
   Index length() const { return x.extents[1]; }

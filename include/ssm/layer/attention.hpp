@@ -36,6 +36,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   using Readout = Linear<LinearConfig{.inputs = width, .outputs = width}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<CausalAttention, T, Space> {
     typename Projection::template Parameters<T, Space> Wqkv;
@@ -44,7 +46,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   template <class T, class Space = HostSpace>
   using State = KeyValueState<T, Space>;
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<CausalAttention, State<T, Space>> {
+  struct Tape : SequenceTape<CausalAttention, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> qkv;    // q and k after rotation
     DynamicTensor<T, 3, Space> mixed;  // what out_proj reads
@@ -117,10 +119,10 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const Index batch = tape.qkv.extent(0);

@@ -50,6 +50,9 @@ struct LanguageModelConfig {
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
  public:
+  static constexpr bool reads_tokens = true;
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<BasicLanguageModel, T, Space> {
     Weight<T, DynamicExtents<2>, Space> embedding;  // [padded, D]
@@ -96,6 +99,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// Whether what is added to a token depends on its position.
   bool has_positions() const { return config_.positions > 0; }
   Index channels() const { return backbone_.channels(); }
+  Index outputs() const { return config_.padded; }
   const Backbone& backbone() const { return backbone_; }
 
   template <class B, class T>
@@ -143,10 +147,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// Tokens have no gradient; dlogits [B, L, padded].
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
-                Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
+                     Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto shape = tape.hidden.extents();
@@ -155,9 +159,9 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     linear_backward<B, T>(ctx, head_of(p), as_rows(tape.normed.view()),
                           as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
                           head_of(gradients), {});
-    norm_.backward(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
-    backbone_.backward(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
-                       ends.part(backbone_of));
+    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
+    backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
+                            ends.part(backbone_of));
     if (ends.initial_state != nullptr)
       ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
     if (tape.dropout > 0)

@@ -29,7 +29,7 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
   struct State : Either<typename First::template State<T, Space>,
                         typename Second::template State<T, Space>> {};
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     typename First::template Tape<T, Space> first;
     typename Second::template Tape<T, Space> second;
   };
@@ -58,17 +58,17 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     if (is_second()) {
       if (ends.initial_state != nullptr) ends.initial_state->is_second = true;
-      std::get<1>(layer_).backward(ctx, p.second, tape.second, dy, dx, gradients.second,
-                                   ends.part(second_of));
+      std::get<1>(layer_).differentiate(ctx, p.second, tape.second, dy, dx, gradients.second,
+                                        ends.part(second_of));
     } else {
-      std::get<0>(layer_).backward(ctx, p.first, tape.first, dy, dx, gradients.first,
-                                   ends.part(first_of));
+      std::get<0>(layer_).differentiate(ctx, p.first, tape.first, dy, dx, gradients.first,
+                                        ends.part(first_of));
     }
   }
 

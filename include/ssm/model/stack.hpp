@@ -25,7 +25,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
     std::vector<typename Block::template State<T, Space>> blocks;
   };
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     std::vector<typename Block::template Tape<T, Space>> blocks;
     std::vector<DynamicTensor<T, 3, Space>> between;  // the output of every block but the last
   };
@@ -73,10 +73,10 @@ class Stack : public LayerVerbs<Stack<Block>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const std::size_t count = blocks_.size();
@@ -87,8 +87,8 @@ class Stack : public LayerVerbs<Stack<Block>> {
     View<const T, 3, Space> current = dy;
     for (std::size_t i = count; i-- > 0;) {
       const View<T, 3, Space> next = i == 0 ? View<T, 3, Space>(dx) : turns[i % 2];
-      blocks_[i].backward(ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
-                          ends.part([i](auto& state) -> auto& { return state.blocks[i]; }));
+      blocks_[i].differentiate(ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
+                               ends.part([i](auto& state) -> auto& { return state.blocks[i]; }));
       current = next;
     }
   }
