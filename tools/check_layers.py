@@ -30,7 +30,7 @@ MAY_INCLUDE = {
     "train": CORE_OP | {"layer", "model", "train", "io"},
     "io": CORE_OP | {"layer", "model", "io"},
     "family": CORE_OP | {"layer", "model", "train", "io", "family"},
-    "laws": CORE_OP | {"layer", "laws"},
+    "laws": CORE_OP | {"layer", "io", REFERENCE, "laws"},  # Reference is the oracle where none other is named
     "language_model": ABOVE | {CUDA},
     "language_model.hpp": ABOVE,
     "ssm.hpp": CORE_OP | {"layer", "model", "train", "version.hpp"},
@@ -44,6 +44,7 @@ OTHERS = {
     CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|omp\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
+    "laws": re.compile(r"doctest/doctest\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
 }
 NO_CONDITIONALS = {"core", "op", "layer"}

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "support/layer_laws.hpp"
+#include "ssm/laws/layer_laws.hpp"
 
 #include <doctest/doctest.h>
 
@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "ssm/laws/layer_on.hpp"
 #include "support/faulty_layer.hpp"
-#include "support/layer_on.hpp"
 
 namespace {
 

@@ -16,7 +16,7 @@
 #include "support/test_tensor.hpp"
 
 // Behind the vector headers: it defines what they declare.
-#include "support/allocation_count.hpp"
+#include "ssm/laws/allocation_count.hpp"
 
 namespace ssm::test {
 namespace {

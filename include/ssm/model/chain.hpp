@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
 #include "ssm/model/named.hpp"
@@ -77,10 +78,11 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
-    state.first = first_.template initial_state<T>(ctx, sequences);
-    state.second = second_.template initial_state<T>(ctx, sequences);
+    state.first = initial_state_of<T>(first_, ctx, sequences, reserve);
+    state.second = initial_state_of<T>(second_, ctx, sequences, reserve);
     return state;
   }
   template <class T = float, class B>

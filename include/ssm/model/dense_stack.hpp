@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ssm/layer/dropping.hpp"
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -196,10 +197,11 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     for (const Inner& layer : layers_)
-      state.blocks.push_back(layer.template initial_state<T>(ctx, sequences));
+      state.blocks.push_back(initial_state_of<T>(layer, ctx, sequences, reserve));
     return state;
   }
   template <class T = float, class B>

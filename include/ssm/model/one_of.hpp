@@ -4,6 +4,7 @@
 #include <utility>
 #include <variant>
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -72,13 +73,14 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     state.is_second = is_second();
     if (is_second())
-      state.second = std::get<1>(layer_).template initial_state<T>(ctx, sequences);
+      state.second = initial_state_of<T>(std::get<1>(layer_), ctx, sequences, reserve);
     else
-      state.first = std::get<0>(layer_).template initial_state<T>(ctx, sequences);
+      state.first = initial_state_of<T>(std::get<0>(layer_), ctx, sequences, reserve);
     return state;
   }
   template <class T = float, class B>

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "ssm/layer/dropping.hpp"
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
 #include "ssm/model/fixed_string.hpp"
@@ -92,8 +93,9 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
-    return inner_.template initial_state<T>(ctx, sequences);
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
+    return initial_state_of<T>(inner_, ctx, sequences, reserve);
   }
   template <class T = float, class B>
   Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {

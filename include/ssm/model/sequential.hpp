@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
 #include "ssm/model/named.hpp"
@@ -103,10 +104,12 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     for_each_index([&](auto i) {
-      std::get<i>(state.blocks) = std::get<i>(blocks_).template initial_state<T>(ctx, sequences);
+      std::get<i>(state.blocks) =
+          initial_state_of<T>(std::get<i>(blocks_), ctx, sequences, reserve);
     });
     return state;
   }

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
 
@@ -102,10 +103,11 @@ class Stack : public LayerVerbs<Stack<Block>> {
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     for (const Block& block : blocks_)
-      state.blocks.push_back(block.template initial_state<T>(ctx, sequences));
+      state.blocks.push_back(initial_state_of<T>(block, ctx, sequences, reserve));
     return state;
   }
   template <class T = float, class B>

@@ -3,9 +3,9 @@
 
 #include <string>
 
-#include "support/random_call.hpp"
-#include "support/report.hpp"
-#include "support/subject.hpp"
+#include "ssm/laws/random_call.hpp"
+#include "ssm/laws/report.hpp"
+#include "ssm/laws/subject.hpp"
 
 namespace ssm::laws {
 

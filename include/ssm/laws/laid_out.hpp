@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "ssm/core/elementwise.hpp"
-#include "support/named_tensor.hpp"
+#include "ssm/laws/named_tensor.hpp"
 
 namespace ssm::laws {
 
