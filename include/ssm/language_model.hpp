@@ -31,13 +31,13 @@ class LanguageModelState {
       : state_(std::move(state)) {}
 
   Index sequences() const { return state_->sequences(); }
-  /// How many tokens each sequence has read.
-  Index position() const { return state_->position(); }
+  /// How many tokens a sequence has read.
+  Index position(Index sequence = 0) const { return state_->position(sequence); }
 
   LanguageModelState copy() const { return LanguageModelState(state_->copy()); }
   /// One of the sequences as a state of its own.
   LanguageModelState row(Index sequence) const { return LanguageModelState(state_->row(sequence)); }
-  /// Replaces one sequence of another state by one of this. Both must have read as many tokens.
+  /// Replaces one sequence of another state by one of this, so that sequences join and leave a batch.
   void copy_row(Index from, LanguageModelState& to, Index row) const {
     state_->copy_row(from, *to.state_, row);
   }

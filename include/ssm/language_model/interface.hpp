@@ -45,7 +45,7 @@ class StateInterface {
   virtual ~StateInterface() = default;
 
   virtual Index sequences() const = 0;
-  virtual Index position() const = 0;
+  virtual Index position(Index sequence) const = 0;
   virtual std::unique_ptr<StateInterface> copy() const = 0;
   virtual std::unique_ptr<StateInterface> row(Index sequence) const = 0;
   virtual void copy_row(Index from, StateInterface& to, Index row) const = 0;

@@ -32,7 +32,7 @@ class LanguageModelOn final : public LanguageModelInterface {
   using L = typename F::LanguageModel;
   using Space = typename B::Space;
   using P = typename L::template Parameters<float, Space>;
-  using State = StateOn<L, Space>;
+  using State = StateOn<L, B>;
 
   /// What sessions share.
   struct Weights {
@@ -44,13 +44,13 @@ class LanguageModelOn final : public LanguageModelInterface {
   LanguageModelOn(const BackendOptions& options, const typename F::Config& config, Seed seed)
       : LanguageModelOn(options) {
     L layer = F::make(config);
-    P parameters = layer.initialize(ctx_, seed);
+    P parameters = layer.initialize(*ctx_, seed);
     take({config, {std::move(layer), std::move(parameters)}});
   }
   LanguageModelOn(const BackendOptions& options, const JsonObject& json, ModelTensors tensors)
       : LanguageModelOn(options) {
     auto files = check_files<F>(json, std::move(tensors));
-    auto model = read_weights<float>(ctx_, files);
+    auto model = read_weights<float>(*ctx_, files);
     take({std::move(files.config), std::move(model)});
   }
 
@@ -69,31 +69,31 @@ class LanguageModelOn final : public LanguageModelInterface {
   }
 
   std::unique_ptr<StateInterface> initial_state(Index sequences) override {
-    return std::make_unique<State>(layer(), facts_, sequences);
+    return std::make_unique<State>(ctx_, layer(), facts_, sequences);
   }
 
   void logits(const View<const Token, 2>& tokens, const View<float, 3>& logits) override {
     run_sequences(tokens, logits, [&](const auto& ids, const auto& out) {
-      layer().forward(ctx_, parameters(), ids, out);
+      layer().forward(*ctx_, parameters(), ids, out);
     });
   }
   void prefill(const View<const Token, 2>& tokens, const View<float, 3>& logits,
                StateInterface& state) override {
     auto& own = State::of(state, facts_, tokens.extent(0)).state();
     run_sequences(tokens, logits, [&](const auto& ids, const auto& out) {
-      layer().prefill(ctx_, parameters(), ids, out, own);
+      layer().prefill(*ctx_, parameters(), ids, out, own);
     });
   }
   void step(const View<const Token, 1>& tokens, const View<float, 2>& logits,
             StateInterface& state) override {
     auto& own = State::of(state, facts_, tokens.extent(0)).state();
     if constexpr (Space::host_readable) {
-      layer().step(ctx_, parameters(), tokens, logits, own);
+      layer().step(*ctx_, parameters(), tokens, logits, own);
     } else {
       step_tokens_.resize({tokens.extent(0)});
       step_logits_.resize(logits.extents());
       copy_in(tokens.flatten(), step_tokens_.flatten());
-      layer().step(ctx_, parameters(), step_tokens_, step_logits_, own);
+      layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
       copy_out(step_logits_.flatten(), logits.flatten());
     }
   }
@@ -106,7 +106,7 @@ class LanguageModelOn final : public LanguageModelInterface {
   }
 
   TextLoss loss(TokenView text, const TextLossOptions& options) override {
-    return text_loss(ctx_, layer(), parameters(), text, options);
+    return text_loss(*ctx_, layer(), parameters(), text, options);
   }
 
   void keep_weights_in_bf16() override {
@@ -122,12 +122,12 @@ class LanguageModelOn final : public LanguageModelInterface {
 
   void start_training(const LanguageModelTrainerConfig& config) override {
     require_unshared("training");
-    trainer_.emplace(ctx_, layer(), parameters(), config);
+    trainer_.emplace(*ctx_, layer(), parameters(), config);
   }
   bool is_training() const override { return trainer_.has_value(); }
   TrainingStep update(const TextStreams& streams, double rate) override {
     require_unshared("training");
-    return trainer().update(ctx_, layer(), weights_->model.parameters, streams, rate);
+    return trainer().update(*ctx_, layer(), weights_->model.parameters, streams, rate);
   }
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
@@ -147,7 +147,7 @@ class LanguageModelOn final : public LanguageModelInterface {
    public:
     Stream(LanguageModelOn& owner, std::span<const Token> prompt, const GenerateOptions& options,
            StateOf<P>* state)
-        : range_(owner.ctx_, owner.layer(), owner.parameters(), prompt, options, state),
+        : range_(*owner.ctx_, owner.layer(), owner.parameters(), prompt, options, state),
           position_(range_.begin()) {}
     std::optional<Token> next() override {
       if (is_begun_) ++position_;
@@ -163,10 +163,10 @@ class LanguageModelOn final : public LanguageModelInterface {
   };
 
   explicit LanguageModelOn(const BackendOptions& options)
-      : ctx_(ResourcesAtRunTime<typename B::Resources>::make(options)) {
+      : ctx_(std::make_shared<Context<B>>(ResourcesAtRunTime<typename B::Resources>::make(options))) {
     facts_.backend = options.backend;
-    if constexpr (requires { ctx_.resources().threads(); })
-      facts_.threads = ctx_.resources().threads();
+    if constexpr (requires { ctx_->resources().threads(); })
+      facts_.threads = ctx_->resources().threads();
   }
   void take(Weights weights) { share(std::make_shared<Weights>(std::move(weights))); }
   void share(std::shared_ptr<Weights> weights) {
@@ -211,7 +211,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     }
   }
 
-  Context<B> ctx_;
+  std::shared_ptr<Context<B>> ctx_;
   LanguageModelFacts facts_;
   std::shared_ptr<Weights> weights_;
   std::optional<LanguageModelTrainer<P>> trainer_;

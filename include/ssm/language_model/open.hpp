@@ -47,15 +47,16 @@ std::unique_ptr<LanguageModelInterface> where_it_runs(const BackendOptions& opti
 template <class B, class List = Families>
 AnyLanguageModel open_language_model_on(const std::filesystem::path& path,
                                         const BackendOptions& options = {}) {
-  const std::filesystem::path folder = model_folder(path);
-  const JsonObject json = read_json(folder / "config.json");
-  std::unique_ptr<detail::LanguageModelInterface> model;
-  with_family<List>(json, [&]<class F>() {
-    model = detail::where_it_runs<B, F>(options, [&] {
-      return detail::LanguageModelMaker<B, F>::load(options, json, ModelTensors(folder));
+  return AnyLanguageModel(open_newest(path, [&](const std::filesystem::path& folder) {
+    const JsonObject json = read_json(folder / "config.json");
+    std::unique_ptr<detail::LanguageModelInterface> model;
+    with_family<List>(json, [&]<class F>() {
+      model = detail::where_it_runs<B, F>(options, [&] {
+        return detail::LanguageModelMaker<B, F>::load(options, json, ModelTensors(folder));
+      });
     });
-  });
-  return AnyLanguageModel(std::move(model));
+    return model;
+  }));
 }
 
 /// A fresh language model of any family of a list on backend B.

@@ -4,29 +4,26 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "ssm/io/state_checkpoint.hpp"
 #include "ssm/language_model/interface.hpp"
+#include "ssm/layer/copy_state_row.hpp"
 #include "ssm/layer/copy_to.hpp"
 
 namespace ssm::detail {
 
-/// A backend without primitives, for tensors in a memory space.
-template <class S>
-struct InSpace {
-  using Space = S;
-  struct Resources {};
-};
-
-/// The state of a language model L whose tensors are in a memory space.
-template <class L, class Space>
+/// The state of a language model L on backend B. It keeps the context that it was made with.
+template <class L, class B>
 class StateOn final : public StateInterface {
+  using Space = typename B::Space;
   using State = typename L::template State<float, Space>;
   using HostState = typename L::template State<float>;
 
  public:
-  StateOn(const L& layer, const LanguageModelFacts& facts, Index sequences)
-      : layer_(layer), family_(facts.family), sequences_(sequences), state_(fresh(sequences)) {
+  StateOn(std::shared_ptr<Context<B>> ctx, const L& layer, const LanguageModelFacts& facts,
+          Index sequences)
+      : ctx_(std::move(ctx)), layer_(layer), family_(facts.family), sequences_(sequences), state_(fresh(sequences)) {
     if (sequences < 1) throw ArgumentError("language model: a state is of at least one sequence");
   }
 
@@ -44,7 +41,12 @@ class StateOn final : public StateInterface {
 
   State& state() { return state_; }
   Index sequences() const override { return sequences_; }
-  Index position() const override { return position_of(state_); }
+  Index position(Index sequence) const override {
+    if (sequence < 0 || sequence >= sequences_)
+      throw ArgumentError("language model: sequence " + std::to_string(sequence) +
+                          " is not one of " + std::to_string(sequences_));
+    return static_cast<Index>(state_.position(sequence));
+  }
 
   std::unique_ptr<StateInterface> copy() const override {
     std::unique_ptr<StateOn> result(new StateOn(*this, sequences_));
@@ -60,8 +62,7 @@ class StateOn final : public StateInterface {
     auto* other = dynamic_cast<StateOn*>(&to);
     if (other == nullptr || other->family_ != family_)
       throw ArgumentError("language model: the state is of a model of another kind or backend");
-    static_cast<void>(from);
-    static_cast<void>(row);
+    copy_state_row(*ctx_, layer_, state_, from, other->state_, row);
   }
 
   void save(const std::filesystem::path& file) const override {
@@ -101,19 +102,20 @@ class StateOn final : public StateInterface {
   static constexpr const char* format = "ssm-state-1";
 
   StateOn(const StateOn& like, Index sequences)
-      : layer_(like.layer_),
+      : ctx_(like.ctx_),
+        layer_(like.layer_),
         family_(like.family_),
         sequences_(sequences),
         state_(fresh(sequences)) {}
 
   State fresh(Index sequences) const {
-    return layer_.template initial_state<float>(Context<InSpace<Space>>(), sequences);
+    return layer_.template initial_state<float>(*ctx_, sequences);
   }
   HostState fresh_on_host(Index sequences) const {
     return layer_.template initial_state<float>(Context<HostMemory>(), sequences);
   }
-  static Index position_of(const State& state) { return state.position; }
 
+  std::shared_ptr<Context<B>> ctx_;
   L layer_;
   std::string family_;
   Index sequences_;
