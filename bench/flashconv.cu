@@ -141,7 +141,7 @@ void check_convolution_cases() {
 template <class T>
 T tiny() {
   if constexpr (sizeof(T) == 4) return 1e-38f;
-  return {std::uint16_t{0x0001}};
+  return T::from_bits(0x0001);
 }
 
 struct MixerCase {
