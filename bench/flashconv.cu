@@ -140,8 +140,10 @@ void check_convolution_cases() {
 /// A number so small that few others can be divided by it.
 template <class T>
 T tiny() {
-  if constexpr (sizeof(T) == 4) return 1e-38f;
-  return {std::uint16_t{0x0001}};
+  if constexpr (sizeof(T) == 4)
+    return 1e-38f;
+  else
+    return T::from_bits(0x0001);
 }
 
 struct MixerCase {
