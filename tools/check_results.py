@@ -10,8 +10,9 @@ A comment before a table or a paragraph names a JSON file and says what stands b
 
 Each {…} is a number of the file: members by name, a list's entry by its index or by fields, [work=ssm,pass=fwd], that only
 one entry has; then a factor, * N or / N, if any, and after a colon a format as in Python. What stands behind the file's
-name is written once for all: it is the number, with * replaced by what is in the braces. A number between is said as
-sum(LIST.MEMBER), least(…) or most(…) over a list.
+name is written once for all: it is the number, with * replaced by what is in the braces. MEMBER+MEMBER and MEMBER/MEMBER are
+of one entry; sum(LIST.MEMBER), least(…) and most(…) are over a list. A line that begins with "each LIST: " is one line for
+each entry of the list; "each: " where the whole file is the list. Sizes, 4x256, are written 4×256.
 Every line of the comment must stand below it: in a table it is a row, and the table has no other rows; in a paragraph its
 words. A table that repeats a file's table needs no lines:
 
@@ -55,13 +56,25 @@ def entry(items, condition):
     return found[0]
 
 
+def member(data, name):
+    if "+" in name:
+        return sum(data[part] for part in name.split("+"))
+    if "/" in name:
+        above, below = name.split("/")
+        return data[above] / data[below]
+    return data[name]
+
+
 def value(data, path):
     over = OVER_LIST.match(path)
     if over:
         numbers = [item[over[3]] for item in value(data, over[2])]
         return {"sum": sum, "least": min, "most": max}[over[1]](numbers)
     for step in STEP.finditer(path):
-        data = entry(data, step[1]) if step[1] is not None else data[step[2]]
+        if step[1] is not None:
+            data = entry(data, step[1])
+        else:
+            data = member(data, step[2])
     return data
 
 
@@ -75,13 +88,21 @@ def written(data, expression):
     if parts["operator"]:
         factor = float(parts["factor"])
         number = number * factor if parts["operator"] == "*" else number / factor
-    return format(number, parts["format"] or "").replace("-", "−") if not isinstance(number, str) else number
+    if isinstance(number, str):
+        return re.sub(r"(?<=\d)x(?=\d)", "×", number)
+    return re.sub(r"^-", "−", format(number, parts["format"] or ""))
 
 
 def rendered(data, pattern, line):
+    """The lines that one line of a comment stands for."""
+    each = re.match(r"each ?(\S*): (.*)", line)
+    if each:
+        entries = value(data, each[1]) if each[1] else data
+        return [text for item in entries for text in rendered(item, pattern, each[2])]
+
     def put(match):
         return written(data, pattern.replace("*", match[1], 1) if pattern else match[1])
-    return NUMBER.sub(put, line)
+    return [NUMBER.sub(put, line)]
 
 
 def rows_of(text):
@@ -108,8 +129,8 @@ def check(page, text, fix, complete):
                 if rows is None or block.splitlines()[:2] != wanted_head:
                     raise LookupError(f"no table with the head of {match['file']} below")
             else:
-                wanted = [rendered(document(source), match["pattern"].strip(), line.strip())
-                          for line in (match["lines"] or "").splitlines() if line.strip()]
+                wanted = [text for line in (match["lines"] or "").splitlines() if line.strip()
+                          for text in rendered(document(source), match["pattern"].strip(), line.strip())]
         except LookupError as error:
             problems.append(f"{where}: {error.args[0]}")
             return match[0]
@@ -141,11 +162,11 @@ def check(page, text, fix, complete):
 
 
 def self_test():
-    data = {"rate": 0.5, "runs": [{"m": "a", "p": "x", "n": 1234.5, "s": 1}, {"m": "a", "p": "y", "n": -2, "s": 3}],
+    data = {"rate": 0.5, "shape": "4x256", "runs": [{"m": "a", "p": "x", "n": 1234.5, "s": 1}, {"m": "a", "p": "y", "n": -2, "s": 3}],
             "benchmarks": [{"name": "f<A, b>/10_median", "t": 1500.0}]}
     cases = [("rate :.2f", "0.50"), ("rate * 100 :.0f", "50"), ("runs[0].n :,.0f", "1,234"), ("runs[m=a,p=y].n :+.1f", "−2.0"),
              ("sum(runs.s) / 2 :.1f", "2.0"), ("most(runs.s)", "3"), ("benchmarks[name=f<A, b>/10_median].t / 1000 :.1f", "1.5"),
-             ("runs[0].m", "a")]
+             ("runs[0].n+s :.1f", "1235.5"), ("runs[1].s/n :.1e", "−1.5e+00"), ("runs[0].m", "a"), ("shape", "4×256")]
     failures = [f"{expression}: {written(data, expression)}, not {want}"
                 for expression, want in cases if written(data, expression) != want]
     for wrong in ("runs[m=a].n", "absent", "runs[7].n"):
@@ -158,7 +179,8 @@ def self_test():
         file.flush()
         table = f"<!-- from {file.name}\n| a | {{rate :.1f}} |\n-->\n| k | v |\n| --- | --- |\n| a | 0.5 |\n"
         prose = f"<!-- from {file.name} runs[p=*].n :.0f\nhas {{y}}\n-->\nIt\nhas −2 of them.\n"
-        for text, faults in ((table, 0), (table.replace("| a | 0.5", "| a | 0.6"), 1), (table + "| b | 1 |\n", 1),
+        every = f"<!-- from {file.name}\neach runs: | {{p}} | {{s}} |\n-->\n| k | v |\n| --- | --- |\n| x | 1 |\n| y | 3 |\n"
+        for text, faults in ((every, 0), (every.replace("| y | 3 |\n", ""), 1), (table, 0), (table.replace("| a | 0.5", "| a | 0.6"), 1), (table + "| b | 1 |\n", 1),
                              (prose, 0), (prose.replace("−2", "−3"), 1), ("| k |\n| --- |\n| 1 |\n", 1),
                              (table.replace("rate", "rat"), 1), (f"<!-- from {file.name} -->\ntext\n", 1)):
             problems, _, _ = check("page", text, False, True)
