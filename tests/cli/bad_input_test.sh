@@ -77,8 +77,8 @@ expect 1 "$ssm" perplexity run --text absent && says "absent"
 printf 'x' >one
 expect 1 "$ssm" perplexity run --text one
 sed -i 's/"vocab_size": 256/"vocab_size": 250/' $newest/config.json
-expect 1 "$ssm" generate run && says "vocabulary"
-expect 1 "$ssm" perplexity run --text text && says "vocabulary"
+expect 1 "$ssm" generate run && says "config.json says [250, 16]"
+expect 1 "$ssm" perplexity run --text text && says "config.json says [250, 16]"
 rm -rf run && cp -r before run
 if [[ -e /dev/full ]]; then
   status=0
