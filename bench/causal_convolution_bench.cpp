@@ -4,9 +4,11 @@
 
 #include "ssm/backend/cpu.hpp"
 #include "ssm/backend/cpu/fft_eigen.hpp"
-#include "ssm/backend/cpu/fft_fftw.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "ssm/core/tensor.hpp"
+#if defined(SSM_WITH_FFTW)
+#include "ssm/backend/cpu/fft_fftw.hpp"
+#endif
 
 namespace {
 

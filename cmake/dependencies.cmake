@@ -1,23 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-# What is installed decides which targets exist; nothing is ever downloaded.
-# No versions here: some packages' version files accept only their own major version, and newer ones are welcome.
+# What is installed decides which components exist; nothing is ever downloaded.
+# No versions for packages with a configuration of their own: some of those accept only their own major version, and newer
+# ones are welcome. MODULE for the others, whatever CMAKE_FIND_PACKAGE_PREFER_CONFIG says: the targets that Debian's
+# configuration of xsimd makes are not the ones that cmake/Findxsimd.cmake makes.
+find_package(xsimd 8.1 MODULE QUIET)
+find_package(OpenMP MODULE QUIET COMPONENTS CXX)
 find_package(Eigen3 CONFIG QUIET)
-find_package(xsimd QUIET)
-find_package(OpenMP QUIET COMPONENTS CXX)
-find_package(FFTW3 QUIET)
 find_package(nlohmann_json CONFIG QUIET)
 
-# FFTW is GPL: linking it is the user's visible choice.
-option(SSM_WITH_FFTW "Let ssm::cpu use FFTW (GPL-2.0-or-later)" ${FFTW3_FOUND})
-if(SSM_WITH_FFTW AND NOT FFTW3_FOUND)
-  message(FATAL_ERROR "SSM_WITH_FFTW is ON but fftw3 and fftw3f were not found (Debian: libfftw3-dev)")
+# FFTW is GPL: it is looked for, and linked by what links ssm::fftw, only where that is asked for.
+option(SSM_WITH_FFTW "Make ssm::fftw, which links FFTW (GPL-2.0-or-later)" OFF)
+if(SSM_WITH_FFTW)
+  find_package(FFTW3 MODULE QUIET)
+  if(NOT FFTW3_FOUND)
+    message(FATAL_ERROR "SSM_WITH_FFTW is ON but fftw3 and fftw3f were not found (Debian: libfftw3-dev)")
+  endif()
 endif()
 
 set(SSM_HAS_CPU OFF)
-if(Eigen3_VERSION VERSION_GREATER_EQUAL 3.4 AND xsimd_VERSION VERSION_GREATER_EQUAL 8.1 AND OpenMP_CXX_FOUND)
+set(SSM_HAS_EIGEN OFF)
+if(xsimd_FOUND AND OpenMP_CXX_FOUND)
   set(SSM_HAS_CPU ON)
+  if(Eigen3_VERSION VERSION_GREATER_EQUAL 3.4)
+    set(SSM_HAS_EIGEN ON)
+  endif()
 else()
-  message(STATUS "ssm::cpu is off: it needs Eigen >= 3.4, xsimd >= 8.1 and OpenMP")
+  message(STATUS "ssm::cpu is off: it needs xsimd >= 8.1 and OpenMP")
+endif()
+if(SSM_WITH_FFTW AND NOT SSM_HAS_CPU)
+  message(FATAL_ERROR "SSM_WITH_FFTW is ON but ssm::cpu, which ssm::fftw stands on, is off")
 endif()
 
 set(SSM_HAS_IO OFF)
@@ -30,5 +41,9 @@ endif()
 if((SSM_BUILD_TESTS OR SSM_BUILD_EXAMPLES OR SSM_BUILD_TOOLS OR SSM_BUILD_BENCHMARKS)
    AND NOT (SSM_HAS_CPU AND SSM_HAS_IO))
   message(FATAL_ERROR "Tests, examples, tools and benchmarks need ssm::cpu and ssm::io: run tools/setup.sh, "
-                      "or turn SSM_BUILD_{TESTS,EXAMPLES,TOOLS,BENCHMARKS} off")
+                      "or take the preset 'install', which builds none of them")
+endif()
+if((SSM_BUILD_TESTS OR SSM_BUILD_BENCHMARKS) AND NOT SSM_HAS_EIGEN)
+  message(FATAL_ERROR "Tests and benchmarks compare with Eigen >= 3.4: run tools/setup.sh, "
+                      "or turn SSM_BUILD_TESTS and SSM_BUILD_BENCHMARKS off")
 endif()

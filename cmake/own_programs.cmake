@@ -29,9 +29,19 @@ if(PROJECT_IS_TOP_LEVEL AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
   endif()
 endif()
 
-# ssm_program(target source...): one of our own executables, on every library there is.
+# ssm_program(target source...): one of our own executables, on the libraries that users link.
 function(ssm_program target)
   add_executable(${target} ${ARGN})
   target_link_libraries(${target} PRIVATE ssm::cpu ssm::io ssm_own_options)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+endfunction()
+
+# ssm_compares_with_other_libraries(target): one of our own programs that computes the same by Eigen and, where it is asked
+# for, by FFTW; SSM_WITH_FFTW tells its source.
+function(ssm_compares_with_other_libraries target)
+  target_link_libraries(${target} PRIVATE ssm::eigen)
+  if(SSM_WITH_FFTW)
+    target_link_libraries(${target} PRIVATE ssm::fftw)
+    target_compile_definitions(${target} PRIVATE SSM_WITH_FFTW)
+  endif()
 endfunction()

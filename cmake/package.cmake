@@ -1,21 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-include(GNUInstallDirs)
+# What is installed beside the components' headers and libraries. Installation components: development (headers, CMake and
+# pkg-config files), runtime (libssm_cuda), programs, license.
 include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_DATADIR}/cmake/ssm")
 
 get_property(SSM_COMPONENTS GLOBAL PROPERTY SSM_COMPONENTS)
+get_property(SSM_COMPONENT_TABLE GLOBAL PROPERTY SSM_COMPONENT_TABLE)
 foreach(component IN LISTS SSM_COMPONENTS)
-  install(EXPORT ssm-${component} NAMESPACE ssm:: DESTINATION "${package_dir}" FILE ssm-${component}.cmake)
+  install(EXPORT ssm-${component} NAMESPACE ssm:: DESTINATION "${package_dir}" FILE ssm-${component}.cmake
+    COMPONENT development)
 endforeach()
 
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/ssmConfig.cmake.in" "${PROJECT_BINARY_DIR}/ssmConfig.cmake"
   INSTALL_DESTINATION "${package_dir}" NO_SET_AND_CHECK_MACRO)
+set(arch_independent ARCH_INDEPENDENT)
+if(SSM_BUILD_CUDA)
+  set(arch_independent "")
+endif()
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/ssmConfigVersion.cmake"
-  COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+  COMPATIBILITY SameMinorVersion ${arch_independent})
 install(FILES "${PROJECT_BINARY_DIR}/ssmConfig.cmake" "${PROJECT_BINARY_DIR}/ssmConfigVersion.cmake"
-  "${CMAKE_CURRENT_LIST_DIR}/FindFFTW3.cmake" "${CMAKE_CURRENT_LIST_DIR}/Findxsimd.cmake" DESTINATION "${package_dir}")
+  "${CMAKE_CURRENT_LIST_DIR}/FindFFTW3.cmake" "${CMAKE_CURRENT_LIST_DIR}/Findxsimd.cmake"
+  DESTINATION "${package_dir}" COMPONENT development)
 
-# Named ssm-cpp: Debian's libssm-dev, an unrelated library, owns ssm.pc.
-configure_file("${CMAKE_CURRENT_LIST_DIR}/ssm-cpp.pc.in" "${PROJECT_BINARY_DIR}/ssm-cpp.pc" @ONLY)
-install(FILES "${PROJECT_BINARY_DIR}/ssm-cpp.pc" DESTINATION "${CMAKE_INSTALL_DATADIR}/pkgconfig")
-install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+# Named ssm-cpp: Debian's libssm-dev, an unrelated library, owns ssm.pc. They find the headers from where they lie.
+set(pkgconfig_dir "${CMAKE_INSTALL_DATADIR}/pkgconfig")
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR
+  BASE_DIRECTORY "${CMAKE_INSTALL_PREFIX}/${pkgconfig_dir}" OUTPUT_VARIABLE SSM_PKGCONFIG_INCLUDEDIR)
+foreach(package ssm-cpp ssm-cpp-cpu)
+  configure_file("${CMAKE_CURRENT_LIST_DIR}/${package}.pc.in" "${PROJECT_BINARY_DIR}/${package}.pc" @ONLY)
+endforeach()
+install(FILES "${PROJECT_BINARY_DIR}/ssm-cpp.pc" DESTINATION "${pkgconfig_dir}" COMPONENT development)
+if(SSM_HAS_CPU)
+  install(FILES "${PROJECT_BINARY_DIR}/ssm-cpp-cpu.pc" DESTINATION "${pkgconfig_dir}" COMPONENT development)
+endif()
+install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}" COMPONENT license)

@@ -25,7 +25,7 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
     ssm::Tensor<T, ssm::Extents<ssm::dyn, Channels, 1, 1>, Space> sum;
   };
   template <class T, class Space = ssm::HostSpace>
-  struct Tape : ssm::SequenceTape<LeakySum, State<T, Space>> {
+  struct Tape : ssm::SequenceTape<LeakySum, State<T, Space>>, ssm::InputTape<T, Space> {
     ssm::View<const T, 3, Space> x;
   };
 
@@ -50,12 +50,12 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
   }
 
   template <class B, class T>
-  void backward(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape,
-                ssm::Input<B, T, ssm::dyn, ssm::dyn, Channels> dy,
-                ssm::Output<B, T, ssm::dyn, ssm::dyn, Channels> dx,
-                Parameters<T, typename B::Space>& gradients,
-                const ssm::SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape,
+                     ssm::Input<B, T, ssm::dyn, ssm::dyn, Channels> dy,
+                     ssm::Output<B, T, ssm::dyn, ssm::dyn, Channels> dx,
+                     Parameters<T, typename B::Space>& gradients,
+                     const ssm::SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto scan = operands(ctx, frame, p, tape.x);

@@ -28,12 +28,15 @@ MAY_INCLUDE = {
     "train": CORE_OP | {"layer", "model", "train", "io"},
     "io": CORE_OP | {"layer", "model", "io"},
     "ssm.hpp": CORE_OP | {"layer", "model", "train"},
+    "require_cxx20.hpp": set(),
 }
+EVERYWHERE = {"require_cxx20.hpp"}  # the compiler is asked before anything else is read
 STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <Eigen/Core>
 OTHERS = {
     CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|omp\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
+    "require_cxx20.hpp": re.compile(r"ssm needs .*"),  # a sentence, not a file
 }
 NO_CONDITIONALS = {"core", "op", "layer"}
 
@@ -43,8 +46,8 @@ CONDITIONAL = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else)\b")
 
 def area_of(path):
     """The key of MAY_INCLUDE for a path relative to ssm/, or None."""
-    if path == "ssm.hpp":
-        return path
+    if "/" not in path:
+        return path if path in MAY_INCLUDE else None
     parts = path.split("/")
     if parts[0] == "backend" and len(parts) > 1:
         area = "backend/" + parts[1].removesuffix(".hpp")
@@ -59,7 +62,7 @@ def complaint_about(include, area, root):
         if not (root / include).is_file():
             return f"{include} does not exist"
         target = area_of(include.removeprefix("ssm/"))
-        if target not in MAY_INCLUDE[area]:
+        if target not in MAY_INCLUDE[area] | EVERYWHERE:
             return f"{area} may not include {target or include}"
     elif not STANDARD.fullmatch(include):
         allowed = OTHERS.get(area)

@@ -9,13 +9,7 @@
 
 namespace {
 
-constexpr const char* version =
-#if SSM_WITH_FFTW
-    "ssm " SSM_VERSION
-    "\nlinked with FFTW (libfftw3), which is GPL-2.0-or-later; ssm itself is Apache-2.0";
-#else
-    "ssm " SSM_VERSION "\nwithout FFTW; Apache-2.0";
-#endif
+constexpr const char* version = "ssm " SSM_VERSION "\nApache-2.0; FFTW is not linked";
 
 constexpr const char* examples = R"(Examples:
   ssm train --text shakespeare.txt --out run --minutes 5

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/version.hpp"
+// First: what a compiler lacks is said before anything else.
+
 // Everything that needs no backend and no file format; add a backend header beside it.
 #include "ssm/core/compare.hpp"
 #include "ssm/core/elementwise.hpp"
 #include "ssm/core/fill_random.hpp"
+#include "ssm/core/overrides.hpp"
 #include "ssm/core/print.hpp"
 #include "ssm/core/reduction.hpp"
 #include "ssm/core/scalar.hpp"

@@ -10,7 +10,8 @@ for command in "" train generate perplexity inspect logits; do
 done
 expect 0 "$ssm" --version
 grep -Eq '^ssm [0-9]+\.[0-9]+\.[0-9]+' out || fail "no version: $(cat out)"
-grep -q 'FFTW' out || fail "nothing about FFTW"
+grep -q 'FFTW is not linked' out || fail "nothing about FFTW"
+if ldd "$ssm" | grep -i fftw; then fail "links FFTW, and says that it does not"; fi
 
 wrong() {
   expect 2 "$ssm" "$@"

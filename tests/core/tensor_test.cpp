@@ -6,6 +6,7 @@
 #include <ssm/core/tensor.hpp>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 using ssm::dyn;
 using ssm::DynamicTensor;
@@ -144,4 +145,68 @@ TEST_CASE("slices, selections and reshapes of a tensor are views of it") {
   CHECK(tensor.flatten()(1) == 1);
   CHECK(tensor.reshape(3, 2)(2, 1) == 2);
   CHECK(std::as_const(tensor).flatten()(3) == 3);
+}
+
+TEST_CASE("a borrowed tensor reads and writes the caller's memory and never frees it") {
+  std::vector<float> memory(6);
+  {
+    Counted borrowed = Counted::borrow(memory.data(), {2, 3});
+    CHECK(borrowed.is_borrowed());
+    CHECK(borrowed.data() == memory.data());
+    borrowed.data()[5] = 7;
+    borrowed.view().data()[0] = 1;
+    CHECK(CountingSpace::live == 0);
+  }
+  CHECK(memory == std::vector<float>{1, 0, 0, 0, 0, 7});
+  CHECK_FALSE(Matrix({2, 3}).is_borrowed());
+}
+
+TEST_CASE("a borrowed tensor takes other extents up to its capacity and refuses more") {
+  std::vector<float> memory(8, 5);
+  Counted borrowed = Counted::borrow(memory.data(), {2, 3}, 8);
+  borrowed.resize({2, 4});
+  CHECK(borrowed.data() == memory.data());
+  borrowed.reset({1, 2});
+  CHECK(memory[0] == 0);
+  CHECK(memory[2] == 5);
+  borrowed.extend({4, 2}, 100);  // a wish for room is no more than a wish
+  CHECK(borrowed.extent(0) == 4);
+  CHECK(borrowed.data() == memory.data());
+  CHECK_THROWS_WITH_AS(borrowed.resize({3, 3}),
+                       "tensor: borrowed memory of 8 elements cannot grow to [3, 3]",
+                       ssm::ArgumentError);
+  CHECK_THROWS_AS(borrowed.reset({9, 1}), ssm::ArgumentError);
+  CHECK_THROWS_AS(borrowed.extend({5, 2}), ssm::ArgumentError);
+  CHECK(borrowed.extent(0) == 4);  // as it was
+  CHECK(CountingSpace::live == 0);
+}
+
+TEST_CASE("moving hands borrowed memory on, a clone owns its copy, and assigning lets go") {
+  std::vector<float> memory{1, 2};
+  Matrix first = Matrix::borrow(memory.data(), {1, 2});
+  Matrix second = std::move(first);
+  CHECK(second.is_borrowed());
+  CHECK_FALSE(static_cast<bool>(first));
+  CHECK_FALSE(first.is_borrowed());
+  Matrix copy = second.clone();
+  CHECK_FALSE(copy.is_borrowed());
+  CHECK(copy.data() != memory.data());
+  copy.resize({10, 10});
+  Matrix owned({3, 3});
+  second.swap(owned);
+  CHECK(owned.is_borrowed());
+  CHECK_FALSE(second.is_borrowed());
+  owned = Matrix({1, 1});
+  CHECK_FALSE(owned.is_borrowed());
+  CHECK(memory == std::vector<float>{1, 2});
+}
+
+TEST_CASE("memory may be missing only where there are no elements") {
+  CHECK_THROWS_WITH_AS(Matrix::borrow(nullptr, {1, 2}), "borrow: no memory for a tensor of [1, 2]",
+                       ssm::ArgumentError);
+  CHECK(static_cast<bool>(Matrix::borrow(nullptr, {0, 2})));
+  float one = 0;
+  Matrix empty = Matrix::borrow(&one, {0, 2});
+  empty.resize({0, 5});
+  CHECK_THROWS_AS(empty.resize({1, 1}), ssm::ArgumentError);
 }

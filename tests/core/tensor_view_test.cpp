@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include <Eigen/Core>
 #include <array>
 #include <numeric>
-#include <span>
 #include <ssm/core/tensor_view.hpp>
 #include <type_traits>
 #include <vector>
@@ -142,49 +140,52 @@ TEST_CASE("required extents are checked, where dyn accepts any") {
                   ssm::ShapeError);
 }
 
-TEST_CASE("a view of a span shares its memory") {
-  std::vector<float> memory{1, 2, 3};
-  const auto view = ssm::view_of(std::span(memory));
-  view(1) = 20;
-  CHECK(memory[1] == 20);
-  CHECK(view.data() == memory.data());
-  const auto read_only = ssm::view_of(std::span<const float>(memory));
-  static_assert(std::is_same_v<decltype(read_only)::Element, const float>);
-  CHECK(read_only(1) == 20);
+TEST_CASE("a refused reshape says whether the view is column-major or has gaps, and what to do") {
+  const Counted counted;
+  const auto matrix = counted.view.select(0, 0);  // [3, 4]
+  CHECK_THROWS_WITH_AS(matrix.transpose(0, 1).reshape(1, 4, 3),
+                       "reshape: view of [4, 3] is column-major; .transpose(0, 1) of it is "
+                       "row-major, and ssm::clone copies it",
+                       ssm::ShapeError);
+  CHECK_THROWS_WITH_AS(counted.view.transpose(0, 2).flatten(),
+                       "reshape: view of [4, 3, 2] is column-major; .transpose changes its order, "
+                       "and ssm::clone copies it",
+                       ssm::ShapeError);
+  CHECK_THROWS_WITH_AS(matrix.slice(1, 0, 3).flatten(),
+                       "reshape: view of [3, 3] has gaps or another order than row-major; "
+                       "ssm::clone copies it",
+                       ssm::ShapeError);
+  CHECK_THROWS_WITH_AS(matrix.reshape(5, 5),
+                       "reshape: view of [3, 4] has another number of elements than [5, 5]",
+                       ssm::ShapeError);
 }
 
-TEST_CASE("a view of an Eigen matrix shares its memory, column-major or row-major") {
-  Eigen::MatrixXf columns(2, 3);
-  columns << 1, 2, 3, 4, 5, 6;
-  Eigen::Matrix<double, 2, 3, Eigen::RowMajor> rows;
-  rows << 1, 2, 3, 4, 5, 6;
-  const auto a = ssm::view_of(columns);
-  const auto b = ssm::view_of(rows);
+TEST_CASE("an axis of one element may be put anywhere, whatever the strides") {
+  const Counted counted;
+  const auto columns = counted.view.select(0, 1).transpose(0, 1);  // [4, 3], not contiguous
+  const auto batch = columns.unsqueeze(0);
+  CHECK(batch.extents().to_array() == std::array<Index, 3>{1, 4, 3});
+  CHECK(batch(0, 3, 1) == columns(3, 1));
+  CHECK(columns.unsqueeze(1)(2, 0, 2) == columns(2, 2));
+  CHECK(columns.unsqueeze(2)(2, 2, 0) == columns(2, 2));
+  for (int axis = 0; axis <= 3; ++axis) CHECK(counted.view.unsqueeze(axis).is_contiguous());
+  CHECK(counted.view.select(0, 0).select(0, 0).select(0, 3).unsqueeze(0)(0) == 3);
+  CHECK_THROWS_WITH_AS(columns.unsqueeze(3), "unsqueeze: axis 3 does not exist in [4, 3]",
+                       ssm::ShapeError);
+  CHECK_THROWS_AS(columns.unsqueeze(-1), ssm::ShapeError);
+}
+
+TEST_CASE("a reversed axis counts from its end, and twice is the same view") {
+  const Counted counted;
+  const auto reversed = counted.view.reverse(1);
   for (Index i = 0; i < 2; ++i)
-    for (Index j = 0; j < 3; ++j) {
-      CHECK(a(i, j) == columns(i, j));
-      CHECK(b(i, j) == rows(i, j));
-    }
-  a(1, 2) = 60;
-  CHECK(columns(1, 2) == 60);
-}
-
-TEST_CASE("an Eigen map with strides and a view of it agree") {
-  std::vector<float> memory(20);
-  std::iota(memory.begin(), memory.end(), 0.0F);
-  using Strided = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
-  Eigen::Map<Eigen::MatrixXf, 0, Strided> map(memory.data(), 2, 3, Strided(7, 2));
-  const auto view = ssm::view_of(map);
-  CHECK(view.data() == memory.data());
-  for (Index i = 0; i < 2; ++i)
-    for (Index j = 0; j < 3; ++j) CHECK(view(i, j) == map(i, j));
-}
-
-TEST_CASE("an Eigen map over a view's memory sees what is written through the view") {
-  std::vector<float> memory(6);
-  const View<float, 2> view(memory.data(), {2, 3});
-  const Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>> map(
-      view.data(), view.extent(0), view.extent(1));
-  view(1, 0) = 5;
-  CHECK(map(1, 0) == 5);
+    for (Index j = 0; j < 3; ++j)
+      for (Index k = 0; k < 4; ++k) CHECK(reversed(i, j, k) == counted.view(i, 2 - j, k));
+  CHECK_FALSE(reversed.is_contiguous());
+  CHECK(reversed.reverse(1).data() == counted.view.data());
+  CHECK(reversed.reverse(1).is_contiguous());
+  CHECK(reversed.slice(1, 0, 1)(1, 0, 3) == 23);
+  CHECK(counted.view.slice(1, 1, 1).reverse(1).size() == 0);
+  CHECK_FALSE(static_cast<bool>(View<int, 3>().reverse(0)));
+  CHECK_THROWS_AS(counted.view.reverse(3), ssm::ShapeError);
 }

@@ -2,9 +2,13 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <ssm/core/workspace.hpp>
+#include <string>
+#include <vector>
 
 using ssm::Index;
 
@@ -124,4 +128,80 @@ TEST_CASE("scratch whose number of bytes is no number is out of memory") {
   Workspace workspace;
   auto frame = workspace.frame();
   CHECK_THROWS_AS(frame.tensor<double>(std::numeric_limits<Index>::max() / 4), ssm::OutOfMemory);
+}
+
+TEST_CASE("a workspace that borrows allocates nothing and starts at the first aligned byte") {
+  std::vector<std::byte> memory(10'000);
+  Workspace workspace;
+  workspace.borrow(std::span(memory).subspan(1));
+  CHECK(workspace.is_borrowed());
+  const int before = CountingSpace::allocations;
+  for (int round = 0; round < 3; ++round) {
+    auto frame = workspace.frame();
+    const auto a = frame.tensor<float>(1000);
+    const auto b = frame.tensor<double>(500);
+    CHECK(reinterpret_cast<std::byte*>(a.data()) >= memory.data());
+    CHECK(reinterpret_cast<std::byte*>(b.data() + 500) <= memory.data() + memory.size());
+    CHECK(reinterpret_cast<std::uintptr_t>(a.data()) % ssm::HostSpace::alignment == 0);
+  }
+  CHECK(CountingSpace::allocations == before);
+}
+
+TEST_CASE("a borrowed workspace that is too small says how much was wanted, and goes on") {
+  std::vector<std::byte> memory(1024 + 64);
+  Workspace workspace;
+  workspace.borrow(memory);
+  const std::size_t capacity = workspace.capacity();
+  CHECK(capacity >= 1024);
+  {
+    auto frame = workspace.frame();
+    frame.tensor<float>(128);
+    CHECK_THROWS_WITH_AS(
+        frame.tensor<float>(256),
+        ("out of memory: 1536 bytes in a workspace that borrows " + std::to_string(capacity))
+            .c_str(),
+        ssm::OutOfMemory);
+  }
+  auto frame = workspace.frame();
+  CHECK_NOTHROW(frame.tensor<float>(256));
+}
+
+TEST_CASE("a workspace changes its memory between frames only, and takes its own again") {
+  std::vector<std::byte> memory(4096);
+  Workspace workspace;
+  {
+    auto frame = workspace.frame();
+    frame.tensor<float>(10);
+    CHECK_THROWS_AS(workspace.borrow(memory), ssm::ArgumentError);
+  }
+  const int live = CountingSpace::live;
+  workspace.borrow(memory);
+  CHECK(CountingSpace::live == live - 1);
+  workspace.borrow({});
+  CHECK_FALSE(workspace.is_borrowed());
+  auto frame = workspace.frame();
+  CHECK_NOTHROW(frame.tensor<float>(100'000));
+}
+
+TEST_CASE("the peak is what a borrowed memory must hold") {
+  Workspace own;
+  const auto call = [](Workspace& workspace) {
+    auto frame = workspace.frame();
+    frame.tensor<float>(large);
+    {
+      auto inner = workspace.frame();
+      inner.tensor<double>(large, 2);
+    }
+    auto inner = workspace.frame();
+    inner.tensor<float>(large);
+  };
+  call(own);
+  CHECK(own.peak() == static_cast<std::size_t>(large) * (4 + 16));
+  std::vector<std::byte> memory(own.peak() + 63);
+  Workspace borrowing;
+  borrowing.borrow(memory);
+  CHECK_NOTHROW(call(borrowing));
+  std::vector<std::byte> less(own.peak() - 1);
+  borrowing.borrow(less);
+  CHECK_THROWS_AS(call(borrowing), ssm::OutOfMemory);
 }

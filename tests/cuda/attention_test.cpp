@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ssm/backend/cuda/attention.hpp"
 
+#include <vector>
+
 #include "ssm/backend/reference.hpp"
 #include "support/attention_run.hpp"
 
@@ -61,6 +63,19 @@ TEST_CASE_TEMPLATE("packed segments do not see each other", T, float, double) {
   equals_reference<T>({.length = 130, .segments = offsets});
 }
 
+TEST_CASE_TEMPLATE("every sequence has as many cached positions as it says, packed or not", T,
+                   float, double) {
+  const std::vector<std::int64_t> cached{3, 0, 70, 1, 9};
+  const std::vector<Index> offsets{0, 0, 4, 5, 70, 130};
+  for (const Layout layout : all_layouts) {
+    equals_reference<T>(
+        {.length = 130, .cached = 71, .segments = offsets, .cached_of = cached, .layout = layout});
+    for (const Index length : {0, 1, 3, 40})
+      equals_reference<T>(
+          {.batch = 5, .length = length, .cached = 71, .cached_of = cached, .layout = layout});
+  }
+}
+
 TEST_CASE_TEMPLATE("large scores do not overflow", T, float, double) {
   Context<Reference> reference;
   Context<Attentions> ctx;
@@ -77,6 +92,7 @@ TEST_CASE_TEMPLATE("large scores do not overflow", T, float, double) {
 TEST_CASE_TEMPLATE("rotary embeddings equal the reference, forwards and back, in place too", T,
                    float, double) {
   const Index offsets[] = {0, 0, 70, 150};
+  const std::int64_t starts[] = {5, 41, 2};
   const auto x = random_tensor<T>("x", 1, 150, 2, 10);
   Context<Reference> reference;
   Context<Attentions> ctx;
@@ -89,13 +105,15 @@ TEST_CASE_TEMPLATE("rotary embeddings equal the reference, forwards and back, in
           auto expected = nan_tensor<T>(1, 150, 2, 10);
           const auto y = place<T>(layout, 1, 150, 2, 10);
           const auto in_place = place_copy(layout, x);
-          Rotary<T, HostSpace> call{.dimension = dimension,
-                                    .base = 100,
-                                    .position = 37,
-                                    .direction = direction,
-                                    .segments = packed ? Segments(offsets) : Segments(),
-                                    .x = x,
-                                    .y = expected};
+          Rotary<T, HostSpace> call{
+              .dimension = dimension,
+              .base = 100,
+              .position = 37,
+              .positions = packed ? std::span(starts) : std::span<const std::int64_t>(),
+              .direction = direction,
+              .segments = packed ? Segments(offsets) : Segments(),
+              .x = x,
+              .y = expected};
           rotary(reference, call);
           call.y = y;
           rotary(ctx, call);

@@ -10,27 +10,24 @@
 #include <string>
 #include <vector>
 
-#include "ssm/core/compare.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "support/check_layer.hpp"
+#include "support/test_tensor.hpp"
 
 namespace {
 
 using ssm::CausalAttention;
 using ssm::CausalAttentionConfig;
 using ssm::Index;
-using ssm::laws::StatesWhenPacked;
 
 using Dynamic = CausalAttention<CausalAttentionConfig{}>;
 
 TEST_CASE("CausalAttention obeys every law with sizes in the type") {
-  ssm::laws::check_every_law(CausalAttention<CausalAttentionConfig{.channels = 4, .heads = 2}>(),
-                             StatesWhenPacked::none);
+  ssm::laws::check_every_law(CausalAttention<CausalAttentionConfig{.channels = 4, .heads = 2}>());
 }
 
 TEST_CASE("CausalAttention obeys every law with rotation and sizes at run time") {
-  ssm::laws::check_every_law(Dynamic({.channels = 12, .heads = 2, .rotary_dim = 4}),
-                             StatesWhenPacked::none);
+  ssm::laws::check_every_law(Dynamic({.channels = 12, .heads = 2, .rotary_dim = 4}));
 }
 
 TEST_CASE("a wide CausalAttention obeys the laws about threads and memory") {
@@ -38,8 +35,7 @@ TEST_CASE("a wide CausalAttention obeys the laws about threads and memory") {
 }
 
 TEST_CASE("CausalAttention obeys every law with one head, wider than any vector register") {
-  ssm::laws::check_every_law(Dynamic({.channels = 37, .heads = 1, .rotary_dim = 36}),
-                             StatesWhenPacked::none);
+  ssm::laws::check_every_law(Dynamic({.channels = 37, .heads = 1, .rotary_dim = 36}));
 }
 
 /// Wqkv hands the channels through to q, k and v; out_proj is the identity; no biases.
@@ -122,8 +118,7 @@ TEST_CASE("CausalAttention names its parameters as checkpoints do") {
   CHECK(p.Wqkv.weight.extents() == ssm::DynamicExtents<2>(12, 4));
 }
 
-TEST_CASE(
-    "CausalAttention refuses heads and rotations that do not fit, and caches of packed rows") {
+TEST_CASE("CausalAttention refuses heads, rotations and caches that do not fit") {
   CHECK_THROWS_AS(Dynamic({.channels = 6, .heads = 4}), ssm::ArgumentError);
   CHECK_THROWS_AS(Dynamic({.channels = 6, .heads = 0}), ssm::ArgumentError);
   CHECK_THROWS_AS(Dynamic({.channels = 6}), ssm::ArgumentError);
@@ -135,14 +130,54 @@ TEST_CASE(
   ssm::DynamicTensor<float, 3> x({1, 5, 6});
   ssm::DynamicTensor<float, 3> y({1, 5, 6});
   ssm::DynamicTensor<float, 3> swapped({5, 1, 6});
-  auto one = layer.initial_state(ctx, 1);
   auto two = layer.initial_state(ctx, 2);
-  const std::vector<Index> segments{0, 2, 5};
-  CHECK_THROWS_AS(layer.forward(ctx, p, x, y, {.segments = segments, .final_state = &one}),
-                  ssm::ShapeError);
   CHECK_THROWS_AS(layer.prefill(ctx, p, x, y, two), ssm::ShapeError);
   CHECK_THROWS_AS(layer.forward(ctx, p, x, swapped), ssm::ShapeError);
-  CHECK_NOTHROW(layer.forward(ctx, p, x, y, {.segments = segments}));
+  auto one = layer.initial_state(ctx, 1);
+  layer.prefill(ctx, p, x, y, one);
+  one.position(0) = 6;
+  CHECK_THROWS_WITH_AS(layer.prefill(ctx, p, x, y, one),
+                       "CausalAttention: state position must lie between 0 and the 5 rows of the "
+                       "cache, got 6",
+                       ssm::ShapeError);
+  one.position(0) = -1;
+  CHECK_THROWS_AS(layer.prefill(ctx, p, x, y, one), ssm::ShapeError);
+}
+
+TEST_CASE("packed prompts of different lengths are read at once, and continue as a batch") {
+  ssm::laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {
+    CAPTURE(std::string(name));
+    const Dynamic layer({.channels = 6, .heads = 2, .rotary_dim = 2});
+    ssm::Context<B> ctx;
+    const auto p = layer.template initialize<T>(ctx, ssm::Seed{1});
+    ssm::DynamicTensor<T, 3> x({1, 9, 6});
+    ssm::fill_normal(x, ssm::Seed{2});
+    ssm::DynamicTensor<T, 3> y({1, 9, 6});
+    ssm::DynamicTensor<T, 3> next({3, 1, 6});
+    ssm::fill_normal(next, ssm::Seed{3});
+    ssm::DynamicTensor<T, 3> after({3, 1, 6});
+    const std::vector<Index> segments{0, 2, 2, 9};
+    auto state = layer.template initial_state<T>(ctx, 3);
+    layer.forward(ctx, p, x, y,
+                  {.segments = segments, .initial_state = &state, .final_state = &state});
+    CHECK(state.k.extents() == ssm::DynamicExtents<4>(7, 3, 2, 3));
+    layer.step(ctx, p, next.select(1, 0), after.select(1, 0), state);
+    CHECK(state.position(0) == 3);
+    CHECK(state.position(1) == 1);
+    CHECK(state.position(2) == 8);
+    for (Index i = 0; i < 3; ++i) {
+      const Index begin = segments[static_cast<std::size_t>(i)];
+      const Index end = segments[static_cast<std::size_t>(i) + 1];
+      auto alone = layer.template initial_state<T>(ctx, 1);
+      ssm::DynamicTensor<T, 3> y_alone({1, end - begin, 6});
+      ssm::DynamicTensor<T, 3> after_alone({1, 1, 6});
+      layer.prefill(ctx, p, x.slice(1, begin, end), y_alone, alone);
+      layer.step(ctx, p, next.slice(0, i, i + 1).select(1, 0), after_alone.select(1, 0), alone);
+      CHECK(ssm::test::difference(y_alone, y.slice(1, begin, end)) <= ssm::tolerance<T>.value);
+      CHECK(ssm::test::difference(after_alone, after.slice(0, i, i + 1)) <=
+            ssm::tolerance<T>.value);
+    }
+  });
 }
 
 }  // namespace

@@ -16,7 +16,7 @@
 #include "support/test_tensor.hpp"
 
 // Behind the vector headers: it defines what they declare.
-#include "support/allocation_count.hpp"
+#include "ssm/laws/allocation_count.hpp"
 
 namespace ssm::test {
 namespace {
@@ -115,9 +115,9 @@ struct Tower {
     }
     Tensor3 current = dy.clone();
     for (std::size_t i = depth; i-- > 0;) {
-      layer.backward(ctx, parameters[i], tapes[i], current, dx, gradients[i],
-                     {.final_state = &dfinal[i], .initial_state = &dinitial[i]}, before(hidden, i),
-                     hidden[i], before(dhidden, i), dhidden[i]);
+      layer.differentiate(ctx, parameters[i], tapes[i], current, dx, gradients[i],
+                          {.final_state = &dfinal[i], .initial_state = &dinitial[i]},
+                          before(hidden, i), hidden[i], before(dhidden, i), dhidden[i]);
       current = dx.clone();
     }
   }

@@ -252,11 +252,12 @@ TEST_CASE("DiagonalSsm refuses an odd state of conjugate pairs, missing sizes an
   ssm::DynamicTensor<float, 3> wide({2, 5, 4});
   ssm::DynamicTensor<float, 3> swapped({5, 2, 3});
   auto state = layer.initial_state(ctx, 3);
+  ssm::DynamicTensor<float, 3> y({2, 5, 3});
   CHECK_THROWS_AS(layer.forward(ctx, p, wide, wide), ssm::ShapeError);
   CHECK_THROWS_AS(layer.forward(ctx, p, x, swapped), ssm::ShapeError);
-  CHECK_THROWS_AS(layer.prefill(ctx, p, x, x, state), ssm::ShapeError);
+  CHECK_THROWS_AS(layer.prefill(ctx, p, x, y, state), ssm::ShapeError);
   const std::vector<Index> falling{0, 4, 3, 5};
-  CHECK_THROWS_AS(layer.forward(ctx, p, x, x, {.segments = falling}), ssm::ShapeError);
+  CHECK_THROWS_AS(layer.forward(ctx, p, x, y, {.segments = falling}), ssm::ShapeError);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@
 #include "support/test_tensor.hpp"
 
 // Behind the vector headers: it defines what they declare.
-#include "support/allocation_count.hpp"
+#include "ssm/laws/allocation_count.hpp"
 
 namespace {
 
@@ -96,8 +96,8 @@ TEST_CASE("gradients reach the sources, the gates, and what later layers read") 
     };
     auto gradients = layer().template zero_parameters<double>(ctx);
     layer().evaluate(ctx, p, x, y, &tape, {}, sources, own.views());
-    layer().backward(ctx, p, tape, dy, dx, gradients, {}, sources, own.views(), dsources,
-                     down.views());
+    layer().differentiate(ctx, p, tape, dy, dx, gradients, {}, sources, own.views(), dsources,
+                          down.views());
     ssm::for_each_element([](double& d) { d -= 3; }, dsecond.k);  // what was there before
     ssm::for_each_element([](double& d) { d -= 3; }, dsecond.v);
     constexpr double allowed = ssm::tolerance<double>.gradient;
@@ -133,10 +133,10 @@ TEST_CASE("what later layers read is not joined with the sources, and may go unr
     auto gradients = layer().template zero_parameters<double>(ctx);
     Pair dsource = source.like(0), zero = source.like(0);
     const std::vector<Hidden> dsources{dsource.views()};
-    layer().backward(ctx, p, tape, x, dx, gradients, {}, sources, dense.views(), dsources, {});
+    layer().differentiate(ctx, p, tape, x, dx, gradients, {}, sources, dense.views(), dsources, {});
     auto expected = nan_tensor(2, 7, 5);
-    layer().backward(ctx, p, tape, x, expected, gradients, {}, sources, dense.views(), dsources,
-                     zero.views());
+    layer().differentiate(ctx, p, tape, x, expected, gradients, {}, sources, dense.views(),
+                          dsources, zero.views());
     CHECK(difference(dx, expected) == 0);
   });
 }

@@ -64,7 +64,7 @@ TEST_CASE("gradients of a normalised HiddenFusion equal central differences") {
       return ssm::test::inner_product(dy, y);
     };
     layer.evaluate(ctx, p, h, Sources<double>{source, source}, y, &tape);
-    layer.backward(ctx, p, tape, dy, dsum, gradients);
+    layer.differentiate(ctx, p, tape, dy, dsum, gradients);
     constexpr double allowed = ssm::tolerance<double>.gradient;
     CHECK(ssm::test::gradient_error(loss, h, dsum) <= allowed);
     CHECK(ssm::test::gradient_error(loss, p.norm.weight, gradients.norm.weight) <= allowed);

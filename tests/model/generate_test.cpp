@@ -12,7 +12,7 @@
 #include "support/backends.hpp"
 #include "support/tiny_model.hpp"
 // Behind the intrinsics, whose headers declare functions that it defines.
-#include "support/allocation_count.hpp"
+#include "ssm/laws/allocation_count.hpp"
 
 namespace ssm::test {
 namespace {

@@ -12,7 +12,7 @@
 #include "ssm/model/mamba_language_model.hpp"
 #include "ssm/model/retnet_language_model.hpp"
 #include "ssm/train/adamw.hpp"
-#include "support/allocation_count.hpp"
+#include "ssm/laws/allocation_count.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/test_tensor.hpp"
 

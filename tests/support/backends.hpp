@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <type_traits>
-
 #include "ssm/backend/reference.hpp"
-#ifdef SSM_TEST_CUDA
-#include "ssm/backend/cuda.hpp"
-#else
+#if !defined(SSM_TEST_CUDA) || defined(SSM_TEST_EVERY_BACKEND)
+#define SSM_TEST_ON_HOST
 #include "ssm/backend/cpu.hpp"
+#endif
+#if defined(SSM_TEST_CUDA) || defined(SSM_TEST_EVERY_BACKEND)
+#define SSM_TEST_ON_CUDA
+#include "ssm/backend/cuda.hpp"
 #endif
 
 namespace ssm::laws {
@@ -15,14 +16,15 @@ namespace ssm::laws {
 /// Calls visit.operator()<Backend>(name) for every backend under test: a new backend is one more line.
 template <class Visit>
 void for_each_backend(Visit&& visit) {
-#ifdef SSM_TEST_CUDA
+#ifdef SSM_TEST_ON_HOST
+  visit.template operator()<Reference>("reference");
+  visit.template operator()<Cpu>("cpu");
+#endif
+#ifdef SSM_TEST_ON_CUDA
   visit.template operator()<BasicCuda<HostSpace>>("cuda");
 #ifdef SSM_TEST_TENSOR_CORES
   visit.template operator()<BasicCuda<HostSpace, cuda::TensorCoreKernels>>("cuda, tensor cores");
 #endif
-#else
-  visit.template operator()<Reference>("reference");
-  visit.template operator()<Cpu>("cpu");
 #endif
 }
 

@@ -28,7 +28,10 @@ enum class Fault {
   reads_workspace,           // uses scratch memory that it never wrote
   allocating_step,           // one heap allocation in every call
   ignores_segments,          // the state runs on across the boundaries of packed sequences
-  counter_in_the_result      // the last bits depend on how many calls there were before
+  counter_in_the_result,     // the last bits depend on how many calls there were before
+  ignored_strides,           // reads x as if it were contiguous
+  forgotten_strides,         // the same when it reads x again for the gradients
+  writes_beside              // writes before the first element of a strided y
 };
 
 /// What is wrong with the names of its parameters.
@@ -52,6 +55,8 @@ struct There : Here {};
 template <Naming Names = Naming::honest>
 class OnePole : public LayerVerbs<OnePole<Names>> {
  public:
+  static constexpr auto operand_layout = OperandLayout::any;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<OnePole, T, Space> {
     DynamicTensor<T, 1, Space> pole;
@@ -63,7 +68,7 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
     DynamicTensor<T, 2, Space> s;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<OnePole, State<T, Space>> {
+  struct Tape : SequenceTape<OnePole, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> s;  // after each position
   };
@@ -76,14 +81,17 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
   void evaluate(Context<B>& ctx, const Parameters<T>& p, Input<B, T, dyn, dyn, dyn> x,
                 Output<B, T, dyn, dyn, dyn> y, Kept<Tape<T>> tape,
                 const SequenceOptions<State<T>>& options = {}) const {
+    if (wrong_ == Fault::ignored_strides) x = {x.data(), x.extents()};
     auto frame = ctx.workspace().frame();
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
+      if (wrong_ == Fault::forgotten_strides) tape->x = {x.data(), x.extents()};
     }
     auto s = room<T, HostSpace>(frame, tape == nullptr ? nullptr : &tape->s, x.extent(0),
                                 x.extent(1), channels_);
     const T noise = disturbance<B, T>(frame);
+    if (wrong_ == Fault::writes_beside && !y.is_contiguous()) y.data()[-1] = T{0};
     for_each_sequence(x.extent(0), x.extent(1), options.segments, [&](const Sequence& sequence) {
       for (Index d = 0; d < channels_; ++d) {
         T state = start(options.initial_state, sequence, s, d);
@@ -102,9 +110,9 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T>& p, const Tape<T>& tape,
-                Input<B, T, dyn, dyn, dyn> dy, Output<B, T, dyn, dyn, dyn> dx,
-                Parameters<T>& gradients, const SequenceGradients<State<T>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T>& p, const Tape<T>& tape,
+                     Input<B, T, dyn, dyn, dyn> dy, Output<B, T, dyn, dyn, dyn> dx,
+                     Parameters<T>& gradients, const SequenceGradients<State<T>>& ends = {}) const {
     auto frame = ctx.workspace().frame();
     const T noise = disturbance<B, T>(frame);
     if (wrong_ == Fault::overwritten_gradient) fill(gradients.skip, 0);

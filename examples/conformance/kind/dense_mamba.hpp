@@ -175,9 +175,9 @@ class DenseMambaCheck {
       to.initial_state = zero_source_state();
     }
     for (KeptHidden& to : kept) dsources.push_back(view_of_kept(to));
-    layer_.template backward<B, T>(ctx_, parameters_, tape_, dy, dx, gradients,
-                                   {.final_state = &dfinal, .initial_state = &dinitial}, sources(),
-                                   {}, dsources, {});
+    layer_.template differentiate<B, T>(ctx_, parameters_, tape_, dy, dx, gradients,
+                                        {.final_state = &dfinal, .initial_state = &dinitial},
+                                        sources(), {}, dsources, {});
     trial_.compare_if_given("grad/input/x", dx, tolerance<T>.gradient);
     compare_gradients<Layer>(trial_, gradients, tolerance<T>.gradient);
     trial_.compare_if_given("grad/state/conv", dinitial.conv, tolerance<T>.gradient);

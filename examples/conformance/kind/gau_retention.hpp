@@ -164,8 +164,8 @@ class GauRetentionCheck {
       fill_unwritten(dinitial.retention);
       ends.initial_state = &dinitial;
     }
-    layer_.backward(ctx_, parameters_, tape_, dy, dx, gradients, ends, sources(0, length()),
-                    own.views(), views, down.views());
+    layer_.differentiate(ctx_, parameters_, tape_, dy, dx, gradients, ends, sources(0, length()),
+                         own.views(), views, down.views());
     const double allowed = leeway() * tolerance<T>.gradient;
     trial_.compare("grad/input/x", dx, allowed);
     compare_gradients<Layer>(trial_, gradients, allowed);

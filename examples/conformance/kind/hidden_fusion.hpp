@@ -32,7 +32,7 @@ void check_hidden_fusion_with(Trial& trial) {
   const auto dy = trial.read<T, 3>("cotangent/y", shape);
   auto dsum = filled_like(h, not_a_number);
   auto gradients = layer.template zero_parameters<T>(ctx);
-  layer.backward(ctx, parameters, tape, dy, dsum, gradients);
+  layer.differentiate(ctx, parameters, tape, dy, dsum, gradients);
   trial.compare("grad/input/h", dsum, tolerance<T>.gradient);
   for (std::size_t i = 0; i < dense.size(); ++i)
     trial.compare("grad/input/dense/" + std::to_string(i), dsum, tolerance<T>.gradient);

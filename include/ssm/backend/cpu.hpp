@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/version.hpp"
+// First: what a compiler lacks is said before anything else.
+
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -28,7 +31,6 @@
 #include "ssm/backend/cpu/shift_convolution.hpp"
 #include "ssm/backend/cpu/short_convolution.hpp"
 #include "ssm/op/sequence_work.hpp"
-
 namespace ssm {
 
 /// Every primitive on the CPU's vector units and cores. The instruction set and the FFT are part of the type, so that

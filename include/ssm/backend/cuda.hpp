@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/version.hpp"
+// First: what a compiler lacks is said before anything else.
+
 #include <type_traits>
 
 #include "ssm/backend/cuda/activation.hpp"
@@ -21,7 +24,6 @@
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
 #include "ssm/backend/cuda/sequence_h3_mixer.hpp"
 #include "ssm/backend/cuda/sequence_shift_convolution.hpp"
-
 namespace ssm {
 
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA compiler.

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/version.hpp"
+// First: what a compiler lacks is said before anything else.
+
 #include "ssm/backend/composed/h3_mixer.hpp"
 #include "ssm/backend/reference/activation.hpp"
 #include "ssm/backend/reference/attention.hpp"
@@ -22,7 +25,6 @@
 #include "ssm/backend/reference/selective_scan.hpp"
 #include "ssm/backend/reference/shift_convolution.hpp"
 #include "ssm/backend/reference/short_convolution.hpp"
-
 namespace ssm {
 
 /// Every primitive as plain loops that read like its formula, summed in double precision on one thread: slow, and what

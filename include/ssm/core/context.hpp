@@ -28,6 +28,7 @@ class Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
+  /// Scratch memory; `workspace().borrow(memory)` takes it from the caller.
   Workspace<Space>& workspace() { return workspace_; }
   Resources& resources() { return resources_; }
 

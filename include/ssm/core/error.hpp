@@ -78,12 +78,38 @@ namespace detail {
   throw ShapeError("select", "index " + std::to_string(index),
                    "is outside axis " + std::to_string(axis) + " of " + shape_text(extents));
 }
+/// Whether the first axis runs fastest, without gaps.
+inline bool is_column_major(std::span<const Index> extents, std::span<const Index> strides) {
+  Index expected = 1;
+  for (std::size_t axis = 0; axis < extents.size(); ++axis) {
+    if (extents[axis] != 1 && strides[axis] != expected) return false;
+    expected *= extents[axis];
+  }
+  return true;
+}
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_reshape(std::span<const Index> from,
+                                                                  std::span<const Index> strides,
                                                                   bool is_contiguous,
                                                                   std::span<const Index> to) {
-  throw ShapeError("reshape", "view of " + shape_text(from),
-                   is_contiguous ? "has another number of elements than " + shape_text(to)
-                                 : std::string("is not contiguous"));
+  std::string reason;
+  if (is_contiguous)
+    reason = "has another number of elements than " + shape_text(to);
+  else if (!is_column_major(from, strides))
+    reason = "has gaps or another order than row-major; ssm::clone copies it";
+  else if (from.size() == 2)
+    reason = "is column-major; .transpose(0, 1) of it is row-major, and ssm::clone copies it";
+  else
+    reason = "is column-major; .transpose changes its order, and ssm::clone copies it";
+  throw ShapeError("reshape", "view of " + shape_text(from), reason);
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_no_memory(
+    std::span<const Index> extents) {
+  throw ArgumentError("borrow: no memory for a tensor of " + shape_text(extents));
+}
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_growth(Index capacity,
+                                                                 std::span<const Index> extents) {
+  throw ArgumentError("tensor: borrowed memory of " + std::to_string(capacity) +
+                      " elements cannot grow to " + shape_text(extents));
 }
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_extents(std::string_view op,
                                                                   std::string_view operand,

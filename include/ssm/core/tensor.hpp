@@ -7,10 +7,11 @@
 #include <utility>
 
 #include "ssm/core/tensor_view.hpp"
+#include "ssm/core/view_of.hpp"
 
 namespace ssm {
 
-/// Owns elements in row-major order. Move-only; `clone()` copies. Elements start out zero.
+/// Owns elements in row-major order, or borrows them (`borrow`). Move-only; `clone()` copies. Elements start out zero.
 ///   Tensor<float, Extents<dyn, dyn, 256>> x({batch, length});
 /// Converts to a view wherever one is asked for.
 /// Throws  OutOfMemory
@@ -37,18 +38,38 @@ class Tensor {
     Tensor(std::move(other)).swap(*this);
     return *this;
   }
-  ~Tensor() {
-    if (data_ != nullptr) Space::deallocate(data_);
+  ~Tensor() { release(); }
+
+  /// A tensor in memory that belongs to somebody else and outlives it: parameters, gradients, moments or states that another
+  /// library keeps. Row-major; `capacity` elements may be used, at least those of `extents`.
+  ///   tensor = Tensor<float, Extents<dyn, 8>>::borrow(pointer, {length});
+  /// Elements are read and written there, and never freed. `resize`, `reset` and `extend` work up to the capacity and throw
+  /// beyond. Moving and swapping hand the borrowed memory on, a moved-from tensor is empty; assigning another tensor lets go
+  /// of it and leaves its elements as they are; `clone` owns its copy.
+  /// Throws  ArgumentError  for extents without memory
+  static Tensor borrow(T* memory, Shape extents, Index capacity = 0) {
+    const Index count = detail::element_count<T>(extents, Space::name());
+    if (memory == nullptr && count > 0) detail::refuse_no_memory(extents.to_array());
+    if (memory == nullptr) return Tensor(extents);  // no elements need no memory
+    Tensor result;
+    result.data_ = memory;
+    result.extents_ = extents;
+    result.capacity_ = std::max(count, capacity);
+    result.is_borrowed_ = true;
+    return result;
   }
+  bool is_borrowed() const { return is_borrowed_; }
 
   /// Takes other extents; the elements are unspecified afterwards. Allocates only to grow.
   void resize(Shape extents) {
-    const Index wanted = std::max<Index>(detail::element_count<T>(extents, Space::name()), 1);
-    if (wanted > capacity_) {
-      T* grown = static_cast<T*>(Space::allocate(static_cast<std::size_t>(wanted) * sizeof(T)));
-      if (data_ != nullptr) Space::deallocate(data_);
+    const Index count = detail::element_count<T>(extents, Space::name());
+    if (count > capacity_ || data_ == nullptr) {
+      if (is_borrowed_) detail::refuse_growth(capacity_, extents.to_array());
+      const Index room = std::max<Index>(count, 1);  // a tensor of no elements is not null
+      T* grown = static_cast<T*>(Space::allocate(static_cast<std::size_t>(room) * sizeof(T)));
+      release();
       data_ = grown;
-      capacity_ = wanted;
+      capacity_ = room;
     }
     extents_ = extents;
   }
@@ -66,10 +87,11 @@ class Tensor {
   /// at least for `reserved` elements.
   void extend(Shape extents, Index reserved = 0) {
     const Index used = data_ == nullptr ? 0 : std::min(size(), extents.size());
-    const Index wanted = std::max({extents.size(), reserved, Index{1}});
-    if (wanted > capacity_) {
+    const Index wanted = is_borrowed_ ? extents.size() : std::max(extents.size(), reserved);
+    if (wanted > capacity_ || data_ == nullptr) {
+      if (is_borrowed_) detail::refuse_growth(capacity_, extents.to_array());
       Tensor grown;
-      const auto room = static_cast<std::size_t>(std::max(wanted, 2 * capacity_));
+      const auto room = static_cast<std::size_t>(std::max({wanted, 2 * capacity_, Index{1}}));
       grown.data_ = static_cast<T*>(Space::allocate(room * sizeof(T)));
       grown.capacity_ = static_cast<Index>(room);
       if constexpr (Space::host_readable)
@@ -130,6 +152,10 @@ class Tensor {
   auto reshape(N... extents) const {
     return view().reshape(extents...);
   }
+  auto unsqueeze(int axis) { return view().unsqueeze(axis); }
+  auto unsqueeze(int axis) const { return view().unsqueeze(axis); }
+  auto reverse(int axis) { return view().reverse(axis); }
+  auto reverse(int axis) const { return view().reverse(axis); }
   auto flatten() { return view().flatten(); }
   auto flatten() const { return view().flatten(); }
 
@@ -137,11 +163,17 @@ class Tensor {
     std::swap(data_, other.data_);
     std::swap(capacity_, other.capacity_);
     std::swap(extents_, other.extents_);
+    std::swap(is_borrowed_, other.is_borrowed_);
   }
 
  private:
+  void release() noexcept {
+    if (data_ != nullptr && !is_borrowed_) Space::deallocate(data_);
+  }
+
   T* data_ = nullptr;
   Index capacity_ = 0;
+  bool is_borrowed_ = false;
   Shape extents_{};
 };
 
@@ -149,11 +181,6 @@ class Tensor {
 template <class T, int Rank, class Space = HostSpace>
 using DynamicTensor = Tensor<T, DynamicExtents<Rank>, Space>;
 
-/// A view of anything tensor-like, for generic code.
-template <class T, class E, class S>
-TensorView<T, E, S> view_of(const TensorView<T, E, S>& view) {
-  return view;
-}
 template <class T, class E, class S>
 TensorView<T, E, S> view_of(Tensor<T, E, S>& tensor) {
   return tensor.view();

@@ -4,7 +4,6 @@
 #include <array>
 #include <cstddef>
 #include <limits>
-#include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -104,11 +103,36 @@ class TensorView {
     return dynamic_view<rank()>(data_, extents, strides);
   }
 
+  /// One more axis, of one element, before this one or behind the last; whatever the strides. Throws ShapeError outside.
+  ///   view.unsqueeze(0)      // [L, D] as a batch of one, [1, L, D]
+  constexpr auto unsqueeze(int axis) const {
+    if (axis < 0 || axis > rank()) detail::refuse_axis("unsqueeze", axis, extents_.to_array());
+    std::array<Index, static_cast<std::size_t>(rank() + 1)> extents{};
+    std::array<Index, static_cast<std::size_t>(rank() + 1)> strides{};
+    for (int to = 0, from = 0; to <= rank(); ++to) {
+      const auto at = static_cast<std::size_t>(to);
+      extents[at] = to == axis ? 1 : extent(from);
+      strides[at] = to != axis ? stride(from) : from < rank() ? extent(from) * stride(from) : 1;
+      if (to != axis) ++from;
+    }
+    return dynamic_view<rank() + 1>(data_, extents, strides);
+  }
+
+  /// One axis from its last element to its first: a stride changes its sign. Throws ShapeError outside.
+  constexpr auto reverse(int axis) const requires(Shape::rank() > 0) {
+    require_axis("reverse", axis);
+    auto strides = strides_;
+    strides[static_cast<std::size_t>(axis)] = -stride(axis);
+    const bool is_empty = data_ == nullptr || extent(axis) == 0;
+    return dynamic_view<rank()>(is_empty ? data_ : data_ + (extent(axis) - 1) * stride(axis),
+                                extents_.to_array(), strides);
+  }
+
   /// The same elements in row-major order under other extents. Throws ShapeError if the sizes differ or the view has gaps.
   template <Index... E>
   constexpr TensorView<T, Extents<E...>, Space> reshape(Extents<E...> extents) const {
     if (extents.size() != size() || !is_contiguous())
-      detail::refuse_reshape(extents_.to_array(), is_contiguous(), extents.to_array());
+      detail::refuse_reshape(extents_.to_array(), strides_, is_contiguous(), extents.to_array());
     return {data_, extents};
   }
   template <std::convertible_to<Index>... N>
@@ -173,28 +197,6 @@ Index element_count(const Shape& extents, std::string_view space) {
 /// A view whose extents are all known at run time: what backends see.
 template <class T, int Rank, class Space = HostSpace>
 using View = TensorView<T, DynamicExtents<Rank>, Space>;
-
-/// A vector over memory that belongs to somebody else.
-template <class T>
-View<T, 1> view_of(std::span<T> elements) {
-  return {elements.data(), {static_cast<Index>(elements.size())}};
-}
-
-/// A matrix over memory that belongs to somebody else: Eigen::Map, Eigen::Matrix, or any type with their accessors.
-template <class M>
-  requires requires(M& m) {
-    m.data();
-    m.rows();
-    m.cols();
-    m.rowStride();
-    m.colStride();
-  }
-auto view_of(M& matrix) {
-  using T = std::remove_reference_t<decltype(*matrix.data())>;
-  return View<T, 2>(
-      matrix.data(), {static_cast<Index>(matrix.rows()), static_cast<Index>(matrix.cols())},
-      {static_cast<Index>(matrix.rowStride()), static_cast<Index>(matrix.colStride())});
-}
 
 /// Throws ShapeError unless every axis of `actual` equals `expected`, where `dyn` accepts any size.
 template <class T, class E, class S>

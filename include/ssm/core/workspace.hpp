@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <limits>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -15,6 +18,9 @@ namespace ssm {
 /// Scratch memory for the length of a call: a bump arena that grows to its high-water mark and then never allocates.
 ///   auto frame = ctx.workspace().frame();
 ///   auto scores = frame.template tensor<float>(batch, length);     // gone with the frame
+/// The memory is the workspace's own, or the caller's:
+///   std::vector<std::byte> memory(warm.workspace().peak() + 64);   // as much as the same calls have used elsewhere
+///   ctx.workspace().borrow(memory);                                // from here on nothing else is allocated
 /// Elements are unspecified; with `fill_with_nan(true)` floating-point scratch starts as NaN, so that reading
 /// what was never written shows.
 template <MemorySpace Space>
@@ -45,6 +51,7 @@ class Workspace {
     struct Mark {
       std::size_t block;
       std::size_t used;
+      std::size_t in_use;
     };
     Frame(Workspace* owner, Mark mark) : owner_(owner), mark_(mark) {}
     Workspace* owner_;
@@ -58,8 +65,25 @@ class Workspace {
 
   Frame frame() {
     ++open_frames_;
-    return Frame(this, {current_, blocks_.empty() ? 0 : blocks_[current_].used});
+    return Frame(this, {current_, blocks_.empty() ? 0 : blocks_[current_].used, in_use_});
   }
+
+  /// Takes all scratch from memory of the caller, which must outlive its use; an empty span: from memory of its own again.
+  /// A call that needs more than is there throws OutOfMemory and says how much it had; nothing is allocated behind it.
+  /// Up to 63 bytes at the start are left out, so that tensors are aligned to 64.
+  /// Throws  ArgumentError  while frames are open
+  void borrow(std::span<std::byte> memory) {
+    if (open_frames_ > 0)
+      throw ArgumentError("workspace: memory cannot be exchanged while it is in use");
+    free_blocks();
+    is_borrowed_ = !memory.empty();
+    if (!is_borrowed_) return;
+    const auto beyond = reinterpret_cast<std::uintptr_t>(memory.data()) % alignment;
+    const std::size_t skipped = beyond == 0 ? 0 : std::min(alignment - beyond, memory.size());
+    blocks_.push_back({memory.data() + skipped, memory.size() - skipped, 0});
+  }
+  bool is_borrowed() const { return is_borrowed_; }
+
   void fill_with_nan(bool on) { fill_with_nan_ = on; }
 
   /// Bytes held.
@@ -68,6 +92,8 @@ class Workspace {
     for (const Block& block : blocks_) total += block.size;
     return total;
   }
+  /// The largest number of bytes that have been in use at once.
+  std::size_t peak() const { return peak_; }
 
  private:
   struct Block {
@@ -94,6 +120,7 @@ class Workspace {
       ++current_;
     }
     if (blocks_.empty() || blocks_[current_].used + bytes > blocks_[current_].size) {
+      if (is_borrowed_) refuse_borrowed(in_use_ + bytes, capacity());
       const std::size_t size = std::max({bytes, first_block, capacity()});  // doubles the arena
       blocks_.push_back({static_cast<std::byte*>(Space::allocate(size)), size, 0});
       current_ = blocks_.size() - 1;
@@ -101,12 +128,19 @@ class Workspace {
     Block& block = blocks_[current_];
     std::byte* result = block.data + block.used;
     block.used += bytes;
+    in_use_ += bytes;
+    peak_ = std::max(peak_, in_use_);
     return result;
+  }
+  [[noreturn, gnu::cold, gnu::noinline]] static void refuse_borrowed(std::size_t wanted,
+                                                                     std::size_t size) {
+    throw OutOfMemory(wanted, "a workspace that borrows " + std::to_string(size));
   }
   void release(typename Frame::Mark mark) {
     for (std::size_t i = mark.block + 1; i < blocks_.size(); ++i) blocks_[i].used = 0;
     if (!blocks_.empty()) blocks_[mark.block].used = mark.used;
     current_ = mark.block;
+    in_use_ = mark.in_use;
     if (--open_frames_ == 0 && blocks_.size() > 1) join_blocks();
   }
   void join_blocks() {  // next time the whole high-water mark fits one block
@@ -118,14 +152,18 @@ class Workspace {
     }
   }
   void free_blocks() {
-    for (const Block& block : blocks_) Space::deallocate(block.data);
+    if (!is_borrowed_)
+      for (const Block& block : blocks_) Space::deallocate(block.data);
     blocks_.clear();
     current_ = 0;
   }
 
   std::vector<Block> blocks_;
   std::size_t current_ = 0;
+  std::size_t in_use_ = 0;
+  std::size_t peak_ = 0;
   int open_frames_ = 0;
+  bool is_borrowed_ = false;
   bool fill_with_nan_ = false;
 };
 

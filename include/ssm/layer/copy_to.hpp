@@ -38,6 +38,13 @@ void copy_tensor(Context<B>& ctx, const Tensor<T, E, typename B::Space>& from,
   ctx.copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(T));
 }
 
+/// What the host keeps of a state whose other tensors are elsewhere.
+template <class B, class T, class E>
+  requires(!std::is_same_v<typename B::Space, HostSpace>)
+void copy_tensor(Context<B>&, const Tensor<T, E, HostSpace>& from, Tensor<T, E, HostSpace>& to) {
+  copy_tensor(from, to);
+}
+
 /// Copies parameters, gradients or moments of the same layer from one space to another, bit for bit; weights that are kept in
 /// bf16 stay so.
 template <class From, class To>

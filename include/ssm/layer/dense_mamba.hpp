@@ -43,6 +43,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   using Scans = DenseMambaScans<Select>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<DenseMamba, T, Space> {
     typename Inner::template Parameters<T, Space> mamba;
@@ -53,7 +55,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     DynamicTensor<T, 3, Space> fused;  // empty unless carried
   };
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     typename Inner::template Tape<T, Space> mamba;
     typename Select::template Tape<T, Space> select;
     DynamicTensor<T, 3, Space> gate;   // a
@@ -128,24 +130,24 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     backward<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
   }
 
   /// The sources' gradients are added to `dsources`; `dhidden` is what later layers say of `hidden`, null where they say
   /// nothing.
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends,
-                std::type_identity_t<std::span<const Hidden<T, typename B::Space>>> sources,
-                const std::type_identity_t<Hidden<T, typename B::Space>>& hidden,
-                std::type_identity_t<std::span<const Hidden<T, typename B::Space>>> dsources,
-                const std::type_identity_t<Hidden<T, typename B::Space>>& dhidden) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends,
+                     std::type_identity_t<std::span<const Hidden<T, typename B::Space>>> sources,
+                     const std::type_identity_t<Hidden<T, typename B::Space>>& hidden,
+                     std::type_identity_t<std::span<const Hidden<T, typename B::Space>>> dsources,
+                     const std::type_identity_t<Hidden<T, typename B::Space>>& dhidden) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto parts = Inner::parts_of(tape.mamba);
@@ -156,7 +158,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
                                                                dgate,   {},       {}};
     if (ends.final_state != nullptr) connections.dfinal_fused = ends.final_state->fused;
     if (ends.initial_state != nullptr) connections.dinitial_fused = ends.initial_state->fused;
-    mamba_.template backward_with<B, T>(
+    mamba_.template differentiate_with<B, T>(
         ctx, p.mamba, tape.mamba, dy, dx, gradients.mamba,
         SequenceGradients<InnerState<T, Space>>{.final_state = ends.final_state,
                                                 .initial_state = ends.initial_state},
@@ -172,7 +174,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
               });
         });
     if (!sources.empty())
-      select_.backward(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, true);
+      select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, true);
   }
 
   static void for_each_hidden(auto&& visit, const auto& hidden) {

@@ -77,13 +77,14 @@ class DenseReadout {
 
   /// dx is overwritten; dq and the sources' gradients are added to. `start` is what the layer's SequenceTape kept.
   template <class B, class T, class Source, class Start>
-  void backward(Context<B>& ctx, const KeyParameters<T, typename B::Space>& k_parameters,
-                const ValueParameters<T, typename B::Space>& v_parameters,
-                const Tape<T, typename B::Space>& tape, const Start& start,
-                const View<T, 3, typename B::Space>& dy, std::span<const Source> sources,
-                std::span<const Source> dsources, Sequence<T, typename B::Space> dx,
-                Sequence<T, typename B::Space> dq, KeyParameters<T, typename B::Space>& k_gradients,
-                ValueParameters<T, typename B::Space>& v_gradients) const {
+  void differentiate(Context<B>& ctx, const KeyParameters<T, typename B::Space>& k_parameters,
+                     const ValueParameters<T, typename B::Space>& v_parameters,
+                     const Tape<T, typename B::Space>& tape, const Start& start,
+                     const View<T, 3, typename B::Space>& dy, std::span<const Source> sources,
+                     std::span<const Source> dsources, Sequence<T, typename B::Space> dx,
+                     Sequence<T, typename B::Space> dq,
+                     KeyParameters<T, typename B::Space>& k_gradients,
+                     ValueParameters<T, typename B::Space>& v_gradients) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto like = [&](const auto& tensor) {
@@ -117,8 +118,8 @@ class DenseReadout {
     heads_.template rotate<T>(ctx, dqueries, -1, 1, position, start.segments);
     KeySelect::template select_backward<T>(ctx, tape.k_gate, tape.q, dqueries, more, dk_gate);
     add_to<T>(ctx, dq.flatten(), more.flatten());
-    k_select_.backward(ctx, k_parameters, tape.k_select, dk_gate, dx, k_gradients);
-    v_select_.backward(ctx, v_parameters, tape.v_select, dv_gate, dx, v_gradients, {}, true);
+    k_select_.differentiate(ctx, k_parameters, tape.k_select, dk_gate, dx, k_gradients);
+    v_select_.differentiate(ctx, v_parameters, tape.v_select, dv_gate, dx, v_gradients, {}, true);
   }
 
  private:

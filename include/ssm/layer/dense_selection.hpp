@@ -59,15 +59,15 @@ class DenseSelection {
 
   /// dh is overwritten, dx too or added to where `accumulate`; the sources' gradients are added to.
   template <class B, class T, class Source>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Sequence<const T, typename B::Space> dy,
-                std::span<const Source> sources, std::span<const Source> dsources,
-                View<T, 3, typename B::Space> Source::*part, Sequence<T, typename B::Space> dx,
-                Sequence<T, typename B::Space> dh, Parameters<T, typename B::Space>& gradients,
-                bool accumulate) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape,
+                     Sequence<const T, typename B::Space> dy, std::span<const Source> sources,
+                     std::span<const Source> dsources, View<T, 3, typename B::Space> Source::*part,
+                     Sequence<T, typename B::Space> dx, Sequence<T, typename B::Space> dh,
+                     Parameters<T, typename B::Space>& gradients, bool accumulate) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    fusion_.backward(ctx, p.fusion, tape.fusion, dy, dh, gradients.fusion);
+    fusion_.differentiate(ctx, p.fusion, tape.fusion, dy, dh, gradients.fusion);
     const View<T, 3, Space> dselected = frame.template tensor<T>(dh.extents());
     const View<T, 3, Space> dgate = frame.template tensor<T>(dh.extents());
     Select::template select_backward<T>(ctx, tape.gate, sum<T>(ctx, frame, sources, part), dh,
@@ -77,7 +77,7 @@ class DenseSelection {
         add(ctx, Add<T, Space>{.a = (source.*part).flatten(),
                                .b = dselected.flatten(),
                                .y = (source.*part).flatten()});
-    select_.backward(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, accumulate);
+    select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, accumulate);
   }
 
   template <class T = float, class B>

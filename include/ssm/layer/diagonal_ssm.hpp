@@ -35,16 +35,20 @@ struct DiagonalSsmConfig {
 /// x, y    [B, L, channels]
 /// state   [B, channels, P, 2|1]    P = N/2 complex or N real modes
 /// Cost    O(B·L·channels·P) by scan, O(channels·L·(P + B·log L)) by convolution
-/// Throws  ShapeError; ArgumentError  for an odd N with complex modes
+/// Throws  ShapeError; ArgumentError  for an odd N with complex modes, which does not compile in the type
 /// Source  Gu et al. 2022 (S4D); Fu et al. 2023 (H3) §3.1; parameter names of HazyResearch/H3
 template <DiagonalSsmConfig Config>
 class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
+  static_assert(!Config.complex || Config.state == dyn || Config.state % 2 == 0,
+                "DiagonalSsm: state must be even: complex modes come in conjugate pairs");
   static constexpr Index width = Config.channels;
   static constexpr Index parts = Config.complex ? 2 : 1;
   static constexpr Index modes = Config.state == dyn ? dyn : Config.state / parts;
   static constexpr bool may_convolve = Config.form != DiagonalForm::scan;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::any;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<DiagonalSsm, T, Space> {
     Tensor<T, Extents<width>, Space> log_dt;             // log-seconds
@@ -59,7 +63,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     Tensor<T, Extents<dyn, width, modes, parts>, Space> diagonal;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<DiagonalSsm, State<T, Space>> {
+  struct Tape : SequenceTape<DiagonalSsm, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     bool convolved = false;
     DynamicTensor<T, 2, Space> kernel;
@@ -119,10 +123,11 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
 
     template <class B, class T>
-    void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                  const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                  Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                  const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                       const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                       Output<B, T, dyn, dyn, width> dx,
+                       Parameters<T, typename B::Space>& gradients,
+                       const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
       using Space = typename B::Space;
       auto frame = ctx.workspace().frame();
       auto scan = operands(ctx, frame, p, tape.x, tape.segments);

@@ -30,6 +30,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   using Down = Linear<LinearConfig{.inputs = Config.hidden, .outputs = width, .bias = Config.bias}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<FeedForward, T, Space> {
     typename Up::template Parameters<T, Space> fc1;
@@ -39,7 +41,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   template <class, class = HostSpace>
   using State = NoState;
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 2, Space> fc1;  // before the activation
     DynamicTensor<T, 2, Space> gate;
@@ -99,10 +101,10 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<NoState>& = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("feed_forward", "dy", dy, tape.x.extents().to_array());
     require_extents_if_given("feed_forward", "dx", dx, tape.x.extents().to_array());

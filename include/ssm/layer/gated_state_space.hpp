@@ -20,10 +20,12 @@ struct GatedStateSpaceConfig {
 /// x, y     [B, L, channels]
 /// states   diagonal [B, H, N/2, 2]
 /// Cost    2·B·L·(channels·H + H·F + 2·channels·F) operations and O(B·L·H·N)
-/// Throws  ShapeError; ArgumentError  for an odd N
+/// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type
 /// Source  Mehta et al. 2022 (GSS) §3, with S4D's kernel in place of DSS's; there is no published code
 template <GatedStateSpaceConfig Config>
 class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
+  static_assert(Config.state == dyn || Config.state % 2 == 0,
+                "GatedStateSpace: state must be even: complex modes come in conjugate pairs");
   static constexpr Index width = Config.channels;
   static constexpr Index gates = Config.gate_channels;
   static constexpr Index few = Config.state_channels;
@@ -35,6 +37,8 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
       .channels = few, .state = Config.state, .discretization = Config.discretization}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<GatedStateSpace, T, Space> {
     typename ToState::template Parameters<T, Space> to_state;
@@ -46,7 +50,7 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
   template <class T, class Space = HostSpace>
   using State = typename Diagonal::template State<T, Space>;
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> few;       // before its nonlinearity
     DynamicTensor<T, 3, Space> u;         // what the SSM reads
@@ -102,10 +106,10 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dgate = frame.template tensor<T>(tape.gate.extents());
@@ -122,7 +126,8 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
                                           .dgate = as_rows(dlifted)});
     linear_backward<B, T>(ctx, p.lift.weight, as_rows(tape.filtered.view()), as_rows(dlifted),
                           as_rows(dfiltered), false, gradients.lift.weight, gradients.lift.bias);
-    diagonal_.backward(ctx, p.diagonal, tape.diagonal, dfiltered, dfew, gradients.diagonal, ends);
+    diagonal_.differentiate(ctx, p.diagonal, tape.diagonal, dfiltered, dfew, gradients.diagonal,
+                            ends);
     activation_backward(
         ctx,
         ActivationBackward<T, Space>{

@@ -83,10 +83,10 @@ class GauProjections {
 
   /// dx is overwritten, or added to where `accumulate`; the gradients in `d` are used up.
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, const Results<T, typename B::Space>& d,
-                std::type_identity_t<View<T, 3, typename B::Space>> dx,
-                Parameters<T, typename B::Space>& gradients, bool accumulate) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, const Results<T, typename B::Space>& d,
+                     std::type_identity_t<View<T, 3, typename B::Space>> dx,
+                     Parameters<T, typename B::Space>& gradients, bool accumulate) const {
     using Space = typename B::Space;
     const auto project = [&](const View<T, 3, Space>& dy, const DynamicTensor<T, 3, Space>* input,
                              View<const T, 2, Space> weight, View<T, 2, Space> dweight) {

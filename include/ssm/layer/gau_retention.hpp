@@ -54,6 +54,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   using Readings = DenseReadout<typename KeySelection::Select, typename ValueSelection::Select>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<GauRetention, T, Space> {
     typename Projections::template Parameters<T, Space> projections;
@@ -85,7 +87,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   using Sources = std::span<const Hidden<T, Space>>;
 
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<GauRetention, State<T, Space>> {
+  struct Tape : SequenceTape<GauRetention, State<T, Space>>, InputTape<T, Space> {
     typename Projections::template Tape<T, Space> projections;
     DynamicTensor<T, 3, Space> q, k;   // rotated, k joined
     DynamicTensor<T, 3, Space> v;      // joined; unused without sources
@@ -217,26 +219,26 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
-    backward_from(ctx, p, tape, tape.own.v, dy, dx, gradients, ends, Sources<T, Space>(),
-                  Sources<T, Space>(), Hidden<T, Space>());
+    differentiate_from(ctx, p, tape, tape.own.v, dy, dx, gradients, ends, Sources<T, Space>(),
+                       Sources<T, Space>(), Hidden<T, Space>());
   }
 
   /// `dsources` are added to; `dhidden` is what later layers want of k and v, null views for nothing.
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends,
-                std::type_identity_t<Sources<T, typename B::Space>> sources,
-                const Hidden<T, typename B::Space>& hidden,
-                std::type_identity_t<Sources<T, typename B::Space>> dsources,
-                const Hidden<T, typename B::Space>& dhidden) const {
-    backward_from(ctx, p, tape, hidden.v, dy, dx, gradients, ends, sources, dsources, dhidden);
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends,
+                     std::type_identity_t<Sources<T, typename B::Space>> sources,
+                     const Hidden<T, typename B::Space>& hidden,
+                     std::type_identity_t<Sources<T, typename B::Space>> dsources,
+                     const Hidden<T, typename B::Space>& dhidden) const {
+    differentiate_from(ctx, p, tape, hidden.v, dy, dx, gradients, ends, sources, dsources, dhidden);
   }
 
   template <class T = float, class B>
@@ -280,15 +282,16 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
 
  private:
   template <class B, class T>
-  void backward_from(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                     const Tape<T, typename B::Space>& tape,
-                     std::type_identity_t<View<const T, 3, typename B::Space>> own_v,
-                     std::type_identity_t<View<const T, 3, typename B::Space>> dy,
-                     std::type_identity_t<View<T, 3, typename B::Space>> dx,
-                     Parameters<T, typename B::Space>& gradients,
-                     const SequenceGradients<State<T, typename B::Space>>& ends,
-                     Sources<T, typename B::Space> sources, Sources<T, typename B::Space> dsources,
-                     const Hidden<T, typename B::Space>& dhidden) const {
+  void differentiate_from(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                          const Tape<T, typename B::Space>& tape,
+                          std::type_identity_t<View<const T, 3, typename B::Space>> own_v,
+                          std::type_identity_t<View<const T, 3, typename B::Space>> dy,
+                          std::type_identity_t<View<T, 3, typename B::Space>> dx,
+                          Parameters<T, typename B::Space>& gradients,
+                          const SequenceGradients<State<T, typename B::Space>>& ends,
+                          Sources<T, typename B::Space> sources,
+                          Sources<T, typename B::Space> dsources,
+                          const Hidden<T, typename B::Space>& dhidden) const {
     using Space = typename B::Space;
     using H = Hidden<T, Space>;
     auto frame = ctx.workspace().frame();
@@ -305,31 +308,31 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     const View<T, 3, Space> dmore = is_read ? like(tape.g) : View<T, 3, Space>();
     linear_backward<B, T>(ctx, p.to_out.weight, as_rows(tape.mixed.view()), as_rows(dy),
                           as_rows(dmixed), false, gradients.to_out.weight, {});
-    heads_.backward(ctx,
-                    RetentionHeads::Operands<T, Space, const T>{
-                        .weight = p.group_norm,
-                        .q = tape.q,
-                        .k = tape.k,
-                        .v = is_joined ? View<const T, 3, Space>(tape.v) : own_v,
-                        .gate = tape.g},
-                    tape.heads, tape, dmixed,
-                    RetentionHeads::Gradients<T, Space>{.q = d.q,
-                                                        .k = d.k,
-                                                        .v = d.v,
-                                                        .gate = d.g,
-                                                        .weight = gradients.group_norm,
-                                                        .more = dmore},
-                    ends);
+    heads_.differentiate(ctx,
+                         RetentionHeads::Operands<T, Space, const T>{
+                             .weight = p.group_norm,
+                             .q = tape.q,
+                             .k = tape.k,
+                             .v = is_joined ? View<const T, 3, Space>(tape.v) : own_v,
+                             .gate = tape.g},
+                         tape.heads, tape, dmixed,
+                         RetentionHeads::Gradients<T, Space>{.q = d.q,
+                                                             .k = d.k,
+                                                             .v = d.v,
+                                                             .gate = d.g,
+                                                             .weight = gradients.group_norm,
+                                                             .more = dmore},
+                         ends);
     if (is_read)
-      readings().backward(ctx, p.k_selection.select, p.v_selection.select, tape.readings, tape,
-                          dmore, sources, dsources, dx, d.q, gradients.k_selection.select,
-                          gradients.v_selection.select);
+      readings().differentiate(ctx, p.k_selection.select, p.v_selection.select, tape.readings, tape,
+                               dmore, sources, dsources, dx, d.q, gradients.k_selection.select,
+                               gradients.v_selection.select);
     if (is_joined) {
       const auto dk = like(tape.k), dv = like(tape.g);
-      k_selection_.backward(ctx, p.k_selection, tape.k_selection, d.k, sources, dsources, &H::k, dx,
-                            dk, gradients.k_selection, false);
-      v_selection_.backward(ctx, p.v_selection, tape.v_selection, d.v, sources, dsources, &H::v, dx,
-                            dv, gradients.v_selection, true);
+      k_selection_.differentiate(ctx, p.k_selection, tape.k_selection, d.k, sources, dsources,
+                                 &H::k, dx, dk, gradients.k_selection, false);
+      v_selection_.differentiate(ctx, p.v_selection, tape.v_selection, d.v, sources, dsources,
+                                 &H::v, dx, dv, gradients.v_selection, true);
       d.k = dk;
       d.v = dv;
     }
@@ -337,8 +340,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     add_to<T>(ctx, dhidden.v.flatten(), d.v.flatten());
     if (ends.initial_state != nullptr && dhidden.initial_state)
       add_to<T>(ctx, dhidden.initial_state.flatten(), ends.initial_state->retention.flatten());
-    projections_.backward(ctx, p.projections, tape.projections, d, dx, gradients.projections,
-                          !sources.empty());
+    projections_.differentiate(ctx, p.projections, tape.projections, d, dx, gradients.projections,
+                               !sources.empty());
   }
 
   template <class T, class B>

@@ -29,6 +29,8 @@ struct H3Config {
 /// Source  Fu et al. 2023 (H3) §3; parameter names of HazyResearch/H3
 template <H3Config Config>
 class H3 : public LayerVerbs<H3<Config>> {
+  static_assert(Config.state == dyn || Config.state % 2 == 0,
+                "H3: state must be even: complex modes come in conjugate pairs");
   static constexpr Index width = Config.channels;
   static constexpr Index heads =
       width == dyn || Config.head_dim == dyn ? dyn : width / Config.head_dim;
@@ -39,6 +41,8 @@ class H3 : public LayerVerbs<H3<Config>> {
       .channels = heads, .state = Config.state, .discretization = Config.discretization}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<H3, T, Space> {
     typename Projection::template Parameters<T, Space> q_proj;
@@ -54,7 +58,7 @@ class H3 : public LayerVerbs<H3<Config>> {
     Tensor<T, Extents<dyn, Config.head_dim, Config.head_dim, heads, modes, 2>, Space> diagonal;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<H3, State<T, Space>> {
+  struct Tape : SequenceTape<H3, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> q, k, v;
     DynamicTensor<T, 3, Space> mixed;  // what output_linear reads
@@ -122,10 +126,10 @@ class H3 : public LayerVerbs<H3<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto shape = tape.q.extents();

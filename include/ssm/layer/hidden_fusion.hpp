@@ -75,12 +75,12 @@ class HiddenFusion {
 
   /// dsum is the gradient of h and of every dense_i alike; overwritten, may be the same memory as dy without normalisation.
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dsum,
-                Parameters<T, typename B::Space>& gradients) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dsum,
+                     Parameters<T, typename B::Space>& gradients) const {
     if constexpr (Config.normalize)
-      norm_.backward(ctx, p.norm, tape.norm, dy, dsum, gradients.norm);
+      norm_.differentiate(ctx, p.norm, tape.norm, dy, dsum, gradients.norm);
     else
       add_to<T>(ctx, dy, {}, dsum);
   }

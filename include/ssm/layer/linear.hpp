@@ -40,6 +40,8 @@ void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight
 template <LinearConfig Config>
 class Linear : public LayerVerbs<Linear<Config>> {
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Linear, T, Space> {
     Weight<T, Extents<Config.outputs, Config.inputs>, Space> weight;
@@ -48,7 +50,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
   template <class, class = HostSpace>
   using State = NoState;
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     View<const T, 3, Space> x;
   };
 
@@ -79,11 +81,12 @@ class Linear : public LayerVerbs<Linear<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, Config.outputs> dy,
-                Output<B, T, dyn, dyn, Config.inputs> dx,
-                Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<NoState>& = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape,
+                     Input<B, T, dyn, dyn, Config.outputs> dy,
+                     Output<B, T, dyn, dyn, Config.inputs> dx,
+                     Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<NoState>& = {}) const {
     using Space = typename B::Space;
     const auto shape = tape.x.extents().to_array();
     require_extents("linear", "dy", dy, {shape[0], shape[1], outputs_});

@@ -56,6 +56,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
       Linear<LinearConfig{.inputs = inner_width, .outputs = width, .bias = Config.bias}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Mamba, T, Space> {
     typename InProjection::template Parameters<T, Space> in_proj;  // rows: x′, then z
@@ -73,7 +75,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     Tensor<T, Extents<dyn, inner_width, states>, Space> ssm;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<Mamba, State<T, Space>> {
+  struct Tape : SequenceTape<Mamba, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> xz, u, projected, delta, mixed;
   };
@@ -127,12 +129,12 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    backward_with<B, T>(ctx, p, tape, dy, dx, gradients, ends, parts_of(tape),
-                        [&](const auto& g) { selective_scan_backward(ctx, g); });
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    differentiate_with<B, T>(ctx, p, tape, dy, dx, gradients, ends, parts_of(tape),
+                             [&](const auto& g) { selective_scan_backward(ctx, g); });
   }
 
   /// Where the intermediate results of a call go: to the tape, or to workspace; u elsewhere, if that is given.
@@ -191,11 +193,12 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
   /// `backward` with the scan in the caller's hands: run(SelectiveScanBackward) fills every gradient it is given.
   template <class B, class T, class Run>
-  void backward_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                     const SequenceGradients<State<T, typename B::Space>>& ends,
-                     const Parts<const T, typename B::Space>& parts, Run&& run) const {
+  void differentiate_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                          const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                          Output<B, T, dyn, dyn, width> dx,
+                          Parameters<T, typename B::Space>& gradients,
+                          const SequenceGradients<State<T, typename B::Space>>& ends,
+                          const Parts<const T, typename B::Space>& parts, Run&& run) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dmixed = frame.template tensor<T>(parts.mixed.extents());

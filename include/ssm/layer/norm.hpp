@@ -27,6 +27,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
   static constexpr bool has_bias = Config.bias && Config.kind == NormalizationKind::layer;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Norm, T, Space> {
     Tensor<T, Extents<width>, Space> weight;
@@ -35,7 +37,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
   template <class, class = HostSpace>
   using State = NoState;
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 1, Space> mean;
     DynamicTensor<T, 1, Space> scale;
@@ -72,10 +74,10 @@ class Norm : public LayerVerbs<Norm<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
     using Space = typename B::Space;
     require_extents("norm", "dy", dy, tape.x.extents().to_array());
     require_extents("norm", "dx", dx, tape.x.extents().to_array());

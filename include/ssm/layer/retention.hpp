@@ -33,6 +33,8 @@ class Retention : public LayerVerbs<Retention<Config>> {
   using Readout = Linear<LinearConfig{.inputs = values, .outputs = width, .bias = false}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Retention, T, Space> {
     typename Keys::template Parameters<T, Space> q_proj;
@@ -45,7 +47,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
   template <class T, class Space = HostSpace>
   using State = RetentionState<T, Space>;
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<Retention, State<T, Space>> {
+  struct Tape : SequenceTape<Retention, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> q;  // rotated
     DynamicTensor<T, 3, Space> k;  // rotated and scaled
@@ -112,10 +114,10 @@ class Retention : public LayerVerbs<Retention<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     require_extents("retention", "dy", dy, tape.x.extents().to_array());
@@ -127,17 +129,17 @@ class Retention : public LayerVerbs<Retention<Config>> {
     linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
                           as_rows(View<const T, 3, Space>(dy)), as_rows(View<T, 3, Space>(dmixed)),
                           false, gradients.out_proj.weight, {});
-    heads_.backward(ctx,
-                    RetentionHeads::Operands<T, Space, const T>{.weight = p.group_norm,
-                                                                .q = tape.q,
-                                                                .k = tape.k,
-                                                                .k_scale = k_scale(),
-                                                                .v = tape.v,
-                                                                .gate = tape.g},
-                    tape.heads, tape, dmixed,
-                    RetentionHeads::Gradients<T, Space>{
-                        .q = dq, .k = dk, .v = dv, .gate = dg, .weight = gradients.group_norm},
-                    ends);
+    heads_.differentiate(ctx,
+                         RetentionHeads::Operands<T, Space, const T>{.weight = p.group_norm,
+                                                                     .q = tape.q,
+                                                                     .k = tape.k,
+                                                                     .k_scale = k_scale(),
+                                                                     .v = tape.v,
+                                                                     .gate = tape.g},
+                         tape.heads, tape, dmixed,
+                         RetentionHeads::Gradients<T, Space>{
+                             .q = dq, .k = dk, .v = dv, .gate = dg, .weight = gradients.group_norm},
+                         ends);
     const auto project = [&](const auto& linear, auto& gradient, const View<T, 3, Space>& d,
                              bool accumulate) {
       linear_backward<B, T>(ctx, linear.weight, as_rows(tape.x), as_rows(d),

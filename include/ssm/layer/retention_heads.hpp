@@ -152,11 +152,11 @@ class RetentionHeads {
 
   /// `a` as evaluate left it, without mixed; `start` is what the layer's SequenceTape kept.
   template <class B, class T, class Start>
-  void backward(Context<B>& ctx, const Operands<T, typename B::Space, const T>& a,
-                const Tape<T, typename B::Space>& tape, const Start& start,
-                std::type_identity_t<View<const T, 3, typename B::Space>> dmixed,
-                const Gradients<T, typename B::Space>& d,
-                const SequenceGradients<State<T, typename B::Space>>& ends) const {
+  void differentiate(Context<B>& ctx, const Operands<T, typename B::Space, const T>& a,
+                     const Tape<T, typename B::Space>& tape, const Start& start,
+                     std::type_identity_t<View<const T, 3, typename B::Space>> dmixed,
+                     const Gradients<T, typename B::Space>& d,
+                     const SequenceGradients<State<T, typename B::Space>>& ends) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto shape = a.v.extents();

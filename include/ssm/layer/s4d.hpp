@@ -29,15 +29,19 @@ struct S4DConfig {
 /// x, y    [B, L, channels]
 /// state   [B, channels, P, 2]    P = N/2
 /// Cost    O(B·L·channels·P) + 2·B·L·channels² operations
-/// Throws  ShapeError; ArgumentError  for an odd N
+/// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type
 /// Source  Gu et al. 2022 (S4D); parameter names and initialisation of HazyResearch/safari, S4D with n_ssm = 1
 template <S4DConfig Config>
 class S4D : public LayerVerbs<S4D<Config>> {
+  static_assert(Config.state == dyn || Config.state % 2 == 0,
+                "S4D: state must be even: complex modes come in conjugate pairs");
   static constexpr Index width = Config.channels;
   static constexpr Index modes = Config.state == dyn ? dyn : Config.state / 2;
   using Readout = Linear<LinearConfig{.inputs = width, .outputs = width}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<S4D, T, Space> {
     Tensor<T, Extents<width>, Space> log_dt;         // log-seconds
@@ -52,7 +56,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
     Tensor<T, Extents<dyn, width, modes, 2>, Space> diagonal;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<S4D, State<T, Space>> {
+  struct Tape : SequenceTape<S4D, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> filtered;  // what the nonlinearity reads
     DynamicTensor<T, 3, Space> hidden;    // what output_linear reads
@@ -103,10 +107,10 @@ class S4D : public LayerVerbs<S4D<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dfiltered = frame.template tensor<T>(tape.filtered.extents());

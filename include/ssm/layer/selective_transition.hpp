@@ -29,6 +29,8 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
   using Up = Linear<LinearConfig{.inputs = Config.hidden, .outputs = outer, .bias = false}>;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<SelectiveTransition, T, Space> {
     typename Down::template Parameters<T, Space> fc1;
@@ -37,7 +39,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
   template <class, class = HostSpace>
   using State = NoState;
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 2, Space> fc1;  // before its activation
     DynamicTensor<T, 2, Space> hidden;
@@ -90,10 +92,10 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
 
   /// From the gradient of the gate; dx is added to where `accumulate`.
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, outer> dgate,
-                Output<B, T, dyn, dyn, inner> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, outer> dgate,
+                     Output<B, T, dyn, dyn, inner> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
     using Space = typename B::Space;
     require_extents("selective_transition", "dgate", dgate,
                     {tape.x.extent(0), tape.x.extent(1), outputs()});

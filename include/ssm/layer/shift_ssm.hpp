@@ -26,6 +26,8 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
   static constexpr Index taps = Config.state;
 
  public:
+  static constexpr auto operand_layout = OperandLayout::any;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<ShiftSsm, T, Space> {
     Tensor<T, Extents<width, taps>, Space> B;
@@ -37,7 +39,7 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
     Tensor<T, Extents<dyn, width, taps>, Space> shift;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<ShiftSsm, State<T, Space>> {
+  struct Tape : SequenceTape<ShiftSsm, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
   };
 
@@ -70,10 +72,10 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     ShiftConvolutionBackward<T, Space> g{.forward = operands<T, Space>(p, tape.x, tape.segments),
                                          .dy = dy,

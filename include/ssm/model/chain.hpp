@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -22,7 +23,7 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     typename Second::template State<T, Space> second;
   };
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     typename First::template Tape<T, Space> first;
     DynamicTensor<T, 3, Space> between;
     typename Second::template Tape<T, Space> second;
@@ -51,22 +52,24 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     auto frame = ctx.workspace().frame();
     auto dbetween = frame.template tensor<T>(dy.extents());
-    second_.backward(ctx, p.second, tape.second, dy, dbetween, gradients.second,
-                     ends.part(second_of));
-    first_.backward(ctx, p.first, tape.first, dbetween, dx, gradients.first, ends.part(first_of));
+    second_.differentiate(ctx, p.second, tape.second, dy, dbetween, gradients.second,
+                          ends.part(second_of));
+    first_.differentiate(ctx, p.first, tape.first, dbetween, dx, gradients.first,
+                         ends.part(first_of));
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
-    state.first = first_.template initial_state<T>(ctx, sequences);
-    state.second = second_.template initial_state<T>(ctx, sequences);
+    state.first = initial_state_of<T>(first_, ctx, sequences, reserve);
+    state.second = initial_state_of<T>(second_, ctx, sequences, reserve);
     return state;
   }
   template <class T = float, class B>

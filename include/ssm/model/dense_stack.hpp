@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ssm/layer/dropping.hpp"
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -20,7 +21,7 @@ namespace ssm {
 ///   layer.hidden_room<T>(ctx, frame, kept | nullptr, batch, length, sequences, has_initial_state)
 ///   L::for_each_hidden(visit, hidden)                       visit(view), those that are there
 ///   layer.evaluate(…, options, sources, hidden)             sources oldest first; fills hidden
-///   layer.backward(…, ends, sources, hidden, dsources, dhidden)   adds to dsources, reads dhidden
+///   layer.differentiate(…, ends, sources, hidden, dsources, dhidden)   adds to dsources, reads dhidden
 template <class L>
 concept DenseConnectable = requires(typename L::template Hidden<float, HostSpace> hidden,
                                     typename L::template KeptHidden<float, HostSpace> kept) {
@@ -57,7 +58,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     std::vector<typename Inner::template State<T, Space>> blocks;
   };
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     struct Block {
       DynamicTensor<T, 3, Space> x;  // what the block read; the first block's is the caller's
       typename NormLayer::template Tape<T, Space> norm;
@@ -146,10 +147,10 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     using Hidden = typename Inner::template Hidden<T, Space>;
     auto frame = ctx.workspace().frame();
@@ -185,21 +186,22 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         drop(ctx, dropout_, block.dropout, dropped);
         dmixed = dropped;
       }
-      layers_[i].backward(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,
-                          gradients.blocks[i].inner,
-                          ends.part([i](auto& state) -> auto& { return state.blocks[i]; }),
-                          sources.span(), block.hidden, dsources.span(), dhidden);
+      layers_[i].differentiate(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,
+                               gradients.blocks[i].inner,
+                               ends.part([i](auto& state) -> auto& { return state.blocks[i]; }),
+                               sources.span(), block.hidden, dsources.span(), dhidden);
       if (i >= ring_size()) clear(ctx, dhidden);  // it is layer i − ring_size()'s from here on
-      norm_.backward(ctx, p.blocks[i].norm, block.norm, dnormed, running, gradients.blocks[i].norm,
-                     {}, true);
+      norm_.differentiate(ctx, p.blocks[i].norm, block.norm, dnormed, running,
+                          gradients.blocks[i].norm, {}, true);
     }
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     for (const Inner& layer : layers_)
-      state.blocks.push_back(layer.template initial_state<T>(ctx, sequences));
+      state.blocks.push_back(initial_state_of<T>(layer, ctx, sequences, reserve));
     return state;
   }
   template <class T = float, class B>

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <utility>
 
 #include "ssm/layer/dropping.hpp"
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/linear.hpp"  // linear_backward
 #include "ssm/model/fixed_string.hpp"
@@ -40,7 +42,7 @@ struct LanguageModelConfig {
 ///   h = scale · table[tokens] (+ positions[t])      logits = norm(backbone(h)) · headᵀ
 /// x        tokens [B, L]
 /// y        logits [B, L, padded], or [B, 1, padded] for the last position alone
-/// state    the backbone's, and how many positions it has seen
+/// state    the backbone's; position [B], on the host: how many positions each sequence has seen
 /// Cost    the blocks' + 2·B·L·D·padded operations
 /// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were learned, or a tape where the
 ///         weights are kept in bf16
@@ -48,6 +50,9 @@ struct LanguageModelConfig {
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
  public:
+  static constexpr bool reads_tokens = true;
+  static constexpr auto operand_layout = OperandLayout::even_rows;
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<BasicLanguageModel, T, Space> {
     Weight<T, DynamicExtents<2>, Space> embedding;  // [padded, D]
@@ -59,7 +64,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   template <class T, class Space = HostSpace>
   struct State {
     typename Backbone::template State<T, Space> backbone;
-    Index position = 0;
+    DynamicTensor<std::int64_t, 1, HostSpace> position;
   };
   template <class T, class Space = HostSpace>
   struct Tape {
@@ -67,7 +72,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     Seed dropout_seed;
     DynamicTensor<Token, 1, Space> tokens;
     Index batch = 0;
-    Index first_position = 0;
+    DynamicTensor<std::int64_t, 1, HostSpace> first_positions;  // of each sequence
     std::vector<Index> segments;
     DynamicTensor<T, 3, Space> embedded;
     typename Backbone::template Tape<T, Space> backbone;
@@ -94,6 +99,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// Whether what is added to a token depends on its position.
   bool has_positions() const { return config_.positions > 0; }
   Index channels() const { return backbone_.channels(); }
+  Index outputs() const { return config_.padded; }
   const Backbone& backbone() const { return backbone_; }
 
   template <class B, class T>
@@ -115,12 +121,20 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     };
     auto embedded = sequence(tape ? &tape->embedded : nullptr);
     auto hidden = sequence(tape ? &tape->hidden : nullptr);
-    const Index first = options.initial_state ? options.initial_state->position : 0;
+    const Positions first = options.initial_state
+                                ? first_positions(*options.initial_state, batch, options.segments)
+                                : Positions();
     embed<T>(ctx, p, tokens, embedded, first, options.segments);
     if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments, embedded);
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
                        options.part(backbone_of, std::string_view("blocks")));
-    if (options.final_state != nullptr) options.final_state->position = first + length;
+    if (options.final_state != nullptr) {
+      auto& position = options.final_state->position;
+      position.resize({sequence_count(batch, options.segments)});
+      for_each_sequence(batch, length, options.segments, [&](const Sequence& s) {
+        position(s.row) = at(first, s.row) + s.end - s.begin;
+      });
+    }
     if (last_only) hidden = hidden.slice(1, length - 1, length);
     auto normed =
         room<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1), channels());
@@ -133,10 +147,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// Tokens have no gradient; dlogits [B, L, padded].
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
-                Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
+                     Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto shape = tape.hidden.extents();
@@ -145,9 +159,11 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     linear_backward<B, T>(ctx, head_of(p), as_rows(tape.normed.view()),
                           as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
                           head_of(gradients), {});
-    norm_.backward(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
-    backbone_.backward(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
-                       ends.part(backbone_of));
+    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
+    backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
+                            ends.part(backbone_of));
+    if (ends.initial_state != nullptr)
+      ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
     if (tape.dropout > 0)
       dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
                                      .seed = tape.dropout_seed,
@@ -155,7 +171,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                                      .y = dnormed.flatten()});
     if (config_.positions > 0)
       for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
-        const Index first = tape.first_position;
+        const Index first = tape.first_positions.size() > 0 ? at(tape.first_positions, s.row) : 0;
         const Index count = s.end - s.begin;
         auto target = gradients.positions.slice(0, first, first + count).flatten();
         add(ctx, Add<T, Space>{.a = dnormed.select(0, s.batch).slice(0, s.begin, s.end).flatten(),
@@ -168,10 +184,13 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                  .tokens = tape.tokens, .dy = as_rows(dnormed), .dtable = gradients.embedding});
   }
 
+  /// `reserve` makes room in caches that grow, so that steps up to that position allocate nothing.
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
-    state.backbone = backbone_.template initial_state<T>(ctx, sequences);
+    state.backbone = initial_state_of<T>(backbone_, ctx, sequences, reserve);
+    state.position.reset({sequences});
     return state;
   }
   template <class T = float, class B>
@@ -213,7 +232,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     if (p.head) visit(spec(Names::head), p.head, more.head...);
   }
   static void for_each_state(auto&& visit, auto& state, auto&... more) {
-    (follow(state.position, more), ...);
+    visit(std::string("position"), state.position, more.position...);
     Backbone::for_each_state(visit, state.backbone, more.backbone...);
   }
 
@@ -234,9 +253,16 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     add(ctx, Add<T, typename B::Space>{.a = x, .a_scale = config_.embedding_scale, .y = x});
   }
 
-  static void follow(Index position, auto& state) {
-    if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
-      state.position = position;
+  /// Of the first token of each sequence; null means zero.
+  using Positions = View<const std::int64_t, 1, HostSpace>;
+  static Index at(const Positions& positions, Index row) {
+    return positions ? static_cast<Index>(positions(row)) : 0;
+  }
+  template <class State>
+  static Positions first_positions(const State& initial, Index batch, Segments segments) {
+    require_extents("language model", "state position", initial.position.view(),
+                    {sequence_count(batch, segments)});
+    return initial.position;
   }
 
   static constexpr auto backbone_of = [](auto& state) -> auto& { return state.backbone; };
@@ -244,7 +270,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   template <class T, class B>
   void embed(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
              View<const Token, 2, typename B::Space> tokens, View<T, 3, typename B::Space> y,
-             Index first, Segments segments) const {
+             Positions first, Segments segments) const {
     using Space = typename B::Space;
     const Index length = tokens.extent(1);
     for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
@@ -255,25 +281,28 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     scale_embedding<T>(ctx, y.flatten());
     if (config_.positions == 0) return;
     for_each_sequence(tokens.extent(0), length, segments, [&](const Sequence& s) {
+      const Index start = at(first, s.row);
       const Index count = s.end - s.begin;
-      if (first + count > config_.positions)
-        throw ArgumentError("language model: position " + std::to_string(first + count - 1) +
+      if (start + count > config_.positions)
+        throw ArgumentError("language model: position " + std::to_string(start + count - 1) +
                             " is beyond the " + std::to_string(config_.positions) +
                             " learned positions");
       auto target = y.select(0, s.batch).slice(0, s.begin, s.end).flatten();
       add(ctx,
           Add<T, Space>{
-              .a = target, .b = p.positions.slice(0, first, first + count).flatten(), .y = target});
+              .a = target, .b = p.positions.slice(0, start, start + count).flatten(), .y = target});
     });
   }
 
   template <class B, class T>
   void keep(Context<B>& ctx, Tape<T, typename B::Space>& tape,
-            View<const Token, 2, typename B::Space> tokens, Index first, Segments segments,
+            View<const Token, 2, typename B::Space> tokens, Positions first, Segments segments,
             View<T, 3, typename B::Space> embedded) const {
     using Space = typename B::Space;
     tape.batch = tokens.extent(0);
-    tape.first_position = first;
+    tape.first_positions.resize({first ? first.extent(0) : 0});
+    for (Index row = 0; row < tape.first_positions.extent(0); ++row)
+      tape.first_positions(row) = first(row);
     tape.segments.assign(segments.begin(), segments.end());
     tape.tokens.resize({tokens.size()});
     const Index length = tokens.extent(1);

@@ -4,6 +4,7 @@
 #include <utility>
 #include <variant>
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -28,7 +29,7 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
   struct State : Either<typename First::template State<T, Space>,
                         typename Second::template State<T, Space>> {};
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     typename First::template Tape<T, Space> first;
     typename Second::template Tape<T, Space> second;
   };
@@ -57,28 +58,29 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     if (is_second()) {
       if (ends.initial_state != nullptr) ends.initial_state->is_second = true;
-      std::get<1>(layer_).backward(ctx, p.second, tape.second, dy, dx, gradients.second,
-                                   ends.part(second_of));
+      std::get<1>(layer_).differentiate(ctx, p.second, tape.second, dy, dx, gradients.second,
+                                        ends.part(second_of));
     } else {
-      std::get<0>(layer_).backward(ctx, p.first, tape.first, dy, dx, gradients.first,
-                                   ends.part(first_of));
+      std::get<0>(layer_).differentiate(ctx, p.first, tape.first, dy, dx, gradients.first,
+                                        ends.part(first_of));
     }
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     state.is_second = is_second();
     if (is_second())
-      state.second = std::get<1>(layer_).template initial_state<T>(ctx, sequences);
+      state.second = initial_state_of<T>(std::get<1>(layer_), ctx, sequences, reserve);
     else
-      state.first = std::get<0>(layer_).template initial_state<T>(ctx, sequences);
+      state.first = initial_state_of<T>(std::get<0>(layer_), ctx, sequences, reserve);
     return state;
   }
   template <class T = float, class B>

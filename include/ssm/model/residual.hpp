@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/layer/dropping.hpp"
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -25,7 +26,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   template <class T, class Space = HostSpace>
   using State = typename Inner::template State<T, Space>;
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     typename NormLayer::template Tape<T, Space> norm;
     DynamicTensor<T, 3, Space> normed;
     typename Inner::template Tape<T, Space> inner;
@@ -63,10 +64,10 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dnormed = frame.template tensor<T>(dy.extents());
@@ -77,14 +78,15 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
       drop(ctx, dropout_, tape.dropout, dropped);
       dinner = dropped;
     }
-    inner_.backward(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);
+    inner_.differentiate(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);
     add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dx.flatten()});
-    norm_.backward(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {}, true);
+    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {}, true);
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
-    return inner_.template initial_state<T>(ctx, sequences);
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
+    return initial_state_of<T>(inner_, ctx, sequences, reserve);
   }
   template <class T = float, class B>
   Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {

@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -38,7 +39,7 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     std::tuple<typename Blocks::template State<T, Space>...> blocks;
   };
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     std::tuple<typename Blocks::template Tape<T, Space>...> blocks;
     std::array<DynamicTensor<T, 3, Space>, count>
         between;  // the output of every block but the last
@@ -72,17 +73,17 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     View<const T, 3, Space> current = dy;
     for_each_index([&](auto forward_index) {
       constexpr std::size_t i = count - 1 - forward_index;
       const auto next = i == 0 ? View<T, 3, Space>(dx) : frame.template tensor<T>(dy.extents());
-      std::get<i>(blocks_).backward(
+      std::get<i>(blocks_).differentiate(
           ctx, std::get<i>(p.blocks), std::get<i>(tape.blocks), current, next,
           std::get<i>(gradients.blocks),
           ends.part([](auto& state) -> auto& { return std::get<i>(state.blocks); }));
@@ -91,10 +92,12 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     for_each_index([&](auto i) {
-      std::get<i>(state.blocks) = std::get<i>(blocks_).template initial_state<T>(ctx, sequences);
+      std::get<i>(state.blocks) =
+          initial_state_of<T>(std::get<i>(blocks_), ctx, sequences, reserve);
     });
     return state;
   }

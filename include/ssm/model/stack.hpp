@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 
 namespace ssm {
@@ -24,7 +25,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
     std::vector<typename Block::template State<T, Space>> blocks;
   };
   template <class T, class Space = HostSpace>
-  struct Tape {
+  struct Tape : InputTape<T, Space> {
     std::vector<typename Block::template Tape<T, Space>> blocks;
     std::vector<DynamicTensor<T, 3, Space>> between;  // the output of every block but the last
   };
@@ -72,10 +73,10 @@ class Stack : public LayerVerbs<Stack<Block>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const std::size_t count = blocks_.size();
@@ -86,17 +87,18 @@ class Stack : public LayerVerbs<Stack<Block>> {
     View<const T, 3, Space> current = dy;
     for (std::size_t i = count; i-- > 0;) {
       const View<T, 3, Space> next = i == 0 ? View<T, 3, Space>(dx) : turns[i % 2];
-      blocks_[i].backward(ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
-                          ends.part([i](auto& state) -> auto& { return state.blocks[i]; }));
+      blocks_[i].differentiate(ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
+                               ends.part([i](auto& state) -> auto& { return state.blocks[i]; }));
       current = next;
     }
   }
 
   template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences) const {
+  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
+                                            Index reserve = 0) const {
     State<T, typename B::Space> state;
     for (const Block& block : blocks_)
-      state.blocks.push_back(block.template initial_state<T>(ctx, sequences));
+      state.blocks.push_back(initial_state_of<T>(block, ctx, sequences, reserve));
     return state;
   }
   template <class T = float, class B>

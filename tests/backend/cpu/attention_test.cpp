@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ssm/backend/cpu/attention.hpp"
 
+#include <vector>
+
 #include "compare.hpp"
 #include "support/attention_run.hpp"
 
@@ -49,8 +51,22 @@ TEST_CASE_TEMPLATE("packed segments do not see each other", T, float, double) {
   cpu_equals_reference<T>({.length = 130, .segments = offsets});
 }
 
+TEST_CASE_TEMPLATE("every sequence has as many cached positions as it says, packed or not", T,
+                   float, double) {
+  const std::vector<std::int64_t> cached{3, 0, 70, 1, 9};
+  const std::vector<Index> offsets{0, 0, 4, 5, 70, 130};
+  for (const Layout layout : all_layouts) {
+    cpu_equals_reference<T>(
+        {.length = 130, .cached = 71, .segments = offsets, .cached_of = cached, .layout = layout});
+    for (const Index length : {0, 1, 3, 40})
+      cpu_equals_reference<T>(
+          {.batch = 5, .length = length, .cached = 71, .cached_of = cached, .layout = layout});
+  }
+}
+
 TEST_CASE_TEMPLATE("rotary embeddings equal the reference, forwards and back", T, float, double) {
   const Index offsets[] = {0, 0, 70, 150};
+  const std::int64_t starts[] = {5, 41, 2};
   const auto x = random_tensor<T>("x", 1, 150, 2, 10);
   for (const Index dimension : {0, 2, 6, 10})
     for (const bool packed : {false, true})
@@ -62,6 +78,8 @@ TEST_CASE_TEMPLATE("rotary embeddings equal the reference, forwards and back", T
             rotary(ctx, Rotary<T, HostSpace>{.dimension = dimension,
                                              .base = 100,
                                              .position = 37,
+                                             .positions = packed ? std::span(starts)
+                                                                 : std::span<const std::int64_t>(),
                                              .direction = direction,
                                              .segments = packed ? Segments(offsets) : Segments(),
                                              .x = from,

@@ -3,8 +3,10 @@
 
 #include "compare.hpp"
 #include "ssm/backend/cpu/fft_eigen.hpp"
-#include "ssm/backend/cpu/fft_fftw.hpp"
 #include "support/causal_convolution_run.hpp"
+#if defined(SSM_WITH_FFTW)
+#include "ssm/backend/cpu/fft_fftw.hpp"
+#endif
 
 using namespace ssm;
 using namespace ssm::test;

@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "ssm/backend/reference.hpp"
@@ -90,8 +92,9 @@ TEST_CASE("scores of thousands stay finite") {
   for_each_index(call.y, [&](auto... i) { CHECK(std::abs(call.y(i...)) <= 1); });
 }
 
-void check_gradients(AttentionCall<>& call) {
-  call.run();
+template <class Call>
+void check_gradients(Call& call) {
+  attention(call.ctx, call.operands());
   const auto y = call.y.clone();
   const auto log_sum = call.log_sum.clone();
   const auto dy = random_tensor("dy", call.q.extent(0), call.q.extent(1), 2, 4);
@@ -106,7 +109,7 @@ void check_gradients(AttentionCall<>& call) {
                                                                     .dk = dk,
                                                                     .dv = dv});
   const auto loss = [&] {
-    call.run();
+    attention(call.ctx, call.operands());
     return inner_product(dy, call.y);
   };
   CHECK(gradient_error(loss, call.q, dq) < tolerance<double>.gradient);
@@ -130,7 +133,69 @@ TEST_CASE("gradients of packed segments equal central differences") {
   check_gradients(call);
 }
 
-TEST_CASE("fewer keys than queries, or a cache with segments, is refused") {
+/// Three packed sequences of 4, 0 and 2 new positions behind 3, 1 and 0 cached ones, or a batch of three with two new ones each.
+struct CachedCall : AttentionCall<> {
+  explicit CachedCall(bool is_packed)
+      : AttentionCall<>(is_packed ? 1 : 3, is_packed ? 6 : 2, 0,
+                        is_packed ? Segments(offsets) : Segments()) {
+    k = random_tensor("k", 3, 8, 2, 4);
+    v = random_tensor("v", 3, 8, 2, 4);
+  }
+  ssm::Attention<double, HostSpace> operands() {
+    auto a = AttentionCall<>::operands();
+    a.cached = cached;
+    return a;
+  }
+
+  static constexpr Index offsets[] = {0, 4, 4, 6};
+  std::vector<std::int64_t> cached{3, 1, 0};
+};
+
+TEST_CASE("sequences with as many cached positions as they say equal separate calls") {
+  for (const bool is_packed : {true, false}) {
+    CAPTURE(is_packed);
+    CachedCall call(is_packed);
+    attention(call.ctx, call.operands());
+    for_each_sequence(call.q.extent(0), call.q.extent(1), call.segments, [&](const Sequence& s) {
+      const Index length = s.end - s.begin;
+      const Index total = call.cached[static_cast<std::size_t>(s.row)] + length;
+      AttentionCall<> alone(1, length, 0);
+      auto operands = alone.operands();
+      operands.q = call.q.slice(0, s.batch, s.batch + 1).slice(1, s.begin, s.end);
+      operands.k = call.k.slice(0, s.row, s.row + 1).slice(1, 0, total);
+      operands.v = call.v.slice(0, s.row, s.row + 1).slice(1, 0, total);
+      attention(alone.ctx, operands);
+      CHECK(difference(alone.y, call.y.slice(0, s.batch, s.batch + 1).slice(1, s.begin, s.end)) ==
+            0);
+    });
+  }
+}
+
+TEST_CASE("gradients of sequences behind different numbers of cached positions") {
+  for (const bool is_packed : {true, false}) {
+    CAPTURE(is_packed);
+    CachedCall call(is_packed);
+    check_gradients(call);
+  }
+}
+
+TEST_CASE("numbers of cached positions that do not fit are refused") {
+  CachedCall call(true);
+  call.cached = {3, 1};
+  CHECK_THROWS_WITH_AS(attention(call.ctx, call.operands()),
+                       "attention: cached must have 3 elements, one for each sequence, got 2",
+                       ShapeError);
+  call.cached = {3, 1, -1};
+  CHECK_THROWS_WITH_AS(attention(call.ctx, call.operands()),
+                       "attention: cached must not be negative, got -1", ShapeError);
+  call.cached = {5, 1, 0};
+  CHECK_THROWS_WITH_AS(attention(call.ctx, call.operands()),
+                       "attention: k has 8 positions for 9 queries", ShapeError);
+  call.cached = {std::numeric_limits<std::int64_t>::max(), 1, 0};
+  CHECK_THROWS_AS(attention(call.ctx, call.operands()), ShapeError);
+}
+
+TEST_CASE("fewer keys than queries, or packed keys of another length, are refused") {
   AttentionCall<> call(1, 5, 0);
   auto operands = call.operands();
   const auto short_keys = zero_tensor(1, 4, 2, 4);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "ssm/backend/reference.hpp"
@@ -53,6 +54,36 @@ TEST_CASE("positions go on after a chunk and start again in every segment") {
   rotary(ctx, Rotary<double, HostSpace>{.dimension = 4, .x = x.slice(1, 4, 9), .y = rest});
   CHECK(difference(packed.slice(1, 0, 4), whole.slice(1, 0, 4)) == 0);
   CHECK(difference(packed.slice(1, 4, 9), rest) == 0);
+}
+
+TEST_CASE("every sequence starts at its own position, packed or not") {
+  Context<Reference> ctx;
+  const auto x = random_tensor("x", 1, 12, 2, 4);
+  const auto alone = [&](const View<const double, 4>& part, Index position) {
+    auto y = nan_tensor(1, part.extent(1), 2, 4);
+    rotary(ctx, Rotary<double, HostSpace>{.dimension = 4, .position = position, .x = part, .y = y});
+    return y;
+  };
+  const std::vector<Index> offsets{0, 4, 4, 12};
+  const std::vector<std::int64_t> starts{7, 3, 1};
+  auto y = nan_tensor(1, 12, 2, 4);
+  rotary(ctx, Rotary<double, HostSpace>{
+                  .dimension = 4, .positions = starts, .segments = offsets, .x = x, .y = y});
+  CHECK(difference(y.slice(1, 0, 4), alone(x.slice(1, 0, 4), 7)) == 0);
+  CHECK(difference(y.slice(1, 4, 12), alone(x.slice(1, 4, 12), 1)) == 0);
+
+  const auto batch = x.reshape(3, 4, 2, 4);
+  auto rows = nan_tensor(3, 4, 2, 4);
+  rotary(ctx,
+         Rotary<double, HostSpace>{.dimension = 4, .positions = starts, .x = batch, .y = rows});
+  for (Index b = 0; b < 3; ++b)
+    CHECK(difference(rows.slice(0, b, b + 1),
+                     alone(batch.slice(0, b, b + 1), starts[static_cast<std::size_t>(b)])) == 0);
+
+  const std::vector<std::int64_t> too_few{7, 3};
+  const Rotary<double, HostSpace> call{
+      .dimension = 4, .positions = too_few, .segments = offsets, .x = x, .y = y};
+  CHECK_THROWS_AS(rotary(ctx, call), ShapeError);
 }
 
 TEST_CASE("an odd or too large number of rotated channels is refused") {

@@ -62,7 +62,7 @@ class AttentionBackward {
                        Scratch& at) {
     const auto& a = g.forward;
     const Index stride = Tiles::padded_width(a.q.extent(3));
-    const auto [row, b, begin, end] = head.sequence;
+    const auto [b, begin, cached] = head.keys;
     const Index padded = Tiles::round_up(head.total, Tiles::rows);
     Tiles::copy_rows(a.k, b, head.head, begin, head.total, padded, at.k);
     Tiles::copy_rows(a.v, b, head.head, begin, head.total, padded, at.v);
@@ -74,6 +74,10 @@ class AttentionBackward {
         g.dk(b, begin + t, head.head, c) = at.dk[t * stride + c];
         g.dv(b, begin + t, head.head, c) = at.dv[t * stride + c];
       }
+    if (a.cached.empty()) return;
+    for (Index t = head.total; t < a.k.extent(1); ++t)  // what nothing reads
+      for (Index c = 0; c < a.k.extent(3); ++c)
+        g.dk(b, t, head.head, c) = g.dv(b, t, head.head, c) = T{0};
   }
 
   static void run_queries(const ssm::AttentionBackward<T, HostSpace>& g, const AttentionHead& head,

@@ -29,10 +29,8 @@ class AttentionForward {
         T* v = k + keys * stride;
         T* q = v + keys * stride;
         const Index padded = Tiles::round_up(head.total, Tiles::rows);
-        Tiles::copy_rows(a.k, head.sequence.batch, head.head, head.sequence.begin, head.total,
-                         padded, k);
-        Tiles::copy_rows(a.v, head.sequence.batch, head.head, head.sequence.begin, head.total,
-                         padded, v);
+        Tiles::copy_rows(a.k, head.keys.batch, head.head, head.keys.begin, head.total, padded, k);
+        Tiles::copy_rows(a.v, head.keys.batch, head.head, head.keys.begin, head.total, padded, v);
         for (Index first = 0; first < head.length; first += Tiles::queries)
           attend(a, head, first, k, v, q, q + stride * Tiles::queries,
                  q + 2 * stride * Tiles::queries);

@@ -57,7 +57,7 @@ class AttentionStep {
           row_(Tiles::padded_width(a.q.extent(3))),
           scratch_(scratch),
           sums_(sums) {
-      const Index seen = a.k.extent(1) - a.q.extent(1) + t_ + 1;
+      const Index seen = keys_of(a, sequence_at(b_, a.q.extent(1), {})).cached + t_ + 1;
       begin_ = seen * part / parts;
       end_ = seen * (part + 1) / parts;
     }

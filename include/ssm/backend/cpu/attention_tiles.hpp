@@ -104,6 +104,7 @@ struct AttentionTiles {
 /// One head of one sequence: its new positions, and the keys they may look at.
 struct AttentionHead {
   Sequence sequence;
+  AttentionKeys keys;
   Index head;
   Index cached;  // keys before the first query
   Index length;  // queries
@@ -112,8 +113,9 @@ struct AttentionHead {
   template <class A>
   AttentionHead(const A& a, Index unit)
       : sequence(sequence_at(unit / a.q.extent(2), a.q.extent(1), a.segments)),
+        keys(keys_of(a, sequence)),
         head(unit % a.q.extent(2)),
-        cached(a.k.extent(1) - a.q.extent(1)),
+        cached(keys.cached),
         length(sequence.end - sequence.begin),
         total(cached + length) {}
 };

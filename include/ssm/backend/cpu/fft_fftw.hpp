@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#if defined(SSM_WITH_FFTW) && SSM_WITH_FFTW
-
 #include <fftw3.h>
 
 #include <mutex>
@@ -85,5 +83,3 @@ struct PlannedFftw {
 using FftwFft = PlannedFftw<FFTW_ESTIMATE>;
 
 }  // namespace ssm::cpu
-
-#endif

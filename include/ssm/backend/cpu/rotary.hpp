@@ -39,7 +39,7 @@ class RotaryRotation {
     const Index half = a.dimension / 2;
     double *cosine = turns, *sine = turns + half, *step_cosine = sine + half,
            *step_sine = step_cosine + half;
-    const Index first = (a.segments.empty() ? a.position : 0) + begin - s.begin;
+    const Index first = first_position(a, s) + begin - s.begin;
     for (Index j = 0; j < half; ++j) {
       const double step = a.direction * std::pow(a.base, -2.0 * static_cast<double>(j) /
                                                              static_cast<double>(a.dimension));

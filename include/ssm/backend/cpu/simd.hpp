@@ -3,7 +3,18 @@
 
 #include <type_traits>
 #include <utility>
+
+// g++ 12 finds uninitialized variables in its own AVX-512 intrinsics, even under -isystem. It asks the place where they are
+// defined: a program that includes <immintrin.h> or Eigen before this must give -Wno-maybe-uninitialized itself.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <xsimd/xsimd.hpp>
+#pragma GCC diagnostic pop
+#else
+#include <xsimd/xsimd.hpp>
+#endif
 
 #include "ssm/core/scalar.hpp"  // BFloat16
 #include "ssm/core/tensor_view.hpp"

@@ -7,18 +7,20 @@
 namespace ssm::cuda {
 
 /// The compiled half; formulas and shapes as the operands of ssm::. T: float, double, sums in T.
+/// cached, positions   the operands of that name where the device can read them, or null
 /// A warp walks over a query's keys, 16 at a time, and rescales what it has when a larger score comes.
 template <class T>
 SSM_CUDA_API void attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
-                            Stream stream);
+                            const std::int64_t* cached, Stream stream);
 /// Scores are computed twice more: by query for dq, by key for dk and dv.
 /// workspace   B·L·H scalars
 template <class T>
 SSM_CUDA_API void attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
-                                     DeviceSegments segments, T* workspace, Stream stream);
+                                     DeviceSegments segments, const std::int64_t* cached,
+                                     T* workspace, Stream stream);
 template <class T>
 SSM_CUDA_API void rotary(const ssm::Rotary<T, CudaSpace>& a, DeviceSegments segments,
-                         Stream stream);
+                         const std::int64_t* positions, Stream stream);
 
 namespace primitive {
 struct Attention {
@@ -26,7 +28,8 @@ struct Attention {
   static void attention(Ctx& ctx, const ssm::Attention<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();
-      cuda::attention(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
+      cuda::attention(on_device(a), segments_on_device(ctx, frame, a.segments),
+                      by_sequence(ctx, frame, a.cached), stream);
     });
   }
   template <class Ctx, DeviceScalar T>
@@ -36,15 +39,28 @@ struct Attention {
       auto frame = ctx.workspace().frame();
       const auto segments = segments_on_device(ctx, frame, g.forward.segments);
       const auto workspace = frame.template tensor<T>(g.log_sum.extents());
-      cuda::attention_backward(on_device(g), segments, workspace.data(), stream);
+      cuda::attention_backward(on_device(g), segments, by_sequence(ctx, frame, g.forward.cached),
+                               workspace.data(), stream);
     });
   }
   template <class Ctx, DeviceScalar T>
   static void rotary(Ctx& ctx, const ssm::Rotary<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();
-      cuda::rotary(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
+      cuda::rotary(on_device(a), segments_on_device(ctx, frame, a.segments),
+                   by_sequence(ctx, frame, a.positions), stream);
     });
+  }
+
+ private:
+  /// One number for each sequence where the device can read it; null stays null.
+  template <class Ctx, class Frame>
+  static const std::int64_t* by_sequence(Ctx& ctx, Frame& frame,
+                                         std::span<const std::int64_t> numbers) {
+    if (numbers.empty()) return nullptr;
+    const auto copied = frame.template tensor<std::int64_t>(static_cast<Index>(numbers.size()));
+    copy(copied.data(), numbers.data(), numbers.size_bytes(), ctx.resources().stream());
+    return copied.data();
   }
 };
 }  // namespace primitive

@@ -18,7 +18,7 @@ struct Attention {
     for_each_query(a, [&](const Query& query) {
       double largest = -std::numeric_limits<double>::infinity();
       for (Index s = query.begin; s < query.end; ++s) {
-        weight(s) = a.scale * dot(a.q, query.t, a.k, s, query);
+        weight(s) = a.scale * dot(a.q, query.b, query.t, a.k, query.row, s, query.h);
         largest = std::max(largest, weight(s));
       }
       double sum = 0;
@@ -29,7 +29,7 @@ struct Attention {
       for (Index c = 0; c < a.q.extent(3); ++c) {
         double y = 0;
         for (Index s = query.begin; s < query.end; ++s)
-          y += weight(s) / sum * a.v(query.b, s, query.h, c);
+          y += weight(s) / sum * a.v(query.row, s, query.h, c);
         a.y(query.b, query.t, query.h, c) = static_cast<T>(y);
       }
       if (a.log_sum) a.log_sum(query.b, query.t, query.h) = static_cast<T>(largest + std::log(sum));
@@ -49,15 +49,15 @@ struct Attention {
     for (const auto& sum : {dk.flatten(), dv.flatten(), dq.flatten()})
       for (Index i = 0; i < sum.extent(0); ++i) sum(i) = 0;
     for_each_query(a, [&](const Query& query) {
-      const auto [b, t, h, begin, end] = query;
-      const double aligned = dot(g.dy, t, g.y, t, query);
+      const auto [b, t, h, row, begin, end] = query;
+      const double aligned = dot(g.dy, b, t, g.y, b, t, h);
       for (Index s = begin; s < end; ++s) {
-        const double p = std::exp(a.scale * dot(a.q, t, a.k, s, query) - g.log_sum(b, t, h));
-        const double dscore = a.scale * p * (dot(g.dy, t, a.v, s, query) - aligned);
+        const double p = std::exp(a.scale * dot(a.q, b, t, a.k, row, s, h) - g.log_sum(b, t, h));
+        const double dscore = a.scale * p * (dot(g.dy, b, t, a.v, row, s, h) - aligned);
         for (Index c = 0; c < a.q.extent(3); ++c) {
-          dv(b, s, h, c) += p * g.dy(b, t, h, c);
-          dk(b, s, h, c) += dscore * a.q(b, t, h, c);
-          dq(b, t, h, c) += dscore * a.k(b, s, h, c);
+          dv(row, s, h, c) += p * g.dy(b, t, h, c);
+          dk(row, s, h, c) += dscore * a.q(b, t, h, c);
+          dq(b, t, h, c) += dscore * a.k(row, s, h, c);
         }
       }
     });
@@ -69,37 +69,43 @@ struct Attention {
   template <class Ctx, class T>
   static void rotary(Ctx&, const ssm::Rotary<T, typename Ctx::Space>& a) {
     for_each_sequence(a.x.extent(0), a.x.extent(1), a.segments, [&](Sequence s) {
-      const Index first = a.segments.empty() ? a.position : 0;
+      const Index first = first_position(a, s);
       for (Index t = s.begin; t < s.end; ++t)
         for (Index h = 0; h < a.x.extent(2); ++h) rotate(a, first + t - s.begin, s.batch, t, h);
     });
   }
 
  private:
-  /// One row of scores: query (b, t, h) looks at the keys begin … end−1.
+  /// One row of scores: query (b, t, h) looks at the keys begin … end−1 of a row of k.
   struct Query {
     Index b;
     Index t;
     Index h;
+    Index row;
     Index begin;
     Index end;
   };
 
   template <class T, class Space, class F>
   static void for_each_query(const ssm::Attention<T, Space>& a, F&& visit) {
-    const Index cached = a.k.extent(1) - a.q.extent(1);
     for_each_sequence(a.q.extent(0), a.q.extent(1), a.segments, [&](Sequence s) {
+      const AttentionKeys keys = keys_of(a, s);
       for (Index t = s.begin; t < s.end; ++t)
         for (Index h = 0; h < a.q.extent(2); ++h)
-          visit(Query{.b = s.batch, .t = t, .h = h, .begin = s.begin, .end = cached + t + 1});
+          visit(Query{.b = s.batch,
+                      .t = t,
+                      .h = h,
+                      .row = keys.batch,
+                      .begin = keys.begin,
+                      .end = keys.begin + keys.cached + t - s.begin + 1});
     });
   }
 
   template <class V, class W>
-  static double dot(const V& left, Index t, const W& right, Index s, const Query& query) {
+  static double dot(const V& left, Index b, Index t, const W& right, Index row, Index s, Index h) {
     double sum = 0;
     for (Index c = 0; c < left.extent(3); ++c)
-      sum += double{left(query.b, t, query.h, c)} * right(query.b, s, query.h, c);
+      sum += double{left(b, t, h, c)} * right(row, s, h, c);
     return sum;
   }
 

@@ -7,14 +7,15 @@
 #include <vector>
 
 #include "ssm/core/scalar.hpp"  // Tolerance
-#include "support/named_tensor.hpp"
+#include "ssm/laws/laid_out.hpp"
+#include "ssm/laws/named_tensor.hpp"
 
 namespace ssm::laws {
 
 /// One call of a layer on whole sequences.
 struct Call {
   Bundle parameters{};
-  NamedTensor x{};  // [B, L, inputs]
+  NamedTensor x{};  // [B, L, inputs], or tokens [B, L]
   std::vector<Index> segments{};
   std::optional<Bundle> initial_state{};
   bool keep_states = false;  // ask for the final state, and for the gradient of the initial one
@@ -22,6 +23,7 @@ struct Call {
   Bundle dfinal_state{};
   Bundle gradients{};    // what the parameters' gradients hold beforehand; empty means zero
   double unwritten = 0;  // what every output holds beforehand
+  Strides strides = Strides::none;  // of x, y, dy and dx
 
   Index batch() const { return x.extents[0]; }
   Index length() const { return x.extents[1]; }
@@ -34,28 +36,25 @@ struct Call {
 struct Outcome {
   NamedTensor y{};
   Bundle final_state{};
-  NamedTensor dx{};
+  NamedTensor dx{};  // empty where the input is tokens
   Bundle dinitial_state{};
   Bundle gradients{};
 };
 
-/// Whether a packed row may carry states: one for each of its sequences, or none at all.
-enum class StatesWhenPacked { one_each, none };
-
-/// A layer on one backend in one scalar, with its types erased: the laws are ordinary functions of it.
+/// A layer, or a model, on one backend in one scalar, with its types erased: the laws are ordinary functions of it.
 class Subject {
  public:
   virtual ~Subject() = default;
 
   virtual std::string name() const = 0;  // "cpu float"
   virtual Tolerance tolerance() const = 0;
-  virtual StatesWhenPacked states_when_packed() const = 0;
-  virtual Index inputs() const = 0;
   virtual Index outputs() const = 0;
 
   /// A fresh context and tape; with `nan_workspace` the scratch memory starts as NaN.
   virtual void restart(bool nan_workspace = false) = 0;
 
+  /// Normal numbers, or tokens of the vocabulary; the name goes into the seed.
+  virtual NamedTensor input(std::string name, Index batch, Index length, Seed seed) const = 0;
   virtual Bundle initial_parameters(Seed seed) = 0;
   virtual Bundle zero_state(Index sequences) = 0;
   virtual Outcome forward(const Call& call) = 0;        // y, and the final state

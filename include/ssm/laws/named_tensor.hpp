@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <string>
 #include <type_traits>
@@ -39,10 +40,14 @@ inline NamedTensor normal(std::string name, std::vector<Index> extents, Seed see
   return result;
 }
 
+/// Normal numbers in the place of real ones; whole numbers become zero.
 inline Bundle normal_like(const Bundle& like, Seed seed) {
   Bundle result;
-  for (const NamedTensor& tensor : like)
+  for (const NamedTensor& tensor : like) {
     result.push_back(normal(tensor.name, tensor.extents, seed));
+    if (tensor.counts) std::fill(result.back().values.begin(), result.back().values.end(), 0.0);
+    result.back().counts = tensor.counts;
+  }
   return result;
 }
 
@@ -61,7 +66,7 @@ inline void round_to_float(Bundle& tensors) {
 
 /// The part begin ≤ i < end of one axis.
 inline NamedTensor slice(const NamedTensor& x, std::size_t axis, Index begin, Index end) {
-  NamedTensor result{x.name, x.extents, {}};
+  NamedTensor result{x.name, x.extents, {}, x.counts};
   result.extents[axis] = end - begin;
   const auto split = x.extents.begin() + static_cast<std::ptrdiff_t>(axis);
   const auto outer = static_cast<Index>(element_count({x.extents.begin(), split}));
@@ -73,15 +78,10 @@ inline NamedTensor slice(const NamedTensor& x, std::size_t axis, Index begin, In
   return result;
 }
 
-inline Bundle slice(const Bundle& x, std::size_t axis, Index begin, Index end) {
-  Bundle result;
-  for (const NamedTensor& tensor : x) result.push_back(slice(tensor, axis, begin, end));
-  return result;
-}
-
-/// Tensors one after another along one axis; extents agree elsewhere.
+/// Tensors one after another along one axis; extents agree elsewhere. Without axes there is nothing to join.
 inline NamedTensor join(const std::vector<NamedTensor>& parts, std::size_t axis) {
-  NamedTensor result{parts[0].name, parts[0].extents, {}};
+  if (parts[0].extents.empty()) return parts[0];
+  NamedTensor result{parts[0].name, parts[0].extents, {}, parts[0].counts};
   result.extents[axis] = 0;
   for (const NamedTensor& part : parts) result.extents[axis] += part.extents[axis];
   Index outer = 1;
@@ -95,13 +95,55 @@ inline NamedTensor join(const std::vector<NamedTensor>& parts, std::size_t axis)
   return result;
 }
 
-inline Bundle join(const std::vector<Bundle>& parts, std::size_t axis) {
+/// With zeros behind the elements of every axis, up to these extents.
+inline NamedTensor pad(const NamedTensor& x, const std::vector<Index>& extents) {
+  NamedTensor result{x.name, extents, std::vector<double>(element_count(extents)), x.counts};
+  std::vector<Index> index(extents.size());
+  for (const double value : x.values) {
+    std::size_t place = 0;
+    for (std::size_t axis = 0; axis < extents.size(); ++axis)
+      place =
+          place * static_cast<std::size_t>(extents[axis]) + static_cast<std::size_t>(index[axis]);
+    result.values[place] = value;
+    for (std::size_t axis = extents.size(); axis-- > 0 && ++index[axis] == x.extents[axis];)
+      index[axis] = 0;
+  }
+  return result;
+}
+
+/// The states of one sequence after another; axes[i] of tensor i counts the sequences. Elsewhere a state may have grown
+/// further than another, which zeros make up for.
+inline Bundle join_states(const std::vector<Bundle>& parts, const std::vector<std::size_t>& axes) {
   Bundle result;
   for (std::size_t i = 0; i < parts[0].size(); ++i) {
     std::vector<NamedTensor> tensors;
-    for (const Bundle& part : parts) tensors.push_back(part[i]);
-    result.push_back(join(tensors, axis));
+    std::vector<Index> largest = parts[0][i].extents;
+    for (const Bundle& part : parts)
+      for (std::size_t axis = 0; axis < largest.size(); ++axis)
+        largest[axis] = std::max(largest[axis], part[i].extents[axis]);
+    for (const Bundle& part : parts) {
+      largest[axes[i]] = part[i].extents[axes[i]];
+      tensors.push_back(pad(part[i], largest));
+    }
+    result.push_back(join(tensors, axes[i]));
   }
+  return result;
+}
+
+/// The state of sequence i alone.
+inline Bundle state_of(const Bundle& states, Index i, const std::vector<std::size_t>& axes) {
+  Bundle result;
+  for (std::size_t k = 0; k < states.size(); ++k)
+    result.push_back(slice(states[k], axes[k], i, i + 1));
+  return result;
+}
+
+/// Whole numbers from 0 to below `count`.
+inline NamedTensor tokens(std::string name, std::vector<Index> extents, Index count, Seed seed) {
+  const Random random(seed.fork(name));
+  NamedTensor result{std::move(name), std::move(extents), {}, true};
+  for (std::size_t i = 0; i < element_count(result.extents); ++i)
+    result.values.push_back(std::floor(random.uniform(i) * static_cast<double>(count)));
   return result;
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
-#include "support/subject.hpp"
+#include "ssm/laws/subject.hpp"
 
 namespace ssm::laws {
 
@@ -30,19 +31,39 @@ inline Call random_call(Subject& subject, Size size, Seed seed = Seed{7}) {
   call.parameters = subject.initial_parameters(seed);
   add(call.parameters, normal_like(call.parameters, seed.fork("disturbance")), 0.2);
   round_to_float(call.parameters);
-  call.x = normal("x", {size.batch, size.length, subject.inputs()}, seed);
+  call.x = subject.input("x", size.batch, size.length, seed);
   call.dy = normal("dy", {size.batch, size.length, subject.outputs()}, seed);
   return call;
 }
 
-/// A state that positions before could have left, disturbed so that nothing in it is zero.
+/// Which axis of each tensor of a state counts the sequences: the one that more sequences lengthen.
+inline std::vector<std::size_t> sequence_axes(Subject& subject) {
+  const Bundle two = subject.zero_state(2);
+  const Bundle three = subject.zero_state(3);
+  std::vector<std::size_t> axes;
+  for (std::size_t i = 0; i < two.size(); ++i) {
+    std::size_t axis = 0;
+    while (axis + 1 < two[i].extents.size() && two[i].extents[axis] == three[i].extents[axis])
+      ++axis;
+    axes.push_back(axis);
+  }
+  return axes;
+}
+
+/// A state that positions before could have left, another number of them for each sequence, disturbed so that nothing in it
+/// is zero.
 inline Bundle random_state(Subject& subject, const Call& call, Seed seed = Seed{8}) {
-  constexpr Index earlier = 5;  // positions
+  if (call.sequences() == 0) return subject.zero_state(0);
   Call before = call;
   before.segments.clear();
   before.initial_state.reset();
-  before.x = normal("earlier x", {call.sequences(), earlier, subject.inputs()}, seed);
-  Bundle state = subject.prefill(before).final_state;
+  std::vector<Bundle> states;
+  for (Index i = 0; i < call.sequences(); ++i) {
+    const Index earlier = 5 + i % 3;  // positions
+    before.x = subject.input("earlier x " + std::to_string(i), 1, earlier, seed);
+    states.push_back(subject.prefill(before).final_state);
+  }
+  Bundle state = join_states(states, sequence_axes(subject));
   add(state, normal_like(state, seed), 0.5);
   round_to_float(state);
   return state;

@@ -10,7 +10,7 @@
 #include <string>
 #include <utility>
 
-#include "support/named_tensor.hpp"
+#include "ssm/laws/named_tensor.hpp"
 
 namespace ssm::laws {
 

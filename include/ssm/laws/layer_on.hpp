@@ -3,19 +3,17 @@
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
+#include <concepts>
 #include <optional>
-#include <random>
 #include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
-#include "ssm/io/checkpoint.hpp"
+#include "ssm/laws/allocation_count.hpp"
+#include "ssm/laws/checkpoint_round_trip.hpp"
+#include "ssm/laws/subject.hpp"
 #include "ssm/layer/layer.hpp"
-#include "support/allocation_count.hpp"
-#include "support/subject.hpp"
 
 namespace ssm::laws {
 
@@ -28,71 +26,37 @@ typename B::Resources two_threads() {
     return typename B::Resources();
 }
 
-/// Any layer's parameters with their axes forgotten: what a checkpoint sees of a layer is names and elements, and the
-/// compiler need not see every layer's tensors in the file code.
-template <class T>
-struct FlatParameters : ParametersOf<FlatParameters<T>, T, HostSpace> {
-  std::vector<std::string> names;
-  std::vector<DynamicTensor<T, 1>> tensors;
-
-  explicit FlatParameters(const Bundle& from) {
-    for (const NamedTensor& tensor : from) {
-      names.push_back(tensor.name);
-      tensors.emplace_back(static_cast<Index>(tensor.values.size()));
-      write(tensor, tensors.back());
-    }
-  }
-  Bundle read_back(Bundle like) const {
-    for (std::size_t i = 0; i < like.size(); ++i) like[i].values = read("", tensors[i]).values;
-    return like;
-  }
-  static void for_each_parameter(auto&& visit, auto& p) {
-    for (std::size_t i = 0; i < p.names.size(); ++i)
-      visit(ParameterSpec{.name = p.names[i]}, p.tensors[i]);
-  }
+/// Whether a layer reads tokens instead of sequences of numbers, as language models do.
+template <class L>
+concept ReadsTokens = requires(const L& layer) {
+  { layer.vocabulary() } -> std::convertible_to<Index>;
+  { layer.padded_vocabulary() } -> std::convertible_to<Index>;
 };
 
-/// Writes a file, forgets the elements, and reads them back.
-template <class T>
-void save_and_load(FlatParameters<T>& parameters) {
-  const auto path = std::filesystem::temp_directory_path() /
-                    ("ssm_layer_laws_" + std::to_string(std::random_device()()) + ".safetensors");
-  SafetensorsWriter writer(path);
-  save_parameters(writer, parameters, "layer.");
-  writer.finish();
-  for (auto& tensor : parameters.tensors) fill(tensor, 0);
-  load_parameters(SafetensorsFile(path), parameters, "layer.");
-  std::filesystem::remove(path);
-}
-
-/// A layer L on a backend in a scalar, as a subject of the laws.
+/// A layer L, or a language model, on a backend in a scalar, as a subject of the laws. The backend's memory is the host's.
 template <class L, class B, class T>
 class LayerOn : public Subject {
   using Space = typename B::Space;
   using Parameters = typename L::template Parameters<T, Space>;
   using State = typename L::template State<T, Space>;
   using Tape = typename L::template Tape<T, Space>;
-  using Sequence = DynamicTensor<T, 3, Space>;
+  using Sequence = LaidOut<T>;
+  using Sequences =  // what the layer reads
+      std::conditional_t<ReadsTokens<L>, DynamicTensor<Token, 2, Space>, Sequence>;
+  static_assert(Space::host_readable, "the laws read and write the tensors of a layer themselves");
 
  public:
-  LayerOn(const L& layer, const char* backend, StatesWhenPacked states = StatesWhenPacked::one_each)
-      : layer_(layer),
-        states_when_packed_(states),
-        name_(std::string(backend) + " " + std::string(scalar_name<T>())) {
+  LayerOn(const L& layer, const std::string& backend)
+      : layer_(layer), name_(backend + " " + std::string(scalar_name<T>())) {
     restart();
   }
 
   std::string name() const override { return name_; }
-  StatesWhenPacked states_when_packed() const override { return states_when_packed_; }
   Tolerance tolerance() const override { return ssm::tolerance<T>; }
-  Index inputs() const override {
-    if constexpr (requires { layer_.inputs(); })
-      return layer_.inputs();
-    else
-      return layer_.channels();
-  }
   Index outputs() const override {
-    if constexpr (requires { layer_.outputs(); })
+    if constexpr (ReadsTokens<L>)
+      return layer_.padded_vocabulary();
+    else if constexpr (requires { layer_.outputs(); })
       return layer_.outputs();
     else
       return layer_.channels();
@@ -104,6 +68,12 @@ class LayerOn : public Subject {
     tape_.emplace();
   }
 
+  NamedTensor input(std::string name, Index batch, Index length, Seed seed) const override {
+    if constexpr (ReadsTokens<L>)
+      return tokens(std::move(name), {batch, length}, layer_.vocabulary(), seed);
+    else
+      return normal(std::move(name), {batch, length, inputs()}, seed);
+  }
   Bundle initial_parameters(Seed seed) override {
     return read_parameters(layer_.template initialize<T>(*context_, seed));
   }
@@ -112,16 +82,15 @@ class LayerOn : public Subject {
   }
 
   Outcome forward(const Call& call) override {
-    const Sequence x = write_sequence(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     return evaluate(call, write_parameters(call.parameters), x, nullptr);
   }
 
   Outcome differentiate(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequence x = write_sequence(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Outcome result = evaluate(call, parameters, x, &*tape_);
-    const Sequence dy = write_sequence(call.dy);
-    Sequence dx = unwritten_sequence(call, inputs());
+    const Sequence dy(call.strides, call.dy);
     Parameters gradients = write_parameters(call.gradients);
     State dfinal;
     State dinitial;
@@ -132,8 +101,13 @@ class LayerOn : public Subject {
       for_each(dinitial, [&](auto& tensor) { fill_unwritten(tensor, call); });
       ends = {.final_state = &dfinal, .initial_state = &dinitial};
     }
-    layer_.backward(*context_, parameters, *tape_, dy, dx, gradients, ends);
-    result.dx = read("gradient of x", dx);
+    if constexpr (ReadsTokens<L>) {
+      layer_.backward(*context_, parameters, *tape_, dy.view(), gradients, ends);
+    } else {
+      Sequence dx = unwritten_sequence(call, inputs());
+      layer_.backward(*context_, parameters, *tape_, dy.view(), dx.view(), gradients, ends);
+      result.dx = dx.read("gradient of x");
+    }
     result.gradients = read_parameters(gradients, "gradient of ");
     if (call.keep_states) result.dinitial_state = read_state(dinitial, "gradient of initial ");
     return result;
@@ -141,44 +115,44 @@ class LayerOn : public Subject {
 
   Outcome prefill(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequence x = write_sequence(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Sequence y = unwritten_sequence(call, outputs());
     State state = first_state(call);
-    layer_.prefill(*context_, parameters, x, y, state);
-    return {.y = read("y", y), .final_state = read_state(state, "final ")};
+    layer_.prefill(*context_, parameters, x.view(), y.view(), state);
+    return {.y = y.read("y"), .final_state = read_state(state, "final ")};
   }
 
   Outcome step(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequence x = write_sequence(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Sequence y = unwritten_sequence(call, outputs());
     State state = first_state(call);
     for (Index t = 0; t < call.length(); ++t)
-      layer_.step(*context_, parameters, x.select(1, t), y.select(1, t), state);
-    return {.y = read("y", y), .final_state = read_state(state, "final ")};
+      layer_.step(*context_, parameters, x.view().select(1, t), y.view().select(1, t), state);
+    return {.y = y.read("y"), .final_state = read_state(state, "final ")};
   }
 
   Outcome forward_initialized(Seed seed, const NamedTensor& from, bool reload) override {
     Parameters parameters = layer_.template initialize<T>(*context_, seed);
     if (reload) parameters = through_checkpoint(parameters);
-    return evaluate(Call{.x = from}, parameters, write_sequence(from), nullptr);
+    return evaluate(Call{.x = from}, parameters, write_input(Strides::none, from), nullptr);
   }
 
   std::size_t allocations_after_first_step(const Call& call) override {
     const Parameters parameters = write_parameters(call.parameters);
-    const Sequence x = write_sequence(call.x);
+    const Sequences x = write_input(call.strides, call.x);
     Sequence y = unwritten_sequence(call, outputs());
     State state = first_state(call);
     std::size_t before = 0;
     for (Index t = 0; t < call.length(); ++t) {
       if (t == 1) before = allocation_count();
-      layer_.step(*context_, parameters, x.select(1, t), y.select(1, t), state);
+      layer_.step(*context_, parameters, x.view().select(1, t), y.view().select(1, t), state);
     }
     return allocation_count() - before;
   }
 
  private:
-  Outcome evaluate(const Call& call, const Parameters& parameters, const Sequence& x, Tape* tape) {
+  Outcome evaluate(const Call& call, const Parameters& parameters, const Sequences& x, Tape* tape) {
     Sequence y = unwritten_sequence(call, outputs());
     State initial;
     State final;
@@ -193,10 +167,10 @@ class LayerOn : public Subject {
       options.final_state = &final;
     }
     if (tape != nullptr)
-      layer_.forward(*context_, parameters, x, y, *tape, options);
+      layer_.forward(*context_, parameters, x.view(), y.view(), *tape, options);
     else
-      layer_.forward(*context_, parameters, x, y, options);
-    Outcome result{.y = read("y", y)};
+      layer_.forward(*context_, parameters, x.view(), y.view(), options);
+    Outcome result{.y = y.read("y")};
     if (call.keep_states) result.final_state = read_state(final, "final ");
     return result;
   }
@@ -209,14 +183,24 @@ class LayerOn : public Subject {
     return write_parameters(flat.read_back(saved));
   }
 
-  Sequence write_sequence(const NamedTensor& from) {
-    Sequence to({from.extents[0], from.extents[1], from.extents[2]});
-    write(from, to);
-    return to;
+  Index inputs() const {
+    if constexpr (requires { layer_.inputs(); })
+      return layer_.inputs();
+    else
+      return layer_.channels();
+  }
+  static Sequences write_input(Strides strides, const NamedTensor& from) {
+    if constexpr (ReadsTokens<L>) {
+      Sequences to({from.extents[0], from.extents[1]});
+      write(from, to);
+      return to;
+    } else {
+      return Sequence(strides, from);
+    }
   }
   Sequence unwritten_sequence(const Call& call, Index width) {
-    Sequence sequence({call.batch(), call.length(), width});
-    fill_unwritten(sequence, call);
+    Sequence sequence(call.strides, call.batch(), call.length(), width);
+    ssm::fill(sequence.view(), call.unwritten);
     return sequence;
   }
   template <class U, class E>
@@ -286,7 +270,6 @@ class LayerOn : public Subject {
   }
 
   L layer_;
-  StatesWhenPacked states_when_packed_;
   std::string name_;
   std::optional<Context<B>> context_;
   std::optional<Tape> tape_;

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <vector>
+
+#include "ssm/model/blocks.hpp"
+#include "ssm/model/dense_retnet_language_model.hpp"
+#include "ssm/model/h3_language_model.hpp"
+#include "ssm/model/mamba_language_model.hpp"
+#include "ssm/model/retnet_language_model.hpp"
+#include "support/layer_case.hpp"
+
+namespace ssm::laws {
+
+/// Every combinator of layers, which is a layer itself; as `every_layer`.
+inline constexpr auto every_combinator = std::tuple(
+    layer_case(
+        {.name = "Residual", .header = "ssm/model/residual.hpp", .source = "He et al. 2016"},
+        [] {
+          return Residual<LayerNorm<3>, ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>>();
+        }),
+    layer_case({.name = "Chain", .header = "ssm/model/chain.hpp", .source = ""},
+               [] {
+                 return Chain<ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>,
+                              DiagonalSsm<DiagonalSsmConfig{.channels = 3, .state = 2}>>();
+               }),
+    layer_case(
+        {.name = "Sequential", .header = "ssm/model/sequential.hpp", .source = ""},
+        [] {
+          return Sequential<ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>, LayerNorm<3>,
+                            DiagonalSsm<DiagonalSsmConfig{.channels = 3, .state = 2}>>();
+        }),
+    layer_case({.name = "Stack", .header = "ssm/model/stack.hpp", .source = ""},
+               [] {
+                 using Block = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
+                 return Stack<Block>(std::vector<Block>(3));
+               }),
+    layer_case({.name = "OneOf",
+                .sizes = "the first kind",
+                .header = "ssm/model/one_of.hpp",
+                .source = ""},
+               [] {
+                 using Shift = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
+                 return OneOf<Shift, LayerNorm<3>>(Shift());
+               }),
+    layer_case(
+        {.name = "OneOf", .sizes = "another kind", .header = "ssm/model/one_of.hpp", .source = ""},
+        [] {
+          using Shift = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
+          return OneOf<LayerNorm<3>, Shift>(Shift());
+        }),
+    layer_case(
+        {.name = "DenseStack",
+         .form = "DenseMamba",
+         .header = "ssm/model/dense_stack.hpp",
+         .source = "He et al. 2024 (DenseSSM)"},
+        [] {
+          using Layer =
+              DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 2, .dt_rank = 1}}>;
+          return DenseStack<RmsNorm<3>, Layer>({.sources = 2}, RmsNorm<3>(), std::vector<Layer>(3));
+        }),
+    layer_case({.name = "DenseStack",
+                .form = "GauRetention",
+                .header = "ssm/model/dense_stack.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] {
+                 using Layer = GauRetention<GauRetentionConfig{}>;
+                 const Layer layer({.channels = 3,
+                                    .query_key_dim = 2,
+                                    .value_dim = 4,
+                                    .heads = 1,
+                                    .k_hidden = 2,
+                                    .v_hidden = 1});
+                 return DenseStack<RmsNorm<3>, Layer>({.sources = 2}, RmsNorm<3>(),
+                                                      std::vector<Layer>(3, layer));
+               }));
+
+/// Every language model: tokens in, logits out.
+inline constexpr auto every_language_model = std::tuple(
+    layer_case({.name = "LanguageModel",
+                .form = "H3 and attention",
+                .header = "ssm/model/blocks.hpp",
+                .source = "Fu et al. 2023 (H3)"},
+               [] { return LanguageModel<Vocabulary{5}, Width{4}, H3Block, AttentionBlock>(); }),
+    layer_case({.name = "H3LanguageModel",
+                .header = "ssm/model/h3_language_model.hpp",
+                .source = "Fu et al. 2023 (H3)"},
+               [] {
+                 return make_language_model(H3LanguageModelConfig{.d_model = 4,
+                                                                  .n_layer = 2,
+                                                                  .d_inner = 6,
+                                                                  .vocab_size = 5,
+                                                                  .d_state = 4,
+                                                                  .attn_layer_idx = {1}});
+               }),
+    layer_case({.name = "MambaLanguageModel",
+                .header = "ssm/model/mamba_language_model.hpp",
+                .source = "Gu and Dao 2023 (Mamba)"},
+               [] {
+                 return make_language_model(MambaLanguageModelConfig{.d_model = 4,
+                                                                     .n_layer = 2,
+                                                                     .vocab_size = 5,
+                                                                     .d_inner = 6,
+                                                                     .d_state = 3,
+                                                                     .dt_rank = 2});
+               }),
+    layer_case({.name = "DenseMambaLanguageModel",
+                .header = "ssm/model/mamba_language_model.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] {
+                 return make_dense_language_model(
+                     MambaLanguageModelConfig{.d_model = 4,
+                                              .n_layer = 3,
+                                              .vocab_size = 5,
+                                              .d_inner = 6,
+                                              .d_state = 3,
+                                              .dt_rank = 2,
+                                              .dense_block_layers = 2,
+                                              .h_select_reduction = 2});
+               }),
+    layer_case({.name = "RetNetLanguageModel",
+                .header = "ssm/model/retnet_language_model.hpp",
+                .source = "Sun et al. 2023 (RetNet)"},
+               [] {
+                 return make_language_model(RetNetLanguageModelConfig{.d_model = 4,
+                                                                      .n_layer = 2,
+                                                                      .vocab_size = 5,
+                                                                      .num_heads = 2,
+                                                                      .d_value = 6,
+                                                                      .d_inner = 6});
+               }),
+    layer_case({.name = "DenseRetNetLanguageModel",
+                .header = "ssm/model/dense_retnet_language_model.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] {
+                 return make_language_model(DenseRetNetLanguageModelConfig{.d_model = 4,
+                                                                           .n_layer = 3,
+                                                                           .vocab_size = 5,
+                                                                           .num_heads = 1,
+                                                                           .d_key = 4,
+                                                                           .d_value = 6,
+                                                                           .dense_block_layers = 2,
+                                                                           .k_select_reduction = 2,
+                                                                           .v_select_reduction = 2,
+                                                                           .dropout = 0});
+               }));
+
+}  // namespace ssm::laws
