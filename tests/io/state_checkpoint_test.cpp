@@ -133,6 +133,11 @@ TEST_CASE("a damaged state file is refused and leaves the state as it was") {
            {std::vector<Index>{5, 3, 2, 4}, {5, 2, 1, 4}, {5, 2, 2, 5}, {5, 2, 8}, {5}})
         is_refused("layers.2.k", shape, 1);
     }
+    if (is_hybrid) {
+      is_refused("position", {2}, 6);  // the caches hold 5
+      is_refused("layers.2.position", {2}, 6);
+      is_refused("layers.2.position", {2}, -1);
+    }
     if (is_retnet) {
       is_refused("layers.1.position", {2}, -1);
       is_refused("layers.1.position", {2}, 9e18);

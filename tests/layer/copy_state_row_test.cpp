@@ -32,6 +32,27 @@ TEST_CASE("a sequence that joins a batch goes on as alone, and the others as bef
   });
 }
 
+TEST_CASE("a sequence that is shorter or longer than the batch joins it") {
+  for_each_session_layer([](const auto& layer, const char* name) {
+    CAPTURE(name);
+    for (const Index length : {1, 3, 9}) {
+      Session alone(layer, 1), batch(layer, 3), before(layer, 3);
+      if (length > 1) alone.read(length, 4);
+      batch.read(6, 1);
+      before.read(6, 1);
+      copy_state_row(batch.context(), layer, alone.state(), 0, batch.state(), 1);
+      for (const Token token : {2, 5}) {
+        const auto joined = batch.step(token), others = before.step(token);
+        CHECK(row_of(joined, 1) == row_of(alone.step((token + 1) % 7), 0));
+        for (const Index row : {0, 2}) CHECK(row_of(joined, row) == row_of(others, row));
+      }
+      Session left(layer, 1);
+      copy_state_row(left.context(), layer, batch.state(), 1, left.state(), 0);
+      CHECK(left.step(3) == alone.step(3));
+    }
+  });
+}
+
 TEST_CASE("a sequence leaves a batch for a state of its own") {
   for_each_session_layer([](const auto& layer, const char* name) {
     CAPTURE(name);

@@ -67,6 +67,9 @@ void for_each_session_layer(Run&& run) {
   run(make_language_model(h3), "h3");
   h3.attn_layer_idx = {0, 2};
   run(make_language_model(h3), "hybrid");
+  h3.attn_layer_idx = {1};
+  h3.max_position_embeddings = 20;
+  run(make_language_model(h3), "learned positions");
   run(make_language_model(MambaLanguageModelConfig{
           .d_model = 8, .n_layer = 2, .vocab_size = 7, .d_inner = 16, .d_state = 4, .dt_rank = 1}),
       "mamba");

@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
-#include "ssm/layer/layer.hpp"
+#include "ssm/core/tensor.hpp"
+#include "ssm/op/rearrange.hpp"
 
 namespace ssm {
 namespace detail {
@@ -89,7 +92,7 @@ void copy_state_tensor(Context<B>& ctx, const StateRows& rows, const Tensor<T, E
 }  // namespace detail
 
 /// Copies what a state remembers of one sequence over that of one sequence of another state of the same layer, so that sequences
-/// join and leave a batch.
+/// join and leave a batch. They may have read differently much.
 ///   auto batch = model.layer.initial_state(ctx, 8);
 ///   copy_state_row(ctx, model.layer, session, 0, batch, 3);      // sequence 0 of a session becomes sequence 3
 ///   copy_state_row(ctx, model.layer, batch, 3, session, 0);      // and back
