@@ -19,6 +19,7 @@
 #include "ssm/backend/cuda/optimizer_update.hpp"
 #include "ssm/backend/cuda/pair_rotation.hpp"
 #include "ssm/backend/cuda/rearrange.hpp"
+#include "ssm/backend/cuda/running_mean.hpp"
 #include "ssm/backend/cuda/sample.hpp"
 #include "ssm/backend/cuda/sequence_causal_convolution.hpp"
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
@@ -51,6 +52,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::OptimizerUpdate,
                    cuda::primitive::PairRotation,
                    cuda::primitive::Rearrange,
+                   cuda::primitive::RunningMean,
                    cuda::primitive::Sample,
                    cuda::primitive::BasicShiftConvolution<Choice> {
   using Space = SpaceType;
