@@ -3,7 +3,7 @@
 # No versions here: some packages' version files accept only their own major version, and newer ones are welcome.
 find_package(Eigen3 CONFIG QUIET)
 find_package(xsimd QUIET)
-find_package(OpenMP QUIET COMPONENTS CXX)
+find_package(Threads QUIET)
 find_package(FFTW3 QUIET)
 find_package(nlohmann_json CONFIG QUIET)
 
@@ -14,10 +14,10 @@ if(SSM_WITH_FFTW AND NOT FFTW3_FOUND)
 endif()
 
 set(SSM_HAS_CPU OFF)
-if(Eigen3_VERSION VERSION_GREATER_EQUAL 3.4 AND xsimd_VERSION VERSION_GREATER_EQUAL 8.1 AND OpenMP_CXX_FOUND)
+if(Eigen3_VERSION VERSION_GREATER_EQUAL 3.4 AND xsimd_VERSION VERSION_GREATER_EQUAL 8.1 AND Threads_FOUND)
   set(SSM_HAS_CPU ON)
 else()
-  message(STATUS "ssm::cpu is off: it needs Eigen >= 3.4, xsimd >= 8.1 and OpenMP")
+  message(STATUS "ssm::cpu is off: it needs Eigen >= 3.4, xsimd >= 8.1 and threads")
 endif()
 
 set(SSM_HAS_IO OFF)

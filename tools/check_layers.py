@@ -31,7 +31,7 @@ MAY_INCLUDE = {
 }
 STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <Eigen/Core>
 OTHERS = {
-    CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|omp\.h|\w+intrin\.h"),
+    CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|(pthread|sched|signal|unistd)\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
 }
