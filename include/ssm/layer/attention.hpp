@@ -193,7 +193,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     projection_.fill_parameters(p.Wqkv, seed.fork("Wqkv"));
     readout_.fill_parameters(p.out_proj, seed.fork("out_proj"));
   }

@@ -221,7 +221,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     mamba_.fill_parameters(p.mamba, seed.fork("mamba"));
     select_.fill_parameters(p.select, seed.fork("h_select"));
   }

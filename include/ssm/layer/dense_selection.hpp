@@ -88,7 +88,7 @@ class DenseSelection {
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     select_.fill_parameters(p.select, seed.fork("select"));
     fusion_.fill_parameters(p.fusion, seed.fork("fusion"));
   }

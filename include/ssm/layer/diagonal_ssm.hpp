@@ -204,7 +204,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
 
     template <class T>
-    [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+    [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
       const Random step(seed.fork("log_dt"));
       const Random frequency(seed.fork("A_imag"));
       const Random readout(seed.fork("C"));

@@ -144,7 +144,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     up_.fill_parameters(p.fc1, seed.fork("fc1"));
     if (Config.gated) up_.fill_parameters(p.gate, seed.fork("gate"));
     down_.fill_parameters(p.fc2, seed.fork("fc2"));

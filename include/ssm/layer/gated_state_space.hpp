@@ -155,7 +155,7 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     to_state_.fill_parameters(p.to_state, seed.fork("to_state"));
     to_gate_.fill_parameters(p.to_gate, seed.fork("to_gate"));
     diagonal_.fill_parameters(p.diagonal, seed.fork("diagonal"));

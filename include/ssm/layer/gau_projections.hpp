@@ -118,7 +118,7 @@ class GauProjections {
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     key_.fill_parameters(p.q_proj, seed.fork("q_proj"));
     key_.fill_parameters(p.k_proj, seed.fork("k_proj"));
     value_.fill_parameters(p.to_hidden, seed.fork("to_hidden"));

@@ -258,7 +258,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     projections_.fill_parameters(p.projections, seed.fork("projections"));
     for (Index i = 0; i < p.group_norm.size(); ++i) p.group_norm(i) = T{1};
     readout_.fill_parameters(p.to_out, seed.fork("to_out"));

@@ -171,7 +171,7 @@ class H3 : public LayerVerbs<H3<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     projection_.fill_parameters(p.q_proj, seed.fork("q_proj"));
     projection_.fill_parameters(p.k_proj, seed.fork("k_proj"));
     projection_.fill_parameters(p.v_proj, seed.fork("v_proj"));

@@ -93,7 +93,7 @@ class HiddenFusion {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     norm_.fill_parameters(p.norm, seed);
   }
 

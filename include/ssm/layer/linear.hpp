@@ -110,17 +110,10 @@ class Linear : public LayerVerbs<Linear<Config>> {
 
   /// Uniform in ±1/√inputs.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
-    const Random weight(seed.fork("weight"));
-    const Random bias(seed.fork("bias"));
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const double bound = 1 / std::sqrt(static_cast<double>(inputs_));
-    for (Index o = 0; o < outputs_; ++o) {
-      for (Index i = 0; i < inputs_; ++i)
-        p.weight(o, i) = static_cast<T>(
-            weight.uniform(static_cast<std::uint64_t>(o * inputs_ + i), -bound, bound));
-      if (p.bias)
-        p.bias(o) = static_cast<T>(bias.uniform(static_cast<std::uint64_t>(o), -bound, bound));
-    }
+    seed.fork("weight").fill_uniform(p.weight.data(), p.weight.size(), -bound, bound);
+    if (p.bias) seed.fork("bias").fill_uniform(p.bias.data(), p.bias.size(), -bound, bound);
   }
 
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {

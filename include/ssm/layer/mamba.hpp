@@ -265,7 +265,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
   /// A = −1 … −N in every channel, D = 1, and a bias of dt_proj whose softplus is log-uniform in dt_min … dt_max.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     in_.fill_parameters(p.in_proj, seed.fork("in_proj"));
     x_.fill_parameters(p.x_proj, seed.fork("x_proj"));
     dt_.fill_parameters(p.dt_proj, seed.fork("dt_proj"));

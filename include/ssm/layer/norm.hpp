@@ -107,7 +107,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
 
   /// Weight one, bias zero.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer&) const {
     for (Index d = 0; d < p.weight.size(); ++d) p.weight(d) = T{1};
     for (Index d = 0; d < p.bias.size(); ++d) p.bias(d) = T{0};
   }

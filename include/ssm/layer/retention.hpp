@@ -170,14 +170,11 @@ class Retention : public LayerVerbs<Retention<Config>> {
 
   /// Xavier-uniform with gain 2^−2.5, out_proj with ½.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const auto fill_uniform = [&](auto& weight, const char* name, double gain) {
-      const Random random(seed.fork(name));
       const double bound =
           gain * std::sqrt(6 / static_cast<double>(weight.extent(0) + weight.extent(1)));
-      for (Index i = 0; i < weight.size(); ++i)
-        weight.data()[i] =
-            static_cast<T>(random.uniform(static_cast<std::uint64_t>(i), -bound, bound));
+      seed.fork(name).fill_uniform(weight.data(), weight.size(), -bound, bound);
     };
     const double small = std::exp2(-2.5);
     fill_uniform(p.q_proj.weight, "q_proj", small);

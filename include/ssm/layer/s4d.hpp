@@ -144,7 +144,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const Random step(seed.fork("log_dt"));
     const Random skip(seed.fork("D"));
     const auto frequencies =

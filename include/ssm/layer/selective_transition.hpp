@@ -158,7 +158,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     down_.fill_parameters(p.fc1, seed.fork("fc1"));
     up_.fill_parameters(p.fc2, seed.fork("fc2"));
   }

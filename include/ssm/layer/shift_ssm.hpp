@@ -107,7 +107,7 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
 
   /// B is the first unit vector, so that the filter starts as C.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const Random readout(seed.fork("shift.C"));
     const Random skip(seed.fork("shift.D"));
     const double bound = 1 / std::sqrt(static_cast<double>(state_));

@@ -93,7 +93,7 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     first_.fill_parameters(p.first, seed.fork("first"));
     second_.fill_parameters(p.second, seed.fork("second"));
   }

@@ -213,7 +213,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       norm_.fill_parameters(p.blocks[i].norm, seed.fork(i).fork("norm"));
       layers_[i].fill_parameters(p.blocks[i].inner, seed.fork(i).fork("inner"));

@@ -215,13 +215,12 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// The layers' own initialisation, then what the family makes of it.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     backbone_.fill_parameters(p.backbone, seed.fork("backbone"));
     norm_.fill_parameters(p.norm, seed.fork("norm"));
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& tensor) {
-          Names::Initialization::fill(spec, View<T, 1>(tensor.flatten()),
-                                      Random(seed.fork(spec.name)),
+          Names::Initialization::fill(spec, View<T, 1>(tensor.flatten()), seed.fork(spec.name),
                                       {.channels = channels(),
                                        .blocks = block_count(),
                                        .deviation = config_.initializer_range});

@@ -94,7 +94,7 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     if (is_second())
       std::get<1>(layer_).fill_parameters(p.second, seed);
     else

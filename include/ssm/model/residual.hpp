@@ -105,7 +105,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     norm_.fill_parameters(p.norm, seed.fork("norm"));
     inner_.fill_parameters(p.inner, seed.fork("inner"));
   }

@@ -122,7 +122,7 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     for_each_index([&](auto i) {
       std::get<i>(blocks_).fill_parameters(std::get<i>(p.blocks), seed.fork(std::uint64_t{i}));
     });

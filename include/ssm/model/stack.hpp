@@ -117,7 +117,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     for (std::size_t i = 0; i < blocks_.size(); ++i)
       blocks_[i].fill_parameters(p.blocks[i], seed.fork(i));
   }
