@@ -8,6 +8,7 @@
 #include "ssm/core/print.hpp"
 #include "ssm/core/reduction.hpp"
 #include "ssm/core/scalar.hpp"
+#include "ssm/model/blocks.hpp"
 #include "ssm/model/generate.hpp"
 #include "ssm/model/h3_language_model.hpp"
 #include "ssm/train/adamw.hpp"

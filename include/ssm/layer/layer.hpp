@@ -83,6 +83,12 @@ struct NoState {};
 template <class X>
 using Kept = std::type_identity_t<X*>;
 
+/// Whether a layer's verbs, forward, backward, prefill and step, compile for a backend in scalar T: whether the backend has
+/// the primitives that the layer calls.
+///   static_assert(RunsOn<Mamba<MambaConfig{.channels = 256}>, Cpu>);
+template <class L, class B, class T = float>
+concept RunsOn = bool{L::template runs_on<B, T>};
+
 /// Whether channels are contiguous and positions evenly spaced over the whole batch.
 template <class T, class Space>
 bool has_even_rows(const View<T, 3, Space>& x) {
@@ -99,12 +105,17 @@ bool has_even_rows(const View<T, 3, Space>& x) {
 ///   layer.fill_parameters(parameters, seed)                                the published initialisation, on the host
 ///   L::for_each_parameter(visit, parameters...)                            names and tensors, in lockstep
 ///   L::for_each_state(visit, states...)                                    likewise, visit(name, tensors...)
+///   L::runs_on<B, T>                          whether backend B has the primitives it calls; left out, it calls none
 /// A layer is a small value and holds no tensors. Its laws are checked by tests/support/layer_laws.hpp.
 template <class L>
 class LayerVerbs {
  public:
+  template <class B, class T>
+  static constexpr bool runs_on = true;
+
   /// Train: whole sequences in parallel, remembering what `backward` needs. x must outlive the tape's use.
   template <class B, class P, class X, class Y>
+    requires RunsOn<L, B, typename P::Scalar>
   void forward(Context<B>& ctx, const P& parameters, const X& x, Y&& y, TapeOf<P>& tape,
                const SequenceOptions<StateOf<P>>& options = {}) const {
     self().evaluate(ctx, parameters, x, y, &tape, options);
@@ -112,6 +123,7 @@ class LayerVerbs {
 
   /// Whole sequences, remembering nothing.
   template <class B, class P, class X, class Y>
+    requires RunsOn<L, B, typename P::Scalar>
   void forward(Context<B>& ctx, const P& parameters, const X& x, Y&& y,
                const SequenceOptions<StateOf<P>>& options = {}) const {
     without_gaps(ctx, view_of(x), view_of(y), [&](const auto& input, const auto& output) {
@@ -121,6 +133,7 @@ class LayerVerbs {
 
   /// Infer: a chunk of any length; advances `state`. x and y may be slices of longer sequences.
   template <class B, class P, class X, class Y>
+    requires RunsOn<L, B, typename P::Scalar>
   void prefill(Context<B>& ctx, const P& parameters, const X& x, Y&& y, StateOf<P>& state) const {
     forward(ctx, parameters, x, y,
             SequenceOptions<StateOf<P>>{.initial_state = &state, .final_state = &state});
@@ -128,6 +141,7 @@ class LayerVerbs {
 
   /// Infer: one position, x_t and y_t [B, D]; advances `state`. Allocates nothing after the first call.
   template <class B, class P, class X, class Y>
+    requires RunsOn<L, B, typename P::Scalar>
   void step(Context<B>& ctx, const P& parameters, const X& x_t, Y&& y_t, StateOf<P>& state) const {
     const auto x = view_of(x_t);
     const auto y = view_of(y_t);

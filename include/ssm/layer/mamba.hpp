@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ssm/layer/diagonal_initialization.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/op/diagonal_parameters.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -15,13 +16,23 @@ namespace ssm {
 struct MambaConfig {
   Index channels = dyn;
   Index inner = 0;        // channels inside; 0: expand · channels
-  Index expand = 2;       // used where `inner` is 0
+  Index expand = dyn;     // where `inner` is 0; dyn: 2, or at run time
   Index state = 16;       // N
   Index conv_width = 4;   // W
   Index dt_rank = 0;      // R; 0: ⌈channels / 16⌉
-  bool conv_bias = true;  // in the type: there may be one, at run time: there is
-  bool bias = false;      // of in_proj and out_proj; likewise
-  double dt_min = 0.001;  // seconds, initialisation only
+  bool conv_bias = true;  // whether there may be one
+  bool bias = false;      // of in_proj and out_proj; whether there may be one
+};
+struct MambaOptions {
+  Index channels = dyn;
+  Index inner = dyn;                   // left out: the type's, or expand · channels
+  Index expand = dyn;                  // left out: the type's, or 2
+  Index state = dyn;                   // left out: the type's, or 16
+  Index conv_width = dyn;              // left out: the type's, or 4
+  Index dt_rank = dyn;                 // left out: the type's, or ⌈channels / 16⌉
+  std::optional<bool> conv_bias = {};  // left out: if the type allows it
+  std::optional<bool> bias = {};       // likewise
+  double dt_min = 0.001;               // seconds; initialization only
   double dt_max = 0.1;
   double dt_floor = 1e-4;
 };
@@ -37,14 +48,21 @@ struct MambaConfig {
 template <MambaConfig Config>
 class Mamba : public LayerVerbs<Mamba<Config>> {
   static constexpr Index width = Config.channels;
+  static constexpr Index default_expand = 2;
+  static constexpr Index expand = Config.expand != dyn                ? Config.expand
+                                  : Config.inner == 0 && width != dyn ? default_expand
+                                                                      : dyn;
   static constexpr Index inner_width = Config.inner != 0 ? Config.inner
                                        : width == dyn    ? dyn
-                                                         : Config.expand * width;
+                                                         : expand * width;
   static constexpr Index rank_width = Config.dt_rank != 0 ? Config.dt_rank
                                       : width == dyn      ? dyn
                                                           : (width + 15) / 16;
   static constexpr Index taps = Config.conv_width;
   static constexpr Index states = Config.state;
+  static_assert(Config.inner <= 0 || Config.expand == dyn || width == dyn ||
+                    Config.inner == Config.expand * width,
+                "inner and expand contradict each other");
   using InProjection = Linear<LinearConfig{
       .inputs = width, .outputs = inner_width == dyn ? dyn : 2 * inner_width, .bias = Config.bias}>;
   using XProjection = Linear<LinearConfig{
@@ -90,22 +108,25 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   /// All sizes in the type.
   Mamba() requires(width != dyn && inner_width != dyn && rank_width != dyn && taps != dyn &&
                    states != dyn)
-      : Mamba(Config) {}
-  /// Sizes that are `dyn` in the type, or follow from such, come from here, and so does the initialisation.
-  explicit Mamba(MambaConfig at_run_time)
-      : state_(resolve_extent(states, states != dyn ? dyn : at_run_time.state, "state")),
-        taps_(resolve_extent(taps, taps != dyn ? dyn : at_run_time.conv_width, "conv_width")),
-        rank_(resolve_extent(rank_width, rank_at(at_run_time), "dt_rank")),
-        in_({.inputs = resolve_extent(width, at_run_time.channels, "channels"),
-             .outputs = 2 * resolve_extent(inner_width, inner_at(at_run_time), "inner"),
-             .bias = at_run_time.bias}),
+      : Mamba(MambaOptions{}) {}
+  /// Sizes that are `dyn` in the type, or follow from such, come from here, and so does the initialization.
+  /// Throws  ArgumentError  for what contradicts the type or itself, and steps that are no range
+  explicit Mamba(MambaOptions options)
+      : state_(resolve_extent(states, options.state, MambaConfig{}.state, "state")),
+        taps_(resolve_extent(taps, options.conv_width, MambaConfig{}.conv_width, "conv_width")),
+        rank_(resolve_extent(rank_width, options.dt_rank, default_rank(options), "dt_rank")),
+        in_({.inputs = resolve_extent(width, options.channels, "channels"),
+             .outputs = 2 * inner_at(options),
+             .bias = resolve_presence(Config.bias, options.bias, "bias")}),
         x_({.inputs = inner(), .outputs = rank_ + 2 * state_}),
         dt_({.inputs = rank_, .outputs = inner()}),
-        out_({.inputs = inner(), .outputs = channels(), .bias = at_run_time.bias}),
-        has_conv_bias_(Config.conv_bias && at_run_time.conv_bias),
-        dt_min_(resolve_option(Config.dt_min, at_run_time.dt_min, MambaConfig{}.dt_min)),
-        dt_max_(resolve_option(Config.dt_max, at_run_time.dt_max, MambaConfig{}.dt_max)),
-        dt_floor_(resolve_option(Config.dt_floor, at_run_time.dt_floor, MambaConfig{}.dt_floor)) {}
+        out_({.inputs = inner(), .outputs = channels(), .bias = options.bias}),
+        has_conv_bias_(resolve_presence(Config.conv_bias, options.conv_bias, "conv_bias")),
+        dt_min_(options.dt_min),
+        dt_max_(options.dt_max),
+        dt_floor_(options.dt_floor) {
+    require_step_range("Mamba", dt_min_, dt_max_);
+  }
 
   Index channels() const { return in_.inputs(); }
   Index inner() const { return in_.outputs() / 2; }
@@ -114,8 +135,12 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   Index dt_rank() const { return rank_; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasShortConvolution<B> && HasSelectiveScan<B> &&
-        HasDiagonalParameters<B>
+  static constexpr bool runs_on = (HasMatmul<B, T> && HasShortConvolution<B, T> &&
+                                   HasSelectiveScan<B, T> && HasDiagonalParameters<B, T> &&
+                                   HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Mamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -127,6 +152,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Mamba, B, T>
   void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                 Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -311,16 +337,19 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   }
 
  private:
-  static Index inner_at(const MambaConfig& at_run_time) {
-    if (at_run_time.inner > 0) return at_run_time.inner;
-    if (inner_width != dyn) return dyn;
-    const Index expand = resolve_option(Config.expand, at_run_time.expand, MambaConfig{}.expand);
-    return expand * resolve_extent(width, at_run_time.channels, "channels");
+  /// inner and expand may both be given, in the type and at run time, where they agree.
+  static Index inner_at(const MambaOptions& options) {
+    const Index channels = resolve_extent(width, options.channels, "channels");
+    const bool is_expanded = expand != dyn || options.expand != dyn;
+    const Index times = resolve_extent(expand, options.expand, default_expand, "expand");
+    const Index inner = resolve_extent(inner_width, options.inner, times * channels, "inner");
+    if (is_expanded && inner != times * channels)
+      throw ArgumentError("inner is " + std::to_string(inner) + " but expand is " +
+                          std::to_string(times) + " for " + std::to_string(channels) + " channels");
+    return inner;
   }
-  static Index rank_at(const MambaConfig& at_run_time) {
-    if (at_run_time.dt_rank > 0) return at_run_time.dt_rank;
-    if (rank_width != dyn) return dyn;
-    return (resolve_extent(width, at_run_time.channels, "channels") + 15) / 16;
+  static Index default_rank(const MambaOptions& options) {
+    return (resolve_extent(width, options.channels, "channels") + 15) / 16;
   }
 
   /// Some channels of a sequence.

@@ -36,6 +36,10 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   const Second& second() const { return second_; }
 
   template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<First, B, T> && RunsOn<Second, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Chain, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -51,6 +55,7 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Chain, B, T>
   void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                 Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,

@@ -97,7 +97,12 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   const Backbone& backbone() const { return backbone_; }
 
   template <class B, class T>
-    requires HasEmbedding<B> && HasMatmul<B> && HasRearrange<B> && HasDropout<B>
+  static constexpr bool runs_on = (HasEmbedding<B, T> && HasMatmul<B, T> && HasRearrange<B, T> &&
+                                   HasDropout<B, T> && RunsOn<Backbone, B, T> &&
+                                   RunsOn<FinalNorm, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 std::type_identity_t<View<const Token, 2, typename B::Space>> tokens,
                 Output<B, T, dyn, dyn, dyn> logits, Kept<Tape<T, typename B::Space>> tape,
@@ -133,6 +138,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// Tokens have no gradient; dlogits [B, L, padded].
   template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
   void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
                 Parameters<T, typename B::Space>& gradients,
