@@ -169,7 +169,8 @@ TEST_CASE("numbers and kinds of functions are asked for at run time, usual ones 
   using Keep = Retention<RetentionConfig{.channels = 4, .value_dim = 6, .heads = 2}>;
   CHECK(differ(Keep(), Keep({.eps = 0.5})));
   CHECK(differ(Keep(), Keep({.gate = ActivationKind::gelu_tanh})));
-  CHECK(differ(Keep({.eps = 0.5}), Keep({.form = RetentionForm::parallel, .eps = 0.5})));
+  CHECK(Keep().heads().config().form == RetentionForm::recurrent);
+  CHECK(Keep({.form = RetentionForm::parallel}).heads().config().form == RetentionForm::parallel);
   using Unit = GauRetention<GauRetentionConfig{
       .channels = 4, .query_key_dim = 4, .value_dim = 6, .heads = 2, .k_hidden = 2, .v_hidden = 2}>;
   CHECK(differ(Unit(), Unit({.eps = 0.5})));

@@ -123,9 +123,13 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
         projections_({.channels = channels_, .query_key_dim = key_dim(), .value_dim = value_dim()},
                      1 / std::sqrt(static_cast<double>(heads_.head_key_dim()))),
         readout_({.inputs = value_dim(), .outputs = channels_}),
-        k_selection_({.channels = channels_, .hidden = options.k_hidden, .width = key_dim()},
+        k_selection_({.channels = channels_,
+                      .hidden = resolve_extent(Config.k_hidden, options.k_hidden, "k_hidden"),
+                      .width = key_dim()},
                      heads_.config().eps),
-        v_selection_({.channels = channels_, .hidden = options.v_hidden, .width = value_dim()},
+        v_selection_({.channels = channels_,
+                      .hidden = resolve_extent(Config.v_hidden, options.v_hidden, "v_hidden"),
+                      .width = value_dim()},
                      heads_.config().eps) {}
 
   Index channels() const { return channels_; }

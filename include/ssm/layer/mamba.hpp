@@ -6,36 +6,13 @@
 
 #include "ssm/layer/diagonal_initialization.hpp"
 #include "ssm/layer/linear.hpp"
+#include "ssm/layer/mamba_sizes.hpp"
 #include "ssm/op/diagonal_parameters.hpp"
 #include "ssm/op/rearrange.hpp"
 #include "ssm/op/selective_scan.hpp"
 #include "ssm/op/short_convolution.hpp"
 
 namespace ssm {
-
-struct MambaConfig {
-  Index channels = dyn;
-  Index inner = 0;        // channels inside; 0: expand · channels
-  Index expand = dyn;     // where `inner` is 0; dyn: 2, or at run time
-  Index state = 16;       // N
-  Index conv_width = 4;   // W
-  Index dt_rank = 0;      // R; 0: ⌈channels / 16⌉
-  bool conv_bias = true;  // whether there may be one
-  bool bias = false;      // of in_proj and out_proj; whether there may be one
-};
-struct MambaOptions {
-  Index channels = dyn;
-  Index inner = dyn;                   // left out: the type's, or expand · channels
-  Index expand = dyn;                  // left out: the type's, or 2
-  Index state = dyn;                   // left out: the type's, or 16
-  Index conv_width = dyn;              // left out: the type's, or 4
-  Index dt_rank = dyn;                 // left out: the type's, or ⌈channels / 16⌉
-  std::optional<bool> conv_bias = {};  // left out: if the type allows it
-  std::optional<bool> bias = {};       // likewise
-  double dt_min = 0.001;               // seconds; initialization only
-  double dt_max = 0.1;
-  double dt_floor = 1e-4;
-};
 
 /// The Mamba block: a gated selective SSM behind a short convolution.
 ///   (x′, z) = in_proj(x)     u = silu(conv1d(x′))     (δ, B, C) = x_proj(u)     Δ = softplus(dt_proj(δ))
@@ -47,22 +24,12 @@ struct MambaOptions {
 /// Source  Gu and Dao 2023 (Mamba) §3.4; parameter names and initialisation of state-spaces/mamba
 template <MambaConfig Config>
 class Mamba : public LayerVerbs<Mamba<Config>> {
+  using Sizes = MambaSizes<Config>;
   static constexpr Index width = Config.channels;
-  static constexpr Index default_expand = 2;
-  static constexpr Index expand = Config.expand != dyn                ? Config.expand
-                                  : Config.inner == 0 && width != dyn ? default_expand
-                                                                      : dyn;
-  static constexpr Index inner_width = Config.inner != 0 ? Config.inner
-                                       : width == dyn    ? dyn
-                                                         : expand * width;
-  static constexpr Index rank_width = Config.dt_rank != 0 ? Config.dt_rank
-                                      : width == dyn      ? dyn
-                                                          : (width + 15) / 16;
+  static constexpr Index inner_width = Sizes::inner;
+  static constexpr Index rank_width = Sizes::dt_rank;
   static constexpr Index taps = Config.conv_width;
   static constexpr Index states = Config.state;
-  static_assert(Config.inner <= 0 || Config.expand == dyn || width == dyn ||
-                    Config.inner == Config.expand * width,
-                "inner and expand contradict each other");
   using InProjection = Linear<LinearConfig{
       .inputs = width, .outputs = inner_width == dyn ? dyn : 2 * inner_width, .bias = Config.bias}>;
   using XProjection = Linear<LinearConfig{
@@ -114,9 +81,9 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   explicit Mamba(MambaOptions options)
       : state_(resolve_extent(states, options.state, MambaConfig{}.state, "state")),
         taps_(resolve_extent(taps, options.conv_width, MambaConfig{}.conv_width, "conv_width")),
-        rank_(resolve_extent(rank_width, options.dt_rank, default_rank(options), "dt_rank")),
+        rank_(Sizes::dt_rank_at(options)),
         in_({.inputs = resolve_extent(width, options.channels, "channels"),
-             .outputs = 2 * inner_at(options),
+             .outputs = 2 * Sizes::inner_at(options),
              .bias = resolve_presence(Config.bias, options.bias, "bias")}),
         x_({.inputs = inner(), .outputs = rank_ + 2 * state_}),
         dt_({.inputs = rank_, .outputs = inner()}),
@@ -337,21 +304,6 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   }
 
  private:
-  /// inner and expand may both be given, in the type and at run time, where they agree.
-  static Index inner_at(const MambaOptions& options) {
-    const Index channels = resolve_extent(width, options.channels, "channels");
-    const bool is_expanded = expand != dyn || options.expand != dyn;
-    const Index times = resolve_extent(expand, options.expand, default_expand, "expand");
-    const Index inner = resolve_extent(inner_width, options.inner, times * channels, "inner");
-    if (is_expanded && inner != times * channels)
-      throw ArgumentError("inner is " + std::to_string(inner) + " but expand is " +
-                          std::to_string(times) + " for " + std::to_string(channels) + " channels");
-    return inner;
-  }
-  static Index default_rank(const MambaOptions& options) {
-    return (resolve_extent(width, options.channels, "channels") + 15) / 16;
-  }
-
   /// Some channels of a sequence.
   template <class X, class Space>
   static View<X, 3, Space> part(const View<X, 3, Space>& x, Index begin, Index end) {
