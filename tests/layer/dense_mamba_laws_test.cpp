@@ -12,17 +12,15 @@ using ssm::dyn;
 
 TEST_CASE("DenseMamba without sources obeys every law with sizes in the type") {
   ssm::laws::check_every_law(
-      DenseMamba<DenseMambaConfig{
-          .mamba = {.channels = 3, .state = 4, .dt_rank = 2, .dt_min = 0.05, .dt_max = 0.5},
-          .select_hidden = 2}>());
+      DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 4, .dt_rank = 2},
+                                  .select_hidden = 2}>({.mamba = {.dt_min = 0.05, .dt_max = 0.5}}));
 }
 
 TEST_CASE("DenseMamba that carries fusion on obeys every law without sources") {
   ssm::laws::check_every_law(
-      DenseMamba<DenseMambaConfig{
-          .mamba = {.channels = 3, .state = 4, .dt_rank = 2, .dt_min = 0.05, .dt_max = 0.5},
-          .select_hidden = 2,
-          .fusion = ssm::DenseFusion::carried}>());
+      DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 4, .dt_rank = 2},
+                                  .select_hidden = 2}>(
+          {.mamba = {.dt_min = 0.05, .dt_max = 0.5}, .fusion = ssm::DenseFusion::carried}));
 }
 
 TEST_CASE("how DenseMamba fuses can be said at run time") {

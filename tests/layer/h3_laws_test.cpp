@@ -16,7 +16,7 @@ using Dynamic = H3<H3Config{.state = dyn, .head_dim = dyn}>;
 
 TEST_CASE("H3 obeys every law with sizes in the type") {
   ssm::laws::check_every_law(
-      H3<H3Config{.channels = 4, .state = 4, .head_dim = 2, .dt_min = 0.05, .dt_max = 0.5}>());
+      H3<H3Config{.channels = 4, .state = 4, .head_dim = 2}>({.dt_min = 0.05, .dt_max = 0.5}));
 }
 
 TEST_CASE("H3 obeys every law with one channel a head") {
@@ -38,7 +38,7 @@ TEST_CASE("a wide H3 obeys the laws about threads and memory") {
 
 TEST_CASE("H3 obeys every law with zero-order hold") {
   ssm::laws::check_every_law(
-      H3<H3Config{.channels = 3, .state = 4, .discretization = Discretization::zero_order_hold}>());
+      H3<H3Config{.channels = 3, .state = 4}>({.discretization = Discretization::zero_order_hold}));
 }
 
 }  // namespace

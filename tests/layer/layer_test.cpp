@@ -31,17 +31,4 @@ TEST_CASE("prefill takes slices of longer sequences, whatever the batch") {
   CHECK(ssm::all_close(parts, whole, ssm::tolerance<double>.value));
 }
 
-TEST_CASE("an option at run time wins over the one in the type, unless it is the default") {
-  ssm::Context<ssm::Reference> ctx;
-  const auto first_frequency = [&](const auto& layer) {
-    return layer.template initialize<double>(ctx, ssm::Seed{1}).diagonal.A_imag(0, 1);
-  };
-  using Inverse = ssm::H3<ssm::H3Config{.state = 8, .measure = ssm::DiagonalMeasure::inv}>;
-  const double inverse = first_frequency(Inverse({.channels = 2}));
-  const double quadratic =
-      first_frequency(Inverse({.channels = 2, .measure = ssm::DiagonalMeasure::quad}));
-  CHECK(inverse == doctest::Approx(8 / std::numbers::pi * (8.0 / 3 - 1)));
-  CHECK(quadratic == doctest::Approx(9 / std::numbers::pi));
-}
-
 }  // namespace

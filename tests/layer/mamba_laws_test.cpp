@@ -15,8 +15,8 @@ using Dynamic = Mamba<MambaConfig{.state = dyn, .conv_width = dyn}>;
 
 TEST_CASE("Mamba obeys every law with sizes in the type") {
   ssm::laws::check_every_law(
-      Mamba<MambaConfig{
-          .channels = 3, .state = 4, .dt_rank = 2, .bias = true, .dt_min = 0.05, .dt_max = 0.5}>());
+      Mamba<MambaConfig{.channels = 3, .state = 4, .dt_rank = 2, .bias = true}>(
+          {.dt_min = 0.05, .dt_max = 0.5}));
 }
 
 TEST_CASE("Mamba obeys every law without biases, narrow inside and with two taps") {
@@ -39,7 +39,7 @@ TEST_CASE("sizes that are left out follow from the channels") {
   CHECK(layer.inner() == 80);
   CHECK(layer.dt_rank() == 3);
   CHECK(Dynamic({.channels = 40, .expand = 3, .state = 16, .conv_width = 4}).inner() == 120);
-  CHECK_THROWS_AS(Mamba<MambaConfig{.channels = 8}>(MambaConfig{.inner = 24}), ssm::ArgumentError);
+  CHECK_THROWS_AS(Mamba<MambaConfig{.channels = 8}>({.inner = 24}), ssm::ArgumentError);
 }
 
 TEST_CASE("steps start between dt_min and dt_max, and A at minus one to minus N") {

@@ -19,8 +19,8 @@ using Complex = std::complex<double>;
 
 TEST_CASE("S4D obeys every law, with sizes in the type and at run time") {
   laws::check_every_law(S4D<S4DConfig{.channels = 3, .state = 4}>());
-  laws::check_every_law(S4D<S4DConfig{.state = dyn, .discretization = Discretization::bilinear}>(
-      {.channels = 5, .state = 6}));
+  laws::check_every_law(S4D<S4DConfig{.state = dyn}>(
+      {.channels = 5, .state = 6, .discretization = Discretization::bilinear}));
 }
 
 /// The definition, with the length-L kernel written out.

@@ -18,6 +18,14 @@ struct GauRetentionConfig {
   Index heads = dyn;
   Index k_hidden = dyn;  // inner width of the gate on earlier layers' keys
   Index v_hidden = dyn;  // … and values
+};
+struct GauRetentionOptions {
+  Index channels = dyn;
+  Index query_key_dim = dyn;
+  Index value_dim = dyn;
+  Index heads = dyn;
+  Index k_hidden = dyn;
+  Index v_hidden = dyn;
   RetentionForm form = RetentionForm::recurrent;
   double eps = 1e-6;
   DenseFusion fusion = DenseFusion::carried;
@@ -103,22 +111,27 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   /// All sizes in the type.
   GauRetention() requires(width != dyn && keys != dyn && values != dyn && Config.heads != dyn &&
                           Config.k_hidden != dyn && Config.v_hidden != dyn)
-      : GauRetention(Config) {}
+      : GauRetention(GauRetentionOptions{}) {}
   /// Sizes that are `dyn` in the type, form, eps and fusion come from here.
-  explicit GauRetention(GauRetentionConfig at_run_time)
-      : fusion_(resolve_option(Config.fusion, at_run_time.fusion, GauRetentionConfig{}.fusion)),
-        channels_(resolve_extent(width, at_run_time.channels, "channels")),
-        heads_({.heads = resolve_extent(Config.heads, at_run_time.heads, "heads"),
-                .key_dim = resolve_extent(keys, at_run_time.query_key_dim, "query_key_dim"),
-                .value_dim = resolve_extent(values, at_run_time.value_dim, "value_dim"),
-                .form = resolve_option(Config.form, at_run_time.form, GauRetentionConfig{}.form),
-                .eps = resolve_option(Config.eps, at_run_time.eps, GauRetentionConfig{}.eps)}),
+  /// Throws  ArgumentError  for what contradicts the type, and if heads do not divide the widths
+  explicit GauRetention(GauRetentionOptions options)
+      : fusion_(options.fusion),
+        channels_(resolve_extent(width, options.channels, "channels")),
+        heads_({.heads = resolve_extent(Config.heads, options.heads, "heads"),
+                .key_dim = resolve_extent(keys, options.query_key_dim, "query_key_dim"),
+                .value_dim = resolve_extent(values, options.value_dim, "value_dim"),
+                .form = options.form,
+                .eps = options.eps}),
         projections_({.channels = channels_, .query_key_dim = key_dim(), .value_dim = value_dim()},
                      1 / std::sqrt(static_cast<double>(heads_.head_key_dim()))),
         readout_({.inputs = value_dim(), .outputs = channels_}),
-        k_selection_({.channels = channels_, .hidden = at_run_time.k_hidden, .width = key_dim()},
+        k_selection_({.channels = channels_,
+                      .hidden = resolve_extent(Config.k_hidden, options.k_hidden, "k_hidden"),
+                      .width = key_dim()},
                      heads_.config().eps),
-        v_selection_({.channels = channels_, .hidden = at_run_time.v_hidden, .width = value_dim()},
+        v_selection_({.channels = channels_,
+                      .hidden = resolve_extent(Config.v_hidden, options.v_hidden, "v_hidden"),
+                      .width = value_dim()},
                      heads_.config().eps) {}
 
   Index channels() const { return channels_; }
@@ -151,6 +164,11 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class B, class T>
+  static constexpr bool runs_on = (HasMatmul<B, T> && RunsOn<RetentionHeads, B, T> &&
+                                   RunsOn<KeySelection, B, T> && RunsOn<ValueSelection, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -163,8 +181,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
 
   /// With what earlier layers left behind, oldest first; fills `hidden` for later ones.
   template <class B, class T>
-    requires HasMatmul<B> && HasDecayedAttention<B> && HasPairRotation<B> && HasNormalization<B> &&
-        HasActivation<B> && HasRearrange<B>
+    requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -219,6 +236,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<GauRetention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -230,6 +248,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
 
   /// `dsources` are added to; `dhidden` is what later layers want of k and v, null views for nothing.
   template <class B, class T>
+    requires RunsOn<GauRetention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,

@@ -70,9 +70,9 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
 
   template <class B, class T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>&,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>&,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>&,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     RunningMeanBackward<T, Space> g{.segments = tape.segments, .dy = dy, .dx = dx};
     if (tape.has_initial_state) g.position = tape.initial_state.position;

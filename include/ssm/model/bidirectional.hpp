@@ -75,9 +75,9 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
 
   template <class B, class T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<NoState>& ends = {}) const {
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<NoState>& ends = {}) const {
     require_no_state(ends.initial_state != nullptr || ends.final_state != nullptr);
     auto frame = ctx.workspace().frame();
     const auto reversed_dy = frame.template tensor<T>(dy.extent(0), dy.extent(1), dy.extent(2));

@@ -51,6 +51,10 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   const Second& second() const { return second_; }
 
   template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<First, B, T> && RunsOn<Second, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Chain, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -66,6 +70,7 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Chain, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
@@ -73,8 +78,9 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     auto frame = ctx.workspace().frame();
     auto dbetween = frame.template tensor<T>(dy.extent(0), dy.extent(1), output_channels(first_));
     second_.differentiate(ctx, p.second, tape.second, dy, dbetween, gradients.second,
-                     ends.part(second_of));
-    first_.differentiate(ctx, p.first, tape.first, dbetween, dx, gradients.first, ends.part(first_of));
+                          ends.part(second_of));
+    first_.differentiate(ctx, p.first, tape.first, dbetween, dx, gradients.first,
+                         ends.part(first_of));
   }
 
   template <class T = float, class B>

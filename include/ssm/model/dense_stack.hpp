@@ -92,7 +92,11 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   const std::vector<Inner>& layers() const { return layers_; }
 
   template <class B, class T>
-    requires HasRearrange<B> && DenseConnectable<Inner>
+  static constexpr bool runs_on = (RunsOn<NormLayer, B, T> && RunsOn<Inner, B, T> &&
+                                   HasRearrange<B, T> && DenseConnectable<Inner>);
+
+  template <class B, class T>
+    requires RunsOn<DenseStack, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -147,6 +151,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
   template <class B, class T>
+    requires RunsOn<DenseStack, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,

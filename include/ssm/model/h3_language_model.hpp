@@ -4,7 +4,14 @@
 #include <algorithm>
 #include <vector>
 
-#include "ssm/model/blocks.hpp"
+#include "ssm/layer/attention.hpp"
+#include "ssm/layer/feed_forward.hpp"
+#include "ssm/layer/h3.hpp"
+#include "ssm/layer/norm.hpp"
+#include "ssm/model/language_model.hpp"
+#include "ssm/model/one_of.hpp"
+#include "ssm/model/pre_norm_block.hpp"
+#include "ssm/model/stack.hpp"
 
 namespace ssm {
 

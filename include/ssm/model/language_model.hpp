@@ -112,7 +112,12 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   const Backbone& backbone() const { return backbone_; }
 
   template <class B, class T>
-    requires HasEmbedding<B> && HasMatmul<B> && HasRearrange<B> && HasDropout<B>
+  static constexpr bool runs_on = (HasEmbedding<B, T> && HasMatmul<B, T> && HasRearrange<B, T> &&
+                                   HasDropout<B, T> && RunsOn<Backbone, B, T> &&
+                                   RunsOn<FinalNorm, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 std::type_identity_t<View<const Token, 2, typename B::Space>> tokens,
                 Output<B, T, dyn, dyn, dyn> logits, Kept<Tape<T, typename B::Space>> tape,
@@ -160,6 +165,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// Tokens have no gradient; dlogits [B, L, padded].
   template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
                      Parameters<T, typename B::Space>& gradients,
@@ -304,7 +310,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   template <class B, class T>
   void keep(Context<B>& ctx, Tape<T, typename B::Space>& tape,
-            View<const Token, 2, typename B::Space> tokens, Positions first, Segments segments) const {
+            View<const Token, 2, typename B::Space> tokens, Positions first,
+            Segments segments) const {
     tape.batch = tokens.extent(0);
     tape.first_positions.resize({first ? first.extent(0) : 0});
     for (Index row = 0; row < tape.first_positions.extent(0); ++row)

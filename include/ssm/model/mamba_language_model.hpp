@@ -88,7 +88,7 @@ inline LanguageModelConfig language_model_config(const MambaLanguageModelConfig&
           .initializer_range = config.initializer_range};
 }
 
-inline MambaConfig mixer_config(const MambaLanguageModelConfig& config) {
+inline MambaOptions mixer_options(const MambaLanguageModelConfig& config) {
   return {.channels = config.d_model,
           .inner = config.d_inner,
           .state = config.d_state,
@@ -110,7 +110,7 @@ inline MambaLanguageModel make_language_model(const MambaLanguageModelConfig& co
   const RmsNorm<> norm({.channels = config.d_model, .eps = config.norm_epsilon});
   const LanguageModelConfig sizes = detail::language_model_config(config);
   using Block = Residual<RmsNorm<>, MambaMixer>;
-  const Block block(norm, MambaMixer(detail::mixer_config(config)));
+  const Block block(norm, MambaMixer(detail::mixer_options(config)));
   return MambaLanguageModel(
       sizes, Stack<Block>(std::vector<Block>(static_cast<std::size_t>(config.n_layer), block)),
       norm);
@@ -123,7 +123,7 @@ inline DenseMambaLanguageModel make_dense_language_model(const MambaLanguageMode
       "h_select_reduction must be 1 to d_model");
   const RmsNorm<> norm({.channels = config.d_model, .eps = config.norm_epsilon});
   const LanguageModelConfig sizes = detail::language_model_config(config);
-  const DenseMambaMixer mixer({.mamba = detail::mixer_config(config),
+  const DenseMambaMixer mixer({.mamba = detail::mixer_options(config),
                                .select_hidden = config.d_model / config.h_select_reduction,
                                .fusion = config.fusion});
   return DenseMambaLanguageModel(

@@ -54,7 +54,11 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   const Inner& inner() const { return inner_; }
 
   template <class B, class T>
-    requires HasRearrange<B>
+  static constexpr bool runs_on = (RunsOn<NormLayer, B, T> && RunsOn<Inner, B, T> &&
+                                   HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Residual, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -73,6 +77,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   }
 
   template <class B, class T>
+    requires RunsOn<Residual, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,

@@ -61,6 +61,10 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   static constexpr Index block_count() { return Index{sizeof...(Blocks)}; }
 
   template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<Blocks, B, T> && ...);
+
+  template <class B, class T>
+    requires RunsOn<Sequential, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -83,6 +87,7 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Sequential, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,

@@ -49,6 +49,10 @@ class Stack : public LayerVerbs<Stack<Block>> {
   Index block_count() const { return static_cast<Index>(blocks_.size()); }
 
   template <class B, class T>
+  static constexpr bool runs_on = RunsOn<Block, B, T>;
+
+  template <class B, class T>
+    requires RunsOn<Stack, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -82,6 +86,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Stack, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,

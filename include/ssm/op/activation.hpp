@@ -38,14 +38,15 @@ struct ActivationBackward {
   View<T, 2, Space> dgate{};  // left out without a gate
 };
 
-template <class B>
-concept HasActivation = requires(Context<B>& ctx, const Activation<float, typename B::Space>& a,
-                                 const ActivationBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasActivation = requires(Context<B>& ctx, const Activation<T, typename B::Space>& a,
+                                 const ActivationBackward<T, typename B::Space>& g) {
   B::activation(ctx, a);
   B::activation_backward(ctx, g);
 };
 
-template <HasActivation B, class T>
+template <class B, class T>
+  requires HasActivation<B, T>
 void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   require_extents("activation", "x", a.x, {dyn, dyn});
   require_extents_if_given("activation", "gate", a.gate, a.x.extents().to_array());
@@ -53,7 +54,8 @@ void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   B::activation(ctx, a);
 }
 
-template <HasActivation B, class T>
+template <class B, class T>
+  requires HasActivation<B, T>
 void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B::Space>& g) {
   const char* op = "activation_backward";
   require_extents(op, "x", g.forward.x, {dyn, dyn});
