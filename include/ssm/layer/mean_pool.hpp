@@ -46,7 +46,10 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
   Index channels() const { return channels_; }
 
   template <class B, class T>
-    requires HasRunningMean<B> && HasPairRotation<B>
+  static constexpr bool runs_on = (HasRunningMean<B, T> && HasPairRotation<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<MeanPool, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>&,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -69,6 +72,7 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<MeanPool, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>&,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>&,

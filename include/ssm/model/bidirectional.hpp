@@ -48,7 +48,10 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
   Index channels() const { return inputs(); }
 
   template <class B, class T>
-    requires HasRearrange<B>
+  static constexpr bool runs_on = (RunsOn<L, B, T> && HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Bidirectional, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -74,6 +77,7 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Bidirectional, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,

@@ -41,9 +41,9 @@ struct RunningMeanBackward {
   View<T, 2, Space> dinitial_sum{};
 };
 
-template <class B>
-concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<float, typename B::Space>& a,
-                                  const RunningMeanBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<T, typename B::Space>& a,
+                                  const RunningMeanBackward<T, typename B::Space>& g) {
   B::running_mean(ctx, a);
   B::running_mean_backward(ctx, g);
 };
