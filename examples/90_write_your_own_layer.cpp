@@ -29,6 +29,10 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
     ssm::View<const T, 3, Space> x;
   };
 
+  static constexpr auto operand_layout =
+      ssm::OperandLayout::any;  // diagonal_scan takes any strides
+  ssm::Index channels() const { return Channels; }
+
   template <class B, class T>
     requires ssm::HasDiagonalScan<B> && ssm::HasDiagonalParameters<B>
   void evaluate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>& p,
