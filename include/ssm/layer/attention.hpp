@@ -18,7 +18,7 @@ struct CausalAttentionConfig {
 
 /// Causal multi-head attention with a key–value cache; positions enter by rotation only.
 ///   (q, k, v) = Wqkv·x + bias, head by head      y = out_proj(softmax(q·kᵀ/√(channels/heads))·v)
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   k, v [T, B, heads, channels/heads]: rotated keys and values of the T positions so far, time first
 /// Cost    8·B·L·channels² + 4·B·L·(T+L)·channels operations
 /// Throws  ShapeError, also for a state with packed segments; ArgumentError  if heads do not divide the channels

@@ -25,7 +25,7 @@ struct DenseMambaConfig {
 /// h is this block's own scan, h^i that of source i. The gate does not depend on n, so no state is stored: C_t·h^i_t is a scan
 /// with the source's u, Δ, A, B and this block's C, and e a scan that those drive. The recurrence is linear, so carrying
 /// h + e as one state, which fusion enters, is the same as carrying both; later layers read h alone.
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   as Mamba's, and carried: fused [B, inner, N], which is e. Sources bring no state of their own
 /// Cost    Mamba's and O(m·B·L·inner·N) for m sources, carried (m + 1)
 /// Throws  ShapeError; ArgumentError  for more than 8 sources where fusion is carried

@@ -6,7 +6,7 @@
 namespace ssm {
 
 /// Two layers of the same width in turn: y = second(first(x)). Adds nothing to the names of their tensors.
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// state   of both
 template <class First, class Second>
 class Chain : public LayerVerbs<Chain<First, Second>> {

@@ -9,7 +9,7 @@
 namespace ssm {
 
 /// A layer that is one of two kinds, known at run time: the mixers of a hybrid model. Adds nothing to names.
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 template <class First, class Second>
 class OneOf : public LayerVerbs<OneOf<First, Second>> {
   template <class A, class B>

@@ -12,7 +12,7 @@ namespace ssm {
 
 /// Blocks of different types and the same width in turn, all known at compile time.
 ///   y = block_{n−1}( … block_0(x))
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// Tensors of block i are named "layers.i." before the block's own names.
 template <class... Blocks>
 class Sequential : public LayerVerbs<Sequential<Blocks...>> {
