@@ -32,6 +32,10 @@ struct Mine : ssm::Cpu {
   static inline int calls = 0;
 };
 // [/own primitive]
+// [own primitive is used]
+static_assert(ssm::overrides<Mine, ssm::ShiftConvolution<float, ssm::HostSpace>>(
+    &Mine::shift_convolution, &ssm::Cpu::shift_convolution));
+// [/own primitive is used]
 
 double largest(const auto& a, const auto& b) { return ssm::largest_difference(a, b).value; }
 

@@ -29,6 +29,9 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
     ssm::View<const T, 3, Space> x;
   };
 
+  static constexpr auto operand_layout =
+      ssm::OperandLayout::any;  // diagonal_scan takes any strides
+
   /// The primitives that it calls.
   template <class B, class T>
   static constexpr bool runs_on = (ssm::HasDiagonalScan<B, T> && ssm::HasDiagonalParameters<B, T> &&

@@ -30,7 +30,7 @@ struct DenseMambaOptions {
 /// h is this block's own scan, h^i that of source i. The gate does not depend on n, so no state is stored: C_t·h^i_t is a scan
 /// with the source's u, Δ, A, B and this block's C, and e a scan that those drive. The recurrence is linear, so carrying
 /// h + e as one state, which fusion enters, is the same as carrying both; later layers read h alone.
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   as Mamba's, and carried: fused [B, inner, N], which is e. Sources bring no state of their own
 /// Cost    Mamba's and O(m·B·L·inner·N) for m sources, carried (m + 1)
 /// Throws  ShapeError; ArgumentError  for more than 8 sources where fusion is carried
@@ -156,7 +156,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    backward<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
+    differentiate<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
   }
 
   /// The sources' gradients are added to `dsources`; `dhidden` is what later layers say of `hidden`, null where they say

@@ -23,7 +23,7 @@ struct FeedForwardOptions {
 /// Two linear maps with a nonlinearity between them, at every position.
 ///   plain   y = fc2(act(fc1(x)))
 ///   gated   y = fc2(act(fc1(x)) ⊙ gate(x))
-/// x, y               [B, L, channels]
+/// x, y               [B, L, channels]   y must not overlap x
 /// fc1, gate weight   [hidden, channels]     fc2 weight [channels, hidden]
 /// Cost    4 (gated: 6)·B·L·channels·hidden operations
 /// Source  Vaswani et al. 2017 §3.3; Shazeer 2020 (GLU variants)

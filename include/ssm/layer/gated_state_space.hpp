@@ -26,7 +26,7 @@ struct GatedStateSpaceOptions {
 
 /// The gated state-space layer (GSS): an SSM over few channels, lifted and gated by a nonlinear function of the input.
 ///   u = gelu(to_state(x))      v = gelu(to_gate(x))      y = out(lift(diagonal(u)) ⊙ v)
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   diagonal [B, H, N/2, 2]
 /// Cost    2·B·L·(channels·H + H·F + 2·channels·F) operations and O(B·L·H·N)
 /// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type

@@ -41,7 +41,7 @@ struct GauRetentionOptions {
 ///   y = to_out(g ⊙ RMS(o))
 /// What later layers read are k and v before they are joined with the sources. Without sources the gates are there, but
 /// unused, and so are their norms, which only carried fusion has.
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   retention [B, heads, query_key_dim/heads, value_dim/heads], position [B]
 /// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and DecayedAttention, for
 ///         reading only one more for each source

@@ -27,7 +27,7 @@ struct H3Options {
 ///   q, k, v = projections of x     k̃ = shift(k)
 ///   s[i,j,h] = diagonal(k̃[h,i]·v[h,j])     o[h,j] = Σ_i q[h,i]·s[i,j,h]     y = output_linear(o)
 /// Channel c is head h = c div head_dim, sub-channel c mod head_dim.
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   shift [B, channels, N], diagonal [B, head_dim, head_dim, heads, N/2, 2]
 /// Cost    8·B·L·channels² operations and O(B·L·channels·head_dim·N)
 /// Throws  ShapeError; ArgumentError  if head_dim does not divide the channels

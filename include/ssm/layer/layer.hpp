@@ -64,7 +64,7 @@ class LayerVerbs {
   /// The gradients of what `forward` with this tape computed: dx is overwritten, `gradients` are added to.
   template <class B, class P, class Tape, class DY,
             class DX = View<typename P::Scalar, 3, typename P::Space>, class G>
-    requires(!ReadsTokens<L>)
+    requires(!ReadsTokens<typename P::Layer>)  // L itself is incomplete here
   void backward(Context<B>& ctx, const P& parameters, const Tape& tape, DY&& dy, DX&& dx,
                 G& gradients, const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;
@@ -76,7 +76,7 @@ class LayerVerbs {
   }
   /// Tokens have no gradient.
   template <class B, class P, class Tape, class DY, class G>
-    requires ReadsTokens<L>
+    requires ReadsTokens<typename P::Layer>
   void backward(Context<B>& ctx, const P& parameters, const Tape& tape, DY&& dy, G& gradients,
                 const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;

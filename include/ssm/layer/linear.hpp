@@ -40,7 +40,7 @@ void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight
 
 /// y = x·Wᵀ + bias at every position.
 /// x        [B, L, inputs]
-/// y        [B, L, outputs]
+/// y        [B, L, outputs]   must not overlap x
 /// weight   [outputs, inputs]   may be kept in bf16
 /// Cost    2·B·L·inputs·outputs operations
 template <LinearConfig Config>

@@ -20,7 +20,7 @@ struct NormOptions {
 /// Normalises the channels of every position, with a learned scale and offset.
 ///   layer   y = (x − mean) / √(variance + eps) · weight + bias
 ///   rms     y = x / √(mean(x²) + eps) · weight
-/// x, y           [B, L, channels]
+/// x, y           [B, L, channels]   y must not overlap x
 /// weight, bias   [channels]
 /// Cost    O(B·L·channels)
 /// Source  Ba et al. 2016; Zhang & Sennrich 2019

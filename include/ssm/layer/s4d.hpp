@@ -30,7 +30,7 @@ struct S4DOptions {
 ///   y = output_linear(gelu_erf(K∗x + D·x))      K[l] = 2·Re Σ_p C_p·B̄_p·Ā_p^l
 /// All channels share one A = −exp(log_w_real) + i·w_imag; dt, C and D are each channel's own. B is one: what it could
 /// learn, C learns. For an A per channel, or a B that learns, combine DiagonalSsm and Linear.
-/// x, y    [B, L, channels]
+/// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, P, 2]    P = N/2
 /// Cost    O(B·L·channels·P) + 2·B·L·channels² operations
 /// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type

@@ -17,7 +17,7 @@ using SelectiveTransitionOptions = SelectiveTransitionConfig;
 /// a = SiLU(fc2(SiLU(fc1(x)))); `select` applies it, and one gate may serve any number of sources.
 ///   y = h ⊙ a(x)
 /// x      [B, L, channels]   the input of the layer that receives
-/// a      [B, L, width]
+/// a      [B, L, width]   must not overlap x
 /// h, y   [B, L, width]
 /// fc1.weight [hidden, channels]   fc2.weight [width, hidden]
 /// Cost    2·B·L·hidden·(channels + width) operations

@@ -35,7 +35,7 @@ struct DenseStackConfig {
 
 /// Pre-norm residual blocks of one densely connected layer.
 ///   h ← h + layer_l(norm_l(h); hidden_{l−m} … hidden_{l−1})      hidden_l: what layer l computed before any fusion
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// state   of the layers
 /// Tensors of block i are named "layers.i." before `norm_name` and `inner_name` and the parts' own names.
 /// Source  He et al. 2024 (DenseSSM) §3

@@ -14,7 +14,7 @@ namespace ssm {
 
 /// A pre-norm residual connection around a layer.
 ///   y = x + dropout(inner(norm(x)))
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// state   the inner layer's
 /// Tensors are named `norm_name` and `inner_name` before the parts' own names.
 template <class NormLayer, class Inner, FixedString norm_name = "norm",

@@ -13,7 +13,7 @@ namespace ssm {
 
 /// Blocks of one type and the same width in turn; how many is known at run time.
 ///   y = block_{n−1}( … block_0(x))
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// Tensors of block i are named "layers.i." before the block's own names.
 template <class Block>
 class Stack : public LayerVerbs<Stack<Block>> {
