@@ -20,7 +20,8 @@ TEST_CASE("a mean goes on from the sum and the number of the positions before") 
   const auto sum = tensor_of({5});
   DynamicTensor<std::int64_t, 1> position({1});
   position(0) = 2;
-  auto y = nan_tensor(1, 2, 1), final_sum = nan_tensor(1, 1);
+  auto y = nan_tensor(1, 2, 1);
+  auto final_sum = nan_tensor(1, 1);
   running_mean(ctx, RunningMean<double, HostSpace>{.x = x.reshape(1, 2, 1),
                                                    .initial_sum = sum.reshape(1, 1),
                                                    .position = position,
@@ -60,7 +61,8 @@ TEST_CASE("means may overwrite what they are of, and their gradient dy") {
 
 TEST_CASE("operands of a mean that do not fit are refused by name") {
   Context<Reference> ctx;
-  auto x = zero_tensor(2, 5, 3), y = zero_tensor(2, 5, 4), sum = zero_tensor(1, 3);
+  auto x = zero_tensor(2, 5, 3), y = zero_tensor(2, 5, 4);
+  const auto sum = zero_tensor(1, 3);
   CHECK_THROWS_WITH_AS(running_mean(ctx, RunningMean<double, HostSpace>{.x = x, .y = y}),
                        "running_mean: y must be [2, 5, 3], got [2, 5, 4]", ShapeError);
   CHECK_THROWS_WITH_AS(
