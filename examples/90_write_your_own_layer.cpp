@@ -29,6 +29,8 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
     ssm::View<const T, 3, Space> x;
   };
 
+  static constexpr ssm::Index channels() { return Channels; }
+
   template <class B, class T>
     requires ssm::HasDiagonalScan<B> && ssm::HasDiagonalParameters<B>
   void evaluate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>& p,

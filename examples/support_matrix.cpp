@@ -95,7 +95,7 @@ int main() {
          layer<ssm::ShiftSsm<ssm::ShiftSsmConfig{.channels = 8}>>("ShiftSsm"),
          layer<ssm::H3<ssm::H3Config{.channels = 8}>>("H3"),
          layer<ssm::CausalAttention<ssm::CausalAttentionConfig{.channels = 8, .heads = 2}>>(
-             "CausalAttention (no state with packed sequences)"),
+             "CausalAttention"),
          layer<ssm::GatedStateSpace<ssm::GatedStateSpaceConfig{
              .channels = 8, .gate_channels = 16, .state_channels = 4}>>("GatedStateSpace"),
          layer<ssm::Mamba<ssm::MambaConfig{.channels = 8}>>("Mamba"),

@@ -5,6 +5,7 @@
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
     core, model <- io <- train
+    layer, io, backend/reference <- laws             which no other folder includes
 
 usage: check_layers.py [--self-test | INCLUDE_DIR]
 """
@@ -27,6 +28,7 @@ MAY_INCLUDE = {
     "model": CORE_OP | {"layer", "model"},
     "train": CORE_OP | {"layer", "model", "train", "io"},
     "io": CORE_OP | {"layer", "model", "io"},
+    "laws": CORE_OP | {REFERENCE, "layer", "io", "laws"},  # other backends are the caller's
     "ssm.hpp": CORE_OP | {"layer", "model", "train"},
     "require_cxx20.hpp": set(),
 }
@@ -36,6 +38,7 @@ OTHERS = {
     CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|omp\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
+    "laws": re.compile(r"doctest/doctest\.h"),
     "require_cxx20.hpp": re.compile(r"ssm needs .*"),  # a sentence, not a file
 }
 NO_CONDITIONALS = {"core", "op", "layer"}
@@ -125,6 +128,8 @@ def self_test():
         "layer/linear.hpp": '#include "ssm/op/matmul.hpp"\n',
         "io/safetensors.hpp": '#include <nlohmann/json.hpp>\n#include "ssm/core/extents.hpp"\n',
         "model/stack.hpp": '#include "ssm/layer/linear.hpp"\n',
+        "backend/reference.hpp": '#include "ssm/backend/reference/matmul.hpp"\n',
+        "laws/check.hpp": '#include "ssm/backend/reference.hpp"\n#include "ssm/io/safetensors.hpp"\n',
         "ssm.hpp": '#include "ssm/layer/linear.hpp"\n',
     }
     broken = {
@@ -135,6 +140,10 @@ def self_test():
         "op uses io": ("op/matmul.hpp", '#include "ssm/io/safetensors.hpp"\n'),
         "op uses a backend": ("op/matmul.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
         "layer uses a backend": ("layer/linear.hpp", "  #  include <ssm/backend/cpu.hpp>\n"),
+        "layer uses the laws": ("layer/linear.hpp", '#include "ssm/laws/check.hpp"\n'),
+        "io uses the laws": ("io/safetensors.hpp", '#include "ssm/laws/check.hpp"\n'),
+        "the laws use another backend": ("laws/check.hpp", '#include "ssm/backend/cpu.hpp"\n'),
+        "the laws use a model": ("laws/check.hpp", '#include "ssm/model/stack.hpp"\n'),
         "layer uses a model": ("layer/linear.hpp", '#include "ssm/model/stack.hpp"\n'),
         "a backend uses a layer": ("backend/cpu/matmul.hpp", '#include "ssm/layer/linear.hpp"\n'),
         "a backend uses io": ("backend/cpu/matmul.hpp", '#include "ssm/io/safetensors.hpp"\n'),

@@ -46,7 +46,7 @@ TEST_CASE("a state comes back bit for bit") {
         CHECK(sum > 0);
       },
       saved.state, loaded.state);
-  CHECK(tensors == 4);  // shift and diagonal of two layers
+  CHECK(tensors == 5);  // shift and diagonal of two layers, and the position
 }
 
 TEST_CASE("a state of another batch, or with a tensor missing, is refused") {

@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "ssm/layer/mamba.hpp"
-#include "support/check_layer.hpp"
+#include "ssm/backend/reference.hpp"
 
 namespace {
 
@@ -12,27 +12,6 @@ using ssm::MambaConfig;
 
 /// Every size only at run time, so that one type serves all of them.
 using Dynamic = Mamba<MambaConfig{.state = dyn, .conv_width = dyn}>;
-
-TEST_CASE("Mamba obeys every law with sizes in the type") {
-  ssm::laws::check_every_law(
-      Mamba<MambaConfig{
-          .channels = 3, .state = 4, .dt_rank = 2, .bias = true, .dt_min = 0.05, .dt_max = 0.5}>());
-}
-
-TEST_CASE("Mamba obeys every law without biases, narrow inside and with two taps") {
-  ssm::laws::check_every_law(
-      Mamba<MambaConfig{.inner = dyn, .state = dyn, .conv_width = dyn, .conv_bias = false}>(
-          {.channels = 5, .inner = 4, .state = 3, .conv_width = 2}));
-}
-
-TEST_CASE("Mamba obeys every law wider than any vector register") {
-  ssm::laws::check_every_law(
-      Dynamic({.channels = 19, .state = 2, .conv_width = 4, .dt_min = 0.05, .dt_max = 0.5}));
-}
-
-TEST_CASE("a wide Mamba obeys the laws about threads and memory") {
-  ssm::laws::check_laws_at_scale(Dynamic({.channels = 96, .state = 16, .conv_width = 4}));
-}
 
 TEST_CASE("sizes that are left out follow from the channels") {
   const Dynamic layer({.channels = 40, .state = 16, .conv_width = 4});
