@@ -31,6 +31,8 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
 
   static constexpr auto operand_layout =
       ssm::OperandLayout::any;  // diagonal_scan takes any strides
+  static constexpr ssm::Index channels() { return Channels; }
+
 
   /// The primitives that it calls.
   template <class B, class T>

@@ -6,6 +6,7 @@
     core <- op <- layer <- model <- train
     core, layer <- io <- family <- language_model; model, train <- family
     ssm.hpp reaches every header of core, op, layer, model and train
+    layer, io, backend/reference <- laws             which no other folder includes
 
 usage: check_layers.py [--self-test | INCLUDE_DIR]
 """
@@ -154,6 +155,8 @@ def self_test():
         "layer/linear.hpp": '#include "ssm/op/matmul.hpp"\n',
         "io/safetensors.hpp": '#include <nlohmann/json.hpp>\n#include "ssm/core/extents.hpp"\n',
         "model/stack.hpp": '#include "ssm/layer/linear.hpp"\n',
+        "backend/reference.hpp": '#include "ssm/backend/reference/matmul.hpp"\n',
+        "laws/check.hpp": '#include "ssm/backend/reference.hpp"\n#include "ssm/io/safetensors.hpp"\n',
         "ssm.hpp": '#include "ssm/version.hpp"\n#include "ssm/model/stack.hpp"\n',
         "version.hpp": "#if __cplusplus < 202002L\n#endif\n",
     }
@@ -165,6 +168,10 @@ def self_test():
         "op uses io": ("op/matmul.hpp", '#include "ssm/io/safetensors.hpp"\n'),
         "op uses a backend": ("op/matmul.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
         "layer uses a backend": ("layer/linear.hpp", "  #  include <ssm/backend/cpu.hpp>\n"),
+        "layer uses the laws": ("layer/linear.hpp", '#include "ssm/laws/check.hpp"\n'),
+        "io uses the laws": ("io/safetensors.hpp", '#include "ssm/laws/check.hpp"\n'),
+        "the laws use another backend": ("laws/check.hpp", '#include "ssm/backend/cpu.hpp"\n'),
+        "the laws use a model": ("laws/check.hpp", '#include "ssm/model/stack.hpp"\n'),
         "layer uses a model": ("layer/linear.hpp", '#include "ssm/model/stack.hpp"\n'),
         "a backend uses a layer": ("backend/cpu/matmul.hpp", '#include "ssm/layer/linear.hpp"\n'),
         "a backend uses io": ("backend/cpu/matmul.hpp", '#include "ssm/io/safetensors.hpp"\n'),

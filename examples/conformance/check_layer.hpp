@@ -209,17 +209,21 @@ class LayerCheck {
         },
         state);
   }
-  /// Gives a key–value cache the number of positions it has in the file.
+  /// Gives a key–value cache the number of positions it has in the file, the same for every sequence.
   void reshape_like(const std::string& prefix, State& state) {
     if (layout_ == StateLayout::same) return;
+    Index positions = 0;
     L::for_each_state(
         [&](const std::string& name, auto& tensor) {
           using Tensor = std::remove_reference_t<decltype(tensor)>;
-          if (!trial_.has(prefix + name)) return;
+          if (!trial_.has(prefix + name)) {
+            if constexpr (std::is_integral_v<ValueOf<Tensor>>) fill(tensor, positions);
+            return;
+          }
           const auto shape = trial_.shape(prefix + name);
           if (shape.size() < 2) throw CaseError("tensor '" + prefix + name + "' has too few axes");
           auto extents = tensor.extents().to_array();
-          extents[0] = shape[1];
+          extents[0] = positions = shape[1];
           std::apply([&](auto... n) { tensor.reset(typename Tensor::Shape(n...)); }, extents);
         },
         state);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ssm/laws/check.hpp"
 #include "ssm/laws/layer_on.hpp"
 #include "support/faulty_layer.hpp"
 
@@ -118,6 +119,38 @@ TEST_CASE("a report says which law is broken, by how much, and where") {
   const std::string text = describe(report, subject.name());
   CHECK(text.find("prefill splits anywhere on there float: ") == 0);
   CHECK(text.find("batch 3, length 2, cut at 1") != std::string::npos);
+}
+
+TEST_CASE("findings name the law, the backend and the scalar") {
+  const OnePole<> layer(3, Fault::backend_dependent);
+  const std::vector<Finding> findings = every_law_against<Here, Here, There>(layer);
+  CHECK(findings.size() == 2 * 10 + 2 * 11);  // differences say nothing in float
+  std::vector<std::string> broken;
+  for (const Finding& finding : findings)
+    if (!finding.holds) broken.push_back(finding.text);
+  REQUIRE(broken.size() == 2);
+  CHECK(broken[0].find("every backend equals Reference on ssm::laws::There float: ") == 0);
+  CHECK(broken[1].find("every backend equals Reference on ssm::laws::There double: ") == 0);
+}
+
+TEST_CASE("allocations are counted in this program") { CHECK(allocations_are_counted()); }
+
+TEST_CASE("states that grew to different lengths are joined with zeros behind the shorter") {
+  const Bundle one{{"cache", {1, 1, 2}, {1, 2}}, {"position", {1}, {1}, true}};
+  const Bundle two{{"cache", {2, 1, 2}, {3, 4, 5, 6}}, {"position", {1}, {2}, true}};
+  const Bundle joined = join_states({one, two}, {1, 0});
+  CHECK(joined[0].extents == std::vector<ssm::Index>{2, 2, 2});
+  CHECK(joined[0].values == std::vector<double>{1, 2, 3, 4, 0, 0, 5, 6});
+  CHECK(joined[1].values == std::vector<double>{1, 2});
+  CHECK(joined[1].counts);
+  const Bundle second = state_of(joined, 1, {1, 0});
+  CHECK(second[0].extents == std::vector<ssm::Index>{2, 1, 2});
+  CHECK(second[0].values == two[0].values);
+}
+
+TEST_CASE("the axis of the sequences is found") {
+  LayerOn<OnePole<>, Here, double> subject(OnePole<>(3), "here");
+  CHECK(sequence_axes(subject) == std::vector<std::size_t>{0});
 }
 
 TEST_CASE("a report never accepts a NaN, other extents or a missing tensor") {

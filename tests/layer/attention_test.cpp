@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "ssm/core/fill_random.hpp"
-#include "support/check_layer.hpp"
+#include "support/backends.hpp"
 #include "support/test_tensor.hpp"
 
 namespace {
@@ -21,22 +21,6 @@ using ssm::CausalAttentionConfig;
 using ssm::Index;
 
 using Dynamic = CausalAttention<CausalAttentionConfig{}>;
-
-TEST_CASE("CausalAttention obeys every law with sizes in the type") {
-  ssm::laws::check_every_law(CausalAttention<CausalAttentionConfig{.channels = 4, .heads = 2}>());
-}
-
-TEST_CASE("CausalAttention obeys every law with rotation and sizes at run time") {
-  ssm::laws::check_every_law(Dynamic({.channels = 12, .heads = 2, .rotary_dim = 4}));
-}
-
-TEST_CASE("a wide CausalAttention obeys the laws about threads and memory") {
-  ssm::laws::check_laws_at_scale(Dynamic({.channels = 192, .heads = 3, .rotary_dim = 64}));
-}
-
-TEST_CASE("CausalAttention obeys every law with one head, wider than any vector register") {
-  ssm::laws::check_every_law(Dynamic({.channels = 37, .heads = 1, .rotary_dim = 36}));
-}
 
 /// Wqkv hands the channels through to q, k and v; out_proj is the identity; no biases.
 template <class T, class P>

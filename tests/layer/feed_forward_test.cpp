@@ -9,31 +9,12 @@
 #include <vector>
 
 #include "ssm/core/compare.hpp"
-#include "support/check_layer.hpp"
+#include "support/backends.hpp"
 
 namespace {
 
 using ssm::ActivationKind;
 using ssm::FeedForwardConfig;
-
-TEST_CASE("FeedForward obeys every law with GELU and sizes in the type") {
-  ssm::laws::check_every_law(ssm::FeedForward<FeedForwardConfig{.channels = 3, .hidden = 7}>());
-}
-
-TEST_CASE("FeedForward obeys every law as SwiGLU with sizes at run time") {
-  ssm::laws::check_every_law(ssm::FeedForward<FeedForwardConfig{.gated = true, .bias = false}>(
-      {.channels = 5, .hidden = 18, .activation = ActivationKind::silu}));
-}
-
-TEST_CASE("a wide FeedForward obeys the laws about threads and memory") {
-  ssm::laws::check_laws_at_scale(ssm::FeedForward<FeedForwardConfig{.gated = true, .bias = false}>(
-      {.channels = 192, .hidden = 768, .activation = ActivationKind::silu}));
-}
-
-TEST_CASE("FeedForward obeys every law gated and with biases") {
-  ssm::laws::check_every_law(
-      ssm::FeedForward<FeedForwardConfig{.channels = 2, .hidden = 3, .gated = true}>());
-}
 
 /// One channel, one hidden number: weights w1, wg, w2 and biases zero.
 template <class T, class B, class L>

@@ -7,28 +7,12 @@
 #include <string>
 
 #include "ssm/core/compare.hpp"
-#include "support/check_layer.hpp"
+#include "support/backends.hpp"
 
 namespace {
 
 using ssm::dyn;
 using ssm::LinearConfig;
-
-TEST_CASE("Linear obeys every law with sizes in the type") {
-  ssm::laws::check_every_law(ssm::Linear<LinearConfig{.inputs = 3, .outputs = 5}>());
-}
-
-TEST_CASE("Linear obeys every law with sizes at run time, wider than any vector register") {
-  ssm::laws::check_every_law(ssm::Linear<LinearConfig{}>({.inputs = 37, .outputs = 19}));
-}
-
-TEST_CASE("a wide Linear obeys the laws about threads and memory") {
-  ssm::laws::check_laws_at_scale(ssm::Linear<LinearConfig{}>({.inputs = 768, .outputs = 192}));
-}
-
-TEST_CASE("Linear obeys every law without bias, one number in and one out") {
-  ssm::laws::check_every_law(ssm::Linear<LinearConfig{.bias = false}>({.inputs = 1, .outputs = 1}));
-}
 
 TEST_CASE("Linear multiplies by the transposed weight and adds the bias") {
   ssm::laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {

@@ -9,33 +9,12 @@
 
 #include "ssm/core/compare.hpp"
 #include "ssm/core/fill_random.hpp"
-#include "support/check_layer.hpp"
+#include "support/backends.hpp"
 
 namespace {
 
 using ssm::NormalizationKind;
 using ssm::NormConfig;
-
-TEST_CASE("LayerNorm obeys every law with its width in the type") {
-  ssm::laws::check_every_law(ssm::LayerNorm<5>());
-}
-
-TEST_CASE("RmsNorm obeys every law with its width in the type") {
-  ssm::laws::check_every_law(ssm::RmsNorm<5>());
-}
-
-TEST_CASE("LayerNorm obeys every law with its width at run time, wider than any vector register") {
-  ssm::laws::check_every_law(ssm::LayerNorm<>({.channels = 37}));
-}
-
-TEST_CASE("a wide LayerNorm obeys the laws about threads and memory") {
-  ssm::laws::check_laws_at_scale(ssm::LayerNorm<>({.channels = 768}));
-}
-
-TEST_CASE("a norm without scale and offset obeys every law") {
-  ssm::laws::check_every_law(
-      ssm::Norm<NormConfig{.weight = false, .bias = false}>({.channels = 3}));
-}
 
 TEST_CASE("LayerNorm gives every position mean zero and variance one") {
   ssm::laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {

@@ -10,18 +10,11 @@
 #include <string>
 
 #include "ssm/backend/reference.hpp"
-#include "support/check_layer.hpp"
 
 namespace {
 
 using namespace ssm;
 using Complex = std::complex<double>;
-
-TEST_CASE("S4D obeys every law, with sizes in the type and at run time") {
-  laws::check_every_law(S4D<S4DConfig{.channels = 3, .state = 4}>());
-  laws::check_every_law(S4D<S4DConfig{.state = dyn}>(
-      {.channels = 5, .state = 6, .discretization = Discretization::bilinear}));
-}
 
 /// The definition, with the length-L kernel written out.
 template <class P>

@@ -9,31 +9,13 @@
 
 #include "ssm/core/compare.hpp"
 #include "ssm/core/fill_random.hpp"
-#include "support/check_layer.hpp"
+#include "support/backends.hpp"
 
 namespace {
 
 using ssm::dyn;
 using ssm::Index;
 using ssm::ShiftSsmConfig;
-
-TEST_CASE("ShiftSsm obeys every law with sizes in the type") {
-  ssm::laws::check_every_law(ssm::ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>());
-}
-
-TEST_CASE("ShiftSsm obeys every law with sizes at run time, wider than any vector register") {
-  ssm::laws::check_every_law(
-      ssm::ShiftSsm<ShiftSsmConfig{.state = dyn}>({.channels = 37, .state = 7}));
-}
-
-TEST_CASE("a wide ShiftSsm obeys the laws about threads and memory") {
-  ssm::laws::check_laws_at_scale(
-      ssm::ShiftSsm<ShiftSsmConfig{.state = dyn}>({.channels = 192, .state = 64}));
-}
-
-TEST_CASE("ShiftSsm obeys every law when it remembers one position only") {
-  ssm::laws::check_every_law(ssm::ShiftSsm<ShiftSsmConfig{.channels = 2, .state = 1}>());
-}
 
 TEST_CASE("a state of 64 reaches exactly 64 positions back") {
   ssm::laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {

@@ -9,7 +9,6 @@
 #include "ssm/layer/dense_mamba.hpp"
 #include "ssm/layer/gau_retention.hpp"
 #include "ssm/layer/norm.hpp"
-#include "support/check_layer.hpp"
 
 namespace ssm::test {
 namespace {
@@ -36,25 +35,6 @@ DenseUnits units(Index sources, std::size_t layers, DenseFusion fusion = DenseFu
 DenseScans scans(Index sources, std::size_t layers, DenseFusion fusion = DenseFusion::readout) {
   return DenseScans({.sources = sources}, RmsNorm<4>(),
                     std::vector<Scan>(layers, Scan({.fusion = fusion})));
-}
-
-TEST_CASE("a dense stack of gated retention obeys every law") {
-  laws::check_every_law(units(2, 4));
-}
-
-TEST_CASE("a dense stack of Mamba blocks obeys every law") { laws::check_every_law(scans(2, 4)); }
-
-TEST_CASE("a dense stack of gated retention that is fused for reading only obeys every law") {
-  laws::check_every_law(units(2, 4, DenseFusion::readout));
-}
-
-TEST_CASE("a dense stack of Mamba blocks that carry fusion on obeys every law") {
-  laws::check_every_law(scans(2, 4, DenseFusion::carried));
-}
-
-TEST_CASE("a dense stack without sources, or of one layer, obeys every law") {
-  laws::check_every_law(scans(0, 2));
-  laws::check_every_law(units(3, 1));
 }
 
 /// What the stack makes of a sequence when its layers may read `sources` earlier ones.

@@ -28,6 +28,14 @@ void for_each_backend(Visit&& visit) {
 #endif
 }
 
+/// Whether models are checked in both scalars on a backend.
+template <class B>
+inline constexpr bool has_every_scalar = false;
+#ifdef SSM_TEST_ON_HOST
+template <>
+inline constexpr bool has_every_scalar<Cpu> = true;
+#endif
+
 /// Calls visit.operator()<Backend, Scalar>(name) for every backend and scalar under test.
 template <class Visit>
 void for_each_backend_and_scalar(Visit&& visit) {

@@ -29,55 +29,54 @@ std::string backend_name() {
   return std::string(text.substr(begin, text.find_first_of(";]", begin) - begin));
 }
 
-namespace detail {
-/// Runs `laws(subject, reference)` for a layer on a backend in float and in double.
-template <class Oracle, class B, class L, class Laws>
-void find_on(const L& layer, const std::string& name, const Laws& laws,
-             std::vector<Finding>& findings) {
-  LayerOn<L, Oracle, double> reference(layer, "oracle");
-  const auto in_scalar = [&](auto scalar) {
-    LayerOn<L, B, decltype(scalar)> subject(layer, name);
-    for (const Report& report :
-         laws(static_cast<Subject&>(subject), static_cast<Subject&>(reference)))
-      findings.push_back({report.holds, describe(report, subject.name())});
-  };
-  in_scalar(float{});
-  in_scalar(double{});
+inline std::vector<Finding> found(const std::vector<Report>& reports, const Subject& subject) {
+  std::vector<Finding> findings;
+  for (const Report& report : reports)
+    findings.push_back({report.holds, describe(report, subject.name())});
+  return findings;
 }
-}  // namespace detail
+inline void append(std::vector<Finding>& findings, std::vector<Finding> more) {
+  findings.insert(findings.end(), more.begin(), more.end());
+}
 
-/// Every law for a layer, or a language model, on every one of these backends in float and in double; they are compared with
-/// an oracle, which computes the same in double.
+/// Every law for a layer, or a language model, on one backend in one scalar. Results are compared with an oracle, a backend that
+/// computes the same in double.
+template <class Oracle, class B, class T, class L>
+std::vector<Finding> every_law_in(const L& layer) {
+  LayerOn<L, B, T> subject(layer, backend_name<B>());
+  LayerOn<L, Oracle, double> reference(layer, "oracle");
+  return found(every_law(subject, reference), subject);
+}
+
+/// The same on every one of these backends, in float and in double.
 ///   for (const auto& finding : ssm::laws::every_law_against<mine::Reference, mine::Reference, mine::Fast>(layer))
 ///     if (!finding.holds) std::cerr << finding.text << '\n';
 /// Cost    seconds for a layer of a few channels; use small ones
 template <class Oracle, class... Backends, class L>
 std::vector<Finding> every_law_against(const L& layer) {
+  static_assert(sizeof...(Backends) > 0, "name the backends to check, behind the oracle");
   std::vector<Finding> findings;
-  const auto laws = [](Subject& subject, Subject& reference) {
-    return every_law(subject, reference);
-  };
-  (detail::find_on<Oracle, Backends>(layer, backend_name<Backends>(), laws, findings), ...);
+  (append(findings, every_law_in<Oracle, Backends, float>(layer)), ...);
+  (append(findings, every_law_in<Oracle, Backends, double>(layer)), ...);
   return findings;
 }
 
 /// The same with Reference as the oracle: for a layer that needs no primitives but the library's.
 template <class... Backends, class L>
 std::vector<Finding> every_law_on(const L& layer) {
+  static_assert(sizeof...(Backends) > 0, "name the backends to check");
   return every_law_against<Reference, Backends...>(layer);
 }
 
 /// The laws that large operands could break: those about blocking, threads and memory. For layers that are too large for the
 /// others to be checked in reasonable time.
-template <class Oracle, class... Backends, class L>
-std::vector<Finding> laws_at_scale_against(const L& layer) {
-  std::vector<Finding> findings;
-  const auto laws = [](Subject& subject, Subject& reference) {
-    return std::vector<Report>{backends_agree(subject, reference, {{2, 65}}),
-                               step_allocates_nothing(subject), same_seed_gives_same_bits(subject)};
-  };
-  (detail::find_on<Oracle, Backends>(layer, backend_name<Backends>(), laws, findings), ...);
-  return findings;
+template <class Oracle, class B, class T, class L>
+std::vector<Finding> laws_at_scale_in(const L& layer) {
+  LayerOn<L, B, T> subject(layer, backend_name<B>());
+  LayerOn<L, Oracle, double> reference(layer, "oracle");
+  return found({backends_agree(subject, reference, {{2, 65}}), step_allocates_nothing(subject),
+                same_seed_gives_same_bits(subject)},
+               subject);
 }
 
 }  // namespace ssm::laws

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <concepts>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -25,13 +24,6 @@ typename B::Resources two_threads() {
   else
     return typename B::Resources();
 }
-
-/// Whether a layer reads tokens instead of sequences of numbers, as language models do.
-template <class L>
-concept ReadsTokens = requires(const L& layer) {
-  { layer.vocabulary() } -> std::convertible_to<Index>;
-  { layer.padded_vocabulary() } -> std::convertible_to<Index>;
-};
 
 /// A layer L, or a language model, on a backend in a scalar, as a subject of the laws. The backend's memory is the host's.
 template <class L, class B, class T>

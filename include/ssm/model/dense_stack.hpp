@@ -69,7 +69,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       std::optional<Seed> dropout;
     };
     std::vector<Block> blocks;
-    Index sequences = 0;
+    Index state_rows = 0;  // sequences
     bool has_initial_state = false;
   };
 
@@ -110,7 +110,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     const bool has_initial_state = options.initial_state != nullptr;
     if (tape != nullptr) {
       tape->blocks.resize(count);
-      tape->sequences = sequences;
+      tape->state_rows = sequences;
       tape->has_initial_state = has_initial_state;
     }
     if (options.final_state != nullptr) options.final_state->blocks.resize(count);
@@ -167,7 +167,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     Ring<T, Space> ring;
     for (std::size_t i = 0; i < std::min(count, ring_size()); ++i) {
       ring[i] = layers_[i].template hidden_room<T>(ctx, frame, nullptr, dy.extent(0), dy.extent(1),
-                                                   tape.sequences, has_initial_state);
+                                                   tape.state_rows, has_initial_state);
       clear(ctx, ring[i]);
     }
     const View<T, 3, Space> running(dx);
