@@ -29,16 +29,17 @@ constexpr double seconds_between_saves = 60;
 constexpr std::size_t quick_evaluation = 32768;  // tokens; the last evaluation reads them all
 
 LanguageModelTrainerConfig trainer_config(const TrainingRecipe& recipe, bool has_attention) {
-  return {.batch = recipe.batch,
-          .accumulation = recipe.accumulation,
-          .carry = has_attention ? 1 : recipe.carry,  // a cache would grow with it
-          .dropout = recipe.dropout,
-          .seed = Seed{recipe.seed}.fork("dropout"),
-          .optimizer = {.rate = recipe.rate,
-                        .ssm_rate = recipe.ssm_rate,
-                        .beta2 = recipe.beta2,
-                        .weight_decay = recipe.weight_decay,
-                        .clip_norm = recipe.clip}};
+  return {
+      .batch = recipe.batch,
+      .accumulation = recipe.accumulation,
+      .carry = has_attention ? 1 : recipe.carry,  // a cache would grow with it
+      .dropout = recipe.dropout,
+      .seed = Seed{recipe.seed}.fork("dropout"),
+      .optimizer = {.rate = recipe.rate,
+                    .ssm_rate = recipe.ssm_rate > 0 ? recipe.ssm_rate : std::min(recipe.rate, 1e-3),
+                    .beta2 = recipe.beta2,
+                    .weight_decay = recipe.weight_decay,
+                    .clip_norm = recipe.clip}};
 }
 
 /// The recipe of a resumed run; flags that contradict it are refused.
