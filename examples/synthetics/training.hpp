@@ -47,7 +47,10 @@ class Training {
         parameters_(model_.initialize(context_, seed.fork("parameters"))),
         gradients_(model_.template zero_parameters<float>(context_)),
         optimizer_(context_, model_, parameters_,
-                   {.rate = settings.rate, .weight_decay = settings.weight_decay}),
+                   {.rate = settings.rate,
+                    .ssm_rate = std::min(settings.rate, 1e-3),
+                    .weight_decay = settings.weight_decay,
+                    .decay_norms_and_biases = true}),  // as in the published recipes
         schedule_(settings.schedule()),
         order_(static_cast<std::size_t>(settings.training)) {
     std::iota(order_.begin(), order_.end(), std::size_t{0});

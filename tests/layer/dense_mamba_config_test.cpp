@@ -10,22 +10,6 @@ using ssm::DenseMamba;
 using ssm::DenseMambaConfig;
 using ssm::dyn;
 
-<<<<<<< HEAD:tests/layer/dense_mamba_laws_test.cpp
-TEST_CASE("DenseMamba without sources obeys every law with sizes in the type") {
-  ssm::laws::check_every_law(
-      DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 4, .dt_rank = 2},
-                                  .select_hidden = 2}>({.mamba = {.dt_min = 0.05, .dt_max = 0.5}}));
-}
-
-TEST_CASE("DenseMamba that carries fusion on obeys every law without sources") {
-  ssm::laws::check_every_law(
-      DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 4, .dt_rank = 2},
-                                  .select_hidden = 2}>(
-          {.mamba = {.dt_min = 0.05, .dt_max = 0.5}, .fusion = ssm::DenseFusion::carried}));
-}
-
-=======
->>>>>>> wip-laws:tests/layer/dense_mamba_config_test.cpp
 TEST_CASE("how DenseMamba fuses can be said at run time") {
   using Dynamic = DenseMamba<DenseMambaConfig{}>;
   CHECK(Dynamic({.mamba = {.channels = 8}}).fusion() == ssm::DenseFusion::readout);

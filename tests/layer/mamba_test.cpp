@@ -13,30 +13,6 @@ using ssm::MambaConfig;
 /// Every size only at run time, so that one type serves all of them.
 using Dynamic = Mamba<MambaConfig{.state = dyn, .conv_width = dyn}>;
 
-<<<<<<< HEAD:tests/layer/mamba_laws_test.cpp
-TEST_CASE("Mamba obeys every law with sizes in the type") {
-  ssm::laws::check_every_law(
-      Mamba<MambaConfig{.channels = 3, .state = 4, .dt_rank = 2, .bias = true}>(
-          {.dt_min = 0.05, .dt_max = 0.5}));
-}
-
-TEST_CASE("Mamba obeys every law without biases, narrow inside and with two taps") {
-  ssm::laws::check_every_law(
-      Mamba<MambaConfig{.inner = dyn, .state = dyn, .conv_width = dyn, .conv_bias = false}>(
-          {.channels = 5, .inner = 4, .state = 3, .conv_width = 2}));
-}
-
-TEST_CASE("Mamba obeys every law wider than any vector register") {
-  ssm::laws::check_every_law(
-      Dynamic({.channels = 19, .state = 2, .conv_width = 4, .dt_min = 0.05, .dt_max = 0.5}));
-}
-
-TEST_CASE("a wide Mamba obeys the laws about threads and memory") {
-  ssm::laws::check_laws_at_scale(Dynamic({.channels = 96, .state = 16, .conv_width = 4}));
-}
-
-=======
->>>>>>> wip-laws:tests/layer/mamba_test.cpp
 TEST_CASE("sizes that are left out follow from the channels") {
   const Dynamic layer({.channels = 40, .state = 16, .conv_width = 4});
   CHECK(layer.inner() == 80);
@@ -58,12 +34,14 @@ TEST_CASE("steps start between dt_min and dt_max, and A at minus one to minus N"
   }
 }
 
-TEST_CASE("only A_log and D are never decayed") {
+TEST_CASE("A, D and what gives the step sizes are never decayed") {
   ssm::Context<ssm::Reference> ctx;
   const auto p = Dynamic({.channels = 4, .state = 2, .conv_width = 4}).zero_parameters<float>(ctx);
   ssm::for_each_parameter(
       [](const ssm::ParameterSpec& spec, const auto&) {
-        CHECK(spec.weight_decay == (spec.name != "A_log" && spec.name != "D"));
+        const bool is_dynamics =
+            spec.name == "A_log" || spec.name == "D" || spec.name.starts_with("dt_proj.");
+        CHECK(spec.weight_decay == !is_dynamics);
       },
       p);
 }

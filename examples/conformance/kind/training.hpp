@@ -80,6 +80,7 @@ class TrainingCheck {
             .beta2 = number_in(options_, "beta2"),
             .eps = number_in(options_, "eps"),
             .weight_decay = number_in(options_, "weight_decay"),
+            .decay_norms_and_biases = true,
             .clip_norm = number_in(options_, "clip_norm", 0)};
   }
 

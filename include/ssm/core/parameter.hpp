@@ -15,7 +15,7 @@ enum class ParameterRole { weight, bias, norm, embedding, ssm };
 struct ParameterSpec {
   std::string name;
   ParameterRole role = ParameterRole::weight;
-  bool weight_decay = true;        // false: never decayed, whatever the optimizer's setting
+  bool weight_decay = true;  // false: SSM dynamics, never decayed, whatever the optimizer's setting
   bool own_learning_rate = false;  // true: the optimizer's rate for SSM dynamics applies
 };
 

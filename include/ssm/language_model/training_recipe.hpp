@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -63,16 +64,17 @@ void for_each_setting(Recipe& r, Visit&& visit) {
 
 /// The trainer of a recipe. A model with attention carries no state: its cache would grow with it.
 inline LanguageModelTrainerConfig trainer_config(const TrainingRecipe& recipe, bool has_attention) {
-  return {.batch = recipe.batch,
-          .accumulation = recipe.accumulation,
-          .carry = has_attention ? 1 : recipe.carry,
-          .seed = Seed{recipe.seed}.fork("dropout"),
-          .optimizer = {.rate = recipe.rate,
-                        .ssm_rate = recipe.ssm_rate,
-                        .beta2 = recipe.beta2,
-                        .weight_decay = recipe.weight_decay,
-                        .decay_vectors = recipe.decay_norms_and_biases,
-                        .clip_norm = recipe.clip}};
+  return {
+      .batch = recipe.batch,
+      .accumulation = recipe.accumulation,
+      .carry = has_attention ? 1 : recipe.carry,
+      .seed = Seed{recipe.seed}.fork("dropout"),
+      .optimizer = {.rate = recipe.rate,
+                    .ssm_rate = recipe.ssm_rate > 0 ? recipe.ssm_rate : std::min(recipe.rate, 1e-3),
+                    .beta2 = recipe.beta2,
+                    .weight_decay = recipe.weight_decay,
+                    .decay_norms_and_biases = recipe.decay_norms_and_biases,
+                    .clip_norm = recipe.clip}};
 }
 
 /// The learning rates of a recipe in a run of so many steps.

@@ -293,10 +293,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
       visit(ParameterSpec{.name = "conv1d.bias", .role = ParameterRole::bias}, p.conv_bias,
             more.conv_bias...);
     XProjection::for_each_parameter(scoped("x_proj", visit), p.x_proj, more.x_proj...);
-    visit(ParameterSpec{.name = "dt_proj.weight", .role = ParameterRole::ssm}, p.dt_proj.weight,
-          more.dt_proj.weight...);
-    visit(ParameterSpec{.name = "dt_proj.bias", .role = ParameterRole::ssm}, p.dt_proj.bias,
-          more.dt_proj.bias...);
+    visit(undecayed("dt_proj.weight"), p.dt_proj.weight, more.dt_proj.weight...);
+    visit(undecayed("dt_proj.bias"), p.dt_proj.bias, more.dt_proj.bias...);
     visit(undecayed("A_log"), p.A_log, more.A_log...);
     visit(undecayed("D"), p.D, more.D...);
     OutProjection::for_each_parameter(scoped("out_proj", visit), p.out_proj, more.out_proj...);

@@ -70,9 +70,9 @@ class LanguageModelTrainer {
       result.loss +=
           accumulate(ctx, layer, parameters, options) / static_cast<double>(config_.accumulation);
     }
-    result.gradient_norm = global_norm(ctx, gradients_);
-    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm))
-      optimizer_.update(ctx, parameters, gradients_, rate);
+    result.gradient_norm = std::isfinite(result.loss)
+                               ? optimizer_.update(ctx, parameters, gradients_, rate)
+                               : optimizer_.gradient_norm(ctx, gradients_);
     return result;
   }
 
