@@ -156,7 +156,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    backward<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
+    differentiate<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
   }
 
   /// The sources' gradients are added to `dsources`; `dhidden` is what later layers say of `hidden`, null where they say
