@@ -45,7 +45,8 @@ TEST_CASE("initial steps are asked for at run time, by every layer that has step
   const auto begin = [&](const auto& layer) {
     return layer.template initialize<double>(ctx, Seed{1});
   };
-  for (const auto& [low, high] : ranges) {
+  for (const auto& range : ranges) {
+    const double low = range.first, high = range.second;
     CAPTURE(low);
     CAPTURE(high);
     using Diagonal = DiagonalSsm<DiagonalSsmConfig{.state = 2}>;
@@ -78,8 +79,8 @@ TEST_CASE("initial steps are asked for at run time, by every layer that has step
 }
 
 TEST_CASE("steps that are no range are refused") {
-  for (const auto& [low, high] : {std::pair{0.2, 0.1}, {0.0, 0.1}, {-1.0, 0.1}, {0.1, INFINITY}}) {
-    const double dt_min = low, dt_max = high;
+  for (const auto& range : {std::pair{0.2, 0.1}, {0.0, 0.1}, {-1.0, 0.1}, {0.1, INFINITY}}) {
+    const double dt_min = range.first, dt_max = range.second;
     CAPTURE(dt_min);
     CHECK(refusal([&] {
             DiagonalSsm<DiagonalSsmConfig{}>({.channels = 1, .dt_min = dt_min, .dt_max = dt_max});

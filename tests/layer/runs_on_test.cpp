@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "support/runs_on.hpp"
+
 #include <doctest/doctest.h>
 
 #include <set>
@@ -8,23 +10,17 @@
 #include "ssm/backend/cpu.hpp"
 #include "ssm/backend/cuda.hpp"
 #include "ssm/core/fill_random.hpp"
-#include "support/callable_verbs.hpp"
 #include "support/every_layer.hpp"
 #include "support/partial_backends.hpp"
 
 namespace {
 
 using namespace ssm;
-using laws::callable_verbs;
 using laws::every_layer;
 using laws::every_primitive;
 using laws::for_each_case;
 using laws::MadeOf;
 using laws::Recorder;
-
-/// All verbs where RunsOn holds, and none elsewhere.
-template <class L, class B, class T>
-constexpr bool is_exact = callable_verbs<L, B, T>() == (RunsOn<L, B, T> ? 6 : 0);
 
 template <class B>
 void check_exact_on(const char* backend) {
@@ -32,12 +28,12 @@ void check_exact_on(const char* backend) {
     using L = typename std::remove_cvref_t<decltype(layer_case)>::Layer;
     CAPTURE(layer_case.title());
     CAPTURE(std::string(backend));
-    CHECK(is_exact<L, B, float>);
-    CHECK(is_exact<L, B, double>);
+    CHECK(laws::runs_on_is_exact<L, B, float>);
+    CHECK(laws::runs_on_is_exact<L, B, double>);
   });
 }
 
-TEST_CASE("a layer's verbs can be called where RunsOn holds, and nowhere else") {
+TEST_CASE("what a layer's verbs are made of can be called where RunsOn holds, and nowhere else") {
   check_exact_on<Reference>("Reference");
   check_exact_on<Cpu>("Cpu");
   check_exact_on<Cuda>("Cuda");
@@ -64,7 +60,7 @@ std::set<std::string_view> called_by;
 
 /// Every verb, with states and gradients of states.
 template <class L>
-void call_every_verb(const L& layer, bool packs_states) {
+void call_every_verb(const L& layer) {
   Context<Recorder> ctx;
   Recorder::called.clear();
   const auto size = [&](auto of_inputs) {
@@ -90,17 +86,13 @@ void call_every_verb(const L& layer, bool packs_states) {
   auto after = layer.template initial_state<float>(ctx, 1);
   layer.forward(ctx, parameters, x, y, tape, {.initial_state = &state, .final_state = &after});
   layer.backward(ctx, parameters, tape, dy, dx, gradients, {.initial_state = &dstate});
-  if (packs_states) {
-    const Index segments[] = {0, 2, 5};
-    layer.forward(ctx, parameters, x, y, {.segments = segments});
-  }
+  const Index segments[] = {0, 2, 5};
+  layer.forward(ctx, parameters, x, y, {.segments = segments});
   called_by<L>.insert(Recorder::called.begin(), Recorder::called.end());
 }
 
 TEST_CASE("a layer runs without a primitive if and only if none of its verbs calls it") {
-  for_each_case(every_layer, [](const auto& layer_case) {
-    call_every_verb(layer_case.make(), layer_case.packs_states);
-  });
+  for_each_case(every_layer, [](const auto& layer_case) { call_every_verb(layer_case.make()); });
   for_each_case(every_layer, [](const auto& layer_case) {
     using L = typename std::remove_cvref_t<decltype(layer_case)>::Layer;
     CAPTURE(layer_case.title());
@@ -116,7 +108,8 @@ TEST_CASE("a layer runs without a primitive if and only if none of its verbs cal
 
 /// A user's backend: the Cpu's but for one primitive, of floats alone.
 struct OwnShift : Cpu {
-  static void shift_convolution(Context<OwnShift>&, const ssm::ShiftConvolution<float, HostSpace>&) {}
+  static void shift_convolution(Context<OwnShift>&,
+                                const ssm::ShiftConvolution<float, HostSpace>&) {}
 };
 /// A backend that was never told of double.
 struct OwnMatmul {
@@ -143,7 +136,8 @@ TEST_CASE("GauRetention does not run on a backend without decayed_attention") {
   using Unit = GauRetention<GauRetentionConfig{}>;
   static_assert(!HasDecayedAttention<Cuda>);
   CHECK_FALSE(RunsOn<Unit, Cuda>);
-  CHECK(callable_verbs<Unit, Cuda, float>() == 0);
+  CHECK_FALSE(laws::may_evaluate<Unit, Cuda, float>);
+  CHECK_FALSE(laws::may_differentiate<Unit, Cuda, float>);
 }
 
 }  // namespace

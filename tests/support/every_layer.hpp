@@ -10,6 +10,7 @@
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/mamba.hpp"
+#include "ssm/layer/mean_pool.hpp"
 #include "ssm/layer/norm.hpp"
 #include "ssm/layer/retention.hpp"
 #include "ssm/layer/s4d.hpp"
@@ -239,6 +240,8 @@ inline constexpr auto every_layer = std::tuple(
     layer_case(
         {.name = "RmsNorm", .header = "ssm/layer/norm.hpp", .source = "Zhang and Sennrich 2019"},
         [] { return RmsNorm<>({.channels = 5}); }),
+    layer_case({.name = "MeanPool", .header = "ssm/layer/mean_pool.hpp", .source = ""},
+               [] { return MeanPool<MeanPoolConfig{.channels = 3}>(); }),
     layer_case({.name = "FeedForward",
                 .form = "GELU",
                 .header = "ssm/layer/feed_forward.hpp",

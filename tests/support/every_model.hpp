@@ -95,15 +95,6 @@ inline constexpr auto every_language_model = std::tuple(
                 .header = "ssm/model/blocks.hpp",
                 .source = "Fu et al. 2023 (H3)"},
                [] { return LanguageModel<Vocabulary{5}, Width{4}, H3Block, AttentionBlock>(); }),
-    layer_case({.name = "LanguageModel",
-                .form = "every block",
-                .header = "ssm/model/blocks.hpp",
-                .source = "",
-                .packs_states = false},
-               [] {
-                 return LanguageModel<Vocabulary{5}, Width{4}, MambaBlock, RetNetBlock, S4DBlock,
-                                      GatedStateSpaceBlock, H3Block, AttentionBlock>();
-               }),
     layer_case({.name = "H3LanguageModel",
                 .header = "ssm/model/h3_language_model.hpp",
                 .source = "Fu et al. 2023 (H3)"},

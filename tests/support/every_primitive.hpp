@@ -60,6 +60,8 @@ inline constexpr auto every_primitive = std::tuple(
         "normalization", []<class B, class T> { return HasNormalization<B, T>; }),
     primitive_case<reference::Activation>("activation",
                                           []<class B, class T> { return HasActivation<B, T>; }),
+    primitive_case<reference::RunningMean>("running_mean",
+                                           []<class B, class T> { return HasRunningMean<B, T>; }),
     primitive_case<reference::Embedding>("embedding",
                                          []<class B, class T> { return HasEmbedding<B, T>; }),
     primitive_case<reference::CrossEntropy>("cross_entropy",

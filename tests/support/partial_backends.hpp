@@ -210,6 +210,16 @@ struct Recorder : Reference {
     Reference::activation_backward(ctx, a);
   }
   template <class Ctx, class A>
+  static void running_mean(Ctx& ctx, const A& a) {
+    called.insert("running_mean");
+    Reference::running_mean(ctx, a);
+  }
+  template <class Ctx, class A>
+  static void running_mean_backward(Ctx& ctx, const A& a) {
+    called.insert("running_mean");
+    Reference::running_mean_backward(ctx, a);
+  }
+  template <class Ctx, class A>
   static void embedding(Ctx& ctx, const A& a) {
     called.insert("embedding");
     Reference::embedding(ctx, a);

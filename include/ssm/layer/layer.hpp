@@ -26,7 +26,7 @@ namespace ssm {
 ///   layer.fill_parameters(parameters, initializer)                         the published initialisation, on the host
 ///   L::for_each_parameter(visit, parameters...)                            names and tensors, in lockstep
 ///   L::for_each_state(visit, states...)                                    likewise, visit(name, tensors...)
-///   L::runs_on<B, T>                          whether backend B has the primitives it calls; left out, it calls none
+///   L::runs_on<B, T>                 whether backend B has the primitives it calls; left out, what `evaluate` requires
 /// A layer is a small value and holds no tensors. Its laws are checked by tests/support/layer_laws.hpp.
 ///
 /// x, y, dy and dx of every verb are tensors, views, or what `view_of` takes (Eigen matrices), in any layout, [B, L, D], or
@@ -38,7 +38,7 @@ template <class L>
 class LayerVerbs {
  public:
   template <class B, class T>
-  static constexpr bool runs_on = true;
+  static constexpr bool runs_on = detail::Evaluates<L, B, T>;
 
   /// Train: whole sequences in parallel, remembering what `backward` needs. x must outlive the tape's use, unless it is copied.
   template <class B, class P, class X, class Y, class Tape>

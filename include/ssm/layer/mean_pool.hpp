@@ -40,8 +40,8 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
   /// All sizes in the type.
   MeanPool() requires(Config.channels != dyn) : MeanPool(Config) {}
   /// Sizes that are `dyn` in the type come from here.
-  explicit MeanPool(MeanPoolConfig at_run_time)
-      : channels_(resolve_extent(Config.channels, at_run_time.channels, "channels")) {}
+  explicit MeanPool(MeanPoolConfig options)
+      : channels_(resolve_extent(Config.channels, options.channels, "channels")) {}
 
   Index channels() const { return channels_; }
 

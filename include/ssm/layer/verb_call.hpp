@@ -216,7 +216,7 @@ class VerbCall {
 
   template <class X, class Y>
   static void copy_layout(Context<B>& ctx, const X& from, const Y& to) {
-    if constexpr (X::rank() == 3 && HasRearrange<B>)
+    if constexpr (X::rank() == 3 && HasRearrange<B, T>)
       rearrange(ctx, Rearrange<T, Space>{.x = from, .y = to});
     else if constexpr (bool{Space::host_readable})
       copy(from, to);

@@ -10,7 +10,6 @@
 #include "ssm/layer/linear.hpp"  // linear_backward
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/model/initialization.hpp"
-#include "ssm/op/dropout.hpp"
 #include "ssm/op/embedding.hpp"
 #include "ssm/op/matmul.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -113,8 +112,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   template <class B, class T>
   static constexpr bool runs_on = (HasEmbedding<B, T> && HasMatmul<B, T> && HasRearrange<B, T> &&
-                                   HasDropout<B, T> && RunsOn<Backbone, B, T> &&
-                                   RunsOn<FinalNorm, B, T>);
+                                   RunsOn<Backbone, B, T> && RunsOn<FinalNorm, B, T>);
 
   template <class B, class T>
     requires RunsOn<BasicLanguageModel, B, T>

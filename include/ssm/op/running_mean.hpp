@@ -48,7 +48,8 @@ concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<T, typename
   B::running_mean_backward(ctx, g);
 };
 
-template <HasRunningMean B, class T>
+template <class B, class T>
+  requires HasRunningMean<B, T>
 void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
   const char* op = "running_mean";
   require_extents(op, "x", a.x, {dyn, dyn, dyn});
@@ -62,7 +63,8 @@ void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
   B::running_mean(ctx, a);
 }
 
-template <HasRunningMean B, class T>
+template <class B, class T>
+  requires HasRunningMean<B, T>
 void running_mean_backward(Context<B>& ctx, const RunningMeanBackward<T, typename B::Space>& g) {
   const char* op = "running_mean_backward";
   require_extents(op, "dy", g.dy, {dyn, dyn, dyn});

@@ -8,9 +8,10 @@
 #include <tuple>
 #include <type_traits>
 
-#include "../tests/support/every_layer.hpp"
-#include "../tests/support/every_model.hpp"
-#include "../tests/support/every_primitive.hpp"
+#include "support/every_layer.hpp"
+#include "support/every_model.hpp"
+#include "support/every_primitive.hpp"
+#include "support/every_whole_sequence_layer.hpp"
 
 namespace {
 
@@ -49,8 +50,7 @@ void print_layers(const char* heading, const Cases& cases) {
   std::string last;
   ssm::laws::for_each_case(cases, [&](const auto& layer_case) {
     using Layer = typename std::remove_cvref_t<decltype(layer_case)>::Layer;
-    std::string row = layer_case.row();
-    if (!layer_case.packs_states) row += " (no state with packed sequences)";
+    const std::string row = layer_case.row();
     if (row == last) return;
     print_row(row, []<class B, class T> { return ssm::RunsOn<Layer, B, T>; });
     last = row;
@@ -72,5 +72,6 @@ int main() {
   });
   print_layers("layer", ssm::laws::every_layer);
   print_layers("combinator", ssm::laws::every_combinator);
+  print_layers("layer of whole sequences", ssm::laws::every_whole_sequence_layer);
   print_layers("language model", ssm::laws::every_language_model);
 }
