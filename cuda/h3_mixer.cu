@@ -105,30 +105,30 @@ struct BackwardCalls {
           layout.take<Complex<float>>(diagonal_scan_checkpoint_count<T>(shape_of(call)));
     }
     const Sequences<T> dshifted = take_sequences(layout, call);
-    diagonal = {.shape = shape_of(call),
-                .parameters = call.diagonal,
-                .x = read(tape.shifted),
-                .gate_in = call.v,
-                .gate_out = call.q,
-                .checkpoints = tape.checkpoints,
-                .dy = adjoint.dy};
+    diagonal = DiagonalScanBackward<T>{.shape = shape_of(call),
+                                       .parameters = call.diagonal,
+                                       .x = read(tape.shifted),
+                                       .gate_in = call.v,
+                                       .gate_out = call.q,
+                                       .checkpoints = tape.checkpoints,
+                                       .dy = adjoint.dy};
     diagonal.x_is_gated = tapes_gated_input<T>;
     diagonal.dx = dshifted, diagonal.dgate_in = adjoint.dv;
     if (call.tape != nullptr)
       diagonal.dgate_out = adjoint.dq, diagonal.ungated = read(tape.ungated);
     diagonal.ddt = adjoint.ddt, diagonal.da = adjoint.da, diagonal.db = adjoint.db,
     diagonal.dc = adjoint.dc, diagonal.dskip = adjoint.dskip;
-    shift = {.batch = call.batch,
-             .channels = call.channels,
-             .length = call.length,
-             .taps = call.tap_count,
-             .x = call.k,
-             .kernel = call.taps,
-             .skip = call.shift_skip,
-             .dy = read(dshifted),
-             .dx = adjoint.dk,
-             .dkernel = adjoint.dtaps,
-             .dskip = adjoint.dshift_skip};
+    shift = ShiftConvolutionBackward<T>{.batch = call.batch,
+                                        .channels = call.channels,
+                                        .length = call.length,
+                                        .taps = call.tap_count,
+                                        .x = call.k,
+                                        .kernel = call.taps,
+                                        .skip = call.shift_skip,
+                                        .dy = read(dshifted),
+                                        .dx = adjoint.dk,
+                                        .dkernel = adjoint.dtaps,
+                                        .dskip = adjoint.dshift_skip};
     workspace = layout.take<char>(std::max({ForwardWorkspace<T>(call, nullptr).layout.used(),
                                             diagonal_scan_backward_workspace(diagonal),
                                             shift_convolution_backward_workspace(shift)}));

@@ -114,7 +114,7 @@ std::vector<float> train() {
   const auto text = text_of(400);
   const ssm::TextStreams streams(text, 12, 3, Seed{7});
   ssm::LanguageModelTrainer trainer(ctx, model, parameters,
-                                    {.batch = 3, .carry = 2, .dropout = 0.1, .seed = Seed{9}});
+                                    {.batch = 3, .carry = 2, .seed = Seed{9}});
   std::vector<float> result;
   for (int step = 0; step < 4; ++step)
     result.push_back(

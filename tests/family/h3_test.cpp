@@ -8,6 +8,7 @@
 #include <string>
 
 #include "ssm/backend/reference.hpp"
+#include "ssm/core/compare.hpp"
 #include "ssm/family/families.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/tiny_model.hpp"
@@ -236,7 +237,7 @@ TEST_CASE("every setting that the published code has for the SSMs is used or ref
   };
   const auto held = logits_of();
   saved.change_config([](Json& json) { json["ssm_cfg"]["disc"] = "bilinear"; });
-  CHECK(largest_difference(held, logits_of()) > 0);
+  CHECK(largest_difference(held, logits_of()).value > 0);
 }
 
 TEST_CASE("every published word for a measure is read, and the first of each is written") {

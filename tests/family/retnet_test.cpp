@@ -56,7 +56,6 @@ TEST_CASE("every size is read from the published fields") {
   CHECK(config.norm_epsilon == 1e-5);
   CHECK(config.dropout == 0.25);
   CHECK(config.activation_dropout == 0.125);
-  CHECK(config.chunk == 64);
 }
 
 TEST_CASE("what a config leaves out is as the published code has it") {
@@ -72,7 +71,6 @@ TEST_CASE("what a config leaves out is as the published code has it") {
   CHECK(config.norm_epsilon == 1e-6);
   CHECK(config.dropout == 0);
   CHECK(config.activation_dropout == 0);
-  CHECK(config.chunk == 512);
 }
 
 TEST_CASE("a config that is written is read as it was") {
@@ -101,7 +99,6 @@ TEST_CASE("every field is checked, and named") {
       {"layernorm_eps", 2},
       {"dropout", 1},
       {"activation_dropout", -0.1},
-      {"recurrent_chunk_size", 0},
       {"decoder_normalize_before", false},
       {"deepnorm", true},
       {"layernorm_embedding", true},
