@@ -24,8 +24,14 @@ using OnHost = ssm::BasicCuda<HostSpace>;  // the same kernels on memory that th
 using Device = ssm::cuda::CudaSpace;
 
 ssm::H3LanguageModel small_model() {
-  return ssm::make_language_model(ssm::H3LanguageModelConfig{
-      .d_model = 16, .n_layer = 2, .d_inner = 32, .vocab_size = 40, .d_state = 8, .head_dim = 1});
+  return ssm::make_language_model(ssm::H3LanguageModelConfig{.d_model = 16,
+                                                             .n_layer = 2,
+                                                             .d_inner = 32,
+                                                             .vocab_size = 40,
+                                                             .d_state = 8,
+                                                             .head_dim = 1,
+                                                             .embed_dropout = 0.1,
+                                                             .resid_dropout = 0.1});
 }
 
 std::vector<Token> text_of(std::size_t length) {

@@ -73,14 +73,14 @@ class LanguageModelOn final : public LanguageModelInterface {
   }
 
   void logits(const View<const Token, 2>& tokens, const View<float, 3>& logits) override {
-    run_sequences(tokens, logits, [&](const auto& ids, const auto& out) {
+    run_sequences(tokens, logits, [&](const auto& ids, auto& out) {
       layer().forward(*ctx_, parameters(), ids, out);
     });
   }
   void prefill(const View<const Token, 2>& tokens, const View<float, 3>& logits,
                StateInterface& state) override {
     auto& own = State::of(state, facts_, tokens.extent(0)).state();
-    run_sequences(tokens, logits, [&](const auto& ids, const auto& out) {
+    run_sequences(tokens, logits, [&](const auto& ids, auto& out) {
       layer().prefill(*ctx_, parameters(), ids, out, own);
     });
   }
@@ -163,7 +163,8 @@ class LanguageModelOn final : public LanguageModelInterface {
   };
 
   explicit LanguageModelOn(const BackendOptions& options)
-      : ctx_(std::make_shared<Context<B>>(ResourcesAtRunTime<typename B::Resources>::make(options))) {
+      : ctx_(std::make_shared<Context<B>>(
+            ResourcesAtRunTime<typename B::Resources>::make(options))) {
     facts_.backend = options.backend;
     if constexpr (requires { ctx_->resources().threads(); })
       facts_.threads = ctx_->resources().threads();

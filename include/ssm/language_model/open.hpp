@@ -10,13 +10,13 @@
 #include "ssm/family/families.hpp"
 #include "ssm/io/checkpoint_folder.hpp"  // model_folder
 #include "ssm/language_model.hpp"
-#include "ssm/layer/runs_on.hpp"
 
 namespace ssm {
 namespace detail {
 
 /// Makes language models of family F on backend B. Declared here and defined in header_only.hpp, so that each can be compiled
 /// in a program part of its own.
+/// Throws  ArgumentError  where the family does not run on the backend
 template <class B, class F>
 struct LanguageModelMaker {
   static std::unique_ptr<LanguageModelInterface> load(const BackendOptions& options,
@@ -24,16 +24,6 @@ struct LanguageModelMaker {
   static std::unique_ptr<LanguageModelInterface> make(const BackendOptions& options,
                                                       const typename F::Config& config, Seed seed);
 };
-
-/// Calls make() where the family runs on the backend.
-template <class B, class F, class Make>
-std::unique_ptr<LanguageModelInterface> where_it_runs(const BackendOptions& options, Make&& make) {
-  if constexpr (RunsOn<typename F::LanguageModel, B>)
-    return make();
-  else
-    throw ArgumentError("models of the family '" + std::string(F::name) + "' do not run on the " +
-                        options.backend + " backend");
-}
 
 }  // namespace detail
 
@@ -51,9 +41,7 @@ AnyLanguageModel open_language_model_on(const std::filesystem::path& path,
     const JsonObject json = read_json(folder / "config.json");
     std::unique_ptr<detail::LanguageModelInterface> model;
     with_family<List>(json, [&]<class F>() {
-      model = detail::where_it_runs<B, F>(options, [&] {
-        return detail::LanguageModelMaker<B, F>::load(options, json, ModelTensors(folder));
-      });
+      model = detail::LanguageModelMaker<B, F>::load(options, json, ModelTensors(folder));
     });
     return model;
   }));
@@ -66,9 +54,7 @@ AnyLanguageModel fresh_language_model_on(const FreshLanguageModel& fresh,
                                          const BackendOptions& options = {}) {
   std::unique_ptr<detail::LanguageModelInterface> model;
   const auto make = [&]<class F>(const typename F::Config& config) {
-    model = detail::where_it_runs<B, F>(options, [&] {
-      return detail::LanguageModelMaker<B, F>::make(options, config, fresh.seed);
-    });
+    model = detail::LanguageModelMaker<B, F>::make(options, config, fresh.seed);
   };
   if (fresh.config.empty()) {
     with_family<List>(fresh.family, [&]<class F>() {

@@ -23,7 +23,11 @@ class StateOn final : public StateInterface {
  public:
   StateOn(std::shared_ptr<Context<B>> ctx, const L& layer, const LanguageModelFacts& facts,
           Index sequences)
-      : ctx_(std::move(ctx)), layer_(layer), family_(facts.family), sequences_(sequences), state_(fresh(sequences)) {
+      : ctx_(std::move(ctx)),
+        layer_(layer),
+        family_(facts.family),
+        sequences_(sequences),
+        state_(fresh(sequences)) {
     if (sequences < 1) throw ArgumentError("language model: a state is of at least one sequence");
   }
 
