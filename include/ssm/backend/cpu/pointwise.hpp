@@ -9,7 +9,7 @@
 
 namespace ssm::cpu {
 
-/// act(x) and act'(x) for a register; the formulas of ActivationKind, with tanh written as a sigmoid of twice its argument.
+/// act(x) for a register; the formulas of ActivationKind, with tanh written as a sigmoid of twice its argument.
 template <ActivationKind Kind, class B>
 B activated(const B& x) {
   using T = typename B::value_type;
@@ -25,6 +25,7 @@ B activated(const B& x) {
   if constexpr (Kind == ActivationKind::none) return x;
 }
 
+/// act′(x) for a register.
 template <ActivationKind Kind, class B>
 B activation_slope(const B& x) {
   using T = typename B::value_type;
