@@ -39,7 +39,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     Tensor<T, Extents<dyn, D, 1>, Space> h;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<MinGru, State<T, Space>> {
+  struct Tape : SequenceTape<MinGru, State<T, Space>>, InputTape<T, Space> {
     typename Map::template Tape<T, Space> gate, hidden;
     DynamicTensor<T, 3, Space> k, z, v, delta;
   };
