@@ -40,6 +40,27 @@ class OneOf : public LayerVerbs<OneOf<First, Second>> {
   Index channels() const {
     return std::visit([](const auto& layer) { return layer.channels(); }, layer_);
   }
+  /// Of kinds that differ in width from input to output; else `channels()`.
+  Index inputs() const {
+    return std::visit(
+        [](const auto& layer) {
+          if constexpr (requires { layer.inputs(); })
+            return layer.inputs();
+          else
+            return layer.channels();
+        },
+        layer_);
+  }
+  Index outputs() const {
+    return std::visit(
+        [](const auto& layer) {
+          if constexpr (requires { layer.outputs(); })
+            return layer.outputs();
+          else
+            return layer.channels();
+        },
+        layer_);
+  }
 
   template <class B, class T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
