@@ -4,7 +4,7 @@
 // small: a case or two of every kernel, for tools that slow it down; profile: two large calls, for a profiler.
 #include <fstream>
 
-#include "../cuda/few_numbers.cuh"
+#include "../cuda/small_problem.cuh"
 #include "flashconv_convolution.cuh"
 #include "flashconv_diagonal.cuh"
 #include "flashconv_mixer.cuh"
@@ -12,18 +12,18 @@
 namespace {
 
 using namespace bench;
-using ssm::cuda::Bfloat16;
-using ssm::cuda::Float16;
+using ssm::BFloat16;
+using ssm::Float16;
 
 int failures = 0;
 
 template <class T>
 constexpr const char* type_name() {
-  return sizeof(T) == 4 ? "fp32" : std::is_same_v<T, Bfloat16> ? "bf16" : "fp16";
+  return sizeof(T) == 4 ? "fp32" : std::is_same_v<T, BFloat16> ? "bf16" : "fp16";
 }
 template <class T>
 constexpr double tolerance() {
-  return sizeof(T) == 4 ? 1e-5 : std::is_same_v<T, Bfloat16> ? 4e-3 : 1e-3;
+  return sizeof(T) == 4 ? 1e-5 : std::is_same_v<T, BFloat16> ? 4e-3 : 1e-3;
 }
 
 double report(const std::string& what, const std::map<std::string, double>& errors,
@@ -140,8 +140,10 @@ void check_convolution_cases() {
 /// A number so small that few others can be divided by it.
 template <class T>
 T tiny() {
-  if constexpr (sizeof(T) == 4) return 1e-38f;
-  return {std::uint16_t{0x0001}};
+  if constexpr (sizeof(T) == 4)
+    return 1e-38f;
+  else
+    return T::from_bits(0x0001);
 }
 
 struct MixerCase {
@@ -376,24 +378,24 @@ int main(int count, char** arguments) {
   cudaStream_t stream;
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   if (mode == "check") {
-    check_mixer_cases<Bfloat16>();
+    check_mixer_cases<BFloat16>();
     check_mixer_cases<float>();
     check_mixer_cases<Float16>();
-    check_convolution_cases<Bfloat16>();
+    check_convolution_cases<BFloat16>();
     check_convolution_cases<float>();
     check_convolution_cases<Float16>();
     check_diagonal_cases<float>();
-    check_diagonal_cases<Bfloat16>();
+    check_diagonal_cases<BFloat16>();
     check_diagonal_cases<Float16>();
   } else if (mode == "small") {
-    check_small_cases<Bfloat16>();
+    check_small_cases<BFloat16>();
     check_small_cases<Float16>();
     check_small_cases<float>();
   } else if (mode == "profile") {
-    MixerProblem<Bfloat16> p(32, 768, 8192, 32, 64, 7);
+    MixerProblem<BFloat16> p(32, 768, 8192, 32, 64, 7);
     p.run_forward(stream);
     p.run_backward(stream);
-    ConvolutionProblem<Bfloat16> q({2, 768, 262144, 262144}, 7);
+    ConvolutionProblem<BFloat16> q({2, 768, 262144, 262144}, 7);
     q.run_forward(stream);
     check(cudaStreamSynchronize(stream), "diagonal_scan");
   } else if (mode == "growth") {
@@ -401,27 +403,27 @@ int main(int count, char** arguments) {
     check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
     const double bandwidth = copy_bandwidth(stream);
     for (int length = 1024; length <= (1 << 20); length *= 2)
-      bench_growth<Bfloat16>(length, bandwidth, stream);
+      bench_growth<BFloat16>(length, bandwidth, stream);
     print_rows(count > 2 ? arguments[2] : nullptr, bandwidth, properties.name);
   } else if (mode == "bench") {
     cudaDeviceProp properties;
     check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
     const double bandwidth = copy_bandwidth(stream);
-    bench_diagonal<Bfloat16>(64, 4096, "H3 FlashConv", 1.969, 7.426, bandwidth, stream);
-    bench_diagonal<Bfloat16>(32, 8192, "H3 FlashConv", 2.538, 8.710, bandwidth, stream);
-    bench_diagonal<Bfloat16>(8, 32768, "FlashFFTConv fp16", 9.456, 23.090, bandwidth, stream);
-    bench_diagonal<Bfloat16>(2, 262144, "torch.fft", 33.087, 86.253, bandwidth, stream);
+    bench_diagonal<BFloat16>(64, 4096, "H3 FlashConv", 1.969, 7.426, bandwidth, stream);
+    bench_diagonal<BFloat16>(32, 8192, "H3 FlashConv", 2.538, 8.710, bandwidth, stream);
+    bench_diagonal<BFloat16>(8, 32768, "FlashFFTConv fp16", 9.456, 23.090, bandwidth, stream);
+    bench_diagonal<BFloat16>(2, 262144, "torch.fft", 33.087, 86.253, bandwidth, stream);
     const char* const h3 = "H3 FlashConv";
-    bench_convolution<Bfloat16>(64, 1024, false, h3, 0.389, 1.414, bandwidth, stream);
-    bench_convolution<Bfloat16>(64, 4096, false, h3, 1.969, 7.426, bandwidth, stream);
-    bench_convolution<Bfloat16>(32, 8192, false, h3, 2.538, 8.710, bandwidth, stream);
-    bench_convolution<Bfloat16>(32, 8192, true, h3, 2.741, 11.648, bandwidth, stream);
-    bench_convolution<Bfloat16>(16, 16384, false, "FlashFFTConv fp16", 5.253, 20.487, bandwidth,
+    bench_convolution<BFloat16>(64, 1024, false, h3, 0.389, 1.414, bandwidth, stream);
+    bench_convolution<BFloat16>(64, 4096, false, h3, 1.969, 7.426, bandwidth, stream);
+    bench_convolution<BFloat16>(32, 8192, false, h3, 2.538, 8.710, bandwidth, stream);
+    bench_convolution<BFloat16>(32, 8192, true, h3, 2.741, 11.648, bandwidth, stream);
+    bench_convolution<BFloat16>(16, 16384, false, "FlashFFTConv fp16", 5.253, 20.487, bandwidth,
                                 stream);
-    bench_convolution<Bfloat16>(8, 32768, false, "FlashFFTConv fp16", 9.456, 23.090, bandwidth,
+    bench_convolution<BFloat16>(8, 32768, false, "FlashFFTConv fp16", 9.456, 23.090, bandwidth,
                                 stream);
-    bench_convolution<Bfloat16>(2, 262144, false, "torch.fft", 33.087, 86.253, bandwidth, stream);
-    bench_mixer<Bfloat16>(32, 8192, 5.3, 20.0, bandwidth, stream);
+    bench_convolution<BFloat16>(2, 262144, false, "torch.fft", 33.087, 86.253, bandwidth, stream);
+    bench_mixer<BFloat16>(32, 8192, 5.3, 20.0, bandwidth, stream);
     print_rows(count > 2 ? arguments[2] : nullptr, bandwidth, properties.name);
   } else {
     std::fprintf(stderr, "flashconv: '%s' is none of check, small, bench, growth, profile\n",

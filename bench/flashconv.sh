@@ -14,7 +14,7 @@ pids=()
 for source in "$root"/cuda/{causal_convolution,diagonal_scan,h3_mixer,shift_convolution}*.cu "$root"/bench/flashconv.cu; do
   object=$build/$(basename "$source" .cu).o
   if [[ ! -e $object || -n $(find "$root/cuda" "$root/bench" "$root/include/ssm/backend/cuda" -newer "$object" -name '*.[ch]*' -print -quit) ]]; then
-    nvcc -O3 -std=c++20 -arch="$arch" -lineinfo -I"$root/include" -c "$source" -o "$object" &
+    nvcc -O3 -std=c++20 --expt-relaxed-constexpr -arch="$arch" -lineinfo -I"$root/include" -c "$source" -o "$object" &
     pids+=($!)
   fi
 done

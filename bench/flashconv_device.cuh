@@ -93,13 +93,8 @@ Buffer<T> normal(std::size_t size, unsigned seed, float scale = 1.f) {
 }
 
 inline double value(float v) { return v; }
-inline double value(ssm::cuda::Bfloat16 v) {
-  const unsigned bits = unsigned(v.bits) << 16;
-  float f;
-  std::memcpy(&f, &bits, 4);
-  return f;
-}
-inline double value(ssm::cuda::Float16 v) { return __half2float(__ushort_as_half(v.bits)); }
+inline double value(ssm::BFloat16 v) { return static_cast<float>(v); }
+inline double value(ssm::Float16 v) { return static_cast<float>(v); }
 
 /// What a buffer holds, read by pieces. Small buffers are copied at once: a copy takes microseconds, however small.
 template <class T>

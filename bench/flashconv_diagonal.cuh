@@ -73,8 +73,7 @@ struct DiagonalProblem {
       to.write(from);
     };
     upload(step, hstep), upload(a, ha), upload(b, hb), upload(this->c_, hc), upload(skip, hskip);
-    dstep = zeros(hstep.size()), da = zeros(ha.size()), db = zeros(hb.size()),
-    dc = zeros(hc.size());
+    ddt = zeros(hstep.size()), da = zeros(ha.size()), db = zeros(hb.size()), dc = zeros(hc.size());
     dskip = zeros(hskip.size());
     if (c.keep_checkpoints)
       checkpoints = Buffer<float>(2 * ssm::cuda::diagonal_scan_checkpoint_count<T>(shape));
@@ -87,17 +86,17 @@ struct DiagonalProblem {
     out.write(std::vector<float>(size));
     return out;
   }
-  static ssm::cuda::Complex* complex(const Buffer<float>& buffer) {
-    return reinterpret_cast<ssm::cuda::Complex*>(buffer.data());
+  static ssm::Complex<float>* complex(const Buffer<float>& buffer) {
+    return reinterpret_cast<ssm::Complex<float>*>(buffer.data());
   }
   template <class U>
   Sequences<U> view(const Buffer<T>& buffer) const {
     return {buffer.data(), std::int64_t(c.channels) * c.length, c.length};
   }
   ssm::cuda::DiagonalScanParameters parameters() const {
-    using enum ssm::cuda::Discretisation;
+    using enum ssm::Discretization;
     return {step.data(), complex(a),  complex(b),
-            complex(c_), skip.data(), c.bilinear ? bilinear : zoh};
+            complex(c_), skip.data(), c.bilinear ? bilinear : zero_order_hold};
   }
   ssm::cuda::DiagonalScan<T> forward() const {
     return {shape,
@@ -122,7 +121,7 @@ struct DiagonalProblem {
                                             complex(dfinal)};
     call.dx = view<T>(dx), call.dgate_in = view<T>(dgate_in), call.dgate_out = view<T>(dgate_out);
     call.dinitial_state = complex(dinitial);
-    call.dstep = dstep.data(), call.da = complex(da), call.db = complex(db), call.dc = complex(dc);
+    call.ddt = ddt.data(), call.da = complex(da), call.db = complex(db), call.dc = complex(dc);
     call.dskip = dskip.data();
     return call;
   }
@@ -138,7 +137,7 @@ struct DiagonalProblem {
   std::vector<reference::Model> models;
   Buffer<T> x, dy, y, dx, gate_in, gate_out, dgate_in, dgate_out;
   Buffer<float> initial, dfinal, final, dinitial, checkpoints;
-  Buffer<float> step, a, b, c_, skip, dstep, da, db, dc, dskip;
+  Buffer<float> step, a, b, c_, skip, ddt, da, db, dc, dskip;
   Buffer<int> segments;
   Buffer<char> workspace;
 };
@@ -151,7 +150,7 @@ std::map<std::string, double> diagonal_errors(const DiagonalProblem<T>& p,
   const Contents x(p.x), gate_in(p.gate_in), gate_out(p.gate_out), dy(p.dy);
   const Contents y(p.y), dx(p.dx), dgate_in(p.dgate_in), dgate_out(p.dgate_out);
   const Contents initials(p.initial), finals(p.final), dinitials(p.dinitial), dfinals(p.dfinal);
-  const Contents da(p.da), db(p.db), dc(p.dc), dsteps(p.dstep), dskips(p.dskip);
+  const Contents da(p.da), db(p.db), dc(p.dc), ddts(p.ddt), dskips(p.dskip);
   std::vector<int> edges = c.segments;
   if (edges.empty()) edges = {0, c.length};
   const int pieces = int(edges.size()) - 1, sequences = p.shape.sequences();
@@ -201,7 +200,7 @@ std::map<std::string, double> diagonal_errors(const DiagonalProblem<T>& p,
     compare_complex("da", complex_at(da, state, c.modes), gradient.a);
     compare_complex("db", complex_at(db, state, c.modes), gradient.b);
     compare_complex("dc", complex_at(dc, state, c.modes), gradient.c);
-    compare("dstep", dsteps(d, 1), {gradient.step});
+    compare("ddt", ddts(d, 1), {gradient.step});
     compare("dskip", dskips(d, 1), {gradient.skip});
   });
   return combined(errors);

@@ -52,9 +52,12 @@ struct MixerProblem {
   }
   ssm::cuda::H3MixerBackward<T> backward(bool taped) const {
     const auto d = diagonal.backward();
-    return {
-        forward(taped), view<const T>(dy), view<T>(dq), view<T>(dk), view<T>(dv), dkernel.data(),
-        dskip.data(),   d.dstep,           d.da,        d.db,        d.dc,        d.dskip};
+    return {forward(taped), view<const T>(dy),
+            view<T>(dq),    view<T>(dk),
+            view<T>(dv),    dkernel.data(),
+            dskip.data(),   d.ddt,
+            d.da,           d.db,
+            d.dc,           d.dskip};
   }
   void run_forward(cudaStream_t stream, bool taped = true) {
     ssm::cuda::h3_mixer(forward(taped), workspace.data(), stream);
@@ -77,7 +80,7 @@ std::map<std::string, double> mixer_errors(const MixerProblem<T>& p,
   const Contents q(p.q), k(p.k), v(p.v), dy(p.dy), y(p.y), dq(p.dq), dk(p.dk), dv(p.dv);
   const Contents kernels(p.kernel), skips(p.skip), dkernels(p.dkernel), dskips(p.dskip);
   const DiagonalProblem<T>& diagonal = p.diagonal;
-  const Contents da(diagonal.da), db(diagonal.db), dc(diagonal.dc), dsteps(diagonal.dstep);
+  const Contents da(diagonal.da), db(diagonal.db), dc(diagonal.dc), ddts(diagonal.ddt);
   const Contents diagonal_dskips(diagonal.dskip);
   std::vector<std::map<std::string, RelativeError>> errors(channels.size());
   parallel_for(int(channels.size()), [&](int i) {
@@ -120,7 +123,7 @@ std::map<std::string, double> mixer_errors(const MixerProblem<T>& p,
     compare("da", numbers(da), flat(model.a));
     compare("db", numbers(db), flat(model.b));
     compare("dc", numbers(dc), flat(model.c));
-    compare("dstep", dsteps(d, 1), {model.step});
+    compare("ddt", ddts(d, 1), {model.step});
     compare("dskip", diagonal_dskips(d, 1), {model.skip});
   });
   return combined(errors);

@@ -2,6 +2,8 @@
 // Layers as a user calls them: forward, forward and backward, and one recurrent step early and late in a sequence.
 #include <benchmark/benchmark.h>
 
+#include <string>
+
 #include "ssm/backend/cpu.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "ssm/layer/attention.hpp"
@@ -102,43 +104,34 @@ void step(benchmark::State& state) {
   for (auto _ : state) layer.step(ctx, parameters, x, y, memory);
 }
 
-BENCHMARK(forward<Scan>)->UseRealTime();
-BENCHMARK(forward<Convolution>)->UseRealTime();
-BENCHMARK(forward<Automatic>)->UseRealTime();
-BENCHMARK(forward<Shift>)->UseRealTime();
-BENCHMARK(forward<H3>)->UseRealTime();
-BENCHMARK(forward<Attention>)->UseRealTime();
-BENCHMARK(forward<S4D>)->UseRealTime();
-BENCHMARK(forward<Gss>)->UseRealTime();
-BENCHMARK(forward<Mamba>)->UseRealTime();
-BENCHMARK(forward<DenseMamba>)->UseRealTime();
-BENCHMARK(forward<Retention>)->UseRealTime();
-BENCHMARK(forward<Gau>)->UseRealTime();
-BENCHMARK(forward<Linear>)->UseRealTime();
-BENCHMARK(forward<Mlp>)->UseRealTime();
-BENCHMARK(forward<ssm::LayerNorm<channels>>)->UseRealTime();
-BENCHMARK(forward<ssm::RmsNorm<channels>>)->UseRealTime();
-BENCHMARK(forward_backward<Scan>)->UseRealTime();
-BENCHMARK(forward_backward<Convolution>)->UseRealTime();
-BENCHMARK(forward_backward<Automatic>)->UseRealTime();
-BENCHMARK(forward_backward<Shift>)->UseRealTime();
-BENCHMARK(forward_backward<H3>)->UseRealTime();
-BENCHMARK(forward_backward<Attention>)->UseRealTime();
-BENCHMARK(forward_backward<S4D>)->UseRealTime();
-BENCHMARK(forward_backward<Gss>)->UseRealTime();
-BENCHMARK(forward_backward<Mamba>)->UseRealTime();
-BENCHMARK(forward_backward<DenseMamba>)->UseRealTime();
-BENCHMARK(forward_backward<Retention>)->UseRealTime();
-BENCHMARK(forward_backward<Gau>)->UseRealTime();
-BENCHMARK(forward_backward<Linear>)->UseRealTime();
-BENCHMARK(forward_backward<Mlp>)->UseRealTime();
-BENCHMARK(step<Scan>)->Arg(10)->Arg(10000)->UseRealTime();
-BENCHMARK(step<Shift>)->Arg(10)->Arg(10000)->UseRealTime();
-BENCHMARK(step<H3>)->Arg(10)->Arg(10000)->UseRealTime();
-BENCHMARK(step<S4D>)->Arg(10)->Arg(10000)->UseRealTime();
-BENCHMARK(step<Mamba>)->Arg(10)->Arg(10000)->UseRealTime();
-BENCHMARK(step<DenseMamba>)->Arg(10)->Arg(10000)->UseRealTime();
-BENCHMARK(step<Retention>)->Arg(10)->Arg(10000)->UseRealTime();
-BENCHMARK(step<Gau>)->Arg(10)->Arg(10000)->UseRealTime();
+template <class L>
+struct Entry {
+  const char* name;
+  bool steps = false;  // whether single steps are measured too
+
+  void add() const {
+    const auto called = [&](const char* what) { return what + ("<" + std::string(name) + ">"); };
+    benchmark::RegisterBenchmark(called("forward").c_str(), forward<L>)->UseRealTime();
+    benchmark::RegisterBenchmark(called("forward_backward").c_str(), forward_backward<L>)
+        ->UseRealTime();
+    if (steps)
+      benchmark::RegisterBenchmark(called("step").c_str(), step<L>)
+          ->Arg(10)
+          ->Arg(10000)
+          ->UseRealTime();
+  }
+};
+
+[[maybe_unused]] const bool added = [] {
+  const auto add = [](const auto&... entries) { (entries.add(), ...); };
+  add(Entry<Scan>{"Scan", true}, Entry<Convolution>{"Convolution"}, Entry<Automatic>{"Automatic"},
+      Entry<Shift>{"Shift", true}, Entry<H3>{"H3", true}, Entry<Attention>{"Attention"},
+      Entry<S4D>{"S4D", true}, Entry<Gss>{"Gss"}, Entry<Mamba>{"Mamba", true},
+      Entry<DenseMamba>{"DenseMamba", true}, Entry<Retention>{"Retention", true},
+      Entry<Gau>{"Gau", true}, Entry<Linear>{"Linear"}, Entry<Mlp>{"Mlp"},
+      Entry<ssm::LayerNorm<channels>>{"ssm::LayerNorm<channels>"},
+      Entry<ssm::RmsNorm<channels>>{"ssm::RmsNorm<channels>"});
+  return true;
+}();
 
 }  // namespace

@@ -4,7 +4,7 @@
 # ones are welcome. MODULE for the others, whatever CMAKE_FIND_PACKAGE_PREFER_CONFIG says: the targets that Debian's
 # configuration of xsimd makes are not the ones that cmake/Findxsimd.cmake makes.
 find_package(xsimd 8.1 MODULE QUIET)
-find_package(OpenMP MODULE QUIET COMPONENTS CXX)
+find_package(Threads MODULE QUIET)
 find_package(Eigen3 CONFIG QUIET)
 find_package(nlohmann_json CONFIG QUIET)
 
@@ -19,13 +19,13 @@ endif()
 
 set(SSM_HAS_CPU OFF)
 set(SSM_HAS_EIGEN OFF)
-if(xsimd_FOUND AND OpenMP_CXX_FOUND)
+if(xsimd_FOUND AND Threads_FOUND)
   set(SSM_HAS_CPU ON)
   if(Eigen3_VERSION VERSION_GREATER_EQUAL 3.4)
     set(SSM_HAS_EIGEN ON)
   endif()
 else()
-  message(STATUS "ssm::cpu is off: it needs xsimd >= 8.1 and OpenMP")
+  message(STATUS "ssm::cpu is off: it needs xsimd >= 8.1 and threads")
 endif()
 if(SSM_WITH_FFTW AND NOT SSM_HAS_CPU)
   message(FATAL_ERROR "SSM_WITH_FFTW is ON but ssm::cpu, which ssm::fftw stands on, is off")

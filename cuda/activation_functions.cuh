@@ -35,6 +35,12 @@ SSM_HOST_DEVICE T activate(ActivationKind kind, T x) {
       return x / 2 * (T{1} + std::erf(x * static_cast<T>(std::numbers::sqrt2 / 2)));
     case ActivationKind::silu:
       return x / (T{1} + std::exp(-x));
+    case ActivationKind::sigmoid:
+      return sigmoid(x);
+    case ActivationKind::tanh:
+      return std::tanh(x);
+    case ActivationKind::softplus:
+      return (x < T{0} ? T{0} : x) + std::log1p(std::exp(x < T{0} ? x : -x));
   }
   return x;
 }
@@ -62,6 +68,16 @@ SSM_HOST_DEVICE T activation_slope(ActivationKind kind, T x) {
       const T share = sigmoid(x);
       return share * (T{1} + x * (T{1} - share));
     }
+    case ActivationKind::sigmoid: {
+      const T share = sigmoid(x);
+      return share * (T{1} - share);
+    }
+    case ActivationKind::tanh: {
+      const T value = std::tanh(x);
+      return T{1} - value * value;
+    }
+    case ActivationKind::softplus:
+      return sigmoid(x);
   }
   return T{1};
 }

@@ -9,9 +9,9 @@ template <class T>
 std::size_t causal_convolution_workspace(const CausalConvolution<T>& call) {
   using namespace device;
   if (call.length > longest_block<T>) return LongConvolution<T>(call, nullptr).used();
-  if constexpr (is_twisted<T>) {
-    return with_twisted(call.length, [&](auto plan, auto blocks) {
-      using Tables = TwistedTables<decltype(plan), blocks.value>;
+  if constexpr (uses_negacyclic<T>) {
+    return with_negacyclic_plan(call.length, [&](auto plan, auto blocks) {
+      using Tables = NegacyclicTables<decltype(plan), blocks.value>;
       return Tables(Tables::slice(call.channels), nullptr).used();
     });
   } else {
@@ -24,19 +24,19 @@ std::size_t causal_convolution_workspace(const CausalConvolution<T>& call) {
 namespace device {
 
 template <class P, int Blocks>
-void convolve_by_tables(const CausalConvolution<Bfloat16>& call, void* workspace, Stream stream,
+void convolve_by_tables(const CausalConvolution<BFloat16>& call, void* workspace, Stream stream,
                         const char* operation) {
-  using Tables = TwistedTables<P, Blocks>;
+  using Tables = NegacyclicTables<P, Blocks>;
   const int slice = Tables::slice(call.channels);
   for (int first = 0; first < call.channels; first += slice) {
     const Tables tables(std::min(slice, call.channels - first), workspace);
     tables.build({call.kernel, call.skip, call.taps}, first, call.length, stream, operation);
-    tables.template run<false>(TwistedLaunch{.batch = call.batch,
-                                             .length = call.length,
-                                             .x = from_channel(call.x, first),
-                                             .gate_in = from_channel(call.gate_in, first),
-                                             .gate_out = from_channel(call.gate_out, first),
-                                             .y = from_channel(call.y, first)},
+    tables.template run<false>(NegacyclicLaunch{.batch = call.batch,
+                                                .length = call.length,
+                                                .x = from_channel(call.x, first),
+                                                .gate_in = from_channel(call.gate_in, first),
+                                                .gate_out = from_channel(call.gate_out, first),
+                                                .y = from_channel(call.y, first)},
                                stream, operation);
   }
 }
@@ -63,8 +63,8 @@ void causal_convolution(const CausalConvolution<T>& call, void* workspace, Strea
   require(workspace != nullptr, operation, "workspace is null");
   if (call.length > longest_block<T>) {
     LongConvolution<T>(call, workspace).run(stream, operation);
-  } else if constexpr (is_twisted<T>) {
-    with_twisted(call.length, [&](auto plan, auto blocks) {
+  } else if constexpr (uses_negacyclic<T>) {
+    with_negacyclic_plan(call.length, [&](auto plan, auto blocks) {
       convolve_by_tables<decltype(plan), blocks.value>(call, workspace, stream, operation);
     });
   } else {
@@ -78,7 +78,7 @@ void causal_convolution(const CausalConvolution<T>& call, void* workspace, Strea
   template SSM_CUDA_API void causal_convolution<T>(const CausalConvolution<T>&, void*, Stream); \
   template SSM_CUDA_API std::size_t causal_convolution_workspace<T>(const CausalConvolution<T>&);
 SSM_INSTANTIATE(float)
-SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 

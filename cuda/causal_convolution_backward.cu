@@ -9,21 +9,21 @@ namespace device {
 template <class P>
 struct ConvolutionBackwardWorkspace {
   ConvolutionBackwardWorkspace(int channels, void* base, const void* made)
-      : spectra(channels, made != nullptr ? const_cast<void*>(made) : base), carver(base) {
-    carver.take<char>(spectra.used());
-    inputs = carver.take<char>(Spectrum<P>::bytes * channels);
+      : spectra(channels, made != nullptr ? const_cast<void*>(made) : base), layout(base) {
+    layout.take<char>(spectra.used());
+    inputs = layout.take<char>(Spectrum<P>::bytes * channels);
   }
   KernelSpectra<P> spectra;
-  Carver carver;
+  WorkspaceLayout layout;
   char* inputs = nullptr;
 };
 
 /// dgate_out is the forward product with dy as its gate; dx and dgate_in are one product backwards in time; dkernel is
 /// a kernel of its own.
 template <class P, int Blocks>
-void backward_by_tables(const CausalConvolutionBackward<Bfloat16>& call, void* workspace,
+void backward_by_tables(const CausalConvolutionBackward<BFloat16>& call, void* workspace,
                         Stream stream, const char* operation) {
-  using Tables = TwistedTables<P, Blocks>;
+  using Tables = NegacyclicTables<P, Blocks>;
   const int slice = Tables::slice(call.channels);
   const bool made = call.spectra != nullptr && call.length <= kBlockConvolutionLength;
   for (int first = 0; first < call.channels; first += slice) {
@@ -34,26 +34,26 @@ void backward_by_tables(const CausalConvolutionBackward<Bfloat16>& call, void* w
     const auto x = from_channel(call.x, first), gate_in = from_channel(call.gate_in, first),
                gate_out = from_channel(call.gate_out, first), dy = from_channel(call.dy, first);
     if (call.dgate_out.data != nullptr)
-      tables.template run<false>(TwistedLaunch{.batch = call.batch,
-                                               .length = call.length,
-                                               .x = x,
-                                               .gate_in = gate_in,
-                                               .gate_out = dy,
-                                               .y = from_channel(call.dgate_out, first)},
+      tables.template run<false>(NegacyclicLaunch{.batch = call.batch,
+                                                  .length = call.length,
+                                                  .x = x,
+                                                  .gate_in = gate_in,
+                                                  .gate_out = dy,
+                                                  .y = from_channel(call.dgate_out, first)},
                                  stream, operation);
-    tables.template run<true>(TwistedLaunch{.batch = call.batch,
-                                            .length = call.length,
-                                            .x = dy,
-                                            .gate_in = gate_out,
-                                            .gate_out = gate_in,
-                                            .second_gate = x,
-                                            .y = from_channel(call.dx, first),
-                                            .second = from_channel(call.dgate_in, first)},
+    tables.template run<true>(NegacyclicLaunch{.batch = call.batch,
+                                               .length = call.length,
+                                               .x = dy,
+                                               .gate_in = gate_out,
+                                               .gate_out = gate_in,
+                                               .second_gate = x,
+                                               .y = from_channel(call.dx, first),
+                                               .second = from_channel(call.dgate_in, first)},
                               stream, operation);
   }
   Tables::correlate(
-      TwistedGradientLaunch{call.batch, call.channels, call.length, call.taps, call.x, call.gate_in,
-                            call.dy, call.gate_out, call.dkernel, call.dskip},
+      NegacyclicGradientLaunch{call.batch, call.channels, call.length, call.taps, call.x,
+                               call.gate_in, call.dy, call.gate_out, call.dkernel, call.dskip},
       stream, operation);
 }
 
@@ -74,15 +74,15 @@ template <class T>
 std::size_t causal_convolution_backward_workspace(const CausalConvolutionBackward<T>& call) {
   using namespace device;
   if (call.length > longest_block<T>) return LongConvolutionBackward<T>(call, nullptr).used();
-  if constexpr (is_twisted<T>) {
-    return with_twisted(call.length, [&](auto plan, auto blocks) {
-      using Tables = TwistedTables<decltype(plan), blocks.value>;
+  if constexpr (uses_negacyclic<T>) {
+    return with_negacyclic_plan(call.length, [&](auto plan, auto blocks) {
+      using Tables = NegacyclicTables<decltype(plan), blocks.value>;
       return Tables(Tables::slice(call.channels), nullptr).used();
     });
   } else {
     return with_transform<T>(call.length, [&](auto plan) {
       return ConvolutionBackwardWorkspace<decltype(plan)>(call.channels, nullptr, nullptr)
-          .carver.used();
+          .layout.used();
     });
   }
 }
@@ -96,8 +96,8 @@ void causal_convolution_backward(const CausalConvolutionBackward<T>& call, void*
   require(workspace != nullptr, operation, "workspace is null");
   if (call.length > longest_block<T>) {
     LongConvolutionBackward<T>(call, workspace).run(stream, operation);
-  } else if constexpr (is_twisted<T>) {
-    with_twisted(call.length, [&](auto plan, auto blocks) {
+  } else if constexpr (uses_negacyclic<T>) {
+    with_negacyclic_plan(call.length, [&](auto plan, auto blocks) {
       backward_by_tables<decltype(plan), blocks.value>(call, workspace, stream, operation);
     });
   } else {
@@ -113,7 +113,7 @@ void causal_convolution_backward(const CausalConvolutionBackward<T>& call, void*
   template SSM_CUDA_API std::size_t causal_convolution_backward_workspace<T>(                    \
       const CausalConvolutionBackward<T>&);
 SSM_INSTANTIATE(float)
-SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 

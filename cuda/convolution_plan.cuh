@@ -6,8 +6,8 @@
 
 #include "causal_convolution.cuh"
 #include "launch.cuh"
-#include "twisted_convolution.cuh"
-#include "twisted_gradient.cuh"
+#include "negacyclic_convolution.cuh"
+#include "negacyclic_gradient.cuh"
 
 namespace ssm::cuda::device {
 
@@ -34,32 +34,33 @@ auto with_transform(int length, const Body& body) {
 template <class P>
 class KernelSpectra {
  public:
-  KernelSpectra(int channels, void* base) : carver_(base), channels_(channels) {
-    spectrum = carver_.template take<char>(Spectrum<P>::bytes * channels);
-    unscale = carver_.template take<float>(channels);
+  KernelSpectra(int channels, void* base) : layout_(base), channels_(channels) {
+    spectrum = layout_.template take<char>(Spectrum<P>::bytes * channels);
+    unscale = layout_.template take<float>(channels);
   }
   void build(const float* kernel, const float* skip, int taps, int length, Stream stream,
              const char* operation) const {
     launch(transform_kernel<P>, dim3(channels_), P::threads, P::bytes, stream, operation,
            KernelLaunch{kernel, skip, taps, std::min(taps, length), spectrum, unscale});
   }
-  std::size_t used() const { return carver_.used(); }
+  std::size_t used() const { return layout_.used(); }
 
   char* spectrum;
   float* unscale;
 
  private:
-  Carver carver_;
+  WorkspaceLayout layout_;
   int channels_;
 };
 
-/// Whether sequences go by a transform that stops half-way (TwistedTables) rather than by whole transforms, which keep two
+/// Whether sequences go by partial negacyclic transforms (NegacyclicTables) rather than by whole transforms, which keep two
 /// half terms of every number.
 template <class T>
-inline constexpr bool is_twisted = std::is_same_v<T, Bfloat16>;
+inline constexpr bool uses_negacyclic = std::is_same_v<T, BFloat16>;
 
 template <class T>
-inline constexpr int longest_block = is_twisted<T> ? kLongestBf16Block : kBlockConvolutionLength;
+inline constexpr int longest_block =
+    uses_negacyclic<T> ? kLongestBf16Block : kBlockConvolutionLength;
 
 /// Channels at a time that keep a workspace of `channel` bytes a channel near 256 MiB, in slices of about one size.
 inline int channels_at_a_time(std::size_t channel, int channels) {
@@ -78,13 +79,13 @@ Sequences<T> from_channel(Sequences<T> tensor, int first) {
 
 /// Calls `body` with the plan for `length` positions and the number of its blocks, a power of two.
 template <class Body>
-auto with_twisted(int length, const Body& body) {
-  if (length <= 1024) return body(Twisted<32>{}, std::integral_constant<int, 1>{});
-  if (length <= 2048) return body(Twisted<64>{}, std::integral_constant<int, 1>{});
-  if (length <= 4096) return body(Twisted<64>{}, std::integral_constant<int, 2>{});
-  if (length <= 8192) return body(Twisted<64>{}, std::integral_constant<int, 4>{});
-  if (length <= 16384) return body(Twisted<64>{}, std::integral_constant<int, 8>{});
-  return body(Twisted<64, 2>{}, std::integral_constant<int, 16>{});
+auto with_negacyclic_plan(int length, const Body& body) {
+  if (length <= 1024) return body(NegacyclicPlan<32>{}, std::integral_constant<int, 1>{});
+  if (length <= 2048) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 1>{});
+  if (length <= 4096) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 2>{});
+  if (length <= 8192) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 4>{});
+  if (length <= 16384) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 8>{});
+  return body(NegacyclicPlan<64, 2>{}, std::integral_constant<int, 16>{});
 }
 
 /// Parameters of a convolution: kernel [D, taps], skip [D] or null.
@@ -96,55 +97,55 @@ struct ConvolutionKernels {
 
 /// The inner products' tables of some channels in a workspace, and the launches that make and use them.
 template <class P, int Blocks>
-class TwistedTables {
+class NegacyclicTables {
  public:
   /// Channels whose tables are made at a time: all where a backward call may take them over, else as many as keep them near
   /// 256 MiB.
   static int slice(int channels) {
     if constexpr (Blocks * P::length <= kBlockConvolutionLength) return channels;
-    return channels_at_a_time(twisted_table_bytes<P>(Blocks), channels);
+    return channels_at_a_time(negacyclic_table_bytes<P>(Blocks), channels);
   }
-  TwistedTables(int channels, void* base) : carver_(base), channels_(channels) {
-    tables_ = carver_.template take<char>(twisted_table_bytes<P>(Blocks) * channels);
-    unscale_ = carver_.template take<float>(channels);
+  NegacyclicTables(int channels, void* base) : layout_(base), channels_(channels) {
+    tables_ = layout_.template take<char>(negacyclic_table_bytes<P>(Blocks) * channels);
+    unscale_ = layout_.template take<float>(channels);
   }
   /// From the kernels of channel `first` on.
   void build(const ConvolutionKernels& kernels, int first, int length, Stream stream,
              const char* operation) const {
     constexpr int channels = P::rows / Blocks;
     const auto [kernel, skip, taps] = kernels;
-    launch(build_twisted_tables<P, Blocks>, dim3((channels_ + channels - 1) / channels), P::threads,
-           P::bytes, stream, operation,
-           TwistedKernelLaunch{kernel + std::int64_t{first} * taps,
-                               skip == nullptr ? nullptr : skip + first, taps,
-                               std::min(taps, length), channels_, tables_, unscale_});
+    launch(build_negacyclic_tables<P, Blocks>, dim3((channels_ + channels - 1) / channels),
+           P::threads, P::bytes, stream, operation,
+           NegacyclicKernelLaunch{kernel + std::int64_t{first} * taps,
+                                  skip == nullptr ? nullptr : skip + first, taps,
+                                  std::min(taps, length), channels_, tables_, unscale_});
   }
   template <bool Adjoint>
-  void run(TwistedLaunch call, Stream stream, const char* operation) const {
+  void run(NegacyclicLaunch call, Stream stream, const char* operation) const {
     call.channels = channels_, call.tables = tables_, call.unscale = unscale_;
     constexpr int sequences = P::rows / Blocks;
     const int items = (call.batch + sequences - 1) / sequences * call.channels;
     const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr ||
                        call.second.data != nullptr;
-    launch(gated ? convolve_twisted<P, true, Blocks, Adjoint>
-                 : convolve_twisted<P, false, Blocks, Adjoint>,
+    launch(gated ? convolve_negacyclic<P, true, Blocks, Adjoint>
+                 : convolve_negacyclic<P, false, Blocks, Adjoint>,
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
            operation, call);
   }
-  static void correlate(TwistedGradientLaunch call, Stream stream, const char* operation) {
+  static void correlate(NegacyclicGradientLaunch call, Stream stream, const char* operation) {
     if constexpr (P::Groups == 1) {
       const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
       for (; call.share < gradient_shares<P, Blocks>; ++call.share)
-        launch(gated ? correlate_twisted<P, true, Blocks> : correlate_twisted<P, false, Blocks>,
-               dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation,
-               call);
+        launch(
+            gated ? correlate_negacyclic<P, true, Blocks> : correlate_negacyclic<P, false, Blocks>,
+            dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
     } else {
-      using Pieces = TwistedTables<Twisted<P::Outer>, 8>;
+      using Pieces = NegacyclicTables<NegacyclicPlan<P::Outer>, 8>;
       constexpr int piece = 8 * P::length;
       const int pieces = (call.length + piece - 1) / piece;
       for (int distance = 0; distance < pieces; ++distance) {
         call.pieces = pieces - distance, call.tap = distance * piece;
-        TwistedGradientLaunch later = call, sooner = call;
+        NegacyclicGradientLaunch later = call, sooner = call;
         later.dy_first = sooner.x_first = call.tap;
         if (later.tap < call.taps) Pieces::correlate(later, stream, operation);
         std::swap(sooner.x, sooner.dy), std::swap(sooner.gate_in, sooner.gate_out);
@@ -154,10 +155,10 @@ class TwistedTables {
       }
     }
   }
-  std::size_t used() const { return carver_.used(); }
+  std::size_t used() const { return layout_.used(); }
 
  private:
-  Carver carver_;
+  WorkspaceLayout layout_;
   int channels_;
   char* tables_;
   float* unscale_;

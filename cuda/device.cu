@@ -28,12 +28,11 @@ void* allocate_page_locked(std::size_t bytes) {
 
 void deallocate_page_locked(void* pointer) noexcept { cudaFreeHost(pointer); }
 
+// The legacy default stream takes what it is given after all that streams of create_stream were given before, and they
+// take what comes later after it. So nothing here waits for the device, but for a copy to the host.
 void copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  // The context's streams do not wait for the default stream, which this copy runs on.
-  device::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   device::check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
-  device::check(cudaDeviceSynchronize(), "cudaMemcpy");
 }
 
 void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
@@ -45,9 +44,12 @@ void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
 
 void fill_zero(void* to, std::size_t bytes) {
   if (bytes == 0) return;
-  device::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-  device::check(cudaMemset(to, 0, bytes), "cudaMemset");
-  device::check(cudaDeviceSynchronize(), "cudaMemset");
+  device::check(cudaMemsetAsync(to, 0, bytes, cudaStreamLegacy), "cudaMemsetAsync");
+}
+
+int device_count() noexcept {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
 Stream create_stream(Device device) {
@@ -63,7 +65,7 @@ Stream create_stream(Device device) {
                   std::to_string(count));
   device::check(cudaSetDevice(device.index), "cudaSetDevice");
   cudaStream_t stream = nullptr;
-  device::check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  device::check(cudaStreamCreate(&stream), "cudaStreamCreate");
   return stream;
 }
 

@@ -4,31 +4,31 @@
 #include "diagonal_scan_forward.cuh"
 #include "diagonal_scan_matrices.cuh"
 #include "diagonal_scan_plan.cuh"
-#include "few_numbers.cuh"
+#include "small_problem.cuh"
 
 namespace ssm::cuda {
 
 namespace device {
 namespace {
 
-/// A call over few numbers, in float.
+/// A small 16-bit call, in float.
 template <class T>
-struct WideForward {
-  WideForward(const DiagonalScan<T>& of, void* base)
-      : carver(base), copies(carver, of.shape.batch, of.shape.channels, of.shape.length) {
-    call = {of.shape,
-            of.parameters,
-            copies.input(of.x),
-            copies.input(of.gate_in),
-            copies.input(of.gate_out),
-            of.initial_state,
-            copies.output(of.y),
-            of.final_state,
-            of.checkpoints};
-    workspace = carver.take<char>(diagonal_scan_workspace<float>(of.shape));
+struct UpcastForward {
+  UpcastForward(const DiagonalScan<T>& of, void* base)
+      : layout(base), copies(layout, of.shape.batch, of.shape.channels, of.shape.length) {
+    call = {.shape = of.shape,
+            .parameters = of.parameters,
+            .x = copies.input(of.x),
+            .gate_in = copies.input(of.gate_in),
+            .gate_out = copies.input(of.gate_out),
+            .initial_state = of.initial_state,
+            .y = copies.output(of.y),
+            .final_state = of.final_state,
+            .checkpoints = of.checkpoints};
+    workspace = layout.take<char>(diagonal_scan_workspace<float>(of.shape));
   }
-  Carver carver;
-  FloatCopies<T> copies;
+  WorkspaceLayout layout;
+  UpcastSequences<T> copies;
   DiagonalScan<float> call;
   char* workspace;
 };
@@ -39,17 +39,17 @@ struct WideForward {
 template <class T>
 std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape) {
   using namespace device;
-  if (!in_float<T>(shape.batch, shape.channels, shape.length))
+  if (!computes_in_float<T>(shape.batch, shape.channels, shape.length))
     return ChannelLayout<T>::bytes * shape.channels;
   T some{};  // room for every tensor that a call may have
   DiagonalScan<T> call{.shape = shape};
   call.x.data = call.gate_in.data = call.gate_out.data = call.y.data = &some;
-  return WideForward<T>(call, nullptr).carver.used();
+  return UpcastForward<T>(call, nullptr).layout.used();
 }
 
 template <class T>
 std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape) {
-  if (device::in_float<T>(shape.batch, shape.channels, shape.length))
+  if (device::computes_in_float<T>(shape.batch, shape.channels, shape.length))
     return diagonal_scan_checkpoint_count<float>(shape);
   constexpr std::size_t tile = device::tile_positions<T>;
   const std::size_t length = shape.length, sequences = shape.sequences();
@@ -102,10 +102,10 @@ void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) 
   const char* const operation = "diagonal_scan";
   require_sizes(shape, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (in_float<T>(shape.batch, shape.channels, shape.length)) {
-    const WideForward<T> wide(call, workspace);
-    return wide.copies.around(stream, operation,
-                              [&] { diagonal_scan(wide.call, wide.workspace, stream); });
+  if (computes_in_float<T>(shape.batch, shape.channels, shape.length)) {
+    const UpcastForward<T> upcast(call, workspace);
+    return upcast.copies.around(stream, operation,
+                                [&] { diagonal_scan(upcast.call, upcast.workspace, stream); });
   }
   char* const matrices = static_cast<char*>(workspace);
   launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
@@ -117,18 +117,13 @@ void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) 
            ForwardLaunch<T>{call, matrices, shape.sequences(), 1, 0});
 }
 
-int device_count() noexcept {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
-}
-
 #define SSM_INSTANTIATE(T)                                                                         \
   template void device::walk_forward<T>(const DiagonalScan<T>&, const char*, Stream, const char*); \
   template SSM_CUDA_API void diagonal_scan<T>(const DiagonalScan<T>&, void*, Stream);              \
   template SSM_CUDA_API std::size_t diagonal_scan_workspace<T>(const DiagonalScanShape&);          \
   template SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count<T>(const DiagonalScanShape&);
 SSM_INSTANTIATE(float)
-SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 

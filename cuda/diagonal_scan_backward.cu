@@ -4,7 +4,7 @@
 #include "diagonal_scan_backward.cuh"
 #include "diagonal_scan_gradient.cuh"
 #include "diagonal_scan_plan.cuh"
-#include "few_numbers.cuh"
+#include "small_problem.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -21,66 +21,66 @@ auto backward_kernel(bool chained) {
 
 template <class T>
 struct BackwardWorkspace {
-  BackwardWorkspace(const DiagonalScanBackward<T>& call, void* base) : carver(base) {
+  BackwardWorkspace(const DiagonalScanBackward<T>& call, void* base) : layout(base) {
     const DiagonalScanShape& shape = call.shape;
     const std::size_t channels = shape.channels, items = channels * shape.sequences();
     plan = make_plan(shape, tile_positions<T>, backward_warps<T>, kBackwardWarps, 3);
-    matrices = carver.template take<char>(ChannelLayout<T>::bytes * channels);
-    partial = carver.template take<float2>(channels * plan.groups * 3 * kModes);
-    partial_skip = carver.template take<float>(channels * plan.groups);
+    matrices = layout.template take<char>(ChannelLayout<T>::bytes * channels);
+    partial = layout.template take<float2>(channels * plan.groups * 3 * kModes);
+    partial_skip = layout.template take<float>(channels * plan.groups);
     if (operand_terms<T> == 3)
-      kept_sums = carver.template take<float4>(channels * plan.groups *
+      kept_sums = layout.template take<float4>(channels * plan.groups *
                                                (sizeof(ChunkSums<T>) / 16) * backward_threads<T>);
     if (call.checkpoints == nullptr)
-      checkpoints = carver.template take<Complex>(diagonal_scan_checkpoint_count<T>(shape));
+      checkpoints = layout.template take<Complex<float>>(diagonal_scan_checkpoint_count<T>(shape));
     if (call.dfinal_state != nullptr) {
-      last_state = carver.template take<Complex>(items * shape.modes);
-      tail_state = carver.template take<float2>(items * kModes);
-      tail_input = carver.template take<float>(items * kChunk);
-      tail_partial = carver.template take<float2>(items * 2 * kModes);
+      last_state = layout.template take<Complex<float>>(items * shape.modes);
+      tail_state = layout.template take<float2>(items * kModes);
+      tail_input = layout.template take<float>(items * kChunk);
+      tail_partial = layout.template take<float2>(items * 2 * kModes);
     }
   }
-  Carver carver;
+  WorkspaceLayout layout;
   Plan plan;
   char* matrices = nullptr;
   float2* partial = nullptr;
   float* partial_skip = nullptr;
   float4* kept_sums = nullptr;
-  Complex* checkpoints = nullptr;
-  Complex* last_state = nullptr;
+  Complex<float>* checkpoints = nullptr;
+  Complex<float>* last_state = nullptr;
   float2* tail_state = nullptr;
   float* tail_input = nullptr;
   float2* tail_partial = nullptr;
 };
 
-/// A call over few numbers, in float.
+/// A small 16-bit call, in float.
 template <class T>
-struct WideBackward {
-  WideBackward(const DiagonalScanBackward<T>& of, void* base)
-      : carver(base), copies(carver, of.shape.batch, of.shape.channels, of.shape.length) {
-    call = {of.shape,
-            of.parameters,
-            copies.input(of.x),
-            copies.input(of.gate_in),
-            copies.input(of.gate_out),
-            of.initial_state,
-            of.checkpoints,
-            copies.input(of.dy),
-            of.dfinal_state,
-            copies.output(of.dx),
-            copies.output(of.dgate_in),
-            copies.output(of.dgate_out),
-            of.dinitial_state,
-            of.dstep,
-            of.da,
-            of.db,
-            of.dc,
-            of.dskip,
-            copies.input(of.ungated)};
-    workspace = carver.take<char>(diagonal_scan_backward_workspace(call));
+struct UpcastBackward {
+  UpcastBackward(const DiagonalScanBackward<T>& of, void* base)
+      : layout(base), copies(layout, of.shape.batch, of.shape.channels, of.shape.length) {
+    call = {.shape = of.shape,
+            .parameters = of.parameters,
+            .x = copies.input(of.x),
+            .gate_in = copies.input(of.gate_in),
+            .gate_out = copies.input(of.gate_out),
+            .initial_state = of.initial_state,
+            .checkpoints = of.checkpoints,
+            .dy = copies.input(of.dy),
+            .dfinal_state = of.dfinal_state,
+            .dx = copies.output(of.dx),
+            .dgate_in = copies.output(of.dgate_in),
+            .dgate_out = copies.output(of.dgate_out),
+            .dinitial_state = of.dinitial_state,
+            .ddt = of.ddt,
+            .da = of.da,
+            .db = of.db,
+            .dc = of.dc,
+            .dskip = of.dskip,
+            .ungated = copies.input(of.ungated)};
+    workspace = layout.take<char>(diagonal_scan_backward_workspace(call));
   }
-  Carver carver;
-  FloatCopies<T> copies;
+  WorkspaceLayout layout;
+  UpcastSequences<T> copies;
   DiagonalScanBackward<float> call;
   char* workspace;
 };
@@ -89,9 +89,9 @@ struct WideBackward {
 
 template <class T>
 std::size_t diagonal_scan_backward_workspace(const DiagonalScanBackward<T>& call) {
-  if (device::in_float<T>(call.shape.batch, call.shape.channels, call.shape.length))
-    return device::WideBackward<T>(call, nullptr).carver.used();
-  return device::BackwardWorkspace<T>(call, nullptr).carver.used();
+  if (device::computes_in_float<T>(call.shape.batch, call.shape.channels, call.shape.length))
+    return device::UpcastBackward<T>(call, nullptr).layout.used();
+  return device::BackwardWorkspace<T>(call, nullptr).layout.used();
 }
 
 template <class T>
@@ -101,16 +101,17 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   const char* const operation = "diagonal_scan_backward";
   require_sizes(shape, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  require(!call.x_is_product ||
-              (operand_terms<T> == 1 && !in_float<T>(shape.batch, shape.channels, shape.length) &&
-               call.gate_in.data != nullptr && call.checkpoints != nullptr &&
-               call.dfinal_state == nullptr &&
-               !(call.dgate_out.data != nullptr && call.ungated.data == nullptr)),
-          operation, "products in place of x: bf16, with a gate and checkpoints alone");
-  if (in_float<T>(shape.batch, shape.channels, shape.length)) {
-    const WideBackward<T> wide(call, workspace);
-    return wide.copies.around(stream, operation,
-                              [&] { diagonal_scan_backward(wide.call, wide.workspace, stream); });
+  require(!call.x_is_gated || (operand_terms<T> == 1 &&
+                               !computes_in_float<T>(shape.batch, shape.channels, shape.length) &&
+                               call.gate_in.data != nullptr && call.checkpoints != nullptr &&
+                               call.dfinal_state == nullptr &&
+                               !(call.dgate_out.data != nullptr && call.ungated.data == nullptr)),
+          operation,
+          "x_is_gated wants bf16 data of a large call, with a gate and checkpoints alone");
+  if (computes_in_float<T>(shape.batch, shape.channels, shape.length)) {
+    const UpcastBackward<T> upcast(call, workspace);
+    return upcast.copies.around(
+        stream, operation, [&] { diagonal_scan_backward(upcast.call, upcast.workspace, stream); });
   }
   const BackwardWorkspace<T> space(call, workspace);
   const dim3 items(shape.channels, (shape.sequences() + kWarps - 1) / kWarps);
@@ -143,9 +144,9 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
       0};
   const bool chained = space.plan.warps_per_sequence > 1;
   auto kernel = backward_kernel<T, Inputs::plain, false>(chained);
-  if (call.x_is_product) {
+  if (call.x_is_gated) {
     if constexpr (operand_terms<T> == 1)
-      kernel = backward_kernel<T, Inputs::products, true>(chained);
+      kernel = backward_kernel<T, Inputs::pregated, true>(chained);
   } else if (call.gate_in.data != nullptr) {
     kernel = backward_kernel<T, Inputs::gated, true>(chained);
   } else if (call.gate_out.data != nullptr) {
@@ -164,7 +165,7 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   template SSM_CUDA_API std::size_t diagonal_scan_backward_workspace<T>(                      \
       const DiagonalScanBackward<T>&);
 SSM_INSTANTIATE(float)
-SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 

@@ -3,7 +3,7 @@
 
 #include "diagonal_scan_states.cuh"
 #include "diagonal_scan_sums.cuh"
-#include "kept_product.cuh"
+#include "gated_input.cuh"
 
 namespace ssm::cuda::device {
 
@@ -35,8 +35,8 @@ __device__ inline void store_product(T* to, const Runs<T>& a, const Runs<T>& b, 
   }
 }
 
-/// How inputs come: without a gate, beside one, or as kept products beside one.
-enum class Inputs { plain, gated, products };
+/// How inputs come: without a gate, beside one, or gated already, beside the gate (gated_input.cuh).
+enum class Inputs { plain, gated, pregated };
 
 /// The adjoint walk of channel blockIdx.x over sequences blockIdx.y, blockIdx.y + gridDim.y, …
 template <class T, Inputs In, bool GatedOut, bool Chained>
@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
       [[maybe_unused]] bool divisible = true;  // by the tile's gates
       float2 start{0.f, 0.f};
       if (left > 0) {
-        const Complex c =
+        const Complex<float> c =
             launch
                 .checkpoints[((range.checkpoint + tile) * call.shape.channels + channel) * kModes +
                              lane];
@@ -165,14 +165,14 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
         }
       }
       {
-        OperandOf<T> u;
+        LeftFragmentsOf<T> u;
         if (has_gate_in)
 #pragma unroll
           for (int i = 0; i < 2 * R; ++i)
 #pragma unroll
             for (int k = 0; k < Shared::pieces; ++k)
               raw[(i * Shared::pieces + k) * 32] = input[i % 2].raw[i / 2][k];
-        if constexpr (In == Inputs::products) {
+        if constexpr (In == Inputs::pregated) {
           SmallestGate smallest;
 #pragma unroll
           for (int i = 0; i < 2 * R; ++i) smallest.add(gate[i % 2].raw[i / 2][0]);
@@ -180,9 +180,9 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
           if (!divisible)
 #pragma unroll
             for (int i = 0; i < 2 * R; ++i) {
-              uint4& kept = input[i % 2].raw[i / 2][0];
+              uint4& gated = input[i % 2].raw[i / 2][0];
               const uint4 factor = gate[i % 2].raw[i / 2][0];
-              kept = select_small(factor, multiply_words(kept, factor), kept);
+              gated = select_small(factor, multiply_words(gated, factor), gated);
             }
         }
 #pragma unroll
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
             });
       }
 
-      OperandOf<T> d, adjoint;
+      LeftFragmentsOf<T> d, adjoint;
       {
         const auto keep = [&](int r, int v, int t, uint4 words) {
           store_run<T>(tiles, kOutputs, r, v, t, words);
@@ -260,16 +260,16 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
                 input[v].raw[r][k] = raw[((2 * r + v) * Shared::pieces + k) * 32];
 #pragma unroll
               for (int i = 0; i < 8; ++i) value[i] = out[i];
-              if constexpr (In == Inputs::products) {
-                float kept[8], factor[8];
-                widen<T>(input[v].raw[r], kept);
+              if constexpr (In == Inputs::pregated) {
+                float gated[8], factor[8];
+                widen<T>(input[v].raw[r], gated);
                 widen<T>(gate[v].raw[r], factor);
                 if (divisible) {
 #pragma unroll
-                  for (int i = 0; i < 8; ++i) value[i] *= kept_factor<true>(kept[i], factor[i]);
+                  for (int i = 0; i < 8; ++i) value[i] *= ungate<true>(gated[i], factor[i]);
                 } else {
 #pragma unroll
-                  for (int i = 0; i < 8; ++i) value[i] *= kept_factor<false>(kept[i], factor[i]);
+                  for (int i = 0; i < 8; ++i) value[i] *= ungate<false>(gated[i], factor[i]);
                 }
               } else {
                 input[v].multiply_into(value, r);
@@ -292,12 +292,12 @@ __global__ void __launch_bounds__(backward_threads<T>, 1)
     at_tile = after;
     if (call.dinitial_state != nullptr && s < launch.sequences && lane < call.shape.modes) {
       const float2 v = walk.carry[lane];
-      Complex* const out = call.dinitial_state + item * call.shape.modes + lane;
+      Complex<float>* const out = call.dinitial_state + item * call.shape.modes + lane;
       if (range.length > 0) {
         *out = {v.x, v.y};
       } else {
         *out = call.dfinal_state != nullptr ? call.dfinal_state[item * call.shape.modes + lane]
-                                            : Complex{0.f, 0.f};
+                                            : Complex<float>{0.f, 0.f};
       }
     }
     __syncwarp();

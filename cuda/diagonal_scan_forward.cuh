@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? (Chained ? 4
       const int left = static_cast<int>(max(range.length - offset, 0ll));
       const bool full = vector && left >= tile_positions<T>;
       const auto here = [&](const auto& tensor) { return at(tensor, range, channel, offset); };
-      OperandOf<T> u, state;
+      LeftFragmentsOf<T> u, state;
       const bool loaded = fetched;
       if constexpr (Shared::ahead) {
         wait_for_copies();
@@ -119,8 +119,8 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? (Chained ? 4
       if (!loaded)
         load_tile<T, GatedIn>(u, here(call.x), GatedIn ? here(call.gate_in) : nullptr, left, full,
                               launch.zero);
-      [[maybe_unused]] Complex* checkpoint = nullptr;
-      [[maybe_unused]] Complex* final_state = nullptr;
+      [[maybe_unused]] Complex<float>* checkpoint = nullptr;
+      [[maybe_unused]] Complex<float>* final_state = nullptr;
       [[maybe_unused]] int last_row = -1;
       if constexpr (States) {
         if (call.checkpoints != nullptr && g == 0 && left > 0)
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kThreads) finish_state(const ForwardLaunch<T> 
       (static_cast<long long>(s) * call.shape.channels + channel) * call.shape.modes + mode;
   if (range.length == 0) {
     call.final_state[index] =
-        call.initial_state != nullptr ? call.initial_state[index] : Complex{0.f, 0.f};
+        call.initial_state != nullptr ? call.initial_state[index] : Complex<float>{0.f, 0.f};
     return;
   }
   const float2 a = table[kOne * kTablePitch + mode], b = table[kInput * kTablePitch + mode];

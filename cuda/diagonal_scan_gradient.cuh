@@ -10,10 +10,10 @@ template <class T>
 struct TailLaunch {
   DiagonalScanBackward<T> call;
   const char* workspace;
-  const Complex* last_state;  // [S, D, modes]   state before the last chunk
-  float2* state;              // [S, D, kModes]
-  float* input;               // [S, D, kChunk]
-  float2* partial;            // [S, D, 2, kModes]  gradients of b̄ and ā
+  const Complex<float>* last_state;  // [S, D, modes]   state before the last chunk
+  float2* state;                     // [S, D, kModes]
+  float* input;                      // [S, D, kChunk]
+  float2* partial;                   // [S, D, 2, kModes]  gradients of b̄ and ā
   int sequences;
 };
 
@@ -94,27 +94,27 @@ __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> la
   const auto adjoint = [](double2 gradient, double2 derivative) {
     return multiply(gradient, double2{derivative.x, -derivative.y});
   };
-  double dstep = 0.0;
+  double ddt = 0.0;
   if (mode < modes) {
     const long long index = static_cast<long long>(channel) * modes + mode;
-    const double step = call.parameters.step[channel];
-    const Complex a = call.parameters.a[index], b = call.parameters.b[index];
-    const Mode m = discretise(call.parameters.discretisation, step, a, b);
+    const double step = call.parameters.dt[channel];
+    const Complex<float> a = call.parameters.a[index], b = call.parameters.b[index];
+    const Mode m = discretized_mode(call.parameters.discretization, step, a, b);
     const double2 scaled{step * b.re, step * b.im};
     const double2 from_a = adjoint(sum[2], m.da_dz),
                   from_b = adjoint(sum[1], multiply(scaled, m.dg_dz));
     const double2 dz{from_a.x + from_b.x, from_a.y + from_b.y};
     const double2 db = adjoint(sum[1], m.gain);
     const double2 per_step{m.b.x / step, m.b.y / step};
-    dstep = adjoint(sum[1], per_step).x + dz.x * a.re + dz.y * a.im;
+    ddt = adjoint(sum[1], per_step).x + dz.x * a.re + dz.y * a.im;
     call.dc[index].re += static_cast<float>(sum[0].x),
         call.dc[index].im += static_cast<float>(sum[0].y);
     call.db[index].re += static_cast<float>(db.x), call.db[index].im += static_cast<float>(db.y);
     call.da[index].re += static_cast<float>(step * dz.x),
         call.da[index].im += static_cast<float>(step * dz.y);
   }
-  for (int lane = 16; lane > 0; lane /= 2) dstep += __shfl_xor_sync(~0u, dstep, lane);
-  if (mode == 0) call.dstep[channel] += static_cast<float>(dstep);
+  for (int lane = 16; lane > 0; lane /= 2) ddt += __shfl_xor_sync(~0u, ddt, lane);
+  if (mode == 0) call.ddt[channel] += static_cast<float>(ddt);
 }
 
 }  // namespace ssm::cuda::device

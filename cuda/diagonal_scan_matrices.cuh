@@ -19,15 +19,16 @@ __host__ __device__ inline double2 reciprocal(double2 v) {
   return {v.x * s, -v.y * s};
 }
 
-/// Formulas of `Discretisation`.
-__host__ __device__ inline Mode discretise(Discretisation rule, double step, Complex a, Complex b) {
-  const double2 z{step * a.re, step * a.im}, B{b.re, b.im};
+/// Formulas of `Discretization`.
+__host__ __device__ inline Mode discretized_mode(Discretization rule, double dt, Complex<float> a,
+                                                 Complex<float> b) {
+  const double2 z{dt * a.re, dt * a.im}, B{b.re, b.im};
   Mode mode;
-  if (rule == Discretisation::bilinear) {
+  if (rule == Discretization::bilinear) {
     const double2 w = reciprocal({1.0 - 0.5 * z.x, -0.5 * z.y});
     const double2 w2 = multiply(w, w);
     mode.a = multiply({1.0 + 0.5 * z.x, 0.5 * z.y}, w);
-    mode.gain = {step * w.x, step * w.y};
+    mode.gain = {dt * w.x, dt * w.y};
     mode.da_dz = w2;
     mode.dg_dz = {0.5 * w2.x, 0.5 * w2.y};
   } else {
@@ -51,7 +52,7 @@ __host__ __device__ inline Mode discretise(Discretisation rule, double step, Com
       phi = multiply({mode.a.x - 1.0, mode.a.y}, r);
       slope = multiply({mode.a.x - phi.x, mode.a.y - phi.y}, r);
     }
-    mode.gain = {step * phi.x, step * phi.y};
+    mode.gain = {dt * phi.x, dt * phi.y};
     mode.da_dz = mode.a;
     mode.dg_dz = slope;
   }
@@ -76,8 +77,8 @@ __global__ void __launch_bounds__(256)
   const bool present = mode < modes;
   const long long index = static_cast<long long>(channel) * modes + mode;
   const Mode m =
-      present ? discretise(p.discretisation, p.step[channel], p.a[index], p.b[index]) : Mode{};
-  const Complex c = present ? p.c[index] : Complex{0.f, 0.f};
+      present ? discretized_mode(p.discretization, p.dt[channel], p.a[index], p.b[index]) : Mode{};
+  const Complex<float> c = present ? p.c[index] : Complex<float>{0.f, 0.f};
   const double2 a2 = multiply(m.a, m.a), a4 = multiply(a2, a2), a8 = multiply(a4, a4);
   const double2 a16 = multiply(a8, a8), a32 = multiply(a16, a16), a64 = multiply(a32, a32);
   double2 run{1.0, 0.0};

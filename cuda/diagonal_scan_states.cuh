@@ -104,7 +104,7 @@ __device__ inline void scan_rows(const float2 (&v)[2][R], float2 (&out)[2][R], c
 /// keep(tile, state)        sees the states of an output tile, [R]
 /// Unrolled (4) `tile` is a constant; rolled up (1) the code is smaller and needs fewer registers.
 template <class T, bool Reverse, bool Chained, int Unroll, class Add, class Keep>
-__device__ inline void pass_states(const OperandOf<T>& a, Packed matrix, const Chain& chain,
+__device__ inline void pass_states(const LeftFragmentsOf<T>& a, Packed matrix, const Chain& chain,
                                    const Add& add, const Keep& keep) {
   constexpr int rows = row_tiles<T>, R = 2 * rows;
 #pragma unroll Unroll

@@ -9,7 +9,7 @@ template <class T>
 struct BackwardLaunch {
   DiagonalScanBackward<T> call;
   const char* workspace;
-  const Complex* checkpoints;
+  const Complex<float>* checkpoints;
   const float2*
       tail_state;  // [S, D, kModes]  gradient that dfinal_state sends to the state before the last chunk
   const float* tail_input;  // [S, D, kChunk]  and to the last chunk's inputs

@@ -7,11 +7,11 @@ namespace ssm::cuda::device {
 
 /// A warp's tile as the left operand of a product: [terms][16-row tiles][steps][registers].
 template <int Terms, int Rows>
-struct Operand {
+struct LeftFragments {
   unsigned pair[Terms][Rows][4][4];
 };
 template <class T>
-using OperandOf = Operand<operand_terms<T>, row_tiles<T>>;
+using LeftFragmentsOf = LeftFragments<operand_terms<T>, row_tiles<T>>;
 
 /// Starts a block's copy of `bytes` bytes to shared memory; complete after wait_for_copies and a barrier.
 __device__ inline void stage(uint4* to, const void* from, int bytes) {
@@ -29,8 +29,9 @@ struct Packed {
 /// they accumulate: of three terms a step's products, the small ones first, have a sum of their own, which is then added
 /// as floats are.
 template <int MatrixTerms, int Terms, int Rows>
-__device__ inline void multiply_pair(float (*sum)[4], int stride, const Operand<Terms, Rows>& a,
-                                     int step, int pair, Packed matrix) {
+__device__ inline void multiply_pair(float (*sum)[4], int stride,
+                                     const LeftFragments<Terms, Rows>& a, int step, int pair,
+                                     Packed matrix) {
   constexpr int precision = MatrixTerms > Terms ? MatrixTerms : Terms;
   constexpr bool apart = precision == 3;
   const int index = (pair * 4 + step) * 32 + threadIdx.x % 32;
@@ -61,7 +62,7 @@ __device__ inline void multiply_pair(float (*sum)[4], int stride, const Operand<
 
 /// The eight positions of row (m, half), run `v`, as floats.
 template <int Terms, int Rows>
-__device__ inline void get_run(const Operand<Terms, Rows>& a, int m, int half, int v,
+__device__ inline void get_run(const LeftFragments<Terms, Rows>& a, int m, int half, int v,
                                float (&x)[8]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -84,7 +85,8 @@ __device__ inline int run_position(int r, int v) {
 
 /// The states of output tile `tile`, one mode of every row of a lane, as the operand of the next product.
 template <int Terms, int Rows>
-__device__ inline void set_states(Operand<Terms, Rows>& a, int tile, const float2 (&v)[2 * Rows]) {
+__device__ inline void set_states(LeftFragments<Terms, Rows>& a, int tile,
+                                  const float2 (&v)[2 * Rows]) {
 #pragma unroll
   for (int r = 0; r < 2 * Rows; ++r) {
     unsigned pairs[Terms];
@@ -113,7 +115,7 @@ __device__ inline void store_states(uint4* tile, int stride, int state_tile,
 
 /// What the warp has stored there, as an operand. Reads what other lanes have written.
 template <class T>
-__device__ inline void load_states(OperandOf<T>& a, const uint4* tile, int stride) {
+__device__ inline void load_states(LeftFragmentsOf<T>& a, const uint4* tile, int stride) {
   const int which = threadIdx.x % 32 / 8, line = threadIdx.x % 8;
 #pragma unroll
   for (int t = 0; t < operand_terms<T>; ++t)
@@ -131,7 +133,7 @@ __device__ inline void load_states(OperandOf<T>& a, const uint4* tile, int strid
 /// compiler: without an instruction that defines them anew, the words stay in the registers of the load and every
 /// product copies its four operands together first (640 moves a tile).
 template <class T>
-__device__ inline void set_words(OperandOf<T>& a, int r, int v, uint4 raw, unsigned zero) {
+__device__ inline void set_words(LeftFragmentsOf<T>& a, int r, int v, uint4 raw, unsigned zero) {
   a.pair[0][r / 2][2 * v][r % 2] = raw.x ^ zero;
   a.pair[0][r / 2][2 * v][r % 2 + 2] = raw.y ^ zero;
   a.pair[0][r / 2][2 * v + 1][r % 2] = raw.z ^ zero;
@@ -140,7 +142,7 @@ __device__ inline void set_words(OperandOf<T>& a, int r, int v, uint4 raw, unsig
 
 /// Run `v` of row `r` of an operand of one term, as set_words had it.
 template <int Rows>
-__device__ inline uint4 get_words(const Operand<1, Rows>& a, int r, int v) {
+__device__ inline uint4 get_words(const LeftFragments<1, Rows>& a, int r, int v) {
   const auto& low = a.pair[0][r / 2][2 * v];
   const auto& high = a.pair[0][r / 2][2 * v + 1];
   return {low[r % 2], low[r % 2 + 2], high[r % 2], high[r % 2 + 2]};
@@ -148,7 +150,7 @@ __device__ inline uint4 get_words(const Operand<1, Rows>& a, int r, int v) {
 
 /// Eight floats as run `v` of row `r`.
 template <int Terms, int Rows>
-__device__ inline void set_run(Operand<Terms, Rows>& a, int r, int v, const float (&x)[8]) {
+__device__ inline void set_run(LeftFragments<Terms, Rows>& a, int r, int v, const float (&x)[8]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     unsigned pairs[Terms];
@@ -192,7 +194,7 @@ struct Runs {
 /// Run `v` of a tile of x, if `gated` times one of a gate, as an operand. `keep(r, v, term, words)` sees each run of a
 /// row as it will lie in memory.
 template <class T, class Keep>
-__device__ inline void set_runs(OperandOf<T>& a, int v, const Runs<T>& x, const Runs<T>& gate,
+__device__ inline void set_runs(LeftFragmentsOf<T>& a, int v, const Runs<T>& x, const Runs<T>& gate,
                                 bool gated, unsigned zero, const Keep& keep) {
   constexpr int terms = operand_terms<T>;
 #pragma unroll
@@ -222,8 +224,8 @@ __device__ inline void set_runs(OperandOf<T>& a, int v, const Runs<T>& x, const 
 /// Reads gate · x (gate may be null) as an operand; `left` positions remain from the tile's start. `full`: the whole
 /// tile is there and 16-byte aligned.
 template <class T, bool Gated>
-__device__ inline void load_tile(OperandOf<T>& a, const T* x, const T* gate, int left, bool full,
-                                 unsigned zero) {
+__device__ inline void load_tile(LeftFragmentsOf<T>& a, const T* x, const T* gate, int left,
+                                 bool full, unsigned zero) {
   const auto ignore = [](int, int, int, uint4) {};
   Runs<T> run[2];
 #pragma unroll
@@ -242,8 +244,8 @@ __device__ inline void load_tile(OperandOf<T>& a, const T* x, const T* gate, int
 /// they are at least that, 0 for a full matrix.
 template <int Terms, int Left, int Right, int OperandTerms, int Rows>
 __device__ inline void multiply_half(float (&sum)[Rows][4][4], int v,
-                                     const Operand<OperandTerms, Rows>& a, Packed left,
-                                     const Operand<OperandTerms, Rows>& b, Packed right) {
+                                     const LeftFragments<OperandTerms, Rows>& a, Packed left,
+                                     const LeftFragments<OperandTerms, Rows>& b, Packed right) {
 #pragma unroll
   for (int step = 0; step < 4; ++step)
 #pragma unroll

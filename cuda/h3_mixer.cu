@@ -4,9 +4,9 @@
 
 #include "diagonal_scan_matrices.cuh"
 #include "diagonal_scan_plan.cuh"
-#include "few_numbers.cuh"
 #include "h3_mixer_forward.cuh"
 #include "launch.cuh"
+#include "small_problem.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -32,9 +32,9 @@ void require_call(const H3Mixer<T>& call, const void* workspace, const char* ope
 }
 
 template <class T>
-Sequences<T> take_sequences(Carver& carver, const H3Mixer<T>& call) {
+Sequences<T> take_sequences(WorkspaceLayout& layout, const H3Mixer<T>& call) {
   const auto row = static_cast<std::int64_t>(call.length);
-  return {carver.take<T>(static_cast<std::size_t>(call.batch) * call.channels * call.length),
+  return {layout.take<T>(static_cast<std::size_t>(call.batch) * call.channels * call.length),
           call.channels * row, row};
 }
 
@@ -42,21 +42,21 @@ Sequences<T> take_sequences(Carver& carver, const H3Mixer<T>& call) {
 template <class T>
 struct Tape {
   Tape() = default;
-  Tape(const H3Mixer<T>& call, Carver& carver) {
-    shifted = take_sequences(carver, call), ungated = take_sequences(carver, call);
-    checkpoints = carver.take<Complex>(diagonal_scan_checkpoint_count<T>(shape_of(call)));
+  Tape(const H3Mixer<T>& call, WorkspaceLayout& layout) {
+    shifted = take_sequences(layout, call), ungated = take_sequences(layout, call);
+    checkpoints = layout.take<Complex<float>>(diagonal_scan_checkpoint_count<T>(shape_of(call)));
   }
   Sequences<T> shifted, ungated;
-  Complex* checkpoints = nullptr;
+  Complex<float>* checkpoints = nullptr;
 };
 
 template <class T>
 struct ForwardWorkspace {
-  ForwardWorkspace(const H3Mixer<T>& call, void* base) : carver(base) {
-    diagonal = carver.take<char>(ChannelLayout<T>::bytes * call.channels);
-    shift = carver.take<char>(kShiftMatrices * shift_matrix_bytes<T> * call.channels);
+  ForwardWorkspace(const H3Mixer<T>& call, void* base) : layout(base) {
+    diagonal = layout.take<char>(ChannelLayout<T>::bytes * call.channels);
+    shift = layout.take<char>(kShiftMatrices * shift_matrix_bytes<T> * call.channels);
   }
-  Carver carver;
+  WorkspaceLayout layout;
   char* diagonal;
   char* shift;
 };
@@ -94,79 +94,104 @@ void forward(const H3Mixer<T>& call, const Sequences<const T>& gate, const Seque
 
 template <class T>
 struct BackwardCalls {
-  BackwardCalls(const H3MixerBackward<T>& adjoint, void* base) : carver(base) {
+  BackwardCalls(const H3MixerBackward<T>& adjoint, void* base) : layout(base) {
     const H3Mixer<T>& call = adjoint.forward;
     if (call.tape != nullptr) {
-      Carver from(call.tape);
+      WorkspaceLayout from(call.tape);
       tape = Tape<T>(call, from);
     } else {
-      tape.shifted = take_sequences(carver, call);
-      tape.checkpoints = carver.take<Complex>(diagonal_scan_checkpoint_count<T>(shape_of(call)));
+      tape.shifted = take_sequences(layout, call);
+      tape.checkpoints =
+          layout.take<Complex<float>>(diagonal_scan_checkpoint_count<T>(shape_of(call)));
     }
-    const Sequences<T> dshifted = take_sequences(carver, call);
-    diagonal = {shape_of(call), call.diagonal, read(tape.shifted), call.v,
-                call.q,         nullptr,       tape.checkpoints,   adjoint.dy};
-    diagonal.x_is_product = keeps_products<T>;
+    const Sequences<T> dshifted = take_sequences(layout, call);
+    diagonal = DiagonalScanBackward<T>{.shape = shape_of(call),
+                                       .parameters = call.diagonal,
+                                       .x = read(tape.shifted),
+                                       .gate_in = call.v,
+                                       .gate_out = call.q,
+                                       .checkpoints = tape.checkpoints,
+                                       .dy = adjoint.dy};
+    diagonal.x_is_gated = tapes_gated_input<T>;
     diagonal.dx = dshifted, diagonal.dgate_in = adjoint.dv;
     if (call.tape != nullptr)
       diagonal.dgate_out = adjoint.dq, diagonal.ungated = read(tape.ungated);
-    diagonal.dstep = adjoint.dstep, diagonal.da = adjoint.da, diagonal.db = adjoint.db,
+    diagonal.ddt = adjoint.ddt, diagonal.da = adjoint.da, diagonal.db = adjoint.db,
     diagonal.dc = adjoint.dc, diagonal.dskip = adjoint.dskip;
-    shift = {call.batch, call.channels, call.length,        call.tap_count, call.k,
-             {},         call.taps,     call.shift_skip,    read(dshifted), adjoint.dk,
-             {},         adjoint.dtaps, adjoint.dshift_skip};
-    workspace = carver.take<char>(std::max({ForwardWorkspace<T>(call, nullptr).carver.used(),
+    shift = ShiftConvolutionBackward<T>{.batch = call.batch,
+                                        .channels = call.channels,
+                                        .length = call.length,
+                                        .taps = call.tap_count,
+                                        .x = call.k,
+                                        .kernel = call.taps,
+                                        .skip = call.shift_skip,
+                                        .dy = read(dshifted),
+                                        .dx = adjoint.dk,
+                                        .dkernel = adjoint.dtaps,
+                                        .dskip = adjoint.dshift_skip};
+    workspace = layout.take<char>(std::max({ForwardWorkspace<T>(call, nullptr).layout.used(),
                                             diagonal_scan_backward_workspace(diagonal),
                                             shift_convolution_backward_workspace(shift)}));
   }
-  Carver carver;
+  WorkspaceLayout layout;
   Tape<T> tape;
   DiagonalScanBackward<T> diagonal;
   ShiftConvolutionBackward<T> shift;
   char* workspace;
 };
 
-/// A call over few numbers, in float.
+/// A small 16-bit call, in float.
 template <class T>
-H3Mixer<float> widened(const H3Mixer<T>& of, FloatCopies<T>& copies) {
-  return {of.batch, of.channels,        of.length,          of.tap_count,
-          of.modes, copies.input(of.q), copies.input(of.k), copies.input(of.v),
-          of.taps,  of.shift_skip,      of.diagonal,        copies.output(of.y),
-          of.tape};
+H3Mixer<float> upcast_call(const H3Mixer<T>& of, UpcastSequences<T>& copies) {
+  return {.batch = of.batch,
+          .channels = of.channels,
+          .length = of.length,
+          .tap_count = of.tap_count,
+          .modes = of.modes,
+          .q = copies.input(of.q),
+          .k = copies.input(of.k),
+          .v = copies.input(of.v),
+          .taps = of.taps,
+          .shift_skip = of.shift_skip,
+          .diagonal = of.diagonal,
+          .y = copies.output(of.y),
+          .tape = of.tape};
 }
 template <class T>
-struct WideForward {
-  WideForward(const H3Mixer<T>& of, void* base)
-      : carver(base), copies(carver, of.batch, of.channels, of.length), call(widened(of, copies)) {
-    workspace = carver.take<char>(h3_mixer_workspace<float>(call));
+struct UpcastForward {
+  UpcastForward(const H3Mixer<T>& of, void* base)
+      : layout(base),
+        copies(layout, of.batch, of.channels, of.length),
+        call(upcast_call(of, copies)) {
+    workspace = layout.take<char>(h3_mixer_workspace<float>(call));
   }
-  Carver carver;
-  FloatCopies<T> copies;
+  WorkspaceLayout layout;
+  UpcastSequences<T> copies;
   H3Mixer<float> call;
   char* workspace;
 };
 template <class T>
-struct WideBackward {
-  WideBackward(const H3MixerBackward<T>& of, void* base)
-      : carver(base), copies(carver, of.forward.batch, of.forward.channels, of.forward.length) {
+struct UpcastBackward {
+  UpcastBackward(const H3MixerBackward<T>& of, void* base)
+      : layout(base), copies(layout, of.forward.batch, of.forward.channels, of.forward.length) {
     H3Mixer<T> forward = of.forward;
     forward.y = {};
-    call = {widened(forward, copies),
-            copies.input(of.dy),
-            copies.output(of.dq),
-            copies.output(of.dk),
-            copies.output(of.dv),
-            of.dtaps,
-            of.dshift_skip,
-            of.dstep,
-            of.da,
-            of.db,
-            of.dc,
-            of.dskip};
-    workspace = carver.take<char>(h3_mixer_backward_workspace<float>(call));
+    call = {.forward = upcast_call(forward, copies),
+            .dy = copies.input(of.dy),
+            .dq = copies.output(of.dq),
+            .dk = copies.output(of.dk),
+            .dv = copies.output(of.dv),
+            .dtaps = of.dtaps,
+            .dshift_skip = of.dshift_skip,
+            .ddt = of.ddt,
+            .da = of.da,
+            .db = of.db,
+            .dc = of.dc,
+            .dskip = of.dskip};
+    workspace = layout.take<char>(h3_mixer_backward_workspace<float>(call));
   }
-  Carver carver;
-  FloatCopies<T> copies;
+  WorkspaceLayout layout;
+  UpcastSequences<T> copies;
   H3MixerBackward<float> call;
   char* workspace;
 };
@@ -176,54 +201,55 @@ struct WideBackward {
 
 template <class T>
 std::size_t h3_mixer_workspace(const H3Mixer<T>& call) {
-  if (device::in_float<T>(call.batch, call.channels, call.length))
-    return device::WideForward<T>(call, nullptr).carver.used();
-  return device::ForwardWorkspace<T>(call, nullptr).carver.used();
+  if (device::computes_in_float<T>(call.batch, call.channels, call.length))
+    return device::UpcastForward<T>(call, nullptr).layout.used();
+  return device::ForwardWorkspace<T>(call, nullptr).layout.used();
 }
 
 template <class T>
 std::size_t h3_mixer_tape(const H3Mixer<T>& call) {
-  device::Carver carver(nullptr);
-  if (device::in_float<T>(call.batch, call.channels, call.length)) {
-    device::FloatCopies<T> copies(carver, call.batch, call.channels, call.length);
-    return h3_mixer_tape(device::widened(call, copies));
+  device::WorkspaceLayout layout(nullptr);
+  if (device::computes_in_float<T>(call.batch, call.channels, call.length)) {
+    device::UpcastSequences<T> copies(layout, call.batch, call.channels, call.length);
+    return h3_mixer_tape(device::upcast_call(call, copies));
   }
-  const device::Tape<T> tape(call, carver);
-  return carver.used();
+  const device::Tape<T> tape(call, layout);
+  return layout.used();
 }
 
 template <class T>
 void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream stream) {
   const char* const operation = "h3_mixer";
   device::require_call(call, workspace, operation);
-  if (device::in_float<T>(call.batch, call.channels, call.length)) {
-    const device::WideForward<T> wide(call, workspace);
-    return wide.copies.around(stream, operation,
-                              [&] { h3_mixer(wide.call, wide.workspace, stream); });
+  if (device::computes_in_float<T>(call.batch, call.channels, call.length)) {
+    const device::UpcastForward<T> upcast(call, workspace);
+    return upcast.copies.around(stream, operation,
+                                [&] { h3_mixer(upcast.call, upcast.workspace, stream); });
   }
   device::Tape<T> tape;
   if (call.tape != nullptr) {
-    device::Carver carver(call.tape);
-    tape = device::Tape<T>(call, carver);
+    device::WorkspaceLayout layout(call.tape);
+    tape = device::Tape<T>(call, layout);
   }
   device::forward(call, call.q, call.y, tape, workspace, stream, operation);
 }
 
 template <class T>
 std::size_t h3_mixer_backward_workspace(const H3MixerBackward<T>& call) {
-  if (device::in_float<T>(call.forward.batch, call.forward.channels, call.forward.length))
-    return device::WideBackward<T>(call, nullptr).carver.used();
-  return device::BackwardCalls<T>(call, nullptr).carver.used();
+  if (device::computes_in_float<T>(call.forward.batch, call.forward.channels, call.forward.length))
+    return device::UpcastBackward<T>(call, nullptr).layout.used();
+  return device::BackwardCalls<T>(call, nullptr).layout.used();
 }
 
 template <class T>
 void h3_mixer_backward(const H3MixerBackward<T>& call, void* workspace, Stream stream) {
   const char* const operation = "h3_mixer_backward";
   device::require_call(call.forward, workspace, operation);
-  if (device::in_float<T>(call.forward.batch, call.forward.channels, call.forward.length)) {
-    const device::WideBackward<T> wide(call, workspace);
-    return wide.copies.around(stream, operation,
-                              [&] { h3_mixer_backward(wide.call, wide.workspace, stream); });
+  if (device::computes_in_float<T>(call.forward.batch, call.forward.channels,
+                                   call.forward.length)) {
+    const device::UpcastBackward<T> upcast(call, workspace);
+    return upcast.copies.around(stream, operation,
+                                [&] { h3_mixer_backward(upcast.call, upcast.workspace, stream); });
   }
   const device::BackwardCalls<T> calls(call, workspace);
   // Without a tape the forward pass runs again, with dy for a gate: that is the gradient of q.
@@ -240,7 +266,7 @@ void h3_mixer_backward(const H3MixerBackward<T>& call, void* workspace, Stream s
   template SSM_CUDA_API void h3_mixer_backward<T>(const H3MixerBackward<T>&, void*, Stream); \
   template SSM_CUDA_API std::size_t h3_mixer_backward_workspace<T>(const H3MixerBackward<T>&);
 SSM_INSTANTIATE(float)
-SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 

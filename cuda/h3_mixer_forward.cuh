@@ -5,7 +5,7 @@
 #include <ssm/backend/cuda/h3_mixer.hpp>
 
 #include "diagonal_scan_states.cuh"
-#include "kept_product.cuh"
+#include "gated_input.cuh"
 #include "shift_convolution.cuh"
 
 namespace ssm::cuda::device {
@@ -16,7 +16,7 @@ inline constexpr int mixer_warps = operand_terms<T> == 1 ? 12 : 4;
 
 /// Whether a tape holds v ⊙ shift(k) rather than shift(k): where T is the precision of the products' operands.
 template <class T>
-inline constexpr bool keeps_products = operand_terms<T> == 1;
+inline constexpr bool tapes_gated_input = operand_terms<T> == 1;
 
 template <class T>
 struct MixerLaunch {
@@ -24,9 +24,9 @@ struct MixerLaunch {
   const float* skip;
   Sequences<const T> k, v, gate;  // of the output
   Sequences<T> y;
-  Sequences<T> shifted,
-      ungated;  // of a tape; ungated may be null; shifted with keeps_products times v (kept_product)
-  Complex* checkpoints;
+  // Of a tape. With tapes_gated_input, shifted is gated by v (gated_input.cuh). ungated may be null.
+  Sequences<T> shifted, ungated;
+  Complex<float>* checkpoints;
   const char* diagonal_matrices;
   const char* shift_matrices;
   int warps_per_sequence;  // 1, 2 or 4
@@ -83,7 +83,7 @@ struct KeyTile {
       for (int piece = 0; piece < pieces; ++piece) out.raw[r][piece] = *slot(r, v, piece);
   }
   /// Run `v` of row `r` (−1: the row before the lane's first) as row `to` of an operand.
-  __device__ void read(OperandOf<T>& a, int to, int r, int v, unsigned zero) const {
+  __device__ void read(LeftFragmentsOf<T>& a, int to, int r, int v, unsigned zero) const {
     uint4 raw[pieces];
 #pragma unroll
     for (int piece = 0; piece < pieces; ++piece)
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
       const int left = static_cast<int>(max(range.length - offset, 0ll));
       const bool full = vector && left >= tile_positions<T>;
       const auto at_tile = [&](const auto& tensor) { return at(tensor, range, channel, offset); };
-      OperandOf<T> u, state;
+      LeftFragmentsOf<T> u, state;
       wait_for_copies();
       __syncwarp();
 #pragma unroll
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
         float sum[rows][4][4] = {};
 #pragma unroll
         for (int w = 0; w < 2; ++w) {
-          OperandOf<T> same, previous;
+          LeftFragmentsOf<T> same, previous;
 #pragma unroll
           for (int r = -1; r < R; ++r) {
             if (r >= 0 && w <= v) keys.read(same, r, r, w, launch.zero);
@@ -215,20 +215,20 @@ __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
           float value[8];
 #pragma unroll
           for (int i = 0; i < 8; ++i) value[i] = sum[r / 2][i / 2][2 * (r % 2) + i % 2];
-          if constexpr (Tape && !keeps_products<T>)
+          if constexpr (Tape && !tapes_gated_input<T>)
             store_eight(shifted + position, left - position, full, value);
           [[maybe_unused]] uint4 x;
-          if constexpr (Tape && keeps_products<T>)
+          if constexpr (Tape && tapes_gated_input<T>)
             x = {pack_bf16(value[0], value[1]), pack_bf16(value[2], value[3]),
                  pack_bf16(value[4], value[5]), pack_bf16(value[6], value[7])};
           factor.multiply_into(value, r);
           set_run(u, r, v, value);
-          if constexpr (Tape && keeps_products<T>) {
+          if constexpr (Tape && tapes_gated_input<T>) {
             SmallestGate smallest;
             smallest.add(factor.raw[r][0]);
-            uint4 kept = get_words(u, r, v);
-            if (!smallest.is_divisor()) kept = select_small(factor.raw[r][0], x, kept);
-            store_words<T>(shifted + position, left - position, full, kept);
+            uint4 gated = get_words(u, r, v);
+            if (!smallest.is_divisor()) gated = select_small(factor.raw[r][0], x, gated);
+            store_words<T>(shifted + position, left - position, full, gated);
           }
         }
       }
@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
       Runs<T> query[2];
 #pragma unroll
       for (int v = 0; v < 2; ++v) query[v].load(at_tile(launch.gate), v, left, full);
-      [[maybe_unused]] Complex* checkpoint = nullptr;
+      [[maybe_unused]] Complex<float>* checkpoint = nullptr;
       if constexpr (Tape) {
         if (g == 0 && left > 0)
           checkpoint = launch.checkpoints +

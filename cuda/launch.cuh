@@ -29,9 +29,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t s
 }
 
 /// Hands out 256-byte aligned pieces of a workspace; from null it only counts.
-class Carver {
+class WorkspaceLayout {
  public:
-  explicit Carver(void* base) : base_(static_cast<char*>(base)) {}
+  explicit WorkspaceLayout(void* base) : base_(static_cast<char*>(base)) {}
   template <class T>
   T* take(std::size_t count) {
     T* const piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);

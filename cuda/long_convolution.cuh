@@ -270,17 +270,17 @@ class LongConvolution {
   using Passes = LongPasses<T>;
 
  public:
-  LongConvolution(const CausalConvolution<T>& call, void* base) : call_(call), carver_(base) {
+  LongConvolution(const CausalConvolution<T>& call, void* base) : call_(call), layout_(base) {
     blocks_ = Passes::blocks_of(call.length);
     kernel_blocks_ = Passes::blocks_of(std::min(call.taps, call.length));
     pairs_ = (call.batch + 1) / 2;
     const std::size_t inputs = Passes::block_bytes * blocks_ * pairs_,
                       kernels = Passes::block_bytes * kernel_blocks_;
     slice_ = channels_at_a_time(inputs + kernels, call.channels);
-    inputs_ = carver_.template take<char>(inputs * slice_);
-    kernels_ = carver_.template take<char>(kernels * slice_);
+    inputs_ = layout_.template take<char>(inputs * slice_);
+    kernels_ = layout_.template take<char>(kernels * slice_);
   }
-  std::size_t used() const { return carver_.used(); }
+  std::size_t used() const { return layout_.used(); }
 
   void run(Stream stream, const char* operation) const {
     const Sequences<const float> kernel{call_.kernel, 0, call_.taps};
@@ -297,7 +297,7 @@ class LongConvolution {
 
  private:
   CausalConvolution<T> call_;
-  Carver carver_;
+  WorkspaceLayout layout_;
   int blocks_, kernel_blocks_, pairs_, slice_;
   char* inputs_;
   char* kernels_;

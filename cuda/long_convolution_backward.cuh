@@ -125,7 +125,7 @@ class LongConvolutionBackward {
 
  public:
   LongConvolutionBackward(const CausalConvolutionBackward<T>& call, void* base)
-      : call_(call), carver_(base) {
+      : call_(call), layout_(base) {
     taps_ = std::min(call.taps, call.length);
     blocks_ = Passes::blocks_of(call.length), kernel_blocks_ = Passes::blocks_of(taps_);
     pairs_ = (call.batch + 1) / 2;
@@ -135,14 +135,14 @@ class LongConvolutionBackward {
                       rows = std::size_t{4} * call.batch * call.length,
                       row = std::size_t{4} * call.length;
     slice_ = channels_at_a_time(2 * inputs + kernels + sums + rows + row, call.channels);
-    inputs_ = carver_.template take<char>(inputs * slice_);
-    outputs_ = carver_.template take<char>(inputs * slice_);
-    kernels_ = carver_.template take<char>(kernels * slice_);
-    sums_ = carver_.template take<char>(sums * slice_);
-    reversed_ = carver_.template take<float>(rows / 4 * slice_);
-    gradient_ = carver_.template take<float>(row / 4 * slice_);
+    inputs_ = layout_.template take<char>(inputs * slice_);
+    outputs_ = layout_.template take<char>(inputs * slice_);
+    kernels_ = layout_.template take<char>(kernels * slice_);
+    sums_ = layout_.template take<char>(sums * slice_);
+    reversed_ = layout_.template take<float>(rows / 4 * slice_);
+    gradient_ = layout_.template take<float>(row / 4 * slice_);
   }
-  std::size_t used() const { return carver_.used(); }
+  std::size_t used() const { return layout_.used(); }
 
   void run(Stream stream, const char* operation) const {
     for (int first = 0; first < call_.channels; first += slice_)
@@ -190,7 +190,7 @@ class LongConvolutionBackward {
   }
 
   CausalConvolutionBackward<T> call_;
-  Carver carver_;
+  WorkspaceLayout layout_;
   int taps_, blocks_, kernel_blocks_, pairs_, slice_;
   char *inputs_, *outputs_, *kernels_, *sums_;
   float *reversed_, *gradient_;

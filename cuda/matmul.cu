@@ -46,10 +46,17 @@ Factor<T> left_factor(const ssm::Matmul<T, CudaSpace>& a, T*& scratch, Stream st
   scratch += inner * columns;
   const auto b = operand(a.b);
   const auto stored = operand(a.b_stored);
-  for_each_index(inner * columns, stream, "matmul", [=] SSM_DEVICE(Index i) {
-    copied[i] = b ? b(i / columns, i % columns)
-                  : static_cast<T>(static_cast<float>(stored(i / columns, i % columns)));
-  });
+  const auto at = [=] SSM_DEVICE(Index k, Index n) {
+    return b ? b(k, n) : static_cast<T>(static_cast<float>(stored(k, n)));
+  };
+  // Neighbours in memory stay neighbours: the transpose of a layer's weight is copied as the weight.
+  if (a.b_stored && a.b_stored.stride(0) == 1) {
+    for_each_index(inner * columns, stream, "matmul",
+                   [=] SSM_DEVICE(Index i) { copied[i] = at(i % inner, i / inner); });
+    return {copied, true, inner};
+  }
+  for_each_index(inner * columns, stream, "matmul",
+                 [=] SSM_DEVICE(Index i) { copied[i] = at(i / columns, i % columns); });
   return {copied, false, columns};
 }
 

@@ -46,27 +46,38 @@ Operand<T, E::rank()> operand(const TensorView<T, E, S>& view) {
 
 #ifdef __CUDACC__
 
-/// The threads that share a row: one warp. `sum` and `max` give every lane the same result, in one order of additions.
+/// The threads that share a row: one warp. `total`, `sum` and `max` give every lane the same result, in one order of
+/// additions.
 struct Lanes {
   static constexpr Index count = 32;
   template <class F>
   __device__ void each(Index n, F f) const {
-    for (Index i = lane(); i < n; i += count) f(i);
+    for (Index i = index(); i < n; i += count) f(i);
+  }
+  /// each(n, f) with `Unroll` rounds under way at a time.
+  template <int Unroll, class F>
+  __device__ void each_unrolled(Index n, F f) const {
+#pragma unroll Unroll
+    for (Index i = index(); i < n; i += count) f(i);
+  }
+  /// The sum of all lanes' values.
+  template <class T>
+  __device__ T total(T value) const {
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
   }
   template <class F>
   __device__ auto sum(Index n, F f) const {
-    using T = decltype(f(Index{0}));
-    T total{};
+    decltype(f(Index{0})) own{};
 #pragma unroll 8  // so that as many loads are under way
-    for (Index i = lane(); i < n; i += count) total += f(i);
-    for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
-    return total;
+    for (Index i = index(); i < n; i += count) own += f(i);
+    return total(own);
   }
   template <class F>
   __device__ auto max(Index n, F f) const {
     using T = decltype(f(Index{0}));
     T best = static_cast<T>(-INFINITY);
-    for (Index i = lane(); i < n; i += count) {
+    for (Index i = index(); i < n; i += count) {
       const T value = f(i);
       if (value > best) best = value;
     }
@@ -76,13 +87,12 @@ struct Lanes {
     }
     return best;
   }
+  /// The lane's number, from 0 to count − 1.
+  __device__ Index index() const { return static_cast<Index>(threadIdx.x & 31); }
   /// True in one lane of the row.
-  __device__ bool first() const { return lane() == 0; }
+  __device__ bool first() const { return index() == 0; }
   /// Lanes see what the others wrote before.
   __device__ void wait() const { __syncwarp(); }
-
- private:
-  __device__ static Index lane() { return static_cast<Index>(threadIdx.x & 31); }
 };
 
 template <class F>
@@ -123,6 +133,14 @@ struct Lanes {
   void each(Index n, F f) const {
     for (Index i = 0; i < n; ++i) f(i);
   }
+  template <int Unroll, class F>
+  void each_unrolled(Index n, F f) const {
+    each(n, f);
+  }
+  template <class T>
+  T total(T value) const {
+    return value;
+  }
   template <class F>
   auto sum(Index n, F f) const {
     decltype(f(Index{0})) total{};
@@ -135,6 +153,7 @@ struct Lanes {
     for (Index i = 0; i < n; ++i) best = f(i) > best ? f(i) : best;
     return best;
   }
+  Index index() const { return 0; }
   bool first() const { return true; }
   void wait() const {}
 };

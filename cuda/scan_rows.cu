@@ -69,7 +69,8 @@ void add_scan_rows(const ssm::DiagonalScanBackward<float, CudaSpace>& g, const S
       });
 }
 
-void pack_scan_states(const View<const float, 4, CudaSpace>& from, Complex* to, Stream stream) {
+void pack_scan_states(const View<const float, 4, CudaSpace>& from, Complex<float>* to,
+                      Stream stream) {
   const auto state = device::operand(from);
   const Index channels = from.extent(1);
   const Index modes = from.extent(2);
@@ -81,7 +82,8 @@ void pack_scan_states(const View<const float, 4, CudaSpace>& from, Complex* to, 
   });
 }
 
-void unpack_scan_states(const Complex* from, const View<float, 4, CudaSpace>& to, Stream stream) {
+void unpack_scan_states(const Complex<float>* from, const View<float, 4, CudaSpace>& to,
+                        Stream stream) {
   const auto state = device::operand(to);
   const Index channels = to.extent(1);
   const Index modes = to.extent(2);

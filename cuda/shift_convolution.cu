@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "few_numbers.cuh"
 #include "launch.cuh"
 #include "shift_convolution.cuh"
 #include "shift_convolution_backward.cuh"
+#include "small_problem.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -17,8 +17,8 @@ void require_shift(int batch, int channels, int length, int taps, const char* op
 }
 
 template <class T>
-char* take_matrices(Carver& carver, int channels) {
-  return carver.take<char>(kShiftMatrices * shift_matrix_bytes<T> * channels);
+char* take_matrices(WorkspaceLayout& layout, int channels) {
+  return layout.take<char>(kShiftMatrices * shift_matrix_bytes<T> * channels);
 }
 
 /// Blocks that share a channel: enough for a few waves of 528 resident blocks.
@@ -37,55 +37,61 @@ void walk(const ShiftLaunch<T>& shift, int channels, Stream stream, const char* 
 
 template <class T>
 struct TapsPlan {
-  explicit TapsPlan(const ShiftConvolutionBackward<T>& call, void* base) : carver(base) {
+  explicit TapsPlan(const ShiftConvolutionBackward<T>& call, void* base) : layout(base) {
     constexpr int positions = step_chunks<T> * kChunk;
     const long long steps = (call.length + positions - 1) / positions;
     groups = share(call.channels, (call.batch * steps + 3) / 4);
-    matrices = take_matrices<T>(carver, call.channels);
-    partial = carver.take<float>(std::size_t{kChunk} * groups * call.channels);
+    matrices = take_matrices<T>(layout, call.channels);
+    partial = layout.take<float>(std::size_t{kChunk} * groups * call.channels);
   }
-  Carver carver;
+  WorkspaceLayout layout;
   int groups;
   char* matrices;
   float* partial;
 };
 
-/// A call over few numbers, in float.
+/// A small 16-bit call, in float.
 template <class T>
-struct WideForward {
-  WideForward(const ShiftConvolution<T>& of, void* base)
-      : carver(base), copies(carver, of.batch, of.channels, of.length) {
-    call = {of.batch,           of.channels,           of.length, of.taps,
-            copies.input(of.x), copies.input(of.gate), of.kernel, of.skip,
-            copies.output(of.y)};
-    workspace = carver.take<char>(shift_convolution_workspace<float>(call));
+struct UpcastForward {
+  UpcastForward(const ShiftConvolution<T>& of, void* base)
+      : layout(base), copies(layout, of.batch, of.channels, of.length) {
+    call = {.batch = of.batch,
+            .channels = of.channels,
+            .length = of.length,
+            .taps = of.taps,
+            .x = copies.input(of.x),
+            .gate = copies.input(of.gate),
+            .kernel = of.kernel,
+            .skip = of.skip,
+            .y = copies.output(of.y)};
+    workspace = layout.take<char>(shift_convolution_workspace<float>(call));
   }
-  Carver carver;
-  FloatCopies<T> copies;
+  WorkspaceLayout layout;
+  UpcastSequences<T> copies;
   ShiftConvolution<float> call;
   char* workspace;
 };
 template <class T>
-struct WideBackward {
-  WideBackward(const ShiftConvolutionBackward<T>& of, void* base)
-      : carver(base), copies(carver, of.batch, of.channels, of.length) {
-    call = {of.batch,
-            of.channels,
-            of.length,
-            of.taps,
-            copies.input(of.x),
-            copies.input(of.gate),
-            of.kernel,
-            of.skip,
-            copies.input(of.dy),
-            copies.output(of.dx),
-            copies.output(of.dgate),
-            of.dkernel,
-            of.dskip};
-    workspace = carver.take<char>(shift_convolution_backward_workspace<float>(call));
+struct UpcastBackward {
+  UpcastBackward(const ShiftConvolutionBackward<T>& of, void* base)
+      : layout(base), copies(layout, of.batch, of.channels, of.length) {
+    call = {.batch = of.batch,
+            .channels = of.channels,
+            .length = of.length,
+            .taps = of.taps,
+            .x = copies.input(of.x),
+            .gate = copies.input(of.gate),
+            .kernel = of.kernel,
+            .skip = of.skip,
+            .dy = copies.input(of.dy),
+            .dx = copies.output(of.dx),
+            .dgate = copies.output(of.dgate),
+            .dkernel = of.dkernel,
+            .dskip = of.dskip};
+    workspace = layout.take<char>(shift_convolution_backward_workspace<float>(call));
   }
-  Carver carver;
-  FloatCopies<T> copies;
+  WorkspaceLayout layout;
+  UpcastSequences<T> copies;
   ShiftConvolutionBackward<float> call;
   char* workspace;
 };
@@ -95,11 +101,11 @@ struct WideBackward {
 
 template <class T>
 std::size_t shift_convolution_workspace(const ShiftConvolution<T>& call) {
-  if (device::in_float<T>(call.batch, call.channels, call.length))
-    return device::WideForward<T>(call, nullptr).carver.used();
-  device::Carver carver(nullptr);
-  device::take_matrices<T>(carver, call.channels);
-  return carver.used();
+  if (device::computes_in_float<T>(call.batch, call.channels, call.length))
+    return device::UpcastForward<T>(call, nullptr).layout.used();
+  device::WorkspaceLayout layout(nullptr);
+  device::take_matrices<T>(layout, call.channels);
+  return layout.used();
 }
 
 template <class T>
@@ -108,10 +114,10 @@ void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream 
   const char* const operation = "shift_convolution";
   require_shift(call.batch, call.channels, call.length, call.taps, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (in_float<T>(call.batch, call.channels, call.length)) {
-    const WideForward<T> wide(call, workspace);
-    return wide.copies.around(stream, operation,
-                              [&] { shift_convolution(wide.call, wide.workspace, stream); });
+  if (computes_in_float<T>(call.batch, call.channels, call.length)) {
+    const UpcastForward<T> upcast(call, workspace);
+    return upcast.copies.around(stream, operation,
+                                [&] { shift_convolution(upcast.call, upcast.workspace, stream); });
   }
   char* const matrices = static_cast<char*>(workspace);
   launch(build_shift_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.kernel,
@@ -122,9 +128,9 @@ void shift_convolution(const ShiftConvolution<T>& call, void* workspace, Stream 
 
 template <class T>
 std::size_t shift_convolution_backward_workspace(const ShiftConvolutionBackward<T>& call) {
-  if (device::in_float<T>(call.batch, call.channels, call.length))
-    return device::WideBackward<T>(call, nullptr).carver.used();
-  return device::TapsPlan<T>(call, nullptr).carver.used();
+  if (device::computes_in_float<T>(call.batch, call.channels, call.length))
+    return device::UpcastBackward<T>(call, nullptr).layout.used();
+  return device::TapsPlan<T>(call, nullptr).layout.used();
 }
 
 template <class T>
@@ -134,10 +140,11 @@ void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void* w
   const char* const operation = "shift_convolution_backward";
   require_shift(call.batch, call.channels, call.length, call.taps, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (in_float<T>(call.batch, call.channels, call.length)) {
-    const WideBackward<T> wide(call, workspace);
-    return wide.copies.around(
-        stream, operation, [&] { shift_convolution_backward(wide.call, wide.workspace, stream); });
+  if (computes_in_float<T>(call.batch, call.channels, call.length)) {
+    const UpcastBackward<T> upcast(call, workspace);
+    return upcast.copies.around(stream, operation, [&] {
+      shift_convolution_backward(upcast.call, upcast.workspace, stream);
+    });
   }
   const TapsPlan<T> plan(call, workspace);
   launch(build_shift_matrices<T>, dim3(call.channels), 256, 0, stream, operation, call.kernel,
@@ -161,7 +168,7 @@ void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void* w
   template SSM_CUDA_API std::size_t shift_convolution_backward_workspace<T>(                    \
       const ShiftConvolutionBackward<T>&);
 SSM_INSTANTIATE(float)
-SSM_INSTANTIATE(Bfloat16)
+SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 

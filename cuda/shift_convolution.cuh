@@ -77,10 +77,10 @@ struct Edge {
 
 /// Every row's chunk before it; the first row of the tile gets `edge`, which becomes the tile's last row.
 template <class T>
-__device__ inline OperandOf<T> chunk_before(const OperandOf<T>& a, Edge<T>& edge) {
+__device__ inline LeftFragmentsOf<T> chunk_before(const LeftFragmentsOf<T>& a, Edge<T>& edge) {
   constexpr int R = 2 * row_tiles<T>;
   const int lane = threadIdx.x % 32;
-  OperandOf<T> out;
+  LeftFragmentsOf<T> out;
 #pragma unroll
   for (int t = 0; t < operand_terms<T>; ++t)
 #pragma unroll
@@ -140,11 +140,11 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
     T* const y = at(launch.y, range, channel) + offset;
     const bool full =
         is_aligned(x) && is_aligned(y) && is_aligned(gate) && left >= tile_positions<T>;
-    OperandOf<T> u;
+    LeftFragmentsOf<T> u;
     Edge<T> edge;
     edge.load(x, left, offset > 0);
     load_tile<T, false>(u, x, nullptr, left, full, launch.zero);
-    const OperandOf<T> previous = chunk_before<T>(u, edge);
+    const LeftFragmentsOf<T> previous = chunk_before<T>(u, edge);
 #pragma unroll
     for (int v = 0; v < 2; ++v) {
       float sum[rows][4][4] = {};

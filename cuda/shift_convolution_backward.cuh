@@ -94,7 +94,7 @@ __device__ inline void write_inputs_gradient(uint4* tiles, Packed here, Packed b
 #pragma unroll
       for (int after = 0; after < 2; ++after) {
         if (after == 0 ? step / 2 < v : step / 2 > v) continue;
-        Operand<terms, rows> a;
+        LeftFragments<terms, rows> a;
 #pragma unroll
         for (int t = 0; t < terms; ++t)
 #pragma unroll

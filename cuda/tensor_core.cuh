@@ -56,19 +56,19 @@ __device__ inline void split_bf16(float low, float high, unsigned (&pairs)[Terms
 template <class T>
 inline constexpr int operand_terms = 2;  // bf16 terms that represent a scalar of this type
 template <>
-inline constexpr int operand_terms<Bfloat16> = 1;
+inline constexpr int operand_terms<BFloat16> = 1;
 template <>
 inline constexpr int operand_terms<float> = 3;
 
 __device__ inline float to_float(float v) { return v; }
-__device__ inline float to_float(Bfloat16 v) { return __uint_as_float(unsigned(v.bits) << 16); }
-__device__ inline float to_float(Float16 v) { return __half2float(__ushort_as_half(v.bits)); }
+__device__ inline float to_float(BFloat16 v) { return __uint_as_float(unsigned(v.bits()) << 16); }
+__device__ inline float to_float(Float16 v) { return __half2float(__ushort_as_half(v.bits())); }
 __device__ inline void from_float(float v, float& out) { out = v; }
-__device__ inline void from_float(float v, Bfloat16& out) {
-  out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(v));
+__device__ inline void from_float(float v, BFloat16& out) {
+  out = BFloat16::from_bits(__bfloat16_as_ushort(__float2bfloat16_rn(v)));
 }
 __device__ inline void from_float(float v, Float16& out) {
-  out.bits = __half_as_ushort(__float2half_rn(v));
+  out = Float16::from_bits(__half_as_ushort(__float2half_rn(v)));
 }
 
 /// The floats of eight scalars as they lie in memory.
@@ -84,8 +84,8 @@ __device__ inline void widen(const uint4 (&raw)[sizeof(T) / 2], float (&v)[8]) {
     const unsigned word[4] = {raw[0].x, raw[0].y, raw[0].z, raw[0].w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      v[2 * j] = to_float(T{static_cast<unsigned short>(word[j])});
-      v[2 * j + 1] = to_float(T{static_cast<unsigned short>(word[j] >> 16)});
+      v[2 * j] = to_float(T::from_bits(static_cast<unsigned short>(word[j])));
+      v[2 * j + 1] = to_float(T::from_bits(static_cast<unsigned short>(word[j] >> 16)));
     }
   }
 }
@@ -99,8 +99,8 @@ __device__ inline void load_guarded(const T* p, int count, uint4 (&raw)[sizeof(T
     if constexpr (sizeof(T) == 4) {
       word[i] = i < count ? __float_as_uint(p[i]) : 0u;
     } else {
-      const unsigned low = 2 * i < count ? p[2 * i].bits : 0u,
-                     high = 2 * i + 1 < count ? p[2 * i + 1].bits : 0u;
+      const unsigned low = 2 * i < count ? p[2 * i].bits() : 0u,
+                     high = 2 * i + 1 < count ? p[2 * i + 1].bits() : 0u;
       word[i] = low | high << 16;
     }
   }
@@ -138,7 +138,7 @@ __device__ inline void store_eight(T* p, int count, bool full, const float (&v)[
         T low, high;
         from_float(v[2 * j], low);
         from_float(v[2 * j + 1], high);
-        word[j] = unsigned(low.bits) | unsigned(high.bits) << 16;
+        word[j] = unsigned(low.bits()) | unsigned(high.bits()) << 16;
       }
       *reinterpret_cast<uint4*>(p) = {word[0], word[1], word[2], word[3]};
     }
@@ -160,7 +160,7 @@ __device__ inline void store_words(T* p, int count, bool full, uint4 words) {
   const unsigned word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
   for (int i = 0; i < 8; ++i)
-    if (i < count) p[i].bits = static_cast<unsigned short>(word[i / 2] >> 16 * (i % 2));
+    if (i < count) p[i] = T::from_bits(static_cast<unsigned short>(word[i / 2] >> 16 * (i % 2)));
 }
 
 /// True where 16-byte accesses at p and at every multiple of 8 positions from it are aligned.

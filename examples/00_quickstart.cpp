@@ -32,6 +32,10 @@ struct Mine : ssm::Cpu {
   static inline int calls = 0;
 };
 // [/own primitive]
+// [own primitive is used]
+static_assert(ssm::overrides<Mine, ssm::ShiftConvolution<float, ssm::HostSpace>>(
+    &Mine::shift_convolution, &ssm::Cpu::shift_convolution));
+// [/own primitive is used]
 
 double largest(const auto& a, const auto& b) { return ssm::largest_difference(a, b).value; }
 
@@ -104,6 +108,15 @@ void sizes_at_run_time() {
   ssm::H3<ssm::H3Config{.channels = ssm::dyn, .head_dim = ssm::dyn}> h3(
       {.channels = d_model, .head_dim = 8});
   // [/run time]
+  // [options]
+  const ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = 32}> slow(
+      {.measure = ssm::DiagonalMeasure::inv, .dt_min = 0.0001, .dt_max = 0.01});
+  // [/options]
+  // [runs on]
+  static_assert(ssm::RunsOn<ssm::H3<ssm::H3Config{.channels = 32}>, ssm::Cpu>);
+  // [/runs on]
+  std::printf("S4D with slow steps: %td parameters\n",
+              ssm::parameter_count(slow.initialize(ctx, ssm::Seed{1})));
   std::printf("H3 with head_dim 8: %td parameters\n",
               ssm::parameter_count(h3.initialize(ctx, ssm::Seed{1})));
 }

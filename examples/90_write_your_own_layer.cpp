@@ -29,10 +29,18 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
     ssm::View<const T, 3, Space> x;
   };
 
+  static constexpr auto operand_layout =
+      ssm::OperandLayout::any;  // diagonal_scan takes any strides
   static constexpr ssm::Index channels() { return Channels; }
 
+
+  /// The primitives that it calls.
   template <class B, class T>
-    requires ssm::HasDiagonalScan<B> && ssm::HasDiagonalParameters<B>
+  static constexpr bool runs_on = (ssm::HasDiagonalScan<B, T> && ssm::HasDiagonalParameters<B, T> &&
+                                   ssm::HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires ssm::RunsOn<LeakySum, B, T>
   void evaluate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 ssm::Input<B, T, ssm::dyn, ssm::dyn, Channels> x,
                 ssm::Output<B, T, ssm::dyn, ssm::dyn, Channels> y,
@@ -52,6 +60,7 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
   }
 
   template <class B, class T>
+    requires ssm::RunsOn<LeakySum, B, T>
   void differentiate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape,
                      ssm::Input<B, T, ssm::dyn, ssm::dyn, Channels> dy,

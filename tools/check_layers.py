@@ -4,7 +4,8 @@
 
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
-    core, model <- io <- train
+    core, layer <- io <- family <- language_model; model, train <- family
+    ssm.hpp reaches every header of core, op, layer, model and train
     layer, io, backend/reference <- laws             which no other folder includes
 
 usage: check_layers.py [--self-test | INCLUDE_DIR]
@@ -17,6 +18,7 @@ from pathlib import Path
 
 COMPOSED, REFERENCE, CPU, CUDA = "backend/composed", "backend/reference", "backend/cpu", "backend/cuda"
 CORE_OP = {"core", "op"}
+ABOVE = CORE_OP | {"layer", "model", "train", "io", "family", "language_model", "language_model.hpp"}
 MAY_INCLUDE = {
     "core": {"core"},
     "op": CORE_OP,
@@ -28,18 +30,27 @@ MAY_INCLUDE = {
     "model": CORE_OP | {"layer", "model"},
     "train": CORE_OP | {"layer", "model", "train", "io"},
     "io": CORE_OP | {"layer", "model", "io"},
-    "laws": CORE_OP | {REFERENCE, "layer", "io", "laws"},  # other backends are the caller's
-    "ssm.hpp": CORE_OP | {"layer", "model", "train"},
+    "family": CORE_OP | {"layer", "model", "train", "io", "family"},
+    "laws": CORE_OP | {"layer", "io", REFERENCE, "laws"},  # Reference is the oracle where none other is named
+    "language_model": ABOVE | {CUDA},
+    "language_model.hpp": ABOVE,
+    "ssm.hpp": CORE_OP | {"layer", "model", "train", "version.hpp"},
+    "version.hpp": set(),
     "require_cxx20.hpp": set(),
 }
 EVERYWHERE = {"require_cxx20.hpp"}  # the compiler is asked before anything else is read
+WHOLE = {"core", "op", "layer", "model", "train"}  # what ssm.hpp holds
 STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <Eigen/Core>
 OTHERS = {
-    CPU: re.compile(r"(Eigen|unsupported/Eigen|xsimd)/.+|fftw3\.h|omp\.h|\w+intrin\.h"),
+    CPU: re.compile(r"xsimd/.+|(pthread|sched|signal|unistd)\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
     "laws": re.compile(r"doctest/doctest\.h"),
-    "require_cxx20.hpp": re.compile(r"ssm needs .*"),  # a sentence, not a file
+    "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
+}
+OF_LIBRARY = {  # headers of backend/cpu/ that a component of their own holds: nothing else may need these libraries
+    "_eigen.hpp": re.compile(r"(unsupported/)?Eigen/.+"),
+    "_fftw.hpp": re.compile(r"fftw3\.h"),
 }
 NO_CONDITIONALS = {"core", "op", "layer"}
 
@@ -59,16 +70,18 @@ def area_of(path):
     return area if area in MAY_INCLUDE else None
 
 
-def complaint_about(include, area, root):
-    """What is wrong with including this from that area, or None."""
+def complaint_about(include, name, area, root):
+    """What is wrong with including this from that header of that area, or None."""
     if include.startswith("ssm/"):
+        if include.endswith(tuple(OF_LIBRARY)):
+            return f"{include} is of a component that nothing else may need"
         if not (root / include).is_file():
             return f"{include} does not exist"
         target = area_of(include.removeprefix("ssm/"))
         if target not in MAY_INCLUDE[area] | EVERYWHERE:
             return f"{area} may not include {target or include}"
     elif not STANDARD.fullmatch(include):
-        allowed = OTHERS.get(area)
+        allowed = next((OF_LIBRARY[end] for end in OF_LIBRARY if area == CPU and name.endswith(end)), OTHERS.get(area))
         if not allowed or not allowed.fullmatch(include):
             return f"{area} may not include {include}"
     return None
@@ -93,6 +106,19 @@ def cycles(graph):
             yield from visit(node, [node])
 
 
+def left_out(graph):
+    """One complaint for each header that ssm.hpp should hold and does not reach."""
+    reached, ahead = set(), ["ssm/ssm.hpp"]
+    while ahead:
+        header = ahead.pop()
+        if header not in reached:
+            reached.add(header)
+            ahead += [include for _, include in graph.get(header, ())]
+    for header in sorted(graph):
+        if area_of(header.removeprefix("ssm/")) in WHOLE and header not in reached:
+            yield f"ssm/ssm.hpp:1: does not include {header}"
+
+
 def check(root):
     """All complaints about the tree whose headers are root/ssm/**.hpp, as 'file:line: sentence'."""
     complaints, graph = [], {}
@@ -111,10 +137,10 @@ def check(root):
                 continue
             include = found[1] or found[2]
             graph[name].append((number, include))
-            complaint = complaint_about(include, area, root)
+            complaint = complaint_about(include, name, area, root)
             if complaint:
                 complaints.append(f"{name}:{number}: {complaint}")
-    return complaints + list(cycles(graph))
+    return complaints + list(cycles(graph)) + list(left_out(graph))
 
 
 def self_test():
@@ -123,14 +149,16 @@ def self_test():
         "core/extents.hpp": "#include <array>\n",
         "op/matmul.hpp": '#include "ssm/core/extents.hpp"\n',
         "backend/reference/matmul.hpp": '#include "ssm/op/matmul.hpp"\n',
-        "backend/cpu/matmul.hpp": '#include <Eigen/Core>\n#include "ssm/op/matmul.hpp"\n#if SSM_WITH_FFTW\n#endif\n',
+        "backend/cpu/matmul.hpp": '#include <xsimd/xsimd.hpp>\n#include "ssm/op/matmul.hpp"\n#if __AVX2__\n#endif\n',
+        "backend/cpu/matmul_eigen.hpp": "#include <Eigen/Core>\n",
         "backend/cpu.hpp": '#include "ssm/backend/cpu/matmul.hpp"\n#include "ssm/backend/reference/matmul.hpp"\n',
         "layer/linear.hpp": '#include "ssm/op/matmul.hpp"\n',
         "io/safetensors.hpp": '#include <nlohmann/json.hpp>\n#include "ssm/core/extents.hpp"\n',
         "model/stack.hpp": '#include "ssm/layer/linear.hpp"\n',
         "backend/reference.hpp": '#include "ssm/backend/reference/matmul.hpp"\n',
         "laws/check.hpp": '#include "ssm/backend/reference.hpp"\n#include "ssm/io/safetensors.hpp"\n',
-        "ssm.hpp": '#include "ssm/layer/linear.hpp"\n',
+        "ssm.hpp": '#include "ssm/version.hpp"\n#include "ssm/model/stack.hpp"\n',
+        "version.hpp": "#if __cplusplus < 202002L\n#endif\n",
     }
     broken = {
         "core uses op": ("core/extents.hpp", '#include "ssm/op/matmul.hpp"\n'),
@@ -149,11 +177,16 @@ def self_test():
         "a backend uses io": ("backend/cpu/matmul.hpp", '#include "ssm/io/safetensors.hpp"\n'),
         "reference uses cpu": ("backend/reference/matmul.hpp", '#include "ssm/backend/cpu.hpp"\n'),
         "composed uses reference": ("backend/composed/mixer.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
+        "the Cpu backend uses Eigen": ("backend/cpu/matmul.hpp", "#include <Eigen/Core>\n"),
+        "the Cpu backend uses FFTW": ("backend/cpu/matmul.hpp", "#include <fftw3.h>\n"),
+        "the Cpu backend uses its Eigen parts": ("backend/cpu.hpp", '#include "ssm/backend/cpu/matmul_eigen.hpp"\n'),
         "reference uses Eigen": ("backend/reference/matmul.hpp", "#include <Eigen/Core>\n"),
         "io uses a backend": ("io/safetensors.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
         "model uses io": ("model/stack.hpp", '#include "ssm/io/safetensors.hpp"\n'),
         "model uses JSON": ("model/stack.hpp", "#include <nlohmann/json.hpp>\n"),
         "the whole uses a backend": ("ssm.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
+        "the whole lacks a header": ("ssm.hpp", '#include "ssm/layer/linear.hpp"\n'),
+        "core uses the version": ("core/extents.hpp", '#include "ssm/version.hpp"\n'),
         "a header is missing": ("layer/linear.hpp", '#include "ssm/op/absent.hpp"\n'),
         "a folder is unknown": ("misc/odd.hpp", "#include <array>\n"),
         "a cycle": ("core/extents.hpp", '#include "ssm/core/extents.hpp"\n'),

@@ -5,7 +5,7 @@ held-out loss.
 
     tools/compare_models.py --text tinyshakespeare.txt --out runs/comparison
 
-Writes comparison.json, comparison.md and comparison.svg into --out. Runs that are finished are not repeated, and a run
+Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.svg into --out. Runs that are finished are not repeated, and a run
 that was interrupted goes on, so the command may be stopped and given again.
 """
 import argparse
@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+import figures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -29,7 +31,6 @@ MODELS = {
                      "--initializer-range", "0.02"],
 }
 PAIRS = [("dense-retnet", "retnet"), ("dense-mamba", "mamba")]
-COLOURS = {"h3": "#1f6fb2", "mamba": "#7b4fa3", "dense-mamba": "#c43d7e", "retnet": "#b28a1f", "dense-retnet": "#c9562e"}
 
 
 def entries(folder):
@@ -96,36 +97,27 @@ def markdown(arguments, runs):
     return "\n".join(lines) + "\n"
 
 
-def chart(runs):
-    width, height, left, right, top, bottom = 760, 420, 60, 150, 40, 50
-    points = [p for r in runs for p in r["curve"]]
-    most_step = max(step for step, _ in points)
-    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
-    x = lambda step: left + (width - left - right) * step / most_step
-    y = lambda loss: top + (height - top - bottom) * (high - loss) / max(high - low, 1e-9)
-    svg = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
-           '<rect width="100%" height="100%" fill="white"/>',
-           f'<text x="{left}" y="22" font-size="14">Held-out loss, nats per byte (one line a seed)</text>']
-    for i in range(6):
-        loss = low + (high - low) * i / 5
-        svg.append(f'<line x1="{left}" x2="{width - right}" y1="{y(loss):.1f}" y2="{y(loss):.1f}" stroke="#ddd"/>'
-                   f'<text x="{left - 8}" y="{y(loss) + 4:.1f}" text-anchor="end">{loss:.2f}</text>')
-        step = most_step * i / 5
-        svg.append(f'<text x="{x(step):.1f}" y="{height - bottom + 18}" text-anchor="middle">{step:.0f}</text>')
-    svg.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">updates</text>')
-    for r in runs:
-        line = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in r["curve"])
-        svg.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[r["model"]]}" stroke-width="1.4"/>')
-    for i, row in enumerate(sorted(summary(runs), key=lambda row: -row["mean"])):
-        at = top + 20 + 20 * i
-        svg.append(f'<rect x="{width - right + 12}" y="{at - 10}" width="12" height="12" fill="{COLOURS[row["model"]]}"/>'
-                   f'<text x="{width - right + 30}" y="{at}">{row["model"]} {row["mean"]:.3f}</text>')
-    return "\n".join(svg + ["</svg>"]) + "\n"
+def draw(runs, path):
+    """Held-out losses over updates, a line for each seed, the best model first in the legend."""
+    drawing = figures.new("Held-out loss, nats per byte (a line for each seed)")
+    if drawing is None:
+        return
+    figure, axes = drawing
+    for row in sorted(summary(runs), key=lambda row: -row["mean"]):
+        label = f"{row['model']} {row['mean']:.3f}"
+        for r in (r for r in runs if r["model"] == row["model"]):
+            steps, losses = zip(*r["curve"])
+            axes.plot(steps, losses, color=figures.COLORS[row["model"]], linewidth=1.3, label=label)
+            label = None
+    axes.set_xlabel("updates")
+    axes.set_xlim(left=0)
+    axes.legend(loc="upper right", frameon=False)
+    figures.save(figure, path)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--ssm", default=str(ROOT / "build/release/bin/ssm"))
     parser.add_argument("--models", default=",".join(MODELS))
@@ -136,7 +128,13 @@ def main():
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--draw", metavar="JSON", type=pathlib.Path, help="draw comparison.svg from a finished comparison.json")
     arguments = parser.parse_args()
+    if arguments.draw:
+        draw(json.loads(arguments.draw.read_text())["runs"], arguments.out / "comparison.svg")
+        return
+    if arguments.text is None:
+        parser.error("--text is missing")
     arguments.out.mkdir(parents=True, exist_ok=True)
     wanted = [(model, seed) for seed in range(1, arguments.seeds + 1) for model in arguments.models.split(",")]
     runs, start = [], time.monotonic()
@@ -148,12 +146,12 @@ def main():
             print(f"{len(runs)}/{len(wanted)}  {runs[-1]['model']} #{runs[-1]['seed']}: "
                   f"{runs[-1]['held_out_loss']:.4f} nats per byte  ETA {left / 60:.0f} min", file=sys.stderr)
             runs.sort(key=lambda run: (list(MODELS).index(run["model"]), run["seed"]))
-            settings = {name: str(value) for name, value in vars(arguments).items() if name not in ("out", "ssm", "text")}
+            settings = {name: str(value) for name, value in vars(arguments).items() if name not in ("out", "ssm", "text", "draw")}
             (arguments.out / "comparison.json").write_text(
                 json.dumps({"settings": settings, "models": {m: " ".join(MODELS[m]) for m in MODELS}, "summary": summary(runs),
                             "differences": differences(runs), "runs": runs}, indent=1) + "\n")
             (arguments.out / "comparison.md").write_text(markdown(arguments, runs))
-            (arguments.out / "comparison.svg").write_text(chart(runs))
+    draw(runs, arguments.out / "comparison.svg")
     print((arguments.out / "comparison.md").read_text())
 
 

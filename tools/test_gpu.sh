@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the conformance
-# cases, training against the CPU, generation through a graph, compute-sanitizer. Builds first where there is no BIN. What
-# bench/flashconv.sh builds, its errors against double, is checked too if BIN has it.
+# Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the kernels of
+# every data type against double, the conformance cases, training against the CPU, generation through a graph and with bf16
+# weights, compute-sanitizer.
 #   tools/test_gpu.sh [BIN] [all|tests|sanitizers]
-#                                  BIN: a folder of programs that another machine built (default build/cuda/bin)
+# BIN: the programs of target gpu_programs, built on another machine. Without it they are built here, in build/cuda.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
 bin=${1:-build/cuda/bin}
 what=${2:-all}
-if [[ ! -d $bin ]]; then
-  cmake --preset cuda && cmake --build --preset cuda || exit 1
+if [[ -z ${1:-} ]]; then
+  cmake --preset cuda && cmake --build --preset cuda --target gpu_programs || exit 1
 fi
+for program in 10_cuda flashconv ssm ssm-conformance cuda_matmul_on_device; do
+  if [[ ! -x $bin/$program ]]; then
+    echo "$bin lacks $program: build target gpu_programs" >&2
+    exit 1
+  fi
+done
 cublas=$(ldconfig -p 2>/dev/null | grep -o '/.*libcublasLt\.so\.13' | head -1)
 [[ -n $cublas ]] || cublas=$(find / -name libcublasLt.so.13 -not -path '/proc/*' 2>/dev/null | head -1)
 export LD_LIBRARY_PATH=$bin:${cublas%/*}:${LD_LIBRARY_PATH:-}
@@ -55,16 +61,25 @@ train() {  # FOLDER BACKEND OPTIONS…
   "$bin/ssm" train --text README.md --out "$folder" --backend "$backend" --steps 100 --seed 1 \
     --width 64 --layers 2 --length 128 --batch 8 --log-every 1 "$@"
 }
-greedy() { "$bin/ssm" generate "$1" --backend "$2" --prompt "The " --tokens 64 --temperature 0 >"$3"; }
+greedy() {  # FOLDER BACKEND OUTPUT OPTIONS…
+  local folder=$1 backend=$2 output=$3
+  shift 3
+  "$bin/ssm" generate "$folder" --backend "$backend" --prompt "The " --tokens 64 --temperature 0 "$@" >"$output"
+}
+
+# Every conformance case, but those of layers whose primitives this backend lacks.
+conformance() {  # SCALAR
+  "$bin/ssm-conformance" --backend cuda --scalar "$1" tests/data/conformance/cases >"$work/cases"
+  tail -1 "$work/cases"
+  grep -q '^pass' "$work/cases" && tail -1 "$work/cases" | grep -q ' 0 failed' &&
+    ! grep -E '^(FAIL|unsupported)' "$work/cases" |
+      grep -vE '^unsupported .*(dense_|hidden_fusion|mamba|retention|retnet|selective_|short_convolution)'
+}
 
 if [[ $what != sanitizers ]]; then
   for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
-  if [[ -x $bin/flashconv ]]; then step "convolutions against double" "$bin/flashconv" check; fi
-  for scalar in float double; do
-    step "conformance $scalar" "$bin/ssm-conformance" --backend cuda --scalar "$scalar" \
-      --kinds adamw,attention,causal_convolution,cross_entropy,diagonal_ssm,gelu_mlp,h3,h3_lm,layer_norm,rms_norm,schedule,shift_ssm,swiglu_mlp,training \
-      tests/data/conformance/cases
-  done
+  step "kernels of every data type against double" "$bin/flashconv" check
+  for scalar in float double; do step "conformance $scalar" conformance "$scalar"; done
   step "train on the CPU" train "$work/cpu" cpu
   step "train on the GPU" train "$work/gpu" cuda
   step "train on the GPU again" train "$work/again" cuda
@@ -75,6 +90,9 @@ if [[ $what != sanitizers ]]; then
   step "generate on the CPU" greedy "$work/gpu" cpu "$work/cpu.txt"
   step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
   step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
+  step "generate with bf16 weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_bf16.txt" --weights bf16
+  step "generate with bf16 weights on the GPU" greedy "$work/gpu" cuda "$work/gpu_bf16.txt" --weights bf16
+  step "the same text with bf16 weights" cmp "$work/cpu_bf16.txt" "$work/gpu_bf16.txt"
 fi
 
 # sanitize TOOL WHAT: kinds of conformance cases, or convolutions. Races are looked for in our kernels alone, not in cuBLAS's.
@@ -90,11 +108,10 @@ elif [[ $what != tests ]]; then
   step "memcheck of the layers" sanitize memcheck h3,h3_lm,diagonal_ssm,causal_convolution,attention
   # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
   step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention
-  if [[ -x $bin/flashconv ]]; then
-    for tool in memcheck racecheck synccheck; do
-      step "$tool of the convolutions" sanitize "$tool" convolutions
-    done
-  fi
+  step "memcheck of products by bf16 weights" compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/cuda_matmul_on_device"
+  for tool in memcheck racecheck synccheck; do
+    step "$tool of the convolutions" sanitize "$tool" convolutions
+  done
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0 && passed > 0))

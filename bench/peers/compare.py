@@ -19,6 +19,8 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import figures  # noqa: E402
 
 # work, shape, pass, peer, must, aim: how many times as fast as the peer
 CASES = [
@@ -82,7 +84,7 @@ def compare(case, arguments):
 
 
 def table(rows):
-    lines = ["| work | shape | pass | ours ms | peer | peer ms | times as fast | least / aimed at | of the floor |",
+    lines = ["| work | shape | pass | ours ms | peer | peer ms | times as fast | least / aimed at | of the bandwidth |",
              "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for r in rows:
         fast = f"{r['times_as_fast']:.1f}" if "times_as_fast" in r else "–"
@@ -95,24 +97,30 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-def chart(rows):
-    """Bars of how many times as fast, with a tick where the bar to reach is."""
+def draw(rows, path):
+    """Bars of how many times as fast, with ticks at what was demanded and aimed at."""
     rows = [r for r in rows if "times_as_fast" in r]
-    left, width, height = 330, 460, 26
-    top = max([r["times_as_fast"] for r in rows] + [r["aim"] or 1 for r in rows] + [1])
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{height * len(rows) + 60}" font-family="sans-serif" font-size="13">',
-             '<rect width="100%" height="100%" fill="white"/>',
-             '<text x="12" y="22" font-size="15">Times as fast as the peer, same machine, in turn</text>']
-    for i, r in enumerate(rows):
-        y = 40 + i * height
-        at = lambda value: left + width * value / top
-        parts.append(f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{r["work"]} {r["shape"]} {r["pass"]} ({r["peer"]})</text>')
-        parts.append(f'<rect x="{left}" y="{y}" width="{at(r["times_as_fast"]) - left:.1f}" height="{height - 8}" fill="#3b6fb6"/>')
-        parts.append(f'<text x="{at(r["times_as_fast"]) + 6:.1f}" y="{y + 14}">{r["times_as_fast"]:.1f}</text>')
-        for bar, colour in ((r["must"], "#c0392b"), (r["aim"], "#27ae60")):
-            if bar:
-                parts.append(f'<line x1="{at(bar):.1f}" x2="{at(bar):.1f}" y1="{y - 2}" y2="{y + height - 6}" stroke="{colour}" stroke-width="2"/>')
-    return "\n".join(parts + ["</svg>"]) + "\n"
+    drawing = figures.new("Times as fast as the peer, on the same machine in turn", height=0.7 + 0.32 * len(rows))
+    if drawing is None or not rows:
+        return
+    figure, axes = drawing
+    places = range(len(rows))
+    bars = axes.barh(places, [r["times_as_fast"] for r in rows], height=0.6, color="#3b6fb6")
+    axes.bar_label(bars, fmt="%.1f", padding=4)
+    for name, color, label in (("must", "#c0392b", "at least"), ("aim", "#27ae60", "aimed at")):
+        marks = [(place, r[name]) for place, r in zip(places, rows) if r[name]]
+        axes.vlines([x for _, x in marks], [y - 0.4 for y, _ in marks], [y + 0.4 for y, _ in marks], color=color,
+                    linewidth=2, label=label)
+    axes.set_yticks(places, [f"{r['work']} {r['shape']} {r['pass']} ({r['peer']})" for r in rows])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.legend(loc="lower right", frameon=False)
+    figures.save(figure, path)
+
+
+def write_table_and_picture(rows, folder):
+    (folder / "peers_cpu.md").write_text(table(rows))
+    draw(rows, folder / "peers_cpu.svg")
 
 
 def machine(arguments):
@@ -129,7 +137,16 @@ def main():
     parser.add_argument("--works", default="", help="only these, separated by commas")
     parser.add_argument("--flags", default="", help="how ours was compiled")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "bench/baselines")
+    parser.add_argument("--again", action="store_true", help="write table and picture anew from the stored numbers")
+    parser.add_argument("--check", action="store_true", help="fail where the stored table is not that of the stored numbers")
     arguments = parser.parse_args()
+    if arguments.again or arguments.check:
+        rows = json.loads((arguments.out / "peers_cpu.json").read_text())["results"]
+        if arguments.again:
+            write_table_and_picture(rows, arguments.out)
+        if (arguments.out / "peers_cpu.md").read_text() != table(rows):
+            raise SystemExit("peers_cpu.md differs from peers_cpu.json: --again writes it")
+        return
     wanted = set(filter(None, arguments.works.split(",")))
     rows = []
     for case in CASES:
@@ -140,8 +157,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine(arguments), "rounds": arguments.rounds, "results": rows}
     (arguments.out / "peers_cpu.json").write_text(json.dumps(report, indent=1) + "\n")
-    (arguments.out / "peers_cpu.md").write_text(table(rows))
-    (arguments.out / "peers_cpu.svg").write_text(chart(rows))
+    write_table_and_picture(rows, arguments.out)
 
 
 if __name__ == "__main__":

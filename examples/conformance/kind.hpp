@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -10,25 +11,13 @@ class Trial;
 
 /// What a case can be of: the function named by `config.op`, and how to check it.
 struct Kind {
-  std::string_view op;
+  std::string op;
   void (*check)(Trial&);
 };
 
-/// All kinds, on each backend in each scalar: operations and layers, then whole models. One translation unit each: they are
-/// slow to compile.
-const std::vector<Kind>& reference_double_kinds();
-const std::vector<Kind>& reference_float_kinds();
-const std::vector<Kind>& cpu_double_kinds();
-const std::vector<Kind>& cpu_float_kinds();
-const std::vector<Kind>& reference_double_language_models();
-const std::vector<Kind>& reference_float_language_models();
-const std::vector<Kind>& cpu_double_language_models();
-const std::vector<Kind>& cpu_float_language_models();
-#ifdef SSM_WITH_CUDA
-const std::vector<Kind>& cuda_double_kinds();
-const std::vector<Kind>& cuda_float_kinds();
-const std::vector<Kind>& cuda_double_language_models();
-const std::vector<Kind>& cuda_float_language_models();
-#endif
+/// The backends that the program was built with.
+std::vector<std::string> backend_names();
+/// All kinds of operations, layers and whole models that run on a backend, in "double" or "float".
+std::vector<Kind> kinds_of(std::string_view backend, std::string_view scalar);
 
 }  // namespace ssm::conformance

@@ -1,29 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+
+#include "check_language_model.hpp"
 #include "kind.hpp"
-#include "kind/h3_language_model.hpp"
-#include "kind/mamba_language_model.hpp"
-#include "kind/retnet_language_model.hpp"
 #include "kind/training.hpp"
+#include "ssm/family/families.hpp"
+#include "ssm/layer/runs_on.hpp"
 
 namespace ssm::conformance {
+
+/// What a case calls a tensor that the family calls `name`: files of other programs have another word for the embedding.
+template <class F>
+std::string stored_name(const Trial& trial, const std::string& name) {
+  using Names = typename F::LanguageModel::TensorNames;
+  if (F::other_embedding.empty() || name != Names::embedding.text()) return name;
+  const std::string other =
+      detail::module_prefix(Names::backbone.text()) + std::string(F::other_embedding);
+  return trial.has("grad/param/" + other) ? other : name;
+}
+
+template <class B, class T, class F>
+void check_language_model(Trial& trial) {
+  Context<B> ctx;
+  const auto model = load_language_model<F, T>(ctx, model_folder_of(trial));
+  LanguageModelCheck<B, T, typename F::LanguageModel>(trial, model.layer, model.parameters,
+                                                      &stored_name<F>)
+      .run();
+}
+
+/// "dense_mamba_lm" of the family dense-mamba
+template <class F>
+std::string kind_of() {
+  std::string name(F::name);
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name + "_lm";
+}
 
 template <class B, class T>
 const std::vector<Kind>& language_models() {
   static const std::vector<Kind> all = [] {
-    std::vector<Kind> list{
-        {"h3_lm", check_h3_language_model<B, T>},
-        {"training", check_training<B, T>},
-    };
-    if constexpr (HasSelectiveScan<B> && HasShortConvolution<B>) {
-      list.push_back({"dense_mamba_lm", check_dense_mamba_language_model<B, T>});
-      list.push_back({"mamba_lm", check_mamba_language_model<B, T>});
-    }
-    if constexpr (HasDecayedAttention<B>) {
-      list.push_back({"dense_retnet_lm", check_dense_retnet_language_model<B, T>});
-      list.push_back({"retnet_lm", check_retnet_language_model<B, T>});
-    }
+    std::vector<Kind> list;
+    for_each_family([&]<class F>() {
+      if constexpr (RunsOn<typename F::LanguageModel, B>)
+        list.push_back({kind_of<F>(), &check_language_model<B, T, F>});
+    });
+    list.push_back({"training", check_training<B, T>});
     return list;
   }();
   return all;

@@ -18,24 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<Kind> kinds_of(const std::string& backend, const std::string& scalar) {
-  const bool is_double = scalar == "double";
-  const auto both = [](std::vector<Kind> kinds, const std::vector<Kind>& models) {
-    kinds.insert(kinds.end(), models.begin(), models.end());
-    return kinds;
-  };
-  if (backend == "reference")
-    return is_double ? both(reference_double_kinds(), reference_double_language_models())
-                     : both(reference_float_kinds(), reference_float_language_models());
-#ifdef SSM_WITH_CUDA
-  if (backend == "cuda")
-    return is_double ? both(cuda_double_kinds(), cuda_double_language_models())
-                     : both(cuda_float_kinds(), cuda_float_language_models());
-#endif
-  return is_double ? both(cpu_double_kinds(), cpu_double_language_models())
-                   : both(cpu_float_kinds(), cpu_float_language_models());
-}
-
 /// Counts what came of the cases, and says so line by line.
 class Tally {
  public:
@@ -142,11 +124,6 @@ constexpr const char* description =
     "Prints one line a case with the largest |x - y| / max(1, max|y|), measured against the "
     "tolerance\n"
     "of its tensor, then the counts. The exit status is 0 only if every case passed.\n";
-#ifdef SSM_WITH_CUDA
-const std::vector<std::string> backends{"reference", "cpu", "cuda"};
-#else
-const std::vector<std::string> backends{"reference", "cpu"};
-#endif
 
 constexpr const char* examples =
     "\nExamples:\n"
@@ -168,7 +145,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> known;
   for (const Kind& kind : kinds_of("reference", "double")) known.emplace_back(kind.op);
   app.add_option("--backend", backend, "What computes")
-      ->check(CLI::IsMember(backends))
+      ->check(CLI::IsMember(backend_names()))
       ->capture_default_str();
   app.add_option("--scalar", scalar, "In which arithmetic")
       ->check(CLI::IsMember({"double", "float"}))

@@ -2,51 +2,90 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <concepts>
+#include <limits>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
-#include "engine.hpp"
+#include "ssm/core/error.hpp"  // Index
+#include "ssm/io/number.hpp"
+#include "ssm/language_model.hpp"
 
 namespace ssm::cli {
 
-inline constexpr Index most = Index{1} << 40;
+/// What numbers on the command line may be. They are read strictly: nothing wraps, saturates or is cut.
+inline constexpr Index limit = Index{1} << 40;
 
-/// Adds an option for a number or a word whose default is shown. Given twice, the last one counts.
-template <class Value>
-CLI::Option* add_option(CLI::App& command, const char* flags, Value& value,
-                        const std::string& help) {
-  CLI::Option* option = command.add_option(flags, value, help);
-  if constexpr (std::is_floating_point_v<Value>)
-    option->type_name("NUMBER");
-  else if constexpr (std::is_integral_v<Value> || std::is_same_v<Value, std::vector<Index>>)
-    option->type_name("N");
-  else
-    option->type_name("TEXT");
-  if constexpr (!std::is_same_v<Value, std::vector<Index>>) option->take_last();
+/// Adds an option for a whole number from `least` to `most`. Given twice, the last one counts.
+template <std::integral Number>
+CLI::Option* add_whole_number(CLI::App& command, const std::string& flags, Number& value,
+                              const std::string& help, Number least = 0,
+                              Number most = std::numeric_limits<Number>::max()) {
+  const std::string name = flags.substr(0, flags.find(','));
+  return command
+      .add_option_function<std::string>(
+          flags,
+          [&value, name, least, most](const std::string& text) {
+            const auto number = parse_whole_number<Number>(text, least, most);
+            if (!number) throw CLI::ValidationError(name, number.complaint);
+            value = number.value;
+          },
+          help)
+      ->type_name("N")
+      ->take_last();
+}
+/// The same for a number.
+inline CLI::Option* add_number(CLI::App& command, const std::string& flags, double& value,
+                               const std::string& help, double least, double most) {
+  const std::string name = flags.substr(0, flags.find(','));
+  return command
+      .add_option_function<std::string>(
+          flags,
+          [&value, name, least, most](const std::string& text) {
+            const auto number = parse_number(text, least, most);
+            if (!number) throw CLI::ValidationError(name, number.complaint);
+            value = number.value;
+          },
+          help)
+      ->type_name("NUMBER")
+      ->take_last();
+}
+/// The same for a word.
+inline CLI::Option* add_word(CLI::App& command, const std::string& flags, std::string& value,
+                             const std::string& help, std::vector<std::string> words = {}) {
+  CLI::Option* option = command.add_option(flags, value, help)->type_name("TEXT")->take_last();
+  if (!words.empty()) option->check(CLI::IsMember(std::move(words)).description(""));
   return option;
 }
 
-/// Values outside are wrong usage. The range is not repeated in the help.
-template <class Number>
-CLI::Validator between(Number low, Number high) {
-  return CLI::Range(low, high).description("");
-}
-inline CLI::Validator one_of(std::vector<std::string> names) {
-  return CLI::IsMember(std::move(names)).description("");
+/// --backend and --threads.
+inline void add_backend_options(CLI::App& command, std::string& backend, int& threads) {
+  add_word(command, "--backend", backend,
+           "cpu, cuda, cuda-tf32: faster, coarser matrix products; or reference: plain loops, slow")
+      ->check(CLI::IsMember({"cpu", "cuda", "cuda-tf32", "reference"}).description(""))
+      ->type_name("NAME");
+  add_whole_number(command, "--threads", threads, "of the cpu backend (all cores)", 1, 1024);
 }
 
-/// --backend and --threads.
-inline void add_machine_options(CLI::App& command, Machine& machine) {
-  command
-      .add_option_function<std::string>(
-          "--backend",
-          [&machine](const std::string& name) { machine.backend = backend_kind(name); },
-          "cpu, cuda, cuda-tf32: faster, coarser matrix products; or reference: plain loops, slow")
-      ->check(one_of(backend_names))
-      ->type_name("NAME");
-  add_option(command, "--threads", machine.threads, "of the cpu backend (all cores)")
-      ->check(between(1, 1024));
+/// --weights.
+inline void add_weights_option(CLI::App& command, std::string& weights) {
+  add_word(command, "--weights", weights, "fp32, or bf16: half the memory, rounded",
+           {"fp32", "bf16"})
+      ->type_name("FORM")
+      ->capture_default_str();
 }
+
+/// The model of a command, opened as its options say.
+inline AnyLanguageModel open_model(const std::filesystem::path& path, const BackendOptions& backend,
+                                   const std::string& weights) {
+  AnyLanguageModel model = open_language_model(path, backend);
+  if (weights == "bf16") model.keep_weights_in_bf16();
+  return model;
+}
+
+inline constexpr const char* model_help =
+    "folder of a training run, or with config.json and model.safetensors or shards of it";
 
 }  // namespace ssm::cli

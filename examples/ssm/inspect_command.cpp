@@ -19,8 +19,8 @@ constexpr const char* examples = R"(Examples:
   ssm inspect run/checkpoint-0000100/optimizer.safetensors
   ssm inspect run --json
 
-Only the headers of the files are read. Where config.json is of a family that is known (h3, mamba, dense-mamba, retnet,
-dense-retnet) the tensors are held against its sizes, and the first that does not fit is reported with status 1.)";
+Only the headers of the files are read. Where config.json is of a family that is known, see ssm train --help, the tensors are
+held against its sizes, and the first that does not fit is reported with status 1.)";
 
 struct InspectRequest {
   std::filesystem::path model;

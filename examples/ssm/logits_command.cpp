@@ -5,8 +5,7 @@
 
 #include "command_options.hpp"
 #include "commands.hpp"
-#include "families.hpp"
-#include "ssm/io/checkpoint_folder.hpp"  // model_folder
+#include "ssm/io/input.hpp"
 #include "ssm/io/npy.hpp"
 
 namespace ssm::cli {
@@ -25,12 +24,12 @@ struct LogitsRequest {
   std::filesystem::path tokens;
   std::filesystem::path out;
   std::string weights = "fp32";
-  Machine machine;
+  BackendOptions backend;
 };
 
 /// [B, L]
 DynamicTensor<Token, 2> read_tokens(const std::filesystem::path& path) {
-  const NpyFile file(path);
+  const NpyFile file(open_input(path));
   if (file.shape().size() == 2) return file.read<Token, 2>();
   if (file.shape().size() != 1)
     throw CheckpointError(path.string(), "",
@@ -42,38 +41,32 @@ DynamicTensor<Token, 2> read_tokens(const std::filesystem::path& path) {
 }
 
 void require_tokens(const std::string& file, const DynamicTensor<Token, 2>& tokens,
-                    const ModelSizes& sizes) {
+                    const LanguageModelFacts& facts) {
   for (Index b = 0; b < tokens.extent(0); ++b)
     for (Index t = 0; t < tokens.extent(1); ++t)
-      if (tokens(b, t) < 0 || tokens(b, t) >= sizes.logits)
+      if (tokens(b, t) < 0 || tokens(b, t) >= facts.padded_vocabulary)
         throw CheckpointError(file, "",
                               "has token " + std::to_string(tokens(b, t)) + " at [" +
                                   std::to_string(b) + ", " + std::to_string(t) +
-                                  "], the model knows 0 to " + std::to_string(sizes.logits - 1));
-  if (sizes.positions > 0 && tokens.extent(1) > sizes.positions)
+                                  "], the model knows 0 to " +
+                                  std::to_string(facts.padded_vocabulary - 1));
+  if (facts.positions > 0 && tokens.extent(1) > facts.positions)
     throw CheckpointError(file, "",
                           "has sequences of " + std::to_string(tokens.extent(1)) +
-                              " tokens, the model has learned " + std::to_string(sizes.positions) +
+                              " tokens, the model has learned " + std::to_string(facts.positions) +
                               " positions");
 }
 
 void logits(const LogitsRequest& request) {
   const auto tokens = read_tokens(request.tokens);
-  const std::filesystem::path folder = model_folder(request.model);
-  const JsonObject config = read_json(folder / "config.json");
-  const EngineFamily& family = engine_family(config);
-  const ModelSizes sizes = family.sizes(config);
-  require_tokens(request.tokens.string(), tokens, sizes);
+  const AnyLanguageModel model = open_model(request.model, request.backend, request.weights);
+  require_tokens(request.tokens.string(), tokens, model.facts());
   const Index batch = tokens.extent(0);
   const Index length = tokens.extent(1);
-  const std::array<Index, 3> shape{batch, length, sizes.logits};
+  const std::array<Index, 3> shape{batch, length, model.facts().padded_vocabulary};
   NpyWriter<float> out(request.out, std::span(shape).subspan(batch == 1 ? 1 : 0));
-  const auto engine = family.load(request.machine, folder);
-  if (request.weights == "bf16") engine->keep_weights_in_bf16();
-  for (Index b = 0; b < batch && length > 0; ++b) {
-    const std::span row(&tokens(b, 0), static_cast<std::size_t>(length));
-    out.write(engine->logits(row));
-  }
+  for (Index b = 0; b < batch && length > 0; ++b)
+    out.write(model.logits(std::span(&tokens(b, 0), static_cast<std::size_t>(length))));
   out.finish();
 }
 
@@ -90,17 +83,14 @@ void add_logits_command(CLI::App& app) {
           "folder with config.json and model.safetensors or shards of it, or of a training run")
       ->required()
       ->type_name("DIR");
-  command->add_option("--tokens", request->tokens, "the sequences")
+  command->add_option("--tokens", request->tokens, "the sequences; - for standard input")
       ->required()
       ->type_name("IDS.npy");
   command->add_option("--out", request->out, "where the logits go")
       ->required()
       ->type_name("LOGITS.npy");
-  add_option(*command, "--weights", request->weights, "fp32, or bf16: half the memory, rounded")
-      ->check(one_of({"fp32", "bf16"}))
-      ->type_name("FORM")
-      ->capture_default_str();
-  add_machine_options(*command, request->machine);
+  add_weights_option(*command, request->weights);
+  add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { logits(*request); });
 }
 

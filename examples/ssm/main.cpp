@@ -6,6 +6,7 @@
 #include <new>
 
 #include "commands.hpp"
+#include "ssm/family/options.hpp"  // OptionError
 
 namespace {
 
@@ -37,6 +38,9 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
+  } catch (const ssm::OptionError& error) {
+    std::cerr << "ssm: " << error.what() << std::endl;
+    return 2;
   } catch (const std::bad_alloc&) {
     std::cerr << "ssm: out of memory" << std::endl;
   } catch (const std::exception& error) {

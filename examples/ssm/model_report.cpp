@@ -5,13 +5,9 @@
 #include <cctype>
 #include <string_view>
 
+#include "ssm/family/families.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
-#include "ssm/io/dense_retnet_tensors.hpp"
-#include "ssm/io/h3_tensors.hpp"
-#include "ssm/io/mamba_tensors.hpp"
-#include "ssm/io/model_family.hpp"
 #include "ssm/io/model_tensors.hpp"
-#include "ssm/io/retnet_tensors.hpp"
 
 namespace ssm::cli {
 namespace {
@@ -89,38 +85,25 @@ void add_fields(ModelReport& report, const nlohmann::json& json, const std::stri
   }
 }
 
-/// Throws  CheckpointError  if the config cannot be one of its family, or its sizes are not the tensors'
-void require_fit(ModelFamily family, const JsonObject& json, ModelTensors tensors) {
-  if (family == ModelFamily::h3) {
-    const auto config = read_h3_config(json);
-    require_tensors(tensors, [&](auto&& visit) { for_each_h3_tensor(config, visit); });
-  } else if (family == ModelFamily::mamba || family == ModelFamily::dense_mamba) {
-    const auto config = read_mamba_config(json);
-    use_mamba_names(tensors);
-    require_tensors(tensors, [&](auto&& visit) { for_each_mamba_tensor(config, visit); });
-  } else if (family == ModelFamily::retnet) {
-    const auto config = read_retnet_config(json);
-    use_retnet_names(tensors);
-    require_tensors(tensors, [&](auto&& visit) { for_each_retnet_tensor(config, visit); });
-  } else if (family == ModelFamily::dense_retnet) {
-    auto config = read_dense_retnet_config(json);
-    use_dense_retnet_names(tensors);
-    use_gate_widths(tensors, config);
-    require_tensors(tensors, [&](auto&& visit) { for_each_dense_retnet_tensor(config, visit); });
-  }
-}
-
+/// What is said of a config: its family, and the first thing that does not fit.
 void add_config(ModelReport& report, const fs::path& file, ModelTensors tensors) {
   const JsonObject json = read_json(file);
-  const ModelFamily family = model_family(json);
-  report.family = name_of(family);
   report.config_json = json.json();
   add_fields(report, json.json(), "");
-  try {
-    require_fit(family, json, std::move(tensors));
-  } catch (const CheckpointError& error) {
-    report.misfit = error.what();
-  }
+  const std::string type = json.text("model_type", "");
+  report.family =
+      "unknown" + (type.empty() ? "" : " (model_type '" + detail::printable(type) + "')");
+  bool is_known = false;
+  for_each_family([&]<class F>() {
+    if (is_known || !F::describes(json)) return;
+    is_known = true;
+    report.family = F::name;
+    try {
+      require_fit<F>(json, std::move(tensors));
+    } catch (const CheckpointError& error) {
+      report.misfit = error.what();
+    }
+  });
 }
 
 }  // namespace

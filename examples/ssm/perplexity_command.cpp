@@ -4,19 +4,22 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <system_error>
 
 #include "command_options.hpp"
 #include "commands.hpp"
-#include "model_file.hpp"
-#include "text_file.hpp"
+#include "ssm/io/byte_tokens.hpp"
+#include "ssm/io/checkpoint_folder.hpp"
+#include "ssm/language_model/training_record.hpp"
 
 namespace ssm::cli {
 namespace {
 
 constexpr const char* examples = R"(Examples:
   ssm perplexity run --text book.txt                 the whole text
-  ssm perplexity run --text book.txt --held-out      its last tenth, which training did not see
+  ssm perplexity run --text book.txt --held-out      its end, which the training run held out
   ssm perplexity run --text other.txt --json
 
 The text is read once from beginning to end with the state carried along, so there are no windows and no strides; every
@@ -26,32 +29,42 @@ struct PerplexityRequest {
   std::filesystem::path model;
   std::filesystem::path text;
   double from = 0;
-  Index context = -1;  // not given
+  std::optional<Index> context;
   bool held_out = false;
   bool json = false;
   std::string weights = "fp32";
-  Machine machine;
+  BackendOptions backend;
 };
 
-Index context_of(const PerplexityRequest& request, const ModelSizes& sizes) {
-  const Index learned = sizes.positions;
-  const Index usual = evaluation_context(sizes.has_attention);
-  const Index context = request.context >= 0 ? request.context : usual;
-  return learned > 0 && (context == 0 || context > learned) ? learned : context;
+/// Where the part to be measured begins. What was held out is what the record of the run says.
+Index begin_of(const PerplexityRequest& request, TokenView text) {
+  const auto size = static_cast<std::size_t>(text.size());
+  if (!request.held_out) return static_cast<Index>(held_out_begin(size, 1 - request.from));
+  const std::filesystem::path file = model_folder(request.model) / "trainer.json";
+  std::error_code error;
+  if (!std::filesystem::exists(file, error))
+    throw ArgumentError("--held-out: " + request.model.string() +
+                        " has no record of a training run; say --from FRACTION");
+  const TrainingRecord record = read_record(file);
+  if (record.text_tokens != text.size() || record.text_digest != digest_of(text))
+    throw ArgumentError("--held-out: " + request.text.string() +
+                        " is not the text that the model was trained on; say --from FRACTION, or "
+                        "nothing for the whole text");
+  return static_cast<Index>(held_out_begin(size, record.recipe.held_out));
 }
 
 void perplexity(const PerplexityRequest& request) {
-  const std::string text = read_training_text(request.text);
-  const ModelFile model(request.model, request.machine);
-  const std::size_t begin =
-      held_out_begin(text.size(), 1 - (request.held_out ? 0.9 : request.from));
-  const auto tokens = model.tokenizer().encode(std::string_view(text).substr(begin));
-  if (tokens.size() < 2)
-    throw ArgumentError(request.text.string() + ": nothing to predict in " +
-                        std::to_string(tokens.size()) + " tokens");
-  if (request.weights == "bf16") model.engine().keep_weights_in_bf16();
-  const TextLoss loss =
-      model.engine().loss(tokens, {.context = context_of(request, model.sizes())});
+  const ByteTokens bytes(request.text);
+  if (bytes.size() == 0) throw ArgumentError(bytes.file().name() + ": the text is empty");
+  const TokenView text = bytes;
+  const Index begin = begin_of(request, text);
+  const TokenView part = text.subview(begin, text.size() - begin);
+  if (part.size() < 2)
+    throw ArgumentError(bytes.file().name() + ": nothing to predict in " +
+                        std::to_string(part.size()) + " tokens");
+  const AnyLanguageModel model = open_model(request.model, request.backend, request.weights);
+  static_cast<void>(model.tokenizer());  // tokens are bytes
+  const TextLoss loss = model.evaluate(part, request.context);
   const double bits = bits_per_byte(loss);
   if (!std::isfinite(bits))
     throw ArgumentError(request.model.string() + ": the model's loss is not finite");
@@ -79,20 +92,29 @@ void add_perplexity_command(CLI::App& app) {
   CLI::App* command = app.add_subcommand("perplexity", "Measure how well a model predicts a text.");
   command->footer(examples);
   command->add_option("model", request->model, model_help)->required()->type_name("DIR");
-  command->add_option("--text", request->text, "the text")->required()->type_name("FILE");
-  CLI::Option* from = add_option(*command, "--from", request->from,
-                                 "part of the text to leave out at its beginning")
-                          ->check(between(0.0, 0.999999));
-  command->add_flag("--held-out", request->held_out, "only the last tenth")->excludes(from);
-  add_option(*command, "--context", request->context,
-             "tokens after which the state starts afresh (0: never)")
-      ->check(between(Index{0}, most));
+  command->add_option("--text", request->text, "the text; - for standard input")
+      ->required()
+      ->type_name("FILE");
+  CLI::Option* from = add_number(*command, "--from", request->from,
+                                 "part of the text to leave out at its beginning", 0, 0.999999);
+  command
+      ->add_flag("--held-out", request->held_out,
+                 "only the end of the text that the training run held out")
+      ->excludes(from);
+  command
+      ->add_option_function<std::string>(
+          "--context",
+          [request](const std::string& words) {
+            const auto number = parse_whole_number<Index>(words, 0, limit);
+            if (!number) throw CLI::ValidationError("--context", number.complaint);
+            request->context = number.value;
+          },
+          "tokens after which the state starts afresh (0: never)")
+      ->type_name("N")
+      ->take_last();
   command->add_flag("--json", request->json, "one JSON object on standard output");
-  add_option(*command, "--weights", request->weights, "fp32, or bf16: half the memory, rounded")
-      ->check(one_of({"fp32", "bf16"}))
-      ->type_name("FORM")
-      ->capture_default_str();
-  add_machine_options(*command, request->machine);
+  add_weights_option(*command, request->weights);
+  add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { perplexity(*request); });
 }
 

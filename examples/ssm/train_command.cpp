@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "command_options.hpp"
 #include "commands.hpp"
-#include "families.hpp"
-#include "training_run.hpp"
+#include "progress.hpp"
+#include "ssm/family/families.hpp"
+#include "ssm/io/byte_tokens.hpp"
+#include "ssm/language_model/training_run.hpp"
+#include "stop_signal.hpp"
+#include "training_report.hpp"
 
 namespace ssm::cli {
 namespace {
@@ -17,6 +25,7 @@ constexpr const char* examples = R"(Examples:
   ssm train --text book.txt --out run --steps 2000 --seed 7  the same weights every time
   ssm train --text book.txt --out run --model dense-mamba --layers 8
   ssm train --text book.txt --out run --resume               go on after Ctrl-C, kill or a crash
+  zcat book.gz | ssm train --text - --out run
 
 --out gets checkpoint-STEP/ (config.json, model.safetensors, and what --resume needs), metrics.jsonl and
 loss.svg. The last tenth of the text is held out. Ctrl-C saves a checkpoint and exits with status 0.
@@ -24,80 +33,179 @@ A run bounded by --steps and resumed after any interruption ends with the same w
 was never interrupted, on the same backend and number of threads. One bounded by --minutes goes on for the minutes
 that are left; its learning rate follows the clock.)";
 
-bool allows_zero(std::string_view flag) {
-  return flag == "--inner" || flag == "--state" || flag == "--sources";
+struct TrainCommand {
+  std::filesystem::path text;
+  TrainingRequest request;
+  bool quiet = false;
+};
+
+/// A setting of the model as some families have it.
+struct SharedOption {
+  ModelOption option;
+  std::vector<std::string> families;
+};
+
+/// "h3", or "h3 and mamba"
+std::string list_of(const std::vector<std::string>& names) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    text += (i == 0 ? "" : i + 1 == names.size() ? " and " : ", ") + names[i];
+  return text;
 }
 
-void add_recipe_option(CLI::App& command, TrainRequest& request, const char* flag, auto& value,
-                       const char* help) {
-  using Value = std::remove_reference_t<decltype(value)>;
-  CLI::Option* option = add_option(command, flag, value, help)->capture_default_str();
-  option->group("Model and training");
-  const std::string name = flag;
-  if constexpr (std::is_same_v<Value, std::vector<Index>>)
-    option->delimiter(',')->check(between(Index{0}, most))->default_str("none");
-  if constexpr (std::is_same_v<Value, std::string>)
-    option->check(name == "--backend" ? one_of(backend_names)
-                  : name == "--model" ? one_of(family_names())
-                  : name == "--fusion"
-                      ? one_of({"usual", "readout", "carried"})
-                      : one_of({"constant", "linear", "polynomial", "cosine", "cosine_timm"}));
-  if constexpr (std::is_same_v<Value, Index>)
-    option->check(between(Index{allows_zero(name) ? 0 : 1}, Index{1} << 30));
-  if constexpr (std::is_same_v<Value, double>) {
-    const bool is_part =
-        name == "--warmup" || name == "--dropout" || name == "--held-out" || name == "--beta2";
-    option->check(is_part ? between(0.0, 0.999) : between(0.0, 1e6));
+/// The settings of all families by name; a name that means different things has an entry for each.
+std::vector<std::vector<SharedOption>> model_options() {
+  std::vector<std::vector<SharedOption>> all;
+  for_each_family([&]<class F>() {
+    for (ModelOption& option : options_of<F>()) {
+      auto same_name = std::find_if(all.begin(), all.end(), [&](const auto& entries) {
+        return entries.front().option.name == option.name;
+      });
+      if (same_name == all.end()) same_name = all.insert(all.end(), std::vector<SharedOption>());
+      const auto same = std::find_if(same_name->begin(), same_name->end(), [&](const auto& entry) {
+        return entry.option.help == option.help && entry.option.standard == option.standard;
+      });
+      if (same != same_name->end())
+        same->families.emplace_back(F::name);
+      else
+        same_name->push_back({std::move(option), {std::string(F::name)}});
+    }
+  });
+  return all;
+}
+
+void add_model_options(CLI::App& command, TrainingRequest& request) {
+  std::size_t families = 0;
+  for_each_family([&]<class F>() { ++families; });
+  for (const std::vector<SharedOption>& entries : model_options()) {
+    std::string help;
+    for (const SharedOption& entry : entries) {
+      const bool is_general = entry.families.size() == families;
+      help += (help.empty() ? "" : "; ") + (is_general ? "" : list_of(entry.families) + ": ") +
+              entry.option.help + " [" + entry.option.standard + "]";
+    }
+    const std::string name = entries.front().option.name;
+    command
+        .add_option_function<std::string>(
+            "--" + name,
+            [&request, name](const std::string& text) { request.model.options[name] = text; }, help)
+        ->type_name(entries.front().option.form)
+        ->take_last()
+        ->group("Model");
   }
-  option->each([&request, name](const std::string&) { request.given.insert(name); });
 }
 
-void add_limits(CLI::App& command, TrainRequest& request) {
+void add_settings(CLI::App& command, TrainingRequest& request) {
+  for_each_setting(request.recipe, [&](const std::string& name, auto& value, const char* help) {
+    using Value = std::remove_reference_t<decltype(value)>;
+    const std::string flag = "--" + name;
+    CLI::Option* option = nullptr;
+    if constexpr (std::is_same_v<Value, bool>) {
+      option = command.add_flag(flag, value, help);
+    } else if constexpr (std::is_same_v<Value, double>) {
+      const bool is_part = name == "warmup" || name == "held-out" || name == "beta2";
+      option = add_number(command, flag, value, help, 0, is_part ? 0.999 : 1e6);
+      option->default_str(detail::option_text(value));
+    } else if constexpr (std::is_same_v<Value, std::string>) {
+      option = add_word(command, flag, value, help,
+                        {"constant", "linear", "polynomial", "cosine", "cosine_timm"})
+                   ->capture_default_str();
+    } else {
+      option = add_whole_number<Value>(
+          command, flag, value, help, name == "seed" ? 0 : 1,
+          name == "seed" ? std::numeric_limits<Value>::max() : Value{1} << 30);
+      option->default_str(std::to_string(value));
+    }
+    option->group("Training")->each([&request, name](const std::string&) {
+      request.given.insert(name);
+    });
+  });
+}
+
+void add_limits(CLI::App& command, TrainingRequest& request) {
   TrainingLimits& limits = request.limits;
-  CLI::Option* minutes = add_option(command, "--minutes", limits.minutes,
-                                    "train this long (5, unless --steps is given)")
-                             ->check(between(1e-3, 1e6));
-  add_option(command, "--steps", limits.steps, "train for this many updates")
-      ->check(between(Index{1}, most))
+  CLI::Option* minutes = add_number(command, "--minutes", limits.minutes,
+                                    "train this long (5, unless --steps is given)", 1e-3, 1e6);
+  add_whole_number(command, "--steps", limits.steps, "train for this many updates", Index{1}, limit)
       ->excludes(minutes);
-  add_option(command, "--evaluate-every,--eval-every", limits.evaluate_every,
-             "steps (else ten times in a run)")
-      ->check(between(Index{1}, most));
-  add_option(command, "--save-every", limits.save_every, "steps (else once a minute)")
-      ->check(between(Index{1}, most));
-  add_option(command, "--log-every", limits.log_every, "steps (else 10)")
-      ->check(between(Index{1}, most));
-  add_option(command, "--keep", limits.keep, "checkpoints (else 2)")
-      ->check(between(Index{1}, most));
-  add_option(command, "--threads", limits.threads, "of the cpu backend (all cores)")
-      ->check(between(1, 1024));
+  add_whole_number(command, "--evaluate-every,--eval-every", limits.evaluate_every,
+                   "steps (else ten times in a run)", Index{1}, limit);
+  add_whole_number(command, "--save-every", limits.save_every, "steps (else once a minute)",
+                   Index{1}, limit);
+  add_whole_number(command, "--log-every", limits.log_every, "steps (else 10)", Index{1}, limit);
+  add_whole_number(command, "--keep", limits.keep, "checkpoints (else 2)", Index{1}, limit);
+  add_backend_options(command, limits.backend, request.backend.threads);
+}
+
+std::string count_text(Index count) { return quantity_text(static_cast<double>(count)); }
+
+void announce(const TrainingRun& run, TrainingReport& report) {
+  const LanguageModelFacts& facts = run.model().facts();
+  report.say(facts.family + " model of " + count_text(facts.parameters) + " parameters; " +
+             std::to_string(run.training_text().size()) + " tokens to train on, " +
+             std::to_string(run.held_out_text().size()) + " held out; " + facts.backend + ", " +
+             std::to_string(facts.threads) + " threads");
+  if (run.is_resumed()) report.say("resuming after step " + std::to_string(run.step()));
+  if (run.length() < run.recipe().length)
+    report.say("the text is short: windows of " + std::to_string(run.length()) + " tokens");
+}
+
+void train(TrainCommand command) {
+  const ByteTokens text(command.text);
+  const std::string name = text.file().name();
+  if (text.size() == 0) throw ArgumentError(name + ": the text is empty");
+  TrainingRun run(command.request, text, name);
+  TrainingReport report(run.folder(), run.step(), run.tokens_per_step(), run.limits().log_every,
+                        command.quiet);
+  announce(run, report);
+  const StopSignal stop;
+  run.on_update = [&](const auto& moment, const auto& step) { report.add(moment, step); };
+  run.on_evaluation = [&](const auto& moment, const auto& loss) { report.add(moment, loss); };
+  run.is_stop_wanted = [&] { return stop.is_received(); };
+  if (!run.run()) {
+    report.say("stopped at step " + std::to_string(run.step()) + "; continue with --resume");
+    return;
+  }
+  report.say(std::to_string(run.step()) + " steps, " +
+             count_text(run.step() * run.tokens_per_step()) + " tokens in " +
+             duration_text(run.seconds()) + "; the model is in " + run.checkpoint().string());
+  if (const auto loss = run.evaluate()) {
+    std::printf("held-out bits per byte: %.4f\n", bits_per_byte(*loss));
+    std::fflush(stdout);
+  }
 }
 
 }  // namespace
 
 void add_train_command(CLI::App& app) {
-  auto request = std::make_shared<TrainRequest>();
+  auto state = std::make_shared<TrainCommand>();
+  TrainingRequest& request = state->request;
   CLI::App* command = app.add_subcommand("train", "Train a language model on a text.");
   command->footer(examples);
-  command->add_option("--text", request->text, "the text, as it is, byte by byte")
+  command->add_option("--text", state->text, "the text, byte by byte; - for standard input")
       ->required()
       ->type_name("FILE");
-  command->add_option("--out", request->out, "folder for checkpoints, metrics and the loss curve")
+  command->add_option("--out", request.folder, "folder for checkpoints, metrics and the loss curve")
       ->required()
       ->type_name("DIR");
   command
       ->add_option(
-          "--config", request->config,
-          "a config.json in place of --model and the sizes; its vocabulary must be the bytes'")
+          "--config", request.model.config,
+          "a config.json in place of --model and the sizes; its vocabulary holds the bytes")
       ->type_name("FILE");
-  command->add_flag("--resume", request->resume,
+  command->add_flag("--resume", request.resume,
                     "go on from the newest checkpoint in --out, if there is one");
-  command->add_flag("--quiet", request->quiet, "no progress on standard error");
-  add_limits(*command, *request);
-  for_each_option(request->recipe, [&](const char* flag, auto& value, const char* help) {
-    add_recipe_option(*command, *request, flag, value, help);
-  });
-  command->callback([request] { train(*request); });
+  command->add_flag("--quiet", state->quiet, "no progress on standard error");
+  add_limits(*command, request);
+  std::vector<std::string> families;
+  for_each_family([&]<class F>() { families.emplace_back(F::name); });
+  add_word(*command, "--model", request.model.family, "family: " + list_of(families), families)
+      ->capture_default_str()
+      ->group("Model")
+      ->each([&request](const std::string&) { request.given.insert("model"); });
+  add_model_options(*command, request);
+  add_settings(*command, request);
+  command->callback([state] { train(*state); });
 }
 
 }  // namespace ssm::cli

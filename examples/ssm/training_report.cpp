@@ -6,8 +6,9 @@
 #include <cmath>
 #include <cstdio>
 
-#include "ssm/train/progress.hpp"
-#include "text_file.hpp"
+#include "progress.hpp"
+#include "ssm/io/json_file.hpp"  // write_text_file
+#include "ssm/train/evaluation.hpp"
 
 namespace ssm::cli {
 
@@ -19,9 +20,9 @@ TrainingReport::TrainingReport(const std::filesystem::path& folder, Index resume
       tokens_per_step_(tokens_per_step),
       log_every_(log_every) {
   for (const MetricsLog::Entry& entry : log_.entries()) {
-    const auto restore = [&](const char* name, std::vector<LossPoint>& curve) {
+    const auto restore = [&](const char* name, std::vector<PlotPoint>& curve) {
       if (entry.contains(name) && entry[name].is_number())
-        curve.push_back({entry["step"].get<Index>(), entry[name].get<double>()});
+        curve.push_back({entry["step"].get<double>(), entry[name].get<double>()});
     };
     restore("loss", training_curve_);
     restore("held_out_loss", held_out_curve_);
@@ -42,7 +43,7 @@ void TrainingReport::add(const TrainingMoment& moment, const TrainingStep& resul
                  {"tokens", moment.step * tokens_per_step_},
                  {"tokens_per_second", std::round(speed_)},
                  {"seconds", moment.seconds}});
-    training_curve_.push_back({moment.step, loss});
+    training_curve_.push_back({static_cast<double>(moment.step), loss});
     loss_sum_ = 0;
     losses_ = 0;
     last_entry_ = Clock::now();
@@ -58,10 +59,14 @@ void TrainingReport::add(const TrainingMoment& moment, const TextLoss& held_out)
                  {"bits_per_byte", bits},
                  {"held_out_tokens", held_out.tokens},
                  {"seconds", moment.seconds}});
-    held_out_curve_.push_back({moment.step, held_out.mean()});
+    held_out_curve_.push_back({static_cast<double>(moment.step), held_out.mean()});
   }
   write_text_file(folder_ / "loss.svg",
-                  loss_curve_svg(training_curve_, held_out_curve_, "nats per token"));
+                  LinePlot{.title = "loss in nats per token",
+                           .x_label = "step",
+                           .curves = {{"training", "#4878a8", training_curve_},
+                                      {"held out", "#c0392b", held_out_curve_}}}
+                      .svg());
   std::array<char, 160> line{};
   std::snprintf(line.data(), line.size(),
                 "step %td  held-out loss %.4f, %.4f bits per byte (%td tokens)", moment.step,

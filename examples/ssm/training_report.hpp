@@ -6,22 +6,13 @@
 #include <string>
 #include <vector>
 
-#include "ssm/io/metrics_log.hpp"
-#include "ssm/train/language_model_trainer.hpp"  // TrainingStep
-#include "ssm/train/loss_curve.hpp"
+#include "line_plot.hpp"
+#include "metrics_log.hpp"
+#include "ssm/language_model/training_run.hpp"  // TrainingMoment
 #include "ssm/train/text_loss.hpp"
 #include "status_line.hpp"
 
 namespace ssm::cli {
-
-/// Where a run is, as far as reports say.
-struct TrainingMoment {
-  Index step = 0;
-  Index total_steps = 0;  // 0: bounded by time
-  double fraction = 0;    // of the run that is done
-  double seconds = 0;     // of training
-  double rate = 0;
-};
 
 /// metrics.jsonl, loss.svg and what standard error shows of a training run.
 class TrainingReport {
@@ -47,7 +38,7 @@ class TrainingReport {
   StatusLine status_;
   Index tokens_per_step_;
   Index log_every_;
-  std::vector<LossPoint> training_curve_, held_out_curve_;
+  std::vector<PlotPoint> training_curve_, held_out_curve_;
   double smooth_loss_ = 0;
   double loss_sum_ = 0;  // since the last entry
   Index losses_ = 0;

@@ -7,8 +7,12 @@ namespace {
 
 // A Mamba block has no MLP beside it: four of them have about the parameters of two blocks with one.
 ssm::MambaLanguageModelConfig config_of(const Settings& settings) {
-  return {
-      .d_model = 32, .n_layer = 4, .vocab_size = settings.vocabulary, .d_inner = 64, .dt_rank = 2};
+  return {.d_model = 32,
+          .n_layer = 4,
+          .vocab_size = settings.vocabulary,
+          .d_inner = 64,
+          .dt_rank = 2,
+          .embed_dropout = settings.dropout};
 }
 
 struct MambaMaker {

@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "ssm/train/progress.hpp"  // duration_text
+#include "progress.hpp"  // duration_text
 
 namespace synthetics {
 namespace {
@@ -81,7 +81,7 @@ std::string table(const Settings& settings, const Data& data, const std::vector<
       text += line("%-10s %4llu   %6.1f  (%5zu)    %6.1f  %6.3f  %7s%s\n", run.model.c_str(),
                    static_cast<unsigned long long>(run.seed), 100 * run.epochs[best].accuracy,
                    best + 1, 100 * run.epochs.back().accuracy, run.epochs.back().loss,
-                   ssm::duration_text(run.seconds).c_str(),
+                   ssm::cli::duration_text(run.seconds).c_str(),
                    is_too_good(data, run) ? "  below the floor: a leak, or memorised" : "");
     }
   text += "\n";

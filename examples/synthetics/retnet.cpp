@@ -15,7 +15,8 @@ struct RetNetMaker {
                                        .num_heads = 2,
                                        .d_value = 64,
                                        .d_inner = 64,
-                                       .has_tied_head = true});
+                                       .has_tied_head = true,
+                                       .embed_dropout = settings.dropout});
   }
 };
 

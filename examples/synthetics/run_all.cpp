@@ -11,8 +11,8 @@
 #include <thread>
 
 #include "experiment.hpp"
+#include "progress.hpp"  // duration_text
 #include "ssm/core/error.hpp"
-#include "ssm/train/progress.hpp"  // duration_text
 
 namespace synthetics {
 namespace {
@@ -131,7 +131,8 @@ class Pool {
       text += "  " + slot.run.model + " #" + std::to_string(slot.run.seed) + ": epoch " + numbers;
     }
     const double done = fraction();
-    if (done > 0) text += "  ETA " + ssm::duration_text(seconds_since(start_) * (1 - done) / done);
+    if (done > 0)
+      text += "  ETA " + ssm::cli::duration_text(seconds_since(start_) * (1 - done) / done);
     return text;
   }
 

@@ -24,7 +24,9 @@ struct TwoBlocks {
   using Layer = typename Block::template Layer<width>;
   using Model = ssm::BasicLanguageModel<ssm::Sequential<Layer, Layer>, ssm::LayerNorm<width>>;
   static Model make(const Settings& settings, Index positions) {
-    return Model({.vocabulary = settings.vocabulary, .positions = positions});
+    return Model({.vocabulary = settings.vocabulary,
+                  .positions = positions,
+                  .embedding_dropout = settings.dropout});
   }
 };
 
@@ -45,7 +47,10 @@ class Training {
         parameters_(model_.initialize(context_, seed.fork("parameters"))),
         gradients_(model_.template zero_parameters<float>(context_)),
         optimizer_(context_, model_, parameters_,
-                   {.rate = settings.rate, .weight_decay = settings.weight_decay}),
+                   {.rate = settings.rate,
+                    .ssm_rate = std::min(settings.rate, 1e-3),
+                    .weight_decay = settings.weight_decay,
+                    .decay_norms_and_biases = true}),  // as in the published recipes
         schedule_(settings.schedule()),
         order_(static_cast<std::size_t>(settings.training)) {
     std::iota(order_.begin(), order_.end(), std::size_t{0});
@@ -104,9 +109,8 @@ class Training {
   double update(Index begin, Index end) {
     load(begin, end);
     const Index step = optimizer_.step();
-    tape_.dropout = settings_.dropout;
-    tape_.dropout_seed = seed_.fork("dropout").fork(static_cast<std::uint64_t>(step));
-    model_.forward(context_, parameters_, tokens_, logits_, tape_);
+    model_.forward(context_, parameters_, tokens_, logits_, tape_,
+                   {.dropout = seed_.fork("dropout").fork(static_cast<std::uint64_t>(step))});
     const auto rows = ssm::as_rows(logits_.view());
     ssm::cross_entropy(
         context_,

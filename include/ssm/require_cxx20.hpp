@@ -6,3 +6,7 @@
 #error ssm needs C++20: compile with -std=c++20 or later
 #include "ssm needs C++20: compile with -std=c++20 or later"
 #endif
+#if !defined(__cpp_exceptions) && !defined(_CPPUNWIND)
+#error ssm reports errors as exceptions: compile without -fno-exceptions
+#include "ssm reports errors as exceptions: compile without -fno-exceptions"
+#endif

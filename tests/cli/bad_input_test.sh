@@ -11,7 +11,7 @@ train=("$ssm" train --out run "${tiny[@]}" --save-every 5)
 # Texts
 expect 1 "${train[@]}" --steps 10 --text absent && says absent
 expect 1 "${train[@]}" --steps 10 --text empty && says "empty"
-expect 1 "${train[@]}" --steps 10 --text . && says "not a regular file"
+expect 1 "${train[@]}" --steps 10 --text . && says "is a folder"
 expect 1 "${train[@]}" --steps 10 --text short && says "too short"
 if ((EUID != 0)); then
   cp text locked && chmod 000 locked
@@ -27,15 +27,16 @@ if ((EUID != 0)); then
 fi
 
 # Models that do not fit together
-expect 1 "$ssm" train --text text --out odd "${tiny[@]}" --steps 10 --state 5
-expect 1 "$ssm" train --text text --out odd2 "${tiny[@]}" --steps 10 --head-dim 3
-expect 1 "$ssm" train --text text --out odd3 "${tiny[@]}" --steps 10 --attention-layers 1
+expect 2 "$ssm" train --text text --out odd "${tiny[@]}" --steps 10 --state 5 && says "--state"
+expect 2 "$ssm" train --text text --out odd "${tiny[@]}" --steps 10 --head-dim 3 && says "--head-dim"
+expect 2 "$ssm" train --text text --out odd "${tiny[@]}" --steps 10 --attention-layers 1 && says "--attention-layers"
+[[ ! -e odd ]] || fail "a folder was made for a model that cannot be"
 
 # A run that exists
 expect 0 "${train[@]}" --text text --steps 10
 cp -r run before
 expect 1 "${train[@]}" --text text --steps 20 && says "--resume"
-expect 1 "${train[@]}" --text text --steps 20 --resume --rate 0.5 && says "--rate"
+expect 2 "${train[@]}" --text text --steps 20 --resume --rate 0.5 && says "--rate"
 tr a-z A-Z <text >TEXT
 expect 1 "${train[@]}" --text TEXT --steps 20 --resume && says "not the text"
 same run before
@@ -58,7 +59,7 @@ damaged rm $newest/optimizer.safetensors && says optimizer.safetensors
 damaged rm $newest/state.safetensors && says state.safetensors
 damaged cp run/checkpoint-0000005/optimizer.safetensors $newest/ && says "another step"
 damaged sed -i 's/"step": 10/"step": 9/' $newest/trainer.json && says "another step"
-damaged sed -i 's/"width": 16/"width": "x"/' $newest/trainer.json && says "width"
+damaged sed -i 's/"batch": 2/"batch": "x"/' $newest/trainer.json && says "batch"
 damaged truncate -s 20 $newest/config.json && says config.json
 damaged sed -i 's/"d_model": 16/"d_model": 32/' $newest/config.json
 expect 1 "$ssm" generate run
@@ -69,15 +70,15 @@ rm -rf run && cp -r before run
 expect 1 "$ssm" generate absent && says "does not exist"
 expect 1 "$ssm" generate . && says "no model"
 expect 1 "$ssm" generate file
-expect 1 "$ssm" generate run --prompt "" && says "prompt"
-expect 1 "$ssm" generate run --prompt-file empty && says "prompt"
+expect 0 "$ssm" generate run --prompt "" --tokens 3
+expect 0 "$ssm" generate run --prompt-file empty --tokens 3
 expect 1 "$ssm" perplexity run --text empty && says "empty"
 expect 1 "$ssm" perplexity run --text absent && says "absent"
 printf 'x' >one
 expect 1 "$ssm" perplexity run --text one
 sed -i 's/"vocab_size": 256/"vocab_size": 250/' $newest/config.json
-expect 1 "$ssm" generate run && says "vocabulary"
-expect 1 "$ssm" perplexity run --text text && says "vocabulary"
+expect 1 "$ssm" generate run && says "config.json says [250, 16]"
+expect 1 "$ssm" perplexity run --text text && says "config.json says [250, 16]"
 rm -rf run && cp -r before run
 if [[ -e /dev/full ]]; then
   status=0

@@ -15,8 +15,7 @@ value() { sed "s/.*\"$1\":\([0-9.e+-]*\).*/\1/" out; }
 # near A B BOUND: |A − B| ≤ BOUND, and not the same
 near() { awk -v a="$1" -v b="$2" -v bound="$3" 'BEGIN { d = a - b; if (d < 0) d = -d; exit !(d > 0 && d <= bound) }'; }
 
-train=("$ssm" train --text text --width 32 --state 4 --batch 4 --length 32 --rate 0.01 --schedule constant --warmup 0
-  --heads 2 --select-reduction 4 --quiet)
+train=("$ssm" train --text text --width 32 --batch 4 --length 32 --rate 0.01 --schedule constant --warmup 0 --quiet)
 
 # check NAME OPTION…: trains a model, stops half-way and goes on, and uses it in every way
 check() {
@@ -55,13 +54,18 @@ a, b = read(sys.argv[1]), read(sys.argv[2])
 assert max(abs(x - y) for x, y in zip(a, b)) <= float(sys.argv[3]) * max(map(abs, a))
 END
 
-check h3 --model h3 --layers 2
-check hybrid --model h3 --layers 2 --attention-layers 1
-check mamba --model mamba --layers 2
-check retnet --model retnet --layers 2 --dropout 0.1
+h3=(--model h3 --layers 2 --state 4)
+mamba=(--model mamba --layers 2 --state 4)
+retnet=(--model retnet --layers 2 --heads 2 --dropout 0.1)
+dense_retnet=(--model dense-retnet --layers 3 --heads 2 --select-reduction 4 --dropout 0.1)
+dense_mamba=(--model dense-mamba --layers 3 --state 4 --select-reduction 4)
+check h3 "${h3[@]}" --residual-dropout 0.1
+check hybrid "${h3[@]}" --attention-layers 1 --heads 2
+check mamba "${mamba[@]}"
+check retnet "${retnet[@]}"
 for fusion in readout carried; do
-  check dense-retnet-$fusion --model dense-retnet --layers 3 --fusion $fusion --dropout 0.1
-  check dense-mamba-$fusion --model dense-mamba --layers 3 --fusion $fusion
+  check dense-retnet-$fusion "${dense_retnet[@]}" --fusion $fusion
+  check dense-mamba-$fusion "${dense_mamba[@]}" --fusion $fusion
   for family in retnet mamba; do
     expect 0 "$ssm" inspect dense-$family-$fusion
     grep -Eq "^dense_fusion +$fusion\$" out || fail "dense-$family does not say that it is $fusion: $(head -n 30 out)"
@@ -80,7 +84,8 @@ same_as_whole() {
     same {whole-,}$name/checkpoint-0000040/$file.safetensors
   done
 }
-same_as_whole retnet --model retnet --layers 2 --dropout 0.1
-same_as_whole dense-mamba-carried --model dense-mamba --layers 3 --fusion carried
-same_as_whole dense-retnet-readout --model dense-retnet --layers 3 --fusion readout --dropout 0.1
+same_as_whole h3 "${h3[@]}" --residual-dropout 0.1
+same_as_whole retnet "${retnet[@]}"
+same_as_whole dense-mamba-carried "${dense_mamba[@]}" --fusion carried
+same_as_whole dense-retnet-readout "${dense_retnet[@]}" --fusion readout
 finish

@@ -18,10 +18,13 @@ ends=$(sed -n '/^tensor /,$p' out | awk '{ print length($0) }' | sort -u | wc -l
 for folder in "$cases"/model_*; do
   expect 0 "$ssm" inspect "$folder"
 done
-for pair in h3_hybrid:h3 mamba_original:mamba dense_mamba_m1:dense-mamba retnet:retnet dense_retnet_m2:dense-retnet gpt2:other; do
+for pair in h3_hybrid:h3 mamba_original:mamba dense_mamba_m1:dense-mamba retnet:retnet dense_retnet_m2:dense-retnet; do
   expect 0 "$ssm" inspect "$cases/model_${pair%%:*}"
   grep -Eq "^family +${pair##*:}\$" out || fail "${pair%%:*} is not ${pair##*:}: $(head -n 1 out)"
 done
+
+expect 0 "$ssm" inspect "$cases/model_gpt2"
+grep -Eq "^family +unknown \(model_type 'gpt2'\)\$" out || fail "gpt2 is not said to be unknown: $(head -n 1 out)"
 
 # Layer 2 comes before layer 10
 make_text text

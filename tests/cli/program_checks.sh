@@ -5,7 +5,7 @@ ssm=$1
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 cd "$work"
-export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
+export OMP_NUM_THREADS=2
 
 # A model so small that a step takes about a millisecond.
 tiny=(--layers 1 --width 16 --state 4 --batch 2 --length 16 --quiet)

@@ -43,7 +43,7 @@ same whole.metrics killed.metrics
 expect 0 "$ssm" train --out killed --text text --quiet --resume --steps 610
 [[ -d killed/checkpoint-0000610 ]] || fail "not extended"
 # A run of another family, with a state that holds positions, goes on as well.
-retnet=(--text text "${tiny[@]}" --schedule constant --warmup 0 --model dense-retnet --heads 2 --carry 4 --dropout 0.1)
+retnet=(--text text --layers 1 --width 16 --batch 2 --length 16 --quiet --schedule constant --warmup 0 --model dense-retnet --heads 2 --carry 4 --dropout 0.1)
 expect 0 "$ssm" train --out whole_retnet "${retnet[@]}" --steps 30
 expect 0 "$ssm" train --out part_retnet "${retnet[@]}" --steps 17
 expect 0 "$ssm" train --out part_retnet --text text --quiet --resume --steps 30

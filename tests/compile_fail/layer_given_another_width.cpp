@@ -1,4 +1,4 @@
-// expect: cannot convert|could not convert|no viable conversion|no matching
+// expect: x or y has another width than the layer
 // SPDX-License-Identifier: Apache-2.0
 #include <ssm/backend/reference.hpp>
 #include <ssm/layer/linear.hpp>

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <ssm/core/compare.hpp>
 #include <ssm/core/fill_random.hpp>
+#include <ssm/core/initializer.hpp>
 #include <ssm/core/reduction.hpp>
+#include <vector>
 
 using ssm::DynamicTensor;
 using ssm::Index;
@@ -57,5 +60,40 @@ TEST_CASE("filling part of a tensor leaves the rest alone") {
     CHECK(x(0, j) == 0);
     CHECK(x(1, j) >= 1);
     CHECK(x(2, j) == 0);
+  }
+}
+
+TEST_CASE("numbers drawn some at a time are those drawn one by one") {
+  const Random random(Seed{8});
+  for (const Index count : {0, 1, 15, 16, 17, 100})
+    for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{0xfffffff5}}) {
+      std::vector<double> uniform(static_cast<std::size_t>(count)), normal(uniform);
+      random.fill_uniform(uniform.data(), first, count, 0, 2);
+      random.fill_normal(normal.data(), first, count, 2);
+      for (std::size_t j = 0; j < uniform.size(); ++j) {
+        CHECK(uniform[j] == random.uniform(first + j, 0, 2));
+        CHECK(normal[j] == 2 * random.normal(first + j));
+      }
+    }
+}
+
+TEST_CASE("an initializer's numbers are those of its seed, whoever draws which ranges") {
+  constexpr Index count = 100'000;
+  const Random uniform(Seed{9}.fork("u")), normal(Seed{9}.fork(3));
+  const auto backwards = [](Index n, const ssm::Initializer::Body& body) {
+    for (Index end = n; end > 0; end -= std::min<Index>(end, 33'333))
+      body(std::max<Index>(0, end - 33'333), end);
+  };
+  for (const ssm::Initializer& initializer :
+       {ssm::Initializer(Seed{9}), ssm::Initializer(Seed{9}, backwards),
+        ssm::Initializer(Seed{9}, ssm::Initializer::on_new_threads)}) {
+    std::vector<float> x(count), y(count);
+    initializer.fork("u").fill_uniform(x.data(), count, -3, 3);
+    initializer.fork(3).fill_normal(y.data(), count, 0.5);
+    bool equal = true;
+    for (std::size_t i = 0; i < x.size(); ++i)
+      equal = equal && x[i] == static_cast<float>(uniform.uniform(i, -3, 3)) &&
+              y[i] == static_cast<float>(0.5 * normal.normal(i));
+    CHECK(equal);
   }
 }

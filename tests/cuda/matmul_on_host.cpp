@@ -21,9 +21,10 @@ void matmul(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>& a, T*, Stream) {
   Context<OnHost> ctx;
   OnHost::matmul(ctx, std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
 }
+/// As on a device, a bf16 matrix in T.
 template <class T>
-Index matmul_scratch_count(const ssm::Matmul<T, CudaSpace>&) {
-  return 0;
+Index matmul_scratch_count(const ssm::Matmul<T, CudaSpace>& a) {
+  return a.b_stored ? a.b_stored.size() : 0;
 }
 
 #define SSM_INSTANTIATE(T)                                                                   \

@@ -35,11 +35,11 @@ View<const float, int{sizeof...(N)}> floats(const float* data, N... extents) {
   return {data, DynamicExtents<int{sizeof...(N)}>(extents...)};
 }
 template <class... N>
-auto numbers(Complex* data, N... extents) {
+auto numbers(Complex<float>* data, N... extents) {
   return floats(reinterpret_cast<float*>(data), extents..., 2);
 }
 template <class... N>
-auto numbers(const Complex* data, N... extents) {
+auto numbers(const Complex<float>* data, N... extents) {
   return floats(reinterpret_cast<const float*>(data), extents..., 2);
 }
 
@@ -50,14 +50,12 @@ struct Scan {
     if (shape.segments != nullptr)
       offsets.assign(shape.segments, shape.segments + shape.segment_count + 1);
     const auto& p = call.parameters;
-    operands.dt = floats(p.step, shape.channels);
+    operands.dt = floats(p.dt, shape.channels);
     operands.A = numbers(p.a, shape.channels, shape.modes);
     operands.B = numbers(p.b, shape.channels, shape.modes);
     operands.C = numbers(p.c, shape.channels, shape.modes);
     operands.skip = floats(p.skip, shape.channels);
-    operands.discretization = p.discretisation == Discretisation::bilinear
-                                  ? Discretization::bilinear
-                                  : Discretization::zero_order_hold;
+    operands.discretization = p.discretization;
     operands.x = sequence(call.x);
     operands.gate_in = sequence(call.gate_in);
     operands.gate_out = sequence(call.gate_out);
@@ -112,7 +110,7 @@ void diagonal_scan_backward<float>(const DiagonalScanBackward<float>& call, void
                                        .dgate_in = scan.sequence(call.dgate_in),
                                        .dgate_out = scan.sequence(call.dgate_out),
                                        .dinitial_state = scan.state(call.dinitial_state),
-                                       .ddt = floats(call.dstep, channels),
+                                       .ddt = floats(call.ddt, channels),
                                        .dA = numbers(call.da, channels, modes),
                                        .dB = numbers(call.db, channels, modes),
                                        .dC = numbers(call.dc, channels, modes),

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Any bytes are either an array that can be read to the end or a CheckpointError.
-#include <ssm/io/npy.hpp>
+#include <cstdlib>
+#include <ssm/io/npy_tokens.hpp>
 #include <string>
+#include <vector>
 
 #include "memory_file.hpp"
 
@@ -27,6 +29,14 @@ void read_everything(const std::filesystem::path& path) {
   read_as<double>(file);
   read_as<ssm::BFloat16>(file);
   read_as<std::int32_t>(file);
+  read_as<std::uint8_t>(file);
+  refuse_or([&] {
+    const ssm::NpyTokens tokens(path);
+    std::vector<ssm::Token> all(static_cast<std::size_t>(tokens.size()));
+    tokens.read(0, all);
+    for (const ssm::Token token : all)
+      if (token < 0) std::abort();
+  });
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <span>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "support/temporary_folder.hpp"
@@ -15,6 +17,12 @@ namespace {
 
 using Steps = std::vector<Index>;
 using Path = std::filesystem::path;
+
+std::string read_text_of(const FileReader& file) {
+  std::string text(static_cast<std::size_t>(file.size()), ' ');
+  file.read(0, std::as_writable_bytes(std::span(text.data(), text.size())));
+  return text;
+}
 
 void fill(const Path& folder) { write_text(folder / "weights", folder.string()); }
 
@@ -117,6 +125,71 @@ TEST_CASE("a model is found in a folder of its own or in the newest checkpoint")
   CHECK(model_folder(folder.path()) == run.at(20));
   write_text(folder / "config.json", "{}");
   CHECK(model_folder(folder.path()) == folder.path());
+}
+
+TEST_CASE("a checkpoint that is removed while it is opened gives way to the newer one") {
+  const TemporaryFolder folder;
+  CheckpointFolder run(folder.path());
+  run.write(1, fill, 1);
+  std::vector<Path> opened;
+  const std::string text = open_newest(folder.path(), [&](const Path& place) {
+    opened.push_back(place);
+    if (opened.size() == 1) run.write(2, fill, 1);
+    if (!std::filesystem::exists(place / "weights"))
+      throw CheckpointError(place.string(), "", "is gone");
+    return file_text(place / "weights");
+  });
+  CHECK(opened == std::vector<Path>{run.at(1), run.at(2)});
+  CHECK(text.ends_with("checkpoint-0000002"));
+}
+
+TEST_CASE("what is wrong with a checkpoint that stays is not tried again") {
+  const TemporaryFolder folder;
+  CheckpointFolder run(folder.path());
+  run.write(1, fill);
+  int calls = 0;
+  CHECK_THROWS_WITH_AS(open_newest(folder.path(),
+                                   [&](const Path&) -> int {
+                                     ++calls;
+                                     throw CheckpointError("weights", "", "is damaged");
+                                   }),
+                       "weights: is damaged", CheckpointError);
+  CHECK(calls == 1);
+  CHECK_THROWS_AS(open_newest(folder / "absent", [](const Path&) { return 0; }), CheckpointError);
+}
+
+TEST_CASE("a reader beside a training that keeps one checkpoint always finds a whole one") {
+  const TemporaryFolder folder;
+  const Path path = folder / "run";
+  const auto fill_both = [](const Path& place) {
+    write_text(place / "config", place.filename().string());
+    write_text(place / "weights", place.filename().string());
+  };
+  CheckpointFolder(path).write(0, fill_both, 1);
+  const pid_t writer = ::fork();
+  if (writer == 0) {
+    CheckpointFolder run(path);
+    for (Index step = 1; step <= 150; ++step) run.write(step, fill_both, 1);
+    ::_exit(0);
+  }
+  int status = 0;
+  std::string newest;
+  int reads = 0;
+  do {
+    const std::string found = open_newest(path, [&](const Path& place) {
+      const FileReader config(place / "config");
+      std::string text = read_text_of(config);
+      const std::string weights = read_text_of(FileReader(place / "weights"));
+      CHECK(weights == text);
+      return text;
+    });
+    CHECK(found >= newest);  // steps have as many digits
+    newest = found;
+    ++reads;
+  } while (::waitpid(writer, &status, WNOHANG) == 0);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  CHECK(reads > 0);
 }
 
 }  // namespace

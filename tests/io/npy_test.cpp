@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <ssm/core/compare.hpp>
 #include <ssm/core/fill_random.hpp>
 #include <ssm/io/npy.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "support/largest_allocation.hpp"
@@ -84,7 +86,8 @@ const char* const wrong_shapes[] = {
 }  // namespace
 
 TEST_CASE_TEMPLATE("arrays survive the way to a file and back", T, float, double, Float16,
-                   std::int32_t, std::int64_t) {
+                   std::int8_t, std::uint8_t, std::int16_t, std::uint16_t, std::int32_t,
+                   std::uint32_t, std::int64_t, std::uint64_t) {
   const TemporaryFolder folder;
   for (const Index length : {0, 1, 2, 63, 64, 65, 1000}) {
     DynamicTensor<T, 3> x({3, length, 5});
@@ -208,10 +211,50 @@ TEST_CASE("types that cannot be read are refused when read, with their name") {
         path,
         npy(1, "{'descr': '" + dtype + "', 'fortran_order': False, 'shape': (2,)}", "12345678"));
     CHECK(NpyFile(path).shape() == std::vector<Index>{2});
-    CHECK_THROWS_WITH_AS((read_npy<float, 1>(path)),
-                         (path + ": is of type " + dtype + ", which is not supported").c_str(),
-                         CheckpointError);
+    CHECK_THROWS_WITH_AS(
+        (read_npy<float, 1>(path)),
+        (path + ": is of type " + dtype +
+         ", which is not one of <f4, <f8, <f2, <i8, <i4, <i2, |i1, <u8, <u4, <u2, |u1")
+            .c_str(),
+        CheckpointError);
   }
+}
+
+TEST_CASE_TEMPLATE("whole numbers of any width are read as another where they fit", T, std::int8_t,
+                   std::uint8_t, std::int16_t, std::uint16_t, std::uint32_t, std::int64_t,
+                   std::uint64_t) {
+  const TemporaryFolder folder;
+  DynamicTensor<T, 1> x({2});
+  x(0) = 7;
+  x(1) = std::numeric_limits<T>::max();
+  write_npy(folder / "x.npy", x);
+  const NpyFile file(folder / "x.npy");
+  DynamicTensor<std::int32_t, 1> one({1});
+  file.read_from(0, one);
+  CHECK(one(0) == 7);
+  const std::string largest = std::to_string(x(1));
+  if (std::in_range<std::int32_t>(x(1))) {
+    CHECK(file.read<std::int32_t, 1>()(1) == static_cast<std::int32_t>(x(1)));
+  } else {
+    CHECK_THROWS_WITH_AS(
+        (file.read<std::int32_t, 1>()),
+        (file.name() + ": holds " + largest + ", beyond the integers asked for").c_str(),
+        CheckpointError);
+  }
+}
+
+TEST_CASE("a part of a file is read from any element on, and none outside") {
+  const TemporaryFolder folder;
+  DynamicTensor<std::uint16_t, 2> x({3, 4});
+  for (Index i = 0; i < 12; ++i) x.data()[i] = static_cast<std::uint16_t>(i);
+  write_npy(folder / "x.npy", x);
+  const NpyFile file(folder / "x.npy");
+  DynamicTensor<double, 1> part({5});
+  file.read_from(7, part);
+  CHECK(part(0) == 7);
+  CHECK(part(4) == 11);
+  for (const Index begin : {Index{-1}, Index{8}, std::numeric_limits<Index>::max()})
+    CHECK_THROWS_AS(file.read_from(begin, part), ssm::ArgumentError);
 }
 
 TEST_CASE("other extents, and floats for integers, are refused") {
@@ -222,7 +265,11 @@ TEST_CASE("other extents, and floats for integers, are refused") {
   CHECK_THROWS_WITH_AS((read_npy<float, 1>(path)),
                        (path + ": is [2, 3] in the file, asked for 1 axes").c_str(),
                        CheckpointError);
-  CHECK_THROWS_AS((read_npy<std::int32_t, 2>(path)), CheckpointError);
+  const std::string integers =
+      path + ": is of type <f4, asked for integers: <i8, <i4, <i2, |i1, <u8, <u4, <u2, |u1";
+  CHECK_THROWS_WITH_AS((read_npy<std::int32_t, 2>(path)), integers.c_str(), CheckpointError);
+  DynamicTensor<std::int32_t, 2> whole({2, 3});
+  CHECK_THROWS_WITH_AS(NpyFile(path).read(whole), integers.c_str(), CheckpointError);
   DynamicTensor<float, 2> y({3, 2});
   CHECK_THROWS_AS(NpyFile(path).read(y), CheckpointError);
   CHECK_THROWS_AS(NpyFile(folder / "missing.npy"), CheckpointError);

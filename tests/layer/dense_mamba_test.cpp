@@ -31,10 +31,8 @@ using Tensor3 = DynamicTensor<double, 3>;
 /// Three layers in a row, each reading the hidden states of all before it.
 template <class B, DenseFusion fusion = DenseFusion::readout>
 struct Tower {
-  using Layer =
-      DenseMamba<DenseMambaConfig{.mamba = {.channels = channels, .inner = inner, .state = states},
-                                  .select_hidden = 2,
-                                  .fusion = fusion}>;
+  using Layer = DenseMamba<DenseMambaConfig{
+      .mamba = {.channels = channels, .inner = inner, .state = states}, .select_hidden = 2}>;
   using Parameters = typename Layer::template Parameters<double>;
   using State = typename Layer::template State<double>;
   using Hidden = typename Layer::template Hidden<double>;
@@ -133,7 +131,7 @@ struct Tower {
   }
 
   Context<B> ctx;
-  Layer layer;
+  Layer layer{DenseMambaOptions{.fusion = fusion}};
   Segments segments;
   Tensor3 x, dy, dx;
   std::vector<Tensor3> y;

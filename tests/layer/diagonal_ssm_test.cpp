@@ -40,15 +40,13 @@ ssm::DynamicTensor<T, 3> run(const L& layer, const P& from, const ssm::DynamicTe
 template <Discretization Rule, bool IsComplex>
 void check_that_forms_agree() {
   using Scan = DiagonalSsm<DiagonalSsmConfig{
-      .state = dyn, .complex = IsComplex, .discretization = Rule, .form = DiagonalForm::scan}>;
-  using Convolution = DiagonalSsm<DiagonalSsmConfig{.state = dyn,
-                                                    .complex = IsComplex,
-                                                    .discretization = Rule,
-                                                    .form = DiagonalForm::convolution}>;
+      .state = dyn, .complex = IsComplex, .form = DiagonalForm::scan}>;
+  using Convolution = DiagonalSsm<DiagonalSsmConfig{
+      .state = dyn, .complex = IsComplex, .form = DiagonalForm::convolution}>;
   ssm::laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {
     CAPTURE(std::string(name));
-    const Scan scan({.channels = 5, .state = 16});
-    const Convolution convolution({.channels = 5, .state = 16});
+    const Scan scan({.channels = 5, .state = 16, .discretization = Rule});
+    const Convolution convolution({.channels = 5, .state = 16, .discretization = Rule});
     ssm::Context<B> ctx;
     const auto p = scan.template initialize<T>(ctx, ssm::Seed{3});
     for (const Index length : {1, 2, 63, 64, 65, 1000}) {
@@ -146,15 +144,15 @@ TEST_CASE("the response to a pulse is the discretised kernel, and D at once") {
       }
     };
     check(DiagonalSsm<DiagonalSsmConfig{.channels = 1, .state = 8}>(), Discretization::bilinear);
-    check(DiagonalSsm<DiagonalSsmConfig{
-              .channels = 1, .state = 8, .discretization = Discretization::zero_order_hold}>(),
+    check(DiagonalSsm<DiagonalSsmConfig{.channels = 1, .state = 8}>(
+              {.discretization = Discretization::zero_order_hold}),
           Discretization::zero_order_hold);
   });
 }
 
 template <DiagonalMeasure Measure>
 auto initial_parameters() {
-  const DiagonalSsm<DiagonalSsmConfig{.measure = Measure}> layer({.channels = 40});
+  const DiagonalSsm<DiagonalSsmConfig{}> layer({.channels = 40, .measure = Measure});
   ssm::Context<ssm::Reference> ctx;
   return layer.template initialize<double>(ctx, ssm::Seed{5});
 }

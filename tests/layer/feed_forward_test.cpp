@@ -41,9 +41,8 @@ TEST_CASE("FeedForward computes fc2 of the activation of fc1, gated by a second 
     const double y = static_cast<double>(one_number<T, B>(gelu, T(0.4), T(2), T(0), T(3)));
     CHECK(std::abs(y - expected) <= ssm::tolerance<T>.value);
 
-    const ssm::FeedForward<FeedForwardConfig{
-        .channels = 1, .hidden = 1, .activation = ActivationKind::silu, .gated = true}>
-        swiglu;
+    const ssm::FeedForward<FeedForwardConfig{.channels = 1, .hidden = 1, .gated = true}> swiglu(
+        {.activation = ActivationKind::silu});
     const double gated = static_cast<double>(one_number<T, B>(swiglu, T(0.4), T(2), T(5), T(3)));
     CHECK(std::abs(gated - 3 * (z / (1 + std::exp(-z))) * 2.0) <= ssm::tolerance<T>.value);
   });

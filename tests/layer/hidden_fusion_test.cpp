@@ -14,7 +14,7 @@ namespace {
 
 using ssm::Index;
 using Sum = ssm::HiddenFusion<ssm::HiddenFusionConfig{.normalize = false}>;
-using Normalized = ssm::HiddenFusion<ssm::HiddenFusionConfig{.eps = 1e-2}>;
+using Normalized = ssm::HiddenFusion<ssm::HiddenFusionConfig{}>;
 
 template <class T>
 using Sources = std::vector<ssm::View<const T, 3>>;
@@ -49,7 +49,7 @@ TEST_CASE("gradients of a normalised HiddenFusion equal central differences") {
     CAPTURE(std::string(name));
     ssm::Context<B> ctx;
     ctx.workspace().fill_with_nan(true);
-    const Normalized layer({.channels = 5});
+    const Normalized layer({.channels = 5, .eps = 1e-2});
     auto p = layer.template zero_parameters<double>(ctx);
     p.norm.weight = ssm::test::random_tensor("weight", 5);
     auto h = ssm::test::random_tensor("h", 1, 3, 5);

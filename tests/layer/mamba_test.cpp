@@ -18,7 +18,7 @@ TEST_CASE("sizes that are left out follow from the channels") {
   CHECK(layer.inner() == 80);
   CHECK(layer.dt_rank() == 3);
   CHECK(Dynamic({.channels = 40, .expand = 3, .state = 16, .conv_width = 4}).inner() == 120);
-  CHECK_THROWS_AS(Mamba<MambaConfig{.channels = 8}>(MambaConfig{.inner = 24}), ssm::ArgumentError);
+  CHECK_THROWS_AS(Mamba<MambaConfig{.channels = 8}>({.inner = 24}), ssm::ArgumentError);
 }
 
 TEST_CASE("steps start between dt_min and dt_max, and A at minus one to minus N") {
@@ -34,12 +34,14 @@ TEST_CASE("steps start between dt_min and dt_max, and A at minus one to minus N"
   }
 }
 
-TEST_CASE("only A_log and D are never decayed") {
+TEST_CASE("A, D and what gives the step sizes are never decayed") {
   ssm::Context<ssm::Reference> ctx;
   const auto p = Dynamic({.channels = 4, .state = 2, .conv_width = 4}).zero_parameters<float>(ctx);
   ssm::for_each_parameter(
       [](const ssm::ParameterSpec& spec, const auto&) {
-        CHECK(spec.weight_decay == (spec.name != "A_log" && spec.name != "D"));
+        const bool is_dynamics =
+            spec.name == "A_log" || spec.name == "D" || spec.name.starts_with("dt_proj.");
+        CHECK(spec.weight_decay == !is_dynamics);
       },
       p);
 }

@@ -42,7 +42,7 @@ TEST_CASE("LayerNorm gives every position mean zero and variance one") {
 
 TEST_CASE("eps comes from run time, also where the width is in the type") {
   ssm::Context<ssm::Reference> ctx;
-  const ssm::RmsNorm<1> layer({.kind = NormalizationKind::rms, .eps = 3});
+  const ssm::RmsNorm<1> layer({.eps = 3});
   const auto p = layer.initialize<double>(ctx, ssm::Seed{1});
   ssm::DynamicTensor<double, 3> x({1, 1, 1});
   x(0, 0, 0) = 1;

@@ -16,18 +16,19 @@ using ssm::Index;
 using ssm::Retention;
 using ssm::RetentionConfig;
 using ssm::RetentionForm;
+using ssm::RetentionOptions;
 using ssm::test::difference;
 using ssm::test::nan_tensor;
 using ssm::test::random_tensor;
 using Dynamic = Retention<RetentionConfig{}>;
 
-constexpr RetentionConfig sizes{.channels = 8, .value_dim = 12, .heads = 2, .eps = 1e-2};
+constexpr RetentionOptions sizes{.channels = 8, .value_dim = 12, .heads = 2, .eps = 1e-2};
 
 Dynamic layer_of(RetentionForm form, double eps = sizes.eps) {
-  RetentionConfig config = sizes;
-  config.form = form;
-  config.eps = eps;
-  return Dynamic(config);
+  RetentionOptions options = sizes;
+  options.form = form;
+  options.eps = eps;
+  return Dynamic(options);
 }
 
 /// Queries and keys of everyday size, so that the parallel form's normaliser counts.

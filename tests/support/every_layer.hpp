@@ -10,6 +10,7 @@
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/mamba.hpp"
+#include "ssm/layer/mean_pool.hpp"
 #include "ssm/layer/norm.hpp"
 #include "ssm/layer/retention.hpp"
 #include "ssm/layer/s4d.hpp"
@@ -28,30 +29,27 @@ inline constexpr auto every_layer = std::tuple(
                 .header = "ssm/layer/diagonal_ssm.hpp",
                 .source = "Gu et al. 2022 (S4D)"},
                [] {
-                 return DiagonalSsm<DiagonalSsmConfig{
-                     .channels = 3, .state = 4, .dt_min = 0.05, .dt_max = 0.5}>();
+                 return DiagonalSsm<DiagonalSsmConfig{.channels = 3, .state = 4}>(
+                     {.dt_min = 0.05, .dt_max = 0.5});
                }),
-    layer_case({.name = "DiagonalSsm",
-                .form = "scan",
-                .sizes = "at run time, zero-order hold",
-                .header = "ssm/layer/diagonal_ssm.hpp",
-                .source = "Gu et al. 2022 (S4D)"},
-               [] {
-                 return DiagonalSsm<DiagonalSsmConfig{
-                     .state = dyn, .discretization = Discretization::zero_order_hold}>(
-                     {.channels = 37, .state = 6});
-               }),
+    layer_case(
+        {.name = "DiagonalSsm",
+         .form = "scan",
+         .sizes = "at run time, zero-order hold",
+         .header = "ssm/layer/diagonal_ssm.hpp",
+         .source = "Gu et al. 2022 (S4D)"},
+        [] {
+          return DiagonalSsm<DiagonalSsmConfig{.state = dyn}>(
+              {.channels = 37, .state = 6, .discretization = Discretization::zero_order_hold});
+        }),
     layer_case({.name = "DiagonalSsm",
                 .form = "scan",
                 .sizes = "real modes",
                 .header = "ssm/layer/diagonal_ssm.hpp",
                 .source = "Gu et al. 2022 (S4D)"},
                [] {
-                 return DiagonalSsm<DiagonalSsmConfig{
-                     .channels = 2,
-                     .state = 3,
-                     .complex = false,
-                     .discretization = Discretization::zero_order_hold}>();
+                 return DiagonalSsm<DiagonalSsmConfig{.channels = 2, .state = 3, .complex = false}>(
+                     {.discretization = Discretization::zero_order_hold});
                }),
     layer_case(
         {.name = "DiagonalSsm",
@@ -96,8 +94,8 @@ inline constexpr auto every_layer = std::tuple(
                 .header = "ssm/layer/h3.hpp",
                 .source = "Fu et al. 2023 (H3)"},
                [] {
-                 return H3<H3Config{
-                     .channels = 4, .state = 4, .head_dim = 2, .dt_min = 0.05, .dt_max = 0.5}>();
+                 return H3<H3Config{.channels = 4, .state = 4, .head_dim = 2}>(
+                     {.dt_min = 0.05, .dt_max = 0.5});
                }),
     layer_case({.name = "H3",
                 .sizes = "one channel per head",
@@ -150,12 +148,8 @@ inline constexpr auto every_layer = std::tuple(
                 .header = "ssm/layer/mamba.hpp",
                 .source = "Gu and Dao 2023 (Mamba)"},
                [] {
-                 return Mamba<MambaConfig{.channels = 3,
-                                          .state = 4,
-                                          .dt_rank = 2,
-                                          .bias = true,
-                                          .dt_min = 0.05,
-                                          .dt_max = 0.5}>();
+                 return Mamba<MambaConfig{.channels = 3, .state = 4, .dt_rank = 2, .bias = true}>(
+                     {.dt_min = 0.05, .dt_max = 0.5});
                }),
     layer_case({.name = "Mamba",
                 .sizes = "at run time, without biases",
@@ -166,42 +160,39 @@ inline constexpr auto every_layer = std::tuple(
                      .inner = dyn, .state = dyn, .conv_width = dyn, .conv_bias = false}>(
                      {.channels = 5, .inner = 4, .state = 3, .conv_width = 2});
                }),
-    layer_case(
-        {.name = "DenseMamba",
-         .form = "readout",
-         .header = "ssm/layer/dense_mamba.hpp",
-         .source = "He et al. 2024 (DenseSSM)"},
-        [] {
-          return DenseMamba<DenseMambaConfig{
-              .mamba = {.channels = 3, .state = 4, .dt_rank = 2, .dt_min = 0.05, .dt_max = 0.5},
-              .select_hidden = 2}>();
-        }),
-    layer_case(
-        {.name = "DenseMamba",
-         .form = "carried",
-         .header = "ssm/layer/dense_mamba.hpp",
-         .source = "He et al. 2024 (DenseSSM)"},
-        [] {
-          return DenseMamba<DenseMambaConfig{
-              .mamba = {.channels = 3, .state = 4, .dt_rank = 2, .dt_min = 0.05, .dt_max = 0.5},
-              .select_hidden = 2,
-              .fusion = DenseFusion::carried}>();
-        }),
+    layer_case({.name = "DenseMamba",
+                .form = "readout",
+                .header = "ssm/layer/dense_mamba.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] {
+                 return DenseMamba<DenseMambaConfig{
+                     .mamba = {.channels = 3, .state = 4, .dt_rank = 2}, .select_hidden = 2}>(
+                     {.mamba = {.dt_min = 0.05, .dt_max = 0.5}});
+               }),
+    layer_case({.name = "DenseMamba",
+                .form = "carried",
+                .header = "ssm/layer/dense_mamba.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] {
+                 return DenseMamba<DenseMambaConfig{
+                     .mamba = {.channels = 3, .state = 4, .dt_rank = 2}, .select_hidden = 2}>(
+                     {.mamba = {.dt_min = 0.05, .dt_max = 0.5}, .fusion = DenseFusion::carried});
+               }),
     layer_case({.name = "Retention",
                 .sizes = "in the type",
                 .header = "ssm/layer/retention.hpp",
                 .source = "Sun et al. 2023 (RetNet)"},
                [] {
-                 return Retention<RetentionConfig{
-                     .channels = 4, .value_dim = 6, .heads = 2, .eps = 0.5}>();
+                 return Retention<RetentionConfig{.channels = 4, .value_dim = 6, .heads = 2}>(
+                     {.eps = 0.5});
                }),
     layer_case({.name = "Retention",
                 .sizes = "at run time, a weight behind the head norm",
                 .header = "ssm/layer/retention.hpp",
                 .source = "Sun et al. 2023 (RetNet)"},
                [] {
-                 return Retention<RetentionConfig{.head_weight = true, .eps = 0.5}>(
-                     {.channels = 4, .value_dim = 20, .heads = 1});
+                 return Retention<RetentionConfig{.head_weight = true}>(
+                     {.channels = 4, .value_dim = 20, .heads = 1, .eps = 0.5});
                }),
     layer_case({.name = "GauRetention",
                 .form = "carried",
@@ -213,23 +204,22 @@ inline constexpr auto every_layer = std::tuple(
                                                         .value_dim = 6,
                                                         .heads = 2,
                                                         .k_hidden = 1,
-                                                        .v_hidden = 2,
-                                                        .eps = 0.5}>();
+                                                        .v_hidden = 2}>({.eps = 0.5});
                }),
-    layer_case(
-        {.name = "GauRetention",
-         .form = "readout",
-         .header = "ssm/layer/gau_retention.hpp",
-         .source = "He et al. 2024 (DenseSSM)"},
-        [] {
-          return GauRetention<GauRetentionConfig{.eps = 0.5, .fusion = DenseFusion::readout}>(
-              {.channels = 3,
-               .query_key_dim = 2,
-               .value_dim = 18,
-               .heads = 1,
-               .k_hidden = 2,
-               .v_hidden = 1});
-        }),
+    layer_case({.name = "GauRetention",
+                .form = "readout",
+                .header = "ssm/layer/gau_retention.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] {
+                 return GauRetention<GauRetentionConfig{}>({.channels = 3,
+                                                            .query_key_dim = 2,
+                                                            .value_dim = 18,
+                                                            .heads = 1,
+                                                            .k_hidden = 2,
+                                                            .v_hidden = 1,
+                                                            .eps = 0.5,
+                                                            .fusion = DenseFusion::readout});
+               }),
     layer_case({.name = "SelectiveTransition",
                 .header = "ssm/layer/selective_transition.hpp",
                 .source = "He et al. 2024 (DenseSSM)"},
@@ -250,6 +240,8 @@ inline constexpr auto every_layer = std::tuple(
     layer_case(
         {.name = "RmsNorm", .header = "ssm/layer/norm.hpp", .source = "Zhang and Sennrich 2019"},
         [] { return RmsNorm<>({.channels = 5}); }),
+    layer_case({.name = "MeanPool", .header = "ssm/layer/mean_pool.hpp", .source = ""},
+               [] { return MeanPool<MeanPoolConfig{.channels = 3}>(); }),
     layer_case({.name = "FeedForward",
                 .form = "GELU",
                 .header = "ssm/layer/feed_forward.hpp",
@@ -260,9 +252,8 @@ inline constexpr auto every_layer = std::tuple(
                 .header = "ssm/layer/feed_forward.hpp",
                 .source = "Shazeer 2020 (GLU variants)"},
                [] {
-                 return FeedForward<FeedForwardConfig{
-                     .activation = ActivationKind::silu, .gated = true, .bias = false}>(
-                     {.channels = 3, .hidden = 5});
+                 return FeedForward<FeedForwardConfig{.gated = true, .bias = false}>(
+                     {.channels = 3, .hidden = 5, .activation = ActivationKind::silu});
                }));
 
 }  // namespace ssm::laws

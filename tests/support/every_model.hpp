@@ -47,7 +47,7 @@ inline constexpr auto every_combinator = std::tuple(
         {.name = "OneOf", .sizes = "another kind", .header = "ssm/model/one_of.hpp", .source = ""},
         [] {
           using Shift = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
-          return OneOf<LayerNorm<3>, Shift>(Shift());
+          return OneOf<Shift, LayerNorm<3>>(LayerNorm<3>());
         }),
     layer_case(
         {.name = "DenseStack",
@@ -58,6 +58,19 @@ inline constexpr auto every_combinator = std::tuple(
           using Layer =
               DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 2, .dt_rank = 1}}>;
           return DenseStack<RmsNorm<3>, Layer>({.sources = 2}, RmsNorm<3>(), std::vector<Layer>(3));
+        }),
+    layer_case(
+        {.name = "DenseStack",
+         .form = "DenseMamba",
+         .sizes = "carried",
+         .header = "ssm/model/dense_stack.hpp",
+         .source = "He et al. 2024 (DenseSSM)"},
+        [] {
+          using Layer =
+              DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 2, .dt_rank = 1}}>;
+          return DenseStack<RmsNorm<3>, Layer>(
+              {.sources = 2}, RmsNorm<3>(),
+              std::vector<Layer>(3, Layer({.fusion = DenseFusion::carried})));
         }),
     layer_case({.name = "DenseStack",
                 .form = "GauRetention",
@@ -117,6 +130,22 @@ inline constexpr auto every_language_model = std::tuple(
                                               .dt_rank = 2,
                                               .dense_block_layers = 2,
                                               .h_select_reduction = 2});
+               }),
+    layer_case({.name = "DenseMambaLanguageModel",
+                .sizes = "carried",
+                .header = "ssm/model/mamba_language_model.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] {
+                 return make_dense_language_model(
+                     MambaLanguageModelConfig{.d_model = 4,
+                                              .n_layer = 3,
+                                              .vocab_size = 5,
+                                              .d_inner = 6,
+                                              .d_state = 3,
+                                              .dt_rank = 2,
+                                              .dense_block_layers = 2,
+                                              .h_select_reduction = 2,
+                                              .fusion = DenseFusion::carried});
                }),
     layer_case({.name = "RetNetLanguageModel",
                 .header = "ssm/model/retnet_language_model.hpp",

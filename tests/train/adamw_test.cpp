@@ -4,12 +4,15 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstddef>
 
+#include "ssm/backend/cpu.hpp"
 #include "ssm/backend/reference.hpp"
 #include "ssm/core/scalar.hpp"  // tolerance
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/norm.hpp"
 #include "ssm/layer/shift_ssm.hpp"
+#include "support/allocation_count.hpp"
 
 namespace ssm::test {
 namespace {
@@ -93,18 +96,19 @@ TEST_CASE("weight decay leaves out the tensors that refuse it") {
   CHECK(close(parameters.D(1), 0.9));
 }
 
-TEST_CASE("norms and biases decay unless vectors are left out") {
+TEST_CASE("norms and biases decay only where they are told to") {
+  CHECK_FALSE(AdamWConfig{}.decay_norms_and_biases);
   Context<Reference> ctx;
   const LayerNorm<2> layer;
-  for (const bool decay_vectors : {true, false}) {
+  for (const bool decay : {true, false}) {
     auto parameters = layer.zero_parameters<double>(ctx);
     const auto gradients = layer.zero_parameters<double>(ctx);
     fill_all(parameters, 1);
     AdamW optimizer(ctx, layer, parameters,
-                    {.rate = 0.5, .weight_decay = 0.2, .decay_vectors = decay_vectors});
+                    {.rate = 0.5, .weight_decay = 0.2, .decay_norms_and_biases = decay});
     optimizer.update(ctx, parameters, gradients, 0.5);
-    CHECK(close(parameters.weight(0), decay_vectors ? 0.9 : 1));
-    CHECK(close(parameters.bias(1), decay_vectors ? 0.9 : 1));
+    CHECK(close(parameters.weight(0), decay ? 0.9 : 1));
+    CHECK(close(parameters.bias(1), decay ? 0.9 : 1));
   }
 }
 
@@ -121,13 +125,41 @@ TEST_CASE("SSM dynamics move at their own rate, which follows the schedule") {
   CHECK(close(parameters.C(0, 0, 0), -0.2));
 }
 
-TEST_CASE("the SSM rate is at most a thousandth unless it is given") {
+TEST_CASE("the SSM rate is the same as the rate unless it is given") {
   const OneWeight fast({.rate = 0.1});
-  const OneWeight slow({.rate = 1e-4});
   const OneWeight given({.rate = 0.1, .ssm_rate = 0.02});
-  CHECK(fast.optimizer.config().ssm_rate == 1e-3);
-  CHECK(slow.optimizer.config().ssm_rate == 1e-4);
+  CHECK(fast.optimizer.config().ssm_rate == 0.1);
   CHECK(given.optimizer.config().ssm_rate == 0.02);
+}
+
+TEST_CASE("a gradient that is not finite changes nothing and is reported") {
+  for (const double bad : {std::nan(""), HUGE_VAL}) {
+    OneWeight one({.rate = 0.1}), same({.rate = 0.1});
+    CHECK(one.update(0.5, 0.1) == same.update(0.5, 0.1));
+    CHECK_FALSE(std::isfinite(one.update(bad, 0.1)));
+    CHECK(one.weight() == same.weight());
+    CHECK(one.optimizer.step() == 1);
+    CHECK(one.update(0.25, 0.1) == same.update(0.25, 0.1));
+    CHECK(one.weight() == same.weight());
+    CHECK(one.optimizer.first_moment().weight(0, 0) == same.optimizer.first_moment().weight(0, 0));
+  }
+}
+
+template <class B>
+std::size_t allocations_of_later_updates(Context<B>&& ctx) {
+  const Linear<LinearConfig{.inputs = 300, .outputs = 200}> layer;
+  auto parameters = layer.template initialize<float>(ctx, Seed{1});
+  const auto gradients = layer.template initialize<float>(ctx, Seed{2});
+  AdamW optimizer(ctx, layer, parameters, {.clip_norm = 1});
+  optimizer.update(ctx, parameters, gradients);
+  const std::size_t before = laws::allocation_count();
+  for (int i = 0; i < 3; ++i) optimizer.update(ctx, parameters, gradients);
+  return laws::allocation_count() - before;
+}
+
+TEST_CASE("an update allocates nothing after the first") {
+  CHECK(allocations_of_later_updates(Context<Reference>()) == 0);
+  CHECK(allocations_of_later_updates(Context<Cpu>(cpu::Resources(2))) == 0);
 }
 
 TEST_CASE("an optimizer given its moments and step goes on as if it had never stopped") {

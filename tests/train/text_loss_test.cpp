@@ -3,7 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "ssm/core/scalar.hpp"  // tolerance
@@ -53,6 +56,39 @@ TEST_CASE("the loss of a text is that of one forward pass, whatever the chunks")
       CHECK(std::abs(loss.nats - expected) <= tolerance<double>.value * std::max(1.0, expected));
     }
   }
+}
+
+/// A text that is read part by part.
+class CopiedText : public TokenSource {
+ public:
+  explicit CopiedText(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}
+  Index size() const override { return static_cast<Index>(tokens_.size()); }
+  void read(Index begin, std::span<Token> out) const override {
+    require_inside(begin, out.size(), size());
+    std::copy_n(tokens_.begin() + begin, out.size(), out.begin());
+    longest_read = std::max(longest_read, out.size());
+  }
+  mutable std::size_t longest_read = 0;
+
+ private:
+  std::vector<Token> tokens_;
+};
+
+TEST_CASE("the loss of a text that is read part by part is that of the text in memory") {
+  const auto model = tiny_model();
+  Context<Reference> ctx;
+  const auto text = some_text(333);
+  const CopiedText source(text);
+  for (const TextLossOptions& options :
+       {TextLossOptions{.chunk = 50}, TextLossOptions{.chunk = 16, .streams = 5}}) {
+    const TextLoss loss = text_loss(ctx, model.layer, model.parameters, source, options);
+    CHECK(loss.nats == loss_of(model, text, options).nats);
+    CHECK(loss.tokens == 332);
+  }
+  CHECK(source.longest_read == 51);
+  const TokenView last = TokenView(source).subview(300, 33);
+  CHECK(text_loss(ctx, model.layer, model.parameters, last).nats ==
+        loss_of(model, {text.begin() + 300, text.end()}, {}).nats);
 }
 
 TEST_CASE("a hybrid model carries its cache from chunk to chunk") {

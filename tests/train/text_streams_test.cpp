@@ -3,8 +3,10 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <numeric>
 #include <set>
+#include <span>
 #include <vector>
 
 #include "ssm/core/tensor.hpp"
@@ -55,8 +57,10 @@ TEST_CASE("every token of the text is a target") {
   const auto text = counting(97);
   const TextStreams streams(text, 8, 2, Seed{1});
   std::set<Token> targets;
-  for (Index step = 0; step < 100; ++step)
-    for (const Token token : streams.window(1, step).subspan(1)) targets.insert(token);
+  for (Index step = 0; step < 100; ++step) {
+    const auto window = streams.window(1, step);
+    targets.insert(window.begin() + 1, window.end());
+  }
   CHECK(targets.size() == 96);
 }
 
@@ -67,6 +71,35 @@ TEST_CASE(
   const Index late = Index{1} << 40;
   CHECK(streams.window(1, late).back() == streams.window(1, late + 1).front());
   CHECK(TextStreams(text, 8, 2, Seed{4}).window(0, 0).front() != streams.window(0, 0).front());
+}
+
+/// Token i of a text that no memory holds is i modulo a prime.
+class EndlessText : public TokenSource {
+ public:
+  explicit EndlessText(Index size) : size_(size) {}
+  Index size() const override { return size_; }
+  void read(Index begin, std::span<Token> out) const override {
+    require_inside(begin, out.size(), size_);
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = static_cast<Token>((begin + static_cast<Index>(i)) % prime);
+  }
+  static constexpr Index prime = 1'000'003;
+
+ private:
+  Index size_;
+};
+
+TEST_CASE("streams walk through texts and windows of any size") {
+  const EndlessText text(std::numeric_limits<Index>::max() / 2);
+  const TextStreams streams(text, 4000, 3, Seed{1});
+  const auto next = [](Token token) { return (token + 1) % EndlessText::prime; };
+  for (const Index step : {Index{0}, Index{1} << 40, Index{1} << 60})
+    for (Index stream = 0; stream < 3; ++stream) {
+      const auto window = streams.window(stream, step);
+      CHECK(window.back() == streams.window(stream, step + 1).front());
+      CHECK(window[1] == next(window[0]));
+      CHECK(window[4000] == next(window[3999]));
+    }
 }
 
 TEST_CASE("a batch holds the windows of its streams and, one later, their targets") {

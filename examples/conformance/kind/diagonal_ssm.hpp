@@ -16,20 +16,15 @@ inline Discretization discretization_of(const Trial& trial) {
 
 template <class B, class T>
 void check_diagonal_ssm(Trial& trial) {
-  const auto check =
-      [&]<Discretization discretization>(std::integral_constant<Discretization, discretization>) {
-        constexpr DiagonalSsmConfig scan{.state = dyn, .discretization = discretization};
-        constexpr DiagonalSsmConfig convolution{
-            .state = dyn, .discretization = discretization, .form = DiagonalForm::convolution};
-        const DiagonalSsmConfig sizes{.channels = trial.size("D"), .state = trial.size("N")};
-        check_layer<B, T>(trial, DiagonalSsm<scan>(sizes));
-        if (!trial.has_any("state/initial/"))
-          check_stateless<B, T>(trial, DiagonalSsm<convolution>(sizes), " by convolution");
-      };
-  if (discretization_of(trial) == Discretization::bilinear)
-    check(std::integral_constant<Discretization, Discretization::bilinear>());
-  else
-    check(std::integral_constant<Discretization, Discretization::zero_order_hold>());
+  using Scan = DiagonalSsm<DiagonalSsmConfig{.state = dyn}>;
+  using Convolution =
+      DiagonalSsm<DiagonalSsmConfig{.state = dyn, .form = DiagonalForm::convolution}>;
+  const DiagonalSsmOptions options{.channels = trial.size("D"),
+                                   .state = trial.size("N"),
+                                   .discretization = discretization_of(trial)};
+  check_layer<B, T>(trial, Scan(options));
+  if (!trial.has_any("state/initial/"))
+    check_stateless<B, T>(trial, Convolution(options), " by convolution");
 }
 
 }  // namespace ssm::conformance

@@ -7,7 +7,7 @@
 namespace ssm::conformance {
 
 /// The sizes of mamba_block and of what extends it.
-inline MambaConfig mamba_sizes(const Trial& trial) {
+inline MambaOptions mamba_sizes(const Trial& trial) {
   return {.channels = trial.size("d"),
           .inner = trial.size("d_inner"),
           .state = trial.size("d_state"),

@@ -5,8 +5,7 @@
 
 #include "../check_language_model.hpp"
 #include "schedule.hpp"
-#include "ssm/io/h3_config.hpp"
-#include "ssm/model/h3_language_model.hpp"
+#include "ssm/family/h3.hpp"
 #include "ssm/train/adamw.hpp"
 
 namespace ssm::conformance {
@@ -37,7 +36,7 @@ class TrainingCheck {
       : trial_(trial),
         options_(trial.config().object("optimizer")),
         schedule_(schedule_of(trial.config().object("schedule"))),
-        model_(make_language_model(read_h3_config(trial.config().object("model")))),
+        model_(H3Family::make(H3Family::read(trial.config().object("model")))),
         parameters_(model_.template zero_parameters<T>(ctx_)) {
     ctx_.workspace().fill_with_nan(true);
     for_each_parameter(
@@ -81,6 +80,7 @@ class TrainingCheck {
             .beta2 = number_in(options_, "beta2"),
             .eps = number_in(options_, "eps"),
             .weight_decay = number_in(options_, "weight_decay"),
+            .decay_norms_and_biases = true,
             .clip_norm = number_in(options_, "clip_norm", 0)};
   }
 

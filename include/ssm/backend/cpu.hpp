@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/version.hpp"
-// First: what a compiler lacks is said before anything else.
+#include "ssm/require_cxx20.hpp"
 
+// What follows needs C++20.
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
@@ -30,6 +30,7 @@
 #include "ssm/backend/cpu/selective_scan.hpp"
 #include "ssm/backend/cpu/shift_convolution.hpp"
 #include "ssm/backend/cpu/short_convolution.hpp"
+#include "ssm/backend/reference/running_mean.hpp"
 #include "ssm/op/sequence_work.hpp"
 namespace ssm {
 
@@ -55,6 +56,7 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::OptimizerUpdate<Arch>,
                   cpu::PairRotation<Arch>,
                   cpu::Rearrange<Arch>,
+                  reference::RunningMean,
                   cpu::Sample<Arch>,
                   cpu::SelectiveScan<Arch>,
                   cpu::ShiftConvolution<Arch>,
@@ -75,6 +77,7 @@ struct BasicCpu : cpu::Activation<Arch>,
   }
 };
 
+/// The backend for the instruction set that the translation unit is compiled for, with an FFT of its own.
 using Cpu = BasicCpu<>;
 
 }  // namespace ssm

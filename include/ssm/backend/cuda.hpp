@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/version.hpp"
-// First: what a compiler lacks is said before anything else.
+#include "ssm/require_cxx20.hpp"
 
+// What follows needs C++20.
 #include <type_traits>
 
 #include "ssm/backend/cuda/activation.hpp"
@@ -19,6 +19,7 @@
 #include "ssm/backend/cuda/optimizer_update.hpp"
 #include "ssm/backend/cuda/pair_rotation.hpp"
 #include "ssm/backend/cuda/rearrange.hpp"
+#include "ssm/backend/cuda/running_mean.hpp"
 #include "ssm/backend/cuda/sample.hpp"
 #include "ssm/backend/cuda/sequence_causal_convolution.hpp"
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
@@ -29,7 +30,8 @@ namespace ssm {
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA compiler.
 ///   ssm::Context<ssm::Cuda> gpu(ssm::cuda::Resources(ssm::Device{0}));
 ///   auto parameters = layer.initialize(gpu, ssm::Seed{42});
-/// Every primitive is queued on the context's one stream; what waits is allocation and CudaSpace::copy.
+/// Every primitive is queued on the context's one stream. Two things wait for the device: allocating its memory, and
+/// copying from it to the host.
 /// With `HostSpace` in place of device memory the same kernels work on host memory that the device can reach: page-locked,
 /// or any on machines where the two share an address space. Every call then waits until it is done.
 /// `Choice` says which of two kernels a float sequence goes to.
@@ -50,6 +52,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::OptimizerUpdate,
                    cuda::primitive::PairRotation,
                    cuda::primitive::Rearrange,
+                   cuda::primitive::RunningMean,
                    cuda::primitive::Sample,
                    cuda::primitive::BasicShiftConvolution<Choice> {
   using Space = SpaceType;

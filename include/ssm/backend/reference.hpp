@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/version.hpp"
-// First: what a compiler lacks is said before anything else.
+#include "ssm/require_cxx20.hpp"
 
+// What follows needs C++20.
 #include "ssm/backend/composed/h3_mixer.hpp"
 #include "ssm/backend/reference/activation.hpp"
 #include "ssm/backend/reference/attention.hpp"
@@ -21,6 +21,7 @@
 #include "ssm/backend/reference/optimizer_update.hpp"
 #include "ssm/backend/reference/pair_rotation.hpp"
 #include "ssm/backend/reference/rearrange.hpp"
+#include "ssm/backend/reference/running_mean.hpp"
 #include "ssm/backend/reference/sample.hpp"
 #include "ssm/backend/reference/selective_scan.hpp"
 #include "ssm/backend/reference/shift_convolution.hpp"
@@ -46,6 +47,7 @@ struct Reference : reference::Activation,
                    reference::OptimizerUpdate,
                    reference::PairRotation,
                    reference::Rearrange,
+                   reference::RunningMean,
                    reference::Sample,
                    reference::SelectiveScan,
                    reference::ShiftConvolution,

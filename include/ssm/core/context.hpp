@@ -31,6 +31,7 @@ class Context {
   /// Scratch memory; `workspace().borrow(memory)` takes it from the caller.
   Workspace<Space>& workspace() { return workspace_; }
   Resources& resources() { return resources_; }
+  const Resources& resources() const { return resources_; }
 
   /// Copies within the backend's memory, in order with its primitives; a backend that queues them queues this too.
   void copy(void* to, const void* from, std::size_t bytes) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <concepts>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -116,10 +117,19 @@ using DynamicExtents =
   return value;
 }
 
-/// An option that may be set in the type or at run time: what differs from the default counts, at run time first.
-template <class T>
-constexpr T resolve_option(T fixed, T at_run_time, T by_default) {
-  return at_run_time != by_default ? at_run_time : fixed;
+/// The same for a size with a usual value, which counts where neither is given.
+inline Index resolve_extent(Index fixed, Index at_run_time, Index by_default, const char* name) {
+  return resolve_extent(fixed, fixed == dyn && at_run_time == dyn ? by_default : at_run_time, name);
+}
+
+/// Whether a layer has something that its type allows or rules out, a bias for example. Left out at run time: what is allowed
+/// is there.
+/// Throws  ArgumentError  if it is asked for at run time and ruled out by the type
+[[gnu::noinline]] inline bool resolve_presence(bool allowed, std::optional<bool> at_run_time,
+                                               const char* name) {
+  if (!allowed && at_run_time.value_or(false))
+    throw ArgumentError(std::string(name) + " is false in the type but true at run time");
+  return at_run_time.value_or(allowed);
 }
 
 }  // namespace ssm

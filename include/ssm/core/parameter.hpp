@@ -15,7 +15,7 @@ enum class ParameterRole { weight, bias, norm, embedding, ssm };
 struct ParameterSpec {
   std::string name;
   ParameterRole role = ParameterRole::weight;
-  bool weight_decay = true;        // false: never decayed, whatever the optimizer's setting
+  bool weight_decay = true;  // false: SSM dynamics, never decayed, whatever the optimizer's setting
   bool own_learning_rate = false;  // true: the optimizer's rate for SSM dynamics applies
 };
 
@@ -54,6 +54,16 @@ Index parameter_count(const P& parameters) {
       },
       parameters);
   return count;
+}
+
+/// Whether some tensors of a parameter struct learn at the rate of SSM dynamics.
+template <class P>
+bool has_own_rates(const P& parameters) {
+  bool found = false;
+  for_each_parameter(
+      [&](const ParameterSpec& spec, const auto&) { found = found || spec.own_learning_rate; },
+      parameters);
+  return found;
 }
 
 }  // namespace ssm

@@ -46,7 +46,7 @@ struct Weight : Tensor<T, ExtentsType, Space> {
 
 /// Keeps every weight matrix and embedding of a parameter struct in bf16; everything else stays in full precision. Half the
 /// memory, for inference alone; kept weights stay as they are.
-///   auto model = ssm::load_mamba(ctx, "mamba-130m/");
+///   auto model = ssm::load_language_model<MambaFamily>(ctx, "mamba-130m/");
 ///   ssm::keep_weights_in_bf16(model.parameters);
 /// Throws  OutOfMemory
 template <class P>

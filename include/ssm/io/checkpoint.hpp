@@ -7,8 +7,8 @@
 #include <string_view>
 
 #include "ssm/core/weight.hpp"
-#include "ssm/io/expected_tensors.hpp"  // TensorSource
 #include "ssm/io/safetensors.hpp"
+#include "ssm/io/tensor_source.hpp"
 
 namespace ssm {
 

@@ -132,7 +132,8 @@ class CheckpointFolder {
   detail::FileDescriptor lock_;
 };
 
-/// The folder a model is in: `path` itself if it has a config.json, else its newest checkpoint.
+/// The folder a model is in: `path` itself if it has a config.json, else its newest checkpoint. Beside a running training it
+/// may be gone a moment later; see open_newest.
 /// Throws  CheckpointError  if it is neither
 inline std::filesystem::path model_folder(const std::filesystem::path& path) {
   std::error_code error;
@@ -141,9 +142,32 @@ inline std::filesystem::path model_folder(const std::filesystem::path& path) {
         path.string(), "",
         std::filesystem::exists(path, error) ? "is not a folder" : "does not exist");
   if (std::filesystem::exists(path / "config.json", error)) return path;
-  const std::vector<Index> steps = CheckpointFolder::steps_in(path);
-  if (steps.empty()) throw CheckpointError(path.string(), "", "holds no model and no checkpoints");
-  return CheckpointFolder::at(path, steps.back());
+  // A listing is no snapshot: one that is made while a checkpoint comes and another goes may hold neither.
+  constexpr int listings = 10;
+  for (int attempt = 0; attempt < listings; ++attempt)
+    if (const std::vector<Index> steps = CheckpointFolder::steps_in(path); !steps.empty())
+      return CheckpointFolder::at(path, steps.back());
+  throw CheckpointError(path.string(), "", "holds no model and no checkpoints");
+}
+
+/// What open(folder) makes of the model in `path`, or of its newest checkpoint. A training run beside it may remove that
+/// checkpoint while it is opened, because a newer one is there: then `open` is called again, for the newer one. Files that
+/// are open stay readable, so `open` may read for as long as it likes once it has opened all it needs.
+///   const auto model = open_newest("run/", [&](const auto& folder) { return load_h3(ctx, folder); });
+/// Throws  CheckpointError  if there is no model; and what `open` throws for a folder that is there
+template <class Open>
+auto open_newest(const std::filesystem::path& path, Open&& open) {
+  constexpr int attempts =
+      100;  // a reader that is slower than each of so many checkpoints gives up
+  for (int attempt = 1;; ++attempt) {
+    const std::filesystem::path folder = model_folder(path);
+    try {
+      return open(folder);
+    } catch (...) {
+      std::error_code error;
+      if (attempt == attempts || std::filesystem::exists(folder, error)) throw;
+    }
+  }
 }
 
 }  // namespace ssm

@@ -11,10 +11,12 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "ssm/core/error.hpp"  // CheckpointError
 
@@ -59,16 +61,24 @@ inline std::string printable(std::string_view name) {
 
 }  // namespace detail
 
-/// A file open for reading at any position; its size is taken when it is opened.
+/// A file open for reading at any position; its size is taken when it is opened. For texts and tokens from pipes and standard
+/// input as well, see open_input.
 /// Throws  CheckpointError  if it cannot be opened or read, is not a regular file, or became shorter
 class FileReader {
  public:
-  explicit FileReader(const std::filesystem::path& path) : name_(path.string()) {
-    // Non-blocking, so that a pipe with no writer is refused below instead of waited for.
-    file_ = detail::FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  explicit FileReader(const std::filesystem::path& path)
+      // Non-blocking, so that a pipe with no writer is refused below instead of waited for.
+      : FileReader(path.string(), detail::FileDescriptor(
+                                      ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK))) {}
+  /// A file that is open already.
+  FileReader(std::string name, detail::FileDescriptor file)
+      : name_(std::move(name)), file_(std::move(file)) {
     if (!file_) throw CheckpointError(name_, "", detail::reason("cannot be opened"));
     size_ = current_size();
   }
+  /// What is in memory already, under the name of where it came from.
+  FileReader(std::string name, std::vector<std::byte> bytes)
+      : name_(std::move(name)), memory_(std::move(bytes)), size_(memory_->size()) {}
 
   const std::string& name() const { return name_; }
   std::uint64_t size() const { return size_; }
@@ -79,6 +89,10 @@ class FileReader {
       throw CheckpointError(name_, "",
                             "ends at byte " + std::to_string(size_) + ", needed up to " +
                                 std::to_string(offset) + " + " + std::to_string(out.size()));
+    if (memory_) {
+      std::copy_n(memory_->data() + offset, out.size(), out.data());
+      return;
+    }
     while (!out.empty()) {
       const ::ssize_t count =
           ::pread(file_.number(), out.data(), out.size(), static_cast<::off_t>(offset));
@@ -90,6 +104,18 @@ class FileReader {
     }
   }
 
+  /// Calls visit(bytes) with one part after another, from the beginning to the end.
+  template <class Visit>
+  void for_each_block(Visit&& visit) const {
+    constexpr std::uint64_t block = 1 << 16;
+    std::vector<std::byte> bytes(static_cast<std::size_t>(std::min(size_, block)));
+    for (std::uint64_t offset = 0; offset < size_; offset += bytes.size()) {
+      bytes.resize(static_cast<std::size_t>(std::min(size_ - offset, block)));
+      read(offset, bytes);
+      visit(std::span<const std::byte>(bytes));
+    }
+  }
+
   void require_unchanged_size() const {
     if (current_size() != size_)
       throw CheckpointError(name_, "", "changed its size while it was read");
@@ -97,15 +123,19 @@ class FileReader {
 
  private:
   std::uint64_t current_size() const {
+    if (memory_) return size_;
     struct stat status {};
     if (::fstat(file_.number(), &status) != 0)
       throw CheckpointError(name_, "", detail::reason("cannot be examined"));
+    if (S_ISDIR(status.st_mode))
+      throw CheckpointError(name_, "", "is a folder, not a regular file");
     if (!S_ISREG(status.st_mode)) throw CheckpointError(name_, "", "is not a regular file");
     return static_cast<std::uint64_t>(status.st_size);
   }
 
   std::string name_;
   detail::FileDescriptor file_;
+  std::optional<std::vector<std::byte>> memory_;  // instead of a file
   std::uint64_t size_ = 0;
 };
 

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -15,6 +18,7 @@
 #include <vector>
 
 #include "ssm/io/file.hpp"
+#include "ssm/io/json_parser.hpp"
 
 namespace ssm {
 
@@ -37,30 +41,39 @@ class JsonObject {
     return found != value_.end() && !found->is_null();
   }
 
+  /// 24, or 24.0, which some programs write.
   std::int64_t integer(std::string_view field, std::int64_t least,
                        std::int64_t most = largest) const {
-    const nlohmann::json& value = at(field);
-    const bool fits = value.is_number_integer() &&
-                      !(value.is_number_unsigned() &&
-                        value.get<std::uint64_t>() >
-                            std::uint64_t{most < 0 ? 0U : static_cast<std::uint64_t>(most)});
-    const std::int64_t result = fits ? value.get<std::int64_t>() : 0;
-    if (!fits || result < least || result > most)
-      refuse(field,
-             "must be an integer from " + std::to_string(least) + " to " + std::to_string(most));
-    return result;
+    const auto result = whole_number(at(field));
+    if (!result || *result < least || *result > most)
+      refuse(field, "must be an integer from " + range_text(least, most));
+    return *result;
   }
   std::int64_t integer_or(std::string_view field, std::int64_t otherwise, std::int64_t least,
                           std::int64_t most = largest) const {
     return has(field) ? integer(field, least, most) : otherwise;
   }
+  /// A list of integers; an empty one where it is left out or null.
+  std::vector<std::int64_t> integers(std::string_view field, std::int64_t least,
+                                     std::int64_t most = largest) const {
+    std::vector<std::int64_t> all;
+    if (!has(field)) return all;
+    const std::string what = "must be a list of integers from " + range_text(least, most);
+    if (!at(field).is_array()) refuse(field, what);
+    for (const nlohmann::json& entry : at(field)) {
+      const auto result = whole_number(entry);
+      if (!result || *result < least || *result > most) refuse(field, what);
+      all.push_back(*result);
+    }
+    return all;
+  }
+  /// Infinite where `least` or `most` is; never NaN.
   double number(std::string_view field, double otherwise, double least, double most) const {
     if (!has(field)) return otherwise;
     const nlohmann::json& value = at(field);
     const double result = value.is_number() ? value.get<double>() : 0;
     if (!value.is_number() || !(result >= least && result <= most))
-      refuse(field, "must be a number from " + nlohmann::json(least).dump() + " to " +
-                        nlohmann::json(most).dump());
+      refuse(field, "must be a number from " + number_text(least) + " to " + number_text(most));
     return result;
   }
   bool boolean(std::string_view field, bool otherwise) const {
@@ -77,6 +90,14 @@ class JsonObject {
     return {file_, has(field) ? at(field) : nlohmann::json::object(), full_name(field)};
   }
 
+  /// Refuses every field but these, unless it says nothing: null, false, 0 or an empty list.
+  void refuse_others(std::initializer_list<std::string_view> known) const {
+    for (const auto& [field, value] : value_.items()) {
+      const bool says_nothing = value.is_null() || value == false || value == 0 || value.empty();
+      if (!says_nothing && std::find(known.begin(), known.end(), field) == known.end())
+        refuse(field, "is not supported");
+    }
+  }
   [[noreturn]] void refuse(std::string_view field, const std::string& what) const {
     throw CheckpointError(file_, "", "'" + detail::printable(full_name(field)) + "' " + what);
   }
@@ -88,6 +109,26 @@ class JsonObject {
     const auto found = value_.find(field);
     if (found == value_.end()) refuse(field, "is missing");
     return *found;
+  }
+  /// The value of a whole number that an integer holds, if it is one.
+  static std::optional<std::int64_t> whole_number(const nlohmann::json& value) {
+    constexpr double exact = 9007199254740992.0;  // 2^53: every whole number up to it is one double
+    if (value.is_number_unsigned()) {
+      const auto number = value.get<std::uint64_t>();
+      if (!std::in_range<std::int64_t>(number)) return std::nullopt;
+      return static_cast<std::int64_t>(number);
+    }
+    if (value.is_number_integer()) return value.get<std::int64_t>();
+    const double number = value.is_number_float() ? value.get<double>() : 0.5;
+    if (!(number >= -exact && number <= exact) || std::floor(number) != number) return std::nullopt;
+    return static_cast<std::int64_t>(number);
+  }
+  static std::string range_text(std::int64_t least, std::int64_t most) {
+    return std::to_string(least) + " to " + std::to_string(most);
+  }
+  static std::string number_text(double value) {
+    if (std::isinf(value)) return value < 0 ? "-infinity" : "infinity";
+    return nlohmann::json(value).dump();
   }
   std::string full_name(std::string_view field) const {
     return (name_.empty() ? std::string() : name_ + ".") + std::string(field);
@@ -110,57 +151,13 @@ inline std::string read_text_file(const std::filesystem::path& path, std::uint64
   return text;
 }
 
-namespace detail {
-
-/// Watches a JSON text as it is parsed. Readers disagree on which of two fields of one name counts, so there may be one.
-class JsonWatch {
- public:
-  explicit JsonWatch(const std::string& file) : file_(file) {}
-
-  /// Throws  CheckpointError  if it is nested deeper than 32, or names a field of an object twice
-  void operator()(int depth, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
-    using Event = nlohmann::json::parse_event_t;
-    if (depth > deepest) throw CheckpointError(file_, "", "is nested too deeply");
-    if (event == Event::object_start) {
-      open_.emplace_back();
-    } else if (event == Event::object_end) {
-      open_.pop_back();
-    } else if (event == Event::key) {
-      const auto& name = parsed.get_ref<const std::string&>();
-      if (!open_.back().insert(name).second)
-        throw CheckpointError(file_, "", "'" + printable(name) + "' occurs twice");
-    }
-  }
-
- private:
-  static constexpr int deepest = 32;
-
-  const std::string& file_;
-  std::vector<std::set<std::string>>
-      open_;  // the names so far of every object that is not at its end
-};
-
-}  // namespace detail
-
 /// A JSON object from a text; `file` names it in messages.
 /// Throws  CheckpointError  as read_json
 inline JsonObject parse_json(std::string_view text, const std::string& file) {
-  // The JSON library takes a zero byte for the end and would not look at what follows.
-  if (text.find('\0') != std::string_view::npos) throw CheckpointError(file, "", "has a zero byte");
-  detail::JsonWatch watch(file);
-  const auto watched = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-    watch(depth, event, parsed);
-    return true;
-  };
-  try {
-    return {file, nlohmann::json::parse(text, watched)};
-  } catch (const nlohmann::json::parse_error& error) {
-    throw CheckpointError(file, "", "is not JSON at byte " + std::to_string(error.byte));
-  } catch (const nlohmann::json::exception&) {
-    throw CheckpointError(file, "", "is not JSON that can be represented");
-  }
+  return {file, parse_json_value(text, file)};
 }
 
+/// Numbers may be NaN, Infinity and -Infinity, which Python writes.
 /// Throws  CheckpointError  unless the file holds one JSON object of at most `limit` bytes, nested 32 deep at most, with no
 ///         field twice
 inline JsonObject read_json(const std::filesystem::path& path, std::uint64_t limit = 1 << 20) {
@@ -170,7 +167,7 @@ inline JsonObject read_json(const std::filesystem::path& path, std::uint64_t lim
 /// Writes text as a file, as a whole or not at all.
 inline void write_text_file(const std::filesystem::path& path, std::string_view text) {
   AtomicFile file(path);
-  file.write(std::as_bytes(std::span(text)));
+  file.write(std::as_bytes(std::span(text.data(), text.size())));
   file.commit();
 }
 

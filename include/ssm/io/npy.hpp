@@ -11,6 +11,8 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "ssm/io/file.hpp"
 #include "ssm/io/npy_header.hpp"
@@ -20,7 +22,10 @@ namespace ssm {
 
 /// The scalars numpy has a name for.
 template <class T>
-concept NpyScalar = StoredScalar<T> && !std::same_as<T, BFloat16>;
+concept NpyScalar = (StoredScalar<T> && !std::same_as<T, BFloat16>) ||
+                    std::same_as<T, std::int8_t> || std::same_as<T, std::uint8_t> ||
+                    std::same_as<T, std::int16_t> || std::same_as<T, std::uint16_t> ||
+                    std::same_as<T, std::uint32_t> || std::same_as<T, std::uint64_t>;
 
 template <NpyScalar T>
 constexpr std::string_view npy_dtype() {
@@ -29,18 +34,27 @@ constexpr std::string_view npy_dtype() {
   if constexpr (std::same_as<T, Float16>) return "<f2";
   if constexpr (std::same_as<T, std::int64_t>) return "<i8";
   if constexpr (std::same_as<T, std::int32_t>) return "<i4";
+  if constexpr (std::same_as<T, std::int16_t>) return "<i2";
+  if constexpr (std::same_as<T, std::int8_t>) return "|i1";
+  if constexpr (std::same_as<T, std::uint64_t>) return "<u8";
+  if constexpr (std::same_as<T, std::uint32_t>) return "<u4";
+  if constexpr (std::same_as<T, std::uint16_t>) return "<u2";
+  if constexpr (std::same_as<T, std::uint8_t>) return "|u1";
 }
 
 /// One array in numpy's file format, versions 1 to 3; the header is checked when it is opened.
 ///   const NpyFile file("x.npy");
 ///   file.read(x);                                           // into any host tensor of the same extents
 ///   auto y = file.read<float, 2>();                         // or into a new one
+///   file.read_from(1000, part);                             // elements 1000, 1001, … of a long row
+///   const NpyFile piped(open_input("-"));                   // see open_input
 /// Throws  CheckpointError  if the file is damaged, longer or shorter than its header says, of other extents or of a type
-///         that does not convert (floats to any float; integers to any scalar that holds them)
+///         that does not convert (floats to any float; integers of 1 to 8 bytes to any scalar that holds them)
 /// Source  numpy.lib.format
 class NpyFile {
  public:
-  explicit NpyFile(const std::filesystem::path& path) : file_(path) {
+  explicit NpyFile(const std::filesystem::path& path) : NpyFile(FileReader(path)) {}
+  explicit NpyFile(FileReader file) : file_(std::move(file)) {
     std::array<std::byte, 12> prefix{};
     const std::size_t present =
         std::min<std::size_t>(prefix.size(), static_cast<std::size_t>(file_.size()));
@@ -63,6 +77,7 @@ class NpyFile {
     require_size();
   }
 
+  const std::string& name() const { return file_.name(); }
   const NpyHeader& header() const { return header_; }
   const std::vector<Index>& shape() const { return header_.shape; }
 
@@ -70,43 +85,86 @@ class NpyFile {
   void read(Output&& output) const {
     auto view = view_of(output);
     detail::require_shape(file_.name(), "", header_.shape, view);
-    const auto read_as = [&](const auto& target) {
-      visit_dtype([&](auto scalar) {
-        detail::read_elements<typename decltype(scalar)::type>(file_, "", data_, target);
-      });
-    };
     if (header_.fortran_order)
-      read_as(reverse_axes(view));
+      read_elements(0, reverse_axes(view));
     else
-      read_as(view);
+      read_elements(0, view);
   }
 
-  template <StoredScalar T, int Rank>
-  DynamicTensor<T, Rank> read() const {
-    visit_dtype([](auto) {});
+  /// Fills a view in row-major order with the elements of the file from number `begin` on, in the order in which they are stored.
+  /// Throws  ArgumentError  for a range that is not inside
+  template <HostTensor Output>
+  void read_from(Index begin, Output&& output) const {
+    const auto view = view_of(output);
+    const Index count = detail::checked_size(header_.shape);
+    if (begin < 0 || begin > count || view.size() > count - begin)
+      throw ArgumentError(file_.name() + ": elements " + std::to_string(begin) + " + " +
+                          std::to_string(view.size()) + " are outside its " +
+                          std::to_string(count));
+    read_elements(begin, view);
+  }
+
+  template <class T, int Rank>
+    requires StoredScalar<T> || NpyScalar<T> DynamicTensor<T, Rank> read()
+  const {
+    if constexpr (std::integral<T>)
+      require_integers();
+    else
+      visit_dtype([](auto) {});
     auto result = detail::tensor_of_shape<T, Rank>(file_.name(), "", header_.shape);
     read(result);
     return result;
   }
 
+  /// Throws  CheckpointError  if the elements are not whole numbers
+  void require_integers() const {
+    visit_dtype([&](auto scalar) {
+      if constexpr (!std::integral<typename decltype(scalar)::type>)
+        refuse("is of type " + header_.dtype + ", asked for integers: " + names_of(Integers()));
+    });
+  }
+
  private:
+  template <class... T>
+  struct Scalars {};
+  using Floats = Scalars<float, double, Float16>;
+  using Integers = Scalars<std::int64_t, std::int32_t, std::int16_t, std::int8_t, std::uint64_t,
+                           std::uint32_t, std::uint16_t, std::uint8_t>;
+
   static constexpr std::uint64_t longest_header = 1 << 20;  // bytes
 
   [[noreturn]] void refuse(const std::string& what) const {
     throw CheckpointError(file_.name(), "", what);
   }
 
+  template <class... T>
+  static std::string names_of(Scalars<T...>) {
+    std::string names;
+    ((names += (names.empty() ? "" : ", ") + std::string(npy_dtype<T>())), ...);
+    return names;
+  }
+  template <class Visit, class... T>
+  bool try_dtype(Visit&& visit, Scalars<T...>) const {
+    return ((header_.dtype == npy_dtype<T>() && (visit(std::type_identity<T>()), true)) || ...);
+  }
   template <class Visit>
   bool try_dtype(Visit&& visit) const {
-    return [&]<class... T>(std::type_identity<T>... scalar) {
-      return ((header_.dtype == npy_dtype<T>() && (visit(scalar), true)) || ...);
-    }(std::type_identity<float>(), std::type_identity<double>(), std::type_identity<Float16>(),
-           std::type_identity<std::int64_t>(), std::type_identity<std::int32_t>());
+    return try_dtype(visit, Floats()) || try_dtype(visit, Integers());
   }
   template <class Visit>
   void visit_dtype(Visit&& visit) const {
     if (!try_dtype(visit))
-      refuse("is of type " + detail::printable(header_.dtype) + ", which is not supported");
+      refuse("is of type " + detail::printable(header_.dtype) + ", which is not one of " +
+             names_of(Floats()) + ", " + names_of(Integers()));
+  }
+  template <class View>
+  void read_elements(Index begin, const View& view) const {
+    if constexpr (std::integral<typename View::Value>) require_integers();
+    visit_dtype([&](auto scalar) {
+      using Stored = typename decltype(scalar)::type;
+      const std::uint64_t before = static_cast<std::uint64_t>(begin) * sizeof(Stored);
+      detail::read_elements<Stored>(file_, "", data_ + before, view);
+    });
   }
   /// The width of types that cannot be read is not known, so neither is the size of their data.
   void require_size() const {
@@ -138,10 +196,11 @@ class NpyFile {
 /// Reads a .npy file into a new tensor.
 ///   auto x = read_npy<float, 3>("x.npy");
 /// Throws  CheckpointError  as NpyFile
-template <StoredScalar T, int Rank>
-DynamicTensor<T, Rank> read_npy(const std::filesystem::path& path) {
-  return NpyFile(path).read<T, Rank>();
-}
+template <class T, int Rank>
+  requires StoredScalar<T> || NpyScalar<T> DynamicTensor<T, Rank> read_npy(
+      const std::filesystem::path& path) {
+    return NpyFile(path).read<T, Rank>();
+  }
 
 /// Writes an array part by part, in row-major order, so that it need not be in memory as a whole. The file is replaced as a
 /// whole or not at all.

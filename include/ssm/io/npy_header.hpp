@@ -15,7 +15,7 @@ namespace ssm {
 
 /// What a .npy file says of its array.
 struct NpyHeader {
-  std::string dtype;  // "<f4", "<f8", "<f2", "<i4", "<i8", or another the library cannot read
+  std::string dtype;           // "<f4", "<i8", "|u1", …, or another the library cannot read
   bool fortran_order = false;  // first axis contiguous
   std::vector<Index> shape;
 };

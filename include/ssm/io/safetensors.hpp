@@ -117,6 +117,11 @@ class SafetensorsFile {
     require_dtype<typename decltype(view)::Value>(at(name));
     detail::require_shape(path_name(), detail::printable(name), shape(name), view);
   }
+  /// Checks that the tensor is there and of a type that converts to T.
+  template <StoredScalar T>
+  void require_convertible(std::string_view name) const {
+    require_dtype<T>(at(name));
+  }
   void require_unchanged_size() const { file_.require_unchanged_size(); }
 
  private:

@@ -43,7 +43,7 @@ bool fits(From value) {
 }
 
 /// Writes the elements of a view in row-major order as `Stored`.
-template <StoredScalar Stored, class View>
+template <class Stored, class View>
 void write_elements(AtomicFile& file, const View& view) {
   using Value = typename View::Value;
   static_assert(is_storable<Value, Stored>, "fractions cannot be stored as integers");
@@ -69,7 +69,7 @@ void write_elements(AtomicFile& file, const View& view) {
 }
 
 /// Fills a view in row-major order with `Stored` elements from byte `offset` on.
-template <StoredScalar Stored, class View>
+template <class Stored, class View>
 void read_elements(const FileReader& file, const std::string& tensor, std::uint64_t offset,
                    const View& view) {
   using Value = typename View::Value;
@@ -93,8 +93,11 @@ void read_elements(const FileReader& file, const std::string& tensor, std::uint6
             left -= static_cast<Index>(buffer.size());
             next = 0;
           }
-          if (!fits<Value>(buffer[next]))
-            throw CheckpointError(file.name(), tensor, "holds integers beyond those asked for");
+          if constexpr (std::integral<Stored> && std::integral<Value>)
+            if (!fits<Value>(buffer[next]))
+              throw CheckpointError(
+                  file.name(), tensor,
+                  "holds " + std::to_string(buffer[next]) + ", beyond the integers asked for");
           value = scalar_cast<Value>(buffer[next++]);
         },
         view);

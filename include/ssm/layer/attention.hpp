@@ -15,13 +15,17 @@ namespace ssm {
 struct CausalAttentionConfig {
   Index channels = dyn;
   Index heads = dyn;
+};
+struct CausalAttentionOptions {
+  Index channels = dyn;
+  Index heads = dyn;
   Index rotary_dim = 0;  // leading channels of each head that are rotated by position
   double rotary_base = 10000;
 };
 
 /// Causal multi-head attention with a key–value cache; positions enter by rotation only.
 ///   (q, k, v) = Wqkv·x + bias, head by head      y = out_proj(softmax(q·kᵀ/√(channels/heads))·v)
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   k, v [T, B, heads, channels/heads]: rotated keys and values of the positions so far, time first; position [B], on the
 ///          host: how many of the T rows each sequence has. The rows behind them are zero in a state that began empty, and
 ///          nothing reads them
@@ -55,19 +59,21 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
 
   /// All sizes in the type.
   CausalAttention() requires(Config.channels != dyn && Config.heads != dyn)
-      : CausalAttention(Config) {}
+      : CausalAttention(CausalAttentionOptions{}) {}
   /// Sizes that are `dyn` in the type, and the rotation, come from here.
-  explicit CausalAttention(CausalAttentionConfig at_run_time)
-      : channels_(resolve_extent(Config.channels, at_run_time.channels, "channels")),
-        heads_(resolve_extent(Config.heads, at_run_time.heads, "heads")),
-        rotary_dim_(resolve_option(Config.rotary_dim, at_run_time.rotary_dim, Index{0})),
-        rotary_base_(resolve_option(Config.rotary_base, at_run_time.rotary_base,
-                                    CausalAttentionConfig{}.rotary_base)),
+  /// Throws  ArgumentError  for what contradicts the type, and sizes that do not fit together
+  explicit CausalAttention(CausalAttentionOptions options)
+      : channels_(resolve_extent(Config.channels, options.channels, "channels")),
+        heads_(resolve_extent(Config.heads, options.heads, "heads")),
+        rotary_dim_(options.rotary_dim),
+        rotary_base_(options.rotary_base),
         projection_({.inputs = channels_, .outputs = 3 * channels_}),
         readout_({.inputs = channels_, .outputs = channels_}) {
     if (channels_ % heads_ != 0)
       throw ArgumentError("CausalAttention: " + std::to_string(heads_) + " heads do not divide " +
                           std::to_string(channels_) + " channels");
+    if (rotary_dim_ == 0 && rotary_base_ != CausalAttentionOptions{}.rotary_base)
+      throw ArgumentError("CausalAttention: rotary_base is given, but no rotary_dim");
     if (rotary_dim_ < 0 || rotary_dim_ % 2 != 0 || rotary_dim_ > channels_ / heads_)
       throw ArgumentError("CausalAttention: rotary_dim " + std::to_string(rotary_dim_) +
                           " must be even and at most the head width " +
@@ -77,7 +83,10 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   Index channels() const { return channels_; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasAttention<B> && HasRearrange<B>
+  static constexpr bool runs_on = (HasMatmul<B, T> && HasAttention<B, T> && HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<CausalAttention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -119,6 +128,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<CausalAttention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -193,7 +203,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     projection_.fill_parameters(p.Wqkv, seed.fork("Wqkv"));
     readout_.fill_parameters(p.out_proj, seed.fork("out_proj"));
   }

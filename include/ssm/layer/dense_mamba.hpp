@@ -14,7 +14,12 @@ namespace ssm {
 struct DenseMambaConfig {
   MambaConfig mamba{};
   Index select_hidden = 0;  // hidden width of the gate; 0: channels / select_reduction, at least 1
-  Index select_reduction = 32;  // used where `select_hidden` is 0
+  Index select_reduction = dyn;  // where `select_hidden` is 0; dyn: 32, or at run time
+};
+struct DenseMambaOptions {
+  MambaOptions mamba{};
+  Index select_hidden = dyn;     // left out: the type's, or channels / select_reduction, at least 1
+  Index select_reduction = dyn;  // left out: the type's, or 32
   DenseFusion fusion = DenseFusion::readout;
 };
 
@@ -25,7 +30,7 @@ struct DenseMambaConfig {
 /// h is this block's own scan, h^i that of source i. The gate does not depend on n, so no state is stored: C_t·h^i_t is a scan
 /// with the source's u, Δ, A, B and this block's C, and e a scan that those drive. The recurrence is linear, so carrying
 /// h + e as one state, which fusion enters, is the same as carrying both; later layers read h alone.
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   as Mamba's, and carried: fused [B, inner, N], which is e. Sources bring no state of their own
 /// Cost    Mamba's and O(m·B·L·inner·N) for m sources, carried (m + 1)
 /// Throws  ShapeError; ArgumentError  for more than 8 sources where fusion is carried
@@ -33,12 +38,22 @@ struct DenseMambaConfig {
 template <DenseMambaConfig Config>
 class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   static constexpr Index width = Config.mamba.channels;
+  static constexpr Index default_reduction = 32;
+  static constexpr Index reduction = Config.select_reduction != dyn ? Config.select_reduction
+                                     : Config.select_hidden == 0 && width != dyn ? default_reduction
+                                                                                 : dyn;
+  static constexpr Index gate_width(Index channels, Index reduced_by) {
+    return std::max<Index>(1, channels / reduced_by);
+  }
+  static constexpr Index hidden_width = Config.select_hidden != 0 ? Config.select_hidden
+                                        : width == dyn            ? dyn
+                                                                  : gate_width(width, reduction);
+  static_assert(Config.select_hidden <= 0 || Config.select_reduction == dyn || width == dyn ||
+                    Config.select_hidden == gate_width(width, Config.select_reduction),
+                "select_hidden and select_reduction contradict each other");
   using Inner = Mamba<Config.mamba>;
-  using Select = SelectiveTransition<SelectiveTransitionConfig{
-      .channels = width,
-      .hidden = Config.select_hidden != 0 ? Config.select_hidden
-                : width == dyn            ? dyn
-                                          : std::max<Index>(1, width / Config.select_reduction)}>;
+  using Select =
+      SelectiveTransition<SelectiveTransitionConfig{.channels = width, .hidden = hidden_width}>;
 
   using Scans = DenseMambaScans<Select>;
 
@@ -77,13 +92,14 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   };
 
   /// All sizes in the type.
-  DenseMamba() requires(std::is_default_constructible_v<Inner>) : DenseMamba(Config) {}
-  /// Sizes that are `dyn` in the type, or follow from such, come from here.
-  explicit DenseMamba(DenseMambaConfig at_run_time)
-      : fusion_(resolve_option(Config.fusion, at_run_time.fusion, DenseMambaConfig{}.fusion)),
-        mamba_(at_run_time.mamba),
+  DenseMamba() requires std::is_default_constructible_v<Inner> : DenseMamba(DenseMambaOptions{}) {}
+  /// Sizes that are `dyn` in the type, or follow from such, the initialization and the fusion come from here.
+  /// Throws  ArgumentError  for what contradicts the type or itself
+  explicit DenseMamba(DenseMambaOptions options)
+      : fusion_(options.fusion),
+        mamba_(options.mamba),
         select_({.channels = mamba_.channels(),
-                 .hidden = select_hidden_at(at_run_time, mamba_.channels()),
+                 .hidden = select_hidden_at(options, mamba_.channels()),
                  .width = mamba_.inner()}) {}
 
   Index channels() const { return mamba_.channels(); }
@@ -92,8 +108,12 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   DenseFusion fusion() const { return fusion_; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasShortConvolution<B> && HasSelectiveScan<B> && HasDrivenScan<B> &&
-        HasDiagonalParameters<B> && HasActivation<B> && HasRearrange<B>
+  static constexpr bool runs_on = (RunsOn<Inner, B, T> && RunsOn<Select, B, T> &&
+                                   HasDrivenScan<B, T> && HasActivation<B, T> &&
+                                   HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<DenseMamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -103,6 +123,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   /// With the hidden states of earlier layers, oldest first; `hidden` is filled, where it is given.
   template <class B, class T>
+    requires RunsOn<DenseMamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -130,16 +151,18 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<DenseMamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    backward<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
+    differentiate<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
   }
 
-  /// The sources' gradients are added to `dsources`; `dhidden` is what later layers say of `hidden`, null where they say
-  /// nothing.
+  /// The sources' gradients are added to `dsources`; `dhidden` is the gradient of `hidden` from later
+  /// layers, null if there is none.
   template <class B, class T>
+    requires RunsOn<DenseMamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -221,7 +244,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     mamba_.fill_parameters(p.mamba, seed.fork("mamba"));
     select_.fill_parameters(p.select, seed.fork("h_select"));
   }
@@ -240,12 +263,18 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   using InnerState = typename Inner::template State<T, Space>;
   bool is_carried() const { return fusion_ == DenseFusion::carried; }
 
-  static Index select_hidden_at(const DenseMambaConfig& at_run_time, Index channels) {
-    if (at_run_time.select_hidden > 0) return at_run_time.select_hidden;
-    if (Config.select_hidden > 0) return Config.select_hidden;
-    const Index reduction = resolve_option(Config.select_reduction, at_run_time.select_reduction,
-                                           DenseMambaConfig{}.select_reduction);
-    return std::max<Index>(1, channels / reduction);
+  static Index select_hidden_at(const DenseMambaOptions& options, Index channels) {
+    const bool is_reduced = reduction != dyn || options.select_reduction != dyn;
+    const Index reduced_by =
+        resolve_extent(reduction, options.select_reduction, default_reduction, "select_reduction");
+    const Index reduced = gate_width(channels, reduced_by);
+    const Index hidden =
+        resolve_extent(hidden_width, options.select_hidden, reduced, "select_hidden");
+    if (is_reduced && hidden != reduced)
+      throw ArgumentError("select_hidden is " + std::to_string(hidden) +
+                          " but select_reduction is " + std::to_string(reduced_by) + " for " +
+                          std::to_string(channels) + " channels");
+    return hidden;
   }
 
   /// The scan with z held back:  y = (own + what the sources add) ⊙ silu(z)

@@ -36,10 +36,13 @@ class DenseSelection {
     DynamicTensor<T, 3, Space> gate;
   };
 
-  DenseSelection(SelectiveTransitionConfig at_run_time, double eps)
-      : select_(at_run_time), fusion_({.channels = select_.outputs(), .eps = eps}) {}
+  DenseSelection(SelectiveTransitionOptions options, double eps)
+      : select_(options), fusion_({.channels = select_.outputs(), .eps = eps}) {}
 
   const Select& select() const { return select_; }
+
+  template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<Select, B, T> && RunsOn<Fusion, B, T>);
 
   template <class B, class T, class Source>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
@@ -88,7 +91,7 @@ class DenseSelection {
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     select_.fill_parameters(p.select, seed.fork("select"));
     fusion_.fill_parameters(p.fusion, seed.fork("fusion"));
   }

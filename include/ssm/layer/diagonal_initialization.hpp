@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstddef>
 #include <numbers>
+#include <string>
 #include <vector>
 
+#include "ssm/core/error.hpp"
 #include "ssm/core/random.hpp"
 
 namespace ssm {
@@ -21,6 +23,13 @@ namespace ssm {
 ///   random   −1/2 + i·N(0, 1)
 /// Source  Gu et al. 2022 (S4D) §4; HazyResearch/H3, dplr
 enum class DiagonalMeasure { lin, inv, inv2, quad, legs, real, random };
+
+/// Throws  ArgumentError  unless 0 < dt_min ≤ dt_max
+inline void require_step_range(const char* layer, double dt_min, double dt_max) {
+  if (!(dt_min > 0 && dt_min <= dt_max && std::isfinite(dt_max)))
+    throw ArgumentError(std::string(layer) + ": dt_min " + std::to_string(dt_min) + " and dt_max " +
+                        std::to_string(dt_max) + " must be a range of positive numbers");
+}
 
 /// The positive frequencies of HiPPO-LegS: its normal part is −1/2·I + S with S skew-symmetric,
 /// S[n,k] = −½·√((2n+1)(2k+1)) for n > k, and the eigenvalues of −S² are the ω², each twice.

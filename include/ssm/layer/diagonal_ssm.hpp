@@ -22,29 +22,34 @@ struct DiagonalSsmConfig {
   Index channels = dyn;
   Index state = 64;  // N: real state size; complex modes are stored as N/2 of N conjugates
   bool complex = true;
-  Discretization discretization = Discretization::bilinear;
-  DiagonalMeasure measure = DiagonalMeasure::lin;
   DiagonalForm form = DiagonalForm::scan;
-  double dt_min = 0.001;  // seconds, initialisation only
+};
+struct DiagonalSsmOptions {
+  Index channels = dyn;
+  Index state = dyn;  // left out: the type's, or 64
+  Discretization discretization = Discretization::bilinear;
+  std::optional<DiagonalMeasure> measure = {};  // initialization; left out: lin, or real
+  double dt_min = 0.001;                        // seconds; initialization
   double dt_max = 0.1;
 };
 
 /// A diagonal state-space model per channel (S4D), in H3's parametrisation.
 ///   dt = exp(log_dt)    A = −exp(inv_A_real) + i·A_imag    (Ā, B̄) = discretise(dt, A, B)
 ///   s_t = Ā·s_{t−1} + B̄·x_t      y_t = 2·Re Σ_p C_p·s_{t,p} + D·x_t      (without the 2 and Re for real modes)
-/// x, y    [B, L, channels]
+/// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, P, 2|1]    P = N/2 complex or N real modes
 /// Cost    O(B·L·channels·P) by scan, O(channels·L·(P + B·log L)) by convolution
 /// Throws  ShapeError; ArgumentError  for an odd N with complex modes, which does not compile in the type
 /// Source  Gu et al. 2022 (S4D); Fu et al. 2023 (H3) §3.1; parameter names of HazyResearch/H3
 template <DiagonalSsmConfig Config>
 class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
-  static_assert(!Config.complex || Config.state == dyn || Config.state % 2 == 0,
-                "DiagonalSsm: state must be even: complex modes come in conjugate pairs");
   static constexpr Index width = Config.channels;
   static constexpr Index parts = Config.complex ? 2 : 1;
   static constexpr Index modes = Config.state == dyn ? dyn : Config.state / parts;
   static constexpr bool may_convolve = Config.form != DiagonalForm::scan;
+
+  static_assert(!Config.complex || Config.state == dyn || Config.state % 2 == 0,
+                "DiagonalSsm: state must be even: complex modes come in conjugate pairs");
 
  public:
   static constexpr auto operand_layout = OperandLayout::any;
@@ -70,15 +75,22 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   };
 
   /// All sizes in the type.
-  DiagonalSsm() requires(Config.channels != dyn && Config.state != dyn) : DiagonalSsm(Config) {}
-  /// Sizes that are `dyn` in the type come from here.
-  explicit DiagonalSsm(DiagonalSsmConfig at_run_time)
-      : channels_(resolve_extent(Config.channels, at_run_time.channels, "channels")),
-        state_(
-            resolve_extent(Config.state, Config.state != dyn ? dyn : at_run_time.state, "state")),
-        measure_(resolve_option(Config.measure, at_run_time.measure, DiagonalSsmConfig{}.measure)),
-        dt_min_(resolve_option(Config.dt_min, at_run_time.dt_min, DiagonalSsmConfig{}.dt_min)),
-        dt_max_(resolve_option(Config.dt_max, at_run_time.dt_max, DiagonalSsmConfig{}.dt_max)) {
+  DiagonalSsm() requires(Config.channels != dyn && Config.state != dyn)
+      : DiagonalSsm(DiagonalSsmOptions{}) {}
+  /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
+  /// Throws  ArgumentError  for what contradicts the type, an odd state with complex modes, another measure than `real` with
+  ///         real ones, and steps that are no range
+  explicit DiagonalSsm(DiagonalSsmOptions options)
+      : channels_(resolve_extent(Config.channels, options.channels, "channels")),
+        state_(resolve_extent(Config.state, options.state, DiagonalSsmConfig{}.state, "state")),
+        discretization_(options.discretization),
+        measure_(options.measure.value_or(Config.complex ? DiagonalMeasure::lin
+                                                         : DiagonalMeasure::real)),
+        dt_min_(options.dt_min),
+        dt_max_(options.dt_max) {
+    require_step_range("DiagonalSsm", dt_min_, dt_max_);
+    if (!Config.complex && measure_ != DiagonalMeasure::real)
+      throw ArgumentError("DiagonalSsm: measure must be real, or left out, with real modes");
     if (Config.complex && state_ % 2 != 0)
       throw ArgumentError("DiagonalSsm: state " + std::to_string(state_) +
                           " must be even: modes come in conjugate pairs");
@@ -86,215 +98,218 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
 
   Index channels() const { return channels_; }
   Index mode_count() const { return state_ / parts; }
+  Discretization discretization() const { return discretization_; }
 
   template <class B, class T>
-    requires HasDiagonalScan<B> && HasDiagonalParameters<B> &&
-        (!may_convolve || (HasCausalConvolution<B> && HasDiagonalKernel<B>)) void evaluate(
-            Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-            Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-            Kept<Tape<T, typename B::Space>> tape,
-            const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
-      auto frame = ctx.workspace().frame();
-      auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options.segments);
-      const bool convolve = options.initial_state == nullptr && options.final_state == nullptr &&
-                            prefers_convolution<B, T>({x.extent(0), x.extent(1), channels_,
-                                                       mode_count(), tape != nullptr});
-      if (tape != nullptr) {
-        tape->keep(ctx, options);
-        tape->x = x;
-        tape->convolved = convolve;
-      }
-      if constexpr (may_convolve) {
-        if (convolve) {
-          auto kernel = room<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
-                                                   channels_, x.extent(1));
-          diagonal_kernel(ctx, kernel_of(scan, kernel));
-          causal_convolution(
-              ctx,
-              CausalConvolution<T, typename B::Space>{
-                  .kernel = kernel, .skip = p.D, .x = x, .segments = options.segments, .y = y});
-          return;
-        }
-      }
-      if (options.initial_state != nullptr) scan.initial_state = options.initial_state->diagonal;
-      if (options.final_state != nullptr) scan.final_state = options.final_state->diagonal;
-      scan.y = y;
-      diagonal_scan(ctx, scan);
-    }
+  static constexpr bool runs_on = (HasDiagonalScan<B, T> && HasDiagonalParameters<B, T> &&
+                                   HasRearrange<B, T> &&
+                                   (!may_convolve ||
+                                    (HasCausalConvolution<B, T> && HasDiagonalKernel<B, T>)));
 
-    template <class B, class T>
-    void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                       const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                       Output<B, T, dyn, dyn, width> dx,
-                       Parameters<T, typename B::Space>& gradients,
-                       const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-      using Space = typename B::Space;
-      auto frame = ctx.workspace().frame();
-      auto scan = operands(ctx, frame, p, tape.x, tape.segments);
-      auto ddt = frame.template tensor<T>(channels_);
-      auto dA = frame.template tensor<T>(channels_, mode_count(), parts);
-      fill(ctx, Fill<T, Space>{.y = ddt});
-      fill(ctx, Fill<T, Space>{.y = dA.flatten()});
-      auto dC = gradients.C.reshape(channels_, mode_count(), parts);
-      // A forward call that convolved carried no states; their gradients alone can still force a scan here.
-      const bool convolve =
-          tape.convolved && ends.final_state == nullptr && ends.initial_state == nullptr;
-      if (!convolve) {
-        if (tape.has_initial_state) scan.initial_state = tape.initial_state.diagonal;
-        DiagonalScanBackward<T, Space> g{.forward = scan,
-                                         .dy = dy,
-                                         .dx = dx,
-                                         .ddt = ddt,
-                                         .dA = dA,
-                                         .dB = gradients.B,
-                                         .dC = dC,
-                                         .dskip = gradients.D};
-        if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->diagonal;
-        if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->diagonal;
-        diagonal_scan_backward(ctx, g);
-      }
-      if constexpr (may_convolve)
-        if (convolve) {
-          auto dkernel = frame.template tensor<T>(channels_, dy.extent(1));
-          fill(ctx, Fill<T, Space>{.y = dkernel.flatten()});
-          causal_convolution_backward(
-              ctx, CausalConvolutionBackward<T, Space>{.forward = {.kernel = tape.kernel,
-                                                                   .skip = p.D,
-                                                                   .x = tape.x,
-                                                                   .segments = tape.segments},
-                                                       .dy = dy,
-                                                       .dx = dx,
-                                                       .dkernel = dkernel,
-                                                       .dskip = gradients.D});
-          diagonal_kernel_backward(ctx,
-                                   DiagonalKernelBackward<T, Space>{.forward = kernel_of(scan, {}),
-                                                                    .dkernel = dkernel,
-                                                                    .ddt = ddt,
-                                                                    .dA = dA,
-                                                                    .dB = gradients.B,
-                                                                    .dC = dC});
-        }
-      DiagonalParametersBackward<T, Space> g{.dt = scan.dt,
-                                             .A = scan.A,
-                                             .ddt = ddt,
-                                             .dA = dA,
-                                             .dlog_dt = gradients.log_dt,
-                                             .dinv_A_real = gradients.inv_A_real};
-      if (Config.complex) g.dA_imag = gradients.A_imag;
-      diagonal_parameters_backward(ctx, g);
+  template <class B, class T>
+    requires RunsOn<DiagonalSsm, B, T>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    auto frame = ctx.workspace().frame();
+    auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options.segments);
+    const bool convolve = options.initial_state == nullptr && options.final_state == nullptr &&
+                          prefers_convolution<B, T>(
+                              {x.extent(0), x.extent(1), channels_, mode_count(), tape != nullptr});
+    if (tape != nullptr) {
+      tape->keep(ctx, options);
+      tape->x = x;
+      tape->convolved = convolve;
     }
-
-    template <class T = float, class B>
-    State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {
-      State<T, typename B::Space> state;
-      state.diagonal.reset({sequences, channels_, mode_count(), parts});
-      return state;
-    }
-
-    template <class T = float, class B>
-    Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
-      Parameters<T, typename B::Space> p;
-      p.log_dt.reset({channels_});
-      p.inv_A_real.reset({channels_, mode_count()});
-      if (Config.complex) p.A_imag.reset({channels_, mode_count()});
-      p.B.reset({channels_, mode_count(), parts});
-      p.C.reset({Index{1}, channels_, mode_count(), parts});
-      p.D.reset({channels_});
-      return p;
-    }
-
-    template <class T>
-    [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
-      const Random step(seed.fork("log_dt"));
-      const Random frequency(seed.fork("A_imag"));
-      const Random readout(seed.fork("C"));
-      const Random skip(seed.fork("D"));
-      const bool decaying_reals = !Config.complex || measure_ == DiagonalMeasure::real;
-      for (Index d = 0; d < channels_; ++d) {
-        const auto channel = static_cast<std::uint64_t>(d);
-        p.log_dt(d) = static_cast<T>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
-        p.D(d) = static_cast<T>(skip.normal(channel));
-        const Index first = d * mode_count();
-        const auto imaginary =
-            measure_frequencies(measure_, state_, mode_count(), frequency, first);
-        for (Index n = 0; n < mode_count(); ++n) {
-          p.inv_A_real(d, n) = static_cast<T>(
-              decaying_reals ? std::log(1.0 + static_cast<double>(n)) : std::log(0.5));
-          if (Config.complex)
-            p.A_imag(d, n) = static_cast<T>(imaginary[static_cast<std::size_t>(n)]);
-          p.B(d, n, 0) = T{1};
-          for (Index part = 0; part < parts; ++part)  // total variance 1
-            p.C(0, d, n, part) = static_cast<T>(
-                readout.normal(static_cast<std::uint64_t>((first + n) * parts + part)) /
-                std::sqrt(static_cast<double>(parts)));
-        }
+    if constexpr (may_convolve) {
+      if (convolve) {
+        auto kernel = room<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
+                                                 channels_, x.extent(1));
+        diagonal_kernel(ctx, kernel_of(scan, kernel));
+        causal_convolution(
+            ctx, CausalConvolution<T, typename B::Space>{
+                     .kernel = kernel, .skip = p.D, .x = x, .segments = options.segments, .y = y});
+        return;
       }
     }
+    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->diagonal;
+    if (options.final_state != nullptr) scan.final_state = options.final_state->diagonal;
+    scan.y = y;
+    diagonal_scan(ctx, scan);
+  }
 
-    static void for_each_parameter(auto&& visit, auto&... p) {
-      const auto dynamics = [](const char* name) {
-        return ParameterSpec{.name = std::string("kernel.kernel.") + name,
-                             .role = ParameterRole::ssm,
-                             .weight_decay = false,
-                             .own_learning_rate = true};
-      };
-      visit(dynamics("log_dt"), p.log_dt...);
-      visit(dynamics("inv_A_real"), p.inv_A_real...);
-      if constexpr (Config.complex) visit(dynamics("A_imag"), p.A_imag...);
-      visit(dynamics("B"), p.B...);
-      visit(ParameterSpec{.name = "kernel.kernel.C", .role = ParameterRole::ssm}, p.C...);
-      visit(ParameterSpec{.name = "D", .role = ParameterRole::ssm}, p.D...);
+  template <class B, class T>
+    requires RunsOn<DiagonalSsm, B, T>
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    auto scan = operands(ctx, frame, p, tape.x, tape.segments);
+    auto ddt = frame.template tensor<T>(channels_);
+    auto dA = frame.template tensor<T>(channels_, mode_count(), parts);
+    fill(ctx, Fill<T, Space>{.y = ddt});
+    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    auto dC = gradients.C.reshape(channels_, mode_count(), parts);
+    // A forward call that convolved carried no states; their gradients alone can still force a scan here.
+    const bool convolve =
+        tape.convolved && ends.final_state == nullptr && ends.initial_state == nullptr;
+    if (!convolve) {
+      if (tape.has_initial_state) scan.initial_state = tape.initial_state.diagonal;
+      DiagonalScanBackward<T, Space> g{.forward = scan,
+                                       .dy = dy,
+                                       .dx = dx,
+                                       .ddt = ddt,
+                                       .dA = dA,
+                                       .dB = gradients.B,
+                                       .dC = dC,
+                                       .dskip = gradients.D};
+      if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->diagonal;
+      if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->diagonal;
+      diagonal_scan_backward(ctx, g);
     }
-    static void for_each_state(auto&& visit, auto&... state) {
-      visit(std::string("diagonal"), state.diagonal...);
-    }
+    if constexpr (may_convolve)
+      if (convolve) {
+        auto dkernel = frame.template tensor<T>(channels_, dy.extent(1));
+        fill(ctx, Fill<T, Space>{.y = dkernel.flatten()});
+        causal_convolution_backward(
+            ctx, CausalConvolutionBackward<T, Space>{.forward = {.kernel = tape.kernel,
+                                                                 .skip = p.D,
+                                                                 .x = tape.x,
+                                                                 .segments = tape.segments},
+                                                     .dy = dy,
+                                                     .dx = dx,
+                                                     .dkernel = dkernel,
+                                                     .dskip = gradients.D});
+        diagonal_kernel_backward(ctx,
+                                 DiagonalKernelBackward<T, Space>{.forward = kernel_of(scan, {}),
+                                                                  .dkernel = dkernel,
+                                                                  .ddt = ddt,
+                                                                  .dA = dA,
+                                                                  .dB = gradients.B,
+                                                                  .dC = dC});
+      }
+    DiagonalParametersBackward<T, Space> g{.dt = scan.dt,
+                                           .A = scan.A,
+                                           .ddt = ddt,
+                                           .dA = dA,
+                                           .dlog_dt = gradients.log_dt,
+                                           .dinv_A_real = gradients.inv_A_real};
+    if (Config.complex) g.dA_imag = gradients.A_imag;
+    diagonal_parameters_backward(ctx, g);
+  }
 
-   private:
-    template <class B, class T>
-    static bool prefers_convolution(const SequenceWork& work) {
-      if constexpr (Config.form == DiagonalForm::automatic && ChoosesDiagonalForm<B, T>)
-        return B::template prefers_convolution<T>(work);
-      else
-        return Config.form == DiagonalForm::convolution;
-    }
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {
+    State<T, typename B::Space> state;
+    state.diagonal.reset({sequences, channels_, mode_count(), parts});
+    return state;
+  }
 
-    template <class B, class T, class Frame>
-    DiagonalScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                                const Parameters<T, typename B::Space>& p,
-                                                View<const T, 3, typename B::Space> x,
-                                                Segments segments) const {
-      auto dt = frame.template tensor<T>(channels_);
-      auto A = frame.template tensor<T>(channels_, mode_count(), parts);
-      diagonal_parameters(ctx, DiagonalParameters<T, typename B::Space>{.log_dt = p.log_dt,
-                                                                        .inv_A_real = p.inv_A_real,
-                                                                        .A_imag = p.A_imag,
-                                                                        .dt = dt,
-                                                                        .A = A});
-      return {.dt = dt,
-              .A = A,
-              .B = p.B,
-              .C = p.C.reshape(channels_, mode_count(), parts),
-              .skip = p.D,
-              .discretization = Config.discretization,
-              .x = x,
-              .segments = segments};
-    }
-    template <class T, class Space>
-    static DiagonalKernel<T, Space> kernel_of(const DiagonalScan<T, Space>& scan,
-                                              View<T, 2, Space> kernel) {
-      return {.dt = scan.dt,
-              .A = scan.A,
-              .B = scan.B,
-              .C = scan.C,
-              .discretization = scan.discretization,
-              .kernel = kernel};
-    }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+    Parameters<T, typename B::Space> p;
+    p.log_dt.reset({channels_});
+    p.inv_A_real.reset({channels_, mode_count()});
+    if (Config.complex) p.A_imag.reset({channels_, mode_count()});
+    p.B.reset({channels_, mode_count(), parts});
+    p.C.reset({Index{1}, channels_, mode_count(), parts});
+    p.D.reset({channels_});
+    return p;
+  }
 
-    Index channels_;
-    Index state_;
-    DiagonalMeasure measure_;
-    double dt_min_;
-    double dt_max_;
+  template <class T>
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
+    const Random step(seed.fork("log_dt"));
+    const Random frequency(seed.fork("A_imag"));
+    const Random readout(seed.fork("C"));
+    const Random skip(seed.fork("D"));
+    const bool decaying_reals = measure_ == DiagonalMeasure::real;
+    for (Index d = 0; d < channels_; ++d) {
+      const auto channel = static_cast<std::uint64_t>(d);
+      p.log_dt(d) = static_cast<T>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
+      p.D(d) = static_cast<T>(skip.normal(channel));
+      const Index first = d * mode_count();
+      const auto imaginary = measure_frequencies(measure_, state_, mode_count(), frequency, first);
+      for (Index n = 0; n < mode_count(); ++n) {
+        p.inv_A_real(d, n) =
+            static_cast<T>(decaying_reals ? std::log(1.0 + static_cast<double>(n)) : std::log(0.5));
+        if (Config.complex) p.A_imag(d, n) = static_cast<T>(imaginary[static_cast<std::size_t>(n)]);
+        p.B(d, n, 0) = T{1};
+        for (Index part = 0; part < parts; ++part)  // total variance 1
+          p.C(0, d, n, part) = static_cast<T>(
+              readout.normal(static_cast<std::uint64_t>((first + n) * parts + part)) /
+              std::sqrt(static_cast<double>(parts)));
+      }
+    }
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    const auto dynamics = [](const char* name) {
+      return ParameterSpec{.name = std::string("kernel.kernel.") + name,
+                           .role = ParameterRole::ssm,
+                           .weight_decay = false,
+                           .own_learning_rate = true};
+    };
+    visit(dynamics("log_dt"), p.log_dt...);
+    visit(dynamics("inv_A_real"), p.inv_A_real...);
+    if constexpr (Config.complex) visit(dynamics("A_imag"), p.A_imag...);
+    visit(dynamics("B"), p.B...);
+    visit(ParameterSpec{.name = "kernel.kernel.C", .role = ParameterRole::ssm}, p.C...);
+    visit(ParameterSpec{.name = "D", .role = ParameterRole::ssm}, p.D...);
+  }
+  static void for_each_state(auto&& visit, auto&... state) {
+    visit(std::string("diagonal"), state.diagonal...);
+  }
+
+ private:
+  template <class B, class T>
+  static bool prefers_convolution(const SequenceWork& work) {
+    if constexpr (Config.form == DiagonalForm::automatic && ChoosesDiagonalForm<B, T>)
+      return B::template prefers_convolution<T>(work);
+    else
+      return Config.form == DiagonalForm::convolution;
+  }
+
+  template <class B, class T, class Frame>
+  DiagonalScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
+                                              const Parameters<T, typename B::Space>& p,
+                                              View<const T, 3, typename B::Space> x,
+                                              Segments segments) const {
+    auto dt = frame.template tensor<T>(channels_);
+    auto A = frame.template tensor<T>(channels_, mode_count(), parts);
+    diagonal_parameters(
+        ctx,
+        DiagonalParameters<T, typename B::Space>{
+            .log_dt = p.log_dt, .inv_A_real = p.inv_A_real, .A_imag = p.A_imag, .dt = dt, .A = A});
+    return {.dt = dt,
+            .A = A,
+            .B = p.B,
+            .C = p.C.reshape(channels_, mode_count(), parts),
+            .skip = p.D,
+            .discretization = discretization_,
+            .x = x,
+            .segments = segments};
+  }
+  template <class T, class Space>
+  static DiagonalKernel<T, Space> kernel_of(const DiagonalScan<T, Space>& scan,
+                                            View<T, 2, Space> kernel) {
+    return {.dt = scan.dt,
+            .A = scan.A,
+            .B = scan.B,
+            .C = scan.C,
+            .discretization = scan.discretization,
+            .kernel = kernel};
+  }
+
+  Index channels_;
+  Index state_;
+  Discretization discretization_;
+  DiagonalMeasure measure_;
+  double dt_min_;
+  double dt_max_;
 };
 
 }  // namespace ssm

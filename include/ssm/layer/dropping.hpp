@@ -15,7 +15,7 @@ namespace ssm {
 template <class B, class V>
 void drop(Context<B>& ctx, double probability, const std::optional<Seed>& seed, const V& x) {
   if (!seed || probability <= 0) return;
-  if constexpr (HasDropout<B>)
+  if constexpr (HasDropout<B, typename V::Value>)
     dropout(ctx,
             Dropout<typename V::Value, typename B::Space>{
                 .probability = probability, .seed = *seed, .x = x.flatten(), .y = x.flatten()});

@@ -10,16 +10,20 @@ namespace ssm {
 struct FeedForwardConfig {
   Index channels = dyn;
   Index hidden = dyn;
-  ActivationKind activation = ActivationKind::gelu_tanh;
   bool gated = false;  // SwiGLU and its kin: the activation multiplies a second projection
-  bool bias = true;
+  bool bias = true;    // of all projections
+};
+struct FeedForwardOptions {
+  Index channels = dyn;
+  Index hidden = dyn;
+  ActivationKind activation = ActivationKind::gelu_tanh;
   double dropout = 0;  // training only: of what fc2 reads
 };
 
 /// Two linear maps with a nonlinearity between them, at every position.
 ///   plain   y = fc2(act(fc1(x)))
 ///   gated   y = fc2(act(fc1(x)) ⊙ gate(x))
-/// x, y               [B, L, channels]
+/// x, y               [B, L, channels]   y must not overlap x
 /// fc1, gate weight   [hidden, channels]     fc2 weight [channels, hidden]
 /// Cost    4 (gated: 6)·B·L·channels·hidden operations
 /// Source  Vaswani et al. 2017 §3.3; Shazeer 2020 (GLU variants)
@@ -50,22 +54,24 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   };
 
   /// All sizes in the type.
-  FeedForward() requires(Config.channels != dyn && Config.hidden != dyn) : FeedForward(Config) {}
+  FeedForward() requires(Config.channels != dyn && Config.hidden != dyn)
+      : FeedForward(FeedForwardOptions{}) {}
   /// Sizes that are `dyn` in the type, the activation and the dropout come from here.
-  /// Throws  ArgumentError  for a dropout that is not in [0, 1)
-  explicit FeedForward(FeedForwardConfig at_run_time)
-      : up_({.inputs = resolve_extent(Config.channels, at_run_time.channels, "channels"),
-             .outputs = resolve_extent(Config.hidden, at_run_time.hidden, "hidden")}),
+  /// Throws  ArgumentError  for what contradicts the type, and a dropout that is not in [0, 1)
+  explicit FeedForward(FeedForwardOptions options)
+      : up_({.inputs = resolve_extent(Config.channels, options.channels, "channels"),
+             .outputs = resolve_extent(Config.hidden, options.hidden, "hidden")}),
         down_({.inputs = up_.outputs(), .outputs = up_.inputs()}),
-        activation_(resolve_option(Config.activation, at_run_time.activation,
-                                   FeedForwardConfig{}.activation)),
-        dropout_(detail::require_probability(
-            "FeedForward", resolve_option(Config.dropout, at_run_time.dropout, 0.0))) {}
+        activation_(options.activation),
+        dropout_(detail::require_probability("FeedForward", options.dropout)) {}
+
+  template <class B, class T>
+  static constexpr bool runs_on = (HasMatmul<B, T> && HasActivation<B, T>);
 
   Index channels() const { return up_.inputs(); }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasActivation<B>
+    requires RunsOn<FeedForward, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -101,6 +107,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<FeedForward, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -144,7 +151,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     up_.fill_parameters(p.fc1, seed.fork("fc1"));
     if (Config.gated) up_.fill_parameters(p.gate, seed.fork("gate"));
     down_.fill_parameters(p.fc2, seed.fork("fc2"));

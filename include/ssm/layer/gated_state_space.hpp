@@ -12,12 +12,21 @@ struct GatedStateSpaceConfig {
   Index gate_channels = dyn;   // F, of the gate
   Index state_channels = dyn;  // H, of the SSM; fewer than the input has
   Index state = 64;            // N
+};
+struct GatedStateSpaceOptions {
+  Index channels = dyn;
+  Index gate_channels = dyn;
+  Index state_channels = dyn;
+  Index state = dyn;  // left out: the type's, or 64
   Discretization discretization = Discretization::zero_order_hold;
+  DiagonalMeasure measure = DiagonalMeasure::lin;  // initialization, as is what follows
+  double dt_min = 0.001;                           // seconds
+  double dt_max = 0.1;
 };
 
 /// The gated state-space layer (GSS): an SSM over few channels, lifted and gated by a nonlinear function of the input.
 ///   u = gelu(to_state(x))      v = gelu(to_gate(x))      y = out(lift(diagonal(u)) ⊙ v)
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   diagonal [B, H, N/2, 2]
 /// Cost    2·B·L·(channels·H + H·F + 2·channels·F) operations and O(B·L·H·N)
 /// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type
@@ -33,8 +42,7 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
   using ToGate = Linear<LinearConfig{.inputs = width, .outputs = gates}>;
   using Lift = Linear<LinearConfig{.inputs = few, .outputs = gates}>;
   using Out = Linear<LinearConfig{.inputs = gates, .outputs = width}>;
-  using Diagonal = DiagonalSsm<DiagonalSsmConfig{
-      .channels = few, .state = Config.state, .discretization = Config.discretization}>;
+  using Diagonal = DiagonalSsm<DiagonalSsmConfig{.channels = few, .state = Config.state}>;
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
@@ -63,21 +71,31 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
 
   /// All sizes in the type.
   GatedStateSpace() requires(width != dyn && gates != dyn && few != dyn && Config.state != dyn)
-      : GatedStateSpace(Config) {}
-  /// Sizes that are `dyn` in the type come from here.
-  explicit GatedStateSpace(GatedStateSpaceConfig at_run_time)
-      : to_state_({.inputs = resolve_extent(width, at_run_time.channels, "channels"),
-                   .outputs = resolve_extent(few, at_run_time.state_channels, "state_channels")}),
+      : GatedStateSpace(GatedStateSpaceOptions{}) {}
+  /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
+  /// Throws  ArgumentError  for what contradicts the type, an odd state, and steps that are no range
+  explicit GatedStateSpace(GatedStateSpaceOptions options)
+      : to_state_({.inputs = resolve_extent(width, options.channels, "channels"),
+                   .outputs = resolve_extent(few, options.state_channels, "state_channels")}),
         to_gate_({.inputs = to_state_.inputs(),
-                  .outputs = resolve_extent(gates, at_run_time.gate_channels, "gate_channels")}),
+                  .outputs = resolve_extent(gates, options.gate_channels, "gate_channels")}),
         lift_({.inputs = to_state_.outputs(), .outputs = to_gate_.outputs()}),
         out_({.inputs = to_gate_.outputs(), .outputs = to_state_.inputs()}),
-        diagonal_({.channels = to_state_.outputs(), .state = at_run_time.state}) {}
+        diagonal_({.channels = to_state_.outputs(),
+                   .state = options.state,
+                   .discretization = options.discretization,
+                   .measure = options.measure,
+                   .dt_min = options.dt_min,
+                   .dt_max = options.dt_max}) {}
 
   Index channels() const { return to_state_.inputs(); }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasActivation<B> && HasDiagonalScan<B> && HasDiagonalParameters<B>
+  static constexpr bool runs_on = (HasMatmul<B, T> && HasActivation<B, T> &&
+                                   RunsOn<Diagonal, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<GatedStateSpace, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -106,6 +124,7 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<GatedStateSpace, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -155,7 +174,7 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     to_state_.fill_parameters(p.to_state, seed.fork("to_state"));
     to_gate_.fill_parameters(p.to_gate, seed.fork("to_gate"));
     diagonal_.fill_parameters(p.diagonal, seed.fork("diagonal"));

@@ -45,11 +45,11 @@ class GauProjections {
     View<T, 3, Space> q{}, k{}, v{}, g{};
   };
 
-  GauProjections(GauProjectionsConfig at_run_time, double k_scale)
+  GauProjections(GauProjectionsConfig options, double k_scale)
       : k_scale_(k_scale),
-        value_dim_(at_run_time.value_dim),
-        key_({.inputs = at_run_time.channels, .outputs = at_run_time.query_key_dim}),
-        value_({.inputs = at_run_time.channels, .outputs = 2 * value_dim_}) {}
+        value_dim_(options.value_dim),
+        key_({.inputs = options.channels, .outputs = options.query_key_dim}),
+        value_({.inputs = options.channels, .outputs = 2 * value_dim_}) {}
 
   template <class B, class T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
@@ -118,7 +118,7 @@ class GauProjections {
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     key_.fill_parameters(p.q_proj, seed.fork("q_proj"));
     key_.fill_parameters(p.k_proj, seed.fork("k_proj"));
     value_.fill_parameters(p.to_hidden, seed.fork("to_hidden"));

@@ -18,6 +18,14 @@ struct GauRetentionConfig {
   Index heads = dyn;
   Index k_hidden = dyn;  // inner width of the gate on earlier layers' keys
   Index v_hidden = dyn;  // … and values
+};
+struct GauRetentionOptions {
+  Index channels = dyn;
+  Index query_key_dim = dyn;
+  Index value_dim = dyn;
+  Index heads = dyn;
+  Index k_hidden = dyn;
+  Index v_hidden = dyn;
   RetentionForm form = RetentionForm::recurrent;
   double eps = 1e-6;
   DenseFusion fusion = DenseFusion::carried;
@@ -27,16 +35,17 @@ struct GauRetentionConfig {
 ///   q = SiLU(Wq·x)    k = SiLU(Wk·x)/√(query_key_dim/heads)    (v, g) = SiLU(to_hidden·x)
 ///   with sources i:   k ← RMS(k + Σ_i k_select(x) ⊙ k_i)    v ← RMS(v + Σ_i v_select(x) ⊙ v_i)
 ///   y = to_out(g ⊙ RMS(retention(rotate(q), rotate(k), v)))
-/// so that fusion enters the state: it is carried, as in the published code. For reading only, the sources' own states are
-/// read by gated queries, and what they say is gated and joins what this layer's state says (DenseReadout):
+/// That is `carried` fusion, as in the published code: the state is of joined keys and values. With
+/// `readout`, gated queries read the sources' own states, and the gated sum is added to what this
+/// layer's state gives (DenseReadout):
 ///   o = retention(rotate(q), rotate(k), v) + v_select(x) ⊙ Σ_i retention(rotate(k_select(x) ⊙ q), rotate(k_i), v_i)
 ///   y = to_out(g ⊙ RMS(o))
 /// What later layers read are k and v before they are joined with the sources. Without sources the gates are there, but
 /// unused, and so are their norms, which only carried fusion has.
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   retention [B, heads, query_key_dim/heads, value_dim/heads], position [B]
 /// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and DecayedAttention, for
-///         reading only one more for each source
+///         `readout` one more for each source
 /// Throws  ShapeError; ArgumentError  if heads do not divide the widths
 /// Source  He et al. 2024 (DenseSSM) §3.4; parameter names of the published DenseRetNet
 template <GauRetentionConfig Config>
@@ -103,22 +112,27 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   /// All sizes in the type.
   GauRetention() requires(width != dyn && keys != dyn && values != dyn && Config.heads != dyn &&
                           Config.k_hidden != dyn && Config.v_hidden != dyn)
-      : GauRetention(Config) {}
+      : GauRetention(GauRetentionOptions{}) {}
   /// Sizes that are `dyn` in the type, form, eps and fusion come from here.
-  explicit GauRetention(GauRetentionConfig at_run_time)
-      : fusion_(resolve_option(Config.fusion, at_run_time.fusion, GauRetentionConfig{}.fusion)),
-        channels_(resolve_extent(width, at_run_time.channels, "channels")),
-        heads_({.heads = resolve_extent(Config.heads, at_run_time.heads, "heads"),
-                .key_dim = resolve_extent(keys, at_run_time.query_key_dim, "query_key_dim"),
-                .value_dim = resolve_extent(values, at_run_time.value_dim, "value_dim"),
-                .form = resolve_option(Config.form, at_run_time.form, GauRetentionConfig{}.form),
-                .eps = resolve_option(Config.eps, at_run_time.eps, GauRetentionConfig{}.eps)}),
+  /// Throws  ArgumentError  for what contradicts the type, and if heads do not divide the widths
+  explicit GauRetention(GauRetentionOptions options)
+      : fusion_(options.fusion),
+        channels_(resolve_extent(width, options.channels, "channels")),
+        heads_({.heads = resolve_extent(Config.heads, options.heads, "heads"),
+                .key_dim = resolve_extent(keys, options.query_key_dim, "query_key_dim"),
+                .value_dim = resolve_extent(values, options.value_dim, "value_dim"),
+                .form = options.form,
+                .eps = options.eps}),
         projections_({.channels = channels_, .query_key_dim = key_dim(), .value_dim = value_dim()},
                      1 / std::sqrt(static_cast<double>(heads_.head_key_dim()))),
         readout_({.inputs = value_dim(), .outputs = channels_}),
-        k_selection_({.channels = channels_, .hidden = at_run_time.k_hidden, .width = key_dim()},
+        k_selection_({.channels = channels_,
+                      .hidden = resolve_extent(Config.k_hidden, options.k_hidden, "k_hidden"),
+                      .width = key_dim()},
                      heads_.config().eps),
-        v_selection_({.channels = channels_, .hidden = at_run_time.v_hidden, .width = value_dim()},
+        v_selection_({.channels = channels_,
+                      .hidden = resolve_extent(Config.v_hidden, options.v_hidden, "v_hidden"),
+                      .width = value_dim()},
                      heads_.config().eps) {}
 
   Index channels() const { return channels_; }
@@ -151,6 +165,11 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class B, class T>
+  static constexpr bool runs_on = (HasMatmul<B, T> && RunsOn<RetentionHeads, B, T> &&
+                                   RunsOn<KeySelection, B, T> && RunsOn<ValueSelection, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -163,8 +182,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
 
   /// With what earlier layers left behind, oldest first; fills `hidden` for later ones.
   template <class B, class T>
-    requires HasMatmul<B> && HasDecayedAttention<B> && HasPairRotation<B> && HasNormalization<B> &&
-        HasActivation<B> && HasRearrange<B>
+    requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -219,6 +237,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<GauRetention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -230,6 +249,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
 
   /// `dsources` are added to; `dhidden` is what later layers want of k and v, null views for nothing.
   template <class B, class T>
+    requires RunsOn<GauRetention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -258,7 +278,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     projections_.fill_parameters(p.projections, seed.fork("projections"));
     for (Index i = 0; i < p.group_norm.size(); ++i) p.group_norm(i) = T{1};
     readout_.fill_parameters(p.to_out, seed.fork("to_out"));

@@ -12,9 +12,14 @@ struct H3Config {
   Index channels = dyn;
   Index state = 64;
   Index head_dim = 1;
+};
+struct H3Options {
+  Index channels = dyn;
+  Index state = dyn;     // left out: the type's, or 64
+  Index head_dim = dyn;  // left out: the type's, or 1
   Discretization discretization = Discretization::bilinear;
-  DiagonalMeasure measure = DiagonalMeasure::lin;
-  double dt_min = 0.001;  // seconds, initialisation only
+  DiagonalMeasure measure = DiagonalMeasure::lin;  // initialization, as is what follows
+  double dt_min = 0.001;                           // seconds
   double dt_max = 0.1;
 };
 
@@ -22,7 +27,7 @@ struct H3Config {
 ///   q, k, v = projections of x     k̃ = shift(k)
 ///   s[i,j,h] = diagonal(k̃[h,i]·v[h,j])     o[h,j] = Σ_i q[h,i]·s[i,j,h]     y = output_linear(o)
 /// Channel c is head h = c div head_dim, sub-channel c mod head_dim.
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   shift [B, channels, N], diagonal [B, head_dim, head_dim, heads, N/2, 2]
 /// Cost    8·B·L·channels² operations and O(B·L·channels·head_dim·N)
 /// Throws  ShapeError; ArgumentError  if head_dim does not divide the channels
@@ -37,8 +42,7 @@ class H3 : public LayerVerbs<H3<Config>> {
   static constexpr Index modes = Config.state == dyn ? dyn : Config.state / 2;
   using Projection = Linear<LinearConfig{.inputs = width, .outputs = width}>;
   using Shift = ShiftSsm<ShiftSsmConfig{.channels = width, .state = Config.state}>;
-  using Diagonal = DiagonalSsm<DiagonalSsmConfig{
-      .channels = heads, .state = Config.state, .discretization = Config.discretization}>;
+  using Diagonal = DiagonalSsm<DiagonalSsmConfig{.channels = heads, .state = Config.state}>;
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
@@ -65,27 +69,32 @@ class H3 : public LayerVerbs<H3<Config>> {
   };
 
   /// All sizes in the type.
-  H3()
-  requires(Config.channels != dyn && Config.state != dyn && Config.head_dim != dyn) : H3(Config) {}
-  /// Sizes that are `dyn` in the type come from here, and so does the initialisation.
-  explicit H3(H3Config at_run_time)
-      : head_dim_(resolve_extent(Config.head_dim,
-                                 Config.head_dim != dyn ? dyn : at_run_time.head_dim, "head_dim")),
-        projection_({.inputs = resolve_extent(Config.channels, at_run_time.channels, "channels"),
-                     .outputs = at_run_time.channels}),
-        shift_({.channels = channels(), .state = at_run_time.state}),
-        diagonal_(
-            {.channels = heads_of(channels(), head_dim_),
-             .state = at_run_time.state,
-             .measure = resolve_option(Config.measure, at_run_time.measure, H3Config{}.measure),
-             .dt_min = resolve_option(Config.dt_min, at_run_time.dt_min, H3Config{}.dt_min),
-             .dt_max = resolve_option(Config.dt_max, at_run_time.dt_max, H3Config{}.dt_max)}) {}
+  H3() requires(heads != dyn && modes != dyn) : H3(H3Options{}) {}
+  /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
+  /// Throws  ArgumentError  for what contradicts the type, sizes that do not fit together, and steps that are no range
+  explicit H3(H3Options options)
+      : head_dim_(
+            resolve_extent(Config.head_dim, options.head_dim, H3Config{}.head_dim, "head_dim")),
+        projection_({.inputs = resolve_extent(width, options.channels, "channels"),
+                     .outputs = options.channels}),
+        shift_({.channels = channels(),
+                .state = resolve_extent(Config.state, options.state, H3Config{}.state, "state")}),
+        diagonal_({.channels = heads_of(channels(), head_dim_),
+                   .state = shift_.state(),
+                   .discretization = options.discretization,
+                   .measure = options.measure,
+                   .dt_min = options.dt_min,
+                   .dt_max = options.dt_max}) {}
 
   Index channels() const { return projection_.inputs(); }
   Index head_dim() const { return head_dim_; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasH3Mixer<B> && HasDiagonalParameters<B>
+  static constexpr bool runs_on = (HasMatmul<B, T> && HasH3Mixer<B, T> &&
+                                   HasDiagonalParameters<B, T> && HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<H3, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -126,6 +135,7 @@ class H3 : public LayerVerbs<H3<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<H3, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -171,7 +181,7 @@ class H3 : public LayerVerbs<H3<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     projection_.fill_parameters(p.q_proj, seed.fork("q_proj"));
     projection_.fill_parameters(p.k_proj, seed.fork("k_proj"));
     projection_.fill_parameters(p.v_proj, seed.fork("v_proj"));
@@ -223,7 +233,7 @@ class H3 : public LayerVerbs<H3<Config>> {
             .B = p.diagonal.B,
             .C = p.diagonal.C.reshape(rows, count, 2),
             .skip = p.diagonal.D,
-            .discretization = Config.discretization,
+            .discretization = diagonal_.discretization(),
             .segments = segments};
   }
 

@@ -11,7 +11,10 @@ namespace ssm {
 struct HiddenFusionConfig {
   Index channels = dyn;
   bool normalize = true;  // RMS normalisation of the sum
-  double eps = 1e-6;
+};
+struct HiddenFusionOptions {
+  Index channels = dyn;
+  double eps = 1e-6;  // of the normalization
 };
 
 /// Joins a layer's hidden state with what it selected from earlier layers.
@@ -23,8 +26,7 @@ struct HiddenFusionConfig {
 template <HiddenFusionConfig Config>
 class HiddenFusion {
   static constexpr Index width = Config.channels;
-  using Scale = Norm<NormConfig{
-      .kind = NormalizationKind::rms, .channels = width, .bias = false, .eps = Config.eps}>;
+  using Scale = Norm<NormConfig{.kind = NormalizationKind::rms, .channels = width}>;
 
  public:
   template <class T, class Space = HostSpace>
@@ -40,17 +42,22 @@ class HiddenFusion {
   using Sources = std::span<const View<const T, 3, typename B::Space>>;
 
   /// All sizes in the type.
-  HiddenFusion() requires(width != dyn) : HiddenFusion(Config) {}
+  HiddenFusion() requires(width != dyn) : HiddenFusion(HiddenFusionOptions{}) {}
   /// Sizes that are `dyn` in the type, and eps, come from here.
-  explicit HiddenFusion(HiddenFusionConfig at_run_time)
-      : norm_({.channels = resolve_extent(width, at_run_time.channels, "channels"),
-               .eps = resolve_option(Config.eps, at_run_time.eps, HiddenFusionConfig{}.eps)}) {}
+  /// Throws  ArgumentError  for what contradicts the type
+  explicit HiddenFusion(HiddenFusionOptions options)
+      : norm_({.channels = resolve_extent(width, options.channels, "channels"),
+               .eps = options.eps}) {}
+
+  template <class B, class T>
+  static constexpr bool runs_on = (HasRearrange<B, T> &&
+                                   (!Config.normalize || RunsOn<Scale, B, T>));
 
   Index channels() const { return norm_.channels(); }
 
   /// y may be the same memory as h. Throws ShapeError if an extent differs.
   template <class B, class T>
-    requires HasRearrange<B> && HasNormalization<B>
+    requires RunsOn<HiddenFusion, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> h, std::type_identity_t<Sources<B, T>> dense,
                 Output<B, T, dyn, dyn, width> y, Kept<Tape<T, typename B::Space>> tape) const {
@@ -75,6 +82,7 @@ class HiddenFusion {
 
   /// dsum is the gradient of h and of every dense_i alike; overwritten, may be the same memory as dy without normalisation.
   template <class B, class T>
+    requires RunsOn<HiddenFusion, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dsum,
@@ -93,7 +101,7 @@ class HiddenFusion {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     norm_.fill_parameters(p.norm, seed);
   }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/initializer.hpp"
 #include "ssm/core/parameter.hpp"
 #include "ssm/core/random.hpp"  // Seed
 #include "ssm/layer/copy_to.hpp"
@@ -22,9 +23,10 @@ namespace ssm {
 ///   layer.differentiate(ctx, parameters, tape, dy, dx, gradients, ends)    vector–Jacobian product
 ///   layer.channels(), or layer.inputs() and layer.outputs()                the widths of x and y
 ///   layer.initial_state<T>(ctx, sequences), layer.zero_parameters<T>(ctx)  zeros of the right sizes
-///   layer.fill_parameters(parameters, seed)                                the published initialisation, on the host
+///   layer.fill_parameters(parameters, initializer)                         the published initialisation, on the host
 ///   L::for_each_parameter(visit, parameters...)                            names and tensors, in lockstep
 ///   L::for_each_state(visit, states...)                                    likewise, visit(name, tensors...)
+///   L::runs_on<B, T>                 whether backend B has the primitives it calls; left out, what `evaluate` requires
 /// A layer is a small value and holds no tensors. Its laws are checked by tests/support/layer_laws.hpp.
 ///
 /// x, y, dy and dx of every verb are tensors, views, or what `view_of` takes (Eigen matrices), in any layout, [B, L, D], or
@@ -35,6 +37,9 @@ namespace ssm {
 template <class L>
 class LayerVerbs {
  public:
+  template <class B, class T>
+  static constexpr bool runs_on = detail::Evaluates<L, B, T>;
+
   /// Train: whole sequences in parallel, remembering what `backward` needs. x must outlive the tape's use, unless it is copied.
   template <class B, class P, class X, class Y, class Tape>
     requires(!std::is_same_v<std::remove_const_t<Tape>, SequenceOptions<StateOf<P>>>)
@@ -59,7 +64,7 @@ class LayerVerbs {
   /// The gradients of what `forward` with this tape computed: dx is overwritten, `gradients` are added to.
   template <class B, class P, class Tape, class DY,
             class DX = View<typename P::Scalar, 3, typename P::Space>, class G>
-    requires(!ReadsTokens<L>)
+    requires(!ReadsTokens<typename P::Layer>)  // L itself is incomplete here
   void backward(Context<B>& ctx, const P& parameters, const Tape& tape, DY&& dy, DX&& dx,
                 G& gradients, const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;
@@ -71,7 +76,7 @@ class LayerVerbs {
   }
   /// Tokens have no gradient.
   template <class B, class P, class Tape, class DY, class G>
-    requires ReadsTokens<L>
+    requires ReadsTokens<typename P::Layer>
   void backward(Context<B>& ctx, const P& parameters, const Tape& tape, DY&& dy, G& gradients,
                 const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;
@@ -99,15 +104,17 @@ class LayerVerbs {
                 {.initial_state = &state, .final_state = &state}, true);
   }
 
-  /// Parameters in the published initialisation, the same numbers for every backend.
+  /// Parameters in the published initialisation, the same numbers for every backend and any number of threads.
   template <class T = float, class B>
   auto initialize(const Context<B>& ctx, Seed seed) const {
     if constexpr (B::Space::host_readable) {
       auto result = self().template zero_parameters<T>(ctx);
-      self().fill_parameters(result, seed);
+      self().fill_parameters(result, initializer_on(ctx.resources(), seed));
       return result;
     } else {
-      return copy_to(ctx, self(), initialize<T>(Context<HostMemory>(), seed));
+      auto result = self().template zero_parameters<T>(Context<HostMemory>());
+      self().fill_parameters(result, Initializer(seed, Initializer::on_new_threads));
+      return copy_to(ctx, self(), result);
     }
   }
 
@@ -127,6 +134,17 @@ class LayerVerbs {
 
  private:
   const L& self() const { return static_cast<const L&>(*this); }
+
+  /// Draws on the threads of resources that have some.
+  template <class Resources>
+  static Initializer initializer_on(const Resources& resources, Seed seed) {
+    if constexpr (requires(const Initializer::Body& body) { resources.for_ranges(Index{}, body); })
+      return {seed, [&resources](Index count, const Initializer::Body& body) {
+                resources.for_ranges(count, body);
+              }};
+    else
+      return seed;
+  }
 };
 
 }  // namespace ssm

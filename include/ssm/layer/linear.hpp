@@ -12,7 +12,12 @@ namespace ssm {
 struct LinearConfig {
   Index inputs = dyn;
   Index outputs = dyn;
-  bool bias = true;  // in the type: there may be one, at run time: there is
+  bool bias = true;  // whether there may be one
+};
+struct LinearOptions {
+  Index inputs = dyn;
+  Index outputs = dyn;
+  std::optional<bool> bias = {};  // left out: if the type allows it
 };
 
 /// Adds what one linear map y = x·Wᵀ + bias contributes to the gradients.
@@ -20,6 +25,7 @@ struct LinearConfig {
 /// x, dx [M, in]   dy [M, out]   W [out, in]   dbias optional
 /// Throws  ArgumentError  where W is kept in bf16 and so not given
 template <class B, class T>
+  requires HasMatmul<B, T>
 void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight,
                      View<const T, 2, typename B::Space> x, View<const T, 2, typename B::Space> dy,
                      View<T, 2, typename B::Space> dx, bool accumulate,
@@ -34,7 +40,7 @@ void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight
 
 /// y = x·Wᵀ + bias at every position.
 /// x        [B, L, inputs]
-/// y        [B, L, outputs]
+/// y        [B, L, outputs]   must not overlap x
 /// weight   [outputs, inputs]   may be kept in bf16
 /// Cost    2·B·L·inputs·outputs operations
 template <LinearConfig Config>
@@ -55,18 +61,22 @@ class Linear : public LayerVerbs<Linear<Config>> {
   };
 
   /// All sizes in the type.
-  Linear() requires(Config.inputs != dyn && Config.outputs != dyn) : Linear(Config) {}
+  Linear() requires(Config.inputs != dyn && Config.outputs != dyn) : Linear(LinearOptions{}) {}
   /// Sizes that are `dyn` in the type come from here.
-  explicit Linear(LinearConfig at_run_time)
-      : inputs_(resolve_extent(Config.inputs, at_run_time.inputs, "inputs")),
-        outputs_(resolve_extent(Config.outputs, at_run_time.outputs, "outputs")),
-        has_bias_(Config.bias && at_run_time.bias) {}
+  /// Throws  ArgumentError  for what contradicts the type
+  explicit Linear(LinearOptions options)
+      : inputs_(resolve_extent(Config.inputs, options.inputs, "inputs")),
+        outputs_(resolve_extent(Config.outputs, options.outputs, "outputs")),
+        has_bias_(resolve_presence(Config.bias, options.bias, "bias")) {}
+
+  template <class B, class T>
+  static constexpr bool runs_on = HasMatmul<B, T>;
 
   Index inputs() const { return inputs_; }
   Index outputs() const { return outputs_; }
 
   template <class B, class T>
-    requires HasMatmul<B>
+    requires RunsOn<Linear, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, Config.inputs> x, Output<B, T, dyn, dyn, Config.outputs> y,
                 Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
@@ -81,6 +91,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Linear, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape,
                      Input<B, T, dyn, dyn, Config.outputs> dy,
@@ -110,17 +121,10 @@ class Linear : public LayerVerbs<Linear<Config>> {
 
   /// Uniform in ±1/√inputs.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
-    const Random weight(seed.fork("weight"));
-    const Random bias(seed.fork("bias"));
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const double bound = 1 / std::sqrt(static_cast<double>(inputs_));
-    for (Index o = 0; o < outputs_; ++o) {
-      for (Index i = 0; i < inputs_; ++i)
-        p.weight(o, i) = static_cast<T>(
-            weight.uniform(static_cast<std::uint64_t>(o * inputs_ + i), -bound, bound));
-      if (p.bias)
-        p.bias(o) = static_cast<T>(bias.uniform(static_cast<std::uint64_t>(o), -bound, bound));
-    }
+    seed.fork("weight").fill_uniform(p.weight.data(), p.weight.size(), -bound, bound);
+    if (p.bias) seed.fork("bias").fill_uniform(p.bias.data(), p.bias.size(), -bound, bound);
   }
 
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {

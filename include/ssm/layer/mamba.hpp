@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ssm/layer/diagonal_initialization.hpp"
 #include "ssm/layer/linear.hpp"
+#include "ssm/layer/mamba_sizes.hpp"
 #include "ssm/op/diagonal_parameters.hpp"
 #include "ssm/op/rearrange.hpp"
 #include "ssm/op/selective_scan.hpp"
@@ -12,37 +14,20 @@
 
 namespace ssm {
 
-struct MambaConfig {
-  Index channels = dyn;
-  Index inner = 0;        // channels inside; 0: expand · channels
-  Index expand = 2;       // used where `inner` is 0
-  Index state = 16;       // N
-  Index conv_width = 4;   // W
-  Index dt_rank = 0;      // R; 0: ⌈channels / 16⌉
-  bool conv_bias = true;  // in the type: there may be one, at run time: there is
-  bool bias = false;      // of in_proj and out_proj; likewise
-  double dt_min = 0.001;  // seconds, initialisation only
-  double dt_max = 0.1;
-  double dt_floor = 1e-4;
-};
-
 /// The Mamba block: a gated selective SSM behind a short convolution.
 ///   (x′, z) = in_proj(x)     u = silu(conv1d(x′))     (δ, B, C) = x_proj(u)     Δ = softplus(dt_proj(δ))
 ///   y = out_proj(selective_scan(u, Δ, A = −exp(A_log), B, C, D) ⊙ silu(z))
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   conv [B, inner, W], the last W inputs, oldest first; ssm [B, inner, N]
 /// Cost    2·B·L·inner·(3·channels + 2·R + 2·N) operations and O(B·L·inner·N)
 /// Throws  ShapeError
 /// Source  Gu and Dao 2023 (Mamba) §3.4; parameter names and initialisation of state-spaces/mamba
 template <MambaConfig Config>
 class Mamba : public LayerVerbs<Mamba<Config>> {
+  using Sizes = MambaSizes<Config>;
   static constexpr Index width = Config.channels;
-  static constexpr Index inner_width = Config.inner != 0 ? Config.inner
-                                       : width == dyn    ? dyn
-                                                         : Config.expand * width;
-  static constexpr Index rank_width = Config.dt_rank != 0 ? Config.dt_rank
-                                      : width == dyn      ? dyn
-                                                          : (width + 15) / 16;
+  static constexpr Index inner_width = Sizes::inner;
+  static constexpr Index rank_width = Sizes::dt_rank;
   static constexpr Index taps = Config.conv_width;
   static constexpr Index states = Config.state;
   using InProjection = Linear<LinearConfig{
@@ -92,22 +77,25 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   /// All sizes in the type.
   Mamba() requires(width != dyn && inner_width != dyn && rank_width != dyn && taps != dyn &&
                    states != dyn)
-      : Mamba(Config) {}
-  /// Sizes that are `dyn` in the type, or follow from such, come from here, and so does the initialisation.
-  explicit Mamba(MambaConfig at_run_time)
-      : state_(resolve_extent(states, states != dyn ? dyn : at_run_time.state, "state")),
-        taps_(resolve_extent(taps, taps != dyn ? dyn : at_run_time.conv_width, "conv_width")),
-        rank_(resolve_extent(rank_width, rank_at(at_run_time), "dt_rank")),
-        in_({.inputs = resolve_extent(width, at_run_time.channels, "channels"),
-             .outputs = 2 * resolve_extent(inner_width, inner_at(at_run_time), "inner"),
-             .bias = at_run_time.bias}),
+      : Mamba(MambaOptions{}) {}
+  /// Sizes that are `dyn` in the type, or follow from such, come from here, and so does the initialization.
+  /// Throws  ArgumentError  for what contradicts the type or itself, and steps that are no range
+  explicit Mamba(MambaOptions options)
+      : state_(resolve_extent(states, options.state, MambaConfig{}.state, "state")),
+        taps_(resolve_extent(taps, options.conv_width, MambaConfig{}.conv_width, "conv_width")),
+        rank_(Sizes::dt_rank_at(options)),
+        in_({.inputs = resolve_extent(width, options.channels, "channels"),
+             .outputs = 2 * Sizes::inner_at(options),
+             .bias = resolve_presence(Config.bias, options.bias, "bias")}),
         x_({.inputs = inner(), .outputs = rank_ + 2 * state_}),
         dt_({.inputs = rank_, .outputs = inner()}),
-        out_({.inputs = inner(), .outputs = channels(), .bias = at_run_time.bias}),
-        has_conv_bias_(Config.conv_bias && at_run_time.conv_bias),
-        dt_min_(resolve_option(Config.dt_min, at_run_time.dt_min, MambaConfig{}.dt_min)),
-        dt_max_(resolve_option(Config.dt_max, at_run_time.dt_max, MambaConfig{}.dt_max)),
-        dt_floor_(resolve_option(Config.dt_floor, at_run_time.dt_floor, MambaConfig{}.dt_floor)) {}
+        out_({.inputs = inner(), .outputs = channels(), .bias = options.bias}),
+        has_conv_bias_(resolve_presence(Config.conv_bias, options.conv_bias, "conv_bias")),
+        dt_min_(options.dt_min),
+        dt_max_(options.dt_max),
+        dt_floor_(options.dt_floor) {
+    require_step_range("Mamba", dt_min_, dt_max_);
+  }
 
   Index channels() const { return in_.inputs(); }
   Index inner() const { return in_.outputs() / 2; }
@@ -116,8 +104,12 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   Index dt_rank() const { return rank_; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasShortConvolution<B> && HasSelectiveScan<B> &&
-        HasDiagonalParameters<B>
+  static constexpr bool runs_on = (HasMatmul<B, T> && HasShortConvolution<B, T> &&
+                                   HasSelectiveScan<B, T> && HasDiagonalParameters<B, T> &&
+                                   HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Mamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -129,6 +121,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Mamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -265,7 +258,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
   /// A = −1 … −N in every channel, D = 1, and a bias of dt_proj whose softplus is log-uniform in dt_min … dt_max.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     in_.fill_parameters(p.in_proj, seed.fork("in_proj"));
     x_.fill_parameters(p.x_proj, seed.fork("x_proj"));
     dt_.fill_parameters(p.dt_proj, seed.fork("dt_proj"));
@@ -300,10 +293,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
       visit(ParameterSpec{.name = "conv1d.bias", .role = ParameterRole::bias}, p.conv_bias,
             more.conv_bias...);
     XProjection::for_each_parameter(scoped("x_proj", visit), p.x_proj, more.x_proj...);
-    visit(ParameterSpec{.name = "dt_proj.weight", .role = ParameterRole::ssm}, p.dt_proj.weight,
-          more.dt_proj.weight...);
-    visit(ParameterSpec{.name = "dt_proj.bias", .role = ParameterRole::ssm}, p.dt_proj.bias,
-          more.dt_proj.bias...);
+    visit(undecayed("dt_proj.weight"), p.dt_proj.weight, more.dt_proj.weight...);
+    visit(undecayed("dt_proj.bias"), p.dt_proj.bias, more.dt_proj.bias...);
     visit(undecayed("A_log"), p.A_log, more.A_log...);
     visit(undecayed("D"), p.D, more.D...);
     OutProjection::for_each_parameter(scoped("out_proj", visit), p.out_proj, more.out_proj...);
@@ -314,18 +305,6 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   }
 
  private:
-  static Index inner_at(const MambaConfig& at_run_time) {
-    if (at_run_time.inner > 0) return at_run_time.inner;
-    if (inner_width != dyn) return dyn;
-    const Index expand = resolve_option(Config.expand, at_run_time.expand, MambaConfig{}.expand);
-    return expand * resolve_extent(width, at_run_time.channels, "channels");
-  }
-  static Index rank_at(const MambaConfig& at_run_time) {
-    if (at_run_time.dt_rank > 0) return at_run_time.dt_rank;
-    if (rank_width != dyn) return dyn;
-    return (resolve_extent(width, at_run_time.channels, "channels") + 15) / 16;
-  }
-
   /// Some channels of a sequence.
   template <class X, class Space>
   static View<X, 3, Space> part(const View<X, 3, Space>& x, Index begin, Index end) {

@@ -10,21 +10,26 @@ struct NormConfig {
   NormalizationKind kind = NormalizationKind::layer;
   Index channels = dyn;
   bool weight = true;
-  bool bias = true;  // layer normalisation only
+  bool bias = kind == NormalizationKind::layer;  // which is the only one to have any
+};
+struct NormOptions {
+  Index channels = dyn;
   double eps = 1e-5;
 };
 
 /// Normalises the channels of every position, with a learned scale and offset.
 ///   layer   y = (x − mean) / √(variance + eps) · weight + bias
 ///   rms     y = x / √(mean(x²) + eps) · weight
-/// x, y           [B, L, channels]
+/// x, y           [B, L, channels]   y must not overlap x
 /// weight, bias   [channels]
 /// Cost    O(B·L·channels)
 /// Source  Ba et al. 2016; Zhang & Sennrich 2019
 template <NormConfig Config>
 class Norm : public LayerVerbs<Norm<Config>> {
   static constexpr Index width = Config.channels;
-  static constexpr bool has_bias = Config.bias && Config.kind == NormalizationKind::layer;
+  static constexpr bool has_bias = Config.bias;
+  static_assert(!has_bias || Config.kind == NormalizationKind::layer,
+                "RMS normalization has no bias");
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
@@ -44,16 +49,19 @@ class Norm : public LayerVerbs<Norm<Config>> {
   };
 
   /// All sizes in the type.
-  Norm() requires(Config.channels != dyn) : Norm(Config) {}
+  Norm() requires(width != dyn) : Norm(NormOptions{}) {}
   /// Sizes that are `dyn` in the type, and eps, come from here.
-  explicit Norm(NormConfig at_run_time)
-      : channels_(resolve_extent(Config.channels, at_run_time.channels, "channels")),
-        eps_(resolve_option(Config.eps, at_run_time.eps, NormConfig{}.eps)) {}
+  /// Throws  ArgumentError  for what contradicts the type
+  explicit Norm(NormOptions options)
+      : channels_(resolve_extent(width, options.channels, "channels")), eps_(options.eps) {}
+
+  template <class B, class T>
+  static constexpr bool runs_on = HasNormalization<B, T>;
 
   Index channels() const { return channels_; }
 
   template <class B, class T>
-    requires HasNormalization<B>
+    requires RunsOn<Norm, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
@@ -74,6 +82,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Norm, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -107,7 +116,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
 
   /// Weight one, bias zero.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer&) const {
     for (Index d = 0; d < p.weight.size(); ++d) p.weight(d) = T{1};
     for (Index d = 0; d < p.bias.size(); ++d) p.bias(d) = T{0};
   }

@@ -28,7 +28,7 @@ enum class Operand { x, y, dy, dx };
 
 // Each of these says in one sentence what is wrong with an operand. `fits` is passed through, so that a verb stops there.
 template <Operand name, bool fits>
-consteval bool is_tensor_like() {
+constexpr bool is_tensor_like() {
   static_assert(fits || name != Operand::x, "x is nothing that ssm::view_of takes");
   static_assert(fits || name != Operand::y, "y is nothing that ssm::view_of takes");
   static_assert(fits || name != Operand::dy, "dy is nothing that ssm::view_of takes");
@@ -36,7 +36,7 @@ consteval bool is_tensor_like() {
   return fits;
 }
 template <Operand name, bool is_token, bool is_step, bool fits>
-consteval bool has_fitting_rank() {
+constexpr bool has_fitting_rank() {
   constexpr bool is_x = name == Operand::x;
   static_assert(fits || !is_x || is_token || is_step, "x must be [L, D] or [B, L, D]");
   static_assert(fits || !is_x || is_token || !is_step, "x_t must be [D] or [B, D]");
@@ -49,7 +49,7 @@ consteval bool has_fitting_rank() {
   return fits;
 }
 template <Operand name, bool is_token, bool fits>
-consteval bool has_fitting_scalar() {
+constexpr bool has_fitting_scalar() {
   static_assert(fits || name != Operand::x || is_token,
                 "x is of another scalar than the parameters");
   static_assert(fits || name != Operand::x || !is_token, "tokens must be of type ssm::Token");
@@ -59,7 +59,7 @@ consteval bool has_fitting_scalar() {
   return fits;
 }
 template <Operand name, bool fits>
-consteval bool lies_in_fitting_memory() {
+constexpr bool lies_in_fitting_memory() {
   static_assert(fits || name != Operand::x, "x lies in other memory than the context's backend");
   static_assert(fits || name != Operand::y, "y lies in other memory than the context's backend");
   static_assert(fits || name != Operand::dy, "dy lies in other memory than the context's backend");
@@ -67,7 +67,7 @@ consteval bool lies_in_fitting_memory() {
   return fits;
 }
 template <Operand name, bool fits>
-consteval bool is_writable() {
+constexpr bool is_writable() {
   static_assert(fits || name != Operand::y, "y is const, and is to be written");
   static_assert(fits || name != Operand::dx, "dx is const, and is to be written");
   return fits;
@@ -75,7 +75,7 @@ consteval bool is_writable() {
 
 /// Whether a verb takes X as this operand of layer L, with elements of T in Space; a static_assert says why not.
 template <Operand name, class L, class T, class Space, bool is_step, class X>
-consteval bool is_operand() {
+constexpr bool is_operand() {
   if constexpr (is_tensor_like<name, TensorLike<X>>()) {
     using V = ViewTypeOf<X>;
     constexpr bool is_token = name == Operand::x && ReadsTokens<L>;
@@ -131,7 +131,7 @@ View<T, batched, S> as_one_position(const TensorView<T, E, S>& x) {
 
 /// The width of an operand's type, or `dyn`.
 template <class X>
-consteval Index static_width() {
+constexpr Index static_width() {
   using V = ViewTypeOf<X>;
   return V::rank() == 0 ? dyn : V::Shape::static_extent(V::rank() - 1);
 }

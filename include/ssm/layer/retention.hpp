@@ -10,16 +10,21 @@ struct RetentionConfig {
   Index channels = dyn;
   Index value_dim = dyn;
   Index heads = dyn;
+  bool head_weight = false;  // a learned weight behind the head norm
+};
+struct RetentionOptions {
+  Index channels = dyn;
+  Index value_dim = dyn;
+  Index heads = dyn;
   RetentionForm form = RetentionForm::recurrent;
   ActivationKind gate = ActivationKind::silu;
-  bool head_weight = false;  // a learned weight behind the head norm
   double eps = 1e-6;
 };
 
 /// Multi-scale retention: linear attention whose memory fades at another rate in every head, and positions as rotations.
 ///   q, k = rotate(Wq·x), rotate(Wk·x)/√(channels/heads)      S_n = γ_h·S_{n−1} + k_n ⊗ v_n      o_n = q_n·S_n
 ///   y = out_proj(act(g) ⊙ RMS(o)),  v = Wv·x,  g = Wg·x
-/// x, y     [B, L, channels]
+/// x, y     [B, L, channels]   y must not overlap x
 /// states   retention [B, heads, channels/heads, value_dim/heads], position [B]: of each sequence's next row
 /// Cost    2·B·L·channels·(2·channels + 3·value_dim) operations for the projections, and DecayedAttention
 /// Throws  ShapeError; ArgumentError  if heads do not divide the widths
@@ -58,16 +63,18 @@ class Retention : public LayerVerbs<Retention<Config>> {
   };
 
   /// All sizes in the type.
-  Retention() requires(width != dyn && values != dyn && Config.heads != dyn) : Retention(Config) {}
-  /// Sizes that are `dyn` in the type, and the options, come from here.
-  explicit Retention(RetentionConfig at_run_time)
-      : channels_(resolve_extent(width, at_run_time.channels, "channels")),
-        heads_({.heads = resolve_extent(Config.heads, at_run_time.heads, "heads"),
+  Retention() requires(width != dyn && values != dyn && Config.heads != dyn)
+      : Retention(RetentionOptions{}) {}
+  /// Sizes that are `dyn` in the type, the form, the gate and eps come from here.
+  /// Throws  ArgumentError  for what contradicts the type, and if heads do not divide the widths
+  explicit Retention(RetentionOptions options)
+      : channels_(resolve_extent(width, options.channels, "channels")),
+        heads_({.heads = resolve_extent(Config.heads, options.heads, "heads"),
                 .key_dim = channels_,
-                .value_dim = resolve_extent(values, at_run_time.value_dim, "value_dim"),
-                .form = resolve_option(Config.form, at_run_time.form, RetentionConfig{}.form),
-                .gate = resolve_option(Config.gate, at_run_time.gate, RetentionConfig{}.gate),
-                .eps = resolve_option(Config.eps, at_run_time.eps, RetentionConfig{}.eps)}),
+                .value_dim = resolve_extent(values, options.value_dim, "value_dim"),
+                .form = options.form,
+                .gate = options.gate,
+                .eps = options.eps}),
         keys_({.inputs = channels_, .outputs = channels_}),
         values_({.inputs = channels_, .outputs = heads_.config().value_dim}),
         readout_({.inputs = heads_.config().value_dim, .outputs = channels_}) {}
@@ -76,8 +83,10 @@ class Retention : public LayerVerbs<Retention<Config>> {
   const RetentionHeads& heads() const { return heads_; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasDecayedAttention<B> && HasPairRotation<B> && HasNormalization<B> &&
-        HasActivation<B> && HasRearrange<B>
+  static constexpr bool runs_on = (HasMatmul<B, T> && RunsOn<RetentionHeads, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Retention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -114,6 +123,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Retention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -170,14 +180,11 @@ class Retention : public LayerVerbs<Retention<Config>> {
 
   /// Xavier-uniform with gain 2^−2.5, out_proj with ½.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const auto fill_uniform = [&](auto& weight, const char* name, double gain) {
-      const Random random(seed.fork(name));
       const double bound =
           gain * std::sqrt(6 / static_cast<double>(weight.extent(0) + weight.extent(1)));
-      for (Index i = 0; i < weight.size(); ++i)
-        weight.data()[i] =
-            static_cast<T>(random.uniform(static_cast<std::uint64_t>(i), -bound, bound));
+      seed.fork(name).fill_uniform(weight.data(), weight.size(), -bound, bound);
     };
     const double small = std::exp2(-2.5);
     fill_uniform(p.q_proj.weight, "q_proj", small);

@@ -82,7 +82,12 @@ class RetentionHeads {
   };
 
   template <class B, class T>
-    requires HasDecayedAttention<B> && HasPairRotation<B> && HasNormalization<B> && HasActivation<B>
+  static constexpr bool runs_on = (HasDecayedAttention<B, T> && HasPairRotation<B, T> &&
+                                   HasNormalization<B, T> && HasActivation<B, T> &&
+                                   HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<RetentionHeads, B, T>
   void evaluate(Context<B>& ctx, const Operands<T, typename B::Space>& a,
                 Kept<Tape<T, typename B::Space>> tape,
                 const SequenceOptions<State<T, typename B::Space>>& options) const {
@@ -152,6 +157,7 @@ class RetentionHeads {
 
   /// `a` as evaluate left it, without mixed; `start` is what the layer's SequenceTape kept.
   template <class B, class T, class Start>
+    requires RunsOn<RetentionHeads, B, T>
   void differentiate(Context<B>& ctx, const Operands<T, typename B::Space, const T>& a,
                      const Tape<T, typename B::Space>& tape, const Start& start,
                      std::type_identity_t<View<const T, 3, typename B::Space>> dmixed,

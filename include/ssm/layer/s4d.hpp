@@ -16,9 +16,13 @@ namespace ssm {
 struct S4DConfig {
   Index channels = dyn;
   Index state = 64;  // N: real state size, stored as N/2 complex modes
+};
+struct S4DOptions {
+  Index channels = dyn;
+  Index state = dyn;  // left out: the type's, or 64
   Discretization discretization = Discretization::zero_order_hold;
-  DiagonalMeasure measure = DiagonalMeasure::inv;
-  double dt_min = 0.001;  // seconds, initialisation only
+  DiagonalMeasure measure = DiagonalMeasure::inv;  // initialization, as is what follows
+  double dt_min = 0.001;                           // seconds
   double dt_max = 0.1;
 };
 
@@ -26,7 +30,7 @@ struct S4DConfig {
 ///   y = output_linear(gelu_erf(K∗x + D·x))      K[l] = 2·Re Σ_p C_p·B̄_p·Ā_p^l
 /// All channels share one A = −exp(log_w_real) + i·w_imag; dt, C and D are each channel's own. B is one: what it could
 /// learn, C learns. For an A per channel, or a B that learns, combine DiagonalSsm and Linear.
-/// x, y    [B, L, channels]
+/// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, P, 2]    P = N/2
 /// Cost    O(B·L·channels·P) + 2·B·L·channels² operations
 /// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type
@@ -63,14 +67,18 @@ class S4D : public LayerVerbs<S4D<Config>> {
   };
 
   /// All sizes in the type.
-  S4D()
-  requires(Config.channels != dyn && Config.state != dyn) : S4D(Config) {}
-  /// Sizes that are `dyn` in the type come from here.
-  explicit S4D(S4DConfig at_run_time)
-      : state_(
-            resolve_extent(Config.state, Config.state != dyn ? dyn : at_run_time.state, "state")),
-        readout_({.inputs = resolve_extent(Config.channels, at_run_time.channels, "channels"),
-                  .outputs = at_run_time.channels}) {
+  S4D() requires(width != dyn && modes != dyn) : S4D(S4DOptions{}) {}
+  /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
+  /// Throws  ArgumentError  for what contradicts the type, an odd state, and steps that are no range
+  explicit S4D(S4DOptions options)
+      : state_(resolve_extent(Config.state, options.state, S4DConfig{}.state, "state")),
+        discretization_(options.discretization),
+        measure_(options.measure),
+        dt_min_(options.dt_min),
+        dt_max_(options.dt_max),
+        readout_({.inputs = resolve_extent(width, options.channels, "channels"),
+                  .outputs = options.channels}) {
+    require_step_range("S4D", dt_min_, dt_max_);
     if (state_ % 2 != 0)
       throw ArgumentError("S4D: state " + std::to_string(state_) +
                           " must be even: modes come in conjugate pairs");
@@ -80,8 +88,11 @@ class S4D : public LayerVerbs<S4D<Config>> {
   Index mode_count() const { return state_ / 2; }
 
   template <class B, class T>
-    requires HasDiagonalScan<B> && HasDiagonalParameters<B> && HasActivation<B> && HasMatmul<B> &&
-        HasRearrange<B>
+  static constexpr bool runs_on = (HasDiagonalScan<B, T> && HasDiagonalParameters<B, T> &&
+                                   HasActivation<B, T> && HasMatmul<B, T> && HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<S4D, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -107,6 +118,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<S4D, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -144,19 +156,18 @@ class S4D : public LayerVerbs<S4D<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const Random step(seed.fork("log_dt"));
     const Random skip(seed.fork("D"));
     const auto frequencies =
-        measure_frequencies(Config.measure, state_, mode_count(), Random(seed.fork("w_imag")), 0);
+        measure_frequencies(measure_, state_, mode_count(), Random(seed.fork("w_imag")), 0);
     for (Index n = 0; n < mode_count(); ++n) {
       p.log_w_real(0, n) = static_cast<T>(std::log(decay(n) + 1e-4));
       p.w_imag(0, n) = static_cast<T>(frequencies[static_cast<std::size_t>(n)]);
     }
     for (Index d = 0; d < channels(); ++d) {
       const auto channel = static_cast<std::uint64_t>(d);
-      p.log_dt(d) =
-          static_cast<T>(step.uniform(channel, std::log(Config.dt_min), std::log(Config.dt_max)));
+      p.log_dt(d) = static_cast<T>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
       p.D(0, d) = static_cast<T>(skip.normal(channel));
     }
     fill_readout(p, frequencies, seed);
@@ -183,8 +194,8 @@ class S4D : public LayerVerbs<S4D<Config>> {
 
  private:
   /// −Re A at the start.
-  static double decay(Index mode) {
-    return Config.measure == DiagonalMeasure::real ? 1.0 + static_cast<double>(mode) : 0.5;
+  double decay(Index mode) const {
+    return measure_ == DiagonalMeasure::real ? 1.0 + static_cast<double>(mode) : 0.5;
   }
 
   /// C = c·b with c a standard complex normal number of each channel, and b one of each mode, scaled so that the response
@@ -246,7 +257,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
             .B = View<const T, 3, Space>(one.data(), {channels(), mode_count(), 2}, {0, 0, 1}),
             .C = p.C.reshape(channels(), mode_count(), 2),
             .skip = p.D.flatten(),
-            .discretization = Config.discretization,
+            .discretization = discretization_,
             .x = x,
             .segments = segments};
   }
@@ -303,6 +314,10 @@ class S4D : public LayerVerbs<S4D<Config>> {
   }
 
   Index state_;
+  Discretization discretization_;
+  DiagonalMeasure measure_;
+  double dt_min_;
+  double dt_max_;
   Readout readout_;
 };
 

@@ -11,12 +11,13 @@ struct SelectiveTransitionConfig {
   Index hidden = dyn;
   Index width = dyn;  // channels of the hidden state that is selected from
 };
+using SelectiveTransitionOptions = SelectiveTransitionConfig;
 
 /// Chooses, position by position, what a layer takes over from earlier layers' hidden states. As a layer it is the gate
 /// a = SiLU(fc2(SiLU(fc1(x)))); `select` applies it, and one gate may serve any number of sources.
 ///   y = h ⊙ a(x)
 /// x      [B, L, channels]   the input of the layer that receives
-/// a      [B, L, width]
+/// a      [B, L, width]   must not overlap x
 /// h, y   [B, L, width]
 /// fc1.weight [hidden, channels]   fc2.weight [width, hidden]
 /// Cost    2·B·L·hidden·(channels + width) operations
@@ -48,20 +49,24 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
 
   /// All sizes in the type.
   SelectiveTransition() requires(inner != dyn && outer != dyn && Config.hidden != dyn)
-      : SelectiveTransition(Config) {}
+      : SelectiveTransition(SelectiveTransitionOptions{}) {}
   /// Sizes that are `dyn` in the type come from here.
-  explicit SelectiveTransition(SelectiveTransitionConfig at_run_time)
-      : down_({.inputs = resolve_extent(inner, at_run_time.channels, "channels"),
-               .outputs = resolve_extent(Config.hidden, at_run_time.hidden, "hidden")}),
-        up_({.inputs = down_.outputs(),
-             .outputs = resolve_extent(outer, at_run_time.width, "width")}) {}
+  /// Throws  ArgumentError  for what contradicts the type
+  explicit SelectiveTransition(SelectiveTransitionOptions options)
+      : down_({.inputs = resolve_extent(inner, options.channels, "channels"),
+               .outputs = resolve_extent(Config.hidden, options.hidden, "hidden")}),
+        up_({.inputs = down_.outputs(), .outputs = resolve_extent(outer, options.width, "width")}) {
+  }
+
+  template <class B, class T>
+  static constexpr bool runs_on = (HasMatmul<B, T> && HasActivation<B, T>);
 
   Index inputs() const { return down_.inputs(); }
   Index outputs() const { return up_.outputs(); }
 
   /// The gate.
   template <class B, class T>
-    requires HasMatmul<B> && HasActivation<B>
+    requires RunsOn<SelectiveTransition, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, inner> x, Output<B, T, dyn, dyn, outer> gate,
                 Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
@@ -92,6 +97,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
 
   /// From the gradient of the gate; dx is added to where `accumulate`.
   template <class B, class T>
+    requires RunsOn<SelectiveTransition, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, outer> dgate,
                      Output<B, T, dyn, dyn, inner> dx, Parameters<T, typename B::Space>& gradients,
@@ -119,7 +125,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
 
   /// y = h ⊙ gate; y overwritten, may be the same memory as either.
   template <class T, class B>
-    requires HasActivation<B>
+    requires HasActivation<B, T>
   static void select(Context<B>& ctx, Input<B, T, dyn, dyn, outer> gate,
                      Input<B, T, dyn, dyn, outer> h, Output<B, T, dyn, dyn, outer> y) {
     using Space = typename B::Space;
@@ -130,7 +136,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
 
   /// dh = dy ⊙ gate, dgate = dy ⊙ h; both overwritten, dh may be the same memory as dy.
   template <class T, class B>
-    requires HasActivation<B>
+    requires HasActivation<B, T>
   static void select_backward(Context<B>& ctx, Input<B, T, dyn, dyn, outer> gate,
                               Input<B, T, dyn, dyn, outer> h, Input<B, T, dyn, dyn, outer> dy,
                               Output<B, T, dyn, dyn, outer> dh,
@@ -158,7 +164,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
   }
 
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     down_.fill_parameters(p.fc1, seed.fork("fc1"));
     up_.fill_parameters(p.fc2, seed.fork("fc2"));
   }

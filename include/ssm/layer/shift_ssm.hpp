@@ -12,10 +12,14 @@ struct ShiftSsmConfig {
   Index channels = dyn;
   Index state = 64;  // N: how many positions are remembered
 };
+struct ShiftSsmOptions {
+  Index channels = dyn;
+  Index state = dyn;  // left out: the type's, or 64
+};
 
 /// A shift state-space model per channel: the state is the last N inputs, the output a learned N-tap filter and a skip.
 ///   s_t[0] = B[0]·x_t    s_t[n] = s_{t−1}[n−1] + B[n]·x_t    y_t = Σ_n C[n]·s_t[n] + D·x_t
-/// x, y    [B, L, channels]
+/// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, N]
 /// Cost    O(B·L·channels·N)
 /// Throws  ShapeError
@@ -44,18 +48,21 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
   };
 
   /// All sizes in the type.
-  ShiftSsm() requires(Config.channels != dyn && Config.state != dyn) : ShiftSsm(Config) {}
+  ShiftSsm() requires(width != dyn && taps != dyn) : ShiftSsm(ShiftSsmOptions{}) {}
   /// Sizes that are `dyn` in the type come from here.
-  explicit ShiftSsm(ShiftSsmConfig at_run_time)
-      : channels_(resolve_extent(Config.channels, at_run_time.channels, "channels")),
-        state_(
-            resolve_extent(Config.state, Config.state != dyn ? dyn : at_run_time.state, "state")) {}
+  /// Throws  ArgumentError  for what contradicts the type
+  explicit ShiftSsm(ShiftSsmOptions options)
+      : channels_(resolve_extent(width, options.channels, "channels")),
+        state_(resolve_extent(taps, options.state, ShiftSsmConfig{}.state, "state")) {}
+
+  template <class B, class T>
+  static constexpr bool runs_on = HasShiftConvolution<B, T>;
 
   Index channels() const { return channels_; }
   Index state() const { return state_; }
 
   template <class B, class T>
-    requires HasShiftConvolution<B>
+    requires RunsOn<ShiftSsm, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -72,6 +79,7 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
   }
 
   template <class B, class T>
+    requires RunsOn<ShiftSsm, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
@@ -107,7 +115,7 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
 
   /// B is the first unit vector, so that the filter starts as C.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const Random readout(seed.fork("shift.C"));
     const Random skip(seed.fork("shift.D"));
     const double bound = 1 / std::sqrt(static_cast<double>(state_));

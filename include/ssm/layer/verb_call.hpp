@@ -29,7 +29,7 @@ class VerbCall {
 
  public:
   /// Whether the backend runs the layer. This and the next ones say why not by a static_assert.
-  static consteval bool runs() {
+  static constexpr bool runs() {
     constexpr bool is_near = std::is_same_v<typename P::Space, Space>;
     static_assert(is_near, "the parameters lie in other memory than the context's backend");
     if constexpr (is_near) {
@@ -41,11 +41,11 @@ class VerbCall {
     }
   }
   template <Operand name, bool is_step, class X>
-  static consteval bool takes() {
+  static constexpr bool takes() {
     return is_operand<name, L, T, Space, is_step, std::remove_reference_t<X>>();
   }
   template <bool is_step, class X, class Y>
-  static consteval bool evaluates() {
+  static constexpr bool evaluates() {
     if constexpr (runs() && takes<Operand::x, is_step, X>() && takes<Operand::y, is_step, Y>()) {
       constexpr Index in = ReadsTokens<L> ? dyn : static_width<std::remove_reference_t<X>>();
       constexpr Index out = static_width<std::remove_reference_t<Y>>();
@@ -57,7 +57,7 @@ class VerbCall {
     }
   }
   template <class Given>
-  static consteval bool has_tape() {
+  static constexpr bool has_tape() {
     constexpr bool fits = std::is_same_v<std::remove_const_t<Given>, Tape>;
     static_assert(
         fits,
@@ -66,7 +66,7 @@ class VerbCall {
     return fits;
   }
   template <class Given>
-  static consteval bool has_state() {
+  static constexpr bool has_state() {
     constexpr bool fits = std::is_same_v<Given, StateOf<P>>;
     static_assert(
         fits,
@@ -75,7 +75,7 @@ class VerbCall {
     return fits;
   }
   template <class Given>
-  static consteval bool has_gradients() {
+  static constexpr bool has_gradients() {
     constexpr bool fits = std::is_same_v<Given, P>;
     static_assert(fits, "gradients must be of the type of the parameters, and not const");
     return fits;
@@ -216,7 +216,7 @@ class VerbCall {
 
   template <class X, class Y>
   static void copy_layout(Context<B>& ctx, const X& from, const Y& to) {
-    if constexpr (X::rank() == 3 && HasRearrange<B>)
+    if constexpr (X::rank() == 3 && HasRearrange<B, T>)
       rearrange(ctx, Rearrange<T, Space>{.x = from, .y = to});
     else if constexpr (bool{Space::host_readable})
       copy(from, to);

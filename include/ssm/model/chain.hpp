@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <type_traits>
+
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
+#include "ssm/model/named.hpp"
 
 namespace ssm {
 
-/// Two layers of the same width in turn: y = second(first(x)). Adds nothing to the names of their tensors.
-/// x, y    [B, L, D]
+/// Two layers in turn: y = second(first(x)). Adds nothing to the names of their tensors but that of a `Named` part.
+/// x       [B, L, inputs]
+/// y       [B, L, outputs]   y must not overlap x
 /// state   of both
+/// Throws  ArgumentError  from the constructors, where the first gives another number of channels than the second takes
 template <class First, class Second>
 class Chain : public LayerVerbs<Chain<First, Second>> {
  public:
@@ -29,14 +35,26 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     typename Second::template Tape<T, Space> second;
   };
 
-  Chain() = default;
-  Chain(First first, Second second) : first_(std::move(first)), second_(std::move(second)) {}
+  Chain() requires(
+      std::is_default_constructible_v<First>&& std::is_default_constructible_v<Second>) {
+    require_widths();
+  }
+  Chain(First first, Second second) : first_(std::move(first)), second_(std::move(second)) {
+    require_widths();
+  }
 
-  Index channels() const { return first_.channels(); }
+  Index inputs() const { return input_channels(first_); }
+  Index outputs() const { return output_channels(second_); }
+  /// Of layers that leave the width as it is.
+  Index channels() const { return inputs(); }
   const First& first() const { return first_; }
   const Second& second() const { return second_; }
 
   template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<First, B, T> && RunsOn<Second, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Chain, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -44,7 +62,7 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto between = room<T, Space>(frame, tape ? &tape->between : nullptr, x.extent(0), x.extent(1),
-                                  x.extent(2));
+                                  output_channels(first_));
     first_.evaluate(ctx, p.first, x, between, tape ? &tape->first : nullptr,
                     options.part(first_of, std::string_view("first")));
     second_.evaluate(ctx, p.second, between, y, tape ? &tape->second : nullptr,
@@ -52,12 +70,13 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Chain, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     auto frame = ctx.workspace().frame();
-    auto dbetween = frame.template tensor<T>(dy.extents());
+    auto dbetween = frame.template tensor<T>(dy.extent(0), dy.extent(1), output_channels(first_));
     second_.differentiate(ctx, p.second, tape.second, dy, dbetween, gradients.second,
                           ends.part(second_of));
     first_.differentiate(ctx, p.first, tape.first, dbetween, dx, gradients.first,
@@ -80,21 +99,28 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     first_.fill_parameters(p.first, seed.fork("first"));
     second_.fill_parameters(p.second, seed.fork("second"));
   }
 
   static void for_each_parameter(auto&& visit, auto&... p) {
-    First::for_each_parameter(visit, p.first...);
-    Second::for_each_parameter(visit, p.second...);
+    First::for_each_parameter(scoped(detail::block_name<First>(""), visit), p.first...);
+    Second::for_each_parameter(scoped(detail::block_name<Second>(""), visit), p.second...);
   }
   static void for_each_state(auto&& visit, auto&... state) {
-    First::for_each_state(visit, state.first...);
-    Second::for_each_state(visit, state.second...);
+    First::for_each_state(detail::scoped_state(detail::block_name<First>(""), visit),
+                          state.first...);
+    Second::for_each_state(detail::scoped_state(detail::block_name<Second>(""), visit),
+                           state.second...);
   }
 
  private:
+  void require_widths() const {
+    detail::require_fitting("Chain", "the first layer", output_channels(first_), "the second",
+                            input_channels(second_));
+  }
+
   static constexpr auto first_of = [](auto& state) -> auto& { return state.first; };
   static constexpr auto second_of = [](auto& state) -> auto& { return state.second; };
 

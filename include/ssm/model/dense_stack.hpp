@@ -35,7 +35,7 @@ struct DenseStackConfig {
 
 /// Pre-norm residual blocks of one densely connected layer.
 ///   h ← h + layer_l(norm_l(h); hidden_{l−m} … hidden_{l−1})      hidden_l: what layer l computed before any fusion
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// state   of the layers
 /// Tensors of block i are named "layers.i." before `norm_name` and `inner_name` and the parts' own names.
 /// Source  He et al. 2024 (DenseSSM) §3
@@ -92,7 +92,11 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   const std::vector<Inner>& layers() const { return layers_; }
 
   template <class B, class T>
-    requires HasRearrange<B> && DenseConnectable<Inner>
+  static constexpr bool runs_on = (RunsOn<NormLayer, B, T> && RunsOn<Inner, B, T> &&
+                                   HasRearrange<B, T> && DenseConnectable<Inner>);
+
+  template <class B, class T>
+    requires RunsOn<DenseStack, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -147,6 +151,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
   template <class B, class T>
+    requires RunsOn<DenseStack, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
@@ -213,7 +218,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     return p;
   }
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     for (std::size_t i = 0; i < layers_.size(); ++i) {
       norm_.fill_parameters(p.blocks[i].norm, seed.fork(i).fork("norm"));
       layers_[i].fill_parameters(p.blocks[i].inner, seed.fork(i).fork("inner"));

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/random.hpp"  // Seed
@@ -26,10 +27,13 @@ struct GenerateOptions {
   double min_p = 0;
   Index tokens = dyn;  // how many to generate; dyn: no end
   Seed seed{};
+  std::vector<Token> stop = {};  // the text ends before any of these
 };
 
 /// The tokens that follow a prompt, one at a time: an input range that runs the model recurrently as it is read.
-/// The context, the layer and the parameters must outlive it.
+/// With a state of one's own the text goes on from there, and the state has always read all that was handed out; so it can be
+/// saved, or continued with another prompt.
+/// The context, the layer, the parameters and such a state must outlive it.
 /// Cost    the prompt once in parallel, then one `step` for each token; allocates nothing per token beyond the growth of
 ///         attention caches
 /// Throws  ArgumentError  for an empty prompt, tokens outside the vocabulary, or options outside their range
@@ -59,14 +63,17 @@ class Generation {
     Generation* owner_;
   };
 
+  /// state   of one sequence, continued; null: a fresh one
   Generation(Context<B>& ctx, const L& layer, const P& parameters, std::span<const Token> prompt,
-             const GenerateOptions& options)
+             const GenerateOptions& options, StateOf<P>* state = nullptr)
       : ctx_(&ctx),
         layer_(&layer),
         parameters_(&parameters),
         options_(options),
-        state_(layer.template initial_state<T>(ctx, 1)) {
-    if (prompt.empty()) throw ArgumentError("generate: the prompt is empty");
+        fresh_(state == nullptr ? layer.template initial_state<T>(ctx, 1) : StateOf<P>()),
+        given_(state) {
+    if (prompt.empty())
+      throw ArgumentError("generate: the prompt is empty, a model begins with at least one token");
     for (const Token token : prompt)
       if (token < 0 || token >= layer.vocabulary())
         throw ArgumentError("generate: token " + std::to_string(token) +
@@ -78,13 +85,21 @@ class Generation {
     if (!is_finished()) draw();
   }
 
+  /// What the model remembers.
+  const StateOf<P>& state() const { return given_ != nullptr ? *given_ : fresh_; }
+  /// [1, padded vocabulary]: what the next token is drawn from.
+  const DynamicTensor<T, 2, Space>& logits() const { return logits_; }
+
   Iterator begin() { return Iterator(this); }
   std::default_sentinel_t end() const { return {}; }
 
  private:
   static constexpr std::size_t prompt_chunk = 1024;  // bounds the workspace a long prompt takes
 
-  bool is_finished() const { return options_.tokens != dyn && drawn_ >= options_.tokens; }
+  bool is_finished() const {
+    return is_stopped_ || (options_.tokens != dyn && drawn_ >= options_.tokens);
+  }
+  StateOf<P>& state() { return given_ != nullptr ? *given_ : fresh_; }
 
   void read(std::span<const Token> prompt) {
     DynamicTensor<Token, 2, Space> tokens;
@@ -93,7 +108,7 @@ class Generation {
       const auto chunk = prompt.first(std::min(prompt.size(), prompt_chunk));
       tokens.resize({1, static_cast<Index>(chunk.size())});
       Space::copy(tokens.data(), chunk.data(), chunk.size_bytes());
-      layer_->prefill(*ctx_, *parameters_, tokens, logits, state_);
+      layer_->prefill(*ctx_, *parameters_, tokens, logits, state());
       prompt = prompt.subspan(chunk.size());
     }
   }
@@ -108,22 +123,25 @@ class Generation {
                                    .counter = static_cast<std::uint64_t>(drawn_),
                                    .tokens = next_});
     Space::copy(&token_, next_.data(), sizeof(token_));
+    is_stopped_ =
+        std::find(options_.stop.begin(), options_.stop.end(), token_) != options_.stop.end();
+    if (given_ != nullptr && !is_stopped_) step();
   }
-  /// The last token wanted is not read back.
+  /// The last token wanted is not read back into a state that nobody sees.
   void advance() {
     ++drawn_;
     if (is_finished()) return;
-    step();
+    if (given_ == nullptr) step();
     draw();
   }
   /// Where the backend records work, steps that are all alike become one launch after the first.
   void step() {
-    const auto run = [&] { layer_->step(*ctx_, *parameters_, next_, logits_, state_); };
+    const auto run = [&] { layer_->step(*ctx_, *parameters_, next_, logits_, state()); };
     if constexpr (records) {
       if (steps_alike_) return recording_(*ctx_, run);
       const Index before = state_size();
       run();
-      steps_alike_ = !layer_->has_positions() && state_size() == before;
+      steps_alike_ = layer_->positions() == 0 && state_size() == before;
     } else {
       run();
     }
@@ -131,7 +149,7 @@ class Generation {
   /// Grows with the position where a cache does.
   Index state_size() const {
     Index size = 0;
-    L::for_each_state([&](const auto&, const auto& tensor) { size += tensor.size(); }, state_);
+    L::for_each_state([&](const auto&, const auto& tensor) { size += tensor.size(); }, state());
     return size;
   }
 
@@ -152,11 +170,13 @@ class Generation {
   const L* layer_;
   const P* parameters_;
   GenerateOptions options_;
-  StateOf<P> state_;
+  StateOf<P> fresh_;
+  StateOf<P>* given_;
   DynamicTensor<T, 2, Space> logits_;
   DynamicTensor<Token, 1, Space> next_;
   Token token_ = 0;
   Index drawn_ = 0;  // tokens the reader has moved past
+  bool is_stopped_ = false;
   bool steps_alike_ = false;
   [[no_unique_address]] Recording recording_;
 };
@@ -170,7 +190,7 @@ Generation<B, P> generate(Context<B>& ctx, const typename P::Layer& layer, const
 }
 
 /// The same with a layer and its parameters together.
-///   auto model = load_h3(ctx, "h3-125m/");
+///   auto model = load_language_model<H3Family>(ctx, "h3-125m/");
 ///   for (Token token : generate(ctx, model, prompt)) std::cout << text.push(token) << std::flush;
 template <class B, class P>
 Generation<B, P> generate(Context<B>& ctx, const Model<P>& model,

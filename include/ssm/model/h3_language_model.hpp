@@ -4,7 +4,14 @@
 #include <algorithm>
 #include <vector>
 
-#include "ssm/model/blocks.hpp"
+#include "ssm/layer/attention.hpp"
+#include "ssm/layer/feed_forward.hpp"
+#include "ssm/layer/h3.hpp"
+#include "ssm/layer/norm.hpp"
+#include "ssm/model/language_model.hpp"
+#include "ssm/model/one_of.hpp"
+#include "ssm/model/pre_norm_block.hpp"
+#include "ssm/model/stack.hpp"
 
 namespace ssm {
 
@@ -22,8 +29,19 @@ struct H3LanguageModelConfig {
   Index num_heads = 1;
   Index rotary_emb_dim = 0;
   double layer_norm_epsilon = 1e-5;
-  double embed_dropout = 0;  // training only
+  double embed_dropout = 0;  // training only: of embeddings,
+  double resid_dropout = 0;  // and of what blocks add
+  Discretization discretization = Discretization::bilinear;
+  // Of the weights at the start:
   DiagonalMeasure measure = DiagonalMeasure::lin;
+  double dt_min = 0.001;  // seconds
+  double dt_max = 0.1;
+  double initializer_range = 0.02;  // standard deviation of linear weights and embeddings
+
+  /// Rows of the embedding.
+  Index padded_vocabulary() const {
+    return ssm::padded_vocabulary(vocab_size, pad_vocab_size_multiple);
+  }
 };
 
 using H3Mixer1d = H3<H3Config{.state = dyn, .head_dim = dyn}>;
@@ -61,17 +79,21 @@ inline H3LanguageModel make_language_model(const H3LanguageModelConfig& config) 
       return H3Mixer1d({.channels = config.d_model,
                         .state = config.d_state,
                         .head_dim = config.head_dim,
-                        .measure = config.measure});
+                        .discretization = config.discretization,
+                        .measure = config.measure,
+                        .dt_min = config.dt_min,
+                        .dt_max = config.dt_max});
     };
     blocks.emplace_back(
-        Residual<LayerNorm<>, Mixer, "norm1", "mixer">(norm, mixer()),
-        Residual<LayerNorm<>, FeedForward<FeedForwardConfig{}>, "norm2", "mlp">(norm, mlp));
+        Residual<LayerNorm<>, Mixer, "norm1", "mixer">(norm, mixer(), config.resid_dropout),
+        Residual<LayerNorm<>, FeedForward<FeedForwardConfig{}>, "norm2", "mlp">(
+            norm, mlp, config.resid_dropout));
   }
-  const Index multiple = config.pad_vocab_size_multiple;
-  const Index padded = (config.vocab_size + multiple - 1) / multiple * multiple;
   return H3LanguageModel({.vocabulary = config.vocab_size,
-                          .padded = padded,
-                          .positions = config.max_position_embeddings},
+                          .padded = config.padded_vocabulary(),
+                          .positions = config.max_position_embeddings,
+                          .embedding_dropout = config.embed_dropout,
+                          .initializer_range = config.initializer_range},
                          Stack<H3HybridBlock>(std::move(blocks)), norm);
 }
 

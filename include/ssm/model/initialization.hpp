@@ -3,8 +3,8 @@
 
 #include <cmath>
 
+#include "ssm/core/initializer.hpp"
 #include "ssm/core/parameter.hpp"
-#include "ssm/core/random.hpp"
 
 namespace ssm {
 
@@ -17,33 +17,28 @@ struct ModelSize {
 
 namespace detail {
 template <class T>
-void fill_normal(const View<T, 1>& tensor, const Random& random, double deviation) {
-  for (Index i = 0; i < tensor.size(); ++i)
-    tensor(i) = static_cast<T>(deviation * random.normal(static_cast<std::uint64_t>(i)));
-}
-template <class T>
 void fill_value(const View<T, 1>& tensor, T value) {
   for (Index i = 0; i < tensor.size(); ++i) tensor(i) = value;
 }
 }  // namespace detail
 
 // An initialisation replaces what the layers began with, tensor by tensor:
-//   fill(spec, tensor, random, size)
+//   fill(spec, tensor, values, size)
 
 /// GPT-2's: linear weights and embeddings N(0, deviation²), linear biases 0, and the weights that write to the residual stream
 /// (out_proj, fc2) scaled by 1/√(2·blocks).
 /// Source  HazyResearch/H3, _init_weights
 struct Gpt2Initialization {
   template <class T>
-  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Random& random,
+  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,
                    const ModelSize& size) {
     if (spec.role == ParameterRole::bias) detail::fill_value(tensor, T{0});
     if (spec.role != ParameterRole::weight && spec.role != ParameterRole::embedding) return;
     const bool writes_residual =
         spec.name.ends_with("out_proj.weight") || spec.name.ends_with("fc2.weight");
     const double writers = 2.0 * static_cast<double>(size.blocks);
-    detail::fill_normal(tensor, random,
-                        writes_residual ? size.deviation / std::sqrt(writers) : size.deviation);
+    values.fill_normal(tensor.data(), tensor.size(),
+                       writes_residual ? size.deviation / std::sqrt(writers) : size.deviation);
   }
 };
 
@@ -51,21 +46,22 @@ struct Gpt2Initialization {
 /// Source  WailordHe/DenseSSM, whose layers' own initialisation is overwritten by this one
 struct NormalInitialization {
   template <class T>
-  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Random& random,
+  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,
                    const ModelSize& size) {
     if (spec.role == ParameterRole::weight || spec.role == ParameterRole::embedding)
-      detail::fill_normal(tensor, random, size.deviation);
+      values.fill_normal(tensor.data(), tensor.size(), size.deviation);
   }
 };
 
-/// Mamba's: embeddings N(0, 0.02²), linear biases 0 but for the step size's, out_proj scaled by 1/√blocks; everything else
+/// Mamba's: embeddings N(0, deviation²), linear biases 0 but for the step size's, out_proj scaled by 1/√blocks; everything else
 /// as the layer begins.
 /// Source  state-spaces/mamba, mixer_seq_simple
 struct MambaInitialization {
   template <class T>
-  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Random& random,
+  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,
                    const ModelSize& size) {
-    if (spec.role == ParameterRole::embedding) detail::fill_normal(tensor, random, 0.02);
+    if (spec.role == ParameterRole::embedding)
+      values.fill_normal(tensor.data(), tensor.size(), size.deviation);
     if (spec.name.ends_with("in_proj.bias") || spec.name.ends_with("out_proj.bias"))
       detail::fill_value(tensor, T{0});
     if (spec.name.ends_with("out_proj.weight"))
@@ -78,10 +74,11 @@ struct MambaInitialization {
 /// Source  microsoft/torchscale, RetNetDecoder
 struct RetNetInitialization {
   template <class T>
-  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Random& random,
+  static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,
                    const ModelSize& size) {
     if (spec.role == ParameterRole::embedding)
-      detail::fill_normal(tensor, random, 1 / std::sqrt(static_cast<double>(size.channels)));
+      values.fill_normal(tensor.data(), tensor.size(),
+                         1 / std::sqrt(static_cast<double>(size.channels)));
   }
 };
 

@@ -10,7 +10,6 @@
 #include "ssm/layer/linear.hpp"  // linear_backward
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/model/initialization.hpp"
-#include "ssm/op/dropout.hpp"
 #include "ssm/op/embedding.hpp"
 #include "ssm/op/matmul.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -27,13 +26,19 @@ struct H3Names {
   using Initialization = Gpt2Initialization;
 };
 
+/// Rows of an embedding for so many tokens: the next multiple of a number.
+constexpr Index padded_vocabulary(Index vocabulary, Index multiple) {
+  return (vocabulary + multiple - 1) / multiple * multiple;
+}
+
 /// Sizes of a language model around its blocks.
 struct LanguageModelConfig {
-  Index vocabulary = dyn;      // tokens that may occur
-  Index padded = dyn;          // rows of the embedding; dyn: as many as the vocabulary
-  Index positions = 0;         // learned absolute positions; 0: none
-  bool has_tied_head = true;   // the head is the embedding; else a weight of its own
-  double embedding_scale = 1;  // of what is looked up, not of the head
+  Index vocabulary = dyn;        // tokens that may occur
+  Index padded = dyn;            // rows of the embedding; dyn: as many as the vocabulary
+  Index positions = 0;           // learned absolute positions; 0: none
+  bool has_tied_head = true;     // the head is the embedding; else a weight of its own
+  double embedding_scale = 1;    // of what is looked up, not of the head
+  double embedding_dropout = 0;  // training only: of what is looked up
   double initializer_range =
       0.02;  // standard deviation of weights, for initialisations that ask for it
 };
@@ -50,6 +55,7 @@ struct LanguageModelConfig {
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
  public:
+  using TensorNames = Names;
   static constexpr bool reads_tokens = true;
   static constexpr auto operand_layout = OperandLayout::even_rows;
 
@@ -68,8 +74,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   };
   template <class T, class Space = HostSpace>
   struct Tape {
-    double dropout = 0;  // set by the training loop: the embedding's, and its seed for this step
-    Seed dropout_seed;
+    std::optional<Seed> dropout;  // of the embedding
     DynamicTensor<Token, 1, Space> tokens;
     Index batch = 0;
     DynamicTensor<std::int64_t, 1, HostSpace> first_positions;  // of each sequence
@@ -88,6 +93,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// Throws  ArgumentError  for an empty vocabulary or one larger than its padding
   BasicLanguageModel(LanguageModelConfig config, Backbone backbone, FinalNorm norm)
       : config_(config), backbone_(std::move(backbone)), norm_(std::move(norm)) {
+    detail::require_probability("language model", config_.embedding_dropout);
     if (config_.padded == dyn) config_.padded = config_.vocabulary;
     if (config_.vocabulary < 1 || config_.padded < config_.vocabulary)
       throw ArgumentError("language model: a vocabulary of " + std::to_string(config_.vocabulary) +
@@ -96,14 +102,20 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   Index vocabulary() const { return config_.vocabulary; }
   Index padded_vocabulary() const { return config_.padded; }
-  /// Whether what is added to a token depends on its position.
-  bool has_positions() const { return config_.positions > 0; }
+  /// How many positions were learned, beyond which there are none; 0: no limit.
+  Index positions() const { return config_.positions; }
+  /// Whether the head is the embedding.
+  bool has_tied_head() const { return config_.has_tied_head; }
   Index channels() const { return backbone_.channels(); }
   Index outputs() const { return config_.padded; }
   const Backbone& backbone() const { return backbone_; }
 
   template <class B, class T>
-    requires HasEmbedding<B> && HasMatmul<B> && HasRearrange<B> && HasDropout<B>
+  static constexpr bool runs_on = (HasEmbedding<B, T> && HasMatmul<B, T> && HasRearrange<B, T> &&
+                                   RunsOn<Backbone, B, T> && RunsOn<FinalNorm, B, T>);
+
+  template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 std::type_identity_t<View<const Token, 2, typename B::Space>> tokens,
                 Output<B, T, dyn, dyn, dyn> logits, Kept<Tape<T, typename B::Space>> tape,
@@ -125,7 +137,11 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                                 ? first_positions(*options.initial_state, batch, options.segments)
                                 : Positions();
     embed<T>(ctx, p, tokens, embedded, first, options.segments);
-    if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments, embedded);
+    if (tape != nullptr) {
+      keep(ctx, *tape, tokens, first, options.segments);
+      tape->dropout = options.dropout;
+      drop(ctx, config_.embedding_dropout, tape->dropout, embedded);
+    }
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
                        options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state != nullptr) {
@@ -147,6 +163,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// Tokens have no gradient; dlogits [B, L, padded].
   template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
                      Parameters<T, typename B::Space>& gradients,
@@ -162,13 +179,9 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
                             ends.part(backbone_of));
+    drop(ctx, config_.embedding_dropout, tape.dropout, dnormed);
     if (ends.initial_state != nullptr)
       ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
-    if (tape.dropout > 0)
-      dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
-                                     .seed = tape.dropout_seed,
-                                     .x = dnormed.flatten(),
-                                     .y = dnormed.flatten()});
     if (config_.positions > 0)
       for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
         const Index first = tape.first_positions.size() > 0 ? at(tape.first_positions, s.row) : 0;
@@ -206,13 +219,12 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   /// The layers' own initialisation, then what the family makes of it.
   template <class T>
-  [[gnu::cold]] void fill_parameters(Parameters<T>& p, Seed seed) const {
+  [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     backbone_.fill_parameters(p.backbone, seed.fork("backbone"));
     norm_.fill_parameters(p.norm, seed.fork("norm"));
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& tensor) {
-          Names::Initialization::fill(spec, View<T, 1>(tensor.flatten()),
-                                      Random(seed.fork(spec.name)),
+          Names::Initialization::fill(spec, View<T, 1>(tensor.flatten()), seed.fork(spec.name),
                                       {.channels = channels(),
                                        .blocks = block_count(),
                                        .deviation = config_.initializer_range});
@@ -296,9 +308,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
 
   template <class B, class T>
   void keep(Context<B>& ctx, Tape<T, typename B::Space>& tape,
-            View<const Token, 2, typename B::Space> tokens, Positions first, Segments segments,
-            View<T, 3, typename B::Space> embedded) const {
-    using Space = typename B::Space;
+            View<const Token, 2, typename B::Space> tokens, Positions first,
+            Segments segments) const {
     tape.batch = tokens.extent(0);
     tape.first_positions.resize({first ? first.extent(0) : 0});
     for (Index row = 0; row < tape.first_positions.extent(0); ++row)
@@ -309,11 +320,6 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     for (Index b = 0; b < tape.batch; ++b)
       ctx.copy(tape.tokens.data() + b * length, tokens.select(0, b).flatten().data(),
                static_cast<std::size_t>(length) * sizeof(Token));
-    if (tape.dropout > 0)
-      dropout(ctx, Dropout<T, Space>{.probability = tape.dropout,
-                                     .seed = tape.dropout_seed,
-                                     .x = embedded.flatten(),
-                                     .y = embedded.flatten()});
   }
 
   LanguageModelConfig config_;

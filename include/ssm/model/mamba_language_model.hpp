@@ -8,11 +8,42 @@
 #include "ssm/layer/norm.hpp"
 #include "ssm/model/dense_stack.hpp"
 #include "ssm/model/language_model.hpp"
-#include "ssm/model/mamba_language_model_config.hpp"
 #include "ssm/model/residual.hpp"
 #include "ssm/model/stack.hpp"
 
 namespace ssm {
+
+/// The sizes of a Mamba language model, or of a Dense Mamba one where dense_block_layers > 0.
+struct MambaLanguageModelConfig {
+  Index d_model = 768;
+  Index n_layer = 24;
+  Index vocab_size = 256;
+  Index pad_vocab_size_multiple = 1;
+  Index d_inner = 1536;   // channels of the scan
+  Index d_state = 16;     // state of a channel
+  Index d_conv = 4;       // width of the short convolution
+  Index dt_rank = 48;     // rank of the step size's projection
+  bool has_bias = false;  // of in_proj and out_proj
+  bool has_conv_bias = true;
+  bool has_tied_head = true;  // the head is the embedding
+  double norm_epsilon = 1e-5;
+  double initializer_range = 0.02;  // standard deviation of the embedding at the start
+  double embed_dropout = 0;         // training only
+  double dt_min = 1e-3;             // initial step sizes, log-uniform; the floor after
+  double dt_max = 1e-1;
+  double dt_floor = 1e-4;
+  Index dense_block_layers = 0;  // earlier layers whose hidden states a layer reads; 0: plain Mamba
+  Index h_select_reduction = 32;  // their gate goes through d_model / this many channels
+  DenseFusion fusion = DenseFusion::readout;  // where they join its own
+
+  /// Rows of the embedding and the head.
+  Index padded_vocabulary() const {
+    return ssm::padded_vocabulary(vocab_size, pad_vocab_size_multiple);
+  }
+  /// What published models derive from the width.
+  static constexpr Index usual_d_inner(Index d_model) { return 2 * d_model; }
+  static constexpr Index usual_dt_rank(Index d_model) { return (d_model + 15) / 16; }
+};
 
 /// Hugging Face's names of a Mamba language model's tensors.
 struct MambaNames {
@@ -50,13 +81,14 @@ inline void require_mamba(bool holds, const char* what) {
 inline LanguageModelConfig language_model_config(const MambaLanguageModelConfig& config) {
   require_mamba(config.n_layer >= 1, "n_layer must be at least 1");
   require_mamba(config.pad_vocab_size_multiple >= 1, "pad_vocab_size_multiple must be at least 1");
-  const Index multiple = config.pad_vocab_size_multiple;
   return {.vocabulary = config.vocab_size,
-          .padded = (config.vocab_size + multiple - 1) / multiple * multiple,
-          .has_tied_head = config.has_tied_head};
+          .padded = config.padded_vocabulary(),
+          .has_tied_head = config.has_tied_head,
+          .embedding_dropout = config.embed_dropout,
+          .initializer_range = config.initializer_range};
 }
 
-inline MambaConfig mixer_config(const MambaLanguageModelConfig& config) {
+inline MambaOptions mixer_options(const MambaLanguageModelConfig& config) {
   return {.channels = config.d_model,
           .inner = config.d_inner,
           .state = config.d_state,
@@ -78,7 +110,7 @@ inline MambaLanguageModel make_language_model(const MambaLanguageModelConfig& co
   const RmsNorm<> norm({.channels = config.d_model, .eps = config.norm_epsilon});
   const LanguageModelConfig sizes = detail::language_model_config(config);
   using Block = Residual<RmsNorm<>, MambaMixer>;
-  const Block block(norm, MambaMixer(detail::mixer_config(config)));
+  const Block block(norm, MambaMixer(detail::mixer_options(config)));
   return MambaLanguageModel(
       sizes, Stack<Block>(std::vector<Block>(static_cast<std::size_t>(config.n_layer), block)),
       norm);
@@ -91,7 +123,7 @@ inline DenseMambaLanguageModel make_dense_language_model(const MambaLanguageMode
       "h_select_reduction must be 1 to d_model");
   const RmsNorm<> norm({.channels = config.d_model, .eps = config.norm_epsilon});
   const LanguageModelConfig sizes = detail::language_model_config(config);
-  const DenseMambaMixer mixer({.mamba = detail::mixer_config(config),
+  const DenseMambaMixer mixer({.mamba = detail::mixer_options(config),
                                .select_hidden = config.d_model / config.h_select_reduction,
                                .fusion = config.fusion});
   return DenseMambaLanguageModel(

@@ -1,131 +1,140 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <tuple>
 #include <utility>
 #include <variant>
 
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
 
 namespace ssm {
 
-/// A layer that is one of two kinds, known at run time: the mixers of a hybrid model. Adds nothing to names.
-/// x, y    [B, L, D]
-template <class First, class Second>
-class OneOf : public LayerVerbs<OneOf<First, Second>> {
-  template <class A, class B>
-  struct Either {
-    bool is_second = false;
-    A first;
-    B second;
-  };
+/// A layer that is one of several kinds, which one is known at run time: the mixers of a hybrid model. Adds nothing to names.
+///   using Mixer = OneOf<H3<H3Config{}>, Mamba<MambaConfig{}>, CausalAttention<CausalAttentionConfig{}>>;
+///   std::vector<Mixer> mixers{H3<H3Config{}>({.channels = 64}), Mamba<MambaConfig{}>({.channels = 64})};
+/// x, y    [B, L, D]   y must not overlap x
+/// Throws  ArgumentError  for parameters, a tape or a state of another kind
+template <class... Kinds>
+class OneOf : public LayerVerbs<OneOf<Kinds...>> {
+  static_assert(sizeof...(Kinds) > 0, "OneOf needs kinds");
+  template <std::size_t I>
+  using Kind = std::tuple_element_t<I, std::tuple<Kinds...>>;
 
  public:
   template <class T, class Space = HostSpace>
-  struct Parameters : ParametersOf<OneOf, T, Space>,
-                      Either<typename First::template Parameters<T, Space>,
-                             typename Second::template Parameters<T, Space>> {};
+  struct Parameters : ParametersOf<OneOf, T, Space> {
+    std::variant<typename Kinds::template Parameters<T, Space>...> kind;
+  };
   template <class T, class Space = HostSpace>
-  struct State : Either<typename First::template State<T, Space>,
-                        typename Second::template State<T, Space>> {};
+  struct State {
+    std::variant<typename Kinds::template State<T, Space>...> kind;
+  };
   template <class T, class Space = HostSpace>
   struct Tape : InputTape<T, Space> {
-    typename First::template Tape<T, Space> first;
-    typename Second::template Tape<T, Space> second;
+    std::variant<typename Kinds::template Tape<T, Space>...> kind;
   };
 
-  OneOf(First layer) : layer_(std::move(layer)) {}
-  OneOf(Second layer) : layer_(std::move(layer)) {}
+  template <class Layer>
+    requires(std::is_same_v<Layer, Kinds> || ...)
+  OneOf(Layer layer) : layer_(std::move(layer)) {}
 
-  bool is_second() const { return layer_.index() == 1; }
-  Index channels() const {
-    return std::visit([](const auto& layer) { return layer.channels(); }, layer_);
+  /// Which kind it is, counted from 0.
+  std::size_t kind() const { return layer_.index(); }
+  Index inputs() const {
+    return std::visit([](const auto& layer) { return input_channels(layer); }, layer_);
   }
+  Index outputs() const {
+    return std::visit([](const auto& layer) { return output_channels(layer); }, layer_);
+  }
+  /// Of kinds that leave the width as it is.
+  Index channels() const { return inputs(); }
 
   template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<Kinds, B, T> && ...);
+
+  template <class B, class T>
+    requires RunsOn<OneOf, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
-    if (is_second()) {
-      if (options.final_state != nullptr) options.final_state->is_second = true;
-      std::get<1>(layer_).evaluate(ctx, p.second, x, y, tape ? &tape->second : nullptr,
-                                   options.part(second_of));
-    } else {
-      std::get<0>(layer_).evaluate(ctx, p.first, x, y, tape ? &tape->first : nullptr,
-                                   options.part(first_of));
-    }
+    of_kind(kind(), [&](auto i) {
+      constexpr std::size_t index = i;
+      std::get<index>(layer_).evaluate(
+          ctx, as<index>(p), x, y, tape ? &as<index>(*tape) : nullptr,
+          options.part([](auto& state) -> auto& { return as<index>(state); }));
+    });
   }
 
   template <class B, class T>
+    requires RunsOn<OneOf, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    if (is_second()) {
-      if (ends.initial_state != nullptr) ends.initial_state->is_second = true;
-      std::get<1>(layer_).differentiate(ctx, p.second, tape.second, dy, dx, gradients.second,
-                                        ends.part(second_of));
-    } else {
-      std::get<0>(layer_).differentiate(ctx, p.first, tape.first, dy, dx, gradients.first,
-                                        ends.part(first_of));
-    }
+    of_kind(kind(), [&](auto i) {
+      constexpr std::size_t index = i;
+      std::get<index>(layer_).differentiate(
+          ctx, as<index>(p), as<index>(tape), dy, dx, as<index>(gradients),
+          ends.part([](auto& state) -> auto& { return as<index>(state); }));
+    });
   }
 
   template <class T = float, class B>
   State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
                                             Index reserve = 0) const {
     State<T, typename B::Space> state;
-    state.is_second = is_second();
-    if (is_second())
-      state.second = initial_state_of<T>(std::get<1>(layer_), ctx, sequences, reserve);
-    else
-      state.first = initial_state_of<T>(std::get<0>(layer_), ctx, sequences, reserve);
+    of_kind(kind(), [&](auto i) {
+      as<i>(state) = initial_state_of<T>(std::get<i>(layer_), ctx, sequences, reserve);
+    });
     return state;
   }
   template <class T = float, class B>
   Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
-    p.is_second = is_second();
-    if (is_second())
-      p.second = std::get<1>(layer_).template zero_parameters<T>(ctx);
-    else
-      p.first = std::get<0>(layer_).template zero_parameters<T>(ctx);
+    of_kind(kind(),
+            [&](auto i) { as<i>(p) = std::get<i>(layer_).template zero_parameters<T>(ctx); });
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
-    if (is_second())
-      std::get<1>(layer_).fill_parameters(p.second, seed);
-    else
-      std::get<0>(layer_).fill_parameters(p.first, seed);
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
+    of_kind(kind(), [&](auto i) { std::get<i>(layer_).fill_parameters(as<i>(p), seed); });
   }
 
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
-    if (p.is_second)
-      Second::for_each_parameter(visit, p.second, more.second...);
-    else
-      First::for_each_parameter(visit, p.first, more.first...);
+    of_kind(p.kind.index(),
+            [&](auto i) { Kind<i>::for_each_parameter(visit, as<i>(p), as<i>(more)...); });
   }
   /// States to be filled take the kind of the first.
   static void for_each_state(auto&& visit, auto& state, auto&... more) {
-    (follow(state.is_second, more), ...);
-    if (state.is_second)
-      Second::for_each_state(visit, state.second, more.second...);
-    else
-      First::for_each_state(visit, state.first, more.first...);
+    of_kind(state.kind.index(),
+            [&](auto i) { Kind<i>::for_each_state(visit, as<i>(state), as<i>(more)...); });
   }
 
  private:
-  static void follow(bool is_second, auto& state) {
-    if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
-      state.is_second = is_second;
+  /// run(std::integral_constant<std::size_t, kind>)
+  template <class Run>
+  static void of_kind(std::size_t kind, Run&& run) {
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      ((kind == I ? run(std::integral_constant<std::size_t, I>{}) : void()), ...);
+    }
+    (std::index_sequence_for<Kinds...>{});
   }
 
-  static constexpr auto first_of = [](auto& state) -> auto& { return state.first; };
-  static constexpr auto second_of = [](auto& state) -> auto& { return state.second; };
+  /// The part of kind I. What may be written to becomes that kind.
+  template <std::size_t I>
+  static auto& as(auto& parts) {
+    if constexpr (!std::is_const_v<std::remove_reference_t<decltype(parts)>>)
+      if (parts.kind.index() != I) parts.kind.template emplace<I>();
+    auto* part = std::get_if<I>(&parts.kind);
+    if (part == nullptr) throw ArgumentError("OneOf: parameters or a state of another kind");
+    return *part;
+  }
 
-  std::variant<First, Second> layer_;
+  std::variant<Kinds...> layer_;
 };
 
 }  // namespace ssm

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <type_traits>
+
 #include "ssm/layer/dropping.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/op/rearrange.hpp"
 
@@ -11,7 +14,7 @@ namespace ssm {
 
 /// A pre-norm residual connection around a layer.
 ///   y = x + dropout(inner(norm(x)))
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// state   the inner layer's
 /// Tensors are named `norm_name` and `inner_name` before the parts' own names.
 template <class NormLayer, class Inner, FixedString norm_name = "norm",
@@ -33,19 +36,29 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     std::optional<Seed> dropout;
   };
 
-  Residual() = default;
+  /// Throws  ArgumentError  where the inner layer does not take and give as many channels as the norm
+  Residual() requires(
+      std::is_default_constructible_v<NormLayer>&& std::is_default_constructible_v<Inner>) {
+    require_widths();
+  }
   /// `dropout` is the probability with which elements of what is added are left out in training.
-  /// Throws  ArgumentError  unless it is in [0, 1)
+  /// Throws  ArgumentError  unless it is in [0, 1) and the widths are one
   Residual(NormLayer norm, Inner inner, double dropout = 0)
       : norm_(std::move(norm)),
         inner_(std::move(inner)),
-        dropout_(detail::require_probability("Residual", dropout)) {}
+        dropout_(detail::require_probability("Residual", dropout)) {
+    require_widths();
+  }
 
   Index channels() const { return norm_.channels(); }
   const Inner& inner() const { return inner_; }
 
   template <class B, class T>
-    requires HasRearrange<B>
+  static constexpr bool runs_on = (RunsOn<NormLayer, B, T> && RunsOn<Inner, B, T> &&
+                                   HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Residual, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -64,6 +77,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   }
 
   template <class B, class T>
+    requires RunsOn<Residual, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
@@ -96,7 +110,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     norm_.fill_parameters(p.norm, seed.fork("norm"));
     inner_.fill_parameters(p.inner, seed.fork("inner"));
   }
@@ -110,6 +124,13 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   }
 
  private:
+  void require_widths() const {
+    detail::require_fitting("Residual", "the norm", output_channels(norm_), "the inner layer",
+                            input_channels(inner_));
+    detail::require_fitting("Residual", "the inner layer", output_channels(inner_), "the sum",
+                            input_channels(norm_));
+  }
+
   NormLayer norm_;
   Inner inner_;
   double dropout_ = 0;

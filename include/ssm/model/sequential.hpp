@@ -3,18 +3,24 @@
 
 #include <array>
 #include <cstddef>
+#include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
+#include "ssm/model/named.hpp"
 
 namespace ssm {
 
-/// Blocks of different types and the same width in turn, all known at compile time.
+/// Blocks of different types in turn, all known at compile time; each takes as many channels as the one before it gives.
 ///   y = block_{n−1}( … block_0(x))
-/// x, y    [B, L, D]
-/// Tensors of block i are named "layers.i." before the block's own names.
+/// x       [B, L, inputs]
+/// y       [B, L, outputs]   y must not overlap x
+/// Tensors of block i are named "layers.i." before the block's own names, or by the name of a `Named` block.
+/// Throws  ArgumentError  from the constructors, where a block gives another number of channels than the next one takes
 template <class... Blocks>
 class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   static constexpr std::size_t count = sizeof...(Blocks);
@@ -45,13 +51,20 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
         between;  // the output of every block but the last
   };
 
-  Sequential() = default;
-  explicit Sequential(Blocks... blocks) : blocks_(std::move(blocks)...) {}
+  Sequential() requires(std::is_default_constructible_v<Blocks>&&...) { require_widths(); }
+  explicit Sequential(Blocks... blocks) : blocks_(std::move(blocks)...) { require_widths(); }
 
-  Index channels() const { return std::get<0>(blocks_).channels(); }
+  Index inputs() const { return input_channels(std::get<0>(blocks_)); }
+  Index outputs() const { return output_channels(std::get<count - 1>(blocks_)); }
+  /// Of blocks that leave the width as it is.
+  Index channels() const { return inputs(); }
   static constexpr Index block_count() { return Index{sizeof...(Blocks)}; }
 
   template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<Blocks, B, T> && ...);
+
+  template <class B, class T>
+    requires RunsOn<Sequential, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -61,9 +74,10 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     View<const T, 3, Space> current = x;
     for_each_index([&](auto i) {
       constexpr std::size_t index = i;
-      const auto next = i + 1 == count ? View<T, 3, Space>(y)
-                                       : room<T, Space>(frame, tape ? &tape->between[i] : nullptr,
-                                                        x.extent(0), x.extent(1), x.extent(2));
+      const auto next = i + 1 == count
+                            ? View<T, 3, Space>(y)
+                            : room<T, Space>(frame, tape ? &tape->between[i] : nullptr, x.extent(0),
+                                             x.extent(1), output_channels(std::get<i>(blocks_)));
       std::get<i>(blocks_).evaluate(
           ctx, std::get<i>(p.blocks), current, next, tape ? &std::get<i>(tape->blocks) : nullptr,
           options.part(
@@ -73,6 +87,7 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Sequential, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
@@ -82,7 +97,9 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     View<const T, 3, Space> current = dy;
     for_each_index([&](auto forward_index) {
       constexpr std::size_t i = count - 1 - forward_index;
-      const auto next = i == 0 ? View<T, 3, Space>(dx) : frame.template tensor<T>(dy.extents());
+      const auto next = i == 0 ? View<T, 3, Space>(dx)
+                               : frame.template tensor<T>(dy.extent(0), dy.extent(1),
+                                                          input_channels(std::get<i>(blocks_)));
       std::get<i>(blocks_).differentiate(
           ctx, std::get<i>(p.blocks), std::get<i>(tape.blocks), current, next,
           std::get<i>(gradients.blocks),
@@ -110,7 +127,7 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     for_each_index([&](auto i) {
       std::get<i>(blocks_).fill_parameters(std::get<i>(p.blocks), seed.fork(std::uint64_t{i}));
     });
@@ -118,21 +135,32 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
 
   static void for_each_parameter(auto&& visit, auto&... p) {
     for_each_index([&](auto i) {
-      std::tuple_element_t<i, std::tuple<Blocks...>>::for_each_parameter(
-          scoped("layers." + std::to_string(i), visit), std::get<i>(p.blocks)...);
+      std::tuple_element_t<i, std::tuple<Blocks...>>::for_each_parameter(scoped(name<i>(), visit),
+                                                                         std::get<i>(p.blocks)...);
     });
   }
   static void for_each_state(auto&& visit, auto&... state) {
     for_each_index([&](auto i) {
-      const auto named = [&](const std::string& name, auto&... tensors) {
-        visit("layers." + std::to_string(i) + "." + name, tensors...);
-      };
-      std::tuple_element_t<i, std::tuple<Blocks...>>::for_each_state(named,
-                                                                     std::get<i>(state.blocks)...);
+      std::tuple_element_t<i, std::tuple<Blocks...>>::for_each_state(
+          detail::scoped_state(name<i>(), visit), std::get<i>(state.blocks)...);
     });
   }
 
  private:
+  template <std::size_t i>
+  static std::string name() {
+    return detail::block_name<std::tuple_element_t<i, std::tuple<Blocks...>>>("layers." +
+                                                                              std::to_string(i));
+  }
+  void require_widths() const {
+    for_each_index([&](auto i) {
+      if constexpr (i + 1 < count)
+        detail::require_fitting(
+            "Sequential", "block " + std::to_string(i), output_channels(std::get<i>(blocks_)),
+            "block " + std::to_string(i + 1), input_channels(std::get<i + 1>(blocks_)));
+    });
+  }
+
   std::tuple<Blocks...> blocks_;
 };
 

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
 
 namespace ssm {
 
 /// Blocks of one type and the same width in turn; how many is known at run time.
 ///   y = block_{n−1}( … block_0(x))
-/// x, y    [B, L, D]
+/// x, y    [B, L, D]   y must not overlap x
 /// Tensors of block i are named "layers.i." before the block's own names.
 template <class Block>
 class Stack : public LayerVerbs<Stack<Block>> {
@@ -30,16 +32,27 @@ class Stack : public LayerVerbs<Stack<Block>> {
     std::vector<DynamicTensor<T, 3, Space>> between;  // the output of every block but the last
   };
 
-  /// Throws  ArgumentError  without blocks
+  /// Throws  ArgumentError  without blocks, or where they differ in width
   explicit Stack(std::vector<Block> blocks) : blocks_(std::move(blocks)) {
     if (blocks_.empty()) throw ArgumentError("Stack: a model needs at least one block");
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      const std::string block = "block " + std::to_string(i);
+      detail::require_fitting("Stack", "the block before", channels(), block,
+                              input_channels(blocks_[i]));
+      detail::require_fitting("Stack", block, output_channels(blocks_[i]), "every block",
+                              channels());
+    }
   }
 
-  Index channels() const { return blocks_.front().channels(); }
+  Index channels() const { return input_channels(blocks_.front()); }
   const std::vector<Block>& blocks() const { return blocks_; }
   Index block_count() const { return static_cast<Index>(blocks_.size()); }
 
   template <class B, class T>
+  static constexpr bool runs_on = RunsOn<Block, B, T>;
+
+  template <class B, class T>
+    requires RunsOn<Stack, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 Kept<Tape<T, typename B::Space>> tape,
@@ -73,6 +86,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
   }
 
   template <class B, class T>
+    requires RunsOn<Stack, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
                      Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
@@ -108,7 +122,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
     return p;
   }
   template <class T>
-  void fill_parameters(Parameters<T>& p, Seed seed) const {
+  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     for (std::size_t i = 0; i < blocks_.size(); ++i)
       blocks_[i].fill_parameters(p.blocks[i], seed.fork(i));
   }

@@ -11,9 +11,12 @@ namespace ssm {
 ///   gelu_tanh   x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))      H3's and GPT-2's
 ///   gelu_erf    x/2 · (1 + erf(x/√2))                            S4D's
 ///   silu        x / (1 + e^−x)
-enum class ActivationKind { none, relu, gelu_tanh, gelu_erf, silu };
+///   sigmoid     1 / (1 + e^−x)
+///   tanh        (e^x − e^−x) / (e^x + e^−x)
+///   softplus    ln(1 + e^x)
+enum class ActivationKind { none, relu, gelu_tanh, gelu_erf, silu, sigmoid, tanh, softplus };
 
-/// y = act(x), or y = act(x) ⊙ gate where a gate is given.
+/// y = act(x), or y = act(x) ⊙ gate where a gate is given. With `none` and a gate it is the elementwise product.
 /// x, gate, y   [M, D]   any strides; y overwritten, may be the same memory as x or gate
 /// Cost    O(M·D)
 /// Throws  ShapeError  if extents differ
@@ -35,14 +38,15 @@ struct ActivationBackward {
   View<T, 2, Space> dgate{};  // left out without a gate
 };
 
-template <class B>
-concept HasActivation = requires(Context<B>& ctx, const Activation<float, typename B::Space>& a,
-                                 const ActivationBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasActivation = requires(Context<B>& ctx, const Activation<T, typename B::Space>& a,
+                                 const ActivationBackward<T, typename B::Space>& g) {
   B::activation(ctx, a);
   B::activation_backward(ctx, g);
 };
 
-template <HasActivation B, class T>
+template <class B, class T>
+  requires HasActivation<B, T>
 void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   require_extents("activation", "x", a.x, {dyn, dyn});
   require_extents_if_given("activation", "gate", a.gate, a.x.extents().to_array());
@@ -50,7 +54,8 @@ void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   B::activation(ctx, a);
 }
 
-template <HasActivation B, class T>
+template <class B, class T>
+  requires HasActivation<B, T>
 void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B::Space>& g) {
   const char* op = "activation_backward";
   require_extents(op, "x", g.forward.x, {dyn, dyn});

@@ -88,10 +88,10 @@ Index first_position(const Rotary<T, Space>& a, const Sequence& sequence) {
   return static_cast<Index>(a.positions[static_cast<std::size_t>(sequence.row)]);
 }
 
-template <class B>
-concept HasAttention = requires(Context<B>& ctx, const Attention<float, typename B::Space>& a,
-                                const AttentionBackward<float, typename B::Space>& g,
-                                const Rotary<float, typename B::Space>& r) {
+template <class B, class T = float>
+concept HasAttention = requires(Context<B>& ctx, const Attention<T, typename B::Space>& a,
+                                const AttentionBackward<T, typename B::Space>& g,
+                                const Rotary<T, typename B::Space>& r) {
   B::attention(ctx, a);
   B::attention_backward(ctx, g);
   B::rotary(ctx, r);
@@ -141,14 +141,16 @@ void require_operands(const Attention<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasAttention B, class T>
+template <class B, class T>
+  requires HasAttention<B, T>
 void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("attention", "y", a.y, a.q.extents().to_array());
   B::attention(ctx, a);
 }
 
-template <HasAttention B, class T>
+template <class B, class T>
+  requires HasAttention<B, T>
 void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
   const char* op = "attention_backward";
   detail::require_operands(g.forward);
@@ -162,7 +164,8 @@ void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::
   B::attention_backward(ctx, g);
 }
 
-template <HasAttention B, class T>
+template <class B, class T>
+  requires HasAttention<B, T>
 void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {
   require_extents("rotary", "x", a.x, {dyn, dyn, dyn, dyn});
   require_extents("rotary", "y", a.y, a.x.extents().to_array());

@@ -42,10 +42,10 @@ struct CausalConvolutionBackward {
   View<T, 1, Space> dskip{};
 };
 
-template <class B>
-concept HasCausalConvolution =
-    requires(Context<B>& ctx, const CausalConvolution<float, typename B::Space>& a,
-             const CausalConvolutionBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasCausalConvolution = requires(Context<B>& ctx,
+                                        const CausalConvolution<T, typename B::Space>& a,
+                                        const CausalConvolutionBackward<T, typename B::Space>& g) {
   B::causal_convolution(ctx, a);
   B::causal_convolution_backward(ctx, g);
 };
@@ -66,14 +66,16 @@ void require_operands(const CausalConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasCausalConvolution B, class T>
+template <class B, class T>
+  requires HasCausalConvolution<B, T>
 void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("causal_convolution", "y", a.y, a.x.extents().to_array());
   B::causal_convolution(ctx, a);
 }
 
-template <HasCausalConvolution B, class T>
+template <class B, class T>
+  requires HasCausalConvolution<B, T>
 void causal_convolution_backward(Context<B>& ctx,
                                  const CausalConvolutionBackward<T, typename B::Space>& g) {
   const char* op = "causal_convolution_backward";

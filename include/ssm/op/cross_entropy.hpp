@@ -6,6 +6,7 @@
 
 namespace ssm {
 
+/// What becomes of the losses of all rows.
 enum class Reduction { mean, sum };
 
 /// Negative log-likelihood of the targets under softmax(logits), with its gradient in the same pass.
@@ -29,13 +30,13 @@ struct CrossEntropy {
   View<T, 2, Space> dlogits{};
 };
 
-template <class B>
-concept HasCrossEntropy = requires(Context<B>& ctx,
-                                   const CrossEntropy<float, typename B::Space>& a) {
+template <class B, class T = float>
+concept HasCrossEntropy = requires(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {
   B::cross_entropy(ctx, a);
 };
 
-template <HasCrossEntropy B, class T>
+template <class B, class T>
+  requires HasCrossEntropy<B, T>
 void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {
   const char* op = "cross_entropy";
   require_extents(op, "logits", a.logits, {dyn, dyn});

@@ -80,12 +80,12 @@ struct RetentionScale {
   View<T, 3, Space> y{};
 };
 
-template <class B>
+template <class B, class T = float>
 concept HasDecayedAttention = requires(Context<B>& ctx,
-                                       const DecayedAttention<float, typename B::Space>& a,
-                                       const DecayedAttentionBackward<float, typename B::Space>& g,
-                                       const DecayedScoreNorm<float, typename B::Space>& n,
-                                       const RetentionScale<float, typename B::Space>& s) {
+                                       const DecayedAttention<T, typename B::Space>& a,
+                                       const DecayedAttentionBackward<T, typename B::Space>& g,
+                                       const DecayedScoreNorm<T, typename B::Space>& n,
+                                       const RetentionScale<T, typename B::Space>& s) {
   B::decayed_attention(ctx, a);
   B::decayed_attention_backward(ctx, g);
   B::decayed_score_norm(ctx, n);
@@ -112,14 +112,16 @@ std::array<Index, 4> require_operands(const DecayedAttention<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasDecayedAttention B, class T>
+template <class B, class T>
+  requires HasDecayedAttention<B, T>
 void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("decayed_attention", "y", a.y, a.v.extents().to_array());
   B::decayed_attention(ctx, a);
 }
 
-template <HasDecayedAttention B, class T>
+template <class B, class T>
+  requires HasDecayedAttention<B, T>
 void decayed_attention_backward(Context<B>& ctx,
                                 const DecayedAttentionBackward<T, typename B::Space>& g) {
   const char* op = "decayed_attention_backward";
@@ -135,7 +137,8 @@ void decayed_attention_backward(Context<B>& ctx,
   B::decayed_attention_backward(ctx, g);
 }
 
-template <HasDecayedAttention B, class T>
+template <class B, class T>
+  requires HasDecayedAttention<B, T>
 void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::Space>& a) {
   const char* op = "decayed_score_norm";
   require_extents(op, "q", a.q, {dyn, dyn, dyn, dyn});
@@ -147,7 +150,8 @@ void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::S
   B::decayed_score_norm(ctx, a);
 }
 
-template <HasDecayedAttention B, class T>
+template <class B, class T>
+  requires HasDecayedAttention<B, T>
 void retention_scale(Context<B>& ctx, const RetentionScale<T, typename B::Space>& a) {
   const char* op = "retention_scale";
   require_extents(op, "y", a.y, {dyn, dyn, dyn});

@@ -35,10 +35,9 @@ struct DiagonalKernelBackward {
   View<T, 3, Space> dC{};
 };
 
-template <class B>
-concept HasDiagonalKernel = requires(Context<B>& ctx,
-                                     const DiagonalKernel<float, typename B::Space>& a,
-                                     const DiagonalKernelBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasDiagonalKernel = requires(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a,
+                                     const DiagonalKernelBackward<T, typename B::Space>& g) {
   B::diagonal_kernel(ctx, a);
   B::diagonal_kernel_backward(ctx, g);
 };
@@ -54,14 +53,16 @@ void require_operands(const DiagonalKernel<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasDiagonalKernel B, class T>
+template <class B, class T>
+  requires HasDiagonalKernel<B, T>
 void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("diagonal_kernel", "kernel", a.kernel, {a.dt.extent(0), dyn});
   B::diagonal_kernel(ctx, a);
 }
 
-template <HasDiagonalKernel B, class T>
+template <class B, class T>
+  requires HasDiagonalKernel<B, T>
 void diagonal_kernel_backward(Context<B>& ctx,
                               const DiagonalKernelBackward<T, typename B::Space>& g) {
   const char* op = "diagonal_kernel_backward";

@@ -37,15 +37,16 @@ struct DiagonalParametersBackward {
   View<T, 2, Space> dA_imag{};  // left out for real modes
 };
 
-template <class B>
+template <class B, class T = float>
 concept HasDiagonalParameters =
-    requires(Context<B>& ctx, const DiagonalParameters<float, typename B::Space>& a,
-             const DiagonalParametersBackward<float, typename B::Space>& g) {
+    requires(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a,
+             const DiagonalParametersBackward<T, typename B::Space>& g) {
   B::diagonal_parameters(ctx, a);
   B::diagonal_parameters_backward(ctx, g);
 };
 
-template <HasDiagonalParameters B, class T>
+template <class B, class T>
+  requires HasDiagonalParameters<B, T>
 void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a) {
   const char* op = "diagonal_parameters";
   require_extents(op, "inv_A_real", a.inv_A_real, {dyn, dyn});
@@ -58,7 +59,8 @@ void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B
   B::diagonal_parameters(ctx, a);
 }
 
-template <HasDiagonalParameters B, class T>
+template <class B, class T>
+  requires HasDiagonalParameters<B, T>
 void diagonal_parameters_backward(Context<B>& ctx,
                                   const DiagonalParametersBackward<T, typename B::Space>& g) {
   const char* op = "diagonal_parameters_backward";

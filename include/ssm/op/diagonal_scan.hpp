@@ -60,9 +60,9 @@ struct DiagonalScanBackward {
   View<T, 1, Space> dskip{};
 };
 
-template <class B>
-concept HasDiagonalScan = requires(Context<B>& ctx, const DiagonalScan<float, typename B::Space>& a,
-                                   const DiagonalScanBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasDiagonalScan = requires(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a,
+                                   const DiagonalScanBackward<T, typename B::Space>& g) {
   B::diagonal_scan(ctx, a);
   B::diagonal_scan_backward(ctx, g);
 };
@@ -99,14 +99,16 @@ void require_operands(const DiagonalScan<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasDiagonalScan B, class T>
+template <class B, class T>
+  requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("diagonal_scan", "y", a.y, a.x.extents().to_array());
   B::diagonal_scan(ctx, a);
 }
 
-template <HasDiagonalScan B, class T>
+template <class B, class T>
+  requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {
   const char* op = "diagonal_scan_backward";
   detail::require_operands(g.forward);

@@ -64,9 +64,9 @@ struct DrivenScanBackward {
   View<T, 3, Space> dinitial_state{};
 };
 
-template <class B>
-concept HasDrivenScan = requires(Context<B>& ctx, const DrivenScan<float, typename B::Space>& a,
-                                 const DrivenScanBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasDrivenScan = requires(Context<B>& ctx, const DrivenScan<T, typename B::Space>& a,
+                                 const DrivenScanBackward<T, typename B::Space>& g) {
   B::driven_scan(ctx, a);
   B::driven_scan_backward(ctx, g);
 };
@@ -111,14 +111,16 @@ DrivenExtents require_operands(const DrivenScan<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasDrivenScan B, class T>
+template <class B, class T>
+  requires HasDrivenScan<B, T>
 void driven_scan(Context<B>& ctx, const DrivenScan<T, typename B::Space>& a) {
   const auto shape = detail::require_operands(a);
   require_extents("driven_scan", "y", a.y, shape.channels);
   B::driven_scan(ctx, a);
 }
 
-template <HasDrivenScan B, class T>
+template <class B, class T>
+  requires HasDrivenScan<B, T>
 void driven_scan_backward(Context<B>& ctx, const DrivenScanBackward<T, typename B::Space>& g) {
   const char* op = "driven_scan_backward";
   const auto shape = detail::require_operands(g.forward);

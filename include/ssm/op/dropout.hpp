@@ -20,12 +20,13 @@ struct Dropout {
   View<T, 1, Space> y{};
 };
 
-template <class B>
-concept HasDropout = requires(Context<B>& ctx, const Dropout<float, typename B::Space>& a) {
+template <class B, class T = float>
+concept HasDropout = requires(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
   B::dropout(ctx, a);
 };
 
-template <HasDropout B, class T>
+template <class B, class T>
+  requires HasDropout<B, T>
 void dropout(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
   require_extents("dropout", "x", a.x, {dyn});
   require_extents("dropout", "y", a.y, {a.x.extent(0)});

@@ -29,9 +29,9 @@ struct EmbeddingBackward {
   View<T, 2, Space> dtable{};
 };
 
-template <class B>
-concept HasEmbedding = requires(Context<B>& ctx, const Embedding<float, typename B::Space>& a,
-                                const EmbeddingBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasEmbedding = requires(Context<B>& ctx, const Embedding<T, typename B::Space>& a,
+                                const EmbeddingBackward<T, typename B::Space>& g) {
   B::embedding(ctx, a);
   B::embedding_backward(ctx, g);
 };
@@ -49,7 +49,8 @@ void require_tokens(const char* op, const View<const Token, 1, Space>& tokens, I
 }
 }  // namespace detail
 
-template <HasEmbedding B, class T>
+template <class B, class T>
+  requires HasEmbedding<B, T>
 void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
   if (a.table && a.table_stored)
     throw ArgumentError("embedding: table and table_stored are both given");
@@ -61,7 +62,8 @@ void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
   B::embedding(ctx, a);
 }
 
-template <HasEmbedding B, class T>
+template <class B, class T>
+  requires HasEmbedding<B, T>
 void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::Space>& g) {
   const char* op = "embedding_backward";
   require_extents(op, "dtable", g.dtable, {dyn, dyn});

@@ -68,9 +68,9 @@ struct H3MixerBackward {
   View<T, 1, Space> dskip{};
 };
 
-template <class B>
-concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<float, typename B::Space>& a,
-                              const H3MixerBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a,
+                              const H3MixerBackward<T, typename B::Space>& g) {
   B::h3_mixer(ctx, a);
   B::h3_mixer_backward(ctx, g);
 };
@@ -112,14 +112,16 @@ void require_operands(const H3Mixer<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasH3Mixer B, class T>
+template <class B, class T>
+  requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("h3_mixer", "y", a.y, a.q.extents().to_array());
   B::h3_mixer(ctx, a);
 }
 
-template <HasH3Mixer B, class T>
+template <class B, class T>
+  requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {
   const char* op = "h3_mixer_backward";
   const auto& a = g.forward;

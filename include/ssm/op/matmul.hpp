@@ -34,12 +34,13 @@ struct Matmul {
   View<T, 1, Space> a_sum{};
 };
 
-template <class B>
-concept HasMatmul = requires(Context<B>& ctx, const Matmul<float, typename B::Space>& a) {
+template <class B, class T = float>
+concept HasMatmul = requires(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
   B::matmul(ctx, a);
 };
 
-template <HasMatmul B, class T>
+template <class B, class T>
+  requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
   require_extents("matmul", "a", a.a, {dyn, dyn});
   const Index rows = a.a.extent(0);

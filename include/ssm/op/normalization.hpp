@@ -5,6 +5,7 @@
 
 namespace ssm {
 
+/// LayerNorm or RMSNorm; the formulas are at Normalization.
 enum class NormalizationKind { layer, rms };
 
 /// Normalises every row.
@@ -44,15 +45,15 @@ struct NormalizationBackward {
   View<T, 1, Space> dbias{};
 };
 
-template <class B>
-concept HasNormalization = requires(Context<B>& ctx,
-                                    const Normalization<float, typename B::Space>& a,
-                                    const NormalizationBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasNormalization = requires(Context<B>& ctx, const Normalization<T, typename B::Space>& a,
+                                    const NormalizationBackward<T, typename B::Space>& g) {
   B::normalization(ctx, a);
   B::normalization_backward(ctx, g);
 };
 
-template <HasNormalization B, class T>
+template <class B, class T>
+  requires HasNormalization<B, T>
 void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a) {
   const char* op = "normalization";
   require_extents(op, "x", a.x, {dyn, dyn});
@@ -67,7 +68,8 @@ void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a
   B::normalization(ctx, a);
 }
 
-template <HasNormalization B, class T>
+template <class B, class T>
+  requires HasNormalization<B, T>
 void normalization_backward(Context<B>& ctx, const NormalizationBackward<T, typename B::Space>& g) {
   const char* op = "normalization_backward";
   require_extents(op, "x", g.forward.x, {dyn, dyn});

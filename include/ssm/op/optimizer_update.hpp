@@ -39,15 +39,15 @@ struct SumOfSquares {
   View<double, 1, Space> sum{};
 };
 
-template <class B>
-concept HasOptimizerUpdate = requires(Context<B>& ctx,
-                                      const AdamWUpdate<float, typename B::Space>& a,
-                                      const SumOfSquares<float, typename B::Space>& s) {
+template <class B, class T = float>
+concept HasOptimizerUpdate = requires(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a,
+                                      const SumOfSquares<T, typename B::Space>& s) {
   B::adamw_update(ctx, a);
   B::sum_of_squares(ctx, s);
 };
 
-template <HasOptimizerUpdate B, class T>
+template <class B, class T>
+  requires HasOptimizerUpdate<B, T>
 void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
   require_extents("adamw_update", "parameter", a.parameter, {dyn});
   const Index n = a.parameter.extent(0);
@@ -57,7 +57,8 @@ void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
   B::adamw_update(ctx, a);
 }
 
-template <HasOptimizerUpdate B, class T>
+template <class B, class T>
+  requires HasOptimizerUpdate<B, T>
 void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a) {
   require_extents("sum_of_squares", "x", a.x, {dyn});
   require_extents("sum_of_squares", "sum", a.sum, {1});

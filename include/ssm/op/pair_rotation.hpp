@@ -39,14 +39,15 @@ struct AdvancePosition {
   View<std::int64_t, 1, Space> y{};
 };
 
-template <class B>
-concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<float, typename B::Space>& a,
+template <class B, class T = float>
+concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<T, typename B::Space>& a,
                                    const AdvancePosition<typename B::Space>& p) {
   B::pair_rotation(ctx, a);
   B::advance_position(ctx, p);
 };
 
-template <HasPairRotation B, class T>
+template <class B, class T>
+  requires HasPairRotation<B, T>
 void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {
   const char* op = "pair_rotation";
   require_extents(op, "x", a.x, {dyn, dyn, dyn, dyn});

@@ -34,23 +34,25 @@ struct Fill {
   View<T, 1, Space> y{};
 };
 
-template <class B>
-concept HasRearrange = requires(Context<B>& ctx, const Rearrange<float, typename B::Space>& r,
-                                const Add<float, typename B::Space>& a,
-                                const Fill<float, typename B::Space>& f) {
+template <class B, class T = float>
+concept HasRearrange = requires(Context<B>& ctx, const Rearrange<T, typename B::Space>& r,
+                                const Add<T, typename B::Space>& a,
+                                const Fill<T, typename B::Space>& f) {
   B::rearrange(ctx, r);
   B::add(ctx, a);
   B::fill(ctx, f);
 };
 
-template <HasRearrange B, class T>
+template <class B, class T>
+  requires HasRearrange<B, T>
 void rearrange(Context<B>& ctx, const Rearrange<T, typename B::Space>& a) {
   require_extents("rearrange", "x", a.x, {dyn, dyn, dyn});
   require_extents("rearrange", "y", a.y, a.x.extents().to_array());
   B::rearrange(ctx, a);
 }
 
-template <HasRearrange B, class T>
+template <class B, class T>
+  requires HasRearrange<B, T>
 void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
   require_extents("add", "a", a.a, {dyn});
   require_extents_if_given("add", "b", a.b, {a.a.extent(0)});
@@ -58,7 +60,8 @@ void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
   B::add(ctx, a);
 }
 
-template <HasRearrange B, class T>
+template <class B, class T>
+  requires HasRearrange<B, T>
 void fill(Context<B>& ctx, const Fill<T, typename B::Space>& a) {
   require_extents("fill", "y", a.y, {dyn});
   B::fill(ctx, a);

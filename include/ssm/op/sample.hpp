@@ -33,12 +33,13 @@ struct Sample {
   View<Token, 1, Space> tokens{};
 };
 
-template <class B>
-concept HasSample = requires(Context<B>& ctx, const Sample<float, typename B::Space>& a) {
+template <class B, class T = float>
+concept HasSample = requires(Context<B>& ctx, const Sample<T, typename B::Space>& a) {
   B::sample(ctx, a);
 };
 
-template <HasSample B, class T>
+template <class B, class T>
+  requires HasSample<B, T>
 void sample(Context<B>& ctx, const Sample<T, typename B::Space>& a) {
   require_extents("sample", "logits", a.logits, {dyn, dyn});
   require_extents("sample", "tokens", a.tokens, {a.logits.extent(0)});

@@ -63,10 +63,9 @@ struct SelectiveScanBackward {
   View<T, 3, Space> dinitial_state{};
 };
 
-template <class B>
-concept HasSelectiveScan = requires(Context<B>& ctx,
-                                    const SelectiveScan<float, typename B::Space>& a,
-                                    const SelectiveScanBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasSelectiveScan = requires(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a,
+                                    const SelectiveScanBackward<T, typename B::Space>& g) {
   B::selective_scan(ctx, a);
   B::selective_scan_backward(ctx, g);
 };
@@ -94,14 +93,16 @@ void require_operands(const SelectiveScan<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasSelectiveScan B, class T>
+template <class B, class T>
+  requires HasSelectiveScan<B, T>
 void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("selective_scan", "y", a.y, a.u.extents().to_array());
   B::selective_scan(ctx, a);
 }
 
-template <HasSelectiveScan B, class T>
+template <class B, class T>
+  requires HasSelectiveScan<B, T>
 void selective_scan_backward(Context<B>& ctx,
                              const SelectiveScanBackward<T, typename B::Space>& g) {
   const char* op = "selective_scan_backward";

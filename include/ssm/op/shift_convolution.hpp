@@ -46,10 +46,10 @@ struct ShiftConvolutionBackward {
   View<T, 1, Space> dskip{};
 };
 
-template <class B>
-concept HasShiftConvolution =
-    requires(Context<B>& ctx, const ShiftConvolution<float, typename B::Space>& a,
-             const ShiftConvolutionBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasShiftConvolution = requires(Context<B>& ctx,
+                                       const ShiftConvolution<T, typename B::Space>& a,
+                                       const ShiftConvolutionBackward<T, typename B::Space>& g) {
   B::shift_convolution(ctx, a);
   B::shift_convolution_backward(ctx, g);
 };
@@ -73,14 +73,16 @@ void require_operands(const ShiftConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasShiftConvolution B, class T>
+template <class B, class T>
+  requires HasShiftConvolution<B, T>
 void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("shift_convolution", "y", a.y, a.x.extents().to_array());
   B::shift_convolution(ctx, a);
 }
 
-template <HasShiftConvolution B, class T>
+template <class B, class T>
+  requires HasShiftConvolution<B, T>
 void shift_convolution_backward(Context<B>& ctx,
                                 const ShiftConvolutionBackward<T, typename B::Space>& g) {
   const char* op = "shift_convolution_backward";

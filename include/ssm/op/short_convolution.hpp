@@ -46,10 +46,10 @@ struct ShortConvolutionBackward {
   View<T, 1, Space> dbias{};
 };
 
-template <class B>
-concept HasShortConvolution =
-    requires(Context<B>& ctx, const ShortConvolution<float, typename B::Space>& a,
-             const ShortConvolutionBackward<float, typename B::Space>& g) {
+template <class B, class T = float>
+concept HasShortConvolution = requires(Context<B>& ctx,
+                                       const ShortConvolution<T, typename B::Space>& a,
+                                       const ShortConvolutionBackward<T, typename B::Space>& g) {
   B::short_convolution(ctx, a);
   B::short_convolution_backward(ctx, g);
 };
@@ -74,14 +74,16 @@ void require_operands(const ShortConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
-template <HasShortConvolution B, class T>
+template <class B, class T>
+  requires HasShortConvolution<B, T>
 void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Space>& a) {
   detail::require_operands(a);
   require_extents("short_convolution", "y", a.y, a.x.extents().to_array());
   B::short_convolution(ctx, a);
 }
 
-template <HasShortConvolution B, class T>
+template <class B, class T>
+  requires HasShortConvolution<B, T>
 void short_convolution_backward(Context<B>& ctx,
                                 const ShortConvolutionBackward<T, typename B::Space>& g) {
   const char* op = "short_convolution_backward";

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "ssm/core/weight.hpp"
 #include "ssm/train/gradients.hpp"
@@ -10,21 +11,22 @@ namespace ssm {
 
 struct AdamWConfig {
   double rate = 1e-3;
-  double ssm_rate =
-      0;  // for the tensors that ask for their own rate; 0: min(rate, 1e-3), as in the H3 recipes
+  double ssm_rate = 0;  // of SSM dynamics, which the H3 recipes hold to 1e-3; 0: the same as rate
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
-  double weight_decay = 0.1;  // not applied to tensors that refuse it
-  bool decay_vectors = true;  // false: norms and biases are not decayed either
-  double clip_norm = 0;       // of all gradients together; 0: no clipping
+  double weight_decay = 0.1;            // of weights and embeddings; SSM dynamics are never decayed
+  bool decay_norms_and_biases = false;  // true: these are decayed too
+  double clip_norm = 0;                 // of all gradients together; 0: no clipping
 };
 
-/// AdamW over a parameter struct, with H3's parameter groups: SSM dynamics have their own rate and no weight decay.
+/// AdamW over a parameter struct, with groups: SSM dynamics (ParameterSpec::weight_decay is false) are never decayed, norms and
+/// biases only where the configuration says so, and what ParameterSpec::own_learning_rate marks moves at ssm_rate.
 ///   AdamW optimizer(ctx, layer, parameters, {.rate = 6e-4, .clip_norm = 1});
 ///   optimizer.update(ctx, parameters, gradients, schedule.rate(step));
 /// Gradients are first scaled by min(1, clip_norm / (‖g‖ + 1e-6)).
-/// Cost    one pass over parameters, gradients and both moments
+/// Cost    one pass over the gradients, and one over parameters, gradients and both moments; no memory for tensors after
+///         the constructor
 /// Source  Loshchilov & Hutter 2019; Fu et al. 2023 (H3), appendix; see AdamWUpdate for the formula
 template <class P>
 class AdamW {
@@ -34,23 +36,31 @@ class AdamW {
   AdamW(Context<B>& ctx, const L& layer, const P& parameters, AdamWConfig config = {})
       : config_(config),
         first_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)),
-        second_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)) {
+        second_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)),
+        sum_of_squares_(DynamicExtents<1>(1)) {
     const bool valid = config.rate > 0 && config.ssm_rate >= 0 && config.beta1 >= 0 &&
                        config.beta1 < 1 && config.beta2 >= 0 && config.beta2 < 1 &&
                        config.eps > 0 && config.weight_decay >= 0 && config.clip_norm >= 0;
     if (!valid)
       throw ArgumentError("AdamW: rates, betas, eps, decay and clip_norm must be in range");
     if (has_weights_in_bf16(parameters)) detail::refuse_training_in_bf16("AdamW");
-    if (config_.ssm_rate == 0) config_.ssm_rate = std::min(config_.rate, 1e-3);
+    if (config_.ssm_rate == 0) config_.ssm_rate = config_.rate;
+  }
+
+  /// The norm of all gradients together.
+  template <class B>
+  double gradient_norm(Context<B>& ctx, const P& gradients) {
+    return global_norm(ctx, gradients, sum_of_squares_);
   }
 
   /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns the norm of all gradients
-  /// before clipping.
+  /// before clipping; where it is not finite, nothing is changed and the update does not count.
   /// Throws  ArgumentError  for weights that are kept in bf16
   template <HasOptimizerUpdate B>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate) {
     if (has_weights_in_bf16(parameters)) detail::refuse_training_in_bf16("AdamW");
-    const double norm = global_norm(ctx, gradients);
+    const double norm = gradient_norm(ctx, gradients);
+    if (!std::isfinite(norm)) return norm;
     const double scale =
         config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-6)) : 1.0;
     ++step_;
@@ -59,7 +69,7 @@ class AdamW {
             auto& second) {
           const bool is_vector =
               spec.role == ParameterRole::bias || spec.role == ParameterRole::norm;
-          const bool decays = spec.weight_decay && (config_.decay_vectors || !is_vector);
+          const bool decays = spec.weight_decay && (config_.decay_norms_and_biases || !is_vector);
           adamw_update(
               ctx,
               AdamWUpdate<typename P::Scalar, typename B::Space>{
@@ -97,6 +107,7 @@ class AdamW {
   AdamWConfig config_;
   P first_moment_;
   P second_moment_;
+  DynamicTensor<double, 1, typename P::Space> sum_of_squares_;
   Index step_ = 0;
 };
 

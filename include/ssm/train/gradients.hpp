@@ -20,10 +20,12 @@ void set_zero(Context<B>& ctx, P& gradients) {
       gradients);
 }
 
-/// The 2-norm over all tensors together, summed in double. The result is read on the host.
-template <HasOptimizerUpdate B, class P>
-double global_norm(Context<B>& ctx, const P& gradients) {
-  DynamicTensor<double, 1, typename B::Space> sum(DynamicExtents<1>(1));
+/// The 2-norm over all tensors together, summed in double in `sum`, [1]. The result is read on the host.
+template <class B, class P>
+  requires HasOptimizerUpdate<B> && HasRearrange<B>
+double global_norm(Context<B>& ctx, const P& gradients,
+                   std::type_identity_t<View<double, 1, typename B::Space>> sum) {
+  fill(ctx, Fill<double, typename B::Space>{.y = sum});
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
         sum_of_squares(ctx, SumOfSquares<typename P::Scalar, typename B::Space>{
@@ -33,6 +35,13 @@ double global_norm(Context<B>& ctx, const P& gradients) {
   double total = 0;
   B::Space::copy(&total, sum.data(), sizeof(total));
   return std::sqrt(total);
+}
+
+/// The same with memory of its own.
+template <class B, class P>
+double global_norm(Context<B>& ctx, const P& gradients) {
+  DynamicTensor<double, 1, typename B::Space> sum(DynamicExtents<1>(1));
+  return global_norm(ctx, gradients, sum);
 }
 
 }  // namespace ssm

@@ -10,22 +10,16 @@
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/text_streams.hpp"
+#include "ssm/train/training_step.hpp"
 
 namespace ssm {
 
 struct LanguageModelTrainerConfig {
   Index batch = 16;        // streams that go through the model together
   Index accumulation = 1;  // batches whose gradients make one update
-  Index carry = 1;     // windows through which the state is carried; 1: each begins without a past
-  double dropout = 0;  // of embeddings; that of the blocks is the model's
-  Seed seed{};         // of both
+  Index carry = 1;  // windows through which the state is carried; 1: each begins without a past
+  Seed seed{};      // of the model's dropout
   AdamWConfig optimizer{};
-};
-
-/// What one update saw: the loss before it, in nats per token, and the norm of its gradient before clipping.
-struct TrainingStep {
-  double loss = 0;
-  double gradient_norm = 0;
 };
 
 /// Trains a language model on windows of a text, one window of every stream an update. With `carry` the state at the end of
@@ -51,8 +45,6 @@ class LanguageModelTrainer {
         tape_(layer.template make_tape<T>(ctx)) {
     if (config.batch < 1 || config.accumulation < 1 || config.carry < 1)
       throw ArgumentError("training: batch, accumulation and carry must be at least 1");
-    if (!(config.dropout >= 0 && config.dropout < 1))
-      throw ArgumentError("training: dropout must be in [0, 1)");
     if (config.carry > 1)
       for (Index part = 0; part < config.accumulation; ++part)
         states_.push_back(layer.template initial_state<T>(ctx, config.batch));
@@ -72,17 +64,15 @@ class LanguageModelTrainer {
     TrainingStep result;
     for (Index part = 0; part < config_.accumulation; ++part) {
       fill(streams, part * config_.batch);
-      tape_.dropout = config_.dropout;
-      tape_.dropout_seed =
-          config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + part));
       SequenceOptions<StateOf<P>> options = past_of(part);
-      options.dropout = tape_.dropout_seed;
+      options.dropout =
+          config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + part));
       result.loss +=
           accumulate(ctx, layer, parameters, options) / static_cast<double>(config_.accumulation);
     }
-    result.gradient_norm = global_norm(ctx, gradients_);
-    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm))
-      optimizer_.update(ctx, parameters, gradients_, rate);
+    result.gradient_norm = std::isfinite(result.loss)
+                               ? optimizer_.update(ctx, parameters, gradients_, rate)
+                               : optimizer_.gradient_norm(ctx, gradients_);
     return result;
   }
 

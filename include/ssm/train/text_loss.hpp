@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <vector>
 
+#include "ssm/core/token_view.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/op/cross_entropy.hpp"
 
@@ -26,8 +28,9 @@ struct TextLossOptions {
 
 /// How well a language model predicts a text it reads from beginning to end, carrying its state from chunk to chunk: every
 /// token but the first of each stream is predicted from all that came before.
+/// The text may be in memory or in a file: it is read chunk by chunk.
 /// Cost    one forward pass; memory for streams × chunk positions
-/// Throws  ArgumentError  for tokens outside the vocabulary or options outside their range
+/// Throws  ArgumentError  for tokens outside the vocabulary or options outside their range; and what reading the text throws
 template <class B, class P>
 class TextLossMeter {
   using T = typename P::Scalar;
@@ -42,9 +45,9 @@ class TextLossMeter {
       throw ArgumentError("text loss: chunk and streams must be at least 1, context at least 0");
   }
 
-  TextLoss operator()(std::span<const Token> text) {
+  TextLoss operator()(TokenView text) {
     TextLoss result;
-    const Index predictions = static_cast<Index>(text.size()) - 1;
+    const Index predictions = text.size() - 1;
     if (predictions < 1) return result;
     const Index streams = std::min(options_.streams, predictions);
     const Index length = (predictions + streams - 1) / streams;
@@ -67,17 +70,22 @@ class TextLossMeter {
 
  private:
   /// Positions begin … begin+count−1 of each stream; positions behind the end of the text do not count.
-  double chunk_loss(std::span<const Token> text, Index streams, Index length, Index begin,
-                    Index count, StateOf<P>& state) {
+  double chunk_loss(TokenView text, Index streams, Index length, Index begin, Index count,
+                    StateOf<P>& state) {
     DynamicTensor<Token, 2> tokens({streams, count});
     DynamicTensor<Token, 2> targets({streams, count});
-    for (Index s = 0; s < streams; ++s)
+    row_.resize(static_cast<std::size_t>(count) + 1);
+    for (Index s = 0; s < streams; ++s) {
+      const Index first = s * length + begin;
+      const Index present = std::clamp<Index>(text.size() - 1 - first, 0, count);
+      const auto row = std::span(row_).first(static_cast<std::size_t>(present) + 1);
+      if (present > 0) text.read(first, row);
       for (Index t = 0; t < count; ++t) {
-        const auto at = static_cast<std::size_t>(s * length + begin + t);
-        const bool exists = at + 1 < text.size();
-        tokens(s, t) = exists ? text[at] : 0;
-        targets(s, t) = exists ? text[at + 1] : ignored;
+        const bool exists = t < present;
+        tokens(s, t) = exists ? row_[static_cast<std::size_t>(t)] : 0;
+        targets(s, t) = exists ? row_[static_cast<std::size_t>(t) + 1] : ignored;
       }
+    }
     const auto bytes = static_cast<std::size_t>(tokens.size()) * sizeof(Token);
     tokens_.resize(tokens.extents());
     targets_.resize(targets.extents());
@@ -100,17 +108,18 @@ class TextLossMeter {
   const typename P::Layer& layer_;
   const P& parameters_;
   TextLossOptions options_;
+  std::vector<Token> row_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;
   DynamicTensor<T, 1, Space> loss_;
 };
 
 /// The loss of a whole text.
-///   const TextLoss loss = text_loss(ctx, model.layer, model.parameters, tokens);
+///   const TextLoss loss = text_loss(ctx, model.layer, model.parameters, tokens);      // a vector, a span, a TokenSource
 ///   const double bits_per_byte = loss.nats / std::numbers::ln2 / bytes;
 template <class B, class P>
 TextLoss text_loss(Context<B>& ctx, const typename P::Layer& layer, const P& parameters,
-                   std::span<const Token> text, const TextLossOptions& options = {}) {
+                   TokenView text, const TextLossOptions& options = {}) {
   return TextLossMeter<B, P>(ctx, layer, parameters, options)(text);
 }
 

@@ -11,9 +11,10 @@
 namespace ssm::test {
 namespace {
 
-constexpr ActivationKind kinds[] = {ActivationKind::none, ActivationKind::relu,
+constexpr ActivationKind kinds[] = {ActivationKind::none,      ActivationKind::relu,
                                     ActivationKind::gelu_tanh, ActivationKind::gelu_erf,
-                                    ActivationKind::silu};
+                                    ActivationKind::silu,      ActivationKind::sigmoid,
+                                    ActivationKind::tanh,      ActivationKind::softplus};
 
 TEST_CASE("each activation has its published value at one") {
   constexpr double half_of_last_digit = 0.5e-9;
@@ -25,6 +26,11 @@ TEST_CASE("each activation has its published value at one") {
   CHECK(std::abs(reference::activate(ActivationKind::gelu_erf, 1) - 0.841344746) <
         half_of_last_digit);
   CHECK(std::abs(reference::activate(ActivationKind::silu, 1) - 0.731058579) < half_of_last_digit);
+  CHECK(std::abs(reference::activate(ActivationKind::sigmoid, 1) - 0.731058579) <
+        half_of_last_digit);
+  CHECK(std::abs(reference::activate(ActivationKind::tanh, 1) - 0.761594156) < half_of_last_digit);
+  CHECK(std::abs(reference::activate(ActivationKind::softplus, 1) - 1.313261688) <
+        half_of_last_digit);
 }
 
 TEST_CASE("activations and slopes are finite far from zero") {
@@ -32,9 +38,11 @@ TEST_CASE("activations and slopes are finite far from zero") {
     for (const double x : {-1e4, -800.0, 800.0, 1e4}) {
       CAPTURE(static_cast<int>(kind));
       CAPTURE(x);
-      const double limit = x > 0 || kind == ActivationKind::none ? x : 0;
+      const bool saturates = kind == ActivationKind::sigmoid || kind == ActivationKind::tanh;
+      const double below = kind == ActivationKind::none ? x : kind == ActivationKind::tanh ? -1 : 0;
+      const double limit = x < 0 ? below : saturates ? 1 : x;
       CHECK(reference::activate(kind, x) == limit);
-      CHECK(reference::activation_slope(kind, x) == (limit == 0 ? 0 : 1));
+      CHECK(reference::activation_slope(kind, x) == (limit == x ? 1 : 0));
     }
 }
 
@@ -62,6 +70,15 @@ TEST_CASE("gradients equal central differences with and without a gate") {
       CHECK(gradient_error(loss, x, dx) < tolerance<double>.gradient);
       if (gated) CHECK(gradient_error(loss, gate, dgate) < tolerance<double>.gradient);
     }
+}
+
+TEST_CASE("no activation with a gate is the elementwise product") {
+  Context<Reference> ctx;
+  const auto a = random_tensor("a", 4, 5);
+  const auto b = random_tensor("b", 4, 5);
+  auto product = nan_tensor(4, 5);
+  activation(ctx, Activation<double, HostSpace>{.x = a, .gate = b, .y = product});
+  for (Index i = 0; i < product.size(); ++i) CHECK(product.data()[i] == a.data()[i] * b.data()[i]);
 }
 
 TEST_CASE("results may overwrite their inputs") {

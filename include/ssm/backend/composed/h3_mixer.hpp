@@ -15,6 +15,8 @@ namespace ssm::composed {
 template <class Products>
 struct BasicH3Mixer {
   template <class Ctx, class T>
+    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
+        HasDiagonalScan<typename Ctx::BackendType, T>
   static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
     const H3Heads heads(a);
     auto frame = ctx.workspace().frame();
@@ -40,6 +42,8 @@ struct BasicH3Mixer {
   }
 
   template <class Ctx, class T>
+    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
+        HasDiagonalScan<typename Ctx::BackendType, T>
   static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
     auto frame = ctx.workspace().frame();
@@ -185,6 +189,7 @@ struct BasicH3Mixer {
   }
 };
 
+/// The mixer whose outer products are loops on the host.
 using H3Mixer = BasicH3Mixer<HostProducts>;
 
 }  // namespace ssm::composed

@@ -15,7 +15,7 @@ class AttentionBackward {
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::AttentionBackward<T, HostSpace>& g) {
     const auto& a = g.forward;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Index stride = Tiles::padded_width(a.q.extent(3));
     const Index keys = Tiles::round_up(a.k.extent(1), Tiles::keys);

@@ -19,7 +19,7 @@ class AttentionStep {
 
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::Attention<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index heads = a.q.extent(2), queries = a.q.extent(0) * a.q.extent(1),
                 total = a.k.extent(1);
     if (queries == 0) return;

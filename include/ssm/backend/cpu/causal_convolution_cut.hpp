@@ -5,10 +5,12 @@
 #include <cmath>
 
 #include "ssm/backend/cpu/fft_length.hpp"
+#include "ssm/backend/cpu/parallel.hpp"
 #include "ssm/op/causal_convolution.hpp"
 
 namespace ssm::cpu {
 
+/// Positions of the longest sequence of a batch or a packed row.
 inline Index longest_sequence(Index length, Segments segments) {
   if (segments.empty()) return length;
   Index longest = 0;
@@ -88,7 +90,7 @@ struct ConvolutionCut {
 /// or, where these are too few, the blocks of a sequence.
 struct ConvolutionShape {
   template <class T>
-  ConvolutionShape(const CausalConvolution<T, HostSpace>& a, Index lanes, int threads,
+  ConvolutionShape(const CausalConvolution<T, HostSpace>& a, Index lanes, const Threads& threads,
                    Index wanted_units)
       : channels(a.x.extent(2)),
         sequences(sequence_count(a.x.extent(0), a.segments)),
@@ -96,19 +98,21 @@ struct ConvolutionShape {
         cut(ConvolutionCut::best(a.x.extent(0), a.x.extent(1), a.segments, terms)),
         groups((channels + lanes - 1) / lanes),
         shares(std::clamp<Index>(wanted_units / std::max<Index>(groups, 1), 1,
-                                 std::max<Index>(sequences, 1))) {
+                                 std::max<Index>(sequences, 1))),
+        unit_threads(threads.at_most(1)),
+        block_threads(threads.at_most(1)) {
     constexpr Index least_work = 8192;  // elements below which a thread is not worth waking
     if (a.x.size() < least_work) return;
-    unit_threads = static_cast<int>(std::min<Index>(threads, groups * shares));
+    unit_threads = threads.at_most(groups * shares);
     if (unit_threads == threads || cut.blocks <= unit_threads) return;
-    unit_threads = 1;
+    unit_threads = threads.at_most(1);
     block_threads = threads;
   }
 
   Index channels, sequences, terms;
   ConvolutionCut cut;
   Index groups, shares;
-  int unit_threads = 1, block_threads = 1;
+  Threads unit_threads, block_threads;
 };
 
 }  // namespace ssm::cpu

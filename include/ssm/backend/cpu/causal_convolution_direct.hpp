@@ -17,7 +17,7 @@ class CausalConvolutionDirect {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::CausalConvolution<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Taps taps(frame, threads, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);
@@ -44,7 +44,7 @@ class CausalConvolutionDirect {
   template <class Ctx>
   static void run_backward(Ctx& ctx, const ssm::CausalConvolutionBackward<T, HostSpace>& g) {
     const auto& a = g.forward;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Taps taps(frame, threads, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);
@@ -83,7 +83,7 @@ class CausalConvolutionDirect {
   class Taps {
    public:
     template <class Frame>
-    Taps(Frame& frame, int threads, const ssm::CausalConvolution<T, HostSpace>& a)
+    Taps(Frame& frame, const Threads& threads, const ssm::CausalConvolution<T, HostSpace>& a)
         : size_(std::min(a.kernel.extent(1), longest_sequence(a.x.extent(1), a.segments))),
           padded_(whole_filter_groups(std::max<Index>(1, size_))),
           channels_(a.x.extent(2)),

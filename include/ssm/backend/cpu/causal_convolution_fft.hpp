@@ -28,7 +28,7 @@ class CausalConvolutionFft {
   template <class Ctx>
   static void run(Ctx& ctx, const Forward& a) {
     if (a.x.size() == 0) return;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Shape shape(a, lanes, threads, 2 * threads);
     const Plan& plan = ctx.resources().template plan<Plan>(shape.cut.block);
     auto frame = ctx.workspace().frame();
@@ -266,7 +266,7 @@ class CausalConvolutionFft {
     Spectra input_, gradient_, kernel_, kernel_gradient_;
   };
 
-  static void add_kernel_gradients(int threads, const Backward& g, const Shape& shape,
+  static void add_kernel_gradients(const Threads& threads, const Backward& g, const Shape& shape,
                                    const View<T, 4>& sums) {
     parallel(threads, shape.groups, 1, [&](Range range, int) {
       for (Index group = range.begin; group < range.end; ++group) {

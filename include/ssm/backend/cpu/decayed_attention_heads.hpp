@@ -38,7 +38,7 @@ class DecayedHeads {
     const auto& a = g.forward;
     const Index keys = a.q.extent(3), values = a.v.extent(3), heads = a.q.extent(2);
     const Index units = sequence_count(a.q.extent(0), a.segments) * heads;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     if (even_parts(threads, units, threads) > 1)
       return run(ctx, a, 3, [&](Index kind, Sequence s, Index h) {
         return gradient_head(g, static_cast<Gradient>(kind), s, h);
@@ -132,7 +132,7 @@ class DecayedHeads {
   template <class Ctx, class HeadOf>
   static void run(Ctx& ctx, const ssm::DecayedAttention<T, HostSpace>& a, Index kinds,
                   HeadOf&& head_of) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index length = a.q.extent(1), heads = a.q.extent(2);
     const Index keys = a.q.extent(3), values = a.v.extent(3);
     const Index chunk = chunk_of(a);

@@ -15,7 +15,7 @@ class DecayedScores {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::DecayedScoreNorm<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index length = a.q.extent(1), keys = a.q.extent(3), heads = a.q.extent(2);
     const Index units = sequence_count(a.q.extent(0), a.segments) * heads;
     const Index parts = even_parts(threads, units, (length + height - 1) / height);

@@ -18,7 +18,7 @@ class DecayedStep {
            a.final_state.stride(3) == 1;
   }
 
-  static void run(int threads, const ssm::DecayedAttention<T, HostSpace>& a) {
+  static void run(const Threads& threads, const ssm::DecayedAttention<T, HostSpace>& a) {
     const Index heads = a.q.extent(2), width = a.v.extent(3);
     const Index units = a.q.extent(0) * heads;
     const Index pieces = (width + piece - 1) / piece;

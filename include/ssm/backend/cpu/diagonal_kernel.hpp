@@ -16,7 +16,7 @@ class DiagonalKernelForward {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::DiagonalKernel<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Powers powers(a.A.extent(1), a.kernel.extent(1));
     auto frame = ctx.workspace().frame();
     const auto scratch = frame.template tensor<T>(
@@ -73,7 +73,7 @@ class DiagonalKernelGradient {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::DiagonalKernelBackward<T, HostSpace>& g) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Powers powers(g.forward.A.extent(1), g.dkernel.extent(1));
     auto frame = ctx.workspace().frame();
     const auto scratch = frame.template tensor<T>(

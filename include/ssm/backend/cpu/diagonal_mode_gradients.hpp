@@ -51,7 +51,7 @@ class DiagonalModeGradients {
   }
 
   /// Adds everything to the gradients of the parameters: modes in parallel, slots and blocks in order.
-  void add_to(int threads, const ssm::DiagonalScanBackward<T, HostSpace>& g) {
+  void add_to(const Threads& threads, const ssm::DiagonalScanBackward<T, HostSpace>& g) {
     constexpr Index grain = 4;  // modes
     parallel(threads, g.forward.A.extent(1), grain, [&](Range range, int) {
       for (Index p = range.begin; p < range.end; ++p)

@@ -24,7 +24,7 @@ class DiagonalModes {
   enum Coefficient { decay, input, output, folded };
 
   template <class Frame>
-  DiagonalModes(Frame& frame, int threads, const ssm::DiagonalScan<T, HostSpace>& a)
+  DiagonalModes(Frame& frame, const Threads& threads, const ssm::DiagonalScan<T, HostSpace>& a)
       : a_(a),
         rows_(a.A.extent(0)),
         modes_((a.A.extent(1) + group - 1) / group * group),

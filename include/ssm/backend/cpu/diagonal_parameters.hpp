@@ -15,7 +15,7 @@ struct DiagonalParameters {
                                   const ssm::DiagonalParameters<T, typename Ctx::Space>& a) {
     const Rows<const T, Arch> log_dt(a.log_dt), inv_A_real(a.inv_A_real), A_imag(a.A_imag);
     const Rows<T, Arch> dt(a.dt);
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     constexpr Index lanes = lane_count<T, Arch>;
     parallel_pieces(threads, 1, a.log_dt ? a.dt.extent(0) : 0, lanes,
                     [&](Index, Index r, Index count) {

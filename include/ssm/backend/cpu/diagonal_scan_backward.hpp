@@ -17,7 +17,7 @@ class DiagonalScanBackward {
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::DiagonalScanBackward<T, HostSpace>& g) {
     const auto& a = g.forward;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Modes modes(frame, threads, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);

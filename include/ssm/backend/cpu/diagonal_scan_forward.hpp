@@ -15,7 +15,7 @@ class DiagonalScanForward {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::DiagonalScan<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Modes modes(frame, threads, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);

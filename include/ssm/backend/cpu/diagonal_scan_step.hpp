@@ -12,7 +12,7 @@ class DiagonalScanStep {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::DiagonalScan<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index rows = a.A.extent(0);
     const Index modes = a.A.extent(1);
     const Index pieces = (modes + lanes - 1) / lanes;

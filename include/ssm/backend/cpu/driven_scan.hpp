@@ -12,7 +12,7 @@ struct DrivenScan {
   template <class Ctx, class T>
   static void driven_scan(Ctx& ctx, const ssm::DrivenScan<T, typename Ctx::Space>& a) {
     using Block = DrivenBlock<T, Arch>;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const DrivenModes<T, Arch> modes(frame, threads, a);
     const auto scans = static_cast<Index>(modes.scans());

@@ -21,7 +21,7 @@ class DrivenScanBackward {
   template <class Ctx>
   static void run(Ctx& ctx, const Operands& g) {
     const auto& a = g.forward;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index batch = a.delta.extent(0), length = a.delta.extent(1);
     auto frame = ctx.workspace().frame();
     const DrivenModes<T, Arch> modes(frame, threads, a);

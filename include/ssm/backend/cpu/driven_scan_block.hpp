@@ -19,7 +19,7 @@ class DrivenModes {
   static constexpr std::size_t most = ssm::DrivenScan<T, HostSpace>::most_sources + 1;
 
   template <class Frame>
-  DrivenModes(Frame& frame, int threads, const ssm::DrivenScan<T, HostSpace>& a)
+  DrivenModes(Frame& frame, const Threads& threads, const ssm::DrivenScan<T, HostSpace>& a)
       : a_(a), sources_(a.sources.size()) {
     for (std::size_t i = 0; i < sources_; ++i) {
       scans_[i] = {.A = a.sources[i].A, .B = a.sources[i].B};

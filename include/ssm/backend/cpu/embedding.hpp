@@ -41,7 +41,8 @@ struct Embedding {
 
  private:
   template <class T, class Table>
-  static void copy_rows(int threads, const Table& table, const ssm::Embedding<T, HostSpace>& a) {
+  static void copy_rows(const Threads& threads, const Table& table,
+                        const ssm::Embedding<T, HostSpace>& a) {
     const Rows<T, Arch> y(a.y);
     parallel_pieces(threads, a.y.extent(0), a.y.extent(1), lane_count<T, Arch>,
                     [&](Index m, Index d, Index count) {

@@ -14,7 +14,7 @@ template <class Arch>
 struct Matmul {
   template <class Ctx, class T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     if (a.a_sum) add_row_sums(threads, a.a, a.a_sum);
     if (MatmulFewRows<T, Arch>::applies(a)) return MatmulFewRows<T, Arch>::run(threads, a);
     const Index rows = a.c.extent(0);
@@ -42,7 +42,7 @@ struct Matmul {
 
   /// sums[m] += Σ_k a[m,k], a register of rows at a time where the rows are contiguous in memory.
   template <class T>
-  static void add_row_sums(int threads, const View<const T, 2, HostSpace>& a,
+  static void add_row_sums(const Threads& threads, const View<const T, 2, HostSpace>& a,
                            const View<T, 1, HostSpace>& sums) {
     constexpr Index lanes = lane_count<T, Arch>;
     const Index depth = a.extent(1);

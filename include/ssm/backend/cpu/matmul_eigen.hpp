@@ -8,7 +8,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::matmul by Eigen's product, for comparison and for whoever prefers it; it costs 3 s of compilation. Operands whose
+/// ssm::matmul by Eigen's product, for comparison and for whoever prefers it; it costs 3 s of compilation and
+/// runs on one thread. Operands whose
 /// strides Eigen's products cannot take are copied first.
 ///   struct Mine : ssm::Cpu, ssm::cpu::MatmulEigen<> { using ssm::cpu::MatmulEigen<>::matmul; };
 template <class Arch = xsimd::default_arch>
@@ -28,7 +29,6 @@ struct MatmulEigen {
       b = full;
     }
     const View<T, 2> product = frame.template tensor<T>(rows, columns);
-    Eigen::setNbThreads(ctx.resources().threads());
     Eigen::Map<Matrix<T, Eigen::RowMajor>> c(product.data(), rows, columns);
     with_map(frame, a.a, [&](const auto& left) {
       with_map(frame, b, [&](const auto& right) { c.noalias() = left * right; });

@@ -18,7 +18,7 @@ class MatmulFewRows {
     return a.a.extent(0) <= most_rows && depth_stride == 1 && a.a.stride(1) == 1;
   }
 
-  static void run(int threads, const ssm::Matmul<T, HostSpace>& a) {
+  static void run(const Threads& threads, const ssm::Matmul<T, HostSpace>& a) {
     if (a.b_stored)
       run(threads, a, a.b_stored);
     else
@@ -32,7 +32,8 @@ class MatmulFewRows {
   static constexpr Index least_work = 65536;  // multiplications for which a thread is worth waking
 
   template <class Stored>
-  static void run(int threads, const ssm::Matmul<T, HostSpace>& a, const View<const Stored, 2>& b) {
+  static void run(const Threads& threads, const ssm::Matmul<T, HostSpace>& a,
+                  const View<const Stored, 2>& b) {
     const Index rows = a.c.extent(0);
     const Index work = rows * a.a.extent(1);
     const Index grain = std::max<Index>(group, least_work / std::max<Index>(1, work));

@@ -13,7 +13,7 @@ namespace ssm::cpu {
 template <class T, class Arch>
 class MatmulPanels {
  public:
-  static void run(int threads, Workspace<HostSpace>& workspace,
+  static void run(const Threads& threads, Workspace<HostSpace>& workspace,
                   const ssm::Matmul<T, HostSpace>& a) {
     const Index rows = a.c.extent(0), columns = a.c.extent(1), depth = a.a.extent(1);
     const Index row_panels = (rows + height - 1) / height;
@@ -28,7 +28,7 @@ class MatmulPanels {
                          : a.accumulate               ? frame.template tensor<T>(rows, columns)
                                                       : a.c;
     const Index work = rows * columns * slice;
-    const int used = work < 65536 ? 1 : threads;
+    const Threads used = threads.at_most(work < 65536 ? 1 : threads);
     for (Index k = 0; k == 0 || k < depth; k += most_depth) {
       const Index here = std::min(most_depth, depth - k);
       parallel(used, row_panels + column_panels, 1, [&](Range range, int) {

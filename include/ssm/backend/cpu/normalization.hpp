@@ -22,7 +22,7 @@ void for_each_register(Index columns, F&& body) {
 
 }  // namespace detail
 
-/// ssm::normalization, one row at a time; parameter gradients are summed per thread, then in the order of the threads.
+/// ssm::normalization, one row at a time; parameter gradients are summed part by part, then in the order of the parts.
 template <class Arch>
 struct Normalization {
   template <class Ctx, class T>
@@ -50,19 +50,22 @@ struct Normalization {
   template <class Ctx, class T>
   static void normalization_backward(Ctx& ctx,
                                      const ssm::NormalizationBackward<T, typename Ctx::Space>& g) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index width = g.dy.extent(1);
     auto frame = ctx.workspace().frame();
     const Index parts = part_count(threads, g.dy.extent(0), detail::rows_a_thread);
     const auto sums = frame.template tensor<T>(parts, 2, width);  // dweight, dbias
     std::fill_n(sums.data(), sums.size(), T{0});
-    parallel(threads, g.dy.extent(0), detail::rows_a_thread, [&](Range rows, int worker) {
-      for (Index m = rows.begin; m < rows.end; ++m) backward_row(g, m, &sums(worker, 0, 0));
+    const Index rows = g.dy.extent(0);
+    parallel(threads, parts, 1, [&](Range range, int) {
+      for (Index part = range.begin; part < range.end; ++part)
+        for (Index m = rows * part / parts; m < rows * (part + 1) / parts; ++m)
+          backward_row(g, m, &sums(part, 0, 0));
     });
-    for (Index worker = 0; worker < parts; ++worker)
+    for (Index part = 0; part < parts; ++part)
       for (Index d = 0; d < width; ++d) {
-        if (g.dweight) g.dweight(d) += sums(worker, 0, d);
-        if (g.dbias) g.dbias(d) += sums(worker, 1, d);
+        if (g.dweight) g.dweight(d) += sums(part, 0, d);
+        if (g.dbias) g.dbias(d) += sums(part, 1, d);
       }
   }
 

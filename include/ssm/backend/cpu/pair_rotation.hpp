@@ -17,7 +17,7 @@ template <class Arch>
 struct PairRotation {
   template <class Ctx, class T>
   static void pair_rotation(Ctx& ctx, const ssm::PairRotation<T, typename Ctx::Space>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index length = a.x.extent(1);
     const Index pairs = a.x.extent(3) / 2;
     auto frame = ctx.workspace().frame();

@@ -5,10 +5,7 @@
 #include <cstddef>
 #include <type_traits>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
+#include "ssm/backend/cpu/thread_pool.hpp"
 #include "ssm/core/error.hpp"  // Index
 
 namespace ssm::cpu {
@@ -19,18 +16,27 @@ struct Range {
   Index end;
 };
 
-/// Threads a context starts with: OpenMP's own answer, or one without OpenMP.
-inline int default_thread_count() {
-#if defined(_OPENMP)
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
+/// The threads that a loop may use: how many, which is what they convert to, and whose.
+class Threads {
+ public:
+  Threads(int count, ThreadPool& pool) : count_(count), pool_(&pool) {}
+  operator int() const { return count_; }
+  Threads at_most(Index count) const {
+    return {static_cast<int>(std::min<Index>(count_, count)), *pool_};
+  }
+  ThreadPool& pool() const { return *pool_; }
 
-/// Into how many parts `parallel` splits a loop.
+ private:
+  int count_;
+  ThreadPool* pool_;
+};
+
+/// Into how many parts `parallel` splits a loop: some for each thread, so that one whose core is busy can do fewer.
 inline Index part_count(int threads, Index count, Index grain) {
-  return std::clamp<Index>(count / std::max<Index>(grain, 1), 1, std::max(threads, 1));
+  constexpr Index parts_a_thread = 4;
+  const Index most =
+      threads > 1 ? std::min<Index>(threads * parts_a_thread, ThreadPool::most_parts) : 1;
+  return std::clamp<Index>(count / std::max<Index>(grain, 1), 1, most);
 }
 
 /// A loop's body as one address: the loop itself is compiled once for all of them.
@@ -39,27 +45,29 @@ struct ParallelBody {
   void* body;
 };
 
-[[gnu::noinline]] inline void parallel(int threads, Index count, Index grain, ParallelBody body) {
-  const Index parts = part_count(threads, count, grain);
-  const auto run = [&](Index part, int worker) {
-    const Range range{count * part / parts, count * (part + 1) / parts};
-    if (range.begin < range.end) body.call(body.body, range, worker);
-  };
-#if defined(_OPENMP)
-  if (parts > 1) {
-#pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static, 1)
-    for (Index part = 0; part < parts; ++part) run(part, static_cast<int>(part));
+[[gnu::noinline]] inline void parallel(const Threads& threads, Index count, Index grain,
+                                       ParallelBody body) {
+  struct Loop {
+    ParallelBody body;
+    Index count, parts;
+  } loop{body, count, part_count(threads, count, grain)};
+  if (loop.parts == 1) {
+    if (count > 0) body.call(body.body, {0, count}, 0);
     return;
   }
-#endif
-  for (Index part = 0; part < parts; ++part) run(part, static_cast<int>(part));
+  const auto run_part = [](void* of, int part, int worker) {
+    const Loop& l = *static_cast<const Loop*>(of);
+    l.body.call(l.body.body, {l.count * part / l.parts, l.count * (part + 1) / l.parts}, worker);
+  };
+  threads.pool().run(threads, static_cast<int>(loop.parts), {run_part, &loop});
 }
 
-/// Calls body(Range, worker) once for each of at most `threads` contiguous parts of 0 … count−1, in parallel.
-/// The parts depend on the arguments alone, so the same thread count gives the same bits. A part has at least `grain`
-/// iterations; with one part there is no parallel region. `body` must not throw.
+/// Calls body(Range, worker) for contiguous parts of 0 … count−1 that are all of it, in parallel. A part has at least `grain`
+/// iterations; where that leaves one part, the caller does it. `worker`, below `threads`, does one part at a time: it
+/// chooses scratch memory. Which worker does a part is up to chance, so sums are kept by part or by index and never by worker;
+/// the parts depend on the arguments alone. Throws what `body` throws.
 template <class F>
-void parallel(int threads, Index count, Index grain, F&& body) {
+void parallel(const Threads& threads, Index count, Index grain, F&& body) {
   using Body = std::remove_reference_t<F>;
   const auto call = [](void* address, Range range, int worker) {
     (*static_cast<Body*>(address))(range, worker);
@@ -70,7 +78,7 @@ void parallel(int threads, Index count, Index grain, F&& body) {
 
 /// Parallel over registers of a matrix: body(row, column, count) for every piece of at most `lanes` columns.
 template <class F>
-void parallel_pieces(int threads, Index rows, Index columns, Index lanes, F&& body) {
+void parallel_pieces(const Threads& threads, Index rows, Index columns, Index lanes, F&& body) {
   constexpr Index grain = 512;  // pieces below which a thread is not worth waking
   const Index pieces = (columns + lanes - 1) / lanes;
   parallel(threads, rows * pieces, grain, [&](Range range, int) {

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <numbers>
 
+#include "ssm/backend/cpu/exponential.hpp"
 #include "ssm/backend/cpu/simd.hpp"
 #include "ssm/op/activation.hpp"  // ActivationKind
 
 namespace ssm::cpu {
 
-/// act(x) and act'(x) for a register; the formulas of ActivationKind, with tanh written as a sigmoid of twice its argument.
+/// act(x) and act'(x) for a register; the formulas of ActivationKind, with the tanh of a GELU written as a sigmoid of twice
+/// its argument.
 template <ActivationKind Kind, class B>
 B activated(const B& x) {
   using T = typename B::value_type;
@@ -22,6 +24,9 @@ B activated(const B& x) {
   if constexpr (Kind == ActivationKind::gelu_erf)
     return B(T(0.5)) * x * (B(T{1}) + xsimd::erf(x * B(T(1 / std::numbers::sqrt2))));
   if constexpr (Kind == ActivationKind::silu) return x * sigmoid(x);
+  if constexpr (Kind == ActivationKind::sigmoid) return sigmoid(x);
+  if constexpr (Kind == ActivationKind::tanh) return xsimd::tanh(x);
+  if constexpr (Kind == ActivationKind::softplus) return softplus_of(x);
   if constexpr (Kind == ActivationKind::none) return x;
 }
 
@@ -45,6 +50,15 @@ B activation_slope(const B& x) {
     const B s = sigmoid(x);
     return s + x * s * (one - s);
   }
+  if constexpr (Kind == ActivationKind::sigmoid) {
+    const B s = sigmoid(x);
+    return s * (one - s);
+  }
+  if constexpr (Kind == ActivationKind::tanh) {
+    const B t = xsimd::tanh(x);
+    return one - t * t;
+  }
+  if constexpr (Kind == ActivationKind::softplus) return sigmoid(x);
   if constexpr (Kind == ActivationKind::none) return one;
 }
 
@@ -63,6 +77,12 @@ void with_activation(ActivationKind kind, F&& body) {
       return body(std::integral_constant<K, K::gelu_erf>{});
     case K::silu:
       return body(std::integral_constant<K, K::silu>{});
+    case K::sigmoid:
+      return body(std::integral_constant<K, K::sigmoid>{});
+    case K::tanh:
+      return body(std::integral_constant<K, K::tanh>{});
+    case K::softplus:
+      return body(std::integral_constant<K, K::softplus>{});
   }
 }
 

@@ -6,7 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "ssm/backend/cpu/parallel.hpp"  // default_thread_count
+#include "ssm/backend/cpu/parallel.hpp"
+#include "ssm/backend/cpu/processors.hpp"
 
 namespace ssm::cpu {
 
@@ -16,10 +17,18 @@ class Resources {
  public:
   Resources() : Resources(default_thread_count()) {}
   explicit Resources(int threads)
-      : threads_(std::max(threads, 1)), plans_(std::make_unique<Plans>()) {}
+      : threads_(std::clamp(threads, 1, ThreadPool::most_workers)),
+        pool_(std::make_unique<ThreadPool>()),
+        plans_(std::make_unique<Plans>()) {}
 
-  int threads() const { return threads_; }
-  void set_threads(int threads) { threads_ = std::max(threads, 1); }
+  Threads threads() const { return {threads_, *pool_}; }
+  void set_threads(int threads) { threads_ = std::clamp(threads, 1, ThreadPool::most_workers); }
+
+  /// Calls body(begin, end) for ranges that together are 0 … count−1, on the context's threads.
+  template <class Body>
+  void for_ranges(Index count, const Body& body) const {
+    parallel(threads(), count, 1, [&](Range range, int) { body(range.begin, range.end); });
+  }
 
   /// The plan of this type and length, made for all threads at the first call and kept; safe from any thread.
   template <class Plan>
@@ -56,6 +65,7 @@ class Resources {
     std::vector<std::unique_ptr<Entry>> entries;
   };
   int threads_;
+  std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Plans> plans_;
 };
 

@@ -16,7 +16,7 @@ class RotaryRotation {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::Rotary<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index half = a.dimension / 2;
     auto frame = ctx.workspace().frame();
     const auto turns = frame.template tensor<double>(threads, 4, std::max<Index>(1, half));

@@ -21,7 +21,7 @@ struct Sample {
     const Index vocabulary = a.vocabulary == dyn ? a.logits.extent(1) : a.vocabulary;
     if (batch > 0 && vocabulary == 0) throw ArgumentError("sample: the vocabulary is empty");
     require_finite(a, batch, vocabulary);
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const bool drawn = a.sampling.temperature > 0;
     auto frame = ctx.workspace().frame();
     const auto weights = frame.template tensor<double>(drawn ? threads : 0, padded(vocabulary));

@@ -23,7 +23,7 @@ class SelectiveModes {
   static constexpr Index largest_group = 16;
 
   template <class Frame>
-  SelectiveModes(Frame& frame, int threads, const ssm::SelectiveScan<T, HostSpace>& a)
+  SelectiveModes(Frame& frame, const Threads& threads, const ssm::SelectiveScan<T, HostSpace>& a)
       : a_(a),
         size_(a.A.extent(1)),
         padded_((size_ + group - 1) / group * group),

@@ -19,7 +19,7 @@ class SelectiveScanBackward {
   template <class Ctx>
   static void run(Ctx& ctx, const Operands& g) {
     const auto& a = g.forward;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index batch = a.u.extent(0);
     const Index length = a.u.extent(1);
     auto frame = ctx.workspace().frame();

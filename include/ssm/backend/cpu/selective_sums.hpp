@@ -35,7 +35,7 @@ class SelectiveSums {
            ((group * shared_.extent(1) + batch) * shared_.extent(2) + t) * shared_.extent(3);
   }
 
-  void add_to(int threads, const ssm::SelectiveScanBackward<T, HostSpace>& g) const {
+  void add_to(const Threads& threads, const ssm::SelectiveScanBackward<T, HostSpace>& g) const {
     constexpr Index grain = 16;
     parallel(threads, modes_.blocks(), grain, [&](Range range, int) {
       for (Index block = range.begin; block < range.end; ++block) add_parameters(g, block);

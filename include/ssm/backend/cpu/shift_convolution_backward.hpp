@@ -13,7 +13,7 @@ class ShiftConvolutionBackward {
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::ShiftConvolutionBackward<T, HostSpace>& g) {
     const auto& a = g.forward;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Filter filter(frame, threads, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);

@@ -12,7 +12,7 @@ class ShiftConvolutionForward {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::ShiftConvolution<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Filter filter(frame, threads, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);
@@ -110,7 +110,7 @@ class ShiftConvolutionStep {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::ShiftConvolution<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     const Index size = a.B.extent(1);
     auto frame = ctx.workspace().frame();
     const auto scratch = frame.template tensor<T>(threads, size + 2 * lanes);

@@ -24,7 +24,7 @@ class ShiftFilter {
   static constexpr Index margin = 16;  // registers
 
   template <class Frame>
-  ShiftFilter(Frame& frame, int threads, const ssm::ShiftConvolution<T, HostSpace>& a)
+  ShiftFilter(Frame& frame, const Threads& threads, const ssm::ShiftConvolution<T, HostSpace>& a)
       : a_(a),
         size_(a.B.extent(1)),
         padded_(whole_filter_groups(size_)),

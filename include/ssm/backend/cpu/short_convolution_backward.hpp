@@ -15,7 +15,7 @@ class ShortConvolutionBackward {
   template <class Ctx>
   static void run(Ctx& ctx, const Operands& g) {
     const auto& a = g.forward;
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Taps taps(frame, a);
     const Index width = taps.width();

@@ -12,7 +12,7 @@ class ShortConvolutionForward {
  public:
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::ShortConvolution<T, HostSpace>& a) {
-    const int threads = ctx.resources().threads();
+    const Threads threads = ctx.resources().threads();
     auto frame = ctx.workspace().frame();
     const Taps taps(frame, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);

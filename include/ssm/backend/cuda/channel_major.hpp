@@ -25,14 +25,14 @@ class ChannelMajor {
   /// Null stays null.
   Sequences<const float> input(const View<const float, 3, Space>& x) {
     if (!x) return {};
-    if (lies_so(x)) return {x.data(), x.stride(0), x.stride(2)};
+    if (is_channel_major(x)) return {x.data(), x.stride(0), x.stride(2)};
     const auto copy = scratch(x.extents());
     cuda::transpose(on_device(ssm::Rearrange<float, Space>{.x = x, .y = copy}), stream_);
     return {copy.data(), copy.stride(0), copy.stride(2)};
   }
   Sequences<float> output(const View<float, 3, Space>& y) {
     if (!y) return {};
-    if (lies_so(y)) return {y.data(), y.stride(0), y.stride(2)};
+    if (is_channel_major(y)) return {y.data(), y.stride(0), y.stride(2)};
     const auto copy = scratch(y.extents());
     copies_[count_++] = {.x = copy, .y = y};
     return {copy.data(), copy.stride(0), copy.stride(2)};
@@ -61,7 +61,7 @@ class ChannelMajor {
 
  private:
   template <class T>
-  static bool lies_so(const View<T, 3, Space>& x) {
+  static bool is_channel_major(const View<T, 3, Space>& x) {
     return x.stride(1) == 1;
   }
   View<float, 3, Space> scratch(const DynamicExtents<3>& shape) {

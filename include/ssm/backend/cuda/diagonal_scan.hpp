@@ -5,22 +5,17 @@
 
 namespace ssm::cuda {
 
-/// How (dt, A, B) become a recurrence:
-///   bilinear  a = (1 + z/2) / (1 − z/2),  b = dt·B / (1 − z/2)      with z = dt·A
-///   zoh       a = exp(z),                 b = B·(exp(z) − 1) / A
-enum class Discretisation { bilinear, zoh };
-
 /// One diagonal state-space model per channel; conjugate-halved, N/2 = modes stored numbers.
-/// step   [D]         positive
+/// dt     [D]         positive
 /// a b c  [D, modes]
 /// skip   [D]         or null
 struct DiagonalScanParameters {
-  const float* step = nullptr;
-  const Complex* a = nullptr;
-  const Complex* b = nullptr;
-  const Complex* c = nullptr;
+  const float* dt = nullptr;
+  const Complex<float>* a = nullptr;
+  const Complex<float>* b = nullptr;
+  const Complex<float>* c = nullptr;
   const float* skip = nullptr;
-  Discretisation discretisation = Discretisation::bilinear;
+  Discretization discretization = Discretization::bilinear;
 };
 
 /// Sizes. With `segments` the batch is one packed row of `length` positions, cut at
@@ -47,10 +42,10 @@ struct DiagonalScan {
   DiagonalScanShape shape;
   DiagonalScanParameters parameters;
   Sequences<const T> x, gate_in, gate_out;
-  const Complex* initial_state = nullptr;
+  const Complex<float>* initial_state = nullptr;
   Sequences<T> y;
-  Complex* final_state = nullptr;
-  Complex* checkpoints = nullptr;
+  Complex<float>* final_state = nullptr;
+  Complex<float>* checkpoints = nullptr;
 };
 
 /// Runs a diagonal state-space model over every channel by state passing; nothing of length L is stored.
@@ -68,7 +63,7 @@ SSM_CUDA_API void diagonal_scan(const DiagonalScan<T>& call, void* workspace, St
 template <class T>
 SSM_CUDA_API std::size_t diagonal_scan_workspace(const DiagonalScanShape& shape);
 
-/// Number of Complex in `checkpoints`: one state for each 2048 (bf16) or 1024 (half, float, 16-bit data copied to
+/// Number of complex numbers in `checkpoints`: one state for each 2048 (bf16) or 1024 (half, float, 16-bit data copied to
 /// floats) positions.
 template <class T>
 SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape);
@@ -79,29 +74,29 @@ SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape&
 /// dfinal_state              [S, D, modes]  or null: zero
 /// dx dgate_in dgate_out     [B, D, L]      overwritten; the gates' are null where the gates are; dgate_out may be null
 /// dinitial_state            [S, D, modes]  or null; overwritten
-/// dstep da db dc dskip      as the parameters; added to; dskip may be null
+/// ddt da db dc dskip      as the parameters; added to; dskip may be null
 /// ungated                   [B, D, L]      y of a forward call without gate_out, or null: recomputed
-/// x_is_product              x holds gate_in · x, or x where |gate_in| < 2^−100: bf16 that is not copied to floats, as
-///                           h3_mixer calls it, with gate_in and checkpoints, nothing to compute by the forward pass
+/// x_is_gated                x holds gate_in · x, or x where |gate_in| < 2^−100, as h3_mixer's tape does. Only for bf16 data
+///                           that is not copied to floats, with gate_in, checkpoints, and ungated where dgate_out is wanted
 /// Gradients of complex numbers are ∂/∂re + i·∂/∂im.
 template <class T>
 struct DiagonalScanBackward {
   DiagonalScanShape shape;
   DiagonalScanParameters parameters;
   Sequences<const T> x, gate_in, gate_out;
-  const Complex* initial_state = nullptr;
-  const Complex* checkpoints = nullptr;
+  const Complex<float>* initial_state = nullptr;
+  const Complex<float>* checkpoints = nullptr;
   Sequences<const T> dy;
-  const Complex* dfinal_state = nullptr;
+  const Complex<float>* dfinal_state = nullptr;
   Sequences<T> dx, dgate_in, dgate_out;
-  Complex* dinitial_state = nullptr;
-  float* dstep = nullptr;
-  Complex* da = nullptr;
-  Complex* db = nullptr;
-  Complex* dc = nullptr;
+  Complex<float>* dinitial_state = nullptr;
+  float* ddt = nullptr;
+  Complex<float>* da = nullptr;
+  Complex<float>* db = nullptr;
+  Complex<float>* dc = nullptr;
   float* dskip = nullptr;
   Sequences<const T> ungated;
-  bool x_is_product = false;
+  bool x_is_gated = false;
 };
 
 /// The adjoint of diagonal_scan. States are recomputed from checkpoints tile by tile, the adjoint states walk

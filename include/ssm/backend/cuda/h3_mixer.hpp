@@ -27,7 +27,8 @@ struct H3Mixer {
   void* tape = nullptr;
 };
 
-/// The H3 layer between its projections:  y = q ⊙ diagonal(v ⊙ shift(k)).
+/// The H3 layer between its projections:  y = q ⊙ diagonal(v ⊙ shift(k)). A function for callers with their own device
+/// pointers: Cuda::h3_mixer, which ssm::H3 calls, is composed of shift_convolution and diagonal_scan instead.
 /// One pass: v ⊙ shift(k) is formed on the way into the state-space model and never stored.
 /// 16-bit data of at most 64 channels or 1024 positions are copied to floats first, as by diagonal_scan.
 /// Cost    320 multiply-adds an element, 8 bytes an element of 16-bit data; 4 more with a tape
@@ -40,8 +41,8 @@ SSM_CUDA_API void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream strea
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_workspace(const H3Mixer<T>& call);
 
-/// Bytes of a tape of h3_mixer: shift(k) (of bf16 data its product with v), the diagonal model's output before q, each
-/// [B, D, L], and its checkpoints.
+/// Bytes of a tape of h3_mixer: shift(k), for bf16 data v ⊙ shift(k); the diagonal model's output before q; each
+/// [B, D, L]; and its checkpoints.
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_tape(const H3Mixer<T>& call);
 
@@ -55,10 +56,10 @@ struct H3MixerBackward {
   Sequences<T> dq, dk, dv;
   float* dtaps = nullptr;
   float* dshift_skip = nullptr;
-  float* dstep = nullptr;
-  Complex* da = nullptr;
-  Complex* db = nullptr;
-  Complex* dc = nullptr;
+  float* ddt = nullptr;
+  Complex<float>* da = nullptr;
+  Complex<float>* db = nullptr;
+  Complex<float>* dc = nullptr;
   float* dskip = nullptr;
 };
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstddef>  // std::size_t
-#include <cstdint>  // std::uint16_t
+#include <cstdint>  // std::int64_t
 
-#include "ssm/core/error.hpp"  // Error
+#include "ssm/core/error.hpp"     // Error
+#include "ssm/core/scalar.hpp"    // BFloat16, Float16
+#include "ssm/op/discretize.hpp"  // Complex
 
 #if defined(_WIN32)
 #define SSM_CUDA_API
@@ -16,22 +18,6 @@ namespace ssm::cuda {
 
 /// A cudaStream_t, opaque so that no CUDA header is needed. Null is the default stream.
 using Stream = void*;
-
-/// Storage of a bfloat16: the upper half of a float.
-struct Bfloat16 {
-  std::uint16_t bits;
-};
-
-/// Storage of an IEEE half.
-struct Float16 {
-  std::uint16_t bits;
-};
-
-/// Complex numbers cross the boundary as interleaved reals.
-struct Complex {
-  float re;
-  float im;
-};
 
 /// A [B, D, L] tensor on the device with positions contiguous; the other two axes have strides.
 template <class T>

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/backend/cuda/matmul_few_rows.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/op/matmul.hpp"
 
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Matmul. T: float, double. Products by cuBLASLt in T, of floats as the
-/// context's MatmulPrecision says; the
-/// epilogues that it lacks, and bias and activation where z is wanted, are a pass of their own over c.
+/// context's MatmulPrecision says. Activations, and a bias where z is wanted, are a pass of their own over c. A matrix kept
+/// in bf16 is expanded to T in each product, 10 bytes of traffic a number; matmul_few_rows reads it as it is.
 /// scratch   matmul_scratch_count(a) numbers: operands without a unit stride, and b_stored as T
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
 template <class T>
@@ -22,6 +23,10 @@ struct Matmul {
   template <class Ctx, DeviceScalar T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
     const auto call = on_device(a);
+    if (has_few_rows(call)) {
+      queue(ctx, [&](Stream stream) { matmul_few_rows(call, stream); });
+      return;
+    }
     auto frame = ctx.workspace().frame();
     T* const scratch = frame.template tensor<T>(matmul_scratch_count(call)).data();
     queue(ctx, [&](Stream stream) {

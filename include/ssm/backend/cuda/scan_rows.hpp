@@ -8,11 +8,11 @@ namespace ssm::cuda {
 
 /// The complex coefficients of a scan, or their gradients, as the tensor-core kernels take them: one row a channel.
 struct ScanRows {
-  float* dt = nullptr;    // [D]
-  float* skip = nullptr;  // [D]
-  Complex* A = nullptr;   // [D, P]
-  Complex* B = nullptr;   // [D, P]
-  Complex* C = nullptr;   // [D, P]
+  float* dt = nullptr;          // [D]
+  float* skip = nullptr;        // [D]
+  Complex<float>* A = nullptr;  // [D, P]
+  Complex<float>* B = nullptr;  // [D, P]
+  Complex<float>* C = nullptr;  // [D, P]
 
   static constexpr Index float_count(Index channels, Index modes) {
     return channels * (2 + 6 * modes);
@@ -20,7 +20,7 @@ struct ScanRows {
   ScanRows(float* memory, Index channels, Index modes)
       : dt(memory),
         skip(dt + channels),
-        A(reinterpret_cast<Complex*>(skip + channels)),
+        A(reinterpret_cast<Complex<float>*>(skip + channels)),
         B(A + channels * modes),
         C(B + channels * modes) {}
 };
@@ -33,10 +33,10 @@ SSM_CUDA_API void add_scan_rows(const ssm::DiagonalScanBackward<float, CudaSpace
                                 const ScanRows& rows, Stream stream);
 
 /// [S, D, P, 2] with any strides from or to contiguous memory.
-SSM_CUDA_API void pack_scan_states(const View<const float, 4, CudaSpace>& from, Complex* to,
+SSM_CUDA_API void pack_scan_states(const View<const float, 4, CudaSpace>& from, Complex<float>* to,
                                    Stream stream);
-SSM_CUDA_API void unpack_scan_states(const Complex* from, const View<float, 4, CudaSpace>& to,
-                                     Stream stream);
+SSM_CUDA_API void unpack_scan_states(const Complex<float>* from,
+                                     const View<float, 4, CudaSpace>& to, Stream stream);
 
 /// Offsets as the tensor-core kernels take them.
 /// to   [count + 1]

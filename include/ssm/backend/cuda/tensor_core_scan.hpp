@@ -31,14 +31,12 @@ class TensorCoreScan {
       : a_(a), sequences_(ctx, stream), stream_(stream), segments_(narrowed(ctx)) {
     const ScanRows rows = scan_rows();
     expand_scan_rows(on_device(a), rows, stream);
-    parameters_.step = rows.dt;
+    parameters_.dt = rows.dt;
     parameters_.a = rows.A;
     parameters_.b = rows.B;
     parameters_.c = rows.C;
     parameters_.skip = a.skip ? rows.skip : nullptr;
-    parameters_.discretisation = a.discretization == Discretization::bilinear
-                                     ? Discretisation::bilinear
-                                     : Discretisation::zoh;
+    parameters_.discretization = a.discretization;
   }
 
   void run() {
@@ -76,7 +74,7 @@ class TensorCoreScan {
     call.dgate_in = sequences_.gradient(g.dgate_in, a_.gate_in);
     call.dgate_out = sequences_.gradient(g.dgate_out, a_.gate_out);
     if (g.dinitial_state) call.dinitial_state = states();
-    call.dstep = gradient.dt;
+    call.ddt = gradient.dt;
     call.da = gradient.A;
     call.db = gradient.B;
     call.dc = gradient.C;
@@ -114,13 +112,13 @@ class TensorCoreScan {
     return {sequences_.frame().template tensor<float>(count).data(), channels(), modes()};
   }
   /// [S, D, P], contiguous.
-  Complex* states() {
+  Complex<float>* states() {
     const Index count = sequence_count(a_.x.extent(0), a_.segments) * channels() * modes();
-    return sequences_.frame().template tensor<Complex>(count).data();
+    return sequences_.frame().template tensor<Complex<float>>(count).data();
   }
-  const Complex* state(const View<const float, 4, Space>& given) {
+  const Complex<float>* state(const View<const float, 4, Space>& given) {
     if (!given) return nullptr;
-    Complex* const packed = states();
+    Complex<float>* const packed = states();
     pack_scan_states(device_states(given), packed, stream_);
     return packed;
   }

@@ -6,7 +6,7 @@
 #include "ssm/backend/cuda/channel_major.hpp"
 #include "ssm/backend/cuda/rearrange.hpp"  // fill
 #include "ssm/backend/cuda/shift_convolution.hpp"
-#include "ssm/backend/cuda/shift_parts.hpp"
+#include "ssm/backend/cuda/shift_taps_and_states.hpp"
 
 namespace ssm::cuda {
 

@@ -23,6 +23,12 @@ inline double activate(ActivationKind kind, double x) {
       return x / 2 * (1 + std::erf(x / std::numbers::sqrt2));
     case ActivationKind::silu:
       return x / (1 + std::exp(-x));
+    case ActivationKind::sigmoid:
+      return 1 / (1 + std::exp(-x));
+    case ActivationKind::tanh:
+      return std::tanh(x);
+    case ActivationKind::softplus:
+      return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x)));
   }
   return x;
 }
@@ -45,6 +51,16 @@ inline double activation_slope(ActivationKind kind, double x) {
       const double sigmoid = 1 / (1 + std::exp(-x));
       return sigmoid * (1 + x * (1 - sigmoid));
     }
+    case ActivationKind::sigmoid: {
+      const double sigmoid = 1 / (1 + std::exp(-x));
+      return sigmoid * (1 - sigmoid);
+    }
+    case ActivationKind::tanh: {
+      const double tanh = std::tanh(x);
+      return 1 - tanh * tanh;
+    }
+    case ActivationKind::softplus:
+      return 1 / (1 + std::exp(-x));
   }
   return 1;
 }

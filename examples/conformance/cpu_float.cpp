@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "kinds.hpp"
-#include "ssm/backend/cpu.hpp"
-
-const std::vector<ssm::conformance::Kind>& ssm::conformance::cpu_float_kinds() {
-  return kinds<Cpu, float>();
-}

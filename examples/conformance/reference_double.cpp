@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "kinds.hpp"
-#include "ssm/backend/reference.hpp"
-
-const std::vector<ssm::conformance::Kind>& ssm::conformance::reference_double_kinds() {
-  return kinds<Reference, double>();
-}

@@ -1,5 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "engines_on_cpu.hpp"
-#include "mamba_family.hpp"
-
-template struct ssm::cli::CpuEngines<ssm::cli::DenseMambaFamily>;

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+namespace ssm::cpu {
+
+/// The threads of one context. They are started by the first call that needs them and end with the pool. The caller works
+/// too, as worker 0. Parts are shared out evenly; a worker that is done takes parts of the others, so that a core which is
+/// busy with something else does fewer. Whoever has nothing to do waits for some microseconds and then sleeps.
+/// A child made by fork() starts threads of its own. One call at a time; a call from inside a part runs on its own thread.
+class ThreadPool {
+ public:
+  /// call(of, part, worker) does one part; a worker does one part at a time.
+  struct Task {
+    void (*call)(void* of, int part, int worker);
+    void* of;
+  };
+  static constexpr int most_workers = 1024;
+  static constexpr int most_parts = 0xffff;
+
+  ThreadPool() = default;
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  ~ThreadPool() { dismiss(); }
+
+  /// Does parts 0 … parts−1 once each on at most `workers` threads. Throws what a part threw; then some may not be done.
+  void run(int workers, int parts, Task task) {
+    workers = is_running_ ? 1 : std::min({workers, parts, most_workers});
+    if (workers > 1) workers = hire(workers);
+    if (workers <= 1) {
+      for (int part = 0; part < parts; ++part) task.call(task.of, part, 0);
+      return;
+    }
+    is_running_ = true;
+    crew_->run(workers, parts, task);
+    is_running_ = false;
+    if (crew_->error) std::rethrow_exception(std::exchange(crew_->error, nullptr));
+  }
+
+ private:
+  /// How long to wait without giving the core away: about what it costs to sleep and be woken.
+  static constexpr std::chrono::microseconds spin_time{50};
+
+  /// A worker, and its parts of the present call.
+  struct alignas(64) Worker {
+    std::atomic<std::uint64_t> share{
+        0};  // number of the call, how many workers may take parts, parts left
+    std::atomic<std::uint32_t> call{0};  // changes when there is something to do
+    std::atomic<bool> is_asleep{false};
+    std::thread thread;
+  };
+
+  struct Crew {
+    explicit Crew(int count) : size(count), workers(new Worker[static_cast<std::size_t>(count)]) {}
+
+    const pid_t process = getpid();
+    const int size;
+    std::unique_ptr<Worker[]> workers;
+    int hired = 1;
+    std::uint32_t call = 0;
+    int parts = 0;
+    Task task{};
+    std::atomic<int> unfinished{0};
+    std::atomic<bool> caller_is_asleep{false};
+    std::atomic<bool> has_failed{false};
+    std::exception_ptr error;
+    std::atomic<bool> is_over{false};
+
+    /// Starts threads until there are `size` workers or the system refuses. They leave signals to the program's own.
+    void hire() {
+      sigset_t all, before;
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &before);
+      try {
+        for (; hired < size; ++hired)
+          worker(hired).thread = std::thread([this, self = hired] { work(self); });
+      } catch (const std::system_error&) {
+      }
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+
+    void dismiss() {
+      is_over = true;
+      for (int w = 1; w < hired; ++w) {
+        ++worker(w).call;
+        worker(w).call.notify_one();
+        worker(w).thread.join();
+      }
+    }
+
+    void run(int count, int part_count, Task what) {
+      task = what;
+      parts = part_count;
+      has_failed = false;
+      unfinished = part_count;
+      ++call;
+      for (int w = 0; w < count; ++w) {
+        const auto left = static_cast<std::uint64_t>(end_of(w, count) - end_of(w - 1, count));
+        worker(w).share =
+            std::uint64_t{call} << 32 | static_cast<std::uint64_t>(count) << 16 | left;
+      }
+      for (int w = 1; w < count; ++w) {
+        worker(w).call = call;
+        if (worker(w).is_asleep) worker(w).call.notify_one();
+      }
+      take(0);
+      if (spin([this] { return unfinished == 0; })) return;
+      caller_is_asleep = true;
+      for (int left = unfinished; left != 0; left = unfinished) unfinished.wait(left);
+      caller_is_asleep = false;
+    }
+
+    Worker& worker(int w) const { return workers[static_cast<std::size_t>(w)]; }
+    int end_of(int w, int count) const { return parts * (w + 1) / count; }
+
+    /// Does the worker's own parts, then what the others have not begun.
+    void take(int self) {
+      int done = 0;
+      for (int i = 0; i < size; ++i) {
+        const int owner = (self + i) % size;
+        while (const std::uint64_t share = take_from(worker(owner).share, self)) {
+          const int count = static_cast<int>(share >> 16 & 0xffff);
+          do_part(end_of(owner, count) - static_cast<int>(share & 0xffff), self);
+          ++done;
+        }
+      }
+      if (done > 0 && unfinished.fetch_sub(done) == done && caller_is_asleep)
+        unfinished.notify_one();
+    }
+
+    /// The share as it was before a part was taken from it, or 0. What is taken belongs to a call that waits for it; whoever
+    /// comes late finds nothing, or a share of the next call.
+    static std::uint64_t take_from(std::atomic<std::uint64_t>& share, int self) {
+      std::uint64_t seen = share;
+      while ((seen & 0xffff) != 0 && self < static_cast<int>(seen >> 16 & 0xffff))
+        if (share.compare_exchange_weak(seen, seen - 1)) return seen;
+      return 0;
+    }
+
+    void do_part(int part, int self) {
+      if (has_failed) return;
+      try {
+        task.call(task.of, part, self);
+      } catch (...) {
+        if (!has_failed.exchange(true)) error = std::current_exception();
+      }
+    }
+
+    void work(int self) {
+      Worker& mine = worker(self);
+      for (std::uint32_t seen = 0;;) {
+        if (!spin([&] { return mine.call != seen; })) {
+          mine.is_asleep = true;
+          mine.call.wait(seen);
+          mine.is_asleep = false;
+        }
+        seen = mine.call;
+        if (is_over) return;
+        take(self);
+      }
+    }
+  };
+
+  /// Sees to it that there are workers enough; returns how many there are, at most `workers`.
+  int hire(int workers) {
+    if (crew_ == nullptr || crew_->process != getpid() || crew_->size < workers) {
+      dismiss();
+      crew_ = std::make_unique<Crew>(workers);
+      crew_->hire();
+    }
+    return std::min(workers, crew_->hired);
+  }
+
+  void dismiss() {
+    if (crew_ != nullptr && crew_->process == getpid())
+      crew_->dismiss();
+    else
+      static_cast<void>(
+          crew_.release());  // the parent's: its threads are not here and cannot be joined
+    crew_.reset();
+  }
+
+  /// Whether `is_ready` became true within the time that is worth waiting without giving the core away.
+  template <class Condition>
+  static bool spin(Condition&& is_ready) {
+    using Clock = std::chrono::steady_clock;
+    const auto end = Clock::now() + spin_time;
+    do {
+      for (int i = 0; i < 16; ++i) {
+        if (is_ready()) return true;
+        pause();
+      }
+    } while (Clock::now() < end);
+    return false;
+  }
+  /// Lets the other thread of a core go first.
+  static void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  std::unique_ptr<Crew> crew_;
+  bool is_running_ = false;
+};
+
+}  // namespace ssm::cpu

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "ssm/language_model/model_on.hpp"
+#include "ssm/language_model/open.hpp"
+#include "ssm/layer/runs_on.hpp"
+
+// Include this, and the header of a backend, in a program that does not link ssm::language_model.
+
+namespace ssm::detail {
+
+template <class B, class F, class... Arguments>
+std::unique_ptr<LanguageModelInterface> language_model_on(const BackendOptions& options,
+                                                          Arguments&&... arguments) {
+  if constexpr (RunsOn<typename F::LanguageModel, B>)
+    return std::make_unique<LanguageModelOn<B, F>>(options, std::forward<Arguments>(arguments)...);
+  else
+    throw ArgumentError("models of the family '" + std::string(F::name) + "' do not run on the " +
+                        options.backend + " backend");
+}
+
+template <class B, class F>
+std::unique_ptr<LanguageModelInterface> LanguageModelMaker<B, F>::load(
+    const BackendOptions& options, const JsonObject& json, ModelTensors tensors) {
+  return language_model_on<B, F>(options, json, std::move(tensors));
+}
+template <class B, class F>
+std::unique_ptr<LanguageModelInterface> LanguageModelMaker<B, F>::make(
+    const BackendOptions& options, const typename F::Config& config, Seed seed) {
+  return language_model_on<B, F>(options, config, seed);
+}
+
+}  // namespace ssm::detail

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "ssm/model/generate.hpp"  // GenerateOptions
+#include "ssm/train/language_model_trainer.hpp"
+#include "ssm/train/text_loss.hpp"
+
+namespace ssm {
+
+/// Which backend a model runs on, chosen at run time.
+struct BackendOptions {
+  std::string backend = "cpu";  // or "reference", "cuda", "cuda-tf32"
+  int threads = 0;              // of the cpu backend; 0: as many as the process may use
+  int device = 0;               // of the cuda backends
+};
+
+/// What is known of a language model whatever it is made of.
+struct LanguageModelFacts {
+  std::string family;           // "dense-mamba"
+  std::string backend;          // as in BackendOptions
+  int threads = 1;              // that work on one call
+  Index vocabulary = 0;         // tokens that may occur
+  Index padded_vocabulary = 0;  // logits of a position
+  Index positions = 0;          // learned ones, beyond which there are none; 0: no limit
+  bool has_attention = false;   // then state and time per token grow with the text
+  Index parameters = 0;         // scalars that were learned
+  bool has_own_rates = false;   // some learn at the rate of SSM dynamics
+};
+
+namespace detail {
+
+/// What a language model remembers of the tokens it has read. What AnyLanguageModel hides behind LanguageModelState.
+class StateInterface {
+ public:
+  StateInterface() = default;
+  StateInterface(const StateInterface&) = delete;
+  StateInterface& operator=(const StateInterface&) = delete;
+  virtual ~StateInterface() = default;
+
+  virtual Index sequences() const = 0;
+  virtual Index position(Index sequence) const = 0;
+  virtual std::unique_ptr<StateInterface> copy() const = 0;
+  virtual std::unique_ptr<StateInterface> row(Index sequence) const = 0;
+  virtual void copy_row(Index from, StateInterface& to, Index row) const = 0;
+  virtual void save(const std::filesystem::path& file) const = 0;
+  virtual void load(const std::filesystem::path& file) = 0;
+};
+
+/// Tokens one by one.
+class TokenStream {
+ public:
+  TokenStream() = default;
+  TokenStream(const TokenStream&) = delete;
+  TokenStream& operator=(const TokenStream&) = delete;
+  virtual ~TokenStream() = default;
+
+  virtual std::optional<Token> next() = 0;
+};
+
+/// A language model of any family on any backend; the code of each is compiled once, behind this. Tensors are in host memory.
+class LanguageModelInterface {
+ public:
+  LanguageModelInterface() = default;
+  LanguageModelInterface(const LanguageModelInterface&) = delete;
+  LanguageModelInterface& operator=(const LanguageModelInterface&) = delete;
+  virtual ~LanguageModelInterface() = default;
+
+  virtual const LanguageModelFacts& facts() const = 0;
+  virtual std::string config_json() const = 0;
+  virtual std::optional<std::string> changed_option(
+      const std::map<std::string, std::string>& options) const = 0;
+  virtual std::unique_ptr<LanguageModelInterface> session(const BackendOptions& options) = 0;
+
+  virtual std::unique_ptr<StateInterface> initial_state(Index sequences) = 0;
+  virtual void logits(const View<const Token, 2>& tokens, const View<float, 3>& logits) = 0;
+  virtual void prefill(const View<const Token, 2>& tokens, const View<float, 3>& logits,
+                       StateInterface& state) = 0;
+  virtual void step(const View<const Token, 1>& tokens, const View<float, 2>& logits,
+                    StateInterface& state) = 0;
+  virtual std::unique_ptr<TokenStream> generate(std::span<const Token> prompt,
+                                                const GenerateOptions& options,
+                                                StateInterface* state) = 0;
+  virtual TextLoss loss(TokenView text, const TextLossOptions& options) = 0;
+  virtual void keep_weights_in_bf16() = 0;
+
+  virtual void start_training(const LanguageModelTrainerConfig& config) = 0;
+  virtual bool is_training() const = 0;
+  virtual TrainingStep update(const TextStreams& streams, double rate) = 0;
+  virtual Index updates() const = 0;
+  virtual void save(const std::filesystem::path& folder) const = 0;
+  virtual void load_training(const std::filesystem::path& folder) = 0;
+};
+
+}  // namespace detail
+}  // namespace ssm

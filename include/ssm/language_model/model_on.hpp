@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ssm/family/family.hpp"
+#include "ssm/language_model/interface.hpp"
+#include "ssm/language_model/state_on.hpp"
+#include "ssm/language_model/training_files.hpp"
+
+namespace ssm::detail {
+
+/// Resources of a backend by what was chosen at run time: its threads, if it has some.
+template <class R>
+struct ResourcesAtRunTime {
+  static R make(const BackendOptions& options) {
+    if constexpr (std::is_constructible_v<R, int>)
+      return options.threads > 0 ? R(options.threads) : R();
+    else
+      return R();
+  }
+};
+
+/// A language model of family F on backend B in single precision.
+template <class B, LanguageModelFamily F>
+class LanguageModelOn final : public LanguageModelInterface {
+  using L = typename F::LanguageModel;
+  using Space = typename B::Space;
+  using P = typename L::template Parameters<float, Space>;
+  using State = StateOn<L, B>;
+
+  /// What sessions share.
+  struct Weights {
+    typename F::Config config;
+    Model<P> model;
+  };
+
+ public:
+  LanguageModelOn(const BackendOptions& options, const typename F::Config& config, Seed seed)
+      : LanguageModelOn(options) {
+    L layer = F::make(config);
+    P parameters = layer.initialize(*ctx_, seed);
+    take({config, {std::move(layer), std::move(parameters)}});
+  }
+  LanguageModelOn(const BackendOptions& options, const JsonObject& json, ModelTensors tensors)
+      : LanguageModelOn(options) {
+    auto files = check_files<F>(json, std::move(tensors));
+    auto model = read_weights<float>(*ctx_, files);
+    take({std::move(files.config), std::move(model)});
+  }
+
+  const LanguageModelFacts& facts() const override { return facts_; }
+  std::string config_json() const override { return F::write(weights_->config).dump(2); }
+  std::optional<std::string> changed_option(const ModelOptions& options) const override {
+    return ssm::changed_option<F>(weights_->config, options);
+  }
+
+  std::unique_ptr<LanguageModelInterface> session(const BackendOptions& options) override {
+    BackendOptions own = options;
+    own.backend = facts_.backend;
+    std::unique_ptr<LanguageModelOn> other(new LanguageModelOn(own));
+    other->share(weights_);
+    return other;
+  }
+
+  std::unique_ptr<StateInterface> initial_state(Index sequences) override {
+    return std::make_unique<State>(ctx_, layer(), facts_, sequences);
+  }
+
+  void logits(const View<const Token, 2>& tokens, const View<float, 3>& logits) override {
+    run_sequences(tokens, logits, [&](const auto& ids, auto& out) {
+      layer().forward(*ctx_, parameters(), ids, out);
+    });
+  }
+  void prefill(const View<const Token, 2>& tokens, const View<float, 3>& logits,
+               StateInterface& state) override {
+    auto& own = State::of(state, facts_, tokens.extent(0)).state();
+    run_sequences(tokens, logits, [&](const auto& ids, auto& out) {
+      layer().prefill(*ctx_, parameters(), ids, out, own);
+    });
+  }
+  void step(const View<const Token, 1>& tokens, const View<float, 2>& logits,
+            StateInterface& state) override {
+    auto& own = State::of(state, facts_, tokens.extent(0)).state();
+    if constexpr (Space::host_readable) {
+      layer().step(*ctx_, parameters(), tokens, logits, own);
+    } else {
+      step_tokens_.resize({tokens.extent(0)});
+      step_logits_.resize(logits.extents());
+      copy_in(tokens.flatten(), step_tokens_.flatten());
+      layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
+      copy_out(step_logits_.flatten(), logits.flatten());
+    }
+  }
+
+  std::unique_ptr<TokenStream> generate(std::span<const Token> prompt,
+                                        const GenerateOptions& options,
+                                        StateInterface* state) override {
+    StateOf<P>* own = state == nullptr ? nullptr : &State::of(*state, facts_, 1).state();
+    return std::make_unique<Stream>(*this, prompt, options, own);
+  }
+
+  TextLoss loss(TokenView text, const TextLossOptions& options) override {
+    return text_loss(*ctx_, layer(), parameters(), text, options);
+  }
+
+  void keep_weights_in_bf16() override {
+    require_unshared("keeping weights in bf16");
+    if constexpr (Space::host_readable) {
+      ssm::keep_weights_in_bf16(weights_->model.parameters);
+    } else {
+      auto on_host = copy_to(Context<HostMemory>(), layer(), parameters());
+      ssm::keep_weights_in_bf16(on_host);
+      copy_parameters(on_host, weights_->model.parameters);
+    }
+  }
+
+  void start_training(const LanguageModelTrainerConfig& config) override {
+    require_unshared("training");
+    trainer_.emplace(*ctx_, layer(), parameters(), config);
+  }
+  bool is_training() const override { return trainer_.has_value(); }
+  TrainingStep update(const TextStreams& streams, double rate) override {
+    require_unshared("training");
+    return trainer().update(*ctx_, layer(), weights_->model.parameters, streams, rate);
+  }
+  Index updates() const override { return trainer_ ? trainer_->step() : 0; }
+  void save(const std::filesystem::path& folder) const override {
+    if constexpr (Space::host_readable)
+      save_language_model<F>(folder, weights_->config, parameters());
+    else
+      save_language_model<F>(folder, weights_->config,
+                             copy_to(Context<HostMemory>(), layer(), parameters()));
+    if (trainer_) save_training(folder, layer(), *trainer_);
+  }
+  void load_training(const std::filesystem::path& folder) override {
+    ssm::detail::load_training(folder, layer(), trainer());
+  }
+
+ private:
+  class Stream final : public TokenStream {
+   public:
+    Stream(LanguageModelOn& owner, std::span<const Token> prompt, const GenerateOptions& options,
+           StateOf<P>* state)
+        : range_(*owner.ctx_, owner.layer(), owner.parameters(), prompt, options, state),
+          position_(range_.begin()) {}
+    std::optional<Token> next() override {
+      if (is_begun_) ++position_;
+      is_begun_ = true;
+      if (position_ == std::default_sentinel) return std::nullopt;
+      return *position_;
+    }
+
+   private:
+    Generation<B, P> range_;
+    typename Generation<B, P>::Iterator position_;
+    bool is_begun_ = false;
+  };
+
+  explicit LanguageModelOn(const BackendOptions& options)
+      : ctx_(std::make_shared<Context<B>>(
+            ResourcesAtRunTime<typename B::Resources>::make(options))) {
+    facts_.backend = options.backend;
+    if constexpr (requires { ctx_->resources().threads(); })
+      facts_.threads = ctx_->resources().threads();
+  }
+  void take(Weights weights) { share(std::make_shared<Weights>(std::move(weights))); }
+  void share(std::shared_ptr<Weights> weights) {
+    weights_ = std::move(weights);
+    facts_.family = F::name;
+    facts_.vocabulary = layer().vocabulary();
+    facts_.padded_vocabulary = layer().padded_vocabulary();
+    facts_.positions = layer().positions();
+    facts_.has_attention = has_attention<F>(weights_->config);
+    facts_.parameters = parameter_count(parameters());
+    facts_.has_own_rates = has_own_rates(parameters());
+  }
+
+  const L& layer() const { return weights_->model.layer; }
+  const P& parameters() const { return weights_->model.parameters; }
+  LanguageModelTrainer<P>& trainer() {
+    if (!trainer_) throw ArgumentError("language model: start_training comes before updates");
+    return *trainer_;
+  }
+  void require_unshared(const char* what) const {
+    if (weights_.use_count() > 1)
+      throw ArgumentError(std::string("language model: ") + what +
+                          " changes the weights, which other sessions share");
+  }
+
+  static void copy_in(const View<const Token, 1>& from, const View<Token, 1, Space>& to) {
+    Space::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(Token));
+  }
+  static void copy_out(const View<const float, 1, Space>& from, const View<float, 1>& to) {
+    Space::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(float));
+  }
+  template <class Run>
+  void run_sequences(const View<const Token, 2>& tokens, const View<float, 3>& logits, Run&& run) {
+    if constexpr (Space::host_readable) {
+      run(tokens, logits);
+    } else {
+      DynamicTensor<Token, 2, Space> ids(tokens.extents());
+      DynamicTensor<float, 3, Space> out(logits.extents());
+      copy_in(tokens.flatten(), ids.flatten());
+      run(ids, out);
+      copy_out(out.flatten(), logits.flatten());
+    }
+  }
+
+  std::shared_ptr<Context<B>> ctx_;
+  LanguageModelFacts facts_;
+  std::shared_ptr<Weights> weights_;
+  std::optional<LanguageModelTrainer<P>> trainer_;
+  DynamicTensor<Token, 1, Space> step_tokens_;
+  DynamicTensor<float, 2, Space> step_logits_;
+};
+
+}  // namespace ssm::detail

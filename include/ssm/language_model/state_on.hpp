@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "ssm/io/state_checkpoint.hpp"
+#include "ssm/language_model/interface.hpp"
+#include "ssm/layer/copy_state_row.hpp"
+#include "ssm/layer/copy_to.hpp"
+
+namespace ssm::detail {
+
+/// The state of a language model L on backend B. It keeps the context that it was made with.
+template <class L, class B>
+class StateOn final : public StateInterface {
+  using Space = typename B::Space;
+  using State = typename L::template State<float, Space>;
+  using HostState = typename L::template State<float>;
+
+ public:
+  StateOn(std::shared_ptr<Context<B>> ctx, const L& layer, const LanguageModelFacts& facts,
+          Index sequences)
+      : ctx_(std::move(ctx)),
+        layer_(layer),
+        family_(facts.family),
+        sequences_(sequences),
+        state_(fresh(sequences)) {
+    if (sequences < 1) throw ArgumentError("language model: a state is of at least one sequence");
+  }
+
+  /// The state behind an interface.
+  /// Throws  ArgumentError  if it is of another model, or of another number of sequences
+  static StateOn& of(StateInterface& state, const LanguageModelFacts& facts, Index sequences) {
+    auto* own = dynamic_cast<StateOn*>(&state);
+    if (own == nullptr || own->family_ != facts.family)
+      throw ArgumentError("language model: the state is of a model of another kind or backend");
+    if (own->sequences_ != sequences)
+      throw ArgumentError("language model: the state is of " + std::to_string(own->sequences_) +
+                          " sequences, the tokens are of " + std::to_string(sequences));
+    return *own;
+  }
+
+  State& state() { return state_; }
+  Index sequences() const override { return sequences_; }
+  Index position(Index sequence) const override {
+    if (sequence < 0 || sequence >= sequences_)
+      throw ArgumentError("language model: sequence " + std::to_string(sequence) +
+                          " is not one of " + std::to_string(sequences_));
+    return static_cast<Index>(state_.position(sequence));
+  }
+
+  std::unique_ptr<StateInterface> copy() const override {
+    std::unique_ptr<StateOn> result(new StateOn(*this, sequences_));
+    copy_state_between<L>(state_, result->state_);
+    return result;
+  }
+  std::unique_ptr<StateInterface> row(Index sequence) const override {
+    std::unique_ptr<StateOn> result(new StateOn(*this, 1));
+    copy_row(sequence, *result, 0);
+    return result;
+  }
+  void copy_row(Index from, StateInterface& to, Index row) const override {
+    auto* other = dynamic_cast<StateOn*>(&to);
+    if (other == nullptr || other->family_ != family_)
+      throw ArgumentError("language model: the state is of a model of another kind or backend");
+    copy_state_row(*ctx_, layer_, state_, from, other->state_, row);
+  }
+
+  void save(const std::filesystem::path& file) const override {
+    SafetensorsWriter writer(file);
+    writer.metadata("format", format);
+    writer.metadata("family", family_);
+    if constexpr (Space::host_readable) {
+      save_state<L>(writer, state_);
+      writer.finish();
+    } else {
+      HostState on_host = fresh_on_host(sequences_);
+      copy_state_between<L>(state_, on_host);
+      save_state<L>(writer, on_host);
+      writer.finish();
+    }
+  }
+  void load(const std::filesystem::path& path) override {
+    const SafetensorsFile file(path);
+    const auto kind = file.metadata().find("format");
+    if (kind == file.metadata().end() || kind->second != format)
+      throw CheckpointError(path.string(), "", "is not the state of a language model");
+    const auto family = file.metadata().find("family");
+    if (family == file.metadata().end() || family->second != family_)
+      throw CheckpointError(path.string(), "", "is of a model of another family");
+    if constexpr (Space::host_readable) {
+      State loaded = fresh(sequences_);
+      load_state<L>(file, loaded);
+      state_ = std::move(loaded);
+    } else {
+      HostState on_host = fresh_on_host(sequences_);
+      load_state<L>(file, on_host);
+      copy_state_between<L>(on_host, state_);
+    }
+  }
+
+ private:
+  static constexpr const char* format = "ssm-state-1";
+
+  StateOn(const StateOn& like, Index sequences)
+      : ctx_(like.ctx_),
+        layer_(like.layer_),
+        family_(like.family_),
+        sequences_(sequences),
+        state_(fresh(sequences)) {}
+
+  State fresh(Index sequences) const {
+    return layer_.template initial_state<float>(*ctx_, sequences);
+  }
+  HostState fresh_on_host(Index sequences) const {
+    return layer_.template initial_state<float>(Context<HostMemory>(), sequences);
+  }
+
+  std::shared_ptr<Context<B>> ctx_;
+  L layer_;
+  std::string family_;
+  Index sequences_;
+  State state_;
+};
+
+}  // namespace ssm::detail

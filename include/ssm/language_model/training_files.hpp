@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "ssm/io/optimizer_checkpoint.hpp"
+#include "ssm/io/state_checkpoint.hpp"
+#include "ssm/layer/copy_to.hpp"
+#include "ssm/train/language_model_trainer.hpp"
+
+namespace ssm::detail {
+
+/// What files are written from and read into, where the optimizer lives on a device.
+template <class P>
+class OptimizerOnHost {
+  using L = typename P::Layer;
+  using HostParameters = typename L::template Parameters<typename P::Scalar>;
+
+ public:
+  OptimizerOnHost(const L& layer, const AdamW<P>& optimizer)
+      : first_(copy_to(Context<HostMemory>(), layer, optimizer.first_moment())),
+        second_(copy_to(Context<HostMemory>(), layer, optimizer.second_moment())),
+        step_(optimizer.step()) {}
+
+  HostParameters& first_moment() { return first_; }
+  HostParameters& second_moment() { return second_; }
+  const HostParameters& first_moment() const { return first_; }
+  const HostParameters& second_moment() const { return second_; }
+  Index step() const { return step_; }
+  void set_step(Index step) { step_ = step; }
+
+ private:
+  HostParameters first_, second_;
+  Index step_;
+};
+
+/// visit("batch.0.", 0) for each batch of an update whose state is carried.
+template <class P, class Visit>
+void for_each_carried_state(const LanguageModelTrainer<P>& trainer, Visit&& visit) {
+  for (std::size_t part = 0; part < trainer.states().size(); ++part)
+    visit("batch." + std::to_string(part) + ".", part);
+}
+
+/// Writes what training needs beside the model: optimizer.safetensors and, where state is carried, state.safetensors.
+template <class P>
+void save_training(const std::filesystem::path& folder, const typename P::Layer& layer,
+                   const LanguageModelTrainer<P>& trainer) {
+  using L = typename P::Layer;
+  using T = typename P::Scalar;
+  constexpr bool on_host = P::Space::host_readable;
+  const std::filesystem::path moments = folder / "optimizer.safetensors";
+  if constexpr (on_host)
+    save_optimizer(moments, trainer.optimizer());
+  else
+    save_optimizer(moments, OptimizerOnHost<P>(layer, trainer.optimizer()));
+  if (trainer.states().empty()) return;
+  SafetensorsWriter writer(folder / "state.safetensors");  // borrows tensors until it has finished
+  std::vector<typename L::template State<T>> copies;
+  copies.reserve(trainer.states().size());
+  for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t part) {
+    if constexpr (on_host) {
+      save_state<L>(writer, trainer.states()[part], prefix);
+    } else {
+      copies.push_back(
+          layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch));
+      copy_state_between<L>(trainer.states()[part], copies.back());
+      save_state<L>(writer, copies.back(), prefix);
+    }
+  });
+  writer.finish();
+}
+
+/// Reads what `save_training` wrote, into a trainer of the same settings.
+/// Throws  CheckpointError  if a file is damaged or of another model
+template <class P>
+void load_training(const std::filesystem::path& folder, const typename P::Layer& layer,
+                   LanguageModelTrainer<P>& trainer) {
+  using L = typename P::Layer;
+  using T = typename P::Scalar;
+  constexpr bool on_host = P::Space::host_readable;
+  auto& optimizer = trainer.optimizer();
+  const std::filesystem::path moments = folder / "optimizer.safetensors";
+  if constexpr (on_host) {
+    load_optimizer(moments, optimizer);
+  } else {
+    OptimizerOnHost<P> copy(layer, optimizer);
+    load_optimizer(moments, copy);
+    copy_parameters(copy.first_moment(), optimizer.first_moment());
+    copy_parameters(copy.second_moment(), optimizer.second_moment());
+    optimizer.set_step(copy.step());
+  }
+  if (trainer.states().empty()) return;
+  const SafetensorsFile file(folder / "state.safetensors");
+  for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t part) {
+    if constexpr (on_host) {
+      load_state<L>(file, trainer.states()[part], prefix);
+    } else {
+      auto copy = layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch);
+      load_state<L>(file, copy, prefix);
+      copy_state_between<L>(copy, trainer.states()[part]);
+    }
+  });
+}
+
+}  // namespace ssm::detail

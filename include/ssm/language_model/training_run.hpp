@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "ssm/family/families.hpp"
+#include "ssm/io/checkpoint_folder.hpp"
+#include "ssm/language_model.hpp"
+#include "ssm/language_model/training_record.hpp"
+
+namespace ssm {
+
+/// What a training run is asked to do.
+struct TrainingRequest {
+  std::filesystem::path folder;  // gets checkpoint-STEP/
+  FreshLanguageModel model{};    // of a new run
+  BackendOptions backend{};      // but for the name, which limits have
+  bool resume = false;           // go on from the newest checkpoint, if there is one
+  TrainingRecipe recipe{};
+  TrainingLimits limits{};
+  std::set<std::string>
+      given{};  // settings of the recipe and of the model that must not differ from a resumed run's
+};
+
+/// Where a run is.
+struct TrainingMoment {
+  Index step = 0;
+  Index total_steps = 0;  // 0: bounded by time
+  double fraction = 0;    // of the run that is done
+  double seconds = 0;     // of training
+  double rate = 0;
+};
+
+/// Trains a language model on a text and leaves checkpoints from which another call goes on. What is shown of it is the caller's:
+///   ssm::ByteTokens text("book.txt");
+///   ssm::TrainingRun run({.folder = "run", .limits = {.steps = 1000}}, text, "book.txt");
+///   run.on_update = [](const ssm::TrainingMoment& now, const ssm::TrainingStep& step) { … };
+///   run.run();
+/// A run bounded by steps and resumed after any interruption ends with the same weights, bit for bit, as one that was never
+/// interrupted, on the same backend and number of threads.
+/// Throws  ArgumentError  for a text that is too short or another one, a folder that holds a run, settings that contradict the
+///         resumed run's, a loss that is not finite any more; CheckpointError. The last checkpoint stays
+class TrainingRun {
+  using Clock = std::chrono::steady_clock;
+
+ public:
+  /// The text, whose name is for messages, must outlive the run.
+  TrainingRun(TrainingRequest request, TokenView text, std::string text_name)
+      : text_(require_settings(request, text)),
+        text_name_(std::move(text_name)),
+        digest_(digest_of(text)),
+        folder_(request.folder),
+        recipe_(request.recipe),
+        limits_(request.limits) {
+    const std::optional<TrainingRecord> record = resumed_record(request);
+    if (record) resume_recipe(request, record->recipe);
+    set_limits(record);
+    const auto begin =
+        static_cast<Index>(held_out_begin(static_cast<std::size_t>(text.size()), recipe_.held_out));
+    if (begin < 2)
+      throw ArgumentError(text_name_ + ": a text of " + std::to_string(text.size()) +
+                          " tokens is too short to train on");
+    training_ = text.subview(0, begin);
+    held_out_ = text.subview(begin, text.size() - begin);
+    start_model(record, request);
+  }
+
+  std::function<void(const TrainingMoment&, const TrainingStep&)> on_update = [](const auto&,
+                                                                                 const auto&) {};
+  std::function<void(const TrainingMoment&, const TextLoss&)> on_evaluation = [](const auto&,
+                                                                                 const auto&) {};
+  std::function<bool()> is_stop_wanted = [] { return false; };
+
+  /// To the end of the request, or until a stop is wanted; the last checkpoint is saved either way. Returns whether it is done.
+  bool run() {
+    const TextStreams streams(training_, length(), recipe_.batch * recipe_.accumulation,
+                              Seed{recipe_.seed}.fork("text"));
+    begin_ = last_save_ = Clock::now();
+    evaluated_fraction_ = fraction();
+    save();
+    while (!is_finished() && !is_stop_wanted()) {
+      const double rate = schedule_.rate(schedule_position());
+      const TrainingStep result = model_->update(streams, rate);
+      require_finite(result);
+      on_update(moment(rate), result);
+      if (is_evaluation_due()) evaluate(quick_evaluation);
+      if (is_save_due()) save();
+    }
+    save();
+    return is_finished();
+  }
+  /// How well the model predicts the held-out part; none where nothing is held out.
+  std::optional<TextLoss> evaluate() {
+    if (held_out_.size() < 2) return std::nullopt;
+    return evaluate(held_out_.size());
+  }
+
+  const AnyLanguageModel& model() const { return *model_; }
+  const TrainingRecipe& recipe() const { return recipe_; }
+  const TrainingLimits& limits() const { return limits_; }
+  bool is_resumed() const { return is_resumed_; }
+  Index step() const { return model_->updates(); }
+  TokenView training_text() const { return training_; }
+  TokenView held_out_text() const { return held_out_; }
+  /// Tokens of a window: the recipe's, or all there are.
+  Index length() const { return std::min(recipe_.length, training_.size() - 1); }
+  Index tokens_per_step() const { return recipe_.batch * recipe_.accumulation * length(); }
+  double seconds() const {
+    return seconds_before_ + std::chrono::duration<double>(Clock::now() - begin_).count();
+  }
+  std::filesystem::path checkpoint() const { return folder_.at(step()); }
+  const std::filesystem::path& folder() const { return folder_.path(); }
+
+ private:
+  static constexpr Index time_resolution = 1'000'000;  // steps of the schedule of a timed run
+  static constexpr double seconds_between_saves = 60;
+  static constexpr Index quick_evaluation = 32768;  // tokens; the last evaluation reads them all
+
+  /// Before a folder is made for it.
+  static TokenView require_settings(const TrainingRequest& request, TokenView text) {
+    schedule_kind(request.recipe.schedule);
+    const FreshLanguageModel& model = request.model;
+    if (!model.config.empty() && request.given.contains("model"))
+      throw OptionError("model", "cannot be given beside --config, which says the family");
+    if (!model.config.empty() && !model.options.empty())
+      throw OptionError(model.options.begin()->first,
+                        "cannot be given beside --config, which says all sizes");
+    const bool is_new = CheckpointFolder::steps_in(request.folder).empty();
+    if (model.config.empty() && is_new)
+      with_family(model.family, [&]<class F>() {
+        const auto config = with_options<F>(F::standard(), model.options);
+        const auto shapes = F::make(config).template zero_parameters<float>(Context<ShapesOnly>());
+        require_effect(request, request.recipe, F::name, detail::has_attention<F>(config),
+                       has_own_rates(shapes));
+      });
+    return text;
+  }
+
+  bool is_timed() const { return limits_.steps == 0; }
+  double fraction() const {
+    return is_timed() ? std::min(1.0, seconds() / (60 * limits_.minutes))
+                      : static_cast<double>(step()) / static_cast<double>(limits_.steps);
+  }
+  bool is_finished() const {
+    return is_timed() ? seconds() >= 60 * limits_.minutes : step() >= limits_.steps;
+  }
+  Index schedule_position() const {
+    return is_timed() ? static_cast<Index>(fraction() * static_cast<double>(time_resolution))
+                      : step();
+  }
+  TrainingMoment moment(double rate = 0) const {
+    return {.step = step(),
+            .total_steps = limits_.steps,
+            .fraction = fraction(),
+            .seconds = seconds(),
+            .rate = rate};
+  }
+
+  std::optional<TrainingRecord> resumed_record(const TrainingRequest& request) const {
+    const std::vector<Index> steps = folder_.steps();
+    if (steps.empty()) return std::nullopt;
+    if (!request.resume)
+      throw ArgumentError(folder_.path().string() +
+                          " already holds a training run: continue it with --resume, or name "
+                          "another folder");
+    const std::filesystem::path newest = folder_.at(steps.back());
+    TrainingRecord record = read_record(newest / "trainer.json");
+    if (record.step != steps.back())
+      throw CheckpointError(newest.string(), "", "holds another step than its name says");
+    if (record.text_digest != digest_ || record.text_tokens != text_.size())
+      throw ArgumentError(text_name_ + " is not the text this run was started on");
+    return record;
+  }
+
+  [[noreturn]] static void refuse_change(const std::string& setting) {
+    throw OptionError(setting,
+                      "cannot change when a run is resumed: leave it out, or start another run");
+  }
+  void resume_recipe(const TrainingRequest& request, const TrainingRecipe& stored) {
+    recipe_ = stored;
+    for_each_setting(request.recipe, [&](const std::string& name, const auto& asked, const char*) {
+      for_each_setting(stored, [&](const std::string& same, const auto& used, const char*) {
+        if constexpr (std::is_same_v<decltype(asked), decltype(used)>)
+          if (name == same && request.given.contains(name) && asked != used) refuse_change(name);
+      });
+    });
+  }
+
+  /// What is asked for, else what the run was started with, else five minutes.
+  void set_limits(const std::optional<TrainingRecord>& record) {
+    if (record) {
+      const TrainingLimits& before = record->limits;
+      if (limits_.steps == 0 && limits_.minutes == 0) {
+        limits_.steps = before.steps;
+        limits_.minutes = before.minutes;
+      }
+      const auto keep = [](auto& now, const auto& then) {
+        if (now == std::remove_cvref_t<decltype(now)>{}) now = then;
+      };
+      keep(limits_.evaluate_every, before.evaluate_every);
+      keep(limits_.save_every, before.save_every);
+      keep(limits_.log_every, before.log_every);
+      keep(limits_.keep, before.keep);
+      keep(limits_.backend, before.backend);
+      seconds_before_ = record->seconds;
+    }
+    if (limits_.steps == 0 && limits_.minutes == 0) limits_.minutes = 5;
+    if (limits_.log_every == 0) limits_.log_every = 10;
+    if (limits_.keep == 0) limits_.keep = 2;
+    if (limits_.backend.empty()) limits_.backend = "cpu";
+    schedule_ = schedule_of(recipe_, is_timed() ? time_resolution : limits_.steps);
+  }
+
+  void start_model(const std::optional<TrainingRecord>& record, const TrainingRequest& request) {
+    BackendOptions backend = request.backend;
+    backend.backend = limits_.backend;
+    if (record) {
+      const std::filesystem::path checkpoint = folder_.at(record->step);
+      if (!request.model.config.empty())
+        throw OptionError("config", "cannot be given when a run is resumed: its model has its own");
+      model_.emplace(open_language_model(checkpoint, backend));
+      if (request.given.contains("model") && request.model.family != model_->facts().family)
+        refuse_change("model");
+      if (const auto changed = model_->changed_option(request.model.options))
+        refuse_change(*changed);
+      model_->resume_training(checkpoint, trainer());
+      if (step() != record->step)
+        throw CheckpointError(checkpoint.string(), "", "holds the optimizer of another step");
+      saved_step_ = record->step;
+      is_resumed_ = true;
+    } else {
+      FreshLanguageModel fresh = request.model;
+      fresh.seed = Seed{recipe_.seed}.fork("model");
+      model_.emplace(fresh_language_model(fresh, backend));
+      model_->start_training(trainer());
+    }
+    const LanguageModelFacts& facts = model_->facts();
+    require_effect(request, recipe_, facts.family, facts.has_attention, facts.has_own_rates);
+  }
+  LanguageModelTrainerConfig trainer() const {
+    return trainer_config(recipe_, model_->facts().has_attention);
+  }
+  /// A setting that is asked for and would do nothing is a mistake.
+  static void require_effect(const TrainingRequest& request, const TrainingRecipe& recipe,
+                             std::string_view family, bool has_attention, bool has_own_rates) {
+    const auto refuse_if = [&](bool is_idle, const char* setting, const std::string& why) {
+      if (is_idle && request.given.contains(setting)) throw OptionError(setting, why);
+    };
+    refuse_if(has_attention && recipe.carry > 1, "carry",
+              "models with attention carry no state, their cache would grow with it");
+    refuse_if(!has_own_rates, "ssm-rate",
+              "models of the family " + std::string(family) + " have no such parameters");
+    refuse_if(recipe.weight_decay == 0, "decay-norms-and-biases",
+              "has no effect without --weight-decay");
+    refuse_if(recipe.schedule != "polynomial" && recipe.schedule != "cosine_timm", "rate-end",
+              "the schedule " + recipe.schedule + " has no such rate");
+  }
+
+  void require_finite(const TrainingStep& result) const {
+    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) return;
+    throw ArgumentError(std::string("the ") + (std::isfinite(result.loss) ? "gradient" : "loss") +
+                        " stopped being finite after step " + std::to_string(step()) +
+                        ": use a lower --rate; the checkpoint of step " +
+                        std::to_string(saved_step_) + " stays in " + folder_.path().string());
+  }
+
+  bool is_evaluation_due() {
+    if (held_out_.size() < 2 || is_finished()) return false;
+    if (limits_.evaluate_every > 0) return step() % limits_.evaluate_every == 0;
+    if (fraction() < evaluated_fraction_ + 0.1) return false;
+    evaluated_fraction_ = fraction();
+    return true;
+  }
+  TextLoss evaluate(Index tokens) {
+    const TrainingMoment now = moment();
+    const TextLoss loss =
+        model_->evaluate(held_out_.subview(0, std::min(tokens, held_out_.size())));
+    on_evaluation(now, loss);
+    return loss;
+  }
+
+  bool is_save_due() const {
+    if (limits_.save_every > 0) return step() % limits_.save_every == 0;
+    return std::chrono::duration<double>(Clock::now() - last_save_).count() >=
+           seconds_between_saves;
+  }
+  void save() {
+    last_save_ = Clock::now();
+    if (step() == saved_step_) return;
+    folder_.write(
+        step(),
+        [&](const std::filesystem::path& place) {
+          model_->save(place);
+          write_record(place / "trainer.json", {.step = step(),
+                                                .seconds = seconds(),
+                                                .text_tokens = text_.size(),
+                                                .text_digest = digest_,
+                                                .recipe = recipe_,
+                                                .limits = limits_});
+        },
+        static_cast<std::size_t>(limits_.keep));
+    saved_step_ = step();
+  }
+
+  TokenView text_;
+  std::string text_name_;
+  std::string digest_;
+  CheckpointFolder folder_;
+  TrainingRecipe recipe_;
+  TrainingLimits limits_;
+  TokenView training_, held_out_;
+  Schedule schedule_;
+  std::optional<AnyLanguageModel> model_;
+  bool is_resumed_ = false;
+  Index saved_step_ = -1;
+  double seconds_before_ = 0;
+  double evaluated_fraction_ = 0;
+  Clock::time_point begin_ = Clock::now(), last_save_;
+};
+
+}  // namespace ssm

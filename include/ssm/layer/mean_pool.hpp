@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "ssm/layer/layer.hpp"
+#include "ssm/op/pair_rotation.hpp"  // advance_position
+#include "ssm/op/running_mean.hpp"
+
+namespace ssm {
+
+struct MeanPoolConfig {
+  Index channels = dyn;
+};
+
+/// The mean over the sequence so far, at every position.
+///   y_t = (x_1 + … + x_t) / t
+/// So it is causal and streams like any other layer. What a classifier reads is the last position, the mean over the whole
+/// sequence (`last_position(y)`); a stream has an answer after every position. It learns nothing.
+/// x, y    [B, L, channels]
+/// state   sum [B, channels], position [B]: how many positions it is the sum of
+/// Cost    O(B·L·channels)
+/// Throws  ShapeError
+template <MeanPoolConfig Config>
+class MeanPool : public LayerVerbs<MeanPool<Config>> {
+  static constexpr Index width = Config.channels;
+
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<MeanPool, T, Space> {};
+  template <class T, class Space = HostSpace>
+  struct State {
+    Tensor<T, Extents<dyn, width>, Space> sum;
+    DynamicTensor<std::int64_t, 1, Space> position;
+  };
+  template <class T, class Space = HostSpace>
+  struct Tape : SequenceTape<MeanPool, State<T, Space>> {};
+
+  /// All sizes in the type.
+  MeanPool() requires(Config.channels != dyn) : MeanPool(Config) {}
+  /// Sizes that are `dyn` in the type come from here.
+  explicit MeanPool(MeanPoolConfig options)
+      : channels_(resolve_extent(Config.channels, options.channels, "channels")) {}
+
+  Index channels() const { return channels_; }
+
+  template <class B, class T>
+  static constexpr bool runs_on = (HasRunningMean<B, T> && HasPairRotation<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<MeanPool, B, T>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>&,
+                Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Space = typename B::Space;
+    require_extents("mean_pool", "x", x, {dyn, dyn, channels_});
+    if (tape != nullptr) tape->keep(ctx, options);
+    RunningMean<T, Space> a{.x = x, .segments = options.segments, .y = y};
+    if (options.initial_state != nullptr) {
+      a.initial_sum = options.initial_state->sum;
+      a.position = options.initial_state->position;
+    }
+    if (options.final_state != nullptr) a.final_sum = options.final_state->sum;
+    running_mean(ctx, a);
+    if (options.final_state != nullptr)
+      advance_position(ctx, AdvancePosition<Space>{.length = x.extent(1),
+                                                   .segments = options.segments,
+                                                   .position = a.position,
+                                                   .y = options.final_state->position});
+  }
+
+  template <class B, class T>
+    requires RunsOn<MeanPool, B, T>
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>&,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>&,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    using Space = typename B::Space;
+    RunningMeanBackward<T, Space> g{.segments = tape.segments, .dy = dy, .dx = dx};
+    if (tape.has_initial_state) g.position = tape.initial_state.position;
+    if (ends.final_state != nullptr) g.dfinal_sum = ends.final_state->sum;
+    if (ends.initial_state != nullptr) g.dinitial_sum = ends.initial_state->sum;
+    running_mean_backward(ctx, g);
+    if (ends.initial_state != nullptr)
+      advance_position(ctx, AdvancePosition<Space>{.y = ends.initial_state->position});  // zero
+  }
+
+  template <class T = float, class B>
+  State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {
+    State<T, typename B::Space> state;
+    state.sum.reset({sequences, channels_});
+    state.position.reset({sequences});
+    return state;
+  }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+    return {};
+  }
+  template <class T>
+  void fill_parameters(Parameters<T>&, Seed) const {}
+
+  static void for_each_parameter(auto&&, auto&...) {}
+  static void for_each_state(auto&& visit, auto&... state) {
+    visit(std::string("sum"), state.sum...);
+    visit(std::string("position"), state.position...);
+  }
+
+ private:
+  Index channels_;
+};
+
+}  // namespace ssm

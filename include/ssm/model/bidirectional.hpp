@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
+#include "ssm/op/rearrange.hpp"
+
+namespace ssm {
+
+/// A layer twice, with weights for each direction of time: every position hears of the past and of the future.
+///   y = forward(x) + reversed(backward(reversed(x)))
+/// It is not causal and so has no state: it trains and evaluates whole sequences, packed ones too, and refuses prefill, step
+/// and states. Inside a Residual or a Sequential, the whole model does.
+/// x       [B, L, inputs]
+/// y       [B, L, outputs]   contiguous
+/// Tensors are named "forward." and "backward." before the layer's own names.
+/// Cost    the layer's twice, and three copies of a sequence
+/// Throws  ArgumentError  where a state is given
+template <class L>
+class Bidirectional : public LayerVerbs<Bidirectional<L>> {
+ public:
+  template <class T, class Space = HostSpace>
+  struct Parameters : ParametersOf<Bidirectional, T, Space> {
+    typename L::template Parameters<T, Space> forward;
+    typename L::template Parameters<T, Space> backward;
+  };
+  template <class, class = HostSpace>
+  using State = NoState;
+  template <class T, class Space = HostSpace>
+  struct Tape {
+    typename L::template Tape<T, Space> forward;
+    typename L::template Tape<T, Space> backward;
+    DynamicTensor<T, 3, Space> reversed_x;
+  };
+
+  Bidirectional() requires(std::is_default_constructible_v<L>) = default;
+  /// Both directions have the sizes of `layer`.
+  explicit Bidirectional(L layer) : layer_(std::move(layer)) {}
+
+  Index inputs() const { return input_channels(layer_); }
+  Index outputs() const { return output_channels(layer_); }
+  /// Of a layer that leaves the width as it is.
+  Index channels() const { return inputs(); }
+
+  template <class B, class T>
+  static constexpr bool runs_on = (RunsOn<L, B, T> && HasRearrange<B, T>);
+
+  template <class B, class T>
+    requires RunsOn<Bidirectional, B, T>
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
+                Kept<Tape<T, typename B::Space>> tape,
+                const SequenceOptions<NoState>& options = {}) const {
+    using Space = typename B::Space;
+    require_no_state(options.initial_state != nullptr || options.final_state != nullptr);
+    require_segments("Bidirectional", options.segments, x.extent(0), x.extent(1));
+    auto frame = ctx.workspace().frame();
+    const auto reversed_x = room<T, Space>(frame, tape ? &tape->reversed_x : nullptr, x.extent(0),
+                                           x.extent(1), x.extent(2));
+    reverse<B, T>(ctx, x, reversed_x);
+    const std::vector<Index> segments = reversed(options.segments);
+    const auto direction = [&](std::string_view name, Segments packing) {
+      return SequenceOptions<typename L::template State<T, Space>>{
+          .segments = packing, .dropout = detail::fork(options.dropout, name)};
+    };
+    layer_.evaluate(ctx, p.forward, x, y, tape ? &tape->forward : nullptr,
+                    direction("forward", options.segments));
+    const auto other = frame.template tensor<T>(y.extent(0), y.extent(1), y.extent(2));
+    layer_.evaluate(ctx, p.backward, reversed_x, other, tape ? &tape->backward : nullptr,
+                    direction("backward", segments));
+    add_reversed<B, T>(ctx, frame, other, y);
+  }
+
+  template <class B, class T>
+    requires RunsOn<Bidirectional, B, T>
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<NoState>& ends = {}) const {
+    require_no_state(ends.initial_state != nullptr || ends.final_state != nullptr);
+    auto frame = ctx.workspace().frame();
+    const auto reversed_dy = frame.template tensor<T>(dy.extent(0), dy.extent(1), dy.extent(2));
+    const auto other = frame.template tensor<T>(dx.extent(0), dx.extent(1), dx.extent(2));
+    reverse<B, T>(ctx, dy, reversed_dy);
+    layer_.differentiate(ctx, p.backward, tape.backward, reversed_dy, other, gradients.backward);
+    layer_.differentiate(ctx, p.forward, tape.forward, dy, dx, gradients.forward);
+    add_reversed<B, T>(ctx, frame, other, dx);
+  }
+
+  template <class T = float, class B>
+  NoState initial_state(const Context<B>&, Index) const {
+    return {};
+  }
+  template <class T = float, class B>
+  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+    Parameters<T, typename B::Space> p;
+    p.forward = layer_.template zero_parameters<T>(ctx);
+    p.backward = layer_.template zero_parameters<T>(ctx);
+    return p;
+  }
+  template <class T>
+  void fill_parameters(Parameters<T>& p, Seed seed) const {
+    layer_.fill_parameters(p.forward, seed.fork("forward"));
+    layer_.fill_parameters(p.backward, seed.fork("backward"));
+  }
+
+  static void for_each_parameter(auto&& visit, auto&... p) {
+    L::for_each_parameter(scoped("forward", visit), p.forward...);
+    L::for_each_parameter(scoped("backward", visit), p.backward...);
+  }
+  static void for_each_state(auto&&, auto&...) {}
+
+ private:
+  static void require_no_state(bool is_given) {
+    if (is_given)
+      throw ArgumentError(
+          "Bidirectional: a layer that reads the future has no state: use forward without states, "
+          "not prefill or step");
+  }
+
+  /// The offsets of the same sequences in a row that is read from its end.
+  static std::vector<Index> reversed(Segments segments) {
+    std::vector<Index> result(segments.rbegin(), segments.rend());
+    for (Index& offset : result) offset = segments.back() - offset;
+    return result;
+  }
+
+  /// Positions in the opposite order, without a copy.
+  template <class T, class Space>
+  static View<T, 3, Space> read_backwards(const View<T, 3, Space>& x) {
+    if (x.size() == 0) return x;
+    return {x.data() + (x.extent(1) - 1) * x.stride(1),
+            x.extents(),
+            {x.stride(0), -x.stride(1), x.stride(2)}};
+  }
+  template <class B, class T>
+  static void reverse(Context<B>& ctx, View<const T, 3, typename B::Space> from,
+                      View<T, 3, typename B::Space> to) {
+    rearrange(ctx, Rearrange<T, typename B::Space>{.x = read_backwards(from), .y = to});
+  }
+  template <class B, class T, class Frame>
+  static void add_reversed(Context<B>& ctx, Frame& frame, View<const T, 3, typename B::Space> from,
+                           View<T, 3, typename B::Space> to) {
+    const auto turned = frame.template tensor<T>(to.extent(0), to.extent(1), to.extent(2));
+    reverse<B, T>(ctx, from, turned);
+    add(ctx,
+        Add<T, typename B::Space>{.a = to.flatten(), .b = turned.flatten(), .y = to.flatten()});
+  }
+
+  L layer_;
+};
+
+}  // namespace ssm

@@ -1,0 +1,11 @@
+// expect: y must be .L, D. or .B, L, D.
+// SPDX-License-Identifier: Apache-2.0
+#include <ssm/backend/reference.hpp>
+#include <ssm/layer/linear.hpp>
+
+using Layer = ssm::Linear<ssm::LinearConfig{.inputs = 3, .outputs = 5}>;
+
+void forward(ssm::Context<ssm::Reference>& ctx, const Layer::Parameters<float>& parameters,
+             ssm::View<const float, 2> x, ssm::View<float, 1> y) {
+  Layer().forward(ctx, parameters, x, y);
+}
