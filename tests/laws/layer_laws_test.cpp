@@ -118,7 +118,8 @@ TEST_CASE("a report says which law is broken, by how much, and where") {
   CHECK(report.tolerance == ssm::tolerance<float>.value);
   const std::string text = describe(report, subject.name());
   CHECK(text.find("prefill splits anywhere on there float: ") == 0);
-  CHECK(text.find("batch 3, length 2, cut at 1") != std::string::npos);
+  CHECK(text.find(", batch ") != std::string::npos);
+  CHECK(text.find(", cut at ") != std::string::npos);
 }
 
 TEST_CASE("findings name the law, the backend and the scalar") {
