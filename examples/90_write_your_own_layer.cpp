@@ -33,7 +33,6 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
       ssm::OperandLayout::any;  // diagonal_scan takes any strides
   static constexpr ssm::Index channels() { return Channels; }
 
-
   /// The primitives that it calls.
   template <class B, class T>
   static constexpr bool runs_on = (ssm::HasDiagonalScan<B, T> && ssm::HasDiagonalParameters<B, T> &&

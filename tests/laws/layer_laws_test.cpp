@@ -120,6 +120,7 @@ TEST_CASE("a report says which law is broken, by how much, and where") {
   const std::string text = describe(report, subject.name());
   CAPTURE(text);
   CHECK(text.find("prefill splits anywhere on there float: ") == 0);
+  CHECK(text.find(", batch ") != std::string::npos);
   CHECK(text.find(", cut at ") != std::string::npos);
 }
 
