@@ -108,7 +108,7 @@ struct Tower {
     const auto hidden = rooms(frame, &kept);
     const auto dhidden = rooms(frame, nullptr);
     for (const Hidden& h : dhidden) {
-      for (const auto& view : {h.u, h.delta, h.B, h.initial_state}) ssm::fill(view, 0);
+      for (const auto& view : {h.u, h.dt, h.B, h.initial_state}) ssm::fill(view, 0);
       ssm::fill(h.A, 0);
     }
     Tensor3 current = dy.clone();
@@ -157,8 +157,8 @@ template <class Kept, class State>
 void advance(const Kept& source, Index t, State& state) {
   for_each_index(state, [&](Index b, Index d, Index n) {
     double& h = state(b, d, n);
-    h = std::exp(source.delta(b, t, d) * source.A(d, n)) * h +
-        source.delta(b, t, d) * source.B(b, t, n) * source.u(b, t, d);
+    h = std::exp(source.dt(b, t, d) * source.A(d, n)) * h +
+        source.dt(b, t, d) * source.B(b, t, n) * source.u(b, t, d);
   });
 }
 
@@ -221,12 +221,12 @@ TEST_CASE("what sources say is forgotten at once where fusion is for reading onl
       Context<B> ctx;
       auto frame = ctx.workspace().frame();
       const auto hidden = tower.rooms(frame, nullptr);
-      for (const auto& view : {hidden[0].u, hidden[0].delta, hidden[0].B, hidden[0].initial_state})
+      for (const auto& view : {hidden[0].u, hidden[0].dt, hidden[0].B, hidden[0].initial_state})
         ssm::fill(view, 0);
       ssm::fill(hidden[0].A, -1e3);  // a source that keeps nothing itself
       for (Index d = 0; d < inner; ++d) {
         hidden[0].u(0, 0, d) = loud;
-        for (Index t = 0; t < 4; ++t) hidden[0].delta(0, t, d) = 1;
+        for (Index t = 0; t < 4; ++t) hidden[0].dt(0, t, d) = 1;
       }
       for (Index n = 0; n < states; ++n) hidden[0].B(0, 0, n) = 1;
       tower.layer.evaluate(tower.ctx, tower.parameters[1], tower.x, tower.y[1], nullptr, {},

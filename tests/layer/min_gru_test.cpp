@@ -41,7 +41,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<MinGru, State<T, Space>> {
     typename Map::template Tape<T, Space> gate, hidden;
-    DynamicTensor<T, 3, Space> k, z, v, delta;
+    DynamicTensor<T, 3, Space> k, z, v, dt;
   };
 
   Index channels() const { return D; }
@@ -58,16 +58,15 @@ class MinGru : public LayerVerbs<MinGru<D>> {
       return room<T, Space>(frame, kept, x.extent(0), x.extent(1), D);
     };
     const auto k = sequence(tape ? &tape->k : nullptr), z = sequence(tape ? &tape->z : nullptr),
-               v = sequence(tape ? &tape->v : nullptr),
-               delta = sequence(tape ? &tape->delta : nullptr);
+               v = sequence(tape ? &tape->v : nullptr), dt = sequence(tape ? &tape->dt : nullptr);
     if (tape != nullptr) tape->keep(ctx, options);
     map_.evaluate(ctx, p.gate, x, k, tape ? &tape->gate : nullptr);
     map_.evaluate(ctx, p.hidden, x, v, tape ? &tape->hidden : nullptr);
     apply<B, T>(ctx, ActivationKind::sigmoid, k, z);
-    apply<B, T>(ctx, ActivationKind::softplus, k, delta);
+    apply<B, T>(ctx, ActivationKind::softplus, k, dt);
     const Constants<T, Space> constant(ctx, frame, v);
     const std::array<ScanStates<T, Space>, 1> sources{constant.forgetting(v)};
-    auto scan = constant.scan(sources, z, delta);
+    auto scan = constant.scan(sources, z, dt);
     scan.segments = options.segments;
     if (options.initial_state != nullptr) scan.initial_state = options.initial_state->h;
     if (options.final_state != nullptr) scan.final_state = options.final_state->h;
@@ -87,21 +86,21 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     add(ctx, Add<T, Space>{.a = tape.v.flatten(), .y = v.flatten()});
     const Constants<T, Space> constant(ctx, frame, v);
     const std::array<ScanStates<T, Space>, 1> sources{constant.forgetting(v)};
-    const auto dz = sequence(), dv = sequence(), ddelta = sequence(), dk = sequence();
+    const auto dz = sequence(), dv = sequence(), ddt = sequence(), dk = sequence();
     fill(ctx, Fill<T, Space>{.y = dv.flatten()});  // gradients of sources are added to
     const std::array<ScanStates<T, Space>, 1> dsources{ScanStates<T, Space>{.u = dv}};
-    DrivenScanBackward<T, Space> g{.forward = constant.scan(sources, tape.z, tape.delta),
+    DrivenScanBackward<T, Space> g{.forward = constant.scan(sources, tape.z, tape.dt),
                                    .dy = dy,
                                    .dsources = dsources,
                                    .dgate = dz,
-                                   .ddelta = ddelta};
+                                   .ddt = ddt};
     g.forward.segments = tape.segments;
     if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.h;
     if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->h;
     if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->h;
     driven_scan_backward(ctx, g);
     apply_backward<B, T>(ctx, ActivationKind::sigmoid, tape.k, dz, dz);
-    apply_backward<B, T>(ctx, ActivationKind::softplus, tape.k, ddelta, dk);
+    apply_backward<B, T>(ctx, ActivationKind::softplus, tape.k, ddt, dk);
     add(ctx, Add<T, Space>{.a = dz.flatten(), .b = dk.flatten(), .y = dk.flatten()});
     map_.backward(ctx, p.gate, tape.gate, dk, dz, gradients.gate);
     map_.backward(ctx, p.hidden, tape.hidden, dv, dx, gradients.hidden);
@@ -153,11 +152,11 @@ class MinGru : public LayerVerbs<MinGru<D>> {
       forgetting_rate = {number(-1e4), {D, 1}, {0, 0}};
     }
     ScanStates<T, Space> forgetting(View<T, 3, Space> v) const {
-      return {.u = v, .delta = ones, .B = one_of_each_position, .A = forgetting_rate};
+      return {.u = v, .dt = ones, .B = one_of_each_position, .A = forgetting_rate};
     }
     DrivenScan<T, Space> scan(std::span<const ScanStates<T, Space>> sources,
-                              View<const T, 3, Space> z, View<const T, 3, Space> delta) const {
-      return {.sources = sources, .gate = z, .delta = delta, .A = rate, .C = one_of_each_position};
+                              View<const T, 3, Space> z, View<const T, 3, Space> dt) const {
+      return {.sources = sources, .gate = z, .dt = dt, .A = rate, .C = one_of_each_position};
     }
   };
 

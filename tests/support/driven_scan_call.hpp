@@ -26,11 +26,11 @@ template <class T = double>
 struct DrivenCall {
   using Wide = DynamicTensor<T, 3>;
   struct Source {
-    Wide u, delta, B;
+    Wide u, dt, B;
     DynamicTensor<T, 2> A;
     DynamicTensor<T, 3> initial_state;
     ScanStates<T, HostSpace> views(bool with_initial_state) {
-      ScanStates<T, HostSpace> all{.u = u, .delta = delta, .B = B, .A = A};
+      ScanStates<T, HostSpace> all{.u = u, .dt = dt, .B = B, .A = A};
       if (with_initial_state) all.initial_state = initial_state;
       return all;
     }
@@ -41,12 +41,12 @@ struct DrivenCall {
         rows(sequence_count(n.batch, n.segments)),
         A(negative("A", n)),
         gate(wide("gate", n)),
-        delta(positive(wide("delta", n))),
+        dt(positive(wide("dt", n))),
         C(narrow("C", n)),
         y(wide("y", n)),
         dy(wide("dy", n)),
         dgate(wide("dgate", n)),
-        ddelta(wide("ddelta", n)),
+        ddt(wide("ddt", n)),
         dC(narrow("dC", n)),
         initial_state(state("initial", n)),
         final_state(nan_tensor<T>(rows, n.channels, n.states)),
@@ -56,12 +56,12 @@ struct DrivenCall {
     for (Index i = 0; i < n.sources; ++i) {
       const std::string name = "source " + std::to_string(i) + " ";
       sources.push_back({.u = wide(name + "u", n),
-                         .delta = positive(wide(name + "delta", n)),
+                         .dt = positive(wide(name + "dt", n)),
                          .B = narrow(name + "B", n),
                          .A = negative(name + "A", n),
                          .initial_state = state(name + "initial", n)});
       gradients.push_back({.u = wide(name + "du", n),
-                           .delta = wide(name + "ddelta", n),
+                           .dt = wide(name + "ddt", n),
                            .B = narrow(name + "dB", n),
                            .A = random_tensor<T>(name + "dA", n.channels, n.states),
                            .initial_state = state(name + "dinitial", n)});
@@ -74,7 +74,7 @@ struct DrivenCall {
 
   ssm::DrivenScan<T, HostSpace> operands() {
     ssm::DrivenScan<T, HostSpace> a{.sources = source_views,
-                                    .delta = delta,
+                                    .dt = dt,
                                     .A = A,
                                     .C = C,
                                     .segments = sizes.segments,
@@ -89,7 +89,7 @@ struct DrivenCall {
                                             .dy = dy,
                                             .dfinal_state = dfinal,
                                             .dsources = gradient_views,
-                                            .ddelta = ddelta,
+                                            .ddt = ddt,
                                             .dA = dA,
                                             .dC = dC,
                                             .dinitial_state = dinitial};
@@ -127,7 +127,7 @@ struct DrivenCall {
   DrivenSizes sizes;
   Index rows;
   DynamicTensor<T, 2> A;
-  Wide gate, delta, C, y, dy, dgate, ddelta, dC;
+  Wide gate, dt, C, y, dy, dgate, ddt, dC;
   DynamicTensor<T, 3> initial_state, final_state, dfinal, dinitial;
   DynamicTensor<T, 2> dA;
   std::vector<Source> sources, gradients;

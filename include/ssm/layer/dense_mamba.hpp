@@ -73,11 +73,11 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   struct Tape : InputTape<T, Space> {
     typename Inner::template Tape<T, Space> mamba;
     typename Select::template Tape<T, Space> select;
-    DynamicTensor<T, 3, Space> gate;   // a
-    DynamicTensor<T, 3, Space> reads;  // Σ_i C·h^i
-    DynamicTensor<T, 3, Space> total;  // what silu(z) multiplies
-    DynamicTensor<T, 3, Space> step;   // Δ, where the caller gives no place
-    DynamicTensor<T, 3, Space> fused;  // the initial state's
+    DynamicTensor<T, 3, Space> gate;     // a
+    DynamicTensor<T, 3, Space> reads;    // Σ_i C·h^i
+    DynamicTensor<T, 3, Space> total;    // what silu(z) multiplies
+    DynamicTensor<T, 3, Space> dt_used;  // Δ, where the caller gives no place
+    DynamicTensor<T, 3, Space> fused;    // the initial state's
   };
 
   /// What later layers read of this one, or the gradients of that; the initial state is a copy.
@@ -86,7 +86,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   /// The same for a tape.
   template <class T, class Space = HostSpace>
   struct KeptHidden {
-    DynamicTensor<T, 3, Space> u, delta, B;
+    DynamicTensor<T, 3, Space> u, dt, B;
     DynamicTensor<T, 2, Space> A;
     DynamicTensor<T, 3, Space> initial_state;
   };
@@ -202,7 +202,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   static void for_each_hidden(auto&& visit, const auto& hidden) {
     visit(hidden.u);
-    visit(hidden.delta);
+    visit(hidden.dt);
     visit(hidden.B);
     visit(hidden.A);
     if (hidden.initial_state) visit(hidden.initial_state);
@@ -217,7 +217,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     const Index states = mamba_.state();
     Hidden<T, Space> hidden{
         .u = room<T, Space>(frame, kept ? &kept->u : nullptr, batch, length, inner()),
-        .delta = room<T, Space>(frame, kept ? &kept->delta : nullptr, batch, length, inner()),
+        .dt = room<T, Space>(frame, kept ? &kept->dt : nullptr, batch, length, inner()),
         .B = room<T, Space>(frame, kept ? &kept->B : nullptr, batch, length, states),
         .A = room<T, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
     if (has_initial_state)
@@ -300,7 +300,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     const auto y = scan.y;
     scan.gate = {};
     scan.y = total;
-    if (is_carried() && !scan.step) scan.step = sequence(tape ? &tape->step : nullptr);
+    if (is_carried() && !scan.dt_used) scan.dt_used = sequence(tape ? &tape->dt_used : nullptr);
     selective_scan(ctx, scan);
     if (is_carried())
       Scans::template carry_sources<B, T>(

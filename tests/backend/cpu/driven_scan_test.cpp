@@ -15,7 +15,7 @@ void check_same(const DrivenCall<T>& actual, const DrivenCall<T>& expected, Tole
   CHECK(difference(actual.y, expected.y) <= allowed.value);
   CHECK(difference(actual.final_state, expected.final_state) <= allowed.value);
   CHECK(difference(actual.dgate, expected.dgate) <= allowed.gradient);
-  CHECK(difference(actual.ddelta, expected.ddelta) <= allowed.gradient);
+  CHECK(difference(actual.ddt, expected.ddt) <= allowed.gradient);
   CHECK(difference(actual.dA, expected.dA) <= allowed.gradient);
   CHECK(difference(actual.dC, expected.dC) <= allowed.gradient);
   CHECK(difference(actual.dinitial, expected.dinitial) <= allowed.gradient);
@@ -23,7 +23,7 @@ void check_same(const DrivenCall<T>& actual, const DrivenCall<T>& expected, Tole
     const auto& a = actual.gradients[i];
     const auto& e = expected.gradients[i];
     CHECK(difference(a.u, e.u) <= allowed.gradient);
-    CHECK(difference(a.delta, e.delta) <= allowed.gradient);
+    CHECK(difference(a.dt, e.dt) <= allowed.gradient);
     CHECK(difference(a.B, e.B) <= allowed.gradient);
     CHECK(difference(a.A, e.A) <= allowed.gradient);
     CHECK(difference(a.initial_state, e.initial_state) <= allowed.gradient);
@@ -87,11 +87,11 @@ TEST_CASE_TEMPLATE("any layout of the sequences", T, float, double) {
     Context<Cpu> ctx;
     DrivenCall<T> actual(sizes);
     auto operands = actual.operands();
-    const auto gate = place_copy(layout, actual.gate), delta = place_copy(layout, actual.delta);
+    const auto gate = place_copy(layout, actual.gate), dt = place_copy(layout, actual.dt);
     const auto C = place_copy(layout, actual.C), u = place_copy(layout, actual.sources[0].u);
     const auto y = place_copy(layout, actual.y);
     operands.gate = gate;
-    operands.delta = delta;
+    operands.dt = dt;
     operands.C = C;
     operands.y = y;
     actual.source_views[0].u = u;

@@ -24,9 +24,9 @@ TEST_CASE("what one source drives is the sum of its states that the gates let in
   const auto& source = call.sources[0];
   double state = source.initial_state(0, 0, 0), driven = call.initial_state(0, 0, 0);
   for (Index t = 0; t < 5; ++t) {
-    const double step = source.delta(0, t, 0);
-    state = std::exp(step * source.A(0, 0)) * state + step * source.B(0, t, 0) * source.u(0, t, 0);
-    driven = std::exp(call.delta(0, t, 0) * call.A(0, 0)) * driven + call.gate(0, t, 0) * state;
+    const double dt = source.dt(0, t, 0);
+    state = std::exp(dt * source.A(0, 0)) * state + dt * source.B(0, t, 0) * source.u(0, t, 0);
+    driven = std::exp(call.dt(0, t, 0) * call.A(0, 0)) * driven + call.gate(0, t, 0) * state;
     CHECK(call.y(0, t, 0) == doctest::Approx(call.C(0, t, 0) * driven));
   }
   CHECK(call.final_state(0, 0, 0) == doctest::Approx(driven));
@@ -54,9 +54,9 @@ TEST_CASE("without sources a state fades") {
   NanContext ctx;
   DrivenCall<> call({.sources = 0, .length = 2});
   call.run(ctx);
-  const double steps = call.delta(1, 0, 1) + call.delta(1, 1, 1);
+  const double dt = call.dt(1, 0, 1) + call.dt(1, 1, 1);
   CHECK(call.final_state(1, 1, 2) ==
-        doctest::Approx(std::exp(steps * call.A(1, 2)) * call.initial_state(1, 1, 2)));
+        doctest::Approx(std::exp(dt * call.A(1, 2)) * call.initial_state(1, 1, 2)));
 }
 
 TEST_CASE("packed segments equal separate sequences and an empty one keeps its state") {
@@ -73,12 +73,12 @@ TEST_CASE("packed segments equal separate sequences and an empty one keeps its s
       for_each_index(to, [&](Index, Index d, Index n) { to(0, d, n) = from(row, d, n); });
     };
     cut(alone.gate, packed.gate);
-    cut(alone.delta, packed.delta);
+    cut(alone.dt, packed.dt);
     cut(alone.C, packed.C);
     take_row(alone.initial_state, packed.initial_state);
     for (std::size_t i = 0; i < 2; ++i) {
       cut(alone.sources[i].u, packed.sources[i].u);
-      cut(alone.sources[i].delta, packed.sources[i].delta);
+      cut(alone.sources[i].dt, packed.sources[i].dt);
       cut(alone.sources[i].B, packed.sources[i].B);
       take_row(alone.sources[i].initial_state, packed.sources[i].initial_state);
       alone.source_views[i] = alone.sources[i].views(true);
@@ -94,7 +94,7 @@ void check_gradients(DrivenCall<> call) {
   NanContext ctx;
   fill(call.dA, 0);
   for (auto& gradient : call.gradients) {
-    for (auto* tensor : {&gradient.u, &gradient.delta, &gradient.B, &gradient.initial_state})
+    for (auto* tensor : {&gradient.u, &gradient.dt, &gradient.B, &gradient.initial_state})
       fill(*tensor, 0);
     fill(gradient.A, 0);
   }
@@ -105,7 +105,7 @@ void check_gradients(DrivenCall<> call) {
   };
   const double bound = tolerance<double>.gradient;
   if (call.sizes.sources > 0) CHECK(gradient_error(loss, call.gate, call.dgate) < bound);
-  CHECK(gradient_error(loss, call.delta, call.ddelta) < bound);
+  CHECK(gradient_error(loss, call.dt, call.ddt) < bound);
   CHECK(gradient_error(loss, call.A, call.dA) < bound);
   CHECK(gradient_error(loss, call.C, call.dC) < bound);
   CHECK(gradient_error(loss, call.initial_state, call.dinitial) < bound);
@@ -113,7 +113,7 @@ void check_gradients(DrivenCall<> call) {
     auto& source = call.sources[i];
     auto& gradient = call.gradients[i];
     CHECK(gradient_error(loss, source.u, gradient.u) < bound);
-    CHECK(gradient_error(loss, source.delta, gradient.delta) < bound);
+    CHECK(gradient_error(loss, source.dt, gradient.dt) < bound);
     CHECK(gradient_error(loss, source.A, gradient.A) < bound);
     CHECK(gradient_error(loss, source.B, gradient.B) < bound);
     CHECK(gradient_error(loss, source.initial_state, gradient.initial_state) < bound);
@@ -140,12 +140,12 @@ TEST_CASE("gradients of sources are added to, and may be left out") {
   twice.run_backward(ctx);
   CHECK(twice.gradients[1].u(1, 2, 0) - before(1, 2, 0) ==
         doctest::Approx(2 * (once.gradients[1].u(1, 2, 0) - before(1, 2, 0))));
-  CHECK(difference(twice.ddelta, once.ddelta) == 0);
+  CHECK(difference(twice.ddt, once.ddt) == 0);
   DrivenCall<> without({});
   auto g = without.backward();
   g.dsources = {};
   CHECK_NOTHROW(driven_scan_backward(ctx, g));
-  CHECK(difference(without.ddelta, once.ddelta) == 0);
+  CHECK(difference(without.ddt, once.ddt) == 0);
   without.gradient_views[0] = {};
   CHECK_NOTHROW(without.run_backward(ctx));
 }

@@ -17,15 +17,15 @@ struct DrivenScan {
     const DrivenModes<T, Arch> modes(frame, threads, a);
     const auto scans = static_cast<Index>(modes.scans());
     const Index size = modes.driven().padded(), blocks = modes.driven().blocks();
-    const Index sequences = sequence_count(a.delta.extent(0), a.segments);
+    const Index sequences = sequence_count(a.dt.extent(0), a.segments);
     const auto scratch = frame.template tensor<T>(
         threads, (scans * size + Block::scratch_size(modes.scans(), false)) * Block::lanes);
     const Index units = sequences * blocks;
-    const bool worth_sharing = a.delta.size() * size * scans >= 32768;
+    const bool worth_sharing = a.dt.size() * size * scans >= 32768;
     parallel(threads, units, worth_sharing ? 1 : units, [&](Range range, int worker) {
       for (Index i = range.begin; i < range.end; ++i) {
         T* const states = &scratch(worker, 0);
-        run<T>(modes, sequence_at(i / blocks, a.delta.extent(1), a.segments), i % blocks, states,
+        run<T>(modes, sequence_at(i / blocks, a.dt.extent(1), a.segments), i % blocks, states,
                states + scans * size * Block::lanes);
       }
     });

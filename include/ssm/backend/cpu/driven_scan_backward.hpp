@@ -22,7 +22,7 @@ class DrivenScanBackward {
   static void run(Ctx& ctx, const Operands& g) {
     const auto& a = g.forward;
     const Threads threads = ctx.resources().threads();
-    const Index batch = a.delta.extent(0), length = a.delta.extent(1);
+    const Index batch = a.dt.extent(0), length = a.dt.extent(1);
     auto frame = ctx.workspace().frame();
     const DrivenModes<T, Arch> modes(frame, threads, a);
     constexpr Index most_slots = 8;
@@ -37,7 +37,7 @@ class DrivenScanBackward {
         threads, (Block::scratch_size(modes.scans(), true) + scans * (chunk * 2 + 2) +
                   scans * modes.driven().padded() * (boundaries + 1 + chunk) + 2 * chunk) *
                      lanes);
-    const bool worth_sharing = a.delta.size() * modes.driven().size() * scans >= 8192;
+    const bool worth_sharing = a.dt.size() * modes.driven().size() * scans >= 8192;
     parallel(threads, units.size(), worth_sharing ? 1 : units.size(), [&](Range range, int worker) {
       for (Index i = range.begin; i < range.end; ++i) {
         const Range slot = units.slot(i);
@@ -151,7 +151,7 @@ class DrivenScanBackward {
       dA[i] = at(sums, n + i);
     });
     for (Index t = length(c) - 1; t >= 0; --t) {
-      const Register step = at(block_.step(scan), t);
+      const Register dt = at(block_.dt(scan), t);
       Register sum = at(drate(scan), t);
       unrolled<group>([&](auto i) {
         const Index place = t * group + i;
@@ -160,7 +160,7 @@ class DrivenScanBackward {
         carry[i] = lambda * at(block_.decays(scan), place);
         const Register decayed = carry[i] * at(block_.states(scan), place);
         sum = xsimd::fma(rate[i], decayed, sum);
-        dA[i] = xsimd::fma(step, decayed, dA[i]);
+        dA[i] = xsimd::fma(dt, decayed, dA[i]);
       });
       put(drate(scan), t, sum);
     }
@@ -214,17 +214,17 @@ class DrivenScanBackward {
     const Register scale(static_cast<T>(ln_of_2));  // rates are to the base 2
     for (std::size_t i = 0; i < g_.dsources.size(); ++i) {
       const auto du = block_.positions(g_.dsources[i].u);
-      const auto ddelta = block_.positions(g_.dsources[i].delta);
+      const auto ddt = block_.positions(g_.dsources[i].dt);
       for (Index t = 0; t < length(c); ++t) {
         const Register in = at(dinput(i), t);
-        add(du, begin(c) + t, in * at(block_.step(i), t));
-        add(ddelta, begin(c) + t,
+        add(du, begin(c) + t, in * at(block_.dt(i), t));
+        add(ddt, begin(c) + t,
             xsimd::fma(in, at(block_.u(i), t), Register(at(drate(i), t) * scale)));
       }
     }
-    const auto ddelta = block_.positions(g_.ddelta), to_gate = block_.positions(g_.dgate);
+    const auto ddt = block_.positions(g_.ddt), to_gate = block_.positions(g_.dgate);
     for (Index t = 0; t < length(c); ++t) {
-      if (ddelta) ddelta.store(begin(c) + t, at(drate(modes_.sources()), t) * scale);
+      if (ddt) ddt.store(begin(c) + t, at(drate(modes_.sources()), t) * scale);
       if (to_gate) to_gate.store(begin(c) + t, at(dgate(), t));
     }
   }

@@ -74,7 +74,7 @@ class DrivenBlock {
   }
 
   // Rows of a chunk, [chunk][lanes]; the driven scan has a gate where the others have an input.
-  T* step(std::size_t scan) const { return row(scan, 0); }
+  T* dt(std::size_t scan) const { return row(scan, 0); }
   T* input(std::size_t scan) const { return row(scan, 1); }
   T* u(std::size_t scan) const { return row(scan, 2); }
   T* y() const { return memory_ + modes_.scans() * rows_per_scan * chunk * lanes; }
@@ -94,18 +94,18 @@ class DrivenBlock {
     const auto& a = modes_.operands();
     for (std::size_t i = 0; i < modes_.sources(); ++i) {
       const auto from = positions(View<const T, 3>(a.sources[i].u));
-      const auto delta = positions(View<const T, 3>(a.sources[i].delta));
+      const auto dt_in = positions(View<const T, 3>(a.sources[i].dt));
       for (Index t = 0; t < length; ++t) {
-        const Register in = from.load(begin + t), by = delta.load(begin + t);
+        const Register in = from.load(begin + t), by = dt_in.load(begin + t);
         put(u(i), t, in);
-        put(step(i), t, by);
+        put(dt(i), t, by);
         put(input(i), t, in * by);
       }
     }
     const std::size_t own = modes_.sources();
-    const auto delta = positions(a.delta), gate = positions(a.gate);
+    const auto dt_in = positions(a.dt), gate = positions(a.gate);
     for (Index t = 0; t < length; ++t) {
-      put(step(own), t, delta.load(begin + t));
+      put(dt(own), t, dt_in.load(begin + t));
       put(input(own), t, own > 0 ? gate.load(begin + t) : Register(T{0}));
       put(y(), t, Register(T{0}));
     }
@@ -173,7 +173,7 @@ class DrivenBlock {
       rate[g] = at(modes_.of(scan).rates(block_), n + g);
     });
     for (Index t = 0; t < length; ++t) {
-      const Register by = at(step(scan), t);
+      const Register by = at(dt(scan), t);
       unrolled<group>([&](auto g) {
         const Register decay = exp2_of(Register(by * rate[g]));
         if constexpr (Keep) {

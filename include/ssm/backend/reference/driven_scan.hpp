@@ -16,8 +16,8 @@ struct DrivenScan {
     const Index scans = static_cast<Index>(a.sources.size()) + 1;
     auto frame = ctx.workspace().frame();
     const auto states = frame.template tensor<double>(scans, size);  // the driven one's last
-    for_each_sequence(a.delta.extent(0), a.delta.extent(1), a.segments, [&](Sequence s) {
-      for (Index d = 0; d < a.delta.extent(2); ++d) {
+    for_each_sequence(a.dt.extent(0), a.dt.extent(1), a.segments, [&](Sequence s) {
+      for (Index d = 0; d < a.dt.extent(2); ++d) {
         load_states(a, s.row, d, states);
         for (Index t = s.begin; t < s.end; ++t) {
           advance(a, s.batch, t, d, states, states);
@@ -40,10 +40,10 @@ struct DrivenScan {
     const Index count = static_cast<Index>(a.sources.size());
     auto frame = ctx.workspace().frame();
     const Sums sums{.A = frame.template tensor<double>(count + 1, channels, size),
-                    .B = frame.template tensor<double>(count, a.delta.extent(1), size),
-                    .C = frame.template tensor<double>(a.delta.extent(1), size)};
+                    .B = frame.template tensor<double>(count, a.dt.extent(1), size),
+                    .C = frame.template tensor<double>(a.dt.extent(1), size)};
     set_zero(sums.A);
-    for_each_sequence(a.delta.extent(0), a.delta.extent(1), a.segments, [&](Sequence s) {
+    for_each_sequence(a.dt.extent(0), a.dt.extent(1), a.segments, [&](Sequence s) {
       set_zero(sums.B);
       set_zero(sums.C);
       for (Index d = 0; d < channels; ++d) channel_backward(ctx, g, s, d, sums);
@@ -112,12 +112,12 @@ struct DrivenScan {
       double sum = 0;
       for (Index i = 0; i < count; ++i) {
         const auto& s = source_of(a, i);
-        const double step = s.delta(b, t, d);
+        const double dt = s.dt(b, t, d);
         after(i, n) =
-            std::exp(step * s.A(d, n)) * before(i, n) + step * s.B(b, t, n) * double{s.u(b, t, d)};
+            std::exp(dt * s.A(d, n)) * before(i, n) + dt * s.B(b, t, n) * double{s.u(b, t, d)};
         sum += after(i, n);
       }
-      after(count, n) = std::exp(double{a.delta(b, t, d)} * a.A(d, n)) * before(count, n);
+      after(count, n) = std::exp(double{a.dt(b, t, d)} * a.A(d, n)) * before(count, n);
       if (count > 0) after(count, n) += a.gate(b, t, d) * sum;
     }
   }
@@ -162,7 +162,7 @@ struct DrivenScan {
     const Index count = static_cast<Index>(a.sources.size());
     const double gate = count > 0 ? double{a.gate(b, t, d)} : 0.0;
     const double dy = g.dy(b, t, d);
-    double dgate = 0, dstep = 0;
+    double dgate = 0, ddt = 0;
     for (Index n = 0; n < a.A.extent(1); ++n) {
       const double lambda = adjoint(count, n) + a.C(b, t, n) * dy;
       sums.C(t, n) += dy * after(count, n);
@@ -170,13 +170,13 @@ struct DrivenScan {
         dgate += lambda * after(i, n);
         adjoint(i, n) += gate * lambda;
       }
-      adjoint(count, n) = lambda * std::exp(double{a.delta(b, t, d)} * a.A(d, n));
+      adjoint(count, n) = lambda * std::exp(double{a.dt(b, t, d)} * a.A(d, n));
       const double decayed = adjoint(count, n) * before(count, n);
-      sums.A(count, d, n) += a.delta(b, t, d) * decayed;
-      dstep += a.A(d, n) * decayed;
+      sums.A(count, d, n) += a.dt(b, t, d) * decayed;
+      ddt += a.A(d, n) * decayed;
     }
     put(g.dgate, dgate, b, t, d);
-    put(g.ddelta, dstep, b, t, d);
+    put(g.ddt, ddt, b, t, d);
     for (Index i = 0; i < count; ++i) source_backward(g, i, b, t, d, before, adjoint, sums);
   }
 
@@ -187,18 +187,18 @@ struct DrivenScan {
                               const View<double, 2>& adjoint, const Sums& sums) {
     const auto& source = source_of(g.forward, i);
     const ScanStates<T, Space> gradient = gradient_of(g, i);
-    const double step = source.delta(b, t, d), u = source.u(b, t, d);
-    double dinput = 0, dstep = 0;
+    const double dt = source.dt(b, t, d), u = source.u(b, t, d);
+    double dinput = 0, ddt = 0;
     for (Index n = 0; n < source.A.extent(1); ++n) {
-      sums.B(i, t, n) += adjoint(i, n) * step * u;
+      sums.B(i, t, n) += adjoint(i, n) * dt * u;
       dinput += adjoint(i, n) * source.B(b, t, n);
-      adjoint(i, n) *= std::exp(step * source.A(d, n));
+      adjoint(i, n) *= std::exp(dt * source.A(d, n));
       const double decayed = adjoint(i, n) * before(i, n);
-      sums.A(i, d, n) += step * decayed;
-      dstep += source.A(d, n) * decayed;
+      sums.A(i, d, n) += dt * decayed;
+      ddt += source.A(d, n) * decayed;
     }
-    add_to(gradient.u, dinput * step, b, t, d);
-    add_to(gradient.delta, dstep + dinput * u, b, t, d);
+    add_to(gradient.u, dinput * dt, b, t, d);
+    add_to(gradient.dt, ddt + dinput * u, b, t, d);
   }
 };
 
