@@ -82,7 +82,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   /// What later layers read of this one, or the gradients of that; the initial state is a copy.
   template <class T, class Space = HostSpace>
-  using Hidden = ScanStates<T, Space>;
+  using Hidden = ScanInputs<T, Space>;
   /// The same for a tape.
   template <class T, class Space = HostSpace>
   struct KeptHidden {
@@ -109,7 +109,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   template <class B, class T>
   static constexpr bool runs_on = (RunsOn<Inner, B, T> && RunsOn<Select, B, T> &&
-                                   HasDrivenScan<B, T> && HasActivation<B, T> &&
+                                   HasCascadedScan<B, T> && HasActivation<B, T> &&
                                    HasRearrange<B, T>);
 
   template <class B, class T>

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "ssm/layer/selective_transition.hpp"
-#include "ssm/op/driven_scan.hpp"
+#include "ssm/op/cascaded_scan.hpp"
 #include "ssm/op/rearrange.hpp"
 #include "ssm/op/selective_scan.hpp"
 
@@ -15,7 +15,7 @@ namespace ssm {
 template <class Select>
 struct DenseMambaScans {
   template <class T, class Space>
-  using Hidden = ScanStates<T, Space>;
+  using Hidden = ScanInputs<T, Space>;
   /// What a backward pass is given by and for other layers and the ends of the sequence. Null views where there is nothing.
   template <class T, class Space>
   struct Connections {
@@ -77,15 +77,15 @@ struct DenseMambaScans {
                             const View<const T, 3, typename B::Space>& initial_fused,
                             const View<T, 3, typename B::Space>& final_fused,
                             const View<T, 3, typename B::Space>& y) {
-    driven_scan(ctx, DrivenScan<T, typename B::Space>{.sources = sources,
-                                                      .gate = gate,
-                                                      .dt = scan.dt_used,
-                                                      .A = scan.A,
-                                                      .C = scan.C,
-                                                      .segments = scan.segments,
-                                                      .initial_state = initial_fused,
-                                                      .final_state = final_fused,
-                                                      .y = y});
+    cascaded_scan(ctx, CascadedScan<T, typename B::Space>{.sources = sources,
+                                                          .gate = gate,
+                                                          .dt = scan.dt_used,
+                                                          .A = scan.A,
+                                                          .C = scan.C,
+                                                          .segments = scan.segments,
+                                                          .initial_state = initial_fused,
+                                                          .final_state = final_fused,
+                                                          .y = y});
   }
 
   /// The block's own scan, and what later layers, and `ddt_used` if it is given, say of it.
@@ -167,7 +167,7 @@ struct DenseMambaScans {
     const View<T, 3, Space> ddt_used = frame.template tensor<T>(g.dy.extents());
     const View<T, 3, Space> dC = frame.template tensor<T>(g.dC.extents());
     const View<T, 3, Space> own_dC = frame.template tensor<T>(g.dC.extents());
-    DrivenScanBackward<T, Space> driven{
+    CascadedScanBackward<T, Space> cascaded{
         .forward = {.sources = with.sources,
                     .dt = with.hidden.u ? with.hidden.dt : tape.dt_used.view(),
                     .A = g.forward.A,
@@ -181,9 +181,9 @@ struct DenseMambaScans {
         .dA = g.dA,
         .dC = dC,
         .dinitial_state = with.dinitial_fused};
-    if (!with.sources.empty()) driven.forward.gate = tape.gate;
-    if (tape.mamba.has_initial_state) driven.forward.initial_state = tape.fused;
-    driven_scan_backward(ctx, driven);
+    if (!with.sources.empty()) cascaded.forward.gate = tape.gate;
+    if (tape.mamba.has_initial_state) cascaded.forward.initial_state = tape.fused;
+    cascaded_scan_backward(ctx, cascaded);
     const auto to = g.dC;
     g.dC = own_dC;
     own_backward<B, T>(ctx, g, with.dhidden, ddt_used);

@@ -11,7 +11,7 @@ namespace ssm {
 /// What the states of a selective scan follow from, or the gradients of that.
 ///   state_t[n] = exp(dt_t·A[d,n]) · state_{t−1}[n] + dt_t · B[b,t,n] · u[b,t,d]
 template <class T, class Space>
-struct ScanStates {
+struct ScanInputs {
   View<T, 3, Space> u{};              // [B, L, D]
   View<T, 3, Space> dt{};             // [B, L, D]   as it is used, after bias and softplus
   View<T, 3, Space> B{};              // [B, L, N]
@@ -19,7 +19,8 @@ struct ScanStates {
   View<T, 3, Space> initial_state{};  // [S, D, N]   optional, zero if left out
 };
 
-/// A state that other scans' states drive: what enters it is a sum of theirs, behind a gate, of every channel and state alike.
+/// Scans in a cascade: what enters the last is the sum of the states of those before it, behind a gate of every channel, state
+/// by state.
 ///   state_t[n] = exp(dt_t·A[d,n]) · state_{t−1}[n] + gate[b,t,d] · Σ_i source^i_t[n]
 ///   y[b,t,d]   = Σ_n C[b,t,n]·state_t[n]
 /// sources                       at most 8; their states are computed again, none is stored
@@ -35,10 +36,10 @@ struct ScanStates {
 /// Throws  ShapeError  if B, L, D or N disagree; ArgumentError  for more than 8 sources
 /// Source  He et al. 2024 (DenseSSM) §3.2, the autoregressive form: the fused state is what is carried on
 template <class T, class Space>
-struct DrivenScan {
+struct CascadedScan {
   static constexpr std::size_t most_sources = 8;
 
-  std::span<const ScanStates<T, Space>> sources{};
+  std::span<const ScanInputs<T, Space>> sources{};
   View<const T, 3, Space> gate{};
   View<const T, 3, Space> dt{};
   View<const T, 2, Space> A{};
@@ -49,14 +50,14 @@ struct DrivenScan {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of DrivenScan. Gradients of the gate, dt, C and the initial state are overwritten, those of
+/// The vector–Jacobian product of CascadedScan. Gradients of the gate, dt, C and the initial state are overwritten, those of
 /// A and of the sources are added to. Each may be left out, and so may any of a source's.
 template <class T, class Space>
-struct DrivenScanBackward {
-  DrivenScan<T, Space> forward{};  // y and final_state are not read
+struct CascadedScanBackward {
+  CascadedScan<T, Space> forward{};  // y and final_state are not read
   View<const T, 3, Space> dy{};
   View<const T, 3, Space> dfinal_state{};  // optional, zero if left out
-  std::span<const ScanStates<T, Space>> dsources{};
+  std::span<const ScanInputs<T, Space>> dsources{};
   View<T, 3, Space> dgate{};
   View<T, 3, Space> ddt{};
   View<T, 2, Space> dA{};
@@ -65,34 +66,35 @@ struct DrivenScanBackward {
 };
 
 template <class B, class T = float>
-concept HasDrivenScan = requires(Context<B>& ctx, const DrivenScan<T, typename B::Space>& a,
-                                 const DrivenScanBackward<T, typename B::Space>& g) {
-  B::driven_scan(ctx, a);
-  B::driven_scan_backward(ctx, g);
+concept HasCascadedScan = requires(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a,
+                                   const CascadedScanBackward<T, typename B::Space>& g) {
+  B::cascaded_scan(ctx, a);
+  B::cascaded_scan_backward(ctx, g);
 };
 
 namespace detail {
 /// The extents of a call: of a sequence of channels, of one of states, of A, and of a state.
-struct DrivenExtents {
+struct CascadedExtents {
   std::array<Index, 3> channels, states;
   std::array<Index, 2> rates;
   std::array<Index, 3> state;
 };
 
 template <class T, class Space>
-DrivenExtents require_operands(const DrivenScan<T, Space>& a) {
-  const char* op = "driven_scan";
-  if (a.sources.size() > DrivenScan<T, Space>::most_sources)
-    throw ArgumentError("driven_scan: " + std::to_string(a.sources.size()) + " sources, 8 at most");
+CascadedExtents require_operands(const CascadedScan<T, Space>& a) {
+  const char* op = "cascaded_scan";
+  if (a.sources.size() > CascadedScan<T, Space>::most_sources)
+    throw ArgumentError("cascaded_scan: " + std::to_string(a.sources.size()) +
+                        " sources, 8 at most");
   require_extents(op, "dt", a.dt, {dyn, dyn, dyn});
   const auto n = a.dt.extents().to_array();
   require_extents(op, "A", a.A, {n[2], dyn});
   require_segments(op, a.segments, n[0], n[1]);
   const Index states = a.A.extent(1);
-  const DrivenExtents shape{.channels = n,
-                            .states = {n[0], n[1], states},
-                            .rates = {n[2], states},
-                            .state = {sequence_count(n[0], a.segments), n[2], states}};
+  const CascadedExtents shape{.channels = n,
+                              .states = {n[0], n[1], states},
+                              .rates = {n[2], states},
+                              .state = {sequence_count(n[0], a.segments), n[2], states}};
   require_extents(op, "C", a.C, shape.states);
   if (a.sources.empty())
     require_extents_if_given(op, "gate", a.gate, n);
@@ -112,23 +114,24 @@ DrivenExtents require_operands(const DrivenScan<T, Space>& a) {
 }  // namespace detail
 
 template <class B, class T>
-  requires HasDrivenScan<B, T>
-void driven_scan(Context<B>& ctx, const DrivenScan<T, typename B::Space>& a) {
+  requires HasCascadedScan<B, T>
+void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a) {
   const auto shape = detail::require_operands(a);
-  require_extents("driven_scan", "y", a.y, shape.channels);
-  B::driven_scan(ctx, a);
+  require_extents("cascaded_scan", "y", a.y, shape.channels);
+  B::cascaded_scan(ctx, a);
 }
 
 template <class B, class T>
-  requires HasDrivenScan<B, T>
-void driven_scan_backward(Context<B>& ctx, const DrivenScanBackward<T, typename B::Space>& g) {
-  const char* op = "driven_scan_backward";
+  requires HasCascadedScan<B, T>
+void cascaded_scan_backward(Context<B>& ctx, const CascadedScanBackward<T, typename B::Space>& g) {
+  const char* op = "cascaded_scan_backward";
   const auto shape = detail::require_operands(g.forward);
   require_extents(op, "dy", g.dy, shape.channels);
   require_extents_if_given(op, "dfinal_state", g.dfinal_state, shape.state);
   if (!g.dsources.empty() && g.dsources.size() != g.forward.sources.size())
-    throw ArgumentError("driven_scan_backward: gradients of " + std::to_string(g.dsources.size()) +
-                        " sources out of " + std::to_string(g.forward.sources.size()));
+    throw ArgumentError("cascaded_scan_backward: gradients of " +
+                        std::to_string(g.dsources.size()) + " sources out of " +
+                        std::to_string(g.forward.sources.size()));
   for (const auto& source : g.dsources) {
     require_extents_if_given(op, "source du", source.u, shape.channels);
     require_extents_if_given(op, "source ddt", source.dt, shape.channels);
@@ -142,7 +145,7 @@ void driven_scan_backward(Context<B>& ctx, const DrivenScanBackward<T, typename 
   require_extents_if_given(op, "dA", g.dA, shape.rates);
   require_extents_if_given(op, "dC", g.dC, shape.states);
   require_extents_if_given(op, "dinitial_state", g.dinitial_state, shape.state);
-  B::driven_scan_backward(ctx, g);
+  B::cascaded_scan_backward(ctx, g);
 }
 
 }  // namespace ssm
