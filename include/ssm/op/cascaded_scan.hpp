@@ -19,8 +19,7 @@ struct ScanInputs {
   View<T, 3, Space> initial_state{};  // [S, D, N]   optional, zero if left out
 };
 
-/// Scans in a cascade: what enters the last is the sum of the states of those before it, behind a gate of every channel, state
-/// by state.
+/// Scans in a cascade: the input of the last is the sum of the states of the others, times a gate for every channel.
 ///   state_t[n] = exp(dt_t·A[d,n]) · state_{t−1}[n] + gate[b,t,d] · Σ_i source^i_t[n]
 ///   y[b,t,d]   = Σ_n C[b,t,n]·state_t[n]
 /// sources                       at most 8; their states are computed again, none is stored
