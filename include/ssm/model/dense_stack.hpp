@@ -42,7 +42,7 @@ struct DenseStackConfig {
 template <class NormLayer, class Inner, FixedString norm_name = "norm",
           FixedString inner_name = "mixer">
 class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inner_name>> {
-  static constexpr std::size_t most_sources = 8;
+  static constexpr std::size_t max_sources = 8;
 
  public:
   template <class T, class Space = HostSpace>
@@ -81,8 +81,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         norm_(std::move(norm)),
         layers_(std::move(layers)) {
     if (layers_.empty()) throw ArgumentError("DenseStack: a model needs at least one block");
-    if (sources_ < 0 || sources_ > static_cast<Index>(most_sources))
-      throw ArgumentError("DenseStack: a layer can read 0 to " + std::to_string(most_sources) +
+    if (sources_ < 0 || sources_ > static_cast<Index>(max_sources))
+      throw ArgumentError("DenseStack: a layer can read 0 to " + std::to_string(max_sources) +
                           " earlier ones, not " + std::to_string(sources_));
   }
 
@@ -248,12 +248,12 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
  private:
   /// Hidden tensors of the layers that are still read, by layer number modulo their number.
   template <class T, class Space>
-  using Ring = std::array<typename Inner::template Hidden<T, Space>, most_sources + 1>;
+  using Ring = std::array<typename Inner::template Hidden<T, Space>, max_sources + 1>;
 
   /// The sources of one layer, the oldest first.
   template <class Hidden>
   struct Sources {
-    std::array<Hidden, most_sources> all{};
+    std::array<Hidden, max_sources> all{};
     std::size_t count = 0;
     void push(const Hidden& hidden) { all[count++] = hidden; }
     std::span<const Hidden> span() const { return {all.data(), count}; }

@@ -36,7 +36,7 @@ struct ScanInputs {
 /// Source  He et al. 2024 (DenseSSM) §3.2, the autoregressive form: the fused state is what is carried on
 template <class T, class Space>
 struct CascadedScan {
-  static constexpr std::size_t most_sources = 8;
+  static constexpr std::size_t max_sources = 8;
 
   std::span<const ScanInputs<T, Space>> sources{};
   View<const T, 3, Space> gate{};
@@ -82,7 +82,7 @@ struct CascadedExtents {
 template <class T, class Space>
 CascadedExtents require_operands(const CascadedScan<T, Space>& a) {
   const char* op = "cascaded_scan";
-  if (a.sources.size() > CascadedScan<T, Space>::most_sources)
+  if (a.sources.size() > CascadedScan<T, Space>::max_sources)
     throw ArgumentError("cascaded_scan: " + std::to_string(a.sources.size()) +
                         " sources, 8 at most");
   require_extents(op, "dt", a.dt, {dyn, dyn, dyn});

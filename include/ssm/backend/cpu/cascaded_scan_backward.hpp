@@ -25,10 +25,10 @@ class CascadedScanBackward {
     const Index batch = a.dt.extent(0), length = a.dt.extent(1);
     auto frame = ctx.workspace().frame();
     const CascadedModes<T, Arch> modes(frame, threads, a);
-    constexpr Index most_slots = 8;
+    constexpr Index max_slots = 8;
     const ChannelUnits units(threads, sequence_count(batch, a.segments), modes.own().blocks(),
-                             most_slots, Modes::largest_group);
-    std::array<std::optional<Sums>, CascadedModes<T, Arch>::most> sums;
+                             max_slots, Modes::largest_group);
+    std::array<std::optional<Sums>, CascadedModes<T, Arch>::max_scans> sums;
     for (std::size_t i = 0; i < modes.scans(); ++i)
       sums[i].emplace(frame, modes.of(i), units, batch, length);
     const Index scans = static_cast<Index>(modes.scans());
@@ -72,9 +72,10 @@ class CascadedScanBackward {
     bool is_first_block;  // of its group: it writes sums over channels, the others add
   };
 
-  CascadedScanBackward(const Operands& g, const CascadedModes<T, Arch>& modes,
-                       const std::array<std::optional<Sums>, CascadedModes<T, Arch>::most>& sums,
-                       Sequence s, Index index, Place place, T* memory)
+  CascadedScanBackward(
+      const Operands& g, const CascadedModes<T, Arch>& modes,
+      const std::array<std::optional<Sums>, CascadedModes<T, Arch>::max_scans>& sums, Sequence s,
+      Index index, Place place, T* memory)
       : g_(g),
         modes_(modes),
         sums_(sums),
@@ -260,7 +261,7 @@ class CascadedScanBackward {
 
   const Operands& g_;
   const CascadedModes<T, Arch>& modes_;
-  const std::array<std::optional<Sums>, CascadedModes<T, Arch>::most>& sums_;
+  const std::array<std::optional<Sums>, CascadedModes<T, Arch>::max_scans>& sums_;
   Sequence sequence_;
   Index index_;
   Place place_;

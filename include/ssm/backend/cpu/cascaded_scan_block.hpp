@@ -16,7 +16,7 @@ template <class T, class Arch>
 class CascadedModes {
  public:
   using Modes = SelectiveModes<T, Arch>;
-  static constexpr std::size_t most = ssm::CascadedScan<T, HostSpace>::most_sources + 1;
+  static constexpr std::size_t max_scans = ssm::CascadedScan<T, HostSpace>::max_sources + 1;
 
   template <class Frame>
   CascadedModes(Frame& frame, const Threads& threads, const ssm::CascadedScan<T, HostSpace>& a)
@@ -42,8 +42,8 @@ class CascadedModes {
  private:
   const ssm::CascadedScan<T, HostSpace>& a_;
   std::size_t sources_;
-  std::array<ssm::SelectiveScan<T, HostSpace>, most> scans_{};
-  std::array<std::optional<Modes>, most> all_;
+  std::array<ssm::SelectiveScan<T, HostSpace>, max_scans> scans_{};
+  std::array<std::optional<Modes>, max_scans> all_;
 };
 
 /// One block of channels of one sequence, a channel in each lane, some positions at a time. Within them a group of states of

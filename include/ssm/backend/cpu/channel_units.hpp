@@ -12,11 +12,11 @@ namespace ssm::cpu {
 struct ChannelUnits {
   Index sequences, blocks, slots, groups;
 
-  ChannelUnits(int threads, Index sequence_count, Index block_count, Index most_slots,
+  ChannelUnits(int threads, Index sequence_count, Index block_count, Index max_slots,
                Index largest_group)
       : sequences(sequence_count),
         blocks(block_count),
-        slots(std::clamp<Index>(sequence_count, 1, std::max<Index>(1, most_slots))),
+        slots(std::clamp<Index>(sequence_count, 1, std::max<Index>(1, max_slots))),
         groups((block_count + largest_group - 1) / largest_group) {
     if (slots * groups % threads != 0)
       groups = std::min(blocks, (groups + threads - 1) / threads * threads);

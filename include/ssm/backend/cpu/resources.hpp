@@ -17,12 +17,12 @@ class Resources {
  public:
   Resources() : Resources(default_thread_count()) {}
   explicit Resources(int threads)
-      : threads_(std::clamp(threads, 1, ThreadPool::most_workers)),
+      : threads_(std::clamp(threads, 1, ThreadPool::max_workers)),
         pool_(std::make_unique<ThreadPool>()),
         plans_(std::make_unique<Plans>()) {}
 
   Threads threads() const { return {threads_, *pool_}; }
-  void set_threads(int threads) { threads_ = std::clamp(threads, 1, ThreadPool::most_workers); }
+  void set_threads(int threads) { threads_ = std::clamp(threads, 1, ThreadPool::max_workers); }
 
   /// Calls body(begin, end) for ranges that together are 0 … count−1, on the context's threads.
   template <class Body>

@@ -24,8 +24,8 @@ class SelectiveScanBackward {
     const Index length = a.u.extent(1);
     auto frame = ctx.workspace().frame();
     const Modes modes(frame, threads, a);
-    constexpr Index most_slots = 8;
-    const ChannelUnits units(threads, sequence_count(batch, a.segments), modes.blocks(), most_slots,
+    constexpr Index max_slots = 8;
+    const ChannelUnits units(threads, sequence_count(batch, a.segments), modes.blocks(), max_slots,
                              Modes::largest_group);
     const Sums sums(frame, modes, units, batch, length);
     const Index boundaries = length / chunk + 2;

@@ -19,9 +19,9 @@ class ShortConvolutionBackward {
     auto frame = ctx.workspace().frame();
     const Taps taps(frame, a);
     const Index width = taps.width();
-    constexpr Index most_slots = 8;
+    constexpr Index max_slots = 8;
     const ChannelUnits units(threads, sequence_count(a.x.extent(0), a.segments), taps.blocks(),
-                             most_slots, Taps::largest_group);
+                             max_slots, Taps::largest_group);
     const auto sums = frame.template tensor<T>(units.slots, taps.blocks(), width + 1, lanes);
     std::fill_n(sums.data(), sums.size(), T{0});
     const auto scratch = frame.template tensor<T>(threads, units.widest_group(), 2 * width, lanes);
