@@ -188,7 +188,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
         parts, [&](SelectiveScanBackward<T, Space> g) {
           if (sources.empty() && !is_carried())
             return Scans::template own_backward<B, T>(ctx, g, dhidden, {});
-          Scans::template behind_gate<B, T>(
+          Scans::template through_gate<B, T>(
               ctx, tape, g, [&](SelectiveScanBackward<T, Space> behind) {
                 if (is_carried())
                   Scans::template carried_backward<B, T>(ctx, tape, behind, connections);

@@ -114,8 +114,8 @@ struct DenseMambaScans {
 
   /// The gradient of z, then run(what is left for what silu(z) multiplies).
   template <class B, class T, class Tape, class Run>
-  static void behind_gate(Context<B>& ctx, const Tape& tape,
-                          SelectiveScanBackward<T, typename B::Space> g, Run&& run) {
+  static void through_gate(Context<B>& ctx, const Tape& tape,
+                           SelectiveScanBackward<T, typename B::Space> g, Run&& run) {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto dtotal = frame.template tensor<T>(g.dy.extents());

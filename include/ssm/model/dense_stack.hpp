@@ -236,7 +236,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
   /// States to be filled take the length of the first.
   static void for_each_state(auto&& visit, auto& state, auto&... more) {
-    (follow(state.blocks.size(), more), ...);
+    (match_block_count(state.blocks.size(), more), ...);
     for (std::size_t i = 0; i < state.blocks.size(); ++i) {
       const auto named = [&](const std::string& name, auto&... tensors) {
         visit("layers." + std::to_string(i) + "." + name, tensors...);
@@ -286,7 +286,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         hidden);
   }
 
-  static void follow(std::size_t count, auto& state) {
+  static void match_block_count(std::size_t count, auto& state) {
     if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
       state.blocks.resize(count);
   }
