@@ -226,7 +226,7 @@ class Doubler : public ssm::LayerVerbs<Doubler> {
   template <class B, class T>
   void evaluate(ssm::Context<B>&, const Parameters<T>&,
                 ssm::Input<B, T, ssm::dyn, ssm::dyn, ssm::dyn> x,
-                ssm::Output<B, T, ssm::dyn, ssm::dyn, ssm::dyn> y, ssm::Kept<Tape<T>>,
+                ssm::Output<B, T, ssm::dyn, ssm::dyn, ssm::dyn> y, ssm::NonDeduced<Tape<T>>*,
                 const ssm::SequenceOptions<ssm::NoState>& = {}) const {
     CHECK(x.is_contiguous());
     CHECK(y.is_contiguous());

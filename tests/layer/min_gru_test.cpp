@@ -50,7 +50,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     requires HasMatmul<B> && HasActivation<B> && HasCascadedScan<B> && HasRearrange<B>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, D> x, Output<B, T, dyn, dyn, D> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();

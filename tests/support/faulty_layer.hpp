@@ -79,7 +79,7 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
 
   template <class B, class T>
   void evaluate(Context<B>& ctx, const Parameters<T>& p, Input<B, T, dyn, dyn, dyn> x,
-                Output<B, T, dyn, dyn, dyn> y, Kept<Tape<T>> tape,
+                Output<B, T, dyn, dyn, dyn> y, NonDeduced<Tape<T>>* tape,
                 const SequenceOptions<State<T>>& options = {}) const {
     if (wrong_ == Fault::ignored_strides) x = {x.data(), x.extents()};
     auto frame = ctx.workspace().frame();

@@ -116,7 +116,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     requires RunsOn<DenseMamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     evaluate<B, T>(ctx, p, x, y, tape, options, {}, {});
   }
@@ -126,7 +126,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     requires RunsOn<DenseMamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options,
                 std::type_identity_t<std::span<const Hidden<T, typename B::Space>>> sources,
                 const std::type_identity_t<Hidden<T, typename B::Space>>& hidden) const {
@@ -210,9 +210,10 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   /// Where `evaluate` leaves what later layers read: in `kept`, or in workspace.
   template <class T, class B, class Frame>
-  Hidden<T, typename B::Space> hidden_room(
-      Context<B>&, Frame& frame, std::type_identity_t<KeptHidden<T, typename B::Space>>* kept,
-      Index batch, Index length, Index sequences, bool has_initial_state) const {
+  Hidden<T, typename B::Space> hidden_room(Context<B>&, Frame& frame,
+                                           NonDeduced<KeptHidden<T, typename B::Space>>* kept,
+                                           Index batch, Index length, Index sequences,
+                                           bool has_initial_state) const {
     using Space = typename B::Space;
     const Index states = mamba_.state();
     Hidden<T, Space> hidden{

@@ -45,7 +45,7 @@ class DenseReadout {
                 const ValueParameters<T, typename B::Space>& v_parameters,
                 Sequence<const T, typename B::Space> x, const View<T, 3, typename B::Space>& q,
                 std::span<const Source> sources, Sequence<T, typename B::Space> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<RetentionState<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();

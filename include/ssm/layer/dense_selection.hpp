@@ -48,7 +48,8 @@ class DenseSelection {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Sequence<const T, typename B::Space> x, Sequence<const T, typename B::Space> h,
                 std::span<const Source> sources, View<T, 3, typename B::Space> Source::*part,
-                Sequence<T, typename B::Space> y, Kept<Tape<T, typename B::Space>> tape) const {
+                Sequence<T, typename B::Space> y,
+                NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto gate = room<T, Space>(frame, tape ? &tape->gate : nullptr, h.extent(0), h.extent(1),

@@ -110,7 +110,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     requires RunsOn<DiagonalSsm, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options.segments);

@@ -55,7 +55,7 @@ class GauProjections {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 std::type_identity_t<View<const T, 3, typename B::Space>> x,
                 const Results<T, typename B::Space>& to,
-                Kept<Tape<T, typename B::Space>> tape) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     if (tape != nullptr) tape->x = x;
     const auto project = [&](View<const T, 2, Space> weight, View<const BFloat16, 2, Space> stored,

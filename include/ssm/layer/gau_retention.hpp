@@ -141,9 +141,10 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
 
   /// Room for what later layers read: in `kept` where there is one, else in the frame.
   template <class T, class B, class Frame>
-  Hidden<T, typename B::Space> hidden_room(
-      const Context<B>&, Frame& frame, std::type_identity_t<KeptHidden<T, typename B::Space>>* kept,
-      Index batch, Index length, Index sequences, bool has_initial_state) const {
+  Hidden<T, typename B::Space> hidden_room(const Context<B>&, Frame& frame,
+                                           NonDeduced<KeptHidden<T, typename B::Space>>* kept,
+                                           Index batch, Index length, Index sequences,
+                                           bool has_initial_state) const {
     using Space = typename B::Space;
     Hidden<T, Space> hidden{
         .k = room<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
@@ -171,7 +172,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     const auto hidden =
@@ -184,7 +185,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options,
                 std::type_identity_t<Sources<T, typename B::Space>> sources,
                 const Hidden<T, typename B::Space>& hidden) const {

@@ -60,7 +60,8 @@ class HiddenFusion {
     requires RunsOn<HiddenFusion, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> h, std::type_identity_t<Sources<B, T>> dense,
-                Output<B, T, dyn, dyn, width> y, Kept<Tape<T, typename B::Space>> tape) const {
+                Output<B, T, dyn, dyn, width> y,
+                NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     require_extents("hidden_fusion", "h", h, {dyn, dyn, channels()});
     require_extents("hidden_fusion", "y", y, h.extents().to_array());

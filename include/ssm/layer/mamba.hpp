@@ -112,7 +112,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     requires RunsOn<Mamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     evaluate_with<B, T>(ctx, p, x, y, tape, options,
@@ -156,7 +156,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   template <class B, class T, class Run>
   void evaluate_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                     Kept<Tape<T, typename B::Space>> tape,
+                     NonDeduced<Tape<T, typename B::Space>>* tape,
                      const SequenceOptions<State<T, typename B::Space>>& options,
                      const Parts<T, typename B::Space>& parts, Run&& run) const {
     using Space = typename B::Space;

@@ -64,7 +64,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
     requires RunsOn<Norm, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape,
+                const SequenceOptions<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("norm", "y", y, {x.extent(0), x.extent(1), channels_});
     auto a = operands<T, Space>(p, x);

@@ -89,7 +89,7 @@ class RetentionHeads {
   template <class B, class T>
     requires RunsOn<RetentionHeads, B, T>
   void evaluate(Context<B>& ctx, const Operands<T, typename B::Space>& a,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();

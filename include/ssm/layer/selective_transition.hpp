@@ -69,7 +69,8 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     requires RunsOn<SelectiveTransition, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, inner> x, Output<B, T, dyn, dyn, outer> gate,
-                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape,
+                const SequenceOptions<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("selective_transition", "gate", gate, {x.extent(0), x.extent(1), outputs()});
     auto frame = ctx.workspace().frame();

@@ -26,9 +26,9 @@ void copy_state(Context<B>& ctx, const State& from, State& to) {
                     from, to);
 }
 
-/// A tape or a state pointer that does not take part in template argument deduction, so that nullptr may be passed.
+/// A type that does not take part in template argument deduction: of a pointer to it, nullptr may be passed.
 template <class X>
-using Kept = std::type_identity_t<X*>;
+using NonDeduced = std::type_identity_t<X>;
 
 /// A base of every layer's tape: what the verbs themselves remember of a call. With it x may have any strides; without it
 /// `forward` with a tape refuses an x that the layer cannot read as it lies.

@@ -54,7 +54,7 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     requires RunsOn<Bidirectional, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<NoState>& options = {}) const {
     using Space = typename B::Space;
     require_no_state(options.initial_state != nullptr || options.final_state != nullptr);

@@ -118,7 +118,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     requires RunsOn<BasicLanguageModel, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 std::type_identity_t<View<const Token, 2, typename B::Space>> tokens,
-                Output<B, T, dyn, dyn, dyn> logits, Kept<Tape<T, typename B::Space>> tape,
+                Output<B, T, dyn, dyn, dyn> logits, NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     if (tape != nullptr && p.embedding.stored) detail::refuse_training_in_bf16("language model");

@@ -35,9 +35,10 @@ class Resources {
   const Plan& plan(Index length) {
     const std::lock_guard lock(plans_->mutex);
     for (const auto& entry : plans_->entries)
-      if (entry->type == &Kept<Plan>::tag && entry->length == length && entry->threads == threads_)
-        return static_cast<const Kept<Plan>&>(*entry).plan;
-    auto made = std::make_unique<Kept<Plan>>(length, threads_);
+      if (entry->type == &PlanEntry<Plan>::tag && entry->length == length &&
+          entry->threads == threads_)
+        return static_cast<const PlanEntry<Plan>&>(*entry).plan;
+    auto made = std::make_unique<PlanEntry<Plan>>(length, threads_);
     const Plan& result = made->plan;
     plans_->entries.push_back(std::move(made));
     return result;
@@ -51,8 +52,8 @@ class Resources {
     int threads;
   };
   template <class Plan>
-  struct Kept : Entry {
-    Kept(Index n, int thread_count) : plan(n, thread_count) {
+  struct PlanEntry : Entry {
+    PlanEntry(Index n, int thread_count) : plan(n, thread_count) {
       this->type = &tag;
       this->length = n;
       this->threads = thread_count;
