@@ -55,7 +55,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), D);
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), D);
     };
     const auto k = sequence(tape ? &tape->k : nullptr), z = sequence(tape ? &tape->z : nullptr),
                v = sequence(tape ? &tape->v : nullptr), dt = sequence(tape ? &tape->dt : nullptr);

@@ -97,8 +97,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     const Index length = x.extent(1);
     const KeyValueCache::Past past =
         cache_.cached_before(options.initial_state, batch, length, options.segments);
-    auto qkv = room<T, Space>(frame, tape ? &tape->qkv : nullptr, batch, length, 3 * channels_);
-    auto mixed = room<T, Space>(frame, tape ? &tape->mixed : nullptr, batch, length, channels_);
+    auto qkv = buffer<T, Space>(frame, tape ? &tape->qkv : nullptr, batch, length, 3 * channels_);
+    auto mixed = buffer<T, Space>(frame, tape ? &tape->mixed : nullptr, batch, length, channels_);
     projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr);
     if (tape != nullptr) {
       tape->keep(ctx, options);

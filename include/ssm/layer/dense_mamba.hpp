@@ -133,7 +133,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto parts =
-        mamba_.rooms(frame, tape ? &tape->mamba : nullptr, x.extent(0), x.extent(1), hidden.u);
+        mamba_.buffers(frame, tape ? &tape->mamba : nullptr, x.extent(0), x.extent(1), hidden.u);
     if (is_carried() && tape != nullptr && options.initial_state != nullptr)
       copy_tensor(ctx, options.initial_state->fused, tape->fused);
     mamba_.template evaluate_with<B, T>(
@@ -210,20 +210,20 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   /// Where `evaluate` leaves what later layers read: in `kept`, or in workspace.
   template <class T, class B, class Frame>
-  Hidden<T, typename B::Space> hidden_room(Context<B>&, Frame& frame,
-                                           NonDeduced<KeptHidden<T, typename B::Space>>* kept,
-                                           Index batch, Index length, Index sequences,
-                                           bool has_initial_state) const {
+  Hidden<T, typename B::Space> hidden_buffer(Context<B>&, Frame& frame,
+                                             NonDeduced<KeptHidden<T, typename B::Space>>* kept,
+                                             Index batch, Index length, Index sequences,
+                                             bool has_initial_state) const {
     using Space = typename B::Space;
     const Index states = mamba_.state();
     Hidden<T, Space> hidden{
-        .u = room<T, Space>(frame, kept ? &kept->u : nullptr, batch, length, inner()),
-        .dt = room<T, Space>(frame, kept ? &kept->dt : nullptr, batch, length, inner()),
-        .B = room<T, Space>(frame, kept ? &kept->B : nullptr, batch, length, states),
-        .A = room<T, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
+        .u = buffer<T, Space>(frame, kept ? &kept->u : nullptr, batch, length, inner()),
+        .dt = buffer<T, Space>(frame, kept ? &kept->dt : nullptr, batch, length, inner()),
+        .B = buffer<T, Space>(frame, kept ? &kept->B : nullptr, batch, length, states),
+        .A = buffer<T, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
     if (has_initial_state)
-      hidden.initial_state =
-          room<T, Space>(frame, kept ? &kept->initial_state : nullptr, sequences, inner(), states);
+      hidden.initial_state = buffer<T, Space>(frame, kept ? &kept->initial_state : nullptr,
+                                              sequences, inner(), states);
     return hidden;
   }
 
@@ -288,7 +288,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), inner());
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), inner());
     };
     const auto total = sequence(tape ? &tape->total : nullptr);
     const auto more = sequence(nullptr);

@@ -50,7 +50,7 @@ class DenseReadout {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto like = [&](const auto& shape, DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, shape.extent(0), shape.extent(1), shape.extent(2));
+      return buffer<T, Space>(frame, kept, shape.extent(0), shape.extent(1), shape.extent(2));
     };
     const auto k_gate = like(q, tape ? &tape->k_gate : nullptr);
     const auto v_gate = like(y, tape ? &tape->v_gate : nullptr);

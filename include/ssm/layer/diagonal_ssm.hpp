@@ -124,8 +124,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
     if constexpr (may_convolve) {
       if (convolve) {
-        auto kernel = room<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
-                                                 channels_, x.extent(1));
+        auto kernel = buffer<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
+                                                   channels_, x.extent(1));
         diagonal_kernel(ctx, kernel_of(scan, kernel));
         causal_convolution(
             ctx, CausalConvolution<T, typename B::Space>{

@@ -81,11 +81,11 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     auto frame = ctx.workspace().frame();
     const auto rows = as_rows(View<const T, 3, Space>(x));
     const Index count = rows.extent(0);
-    auto fc1 = room<T, Space>(frame, tape ? &tape->fc1 : nullptr, count, up_.outputs());
-    auto hidden = room<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.outputs());
+    auto fc1 = buffer<T, Space>(frame, tape ? &tape->fc1 : nullptr, count, up_.outputs());
+    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.outputs());
     if (tape != nullptr) tape->x = x;
     if constexpr (Config.gated) {
-      auto gate = room<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
+      auto gate = buffer<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
       multiply<B, T>(ctx, p.gate, rows, gate);
       multiply<B, T>(ctx, p.fc1, rows, fc1);
       activation(ctx,

@@ -103,8 +103,8 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space> Tape<T, Space>::*member, Index channels) {
-      return room<T, Space>(frame, tape ? &(tape->*member) : nullptr, x.extent(0), x.extent(1),
-                            channels);
+      return buffer<T, Space>(frame, tape ? &(tape->*member) : nullptr, x.extent(0), x.extent(1),
+                              channels);
     };
     using Saved = Tape<T, Space>;
     auto few_channels = sequence(&Saved::few, to_state_.outputs());

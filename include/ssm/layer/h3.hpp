@@ -104,7 +104,7 @@ class H3 : public LayerVerbs<H3<Config>> {
     const Index batch = x.extent(0);
     const Index length = x.extent(1);
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, batch, length, channels());
+      return buffer<T, Space>(frame, kept, batch, length, channels());
     };
     auto q = sequence(tape ? &tape->q : nullptr);
     auto k = sequence(tape ? &tape->k : nullptr);

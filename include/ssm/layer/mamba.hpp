@@ -116,7 +116,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     evaluate_with<B, T>(ctx, p, x, y, tape, options,
-                        rooms<T, typename B::Space>(frame, tape, x.extent(0), x.extent(1)),
+                        buffers<T, typename B::Space>(frame, tape, x.extent(0), x.extent(1)),
                         [&](const auto& scan) { selective_scan(ctx, scan); });
   }
 
@@ -132,10 +132,10 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
   /// Where the intermediate results of a call go: to the tape, or to workspace; u elsewhere, if that is given.
   template <class T, class Space, class Frame>
-  Parts<T, Space> rooms(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
-                        View<T, 3, Space> u = {}) const {
+  Parts<T, Space> buffers(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
+                          View<T, 3, Space> u = {}) const {
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index size) {
-      return room<T, Space>(frame, kept, batch, length, size);
+      return buffer<T, Space>(frame, kept, batch, length, size);
     };
     return {.xz = sequence(tape ? &tape->xz : nullptr, 2 * inner()),
             .u = u ? u : sequence(tape ? &tape->u : nullptr, inner()),

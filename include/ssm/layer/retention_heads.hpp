@@ -116,8 +116,8 @@ class RetentionHeads {
 
     View<T, 3, Space> o = a.mixed, normalized = a.mixed;
     if (tape != nullptr) {
-      o = room<T, Space>(frame, &tape->o, batch, length, config_.value_dim);
-      normalized = room<T, Space>(frame, &tape->normalized, batch, length, config_.value_dim);
+      o = buffer<T, Space>(frame, &tape->o, batch, length, config_.value_dim);
+      normalized = buffer<T, Space>(frame, &tape->normalized, batch, length, config_.value_dim);
       tape->scale.resize({rows});
     }
     auto attend = attention<T, Space>(a.q, a.k, a.v, log_decay, options.segments);

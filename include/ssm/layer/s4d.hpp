@@ -100,7 +100,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), channels());
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels());
     };
     auto filtered = sequence(tape ? &tape->filtered : nullptr);
     auto hidden = sequence(tape ? &tape->hidden : nullptr);

@@ -76,7 +76,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     auto frame = ctx.workspace().frame();
     const auto rows = as_rows(View<const T, 3, Space>(x));
     const Index count = rows.extent(0);
-    auto hidden = room<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.inputs());
+    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.inputs());
     if (tape != nullptr) {
       tape->x = x;
       tape->fc1.resize({count, up_.inputs()});

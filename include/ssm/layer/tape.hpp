@@ -53,9 +53,9 @@ struct SequenceTape {
   }
 };
 
-/// Room for an intermediate result: in the tape where there is one, else in the workspace.
+/// A buffer for an intermediate result: in the tape where there is one, else in the workspace.
 template <class T, class Space, class Frame, class... N>
-View<T, int{sizeof...(N)}, Space> room(
+View<T, int{sizeof...(N)}, Space> buffer(
     Frame& frame, std::type_identity_t<DynamicTensor<T, int{sizeof...(N)}, Space>>* kept,
     N... extents) {
   if (kept == nullptr) return frame.template tensor<T>(extents...);

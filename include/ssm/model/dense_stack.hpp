@@ -18,7 +18,7 @@ namespace ssm {
 /// A layer that reads what earlier layers of its kind computed at the same positions, beside its input:
 ///   L::Hidden<T, Space>       views of what later layers read of it, or of its gradient
 ///   L::KeptHidden<T, Space>   the tensors behind them, for a tape
-///   layer.hidden_room<T>(ctx, frame, kept | nullptr, batch, length, sequences, has_initial_state)
+///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, batch, length, sequences, has_initial_state)
 ///   L::for_each_hidden(visit, hidden)                       visit(view), those that are there
 ///   layer.evaluate(…, options, sources, hidden)             sources oldest first; fills hidden
 ///   layer.differentiate(…, ends, sources, hidden, dsources, dhidden)   adds to dsources, reads dhidden
@@ -117,8 +117,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     Ring<T, Space> ring;
     if (tape == nullptr)
       for (std::size_t i = 0; i < std::min(count, ring_size()); ++i)
-        ring[i] = layers_[i].template hidden_room<T>(ctx, frame, nullptr, batch, length, sequences,
-                                                     has_initial_state);
+        ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, batch, length,
+                                                       sequences, has_initial_state);
     auto mixed = frame.template tensor<T>(x.extents());
     View<T, 3, Space> normed;
     if (tape == nullptr) normed = frame.template tensor<T>(x.extents());
@@ -130,8 +130,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       if (block != nullptr) {
         block->normed.resize(x.extents());
         normed = block->normed;
-        block->hidden = layers_[i].template hidden_room<T>(ctx, frame, &block->kept, batch, length,
-                                                           sequences, has_initial_state);
+        block->hidden = layers_[i].template hidden_buffer<T>(ctx, frame, &block->kept, batch,
+                                                             length, sequences, has_initial_state);
         if (i + 1 < count) tape->blocks[i + 1].x.resize(x.extents());
         running = i + 1 < count ? tape->blocks[i + 1].x.view() : View<T, 3, Space>(y);
       }
@@ -166,8 +166,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     const bool has_initial_state = tape.has_initial_state || ends.initial_state != nullptr;
     Ring<T, Space> ring;
     for (std::size_t i = 0; i < std::min(count, ring_size()); ++i) {
-      ring[i] = layers_[i].template hidden_room<T>(ctx, frame, nullptr, dy.extent(0), dy.extent(1),
-                                                   tape.state_rows, has_initial_state);
+      ring[i] = layers_[i].template hidden_buffer<T>(
+          ctx, frame, nullptr, dy.extent(0), dy.extent(1), tape.state_rows, has_initial_state);
       clear(ctx, ring[i]);
     }
     const View<T, 3, Space> running(dx);

@@ -129,7 +129,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     require_extents("language model", "logits", logits,
                     {batch, last_only ? Index{1} : length, config_.padded});
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, batch, length, channels());
+      return buffer<T, Space>(frame, kept, batch, length, channels());
     };
     auto embedded = sequence(tape ? &tape->embedded : nullptr);
     auto hidden = sequence(tape ? &tape->hidden : nullptr);
@@ -152,8 +152,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       });
     }
     if (last_only) hidden = hidden.slice(1, length - 1, length);
-    auto normed =
-        room<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1), channels());
+    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1),
+                                   channels());
     norm_.evaluate(ctx, p.norm, hidden, normed, tape ? &tape->norm : nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
                                  .b = head_of(p).transpose(0, 1),

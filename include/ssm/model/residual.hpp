@@ -65,8 +65,8 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto normed = room<T, Space>(frame, tape ? &tape->normed : nullptr, x.extent(0), x.extent(1),
-                                 x.extent(2));
+    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, x.extent(0), x.extent(1),
+                                   x.extent(2));
     norm_.evaluate(ctx, p.norm, x, normed, tape ? &tape->norm : nullptr);
     inner_.evaluate(ctx, p.inner, normed, y, tape ? &tape->inner : nullptr, options);
     if (tape != nullptr) {

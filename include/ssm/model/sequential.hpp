@@ -74,10 +74,10 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     View<const T, 3, Space> current = x;
     for_each_index([&](auto i) {
       constexpr std::size_t index = i;
-      const auto next = i + 1 == count
-                            ? View<T, 3, Space>(y)
-                            : room<T, Space>(frame, tape ? &tape->between[i] : nullptr, x.extent(0),
-                                             x.extent(1), output_channels(std::get<i>(blocks_)));
+      const auto next =
+          i + 1 == count ? View<T, 3, Space>(y)
+                         : buffer<T, Space>(frame, tape ? &tape->between[i] : nullptr, x.extent(0),
+                                            x.extent(1), output_channels(std::get<i>(blocks_)));
       std::get<i>(blocks_).evaluate(
           ctx, std::get<i>(p.blocks), current, next, tape ? &std::get<i>(tape->blocks) : nullptr,
           options.part(
