@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/layer/dropping.hpp"
+#include "ssm/layer/dropout.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/op/activation.hpp"
 
@@ -101,7 +101,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     }
     if (tape != nullptr) {
       tape->dropout = detail::fork(options.dropout, std::string_view("hidden"));
-      drop(ctx, dropout_, tape->dropout, hidden);
+      apply_dropout(ctx, dropout_, tape->dropout, hidden);
     }
     multiply<B, T>(ctx, p.fc2, hidden, as_rows(View<T, 3, Space>(y)));
   }
@@ -121,7 +121,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
     linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, as_rows(View<const T, 3, Space>(dy)),
                           dhidden, false, gradients.fc2.weight, gradients.fc2.bias);
-    drop(ctx, dropout_, tape.dropout, dhidden);
+    apply_dropout(ctx, dropout_, tape.dropout, dhidden);
     View<T, 2, Space> dgate;
     if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
     activation_backward(ctx, ActivationBackward<T, Space>{

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "ssm/layer/dropping.hpp"
+#include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
@@ -143,7 +143,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
                           sources.span(), hidden);
       if (block != nullptr) {
         block->dropout = detail::fork(options.dropout, i);
-        drop(ctx, dropout_, block->dropout, mixed);
+        apply_dropout(ctx, dropout_, block->dropout, mixed);
       }
       add(ctx, Add<T, Space>{.a = current.flatten(), .b = mixed.flatten(), .y = running.flatten()});
       current = running;
@@ -188,7 +188,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       View<const T, 3, Space> dmixed = running;
       if (block.dropout && dropout_ > 0) {
         add(ctx, Add<T, Space>{.a = running.flatten(), .y = dropped.flatten()});
-        drop(ctx, dropout_, block.dropout, dropped);
+        apply_dropout(ctx, dropout_, block.dropout, dropped);
         dmixed = dropped;
       }
       layers_[i].differentiate(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,

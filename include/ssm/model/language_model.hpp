@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "ssm/layer/dropping.hpp"
+#include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/linear.hpp"  // linear_backward
@@ -140,7 +140,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     if (tape != nullptr) {
       keep(ctx, *tape, tokens, first, options.segments);
       tape->dropout = options.dropout;
-      drop(ctx, config_.embedding_dropout, tape->dropout, embedded);
+      apply_dropout(ctx, config_.embedding_dropout, tape->dropout, embedded);
     }
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
                        options.part(backbone_of, std::string_view("blocks")));
@@ -179,7 +179,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
                             ends.part(backbone_of));
-    drop(ctx, config_.embedding_dropout, tape.dropout, dnormed);
+    apply_dropout(ctx, config_.embedding_dropout, tape.dropout, dnormed);
     if (ends.initial_state != nullptr)
       ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
     if (config_.positions > 0)
