@@ -15,7 +15,7 @@
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/backend/cuda/matmul.hpp"
 #include "ssm/core/fill_random.hpp"
-#include "ssm/layer/copy_to.hpp"
+#include "ssm/core/transfer.hpp"
 
 namespace {
 

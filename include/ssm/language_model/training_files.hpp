@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "ssm/core/transfer.hpp"
 #include "ssm/io/optimizer_checkpoint.hpp"
 #include "ssm/io/state_checkpoint.hpp"
-#include "ssm/layer/copy_to.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 
 namespace ssm::detail {

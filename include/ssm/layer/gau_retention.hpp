@@ -203,7 +203,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
                           tape ? &tape->projections : nullptr);
     if (hidden.initial_state && options.initial_state != nullptr) {
-      copy_to<T>(ctx, options.initial_state->retention.flatten(), hidden.initial_state.flatten());
+      copy_flat<T>(ctx, options.initial_state->retention.flatten(), hidden.initial_state.flatten());
       advance_position(ctx, AdvancePosition<Space>{.position = options.initial_state->position,
                                                    .y = hidden.position});
     }
@@ -217,7 +217,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                             tape ? &tape->v_selection : nullptr);
       v = joined;
     } else {
-      copy_to<T>(ctx, hidden.k.flatten(), k.flatten());
+      copy_flat<T>(ctx, hidden.k.flatten(), k.flatten());
     }
     if (!sources.empty() && !is_carried()) {
       more = sequence(nullptr, value_dim());
@@ -365,8 +365,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class T, class B>
-  static void copy_to(Context<B>& ctx, std::type_identity_t<View<const T, 1, typename B::Space>> x,
-                      std::type_identity_t<View<T, 1, typename B::Space>> y) {
+  static void copy_flat(Context<B>& ctx,
+                        std::type_identity_t<View<const T, 1, typename B::Space>> x,
+                        std::type_identity_t<View<T, 1, typename B::Space>> y) {
     add(ctx, Add<T, typename B::Space>{.a = x, .y = y});
   }
   /// sum += x, unless x is null

@@ -8,7 +8,7 @@
 #include "ssm/core/initializer.hpp"
 #include "ssm/core/parameter.hpp"
 #include "ssm/core/random.hpp"  // Seed
-#include "ssm/layer/copy_to.hpp"
+#include "ssm/core/transfer.hpp"
 #include "ssm/layer/operand_layout.hpp"
 #include "ssm/layer/runs_on.hpp"
 #include "ssm/layer/sequence_options.hpp"

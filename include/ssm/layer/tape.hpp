@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "ssm/core/context.hpp"
-#include "ssm/layer/copy_to.hpp"  // copy_tensor
+#include "ssm/core/transfer.hpp"  // copy_tensor
 #include "ssm/layer/sequence_options.hpp"
 
 namespace ssm {
