@@ -51,7 +51,7 @@ template <class T, int Rows, int Columns, int Unroll>
 struct FewRows {
   explicit FewRows(const ssm::Matmul<T, CudaSpace>& call)
       : a(device::operand(call.a)),
-        b(device::operand(call.b_stored)),
+        b(device::operand(call.b_bf16)),
         bias(device::operand(call.bias)),
         c(device::operand(call.c)),
         z(device::operand(call.z)),
@@ -60,7 +60,7 @@ struct FewRows {
         depth(call.a.extent(1)),
         activation(call.activation),
         accumulates(call.accumulate),
-        are_aligned(has_aligned_runs(call.a, 1, 0) && has_aligned_runs(call.b_stored, 0, 1)) {}
+        are_aligned(has_aligned_runs(call.a, 1, 0) && has_aligned_runs(call.b_bf16, 0, 1)) {}
 
   Index row_blocks() const { return (rows + Rows - 1) / Rows; }
   Index column_blocks() const { return (columns + Columns - 1) / Columns; }

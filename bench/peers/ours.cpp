@@ -183,7 +183,7 @@ double parameter_bytes(const P& parameters) {
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
         bytes += 4 * tensor.size();
-        if constexpr (requires { tensor.stored; }) bytes += 2 * tensor.stored.size();
+        if constexpr (requires { tensor.bf16; }) bytes += 2 * tensor.bf16.size();
       },
       parameters);
   return static_cast<double>(bytes);

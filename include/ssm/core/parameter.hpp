@@ -50,7 +50,7 @@ Index parameter_count(const P& parameters) {
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
         count += tensor.size();
-        if constexpr (requires { tensor.stored; }) count += tensor.stored.size();
+        if constexpr (requires { tensor.bf16; }) count += tensor.bf16.size();
       },
       parameters);
   return count;

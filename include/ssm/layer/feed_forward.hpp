@@ -93,7 +93,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     } else {
       matmul(ctx, Matmul<T, Space>{.a = rows,
                                    .b = p.fc1.weight.transpose(0, 1),
-                                   .b_stored = p.fc1.weight.stored.transpose(0, 1),
+                                   .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
                                    .bias = p.fc1.bias,
                                    .activation = activation_,
                                    .c = hidden,
@@ -171,7 +171,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                        std::type_identity_t<View<T, 2, typename B::Space>> y) {
     matmul(ctx, Matmul<T, typename B::Space>{.a = x,
                                              .b = linear.weight.transpose(0, 1),
-                                             .b_stored = linear.weight.stored.transpose(0, 1),
+                                             .b_bf16 = linear.weight.bf16.transpose(0, 1),
                                              .bias = linear.bias,
                                              .c = y});
   }

@@ -86,7 +86,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
     if (tape != nullptr) tape->x = x;
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(x)),
                                  .b = p.weight.transpose(0, 1),
-                                 .b_stored = p.weight.stored.transpose(0, 1),
+                                 .b_bf16 = p.weight.bf16.transpose(0, 1),
                                  .bias = p.bias,
                                  .c = as_rows(View<T, 3, Space>(y))});
   }

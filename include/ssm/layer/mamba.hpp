@@ -174,7 +174,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     x_.evaluate(ctx, p.x_proj, parts.u, parts.projected, nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(part(parts.projected, 0, rank_)),
                                  .b = p.dt_proj.weight.transpose(0, 1),
-                                 .b_stored = p.dt_proj.weight.stored.transpose(0, 1),
+                                 .b_bf16 = p.dt_proj.weight.bf16.transpose(0, 1),
                                  .c = as_rows(parts.dt)});
     auto scan = operands<B, T>(ctx, frame, p, parts, options.segments);
     if (options.initial_state != nullptr) scan.initial_state = options.initial_state->ssm;

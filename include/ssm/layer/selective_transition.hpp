@@ -84,13 +84,13 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     }
     matmul(ctx, Matmul<T, Space>{.a = rows,
                                  .b = p.fc1.weight.transpose(0, 1),
-                                 .b_stored = p.fc1.weight.stored.transpose(0, 1),
+                                 .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
                                  .c = hidden,
                                  .z = tape ? tape->fc1.view() : View<T, 2, Space>()});
     matmul(ctx, Matmul<T, Space>{.a = hidden,
                                  .b = p.fc2.weight.transpose(0, 1),
-                                 .b_stored = p.fc2.weight.stored.transpose(0, 1),
+                                 .b_bf16 = p.fc2.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
                                  .c = as_rows(View<T, 3, Space>(gate)),
                                  .z = tape ? tape->fc2.view() : View<T, 2, Space>()});

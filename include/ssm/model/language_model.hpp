@@ -121,7 +121,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                 Output<B, T, dyn, dyn, dyn> logits, NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
-    if (tape != nullptr && p.embedding.stored) detail::refuse_training_in_bf16("language model");
+    if (tape != nullptr && p.embedding.bf16) detail::refuse_training_in_bf16("language model");
     auto frame = ctx.workspace().frame();
     const Index batch = tokens.extent(0);
     const Index length = tokens.extent(1);
@@ -157,7 +157,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     norm_.evaluate(ctx, p.norm, hidden, normed, tape ? &tape->norm : nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
                                  .b = head_of(p).transpose(0, 1),
-                                 .b_stored = head_of(p).stored.transpose(0, 1),
+                                 .b_bf16 = head_of(p).bf16.transpose(0, 1),
                                  .c = as_rows(View<T, 3, Space>(logits))});
   }
 
@@ -287,7 +287,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const Index length = tokens.extent(1);
     for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
       embedding(ctx, Embedding<T, Space>{.table = p.embedding,
-                                         .table_stored = p.embedding.stored,
+                                         .table_bf16 = p.embedding.bf16,
                                          .tokens = tokens.select(0, b),
                                          .y = y.select(0, b)});
     scale_embedding<T>(ctx, y.flatten());

@@ -14,13 +14,13 @@ class MatmulFewRows {
   static constexpr Index max_rows = 16;
 
   static bool applies(const ssm::Matmul<T, HostSpace>& a) {
-    const Index depth_stride = a.b_stored ? a.b_stored.stride(0) : a.b.stride(0);
+    const Index depth_stride = a.b_bf16 ? a.b_bf16.stride(0) : a.b.stride(0);
     return a.a.extent(0) <= max_rows && depth_stride == 1 && a.a.stride(1) == 1;
   }
 
   static void run(const Threads& threads, const ssm::Matmul<T, HostSpace>& a) {
-    if (a.b_stored)
-      run(threads, a, a.b_stored);
+    if (a.b_bf16)
+      run(threads, a, a.b_bf16);
     else
       run(threads, a, a.b);
   }

@@ -35,9 +35,8 @@ class MatmulPanels {
         for (Index i = range.begin; i < range.end; ++i)
           if (i < row_panels)
             pack<height>(a.a.transpose(0, 1), k, here, i * height, &left(i, 0, 0));
-          else if (a.b_stored)
-            pack<width>(a.b_stored, k, here, (i - row_panels) * width,
-                        &right(i - row_panels, 0, 0));
+          else if (a.b_bf16)
+            pack<width>(a.b_bf16, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
           else
             pack<width>(a.b, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
       });
