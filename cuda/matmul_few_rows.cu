@@ -66,7 +66,7 @@ struct FewRows {
   Index column_blocks() const { return (columns + Columns - 1) / Columns; }
 
   SSM_DEVICE void operator()(Index block, Lanes lanes) const {
-    // Blocks of rows that read the same columns of b are neighbours: the later ones find them in the cache.
+    // Blocks of rows that read the same columns of b are neighbors: the later ones find them in the cache.
     const Index blocks = (rows + Rows - 1) / Rows;
     const Index row = block % blocks * Rows;
     const Index column = block / blocks * Columns;

@@ -49,7 +49,7 @@ void one_layer_and_its_stream() {
   // [one layer]
   ssm::Context<ssm::Cpu> ctx;
   S4D layer;
-  auto parameters = layer.initialize<float>(ctx, ssm::Seed{42});  // the paper's initialisation
+  auto parameters = layer.initialize<float>(ctx, ssm::Seed{42});  // the paper's initialization
   layer.forward(ctx, parameters, x, y);                           // views or tensors, [B, L, 256]
   // [/one layer]
 

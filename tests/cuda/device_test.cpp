@@ -65,7 +65,7 @@ TEST_CASE("a tensor comes back from the device as it was, and an empty one stays
   CHECK_FALSE(on_device);
 }
 
-TEST_CASE("parameters are initialised on the device with the same numbers as on the host") {
+TEST_CASE("parameters are initialized on the device with the same numbers as on the host") {
   ssm::Context<Cuda> gpu;
   const auto model = small_model();
   const auto on_host = model.initialize(ssm::Context<ssm::HostMemory>(), Seed{3});

@@ -21,7 +21,7 @@ namespace ssm {
 /// states   conv [B, inner, W], the last W inputs, oldest first; ssm [B, inner, N]
 /// Cost    2·B·L·inner·(3·channels + 2·R + 2·N) operations and O(B·L·inner·N)
 /// Throws  ShapeError
-/// Source  Gu and Dao 2023 (Mamba) §3.4; parameter names and initialisation of state-spaces/mamba
+/// Source  Gu and Dao 2023 (Mamba) §3.4; parameter names and initialization of state-spaces/mamba
 template <MambaConfig Config>
 class Mamba : public LayerVerbs<Mamba<Config>> {
   using Sizes = MambaSizes<Config>;

@@ -17,7 +17,7 @@ struct NormOptions {
   double eps = 1e-5;
 };
 
-/// Normalises the channels of every position, with a learned scale and offset.
+/// Normalizes the channels of every position, with a learned scale and offset.
 ///   layer   y = (x − mean) / √(variance + eps) · weight + bias
 ///   rms     y = x / √(mean(x²) + eps) · weight
 /// x, y           [B, L, channels]   y must not overlap x

@@ -12,7 +12,7 @@
 
 namespace ssm {
 
-/// Which of the two published normalisers the head norm's eps stands for: they agree where eps does not count.
+/// Which of the two published normalizers the head norm's eps stands for: they agree where eps does not count.
 ///   recurrent   eps·D_n          what decoding computes
 ///   parallel    eps·D_n·A_n²     what the training code computes, with A_n a constant for the gradient
 /// A call that carries a state computes the recurrent form in either case, as the published code does.
@@ -21,7 +21,7 @@ enum class RetentionForm { recurrent, parallel };
 /// What retention carries between calls.
 template <class T, class Space = HostSpace>
 struct RetentionState {
-  DynamicTensor<T, 4, Space> retention;            // [S, H, K, V], never normalised
+  DynamicTensor<T, 4, Space> retention;            // [S, H, K, V], never normalized
   DynamicTensor<std::int64_t, 1, Space> position;  // [S]: positions consumed so far
 };
 

@@ -40,7 +40,7 @@ struct LanguageModelConfig {
   double embedding_scale = 1;    // of what is looked up, not of the head
   double embedding_dropout = 0;  // training only: of what is looked up
   double initializer_range =
-      0.02;  // standard deviation of weights, for initialisations that ask for it
+      0.02;  // standard deviation of weights, for initializations that ask for it
 };
 
 /// Tokens in, logits over the next token out. Without a head of its own the embedding's weight is the head.
@@ -217,7 +217,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     return p;
   }
 
-  /// The layers' own initialisation, then what the family makes of it.
+  /// The layers' own initialization, then what the family makes of it.
   template <class T>
   [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     backbone_.fill_parameters(p.backbone, seed.fork("backbone"));

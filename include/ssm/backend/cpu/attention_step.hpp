@@ -10,7 +10,7 @@
 namespace ssm::cpu {
 
 /// Attention of a few queries over many cached keys, which are read where they lie, once per query: keys outside, heads
-/// inside, so that a cache whose heads are neighbours is read from front to back. Threads share the queries or, where these
+/// inside, so that a cache whose heads are neighbors is read from front to back. Threads share the queries or, where these
 /// are too few, the keys: each sums its part relative to its own largest score.
 template <class T, class Arch>
 class AttentionStep {

@@ -8,7 +8,7 @@
 namespace ssm::cpu {
 
 /// SelectiveScan with a channel in each lane: states in the inner loop, `tile` positions of each at a time so that loading and
-/// storing it costs nothing. Neighbouring blocks take turns every `chunk` positions, so that whole lines of a
+/// storing it costs nothing. Neighboring blocks take turns every `chunk` positions, so that whole lines of a
 /// few pages are read at a time.
 template <class T, class Arch>
 class SelectiveScanForward {
@@ -193,7 +193,7 @@ class SelectiveScanStep {
     Positions<T, Arch>(a.y, b, channel, count).store(0, y);
   }
 
-  /// Advances the states from n on, as many as there are lanes, of some neighbouring channels, and adds what they say.
+  /// Advances the states from n on, as many as there are lanes, of some neighboring channels, and adds what they say.
   static void advance(const ssm::SelectiveScan<T, HostSpace>& a, Index b, Index channel,
                       Index channels, Index n, const T* rates, const T* inputs, Register* reads) {
     const Index count = std::min(lanes, a.A.extent(1) - n);

@@ -5,7 +5,7 @@
 
 namespace ssm::cpu {
 
-/// ShortConvolution with a channel in each lane, `tile` positions of neighbouring blocks in turn: memory is read and written
+/// ShortConvolution with a channel in each lane, `tile` positions of neighboring blocks in turn: memory is read and written
 /// once, in whole lines.
 template <class T, class Arch>
 class ShortConvolutionForward {
