@@ -25,7 +25,6 @@ const Json published{{"decoder_embed_dim", 16},
                      {"layernorm_eps", 1e-5},
                      {"dropout", 0.25},
                      {"activation_dropout", 0.125},
-                     {"recurrent_chunk_size", 64},
                      {"vocab_size", 29}};
 
 RetNetLanguageModelConfig read(const Json& json) {

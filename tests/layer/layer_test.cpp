@@ -14,7 +14,7 @@
 #include "ssm/core/fill_random.hpp"
 #include "ssm/core/overrides.hpp"
 #include "ssm/layer/h3.hpp"
-#include "ssm/model/h3_language_model.hpp"
+#include "ssm/model/blocks.hpp"
 
 namespace {
 

@@ -13,8 +13,8 @@ namespace ssm {
 namespace {
 
 TEST_CASE("MeanPool obeys every law, with its width in the type and at run time") {
-  laws::check_every_law(MeanPool<MeanPoolConfig{.channels = 3}>());
-  laws::check_every_law(MeanPool<MeanPoolConfig{}>({.channels = 5}));
+  laws::check_layer(MeanPool<MeanPoolConfig{.channels = 3}>());
+  laws::check_layer(MeanPool<MeanPoolConfig{}>({.channels = 5}));
 }
 
 TEST_CASE("every position has the mean of all so far, so that the last has that of the sequence") {
