@@ -13,7 +13,7 @@
 
 #include "ssm/backend/cuda.hpp"
 #include "ssm/core/fill_random.hpp"
-#include "ssm/layer/copy_to.hpp"
+#include "ssm/core/transfer.hpp"
 #include "ssm/op/causal_convolution.hpp"
 #include "ssm/op/diagonal_kernel.hpp"
 #include "ssm/op/diagonal_scan.hpp"

@@ -15,7 +15,7 @@
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/backend/cuda/matmul.hpp"
 #include "ssm/core/fill_random.hpp"
-#include "ssm/layer/copy_to.hpp"
+#include "ssm/core/transfer.hpp"
 
 namespace {
 
@@ -97,7 +97,7 @@ void time_model(Context<Products>& ctx, Index width, Index blocks, double bandwi
           const Index outputs = weight.fp32.extent(0), inputs = weight.fp32.extent(1);
           Matmul<float, CudaSpace> call{.a = x.slice(1, 0, inputs), .c = y.slice(1, 0, outputs)};
           if (in_bf16)
-            call.b_stored = weight.bf16.transpose(0, 1);
+            call.b_bf16 = weight.bf16.transpose(0, 1);
           else
             call.b = weight.fp32.transpose(0, 1);
           matmul(ctx, call);

@@ -87,7 +87,7 @@ BENCHMARK(step)
     ->ArgsProduct({{4, 64}, {256}, {512}, {1, 2}})
     ->UseRealTime();
 
-/// What the parallel form's normaliser costs on top.
+/// What the parallel form's normalizer costs on top.
 void score_norm(benchmark::State& state) {
   ssm::Context<ssm::Cpu> ctx{ssm::cpu::Resources(static_cast<int>(state.range(4)))};
   Operands operands(state, state.range(3));

@@ -45,7 +45,7 @@ void layer_in_bf16(benchmark::State& state) {
   const auto numbers = random_tensor<float>("weight", out, in);
   DynamicTensor<BFloat16, 2> weight({out, in});
   for (Index i = 0; i < weight.size(); ++i) weight.data()[i] = BFloat16(numbers.data()[i]);
-  const ssm::Matmul<float, HostSpace> product{.a = x, .b_stored = weight.transpose(0, 1), .c = y};
+  const ssm::Matmul<float, HostSpace> product{.a = x, .b_bf16 = weight.transpose(0, 1), .c = y};
   const double operations =
       static_cast<double>(tokens) * static_cast<double>(in) * static_cast<double>(out);
   bench::measure<float>(state, threads, operations,

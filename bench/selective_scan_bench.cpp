@@ -14,7 +14,7 @@ struct Operands {
         skip(random_tensor<float>("skip", channels)),
         bias(random_tensor<float>("bias", channels)),
         u(random_tensor<float>("u", batch, length, channels)),
-        delta(random_tensor<float>("delta", batch, length, channels)),
+        dt(random_tensor<float>("dt", batch, length, channels)),
         gate(random_tensor<float>("gate", batch, length, channels)),
         dy(random_tensor<float>("dy", batch, length, channels)),
         B(random_tensor<float>("B", batch, length, states)),
@@ -22,7 +22,7 @@ struct Operands {
         state(random_tensor<float>("state", batch, channels, states)),
         y(zero_tensor<float>(batch, length, channels)),
         du(zero_tensor<float>(batch, length, channels)),
-        ddelta(zero_tensor<float>(batch, length, channels)),
+        ddt(zero_tensor<float>(batch, length, channels)),
         dgate(zero_tensor<float>(batch, length, channels)),
         dB(zero_tensor<float>(batch, length, states)),
         dC(zero_tensor<float>(batch, length, states)),
@@ -34,31 +34,31 @@ struct Operands {
   }
   SelectiveScan<float, HostSpace> forward() {
     return {.u = u,
-            .delta = delta,
+            .dt = dt,
             .A = A,
             .B = B,
             .C = C,
             .skip = skip,
-            .delta_bias = bias,
+            .dt_bias = bias,
             .gate = gate,
-            .delta_softplus = true,
+            .dt_softplus = true,
             .y = y};
   }
   SelectiveScanBackward<float, HostSpace> backward() {
     return {.forward = forward(),
             .dy = dy,
             .du = du,
-            .ddelta = ddelta,
+            .ddt = ddt,
             .dA = dA,
             .dB = dB,
             .dC = dC,
             .dskip = dskip,
-            .ddelta_bias = dbias,
+            .ddt_bias = dbias,
             .dgate = dgate};
   }
   DynamicTensor<float, 2> A;
   DynamicTensor<float, 1> skip, bias;
-  DynamicTensor<float, 3> u, delta, gate, dy, B, C, state, y, du, ddelta, dgate, dB, dC;
+  DynamicTensor<float, 3> u, dt, gate, dy, B, C, state, y, du, ddt, dgate, dB, dC;
   DynamicTensor<float, 2> dA;
   DynamicTensor<float, 1> dskip, dbias;
 };

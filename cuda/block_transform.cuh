@@ -164,7 +164,7 @@ __device__ inline void multiply_points(float (&even)[4], float (&odd)[4],
     }
 }
 
-/// First stage: eight neighbouring columns of a lane, for inputs n1 = q and q + 4, as operands [t][4]; writes the
+/// First stage: eight neighboring columns of a lane, for inputs n1 = q and q + 4, as operands [t][4]; writes the
 /// twiddled sums to shared memory. Followed by a barrier of the caller.
 template <class P>
 __device__ inline void first_stage(const Stages<P>& s, const unsigned (&a)[P::Terms][4][4]) {

@@ -64,9 +64,9 @@ inline constexpr int longest_block =
 
 /// Channels at a time that keep a workspace of `channel` bytes a channel near 256 MiB, in slices of about one size.
 inline int channels_at_a_time(std::size_t channel, int channels) {
-  const auto most =
+  const auto limit =
       static_cast<int>(std::clamp<std::size_t>((std::size_t{256} << 20) / channel, 1, channels));
-  const int slices = (channels + most - 1) / most;
+  const int slices = (channels + limit - 1) / limit;
   return (channels + slices - 1) / slices;
 }
 

@@ -69,7 +69,7 @@ struct GradientLaunch {
   int sequences;
 };
 
-/// Adds the partial sums in order and applies the chain rule of the discretisation. One warp a channel.
+/// Adds the partial sums in order and applies the chain rule of the discretization. One warp a channel.
 template <class T>
 __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> launch) {
   const DiagonalScanBackward<T>& call = launch.call;

@@ -8,9 +8,9 @@
 namespace ssm::cuda::device {
 
 // A channel's sequence is cut into chunks of 64 positions. A warp holds a tile of 16·MTiles chunks as the rows of
-// a matrix [chunks, 64]; the lanes of group g = lane / 4 own 2·MTiles neighbouring chunks, so that the scan over
+// a matrix [chunks, 64]; the lanes of group g = lane / 4 own 2·MTiles neighboring chunks, so that the scan over
 // chunks is mostly inside a lane. Column order inside the products is permuted so that a lane's part of a row is two
-// runs of eight neighbouring positions: every global access is 16 bytes wide and goes straight to registers.
+// runs of eight neighboring positions: every global access is 16 bytes wide and goes straight to registers.
 
 inline constexpr int kChunk = 64;
 inline constexpr int kModes = 32;
@@ -66,7 +66,7 @@ inline constexpr int kPowers = kChunk + 1;  // a^0 … a^64
 template <class T>
 inline constexpr int matrix_terms = operand_terms<T> == 1 ? 2 : operand_terms<T>;
 
-inline constexpr int kTablePitch = kModes + 4;  // neighbouring rows in different banks
+inline constexpr int kTablePitch = kModes + 4;  // neighboring rows in different banks
 
 /// Where a channel's matrices, tables and powers lie in the workspace.
 template <class T>

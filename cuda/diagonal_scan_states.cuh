@@ -10,7 +10,7 @@ struct Chain {
   float2* carry;        // [kModes]  of this warp: state at the near edge of its tile
   float2* totals;       // [4][kWarps][8]  what a tile adds, one slot a pair of output tiles
   const float2* table;  // [kTableRows, kTablePitch]
-  int warps;            // neighbouring warps that share a sequence; 1 unless Chained
+  int warps;            // neighboring warps that share a sequence; 1 unless Chained
   int rank;             // of this warp among them, in the direction of the walk
 };
 
@@ -20,7 +20,7 @@ __device__ inline float2 shift_lanes(float2 v, int delta, bool down) {
 }
 
 /// Scans the rows of two output tiles, the first of them `first`, over the chunks of the warp's tile, and of its
-/// neighbours:
+/// neighbors:
 ///   forward  state_{j+1} = a^64 · state_j + v_j           reverse  state_j = conj(a^64) · state_{j+1} + v_j
 /// v    [2][R]  contributions of this lane's rows, one mode each
 /// out  [2][R]  the state each row starts from (forward: before it; reverse: after it)

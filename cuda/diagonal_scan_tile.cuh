@@ -25,7 +25,7 @@ struct Packed {
   const uint4* rest;
 };
 
-/// sum += a[step] · matrix[step, two neighbouring output tiles], to the precision of the terms. Tensor cores truncate when
+/// sum += a[step] · matrix[step, two neighboring output tiles], to the precision of the terms. Tensor cores truncate when
 /// they accumulate: of three terms a step's products, the small ones first, have a sum of their own, which is then added
 /// as floats are.
 template <int MatrixTerms, int Terms, int Rows>

@@ -10,10 +10,10 @@ namespace ssm::cuda {
 template <class T>
 void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream) {
   const auto table = device::operand(a.table);
-  const auto table_stored = device::operand(a.table_stored);
+  const auto table_bf16 = device::operand(a.table_bf16);
   const auto tokens = device::operand(a.tokens);
   const auto y = device::operand(a.y);
-  const Index vocabulary = a.table_stored ? a.table_stored.extent(0) : a.table.extent(0);
+  const Index vocabulary = a.table_bf16 ? a.table_bf16.extent(0) : a.table.extent(0);
   const auto elements = device::matrix_elements(a.y.extent(0), a.y.extent(1));
   constexpr T nothing = std::numeric_limits<T>::quiet_NaN();
   device::for_each_index(elements.count, stream, "embedding", [=] SSM_DEVICE(Index i) {
@@ -21,8 +21,8 @@ void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream) {
     const Token token = tokens(m);
     if (token < 0 || token >= vocabulary)
       y(m, d) = nothing;
-    else if (table_stored)
-      y(m, d) = static_cast<T>(static_cast<float>(table_stored(token, d)));
+    else if (table_bf16)
+      y(m, d) = static_cast<T>(static_cast<float>(table_bf16(token, d)));
     else
       y(m, d) = table(token, d);
   });

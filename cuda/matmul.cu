@@ -45,12 +45,12 @@ Factor<T> left_factor(const ssm::Matmul<T, CudaSpace>& a, T*& scratch, Stream st
   T* const copied = scratch;
   scratch += inner * columns;
   const auto b = operand(a.b);
-  const auto stored = operand(a.b_stored);
+  const auto bf16 = operand(a.b_bf16);
   const auto at = [=] SSM_DEVICE(Index k, Index n) {
-    return b ? b(k, n) : static_cast<T>(static_cast<float>(stored(k, n)));
+    return b ? b(k, n) : static_cast<T>(static_cast<float>(bf16(k, n)));
   };
-  // Neighbours in memory stay neighbours: the transpose of a layer's weight is copied as the weight.
-  if (a.b_stored && a.b_stored.stride(0) == 1) {
+  // Neighbors in memory stay neighbors: the transpose of a layer's weight is copied as the weight.
+  if (a.b_bf16 && a.b_bf16.stride(0) == 1) {
     for_each_index(inner * columns, stream, "matmul",
                    [=] SSM_DEVICE(Index i) { copied[i] = at(i % inner, i / inner); });
     return {copied, true, inner};

@@ -51,7 +51,7 @@ template <class T, int Rows, int Columns, int Unroll>
 struct FewRows {
   explicit FewRows(const ssm::Matmul<T, CudaSpace>& call)
       : a(device::operand(call.a)),
-        b(device::operand(call.b_stored)),
+        b(device::operand(call.b_bf16)),
         bias(device::operand(call.bias)),
         c(device::operand(call.c)),
         z(device::operand(call.z)),
@@ -60,13 +60,13 @@ struct FewRows {
         depth(call.a.extent(1)),
         activation(call.activation),
         accumulates(call.accumulate),
-        are_aligned(has_aligned_runs(call.a, 1, 0) && has_aligned_runs(call.b_stored, 0, 1)) {}
+        are_aligned(has_aligned_runs(call.a, 1, 0) && has_aligned_runs(call.b_bf16, 0, 1)) {}
 
   Index row_blocks() const { return (rows + Rows - 1) / Rows; }
   Index column_blocks() const { return (columns + Columns - 1) / Columns; }
 
   SSM_DEVICE void operator()(Index block, Lanes lanes) const {
-    // Blocks of rows that read the same columns of b are neighbours: the later ones find them in the cache.
+    // Blocks of rows that read the same columns of b are neighbors: the later ones find them in the cache.
     const Index blocks = (rows + Rows - 1) / Rows;
     const Index row = block % blocks * Rows;
     const Index column = block / blocks * Columns;

@@ -7,7 +7,7 @@
 
 namespace ssm::cuda::device {
 
-/// Sum or largest of a row's magnitudes over the `Rows` neighbouring rows it belongs to; a barrier if they are several.
+/// Sum or largest of a row's magnitudes over the `Rows` neighboring rows it belongs to; a barrier if they are several.
 template <bool Sum, int Rows>
 __device__ inline float rows_magnitude(float v, float* scratch) {
   const int row = threadIdx.x / 32;

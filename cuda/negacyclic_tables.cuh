@@ -8,7 +8,7 @@ namespace ssm::cuda::device {
 // Sequences of several blocks: with x_j, y_m blocks of P::length positions and h the kernel,
 //   y_m = Σ_i G_i x_{m−i},   G_i the kernel's taps i·length + δ, −length < δ < length
 // G_i is a polynomial modulo z^(2·length) + 1 whose transform is H_i = D_i + i·(−1)^k·D_{i−1}, D_i the transform of the
-// kernel's block i. The blocks of a sequence are neighbouring rows, so G_i meets row r − i where it makes row r.
+// kernel's block i. The blocks of a sequence are neighboring rows, so G_i meets row r − i where it makes row r.
 
 /// The inner products' matrices: [channel][k][i][part][64] words, word 32 + m holds entries (m, m − 1), where entry
 /// d is H[d] for d ≥ 0 and exp(−2πi·κ/R)·H[32 + d] for d < 0. Such pairs are what a lane holds of an operand.
@@ -141,7 +141,7 @@ __device__ inline void toeplitz_operands(unsigned (&a)[3][4], unsigned words, un
   }
 }
 
-/// The last block that a row of a group can be, where a group's rows are neighbouring blocks of one sequence.
+/// The last block that a row of a group can be, where a group's rows are neighboring blocks of one sequence.
 template <int Blocks>
 __device__ constexpr int last_block(int group) {
   return Blocks <= 8 ? Blocks - 1 : (8 * group + 7) % Blocks;

@@ -16,7 +16,7 @@ namespace ssm::cuda::device {
 //
 // One or two groups of eight rows (sequences, or blocks of sequences) travel together, one a warp in the outer stages;
 // in the inner stage the rows are the columns of a product and a warp takes whole frequencies. Shared memory holds, in
-// 16-byte runs of eight neighbouring n2, [group][slab][part][run][row]: slab is a frequency (part: real, imaginary) or an
+// 16-byte runs of eight neighboring n2, [group][slab][part][run][row]: slab is a frequency (part: real, imaginary) or an
 // n1, even ones first.
 
 template <int Outer_, int Groups_ = 1>
@@ -248,7 +248,7 @@ __device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* ma
     }
 }
 
-/// The inverse transform of this warp's row, in place; `pack` makes two neighbouring outputs a word.
+/// The inverse transform of this warp's row, in place; `pack` makes two neighboring outputs a word.
 template <class P, class Pack>
 __device__ inline void outer_inverse(const OuterLane<P>& lane, const uint4* matrices,
                                      const Pack& pack) {

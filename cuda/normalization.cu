@@ -17,11 +17,11 @@ void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream) {
   const Index width = a.x.extent(1);
   const double share = 1 / static_cast<double>(std::max<Index>(width, 1));
   const double eps = a.eps;
-  const bool centres = a.kind == NormalizationKind::layer;
+  const bool centers = a.kind == NormalizationKind::layer;
   device::for_each_row(
       a.x.extent(0), stream, "normalization", [=] SSM_DEVICE(Index m, device::Lanes lanes) {
         const double mean =
-            centres ? share * lanes.sum(width, [&](Index d) { return double{x(m, d)}; }) : 0.0;
+            centers ? share * lanes.sum(width, [&](Index d) { return double{x(m, d)}; }) : 0.0;
         const double variance = share * lanes.sum(width, [&](Index d) {
           const double distance = x(m, d) - mean;
           return distance * distance;
@@ -109,14 +109,14 @@ void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, d
   const auto dx = device::operand(g.dx);
   const Index width = g.dy.extent(1);
   const double share = 1 / static_cast<double>(std::max<Index>(width, 1));
-  const bool centres = g.forward.kind == NormalizationKind::layer;
+  const bool centers = g.forward.kind == NormalizationKind::layer;
   const bool accumulates = g.accumulate;
   device::for_each_row(
       g.dy.extent(0), stream, "normalization_backward",
       [=] SSM_DEVICE(Index m, device::Lanes lanes) {
         const auto weighted = [&](Index d) { return weight ? weight(d) * dy(m, d) : dy(m, d); };
         const double mean_g =
-            centres ? share * lanes.sum(width, [&](Index d) { return double{weighted(d)}; }) : 0.0;
+            centers ? share * lanes.sum(width, [&](Index d) { return double{weighted(d)}; }) : 0.0;
         const double mean_gn = share * lanes.sum(width, [&](Index d) {
           return static_cast<double>(weighted(d)) * normalized(m, d);
         });

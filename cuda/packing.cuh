@@ -34,7 +34,7 @@ struct Packing {
   Index length;
 };
 
-/// Element i of [B, L, D], counted so that neighbours in memory are neighbours.
+/// Element i of [B, L, D], counted so that neighbors in memory are neighbors.
 struct Positions {
   struct Place {
     Index b;

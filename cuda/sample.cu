@@ -75,7 +75,7 @@ void weigh(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScr
   });
 }
 
-/// Sums of neighbouring tokens; min-p leaves out the unlikely ones.
+/// Sums of neighboring tokens; min-p leaves out the unlikely ones.
 void add_groups(Index batch, Index vocabulary, double min_p, const SampleScratch& scratch,
                 Stream stream) {
   const auto elements = device::matrix_elements(batch, sample_groups(vocabulary));

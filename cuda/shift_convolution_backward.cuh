@@ -231,7 +231,7 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 3 : 1)
         scratch[(16 * warp + g + 8 * (i / 2)) * (kChunk + 1) + 8 * tile + 2 * q + i % 2] =
             matrix == 0 ? same[tile][i] : previous[tile][i];
     __syncthreads();
-    // Output i and input k of one chunk are i − k apart, of neighbouring chunks 64 + i − k.
+    // Output i and input k of one chunk are i − k apart, of neighboring chunks 64 + i − k.
     if (threadIdx.x < kChunk)
       for (int i = 0; i < kChunk; ++i) {
         const int k = i - static_cast<int>(threadIdx.x) + (matrix == 0 ? 0 : kChunk);

@@ -130,7 +130,7 @@ void add_shift_initial_state(const ssm::ShiftConvolution<T, CudaSpace>& a, Devic
   const Index positions = std::max<Index>(taps - 1, 0);  // that an initial state reaches
   device::for_each_index(packing.sequences * positions * channels, stream, "shift_convolution",
                          [=] SSM_DEVICE(Index i) {
-                           const Index step = i % positions;  // neighbours read neighbours of C
+                           const Index step = i % positions;  // neighbors read neighbors of C
                            const Index d = i / positions % channels;
                            const Sequence s = packing.sequence(i / positions / channels);
                            if (step >= s.end - s.begin) return;

@@ -71,14 +71,14 @@ class UpcastSequences {
   template <class From, class To>
   void convert(const Sequences<From>& from, const Sequences<To>& to, Stream stream,
                const char* operation) const {
-    constexpr int most = 65535;  // of a grid's second and third axis
-    const int blocks = std::min((length_ + 1023) / 1024, most);
-    for (int first = 0; first < batch_; first += most) {
+    constexpr int limit = 65535;  // of a grid's second and third axis
+    const int blocks = std::min((length_ + 1023) / 1024, limit);
+    for (int first = 0; first < batch_; first += limit) {
       const auto rest = [&](auto tensor) {
         tensor.data += first * tensor.batch_stride;
         return tensor;
       };
-      const dim3 grid(channels_, blocks, std::min(batch_ - first, most));
+      const dim3 grid(channels_, blocks, std::min(batch_ - first, limit));
       launch(convert_sequences<From, To>, grid, 256, 0, stream, operation, rest(from), rest(to),
              length_);
     }

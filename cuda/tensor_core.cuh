@@ -51,7 +51,7 @@ __device__ inline void split_bf16(float low, float high, unsigned (&pairs)[Terms
   }
 }
 
-// Eight neighbouring positions ------------------------------------------------------------------------------------
+// Eight neighboring positions ------------------------------------------------------------------------------------
 
 template <class T>
 inline constexpr int operand_terms = 2;  // bf16 terms that represent a scalar of this type

@@ -22,7 +22,7 @@ constexpr int kTileThreads = 256;
 
 template <class T>
 __global__ void transpose_tiles(Transposition<T> a) {
-  __shared__ T tile[kTile][kTile + 1];  // [row, column], neighbouring rows in different banks
+  __shared__ T tile[kTile][kTile + 1];  // [row, column], neighboring rows in different banks
   const Index across = (a.columns + kTile - 1) / kTile;
   const Index down = (a.rows + kTile - 1) / kTile;
   const bool columns_first_in_x = a.x.strides[2] <= a.x.strides[1];

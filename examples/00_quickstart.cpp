@@ -13,7 +13,7 @@
 namespace {
 
 // [layer type]
-using S4D = ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = 256, .state = 64}>;
+using Diagonal = ssm::DiagonalSsm<ssm::DiagonalSsmConfig{.channels = 256, .state = 64}>;
 // [/layer type]
 
 // [model type]
@@ -48,8 +48,8 @@ void one_layer_and_its_stream() {
 
   // [one layer]
   ssm::Context<ssm::Cpu> ctx;
-  S4D layer;
-  auto parameters = layer.initialize<float>(ctx, ssm::Seed{42});  // the paper's initialisation
+  Diagonal layer;
+  auto parameters = layer.initialize<float>(ctx, ssm::Seed{42});  // the paper's initialization
   layer.forward(ctx, parameters, x, y);                           // views or tensors, [B, L, 256]
   // [/one layer]
 
@@ -69,7 +69,7 @@ void one_layer_and_its_stream() {
 
 void training() {
   ssm::Context<ssm::Cpu> ctx;
-  const S4D layer;
+  const Diagonal layer;
   auto parameters = layer.initialize<float>(ctx, ssm::Seed{42});
   ssm::DynamicTensor<float, 3> x({4, 64, 256});
   ssm::DynamicTensor<float, 3> target({4, 64, 256});

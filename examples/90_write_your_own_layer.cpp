@@ -43,7 +43,7 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
   void evaluate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 ssm::Input<B, T, ssm::dyn, ssm::dyn, Channels> x,
                 ssm::Output<B, T, ssm::dyn, ssm::dyn, Channels> y,
-                ssm::Kept<Tape<T, typename B::Space>> tape,
+                ssm::NonDeduced<Tape<T, typename B::Space>>* tape,
                 const ssm::SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     auto scan = operands(ctx, frame, p, ssm::View<const T, 3, typename B::Space>(x));

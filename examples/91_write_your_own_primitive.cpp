@@ -140,7 +140,7 @@ class Accumulate : public ssm::LayerVerbs<Accumulate> {
   void evaluate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>&,
                 ssm::Input<B, T, ssm::dyn, ssm::dyn, ssm::dyn> x,
                 ssm::Output<B, T, ssm::dyn, ssm::dyn, ssm::dyn> y,
-                ssm::Kept<Tape<T, typename B::Space>> tape,
+                ssm::NonDeduced<Tape<T, typename B::Space>>* tape,
                 const ssm::SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     if (tape != nullptr) tape->keep(ctx, options);
     RunningSum<T, typename B::Space> sum{.x = x, .segments = options.segments, .y = y};

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Every source file begins with the identifier of its licence, and the two copies of the licence's text are one.
+"""Every source file begins with the identifier of its license, and the two copies of the license's text are one.
 
 usage: check_licenses.py            the check of this file
        check_licenses.py --reuse    `reuse lint`; skipped (exit status 77) where reuse is not installed
@@ -38,7 +38,7 @@ def main():
             continue
         checked += 1
         if not any(IDENTIFIER in line for line in path.read_text(encoding="utf-8").splitlines()[:2]):
-            problems.append(f"{path.relative_to(ROOT)}:1: no licence: '{IDENTIFIER}' belongs here")
+            problems.append(f"{path.relative_to(ROOT)}:1: no license: '{IDENTIFIER}' belongs here")
     if (ROOT / "LICENSE").read_bytes() != (ROOT / "LICENSES/Apache-2.0.txt").read_bytes():
         problems.append("LICENSE:1: differs from LICENSES/Apache-2.0.txt")
     for problem in problems:

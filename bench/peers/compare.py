@@ -4,7 +4,7 @@
     bench/peers/compare.sh [--rounds N] [--works selective_scan,retention]
 
 Every round runs ours, then the peer, each in a process of its own with the same number of threads; the figure is the median
-over the rounds of ours/peer, so that a machine whose speed drifts does not favour either. A peer that is not installed is
+over the rounds of ours/peer, so that a machine whose speed drifts does not favor either. A peer that is not installed is
 skipped by name.
 """
 import argparse

@@ -51,29 +51,29 @@ DynamicTensor<float, Rank> random(std::array<Index, static_cast<std::size_t>(Ran
 Work selective_scan_work(Ctx& ctx, const Request& r) {
   const Index batch = r.shape.at(0), width = r.shape.at(1), length = r.shape.at(2), states = 16;
   struct Data {
-    DynamicTensor<float, 3> u, delta, B, C, y, dy, du, ddelta, dB, dC;
+    DynamicTensor<float, 3> u, dt, B, C, y, dy, du, ddt, dB, dC;
     DynamicTensor<float, 2> A, dA;
   };
   auto data = std::make_shared<Data>();
   data->u = random<3>({batch, length, width}, 1);
-  data->delta = random<3>({batch, length, width}, 2, 0.001, 0.1);
+  data->dt = random<3>({batch, length, width}, 2, 0.001, 0.1);
   data->B = random<3>({batch, length, states}, 3);
   data->C = random<3>({batch, length, states}, 4);
   data->A = random<2>({width, states}, 5, -16, -1);
   data->dy = random<3>({batch, length, width}, 6);
-  for (auto* like_u : {&data->y, &data->du, &data->ddelta}) like_u->reset({batch, length, width});
+  for (auto* like_u : {&data->y, &data->du, &data->ddt}) like_u->reset({batch, length, width});
   for (auto* like_B : {&data->dB, &data->dC}) like_B->reset({batch, length, states});
   data->dA.reset({width, states});
   return {.run = [&ctx, data, trains = r.trains] {
     Data& d = *data;
     const SelectiveScan<float, Space> a{
-        .u = d.u, .delta = d.delta, .A = d.A, .B = d.B, .C = d.C, .y = d.y};
+        .u = d.u, .dt = d.dt, .A = d.A, .B = d.B, .C = d.C, .y = d.y};
     selective_scan(ctx, a);
     if (trains)
       selective_scan_backward(ctx, SelectiveScanBackward<float, Space>{.forward = a,
                                                                        .dy = d.dy,
                                                                        .du = d.du,
-                                                                       .ddelta = d.ddelta,
+                                                                       .ddt = d.ddt,
                                                                        .dA = d.dA,
                                                                        .dB = d.dB,
                                                                        .dC = d.dC});
@@ -183,7 +183,7 @@ double parameter_bytes(const P& parameters) {
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
         bytes += 4 * tensor.size();
-        if constexpr (requires { tensor.stored; }) bytes += 2 * tensor.stored.size();
+        if constexpr (requires { tensor.bf16; }) bytes += 2 * tensor.bf16.size();
       },
       parameters);
   return static_cast<double>(bytes);

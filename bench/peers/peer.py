@@ -84,7 +84,7 @@ def scan_inputs(shape):
     normal = lambda *extents: numbers.standard_normal(extents, dtype=numpy.float32)
     return {
         "u": normal(batch, length, width),
-        "delta": numbers.uniform(1e-3, 0.1, (batch, length, width)).astype(numpy.float32),
+        "dt": numbers.uniform(1e-3, 0.1, (batch, length, width)).astype(numpy.float32),
         "A": -numbers.uniform(1, 16, (width, 16)).astype(numpy.float32),
         "B": normal(batch, length, 16),
         "C": normal(batch, length, 16),
@@ -98,17 +98,17 @@ def jax_selective_scan(trains, shape):
 
     data = {name: jnp.asarray(value) for name, value in scan_inputs(shape).items()}
 
-    def forward(u, delta, A, B, C):
+    def forward(u, dt, A, B, C):
         def step(state, inputs):
-            u_t, delta_t, B_t, C_t = inputs
-            state = jnp.exp(delta_t[..., None] * A) * state + (delta_t * u_t)[..., None] * B_t[:, None, :]
+            u_t, dt_t, B_t, C_t = inputs
+            state = jnp.exp(dt_t[..., None] * A) * state + (dt_t * u_t)[..., None] * B_t[:, None, :]
             return state, jnp.einsum("bdn,bn->bd", state, C_t)
 
         first = jnp.zeros((u.shape[0], u.shape[2], A.shape[1]), u.dtype)
-        along = [jnp.swapaxes(t, 0, 1) for t in (u, delta, B, C)]
+        along = [jnp.swapaxes(t, 0, 1) for t in (u, dt, B, C)]
         return jnp.swapaxes(jax.lax.scan(step, first, tuple(along))[1], 0, 1)
 
-    arguments = [data[name] for name in ("u", "delta", "A", "B", "C")]
+    arguments = [data[name] for name in ("u", "dt", "A", "B", "C")]
     if trains:
 
         def loss(*inputs):

@@ -40,10 +40,10 @@ std::string place_of(Index position, std::span<const Index> shape) {
 }  // namespace
 
 Index Trial::size(const std::string& key) const {
-  Index most = 0;
+  Index limit = 0;
   for (const auto& [name, values] : case_.tensors)
-    most += static_cast<Index>(values.numbers.size() + values.integers.size());
-  return config().integer(key, 0, most);
+    limit += static_cast<Index>(values.numbers.size() + values.integers.size());
+  return config().integer(key, 0, limit);
 }
 
 Index Trial::size(const std::string& key, Index otherwise) const {

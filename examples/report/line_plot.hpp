@@ -145,7 +145,7 @@ inline std::string axes(const LinePlot& plot, const PlotCanvas& canvas) {
   return svg + text_at((LinePlot::left + end) / 2, LinePlot::height - 8, "middle", plot.x_label);
 }
 
-/// At most a few hundred segments: of more points, the mean of each run of neighbours.
+/// At most a few hundred segments: of more points, the mean of each run of neighbors.
 inline std::string polyline(const PlotCanvas& canvas, const PlotCurve& curve) {
   const std::string begin = "<polyline fill=\"none\" stroke=\"" + curve.color +
                             "\" stroke-width=\"1.5\" stroke-opacity=\"0.85\" points=\"";

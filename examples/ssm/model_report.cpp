@@ -45,7 +45,7 @@ bool is_before(std::string_view a, std::string_view b) {
   return whole_a < whole_b;
 }
 
-std::uint64_t plus(const fs::path& path, std::uint64_t a, std::uint64_t b) {
+std::uint64_t checked_add(const fs::path& path, std::uint64_t a, std::uint64_t b) {
   if (a + b < a) throw CheckpointError(path.string(), "", "has more elements than can be counted");
   return a + b;
 }
@@ -117,8 +117,8 @@ ModelReport model_report(const fs::path& path) {
   for (const std::string& name : names) {
     const auto count = static_cast<std::uint64_t>(detail::checked_size(tensors.shape(name)));
     const std::uint64_t bytes = tensors.byte_size(name);
-    report.parameters = plus(place, report.parameters, count);
-    report.bytes = plus(place, report.bytes, bytes);
+    report.parameters = checked_add(place, report.parameters, count);
+    report.bytes = checked_add(place, report.bytes, bytes);
     report.tensors.push_back({.name = name,
                               .dtype = tensors.dtype(name),
                               .shape = tensors.shape(name),

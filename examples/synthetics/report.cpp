@@ -82,7 +82,7 @@ std::string table(const Settings& settings, const Data& data, const std::vector<
                    static_cast<unsigned long long>(run.seed), 100 * run.epochs[best].accuracy,
                    best + 1, 100 * run.epochs.back().accuracy, run.epochs.back().loss,
                    ssm::cli::duration_text(run.seconds).c_str(),
-                   is_too_good(data, run) ? "  below the floor: a leak, or memorised" : "");
+                   is_too_good(data, run) ? "  below the floor: a leak, or memorized" : "");
     }
   text += "\n";
   for (const Summary& s : summaries(runs)) {

@@ -72,7 +72,7 @@ TEST_CASE("normal numbers have the first four moments of the distribution") {
   CHECK(std::abs(moment[4] - 3) < four_sigma(std::sqrt(96.0)));
 }
 
-TEST_CASE("neighbouring numbers are not correlated") {
+TEST_CASE("neighboring numbers are not correlated") {
   const Random random(Seed{3});
   double product = 0;
   for (std::uint64_t i = 0; i < draws; ++i)

@@ -110,7 +110,7 @@ TEST_CASE("reductions along each axis equal the reductions of the selected lines
     const auto norms = ssm::norm(x, axis);
     const auto dots = ssm::dot(x, y, axis);
     const auto least = ssm::min(x, axis);
-    const auto most = ssm::max(x, axis);
+    const auto maximum = ssm::max(x, axis);
     const int first = axis == 0 ? 1 : 0;
     const int second = axis == 2 ? 1 : 2;
     CHECK(sums.extent(0) == x.extent(first));
@@ -123,7 +123,7 @@ TEST_CASE("reductions along each axis equal the reductions of the selected lines
         CHECK(norms(i, j) == ssm::norm(line));
         CHECK(dots(i, j) == ssm::dot(line, line));
         CHECK(least(i, j) == ssm::min(line));
-        CHECK(most(i, j) == ssm::max(line));
+        CHECK(maximum(i, j) == ssm::max(line));
       }
     }
   }

@@ -44,15 +44,15 @@ TEST_CASE("tokens are the same from memory and from a source, whole and in parts
 TEST_CASE("nothing outside a view is read") {
   const std::vector<Token> memory{0, 10, 20, 30, 40, 50};
   const Tens source;
-  constexpr Index most = std::numeric_limits<Index>::max();
+  constexpr Index limit = std::numeric_limits<Index>::max();
   for (const TokenView view : {TokenView(memory), TokenView(source)}) {
     const TokenView middle = view.subview(1, 4);
-    for (const Index begin : {Index{-1}, Index{4}, Index{5}, most})
+    for (const Index begin : {Index{-1}, Index{4}, Index{5}, limit})
       CHECK_THROWS_AS(read(middle, begin, 1), ArgumentError);
-    for (const Index begin : {Index{-1}, Index{5}, most})
+    for (const Index begin : {Index{-1}, Index{5}, limit})
       CHECK_THROWS_AS(middle.subview(begin, 1), ArgumentError);
     CHECK_THROWS_AS(middle.subview(0, -1), ArgumentError);
-    CHECK_THROWS_AS(middle.subview(1, most), ArgumentError);
+    CHECK_THROWS_AS(middle.subview(1, limit), ArgumentError);
   }
   CHECK(TokenView().empty());
   CHECK_THROWS_AS(read({}, 0, 1), ArgumentError);

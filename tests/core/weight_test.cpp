@@ -36,10 +36,10 @@ TEST_CASE(
   keep_weights_in_bf16(p);
   CHECK(has_weights_in_bf16(p));
   CHECK(p.weight.data() == nullptr);
-  CHECK(p.weight.stored.extents() == DynamicExtents<2>(2, 3));
+  CHECK(p.weight.bf16.extents() == DynamicExtents<2>(2, 3));
   const float expected[] = {1.F, -2.5F, 1.F, 0x1.04p0F, 0x1.02p0F};
-  for (Index i = 0; i < 5; ++i) CHECK(static_cast<float>(p.weight.stored.data()[i]) == expected[i]);
-  CHECK(p.weight.stored(1, 2) == BFloat16(1e30F));
+  for (Index i = 0; i < 5; ++i) CHECK(static_cast<float>(p.weight.bf16.data()[i]) == expected[i]);
+  CHECK(p.weight.bf16(1, 2) == BFloat16(1e30F));
 }
 
 TEST_CASE(
@@ -54,9 +54,9 @@ TEST_CASE(
 TEST_CASE("keeping weights in bf16 twice changes nothing the second time") {
   auto p = parameters();
   keep_weights_in_bf16(p);
-  const BFloat16* before = p.weight.stored.data();
+  const BFloat16* before = p.weight.bf16.data();
   keep_weights_in_bf16(p);
-  CHECK(p.weight.stored.data() == before);
+  CHECK(p.weight.bf16.data() == before);
 }
 
 TEST_CASE("parameters are counted and weights copied in either form") {
@@ -67,7 +67,7 @@ TEST_CASE("parameters are counted and weights copied in either form") {
   CHECK(parameter_count(p) == 8);
   const auto copy = p.weight.clone();
   CHECK(copy.data() == nullptr);
-  CHECK(copy.stored(1, 0) == p.weight.stored(1, 0));
+  CHECK(copy.bf16(1, 0) == p.weight.bf16(1, 0));
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ TEST_CASE("a tensor comes back from the device as it was, and an empty one stays
   CHECK_FALSE(on_device);
 }
 
-TEST_CASE("parameters are initialised on the device with the same numbers as on the host") {
+TEST_CASE("parameters are initialized on the device with the same numbers as on the host") {
   ssm::Context<Cuda> gpu;
   const auto model = small_model();
   const auto on_host = model.initialize(ssm::Context<ssm::HostMemory>(), Seed{3});
@@ -81,7 +81,7 @@ TEST_CASE("weights that are kept in bf16 stay so on the device") {
   const auto there = ssm::copy_to(gpu, model, on_host);
   CHECK(ssm::has_weights_in_bf16(there));
   CHECK_FALSE(there.embedding.data() != nullptr);
-  CHECK(there.embedding.stored.size() == on_host.embedding.stored.size());
+  CHECK(there.embedding.bf16.size() == on_host.embedding.bf16.size());
 }
 
 TEST_CASE("zeroing and copying are in order with what a context has queued") {

@@ -26,7 +26,7 @@ TEST_CASE_TEMPLATE("the kernel and its gradient equal the reference at every len
     for (const Index parts : {1, 2}) device_equals_reference<T>({.parts = parts, .length = length});
 }
 
-TEST_CASE_TEMPLATE("any number of rows and modes, both discretisations, any layout", T, float,
+TEST_CASE_TEMPLATE("any number of rows and modes, both discretizations, any layout", T, float,
                    double) {
   for (const auto kind : {Discretization::bilinear, Discretization::zero_order_hold})
     for (const Index rows : {0, 1, 4})

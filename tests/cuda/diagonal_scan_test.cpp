@@ -50,7 +50,7 @@ TEST_CASE_TEMPLATE("channels that share rows add their gradients", T, float, dou
     equals_reference<T>({.batch = 3, .length = 70, .channels = 12, .rows = rows, .states = true});
 }
 
-TEST_CASE_TEMPLATE("both discretisations, with and without gates and skip", T, float, double) {
+TEST_CASE_TEMPLATE("both discretizations, with and without gates and skip", T, float, double) {
   for (const auto kind : {Discretization::bilinear, Discretization::zero_order_hold})
     for (const Index parts : {1, 2})
       for (const bool gates : {false, true})

@@ -24,7 +24,7 @@ TEST_CASE_TEMPLATE("rows of the table, kept in T or in bf16, are the reference's
   for (const Index count : {0, 1, 3, 1000})
     for (const Index width : {1, 33, 192})
       for (const Layout layout : all_layouts)
-        for (const bool stored : {false, true}) {
+        for (const bool bf16 : {false, true}) {
           CAPTURE(count);
           CAPTURE(width);
           const auto table = random_tensor<T>("table", 10, width);
@@ -37,8 +37,8 @@ TEST_CASE_TEMPLATE("rows of the table, kept in T or in bf16, are the reference's
           const auto run = [&](auto& ctx, Layout where) {
             auto y = place<T>(where, count, width);
             Embedding<T, HostSpace> call{.tokens = tokens, .y = y};
-            if (stored)
-              call.table_stored = placed_bf16;
+            if (bf16)
+              call.table_bf16 = placed_bf16;
             else
               call.table = placed;
             embedding(ctx, call);

@@ -24,7 +24,7 @@ void matmul(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>& a, T*, Stream) {
 /// As on a device, a bf16 matrix in T.
 template <class T>
 Index matmul_scratch_count(const ssm::Matmul<T, CudaSpace>& a) {
-  return a.b_stored ? a.b_stored.size() : 0;
+  return a.b_bf16 ? a.b_bf16.size() : 0;
 }
 
 #define SSM_INSTANTIATE(T)                                                                   \

@@ -51,7 +51,7 @@ auto product(DeviceMatmul& ctx, const Case& test) {
   auto c = random_tensor<T>("c", test.rows, test.columns);
   auto z = nan_tensor<T>(test.rows, test.columns);
   matmul(ctx, Matmul<T, HostSpace>{.a = a,
-                                   .b_stored = weight.view.transpose(0, 1),
+                                   .b_bf16 = weight.view.transpose(0, 1),
                                    .bias = test.bias ? bias.view() : View<const T, 1>(),
                                    .activation = test.activation,
                                    .accumulate = test.accumulate,
@@ -149,17 +149,16 @@ TEST_CASE("a bf16 matrix with contiguous rows, and one with a bias gradient, are
   for (const Index rows : {1, 16, 30}) {
     const auto a = random_tensor<float>("a", rows, 33);
     const auto numbers = random_tensor<float>("b", 33, 20);
-    DynamicTensor<BFloat16, 2> stored(numbers.extents());
-    for_each_index(numbers,
-                   [&](auto... i) { stored(i...) = scalar_cast<BFloat16>(numbers(i...)); });
+    DynamicTensor<BFloat16, 2> bf16(numbers.extents());
+    for_each_index(numbers, [&](auto... i) { bf16(i...) = scalar_cast<BFloat16>(numbers(i...)); });
     const Bf16Weight weight(20, 33, 0);
     for (const bool sums : {false, true}) {
       const auto run = [&](auto& ctx) {
         auto c = nan_tensor<float>(rows, 20);
         auto sum = zero_tensor<float>(rows);
-        Matmul<float, HostSpace> call{.a = a, .b_stored = stored, .c = c};
+        Matmul<float, HostSpace> call{.a = a, .b_bf16 = bf16, .c = c};
         if (sums) {
-          call.b_stored = weight.view.transpose(0, 1);
+          call.b_bf16 = weight.view.transpose(0, 1);
           call.a_sum = sum;
         }
         matmul(ctx, call);

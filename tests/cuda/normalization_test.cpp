@@ -22,7 +22,7 @@ constexpr std::array kinds{NormalizationKind::layer, NormalizationKind::rms};
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("both normalisations and their gradients equal the reference for every width", T,
+TEST_CASE_TEMPLATE("both normalizations and their gradients equal the reference for every width", T,
                    float, double) {
   for (const auto kind : kinds)
     for (const Index width : {1, 2, 63, 64, 65, 1000})
@@ -49,7 +49,7 @@ TEST_CASE_TEMPLATE("parameter gradients are sums over any number of rows", T, fl
       device_equals_reference<T>({.kind = kind, .rows = rows, .width = 7});
 }
 
-TEST_CASE_TEMPLATE("normalising in place gives the same numbers", T, float, double) {
+TEST_CASE_TEMPLATE("normalizing in place gives the same numbers", T, float, double) {
   DeviceContext<cuda::primitive::Normalization> ctx;
   expect_same_in_place<T>(ctx);
 }

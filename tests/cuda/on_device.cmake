@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The same tests with the real ssm::cuda, and the laws on it: NAME on the device is NAME.on_device, labelled gpu; without a
+# The same tests with the real ssm::cuda, and the laws on it: NAME on the device is NAME.on_device, labeled gpu; without a
 # device they are skipped. ssm_test_on_device(NAME TARGET SOURCE…)
 function(ssm_test_on_device name target)
   add_executable(${target} ${ARGN} cuda/device_main.cpp)

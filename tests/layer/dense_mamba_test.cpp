@@ -78,10 +78,10 @@ struct Tower {
   }
 
   template <class Frame>
-  std::vector<Hidden> rooms(Frame& frame, std::vector<Kept>* tape) {
+  std::vector<Hidden> buffers(Frame& frame, std::vector<Kept>* tape) {
     std::vector<Hidden> all;
     for (std::size_t i = 0; i < depth; ++i)
-      all.push_back(layer.template hidden_room<double>(
+      all.push_back(layer.template hidden_buffer<double>(
           ctx, frame, tape ? &(*tape)[i] : nullptr, x.extent(0), x.extent(1),
           sequence_count(x.extent(0), segments), true));
     return all;
@@ -94,7 +94,7 @@ struct Tower {
     auto frame = ctx.workspace().frame();
     kept.resize(depth);
     tapes.resize(depth);
-    const auto hidden = rooms(frame, with_tapes ? &kept : nullptr);
+    const auto hidden = buffers(frame, with_tapes ? &kept : nullptr);
     for (std::size_t i = 0; i < depth; ++i)
       layer.evaluate(ctx, parameters[i], i == 0 ? x : y[i - 1], y[i],
                      with_tapes ? &tapes[i] : nullptr,
@@ -105,10 +105,10 @@ struct Tower {
   void run_backward() {
     run(true);
     auto frame = ctx.workspace().frame();
-    const auto hidden = rooms(frame, &kept);
-    const auto dhidden = rooms(frame, nullptr);
+    const auto hidden = buffers(frame, &kept);
+    const auto dhidden = buffers(frame, nullptr);
     for (const Hidden& h : dhidden) {
-      for (const auto& view : {h.u, h.delta, h.B, h.initial_state}) ssm::fill(view, 0);
+      for (const auto& view : {h.u, h.dt, h.B, h.initial_state}) ssm::fill(view, 0);
       ssm::fill(h.A, 0);
     }
     Tensor3 current = dy.clone();
@@ -157,8 +157,8 @@ template <class Kept, class State>
 void advance(const Kept& source, Index t, State& state) {
   for_each_index(state, [&](Index b, Index d, Index n) {
     double& h = state(b, d, n);
-    h = std::exp(source.delta(b, t, d) * source.A(d, n)) * h +
-        source.delta(b, t, d) * source.B(b, t, n) * source.u(b, t, d);
+    h = std::exp(source.dt(b, t, d) * source.A(d, n)) * h +
+        source.dt(b, t, d) * source.B(b, t, n) * source.u(b, t, d);
   });
 }
 
@@ -220,13 +220,13 @@ TEST_CASE("what sources say is forgotten at once where fusion is for reading onl
       Tower<B, fusion> tower(1, 4);
       Context<B> ctx;
       auto frame = ctx.workspace().frame();
-      const auto hidden = tower.rooms(frame, nullptr);
-      for (const auto& view : {hidden[0].u, hidden[0].delta, hidden[0].B, hidden[0].initial_state})
+      const auto hidden = tower.buffers(frame, nullptr);
+      for (const auto& view : {hidden[0].u, hidden[0].dt, hidden[0].B, hidden[0].initial_state})
         ssm::fill(view, 0);
       ssm::fill(hidden[0].A, -1e3);  // a source that keeps nothing itself
       for (Index d = 0; d < inner; ++d) {
         hidden[0].u(0, 0, d) = loud;
-        for (Index t = 0; t < 4; ++t) hidden[0].delta(0, t, d) = 1;
+        for (Index t = 0; t < 4; ++t) hidden[0].dt(0, t, d) = 1;
       }
       for (Index n = 0; n < states; ++n) hidden[0].B(0, 0, n) = 1;
       tower.layer.evaluate(tower.ctx, tower.parameters[1], tower.x, tower.y[1], nullptr, {},
@@ -322,7 +322,7 @@ TEST_CASE("a step with sources allocates nothing after the first") {
   for_each_backend_and_fusion([]<class B, DenseFusion fusion>() {
     Tower<B, fusion> tower(2, 1);
     auto frame = tower.ctx.workspace().frame();
-    const auto hidden = tower.rooms(frame, nullptr);
+    const auto hidden = tower.buffers(frame, nullptr);
     std::size_t before = 0;
     for (int t = 0; t < 5; ++t) {
       if (t == 1) before = laws::allocation_count();

@@ -114,7 +114,7 @@ TEST_CASE("the form that a backend's cost model chooses gives the numbers of the
   CHECK_FALSE(ssm::Cpu::prefers_convolution<float>({8, 1024, 256, 8, true}));
 }
 
-TEST_CASE("the response to a pulse is the discretised kernel, and D at once") {
+TEST_CASE("the response to a pulse is the discretized kernel, and D at once") {
   ssm::laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {
     CAPTURE(std::string(name));
     ssm::Context<B> ctx;

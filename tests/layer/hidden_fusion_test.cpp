@@ -44,7 +44,7 @@ TEST_CASE("HiddenFusion adds every source, in place too, and copies where there 
   });
 }
 
-TEST_CASE("gradients of a normalised HiddenFusion equal central differences") {
+TEST_CASE("gradients of a normalized HiddenFusion equal central differences") {
   ssm::laws::for_each_backend([]<class B>(const char* name) {
     CAPTURE(std::string(name));
     ssm::Context<B> ctx;

@@ -10,7 +10,7 @@
 #include "ssm/core/elementwise.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/op/activation.hpp"
-#include "ssm/op/driven_scan.hpp"
+#include "ssm/op/cascaded_scan.hpp"
 #include "ssm/op/rearrange.hpp"
 #include "support/check_layer.hpp"
 #include "support/test_tensor.hpp"
@@ -20,7 +20,7 @@ namespace {
 
 /// A minGRU.
 ///   z = sigmoid(k)   k = gate(x)   v = hidden(x)   h_t = (1 − z_t) ⊙ h_{t−1} + z_t ⊙ v_t
-/// As 1 − sigmoid(k) = exp(−softplus(k)), the recurrence is a driven scan with one mode whose source is v itself: a scan that
+/// As 1 − sigmoid(k) = exp(−softplus(k)), the recurrence is a cascaded scan with one mode whose source is v itself: a scan that
 /// forgets everything in a step.
 /// x, h    [B, L, D]
 /// state   [B, D, 1]
@@ -41,38 +41,37 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<MinGru, State<T, Space>>, InputTape<T, Space> {
     typename Map::template Tape<T, Space> gate, hidden;
-    DynamicTensor<T, 3, Space> k, z, v, delta;
+    DynamicTensor<T, 3, Space> k, z, v, dt;
   };
 
   Index channels() const { return D; }
 
   template <class B, class T>
-    requires HasMatmul<B> && HasActivation<B> && HasDrivenScan<B> && HasRearrange<B>
+    requires HasMatmul<B> && HasActivation<B> && HasCascadedScan<B> && HasRearrange<B>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, D> x, Output<B, T, dyn, dyn, D> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), D);
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), D);
     };
     const auto k = sequence(tape ? &tape->k : nullptr), z = sequence(tape ? &tape->z : nullptr),
-               v = sequence(tape ? &tape->v : nullptr),
-               delta = sequence(tape ? &tape->delta : nullptr);
+               v = sequence(tape ? &tape->v : nullptr), dt = sequence(tape ? &tape->dt : nullptr);
     if (tape != nullptr) tape->keep(ctx, options);
     map_.evaluate(ctx, p.gate, x, k, tape ? &tape->gate : nullptr);
     map_.evaluate(ctx, p.hidden, x, v, tape ? &tape->hidden : nullptr);
     apply<B, T>(ctx, ActivationKind::sigmoid, k, z);
-    apply<B, T>(ctx, ActivationKind::softplus, k, delta);
+    apply<B, T>(ctx, ActivationKind::softplus, k, dt);
     const Constants<T, Space> constant(ctx, frame, v);
-    const std::array<ScanStates<T, Space>, 1> sources{constant.forgetting(v)};
-    auto scan = constant.scan(sources, z, delta);
+    const std::array<ScanInputs<T, Space>, 1> sources{constant.forgetting(v)};
+    auto scan = constant.scan(sources, z, dt);
     scan.segments = options.segments;
     if (options.initial_state != nullptr) scan.initial_state = options.initial_state->h;
     if (options.final_state != nullptr) scan.final_state = options.final_state->h;
     scan.y = y;
-    driven_scan(ctx, scan);
+    cascaded_scan(ctx, scan);
   }
 
   template <class B, class T>
@@ -86,22 +85,22 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     const auto v = frame.template tensor<T>(dy.extent(0), dy.extent(1), D);
     add(ctx, Add<T, Space>{.a = tape.v.flatten(), .y = v.flatten()});
     const Constants<T, Space> constant(ctx, frame, v);
-    const std::array<ScanStates<T, Space>, 1> sources{constant.forgetting(v)};
-    const auto dz = sequence(), dv = sequence(), ddelta = sequence(), dk = sequence();
+    const std::array<ScanInputs<T, Space>, 1> sources{constant.forgetting(v)};
+    const auto dz = sequence(), dv = sequence(), ddt = sequence(), dk = sequence();
     fill(ctx, Fill<T, Space>{.y = dv.flatten()});  // gradients of sources are added to
-    const std::array<ScanStates<T, Space>, 1> dsources{ScanStates<T, Space>{.u = dv}};
-    DrivenScanBackward<T, Space> g{.forward = constant.scan(sources, tape.z, tape.delta),
-                                   .dy = dy,
-                                   .dsources = dsources,
-                                   .dgate = dz,
-                                   .ddelta = ddelta};
+    const std::array<ScanInputs<T, Space>, 1> dsources{ScanInputs<T, Space>{.u = dv}};
+    CascadedScanBackward<T, Space> g{.forward = constant.scan(sources, tape.z, tape.dt),
+                                     .dy = dy,
+                                     .dsources = dsources,
+                                     .dgate = dz,
+                                     .ddt = ddt};
     g.forward.segments = tape.segments;
     if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.h;
     if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->h;
     if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->h;
-    driven_scan_backward(ctx, g);
+    cascaded_scan_backward(ctx, g);
     apply_backward<B, T>(ctx, ActivationKind::sigmoid, tape.k, dz, dz);
-    apply_backward<B, T>(ctx, ActivationKind::softplus, tape.k, ddelta, dk);
+    apply_backward<B, T>(ctx, ActivationKind::softplus, tape.k, ddt, dk);
     add(ctx, Add<T, Space>{.a = dz.flatten(), .b = dk.flatten(), .y = dk.flatten()});
     map_.differentiate(ctx, p.gate, tape.gate, dk, dz, gradients.gate);
     map_.differentiate(ctx, p.hidden, tape.hidden, dv, dx, gradients.hidden);
@@ -133,7 +132,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   static void for_each_state(auto&& visit, auto&... state) { visit(std::string("h"), state.h...); }
 
  private:
-  /// The ones and rates that make a driven scan of it, as wide as they must be by strides alone.
+  /// The ones and rates that make a cascaded scan of it, as wide as they must be by strides alone.
   template <class T, class Space>
   struct Constants {
     View<T, 3, Space> ones, one_of_each_position;
@@ -152,12 +151,12 @@ class MinGru : public LayerVerbs<MinGru<D>> {
       rate = {number(-1), {D, 1}, {0, 0}};
       forgetting_rate = {number(-1e4), {D, 1}, {0, 0}};
     }
-    ScanStates<T, Space> forgetting(View<T, 3, Space> v) const {
-      return {.u = v, .delta = ones, .B = one_of_each_position, .A = forgetting_rate};
+    ScanInputs<T, Space> forgetting(View<T, 3, Space> v) const {
+      return {.u = v, .dt = ones, .B = one_of_each_position, .A = forgetting_rate};
     }
-    DrivenScan<T, Space> scan(std::span<const ScanStates<T, Space>> sources,
-                              View<const T, 3, Space> z, View<const T, 3, Space> delta) const {
-      return {.sources = sources, .gate = z, .delta = delta, .A = rate, .C = one_of_each_position};
+    CascadedScan<T, Space> scan(std::span<const ScanInputs<T, Space>> sources,
+                                View<const T, 3, Space> z, View<const T, 3, Space> dt) const {
+      return {.sources = sources, .gate = z, .dt = dt, .A = rate, .C = one_of_each_position};
     }
   };
 

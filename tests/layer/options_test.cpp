@@ -140,15 +140,15 @@ DynamicTensor<double, 3> output(const L& layer) {
 
 template <class L>
 void check_discretizations() {
-  const auto usual = output(L());
+  const auto by_default = output(L());
   const auto bilinear = output(L({.discretization = Discretization::bilinear}));
   const auto hold = output(L({.discretization = Discretization::zero_order_hold}));
   const double tolerance = ssm::tolerance<double>.value;
   CHECK_FALSE(all_close(bilinear, hold, tolerance));
-  CHECK(all_close(usual, bilinear, tolerance) != all_close(usual, hold, tolerance));
+  CHECK(all_close(by_default, bilinear, tolerance) != all_close(by_default, hold, tolerance));
 }
 
-TEST_CASE("the discretization is asked for at run time, the usual one too") {
+TEST_CASE("the discretization is asked for at run time, the default one too") {
   check_discretizations<DiagonalSsm<DiagonalSsmConfig{.channels = 3, .state = 4}>>();
   check_discretizations<DiagonalSsm<DiagonalSsmConfig{
       .channels = 3, .state = 4, .form = DiagonalForm::convolution}>>();
@@ -158,7 +158,7 @@ TEST_CASE("the discretization is asked for at run time, the usual one too") {
       .channels = 3, .gate_channels = 4, .state_channels = 2, .state = 4}>>();
 }
 
-TEST_CASE("numbers and kinds of functions are asked for at run time, usual ones too") {
+TEST_CASE("numbers and kinds of functions are asked for at run time, default ones too") {
   const auto differ = [](const auto& a, const auto& b) {
     return !all_close(output(a), output(b), 1e-9);
   };

@@ -31,7 +31,7 @@ Dynamic layer_of(RetentionForm form, double eps = sizes.eps) {
   return Dynamic(options);
 }
 
-/// Queries and keys of everyday size, so that the parallel form's normaliser counts.
+/// Queries and keys of everyday size, so that the parallel form's normalizer counts.
 template <class B>
 auto large_parameters(ssm::Context<B>& ctx) {
   auto p = layer_of(RetentionForm::recurrent).template initialize<double>(ctx, ssm::Seed{5});

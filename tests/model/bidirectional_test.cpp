@@ -34,7 +34,7 @@ void check_laws_of_whole_sequences(const L& layer) {
                                       laws::segments_equal_sequences(subject, false)};
     laws::Report agree{.law = "every backend equals Reference"};
     laws::Report gradients{.law = "gradients equal central differences"};
-    for (const laws::Size size : laws::usual_and_empty_sizes) {
+    for (const laws::Size size : laws::default_and_empty_sizes) {
       const laws::Call call = laws::random_call(subject, size);
       laws::require_close(agree, subject.differentiate(call), reference.differentiate(call),
                           subject.tolerance(), size.text());

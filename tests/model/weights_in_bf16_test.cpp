@@ -7,12 +7,12 @@
 #include "ssm/backend/reference.hpp"
 #include "ssm/core/compare.hpp"
 #include "ssm/io/checkpoint.hpp"
+#include "ssm/laws/allocation_count.hpp"
 #include "ssm/model/dense_retnet_language_model.hpp"
 #include "ssm/model/h3_language_model.hpp"
 #include "ssm/model/mamba_language_model.hpp"
 #include "ssm/model/retnet_language_model.hpp"
 #include "ssm/train/adamw.hpp"
-#include "ssm/laws/allocation_count.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/test_tensor.hpp"
 
@@ -82,7 +82,7 @@ template <class P>
 void round_weights(P& parameters) {
   for_each_parameter(
       [](const ParameterSpec&, auto& tensor) {
-        if constexpr (requires { tensor.stored; })
+        if constexpr (requires { tensor.bf16; })
           for (Index i = 0; i < tensor.size(); ++i)
             tensor.data()[i] = static_cast<float>(BFloat16(tensor.data()[i]));
       },

@@ -21,7 +21,7 @@ static_assert(conjugate(3.0) == 3.0 && real_part(Complex<float>{1, 2}) == 1);
 
 constexpr Discretization kinds[] = {Discretization::bilinear, Discretization::zero_order_hold};
 
-TEST_CASE("one real mode is discretised by the printed formulas") {
+TEST_CASE("one real mode is discretized by the printed formulas") {
   // z = 0.5·(−2) = −1
   const auto bilinear = discretize(Discretization::bilinear, 0.5, -2.0, 3.0);
   CHECK(std::abs(bilinear.A - 1.0 / 3) < tolerance<double>.value);
@@ -57,7 +57,7 @@ TEST_CASE("the held input keeps its digits from tiny rates to large ones") {
     }
 }
 
-TEST_CASE("the gradient of a complex discretisation equals central differences") {
+TEST_CASE("the gradient of a complex discretization equals central differences") {
   for (const Discretization kind : kinds)
     for (const double rate : {0.0, 1e-3, 0.9, 1.1, 8.0}) {
       CAPTURE(static_cast<int>(kind));
@@ -76,7 +76,7 @@ TEST_CASE("the gradient of a complex discretisation equals central differences")
     }
 }
 
-TEST_CASE("the gradient of a real discretisation equals central differences") {
+TEST_CASE("the gradient of a real discretization equals central differences") {
   for (const Discretization kind : kinds) {
     auto v = tensor_of({0.8, -1.7, 0.6});  // dt, A, B
     const auto loss = [&] {

@@ -39,7 +39,7 @@ def make(options):
     config = transformers.MambaConfig(**{"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 16, **options})
     torch.manual_seed(1)
     model = transformers.MambaForCausalLM(config).eval()
-    with torch.no_grad():  # far from the initialisation, so that every tensor counts
+    with torch.no_grad():  # far from the initialization, so that every tensor counts
         for name, parameter in model.named_parameters():
             if not name.endswith("A_log"):
                 parameter.add_(0.2 * torch.randn_like(parameter))

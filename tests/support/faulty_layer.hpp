@@ -79,7 +79,7 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
 
   template <class B, class T>
   void evaluate(Context<B>& ctx, const Parameters<T>& p, Input<B, T, dyn, dyn, dyn> x,
-                Output<B, T, dyn, dyn, dyn> y, Kept<Tape<T>> tape,
+                Output<B, T, dyn, dyn, dyn> y, NonDeduced<Tape<T>>* tape,
                 const SequenceOptions<State<T>>& options = {}) const {
     if (wrong_ == Fault::ignored_strides) x = {x.data(), x.extents()};
     auto frame = ctx.workspace().frame();
@@ -88,8 +88,8 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
       tape->x = x;
       if (wrong_ == Fault::forgotten_strides) tape->x = {x.data(), x.extents()};
     }
-    auto s = room<T, HostSpace>(frame, tape == nullptr ? nullptr : &tape->s, x.extent(0),
-                                x.extent(1), channels_);
+    auto s = buffer<T, HostSpace>(frame, tape == nullptr ? nullptr : &tape->s, x.extent(0),
+                                  x.extent(1), channels_);
     const T noise = disturbance<B, T>(frame);
     if (wrong_ == Fault::writes_beside && !y.is_contiguous()) y.data()[-1] = T{0};
     for_each_sequence(x.extent(0), x.extent(1), options.segments, [&](const Sequence& sequence) {

@@ -120,14 +120,14 @@ struct Recorder : Reference {
     Reference::selective_scan_backward(ctx, a);
   }
   template <class Ctx, class A>
-  static void driven_scan(Ctx& ctx, const A& a) {
-    called.insert("driven_scan");
-    Reference::driven_scan(ctx, a);
+  static void cascaded_scan(Ctx& ctx, const A& a) {
+    called.insert("cascaded_scan");
+    Reference::cascaded_scan(ctx, a);
   }
   template <class Ctx, class A>
-  static void driven_scan_backward(Ctx& ctx, const A& a) {
-    called.insert("driven_scan");
-    Reference::driven_scan_backward(ctx, a);
+  static void cascaded_scan_backward(Ctx& ctx, const A& a) {
+    called.insert("cascaded_scan");
+    Reference::cascaded_scan_backward(ctx, a);
   }
   template <class Ctx, class A>
   static void h3_mixer(Ctx& ctx, const A& a) {

@@ -24,60 +24,60 @@ struct SelectiveCall {
         rows(sequence_count(n.batch, segments)),
         A(random_tensor<T>("A", n.channels, n.states)),
         skip(random_tensor<T>("skip", n.channels)),
-        delta_bias(random_tensor<T>("bias", n.channels)),
+        dt_bias(random_tensor<T>("bias", n.channels)),
         u(random_tensor<T>("u", n.batch, n.length, n.channels)),
-        delta(random_tensor<T>("delta", n.batch, n.length, n.channels)),
+        dt(random_tensor<T>("dt", n.batch, n.length, n.channels)),
         gate(random_tensor<T>("gate", n.batch, n.length, n.channels)),
         B(random_tensor<T>("B", n.batch, n.length, n.states)),
         C(random_tensor<T>("C", n.batch, n.length, n.states)),
         initial_state(random_tensor<T>("initial", rows, n.channels, n.states)),
         y(nan_tensor<T>(n.batch, n.length, n.channels)),
-        step(nan_tensor<T>(n.batch, n.length, n.channels)),
+        dt_used(nan_tensor<T>(n.batch, n.length, n.channels)),
         final_state(nan_tensor<T>(rows, n.channels, n.states)),
         dy(random_tensor<T>("dy", n.batch, n.length, n.channels)),
-        dstep(random_tensor<T>("dstep", n.batch, n.length, n.channels)),
+        ddt_used(random_tensor<T>("ddt_used", n.batch, n.length, n.channels)),
         dfinal(random_tensor<T>("dfinal", rows, n.channels, n.states)),
         du(nan_tensor<T>(n.batch, n.length, n.channels)),
-        ddelta(du.clone()),
+        ddt(du.clone()),
         dgate(du.clone()),
         dB(nan_tensor<T>(n.batch, n.length, n.states)),
         dC(dB.clone()),
         dinitial(nan_tensor<T>(rows, n.channels, n.states)),
         dA(zero_tensor<T>(n.channels, n.states)),
         dskip(zero_tensor<T>(n.channels)),
-        ddelta_bias(zero_tensor<T>(n.channels)) {
+        ddt_bias(zero_tensor<T>(n.channels)) {
     ctx.workspace().fill_with_nan(true);
     for_each_index(A, [&](auto... i) { A(i...) = -std::exp(A(i...)); });
   }
 
   ssm::SelectiveScan<T, HostSpace> operands() {
     return {.u = u,
-            .delta = delta,
+            .dt = dt,
             .A = A,
             .B = B,
             .C = C,
             .skip = skip,
-            .delta_bias = delta_bias,
+            .dt_bias = dt_bias,
             .gate = gate,
-            .delta_softplus = delta_softplus,
+            .dt_softplus = dt_softplus,
             .segments = segments,
             .initial_state = initial_state,
             .final_state = final_state,
-            .step = step,
+            .dt_used = dt_used,
             .y = y};
   }
   ssm::SelectiveScanBackward<T, HostSpace> gradients() {
     return {.forward = operands(),
             .dy = dy,
             .dfinal_state = dfinal,
-            .dstep = dstep,
+            .ddt_used = ddt_used,
             .du = du,
-            .ddelta = ddelta,
+            .ddt = ddt,
             .dA = dA,
             .dB = dB,
             .dC = dC,
             .dskip = dskip,
-            .ddelta_bias = ddelta_bias,
+            .ddt_bias = ddt_bias,
             .dgate = dgate,
             .dinitial_state = dinitial};
   }
@@ -87,13 +87,13 @@ struct SelectiveCall {
   Context<Reference> ctx;
   Segments segments;
   Index rows;
-  bool delta_softplus = true;
+  bool dt_softplus = true;
   DynamicTensor<T, 2> A;
-  DynamicTensor<T, 1> skip, delta_bias;
-  DynamicTensor<T, 3> u, delta, gate, B, C, initial_state, y, step, final_state;
-  DynamicTensor<T, 3> dy, dstep, dfinal, du, ddelta, dgate, dB, dC, dinitial;
+  DynamicTensor<T, 1> skip, dt_bias;
+  DynamicTensor<T, 3> u, dt, gate, B, C, initial_state, y, dt_used, final_state;
+  DynamicTensor<T, 3> dy, ddt_used, dfinal, du, ddt, dgate, dB, dC, dinitial;
   DynamicTensor<T, 2> dA;
-  DynamicTensor<T, 1> dskip, ddelta_bias;
+  DynamicTensor<T, 1> dskip, ddt_bias;
 };
 
 }  // namespace ssm::test

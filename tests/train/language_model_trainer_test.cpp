@@ -54,13 +54,13 @@ struct Run {
 TEST_CASE("accumulated gradients equal those of a larger batch, with the state carried or not") {
   for (const Index carry : {1, 2}) {
     Run whole({.batch = 6, .carry = carry});
-    Run parts({.batch = 2, .accumulation = 3, .carry = carry});
+    Run microbatches({.batch = 2, .accumulation = 3, .carry = carry});
     for (int step = 0; step < 4; ++step) {
       const TrainingStep a = whole.update();
-      const TrainingStep b = parts.update();
+      const TrainingStep b = microbatches.update();
       CHECK(std::abs(a.loss - b.loss) <= tolerance<double>.value);
       CHECK(std::abs(a.gradient_norm - b.gradient_norm) <= tolerance<double>.gradient);
-      CHECK(distance(whole.trainer.gradients(), parts.trainer.gradients()) <=
+      CHECK(distance(whole.trainer.gradients(), microbatches.trainer.gradients()) <=
             tolerance<double>.gradient);
     }
   }
@@ -151,9 +151,9 @@ TEST_CASE("a run that stops and goes on ends with the same bits as one that does
   optimizer.second_moment() =
       copy_of(before.trainer.optimizer().second_moment(), before.model.layer);
   optimizer.set_step(6);
-  for (std::size_t part = 0; part < 2; ++part)
-    copy_state<H3LanguageModel>(after.ctx, before.trainer.states()[part],
-                                after.trainer.states()[part]);
+  for (std::size_t microbatch = 0; microbatch < 2; ++microbatch)
+    copy_state<H3LanguageModel>(after.ctx, before.trainer.states()[microbatch],
+                                after.trainer.states()[microbatch]);
   after.update();
   after.update();
   CHECK(after.trainer.step() == 8);

@@ -17,7 +17,7 @@ using namespace ssm;
 using Tokens = std::vector<Token>;
 
 /// The whole sequence: what the model reads, and the last answer.
-Tokens whole(const LabelledSequence& s) {
+Tokens whole(const LabeledSequence& s) {
   Tokens all = s.tokens;
   all.push_back(s.targets.back());
   return all;
@@ -72,7 +72,7 @@ std::string broken_rule(const AssociativeRecall& task, const Tokens& s) {
   return s[n + 2] == tokens.no_answer() ? "" : "no answer";
 }
 
-std::string broken_rule(const MultiQueryRecall& task, const LabelledSequence& s) {
+std::string broken_rule(const MultiQueryRecall& task, const LabeledSequence& s) {
   const auto length = static_cast<std::size_t>(task.length);
   const auto context = 2 * static_cast<std::size_t>(task.pairs);
   const Token half = static_cast<Token>(task.vocabulary / 2);
@@ -175,7 +175,7 @@ TEST_CASE("generated sequences obey the rules, and a changed token breaks them")
 
 TEST_CASE("targets are the sequence shifted by one") {
   Draws draws(Seed{2});
-  const LabelledSequence s = AssociativeRecall{}.draw(draws);
+  const LabeledSequence s = AssociativeRecall{}.draw(draws);
   REQUIRE(s.tokens.size() == 22);
   for (std::size_t i = 1; i < s.tokens.size(); ++i) CHECK(s.targets[i - 1] == s.tokens[i]);
 }
@@ -239,7 +239,7 @@ TEST_CASE("the first query of induction heads is anywhere, and so are the tokens
   std::vector<int> positions(28, 0);
   std::vector<int> answers(18, 0);
   for (int i = 0; i < 20000; ++i) {
-    const LabelledSequence s = task.draw(draws);
+    const LabeledSequence s = task.draw(draws);
     for (std::size_t p = 0; p < 28; ++p) positions[p] += s.tokens[p] == 19;
     ++answers[static_cast<std::size_t>(s.targets.back() - 1)];
   }
@@ -260,7 +260,7 @@ TEST_CASE("slots of multi-query recall follow their power law, without replaceme
       if (f != s) second[s] += power[f] / total * power[s] / (total - power[f]);
   std::array<std::vector<int>, 2> counts{std::vector<int>(6, 0), std::vector<int>(6, 0)};
   for (int i = 0; i < 20000; ++i) {
-    const LabelledSequence s = task.draw(draws);
+    const LabeledSequence s = task.draw(draws);
     for (std::size_t g = 0; g < 6; ++g)
       for (std::size_t key = 0; key < 2; ++key)
         counts[key][g] += s.targets[4 + 2 * g] == s.tokens[2 * key + 1];

@@ -38,7 +38,7 @@ class DenseMambaCheck {
     for (Index i = 0; i < count_; ++i) {
       KeptHidden& kept = kept_.emplace_back();
       kept.u = trial.read<T, 3>(source("input/", i, "u"));
-      kept.delta = trial.read<T, 3>(source("input/", i, "delta"));
+      kept.dt = trial.read<T, 3>(source("input/", i, "delta"));
       kept.B = trial.read<T, 3>(source("input/", i, "B"));
       kept.A = trial.read<T, 2>(source("param/", i, "A"));
       kept.initial_state = trial.read_if_given<T, 3>(source("state/initial/", i, "ssm"));
@@ -81,7 +81,7 @@ class DenseMambaCheck {
   /// A source's scan, for its states alone: what it reads out does not matter.
   static SelectiveScan<T, HostSpace> own_scan(const Hidden& hidden) {
     return {.u = hidden.u,
-            .delta = hidden.delta,
+            .dt = hidden.dt,
             .A = hidden.A,
             .B = hidden.B,
             .C = hidden.B,
@@ -96,7 +96,7 @@ class DenseMambaCheck {
   }
   static Hidden view_of_kept(KeptHidden& kept) {
     return {.u = kept.u,
-            .delta = kept.delta,
+            .dt = kept.dt,
             .B = kept.B,
             .A = kept.A,
             .initial_state = kept.initial_state.view()};
@@ -145,7 +145,7 @@ class DenseMambaCheck {
       std::vector<Sequence3> before;
       std::vector<Hidden> parts = sources();
       for (std::size_t i = 0; i < parts.size(); ++i) {
-        for (View<T, 3>* view : {&parts[i].u, &parts[i].delta, &parts[i].B})
+        for (View<T, 3>* view : {&parts[i].u, &parts[i].dt, &parts[i].B})
           *view = view->slice(1, begin, begin + length);
         parts[i].initial_state = before.emplace_back(source_states[i].clone());
       }
@@ -169,7 +169,7 @@ class DenseMambaCheck {
     for (const KeptHidden& like : kept_) {
       KeptHidden& to = kept.emplace_back();
       to.u = filled_like(like.u, 0);
-      to.delta = filled_like(like.delta, 0);
+      to.dt = filled_like(like.dt, 0);
       to.B = filled_like(like.B, 0);
       to.A = filled_like(like.A, 0);
       to.initial_state = zero_source_state();
@@ -197,13 +197,13 @@ class DenseMambaCheck {
                                                   .dfinal_state = dfinal,
                                                   .accumulate = true,
                                                   .du = to.u,
-                                                  .ddelta = to.delta,
+                                                  .ddt = to.dt,
                                                   .dA = to.A,
                                                   .dB = to.B,
                                                   .dinitial_state = to.initial_state});
     const double allowed = tolerance<T>.gradient;
     trial_.compare_if_given(source("grad/input/", i, "u"), to.u, allowed);
-    trial_.compare_if_given(source("grad/input/", i, "delta"), to.delta, allowed);
+    trial_.compare_if_given(source("grad/input/", i, "delta"), to.dt, allowed);
     trial_.compare_if_given(source("grad/input/", i, "B"), to.B, allowed);
     trial_.compare_if_given(source("grad/param/", i, "A"), to.A, allowed);
     trial_.compare_if_given(source("grad/state/", i, "ssm"), to.initial_state, allowed);

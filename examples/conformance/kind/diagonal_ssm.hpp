@@ -6,7 +6,7 @@
 
 namespace ssm::conformance {
 
-/// Throws  Unsupported  for a discretisation that the library does not have
+/// Throws  Unsupported  for a discretization that the library does not have
 inline Discretization discretization_of(const Trial& trial) {
   const std::string name = trial.text("discretization");
   if (name == "bilinear") return Discretization::bilinear;

@@ -23,7 +23,7 @@ void check_selective_scan_chunks(Trial& trial, Context<B>& ctx,
       };
       auto a = whole;
       a.u = chunk(whole.u);
-      a.delta = chunk(whole.delta);
+      a.dt = chunk(whole.dt);
       a.B = chunk(whole.B);
       a.C = chunk(whole.C);
       a.gate = chunk(whole.gate);
@@ -44,12 +44,12 @@ void check_selective_scan(Trial& trial) {
   Context<B> ctx;
   ctx.workspace().fill_with_nan(true);
   const auto u = trial.read<T, 3>("input/u");
-  const auto delta = trial.read<T, 3>("input/delta", u.extents().to_array());
+  const auto dt = trial.read<T, 3>("input/delta", u.extents().to_array());
   const auto A = trial.read<T, 2>("param/A");
   const auto b = trial.read<T, 3>("input/B");
   const auto c = trial.read<T, 3>("input/C", b.extents().to_array());
   const auto skip = trial.read_if_given<T, 1>("param/D");
-  const auto delta_bias = trial.read_if_given<T, 1>("param/delta_bias");
+  const auto dt_bias = trial.read_if_given<T, 1>("param/delta_bias");
   const auto gate = trial.read_if_given<T, 3>("input/z");
   const auto segments = trial.segments();
   const auto initial = trial.read_if_given<T, 3>("state/initial/ssm");
@@ -58,14 +58,14 @@ void check_selective_scan(Trial& trial) {
   fill(final, not_a_number);
   const SelectiveScan<T, HostSpace> forward{
       .u = u,
-      .delta = delta,
+      .dt = dt,
       .A = A,
       .B = b,
       .C = c,
       .skip = skip,
-      .delta_bias = delta_bias,
+      .dt_bias = dt_bias,
       .gate = gate,
-      .delta_softplus = trial.config().boolean("delta_softplus", false),
+      .dt_softplus = trial.config().boolean("delta_softplus", false),
       .segments = segments,
       .initial_state = initial,
       .final_state = final,
@@ -80,34 +80,34 @@ void check_selective_scan(Trial& trial) {
   const auto dy = trial.read<T, 3>("cotangent/y", u.extents().to_array());
   const auto dfinal = trial.read_if_given<T, 3>("cotangent/state/ssm");
   auto du = filled_like(u, not_a_number);
-  auto ddelta = filled_like(delta, not_a_number);
+  auto ddt = filled_like(dt, not_a_number);
   auto dA = filled_like(A, 0);
   auto dB = filled_like(b, not_a_number);
   auto dC = filled_like(c, not_a_number);
   auto dskip = filled_like(skip, 0);
-  auto ddelta_bias = filled_like(delta_bias, 0);
+  auto ddt_bias = filled_like(dt_bias, 0);
   auto dgate = filled_like(gate, not_a_number);
   auto dinitial = filled_like(final, not_a_number);
   selective_scan_backward(ctx, SelectiveScanBackward<T, HostSpace>{.forward = forward,
                                                                    .dy = dy,
                                                                    .dfinal_state = dfinal,
                                                                    .du = du,
-                                                                   .ddelta = ddelta,
+                                                                   .ddt = ddt,
                                                                    .dA = dA,
                                                                    .dB = dB,
                                                                    .dC = dC,
                                                                    .dskip = dskip,
-                                                                   .ddelta_bias = ddelta_bias,
+                                                                   .ddt_bias = ddt_bias,
                                                                    .dgate = dgate,
                                                                    .dinitial_state = dinitial});
   trial.compare_if_given("grad/input/u", du, tolerance<T>.gradient);
-  trial.compare_if_given("grad/input/delta", ddelta, tolerance<T>.gradient);
+  trial.compare_if_given("grad/input/delta", ddt, tolerance<T>.gradient);
   trial.compare_if_given("grad/input/B", dB, tolerance<T>.gradient);
   trial.compare_if_given("grad/input/C", dC, tolerance<T>.gradient);
   trial.compare_if_given("grad/input/z", dgate, tolerance<T>.gradient);
   trial.compare_if_given("grad/param/A", dA, tolerance<T>.gradient);
   trial.compare_if_given("grad/param/D", dskip, tolerance<T>.gradient);
-  trial.compare_if_given("grad/param/delta_bias", ddelta_bias, tolerance<T>.gradient);
+  trial.compare_if_given("grad/param/delta_bias", ddt_bias, tolerance<T>.gradient);
   trial.compare_if_given("grad/state/ssm", dinitial, tolerance<T>.gradient);
 }
 

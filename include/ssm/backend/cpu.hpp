@@ -11,13 +11,13 @@
 #include "ssm/backend/composed/h3_mixer.hpp"
 #include "ssm/backend/cpu/activation.hpp"
 #include "ssm/backend/cpu/attention.hpp"
+#include "ssm/backend/cpu/cascaded_scan.hpp"
 #include "ssm/backend/cpu/causal_convolution.hpp"
 #include "ssm/backend/cpu/cross_entropy.hpp"
 #include "ssm/backend/cpu/decayed_attention.hpp"
 #include "ssm/backend/cpu/diagonal_kernel.hpp"
 #include "ssm/backend/cpu/diagonal_parameters.hpp"
 #include "ssm/backend/cpu/diagonal_scan.hpp"
-#include "ssm/backend/cpu/driven_scan.hpp"
 #include "ssm/backend/cpu/dropout.hpp"
 #include "ssm/backend/cpu/embedding.hpp"
 #include "ssm/backend/cpu/matmul.hpp"
@@ -47,7 +47,7 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::DiagonalKernel<Arch>,
                   cpu::DiagonalParameters<Arch>,
                   cpu::DiagonalScan<Arch>,
-                  cpu::DrivenScan<Arch>,
+                  cpu::CascadedScan<Arch>,
                   cpu::Dropout<Arch>,
                   cpu::Embedding<Arch>,
                   composed::H3Mixer,

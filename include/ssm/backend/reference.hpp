@@ -7,13 +7,13 @@
 #include "ssm/backend/composed/h3_mixer.hpp"
 #include "ssm/backend/reference/activation.hpp"
 #include "ssm/backend/reference/attention.hpp"
+#include "ssm/backend/reference/cascaded_scan.hpp"
 #include "ssm/backend/reference/causal_convolution.hpp"
 #include "ssm/backend/reference/cross_entropy.hpp"
 #include "ssm/backend/reference/decayed_attention.hpp"
 #include "ssm/backend/reference/diagonal_kernel.hpp"
 #include "ssm/backend/reference/diagonal_parameters.hpp"
 #include "ssm/backend/reference/diagonal_scan.hpp"
-#include "ssm/backend/reference/driven_scan.hpp"
 #include "ssm/backend/reference/dropout.hpp"
 #include "ssm/backend/reference/embedding.hpp"
 #include "ssm/backend/reference/matmul.hpp"
@@ -38,7 +38,7 @@ struct Reference : reference::Activation,
                    reference::DiagonalKernel,
                    reference::DiagonalParameters,
                    reference::DiagonalScan,
-                   reference::DrivenScan,
+                   reference::CascadedScan,
                    reference::Dropout,
                    reference::Embedding,
                    composed::H3Mixer,

@@ -117,7 +117,7 @@ using DynamicExtents =
   return value;
 }
 
-/// The same for a size with a usual value, which counts where neither is given.
+/// The same for a size with a default value, which counts where neither is given.
 inline Index resolve_extent(Index fixed, Index at_run_time, Index by_default, const char* name) {
   return resolve_extent(fixed, fixed == dyn && at_run_time == dyn ? by_default : at_run_time, name);
 }

@@ -8,7 +8,7 @@
 
 namespace ssm {
 
-/// What a tensor is for: decides how it is initialised in a language model and how the optimizer treats it.
+/// What a tensor is for: decides how it is initialized in a language model and how the optimizer treats it.
 enum class ParameterRole { weight, bias, norm, embedding, ssm };
 
 /// The name of a tensor in checkpoints and how it is trained.
@@ -50,7 +50,7 @@ Index parameter_count(const P& parameters) {
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
         count += tensor.size();
-        if constexpr (requires { tensor.stored; }) count += tensor.stored.size();
+        if constexpr (requires { tensor.bf16; }) count += tensor.bf16.size();
       },
       parameters);
   return count;

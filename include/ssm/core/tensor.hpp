@@ -65,11 +65,12 @@ class Tensor {
     const Index count = detail::element_count<T>(extents, Space::name());
     if (count > capacity_ || data_ == nullptr) {
       if (is_borrowed_) detail::refuse_growth(capacity_, extents.to_array());
-      const Index room = std::max<Index>(count, 1);  // a tensor of no elements is not null
-      T* grown = static_cast<T*>(Space::allocate(static_cast<std::size_t>(room) * sizeof(T)));
+      const Index grown_count = std::max<Index>(count, 1);  // a tensor of no elements is not null
+      T* grown =
+          static_cast<T*>(Space::allocate(static_cast<std::size_t>(grown_count) * sizeof(T)));
       release();
       data_ = grown;
-      capacity_ = room;
+      capacity_ = grown_count;
     }
     extents_ = extents;
   }
@@ -91,9 +92,10 @@ class Tensor {
     if (wanted > capacity_ || data_ == nullptr) {
       if (is_borrowed_) detail::refuse_growth(capacity_, extents.to_array());
       Tensor grown;
-      const auto room = static_cast<std::size_t>(std::max({wanted, 2 * capacity_, Index{1}}));
-      grown.data_ = static_cast<T*>(Space::allocate(room * sizeof(T)));
-      grown.capacity_ = static_cast<Index>(room);
+      const auto grown_count =
+          static_cast<std::size_t>(std::max({wanted, 2 * capacity_, Index{1}}));
+      grown.data_ = static_cast<T*>(Space::allocate(grown_count * sizeof(T)));
+      grown.capacity_ = static_cast<Index>(grown_count);
       if constexpr (Space::host_readable)
         std::copy_n(data_, used, grown.data_);
       else if (used > 0)

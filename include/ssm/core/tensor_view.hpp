@@ -181,12 +181,12 @@ namespace detail {
 /// The number of elements to allocate. Throws OutOfMemory where their number of bytes is no number.
 template <class T, class Shape>
 Index element_count(const Shape& extents, std::string_view space) {
-  constexpr Index most = std::numeric_limits<Index>::max() / Index{sizeof(T)};
+  constexpr Index limit = std::numeric_limits<Index>::max() / Index{sizeof(T)};
   Index count = 1;
   bool fits = true;
   for (const Index extent : extents.to_array()) {
     if (extent == 0) return 0;
-    fits = fits && count <= most / extent;
+    fits = fits && count <= limit / extent;
     if (fits) count *= extent;
   }
   if (!fits) throw OutOfMemory(std::numeric_limits<std::size_t>::max(), space);

@@ -14,21 +14,21 @@ namespace ssm {
 /// what takes the time. Exactly one of the two forms is there; the other is empty.
 ///   weight.keep_in_bf16();
 ///   matmul(ctx, Matmul<float, HostSpace>{.a = x, .b = weight.transpose(0, 1),
-///                                        .b_stored = weight.stored.transpose(0, 1), .c = y});
+///                                        .b_bf16 = weight.bf16.transpose(0, 1), .c = y});
 template <class T, class ExtentsType, class Space = HostSpace>
 struct Weight : Tensor<T, ExtentsType, Space> {
   static_assert(ExtentsType::rank() == 2);
   using Full = Tensor<T, ExtentsType, Space>;
 
-  DynamicTensor<BFloat16, 2, Space> stored;
+  DynamicTensor<BFloat16, 2, Space> bf16;
 
   Weight() = default;
   Weight(Full&& full) : Full(std::move(full)) {}
 
-  explicit operator bool() const { return stored || Full::operator bool(); }
+  explicit operator bool() const { return bf16 || Full::operator bool(); }
   Weight clone() const {
     Weight copy(Full::clone());
-    copy.stored = stored.clone();
+    copy.bf16 = bf16.clone();
     return copy;
   }
 
@@ -37,9 +37,9 @@ struct Weight : Tensor<T, ExtentsType, Space> {
   void keep_in_bf16() {
     static_assert(Space::host_readable, "round on the host, then copy to the device");
     if (!Full::operator bool()) return;
-    stored.resize({this->extent(0), this->extent(1)});
+    bf16.resize({this->extent(0), this->extent(1)});
     for (Index i = 0; i < this->size(); ++i)
-      stored.data()[i] = scalar_cast<BFloat16>(this->data()[i]);
+      bf16.data()[i] = scalar_cast<BFloat16>(this->data()[i]);
     Full().swap(*this);
   }
 };
@@ -64,7 +64,7 @@ bool has_weights_in_bf16(const P& parameters) {
   bool found = false;
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
-        if constexpr (requires { tensor.stored; }) found = found || tensor.stored;
+        if constexpr (requires { tensor.bf16; }) found = found || tensor.bf16;
       },
       parameters);
   return found;

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/transfer.hpp"
 #include "ssm/family/options.hpp"
 #include "ssm/family/tensor_names.hpp"
 #include "ssm/io/checkpoint.hpp"
 #include "ssm/io/json_file.hpp"
 #include "ssm/io/model_tensors.hpp"
-#include "ssm/layer/copy_to.hpp"
 #include "ssm/model/model.hpp"
 
 namespace ssm {

@@ -61,8 +61,8 @@ struct MambaFamily {
     detail::require_at_least_one(config.n_layer, "layers");
     detail::require_dropout(config.embed_dropout, "dropout");
     detail::require_at_least_one(config.d_state, "state");
-    if (config.d_inner == 0) config.d_inner = Config::usual_d_inner(config.d_model);
-    if (config.dt_rank == 0) config.dt_rank = Config::usual_dt_rank(config.d_model);
+    if (config.d_inner == 0) config.d_inner = Config::default_d_inner(config.d_model);
+    if (config.dt_rank == 0) config.dt_rank = Config::default_dt_rank(config.d_model);
   }
 
  protected:
@@ -161,7 +161,7 @@ struct MambaFamily {
   /// An integer, or "auto" for what follows from the width.
   static Index read_dt_rank(const JsonObject& json, const char* field, Index d_model) {
     const bool is_auto = !json.has(field) || json.json().at(field) == "auto";
-    return is_auto ? Config::usual_dt_rank(d_model) : json.integer(field, 1);
+    return is_auto ? Config::default_dt_rank(d_model) : json.integer(field, 1);
   }
   /// The integer part of expand · d_model, as the published code has it.
   static Index read_expanded(const JsonObject& json, Index d_model) {

@@ -32,13 +32,13 @@ inline std::string module_prefix(const std::string& module) {
 
 /// The first names of a source, for a message that says that one is missing.
 inline std::string names_there(const std::vector<std::string>& names) {
-  constexpr std::size_t most = 8;
+  constexpr std::size_t limit = 8;
   std::string text = "there ";
   text +=
       names.size() == 1 ? "is 1 tensor: " : "are " + std::to_string(names.size()) + " tensors: ";
-  for (std::size_t i = 0; i < names.size() && i < most; ++i)
+  for (std::size_t i = 0; i < names.size() && i < limit; ++i)
     text += (i > 0 ? ", " : "") + printable(names[i]);
-  return text + (names.size() > most ? ", …" : "");
+  return text + (names.size() > limit ? ", …" : "");
 }
 
 }  // namespace detail

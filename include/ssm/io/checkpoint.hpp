@@ -28,8 +28,8 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
         if (!tensor) return;
         const std::string name = std::string(prefix) + spec.name;
         const void* data = tensor.data();
-        if constexpr (requires { tensor.stored; })
-          if (tensor.stored) data = tensor.stored.data();
+        if constexpr (requires { tensor.bf16; })
+          if (tensor.bf16) data = tensor.bf16.data();
         const auto [entry, is_new] = seen.emplace(name, data);
         if (!is_new && entry->second != data)
           throw CheckpointError(file, printable(name), "is the name of two different parameters");
@@ -48,8 +48,8 @@ template <class P>
 void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string_view prefix = "") {
   detail::for_each_stored(writer.path_name(), parameters, prefix,
                           [&](const std::string& name, const auto& tensor) {
-                            if constexpr (requires { tensor.stored; })
-                              if (tensor.stored) return writer.add(name, tensor.stored);
+                            if constexpr (requires { tensor.bf16; })
+                              if (tensor.bf16) return writer.add(name, tensor.bf16);
                             writer.add(name, tensor);
                           });
 }

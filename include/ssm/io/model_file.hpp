@@ -3,8 +3,8 @@
 
 #include <filesystem>
 
+#include "ssm/core/transfer.hpp"
 #include "ssm/io/checkpoint.hpp"
-#include "ssm/layer/copy_to.hpp"
 
 namespace ssm {
 

@@ -6,10 +6,10 @@
 #include <string>
 #include <utility>
 
+#include "ssm/core/transfer.hpp"
 #include "ssm/io/state_checkpoint.hpp"
 #include "ssm/language_model/interface.hpp"
 #include "ssm/layer/copy_state_row.hpp"
-#include "ssm/layer/copy_to.hpp"
 
 namespace ssm::detail {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "ssm/core/transfer.hpp"
 #include "ssm/io/optimizer_checkpoint.hpp"
 #include "ssm/io/state_checkpoint.hpp"
-#include "ssm/layer/copy_to.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 
 namespace ssm::detail {
@@ -39,8 +39,8 @@ class OptimizerOnHost {
 /// visit("batch.0.", 0) for each batch of an update whose state is carried.
 template <class P, class Visit>
 void for_each_carried_state(const LanguageModelTrainer<P>& trainer, Visit&& visit) {
-  for (std::size_t part = 0; part < trainer.states().size(); ++part)
-    visit("batch." + std::to_string(part) + ".", part);
+  for (std::size_t microbatch = 0; microbatch < trainer.states().size(); ++microbatch)
+    visit("batch." + std::to_string(microbatch) + ".", microbatch);
 }
 
 /// Writes what training needs beside the model: optimizer.safetensors and, where state is carried, state.safetensors.
@@ -59,13 +59,13 @@ void save_training(const std::filesystem::path& folder, const typename P::Layer&
   SafetensorsWriter writer(folder / "state.safetensors");  // borrows tensors until it has finished
   std::vector<typename L::template State<T>> copies;
   copies.reserve(trainer.states().size());
-  for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t part) {
+  for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t microbatch) {
     if constexpr (on_host) {
-      save_state<L>(writer, trainer.states()[part], prefix);
+      save_state<L>(writer, trainer.states()[microbatch], prefix);
     } else {
       copies.push_back(
           layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch));
-      copy_state_between<L>(trainer.states()[part], copies.back());
+      copy_state_between<L>(trainer.states()[microbatch], copies.back());
       save_state<L>(writer, copies.back(), prefix);
     }
   });
@@ -93,13 +93,13 @@ void load_training(const std::filesystem::path& folder, const typename P::Layer&
   }
   if (trainer.states().empty()) return;
   const SafetensorsFile file(folder / "state.safetensors");
-  for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t part) {
+  for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t microbatch) {
     if constexpr (on_host) {
-      load_state<L>(file, trainer.states()[part], prefix);
+      load_state<L>(file, trainer.states()[microbatch], prefix);
     } else {
       auto copy = layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch);
       load_state<L>(file, copy, prefix);
-      copy_state_between<L>(copy, trainer.states()[part]);
+      copy_state_between<L>(copy, trainer.states()[microbatch]);
     }
   });
 }

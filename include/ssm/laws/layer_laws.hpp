@@ -51,7 +51,7 @@ inline Report gradients_equal_differences(Subject& subject) {
 /// Law 2: stepping through a sequence equals `forward`.
 inline Report stepping_equals_forward(Subject& subject) {
   Report report{.law = "stepping equals forward"};
-  for (const Size size : usual_sizes) {
+  for (const Size size : default_sizes) {
     Call call = random_call(subject, size);
     report.require_close(subject.step(call).y, subject.forward(call).y, subject.tolerance().value,
                          size.text() + ", without states");
@@ -68,7 +68,7 @@ inline Report stepping_equals_forward(Subject& subject) {
 /// Law 3: prefill(a·b) equals prefill(a), then prefill(b), wherever the cut is.
 inline Report prefill_splits_anywhere(Subject& subject) {
   Report report{.law = "prefill splits anywhere"};
-  for (const Size size : usual_sizes) {
+  for (const Size size : default_sizes) {
     Call whole = random_call(subject, size);
     whole.initial_state = random_state(subject, whole);
     const Outcome expected = subject.prefill(whole);
@@ -91,7 +91,7 @@ inline Report prefill_splits_anywhere(Subject& subject) {
 /// Law 4: outputs before position t do not depend on inputs from t on.
 inline Report outputs_ignore_the_future(Subject& subject) {
   Report report{.law = "causality"};
-  for (const Size size : usual_sizes) {
+  for (const Size size : default_sizes) {
     const Call call = random_call(subject, size);
     const NamedTensor expected = subject.forward(call).y;
     const NamedTensor other = subject.input("another x", size.batch, size.length, Seed{12});
@@ -110,7 +110,7 @@ inline Report outputs_ignore_the_future(Subject& subject) {
 
 /// Law 5: every backend computes what `reference`, the same layer on Reference in double, computes.
 inline Report backends_agree(Subject& subject, Subject& reference,
-                             const std::vector<Size>& sizes = usual_and_empty_sizes) {
+                             const std::vector<Size>& sizes = default_and_empty_sizes) {
   Report report{.law = "every backend equals Reference"};
   for (const Size size : sizes) {
     Call call = random_call(subject, size);
@@ -193,7 +193,7 @@ inline void cut_to_fit(Bundle& gradient, const Bundle& state) {
 inline Report segments_equal_sequences(Subject& subject, bool with_states = true) {
   Report report{.law = "packed segments equal separate sequences"};
   const std::vector<std::size_t> axes = sequence_axes(subject);
-  for (const auto& segments : usual_segments)
+  for (const auto& segments : default_segments)
     for (const int states : {0, 1, 2}) {  // none, from zero, from a random state
       if (states > 0 && !with_states) break;
       Call packed = random_call(subject, {1, segments.back()});

@@ -17,12 +17,12 @@ struct Size {
     return "batch " + std::to_string(batch) + ", length " + std::to_string(length);
   }
 };
-inline const std::vector<Size> usual_sizes{{1, 1}, {3, 2}, {1, 63}, {3, 64}, {1, 65}, {1, 1000}};
-inline const std::vector<Size> usual_and_empty_sizes{{1, 1},  {3, 2},    {1, 63}, {3, 64},
-                                                     {1, 65}, {1, 1000}, {2, 0},  {0, 3}};
+inline const std::vector<Size> default_sizes{{1, 1}, {3, 2}, {1, 63}, {3, 64}, {1, 65}, {1, 1000}};
+inline const std::vector<Size> default_and_empty_sizes{{1, 1},  {3, 2},    {1, 63}, {3, 64},
+                                                       {1, 65}, {1, 1000}, {2, 0},  {0, 3}};
 
 /// Packed rows, with empty segments at the start, in the middle and at the end.
-inline const std::vector<std::vector<Index>> usual_segments{
+inline const std::vector<std::vector<Index>> default_segments{
     {0, 9}, {0, 0, 4, 4, 5, 9, 9}, {0, 63, 127, 128, 193}, {0, 0, 0}};
 
 /// Random operands without states. Parameters are the initial ones, disturbed so that none is zero or one.

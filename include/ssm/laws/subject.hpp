@@ -62,7 +62,7 @@ class Subject {
   virtual Outcome prefill(const Call& call) = 0;  // y and the state, from zero if none is given
   virtual Outcome step(const Call& call) = 0;     // the same, one position at a time
 
-  /// Initialises from `seed` and runs forward; with `reload` the parameters go through a checkpoint in between.
+  /// Initializes from `seed` and runs forward; with `reload` the parameters go through a checkpoint in between.
   virtual Outcome forward_initialized(Seed seed, const NamedTensor& x, bool reload) = 0;
   /// Heap allocations during all steps of the call but the first.
   virtual std::size_t allocations_after_first_step(const Call& call) = 0;

@@ -89,16 +89,16 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     requires RunsOn<CausalAttention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const Index batch = x.extent(0);
     const Index length = x.extent(1);
     const KeyValueCache::Past past =
-        cache_.past_of(options.initial_state, batch, length, options.segments);
-    auto qkv = room<T, Space>(frame, tape ? &tape->qkv : nullptr, batch, length, 3 * channels_);
-    auto mixed = room<T, Space>(frame, tape ? &tape->mixed : nullptr, batch, length, channels_);
+        cache_.cached_before(options.initial_state, batch, length, options.segments);
+    auto qkv = buffer<T, Space>(frame, tape ? &tape->qkv : nullptr, batch, length, 3 * channels_);
+    auto mixed = buffer<T, Space>(frame, tape ? &tape->mixed : nullptr, batch, length, channels_);
     projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr);
     if (tape != nullptr) {
       tape->keep(ctx, options);
@@ -137,7 +137,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     auto frame = ctx.workspace().frame();
     const Index batch = tape.qkv.extent(0);
     const Index length = tape.qkv.extent(1);
-    const KeyValueCache::Past past = cache_.past_of(
+    const KeyValueCache::Past past = cache_.cached_before(
         tape.has_initial_state ? &tape.initial_state : nullptr, batch, length, tape.segments);
     auto dmixed = frame.template tensor<T>(batch, length, channels_);
     auto dqkv = frame.template tensor<T>(batch, length, 3 * channels_);

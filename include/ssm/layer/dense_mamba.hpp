@@ -73,20 +73,20 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   struct Tape : InputTape<T, Space> {
     typename Inner::template Tape<T, Space> mamba;
     typename Select::template Tape<T, Space> select;
-    DynamicTensor<T, 3, Space> gate;   // a
-    DynamicTensor<T, 3, Space> reads;  // Σ_i C·h^i
-    DynamicTensor<T, 3, Space> total;  // what silu(z) multiplies
-    DynamicTensor<T, 3, Space> step;   // Δ, where the caller gives no place
-    DynamicTensor<T, 3, Space> fused;  // the initial state's
+    DynamicTensor<T, 3, Space> gate;     // a
+    DynamicTensor<T, 3, Space> reads;    // Σ_i C·h^i
+    DynamicTensor<T, 3, Space> total;    // what silu(z) multiplies
+    DynamicTensor<T, 3, Space> dt_used;  // Δ, where the caller gives no place
+    DynamicTensor<T, 3, Space> fused;    // the initial state's
   };
 
   /// What later layers read of this one, or the gradients of that; the initial state is a copy.
   template <class T, class Space = HostSpace>
-  using Hidden = ScanStates<T, Space>;
+  using Hidden = ScanInputs<T, Space>;
   /// The same for a tape.
   template <class T, class Space = HostSpace>
   struct KeptHidden {
-    DynamicTensor<T, 3, Space> u, delta, B;
+    DynamicTensor<T, 3, Space> u, dt, B;
     DynamicTensor<T, 2, Space> A;
     DynamicTensor<T, 3, Space> initial_state;
   };
@@ -109,14 +109,14 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   template <class B, class T>
   static constexpr bool runs_on = (RunsOn<Inner, B, T> && RunsOn<Select, B, T> &&
-                                   HasDrivenScan<B, T> && HasActivation<B, T> &&
+                                   HasCascadedScan<B, T> && HasActivation<B, T> &&
                                    HasRearrange<B, T>);
 
   template <class B, class T>
     requires RunsOn<DenseMamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     evaluate<B, T>(ctx, p, x, y, tape, options, {}, {});
   }
@@ -126,14 +126,14 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     requires RunsOn<DenseMamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options,
                 std::type_identity_t<std::span<const Hidden<T, typename B::Space>>> sources,
                 const std::type_identity_t<Hidden<T, typename B::Space>>& hidden) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto parts =
-        mamba_.rooms(frame, tape ? &tape->mamba : nullptr, x.extent(0), x.extent(1), hidden.u);
+        mamba_.buffers(frame, tape ? &tape->mamba : nullptr, x.extent(0), x.extent(1), hidden.u);
     if (is_carried() && tape != nullptr && options.initial_state != nullptr)
       copy_tensor(ctx, options.initial_state->fused, tape->fused);
     mamba_.template evaluate_with<B, T>(
@@ -188,7 +188,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
         parts, [&](SelectiveScanBackward<T, Space> g) {
           if (sources.empty() && !is_carried())
             return Scans::template own_backward<B, T>(ctx, g, dhidden, {});
-          Scans::template behind_gate<B, T>(
+          Scans::template through_gate<B, T>(
               ctx, tape, g, [&](SelectiveScanBackward<T, Space> behind) {
                 if (is_carried())
                   Scans::template carried_backward<B, T>(ctx, tape, behind, connections);
@@ -202,7 +202,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   static void for_each_hidden(auto&& visit, const auto& hidden) {
     visit(hidden.u);
-    visit(hidden.delta);
+    visit(hidden.dt);
     visit(hidden.B);
     visit(hidden.A);
     if (hidden.initial_state) visit(hidden.initial_state);
@@ -210,19 +210,20 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   /// Where `evaluate` leaves what later layers read: in `kept`, or in workspace.
   template <class T, class B, class Frame>
-  Hidden<T, typename B::Space> hidden_room(
-      Context<B>&, Frame& frame, std::type_identity_t<KeptHidden<T, typename B::Space>>* kept,
-      Index batch, Index length, Index sequences, bool has_initial_state) const {
+  Hidden<T, typename B::Space> hidden_buffer(Context<B>&, Frame& frame,
+                                             NonDeduced<KeptHidden<T, typename B::Space>>* kept,
+                                             Index batch, Index length, Index sequences,
+                                             bool has_initial_state) const {
     using Space = typename B::Space;
     const Index states = mamba_.state();
     Hidden<T, Space> hidden{
-        .u = room<T, Space>(frame, kept ? &kept->u : nullptr, batch, length, inner()),
-        .delta = room<T, Space>(frame, kept ? &kept->delta : nullptr, batch, length, inner()),
-        .B = room<T, Space>(frame, kept ? &kept->B : nullptr, batch, length, states),
-        .A = room<T, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
+        .u = buffer<T, Space>(frame, kept ? &kept->u : nullptr, batch, length, inner()),
+        .dt = buffer<T, Space>(frame, kept ? &kept->dt : nullptr, batch, length, inner()),
+        .B = buffer<T, Space>(frame, kept ? &kept->B : nullptr, batch, length, states),
+        .A = buffer<T, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
     if (has_initial_state)
-      hidden.initial_state =
-          room<T, Space>(frame, kept ? &kept->initial_state : nullptr, sequences, inner(), states);
+      hidden.initial_state = buffer<T, Space>(frame, kept ? &kept->initial_state : nullptr,
+                                              sequences, inner(), states);
     return hidden;
   }
 
@@ -287,7 +288,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), inner());
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), inner());
     };
     const auto total = sequence(tape ? &tape->total : nullptr);
     const auto more = sequence(nullptr);
@@ -300,7 +301,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     const auto y = scan.y;
     scan.gate = {};
     scan.y = total;
-    if (is_carried() && !scan.step) scan.step = sequence(tape ? &tape->step : nullptr);
+    if (is_carried() && !scan.dt_used) scan.dt_used = sequence(tape ? &tape->dt_used : nullptr);
     selective_scan(ctx, scan);
     if (is_carried())
       Scans::template carry_sources<B, T>(

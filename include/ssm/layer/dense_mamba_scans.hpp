@@ -4,7 +4,7 @@
 #include <span>
 
 #include "ssm/layer/selective_transition.hpp"
-#include "ssm/op/driven_scan.hpp"
+#include "ssm/op/cascaded_scan.hpp"
 #include "ssm/op/rearrange.hpp"
 #include "ssm/op/selective_scan.hpp"
 
@@ -15,7 +15,7 @@ namespace ssm {
 template <class Select>
 struct DenseMambaScans {
   template <class T, class Space>
-  using Hidden = ScanStates<T, Space>;
+  using Hidden = ScanInputs<T, Space>;
   /// What a backward pass is given by and for other layers and the ends of the sequence. Null views where there is nothing.
   template <class T, class Space>
   struct Connections {
@@ -32,7 +32,7 @@ struct DenseMambaScans {
                           const Hidden<T, typename B::Space>& hidden) {
     using Space = typename B::Space;
     const Index inner = scan.A.extent(0), states = scan.A.extent(1);
-    scan.step = hidden.delta;
+    scan.dt_used = hidden.dt;
     rearrange(ctx, Rearrange<T, Space>{.x = scan.B, .y = hidden.B});
     rearrange(ctx, Rearrange<T, Space>{.x = scan.A.reshape(1, inner, states),
                                        .y = hidden.A.reshape(1, inner, states)});
@@ -45,7 +45,7 @@ struct DenseMambaScans {
   static SelectiveScan<T, Space> reading(const Hidden<T, Space>& source, View<const T, 3, Space> C,
                                          Segments segments) {
     return {.u = source.u,
-            .delta = source.delta,
+            .dt = source.dt,
             .A = source.A,
             .B = source.B,
             .C = C,
@@ -77,32 +77,32 @@ struct DenseMambaScans {
                             const View<const T, 3, typename B::Space>& initial_fused,
                             const View<T, 3, typename B::Space>& final_fused,
                             const View<T, 3, typename B::Space>& y) {
-    driven_scan(ctx, DrivenScan<T, typename B::Space>{.sources = sources,
-                                                      .gate = gate,
-                                                      .delta = scan.step,
-                                                      .A = scan.A,
-                                                      .C = scan.C,
-                                                      .segments = scan.segments,
-                                                      .initial_state = initial_fused,
-                                                      .final_state = final_fused,
-                                                      .y = y});
+    cascaded_scan(ctx, CascadedScan<T, typename B::Space>{.sources = sources,
+                                                          .gate = gate,
+                                                          .dt = scan.dt_used,
+                                                          .A = scan.A,
+                                                          .C = scan.C,
+                                                          .segments = scan.segments,
+                                                          .initial_state = initial_fused,
+                                                          .final_state = final_fused,
+                                                          .y = y});
   }
 
-  /// The gradient of the block's own scan, from later layers and from `dstep` if it is given.
+  /// The gradient of the block's own scan, from later layers and from `ddt_used` if it is given.
   template <class B, class T>
   static void own_backward(Context<B>& ctx, SelectiveScanBackward<T, typename B::Space> g,
                            const Hidden<T, typename B::Space>& dhidden,
-                           std::type_identity_t<View<T, 3, typename B::Space>> dstep) {
+                           std::type_identity_t<View<T, 3, typename B::Space>> ddt_used) {
     using Space = typename B::Space;
-    g.dstep = dstep;
+    g.ddt_used = ddt_used;
     if (!dhidden.u) return selective_scan_backward(ctx, g);
     auto frame = ctx.workspace().frame();
     const auto dB = g.dB;
     g.dB = frame.template tensor<T>(dB.extents());
-    if (dstep)
-      add_to<B, T>(ctx, dstep, dhidden.delta);
+    if (ddt_used)
+      add_to<B, T>(ctx, ddt_used, dhidden.dt);
     else
-      g.dstep = dhidden.delta;
+      g.ddt_used = dhidden.dt;
     selective_scan_backward(ctx, g);
     add_to<B, T>(ctx, g.dB, dhidden.B);
     rearrange(ctx, Rearrange<T, Space>{.x = g.dB, .y = dB});
@@ -114,8 +114,8 @@ struct DenseMambaScans {
 
   /// The gradient of z, then run(what is left for what silu(z) multiplies).
   template <class B, class T, class Tape, class Run>
-  static void behind_gate(Context<B>& ctx, const Tape& tape,
-                          SelectiveScanBackward<T, typename B::Space> g, Run&& run) {
+  static void through_gate(Context<B>& ctx, const Tape& tape,
+                           SelectiveScanBackward<T, typename B::Space> g, Run&& run) {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto dtotal = frame.template tensor<T>(g.dy.extents());
@@ -150,7 +150,7 @@ struct DenseMambaScans {
                    .dy = dreads,
                    .accumulate = true,
                    .du = to.u,
-                   .ddelta = to.delta,
+                   .ddt = to.dt,
                    .dA = to.A,
                    .dB = to.B,
                    .dC = g.dC,
@@ -164,12 +164,12 @@ struct DenseMambaScans {
                                const Connections<T, typename B::Space>& with) {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const View<T, 3, Space> dstep = frame.template tensor<T>(g.dy.extents());
+    const View<T, 3, Space> ddt_used = frame.template tensor<T>(g.dy.extents());
     const View<T, 3, Space> dC = frame.template tensor<T>(g.dC.extents());
     const View<T, 3, Space> own_dC = frame.template tensor<T>(g.dC.extents());
-    DrivenScanBackward<T, Space> driven{
+    CascadedScanBackward<T, Space> cascaded{
         .forward = {.sources = with.sources,
-                    .delta = with.hidden.u ? with.hidden.delta : tape.step.view(),
+                    .dt = with.hidden.u ? with.hidden.dt : tape.dt_used.view(),
                     .A = g.forward.A,
                     .C = g.forward.C,
                     .segments = g.forward.segments},
@@ -177,16 +177,16 @@ struct DenseMambaScans {
         .dfinal_state = with.dfinal_fused,
         .dsources = with.dsources,
         .dgate = with.dgate,
-        .ddelta = dstep,
+        .ddt = ddt_used,
         .dA = g.dA,
         .dC = dC,
         .dinitial_state = with.dinitial_fused};
-    if (!with.sources.empty()) driven.forward.gate = tape.gate;
-    if (tape.mamba.has_initial_state) driven.forward.initial_state = tape.fused;
-    driven_scan_backward(ctx, driven);
+    if (!with.sources.empty()) cascaded.forward.gate = tape.gate;
+    if (tape.mamba.has_initial_state) cascaded.forward.initial_state = tape.fused;
+    cascaded_scan_backward(ctx, cascaded);
     const auto to = g.dC;
     g.dC = own_dC;
-    own_backward<B, T>(ctx, g, with.dhidden, dstep);
+    own_backward<B, T>(ctx, g, with.dhidden, ddt_used);
     add_to<B, T>(ctx, dC, own_dC);
     rearrange(ctx, Rearrange<T, Space>{.x = dC, .y = to});
   }

@@ -45,12 +45,12 @@ class DenseReadout {
                 const ValueParameters<T, typename B::Space>& v_parameters,
                 Sequence<const T, typename B::Space> x, const View<T, 3, typename B::Space>& q,
                 std::span<const Source> sources, Sequence<T, typename B::Space> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<RetentionState<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto like = [&](const auto& shape, DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, shape.extent(0), shape.extent(1), shape.extent(2));
+      return buffer<T, Space>(frame, kept, shape.extent(0), shape.extent(1), shape.extent(2));
     };
     const auto k_gate = like(q, tape ? &tape->k_gate : nullptr);
     const auto v_gate = like(y, tape ? &tape->v_gate : nullptr);

@@ -48,11 +48,12 @@ class DenseSelection {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Sequence<const T, typename B::Space> x, Sequence<const T, typename B::Space> h,
                 std::span<const Source> sources, View<T, 3, typename B::Space> Source::*part,
-                Sequence<T, typename B::Space> y, Kept<Tape<T, typename B::Space>> tape) const {
+                Sequence<T, typename B::Space> y,
+                NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto gate = room<T, Space>(frame, tape ? &tape->gate : nullptr, h.extent(0), h.extent(1),
-                                     select_.outputs());
+    const auto gate = buffer<T, Space>(frame, tape ? &tape->gate : nullptr, h.extent(0),
+                                       h.extent(1), select_.outputs());
     const View<T, 3, Space> selected = frame.template tensor<T>(h.extents());
     select_.evaluate(ctx, p.select, x, gate, tape ? &tape->select : nullptr);
     Select::template select<T>(ctx, gate, sum<T>(ctx, frame, sources, part), selected);

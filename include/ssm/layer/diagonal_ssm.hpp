@@ -33,8 +33,8 @@ struct DiagonalSsmOptions {
   double dt_max = 0.1;
 };
 
-/// A diagonal state-space model per channel (S4D), in H3's parametrisation.
-///   dt = exp(log_dt)    A = −exp(inv_A_real) + i·A_imag    (Ā, B̄) = discretise(dt, A, B)
+/// A diagonal state-space model per channel (S4D), in H3's parametrization.
+///   dt = exp(log_dt)    A = −exp(inv_A_real) + i·A_imag    (Ā, B̄) = discretize(dt, A, B)
 ///   s_t = Ā·s_{t−1} + B̄·x_t      y_t = 2·Re Σ_p C_p·s_{t,p} + D·x_t      (without the 2 and Re for real modes)
 /// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, P, 2|1]    P = N/2 complex or N real modes
@@ -110,7 +110,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     requires RunsOn<DiagonalSsm, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options.segments);
@@ -124,8 +124,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
     if constexpr (may_convolve) {
       if (convolve) {
-        auto kernel = room<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
-                                                 channels_, x.extent(1));
+        auto kernel = buffer<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
+                                                   channels_, x.extent(1));
         diagonal_kernel(ctx, kernel_of(scan, kernel));
         causal_convolution(
             ctx, CausalConvolution<T, typename B::Space>{

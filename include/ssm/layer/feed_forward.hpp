@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/layer/dropping.hpp"
+#include "ssm/layer/dropout.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/op/activation.hpp"
 
@@ -74,18 +74,18 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     requires RunsOn<FeedForward, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<NoState>& options = {}) const {
     using Space = typename B::Space;
     require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
     auto frame = ctx.workspace().frame();
     const auto rows = as_rows(View<const T, 3, Space>(x));
     const Index count = rows.extent(0);
-    auto fc1 = room<T, Space>(frame, tape ? &tape->fc1 : nullptr, count, up_.outputs());
-    auto hidden = room<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.outputs());
+    auto fc1 = buffer<T, Space>(frame, tape ? &tape->fc1 : nullptr, count, up_.outputs());
+    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.outputs());
     if (tape != nullptr) tape->x = x;
     if constexpr (Config.gated) {
-      auto gate = room<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
+      auto gate = buffer<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
       multiply<B, T>(ctx, p.gate, rows, gate);
       multiply<B, T>(ctx, p.fc1, rows, fc1);
       activation(ctx,
@@ -93,7 +93,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     } else {
       matmul(ctx, Matmul<T, Space>{.a = rows,
                                    .b = p.fc1.weight.transpose(0, 1),
-                                   .b_stored = p.fc1.weight.stored.transpose(0, 1),
+                                   .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
                                    .bias = p.fc1.bias,
                                    .activation = activation_,
                                    .c = hidden,
@@ -101,7 +101,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     }
     if (tape != nullptr) {
       tape->dropout = detail::fork(options.dropout, std::string_view("hidden"));
-      drop(ctx, dropout_, tape->dropout, hidden);
+      apply_dropout(ctx, dropout_, tape->dropout, hidden);
     }
     multiply<B, T>(ctx, p.fc2, hidden, as_rows(View<T, 3, Space>(y)));
   }
@@ -121,7 +121,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
     linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, as_rows(View<const T, 3, Space>(dy)),
                           dhidden, false, gradients.fc2.weight, gradients.fc2.bias);
-    drop(ctx, dropout_, tape.dropout, dhidden);
+    apply_dropout(ctx, dropout_, tape.dropout, dhidden);
     View<T, 2, Space> dgate;
     if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
     activation_backward(ctx, ActivationBackward<T, Space>{
@@ -171,7 +171,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                        std::type_identity_t<View<T, 2, typename B::Space>> y) {
     matmul(ctx, Matmul<T, typename B::Space>{.a = x,
                                              .b = linear.weight.transpose(0, 1),
-                                             .b_stored = linear.weight.stored.transpose(0, 1),
+                                             .b_bf16 = linear.weight.bf16.transpose(0, 1),
                                              .bias = linear.bias,
                                              .c = y});
   }

@@ -98,21 +98,21 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
     requires RunsOn<GatedStateSpace, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space> Tape<T, Space>::*member, Index channels) {
-      return room<T, Space>(frame, tape ? &(tape->*member) : nullptr, x.extent(0), x.extent(1),
-                            channels);
+      return buffer<T, Space>(frame, tape ? &(tape->*member) : nullptr, x.extent(0), x.extent(1),
+                              channels);
     };
-    using Kept = Tape<T, Space>;
-    auto few_channels = sequence(&Kept::few, to_state_.outputs());
-    auto u = sequence(&Kept::u, to_state_.outputs());
-    auto filtered = sequence(&Kept::filtered, to_state_.outputs());
-    auto gate = sequence(&Kept::gate, to_gate_.outputs());
-    auto lifted = sequence(&Kept::lifted, to_gate_.outputs());
-    auto mixed = sequence(&Kept::mixed, to_gate_.outputs());
+    using Saved = Tape<T, Space>;
+    auto few_channels = sequence(&Saved::few, to_state_.outputs());
+    auto u = sequence(&Saved::u, to_state_.outputs());
+    auto filtered = sequence(&Saved::filtered, to_state_.outputs());
+    auto gate = sequence(&Saved::gate, to_gate_.outputs());
+    auto lifted = sequence(&Saved::lifted, to_gate_.outputs());
+    auto mixed = sequence(&Saved::mixed, to_gate_.outputs());
     if (tape != nullptr) tape->x = x;
     to_state_.evaluate(ctx, p.to_state, x, few_channels, nullptr);
     to_gate_.evaluate(ctx, p.to_gate, x, gate, nullptr);

@@ -55,29 +55,29 @@ class GauProjections {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 std::type_identity_t<View<const T, 3, typename B::Space>> x,
                 const Results<T, typename B::Space>& to,
-                Kept<Tape<T, typename B::Space>> tape) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     if (tape != nullptr) tape->x = x;
-    const auto project = [&](View<const T, 2, Space> weight, View<const BFloat16, 2, Space> stored,
+    const auto project = [&](View<const T, 2, Space> weight, View<const BFloat16, 2, Space> bf16,
                              const View<T, 3, Space>& y, DynamicTensor<T, 3, Space>* input) {
       if (input != nullptr) input->resize(y.extents());
       matmul(ctx, Matmul<T, Space>{.a = as_rows(x),
                                    .b = weight.transpose(0, 1),
-                                   .b_stored = stored.transpose(0, 1),
+                                   .b_bf16 = bf16.transpose(0, 1),
                                    .activation = ActivationKind::silu,
                                    .c = as_rows(y),
                                    .z = input ? as_rows(input->view()) : View<T, 2, Space>()});
     };
     const auto& hidden = p.to_hidden.weight;
-    project(p.q_proj.weight, p.q_proj.weight.stored, to.q, tape ? &tape->q : nullptr);
-    project(p.k_proj.weight, p.k_proj.weight.stored, to.k, tape ? &tape->k : nullptr);
-    project(v_rows<const T, Space>(hidden), v_rows<const BFloat16, Space>(hidden.stored), to.v,
+    project(p.q_proj.weight, p.q_proj.weight.bf16, to.q, tape ? &tape->q : nullptr);
+    project(p.k_proj.weight, p.k_proj.weight.bf16, to.k, tape ? &tape->k : nullptr);
+    project(v_rows<const T, Space>(hidden), v_rows<const BFloat16, Space>(hidden.bf16), to.v,
             tape ? &tape->v : nullptr);
-    matmul(ctx, Matmul<T, Space>{
-                    .a = as_rows(x),
-                    .b = g_rows<const T, Space>(hidden).transpose(0, 1),
-                    .b_stored = g_rows<const BFloat16, Space>(hidden.stored).transpose(0, 1),
-                    .c = as_rows(to.g)});
+    matmul(ctx,
+           Matmul<T, Space>{.a = as_rows(x),
+                            .b = g_rows<const T, Space>(hidden).transpose(0, 1),
+                            .b_bf16 = g_rows<const BFloat16, Space>(hidden.bf16).transpose(0, 1),
+                            .c = as_rows(to.g)});
     add(ctx, Add<T, Space>{.a = to.k.flatten(), .a_scale = k_scale_, .y = to.k.flatten()});
   }
 

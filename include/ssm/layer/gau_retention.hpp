@@ -142,19 +142,20 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
 
   /// Room for what later layers read: in `kept` where there is one, else in the frame.
   template <class T, class B, class Frame>
-  Hidden<T, typename B::Space> hidden_room(
-      const Context<B>&, Frame& frame, std::type_identity_t<KeptHidden<T, typename B::Space>>* kept,
-      Index batch, Index length, Index sequences, bool has_initial_state) const {
+  Hidden<T, typename B::Space> hidden_buffer(const Context<B>&, Frame& frame,
+                                             NonDeduced<KeptHidden<T, typename B::Space>>* kept,
+                                             Index batch, Index length, Index sequences,
+                                             bool has_initial_state) const {
     using Space = typename B::Space;
     Hidden<T, Space> hidden{
-        .k = room<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
-        .v = room<T, Space>(frame, kept ? &kept->v : nullptr, batch, length, value_dim())};
+        .k = buffer<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
+        .v = buffer<T, Space>(frame, kept ? &kept->v : nullptr, batch, length, value_dim())};
     if (!is_carried() && has_initial_state) {
       hidden.position =
-          room<std::int64_t, Space>(frame, kept ? &kept->position : nullptr, sequences);
+          buffer<std::int64_t, Space>(frame, kept ? &kept->position : nullptr, sequences);
       hidden.initial_state =
-          room<T, Space>(frame, kept ? &kept->initial_state : nullptr, sequences,
-                         heads_.config().heads, heads_.head_key_dim(), heads_.head_value_dim());
+          buffer<T, Space>(frame, kept ? &kept->initial_state : nullptr, sequences,
+                           heads_.config().heads, heads_.head_key_dim(), heads_.head_value_dim());
     }
     return hidden;
   }
@@ -172,11 +173,11 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
-    const auto hidden =
-        hidden_room<T>(ctx, frame, tape ? &tape->own : nullptr, x.extent(0), x.extent(1), 0, false);
+    const auto hidden = hidden_buffer<T>(ctx, frame, tape ? &tape->own : nullptr, x.extent(0),
+                                         x.extent(1), 0, false);
     evaluate(ctx, p, x, y, tape, options, Sources<T, typename B::Space>(), hidden);
   }
 
@@ -185,42 +186,42 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     requires RunsOn<GauRetention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options,
                 std::type_identity_t<Sources<T, typename B::Space>> sources,
                 const Hidden<T, typename B::Space>& hidden) const {
     using Space = typename B::Space;
     using H = Hidden<T, Space>;
     auto frame = ctx.workspace().frame();
-    const auto buffer = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
+    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
     };
-    const auto q = buffer(tape ? &tape->q : nullptr, key_dim());
-    const auto k = buffer(tape ? &tape->k : nullptr, key_dim());
-    const auto g = buffer(tape ? &tape->g : nullptr, value_dim());
-    const auto mixed = buffer(tape ? &tape->mixed : nullptr, value_dim());
+    const auto q = sequence(tape ? &tape->q : nullptr, key_dim());
+    const auto k = sequence(tape ? &tape->k : nullptr, key_dim());
+    const auto g = sequence(tape ? &tape->g : nullptr, value_dim());
+    const auto mixed = sequence(tape ? &tape->mixed : nullptr, value_dim());
     if (tape != nullptr) tape->keep(ctx, options);
     projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
                           tape ? &tape->projections : nullptr);
     if (hidden.initial_state && options.initial_state != nullptr) {
-      copy_to<T>(ctx, options.initial_state->retention.flatten(), hidden.initial_state.flatten());
+      copy_flat<T>(ctx, options.initial_state->retention.flatten(), hidden.initial_state.flatten());
       advance_position(ctx, AdvancePosition<Space>{.position = options.initial_state->position,
                                                    .y = hidden.position});
     }
     View<const T, 3, Space> v = hidden.v;
     View<T, 3, Space> more;
     if (!sources.empty() && is_carried()) {
-      const auto joined = buffer(tape ? &tape->v : nullptr, value_dim());
+      const auto joined = sequence(tape ? &tape->v : nullptr, value_dim());
       k_selection_.evaluate(ctx, p.k_selection, x, hidden.k, sources, &H::k, k,
                             tape ? &tape->k_selection : nullptr);
       v_selection_.evaluate(ctx, p.v_selection, x, hidden.v, sources, &H::v, joined,
                             tape ? &tape->v_selection : nullptr);
       v = joined;
     } else {
-      copy_to<T>(ctx, hidden.k.flatten(), k.flatten());
+      copy_flat<T>(ctx, hidden.k.flatten(), k.flatten());
     }
     if (!sources.empty() && !is_carried()) {
-      more = buffer(nullptr, value_dim());
+      more = sequence(nullptr, value_dim());
       readings().evaluate(ctx, p.k_selection.select, p.v_selection.select, x, q, sources, more,
                           tape ? &tape->readings : nullptr, options);
     }
@@ -365,8 +366,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class T, class B>
-  static void copy_to(Context<B>& ctx, std::type_identity_t<View<const T, 1, typename B::Space>> x,
-                      std::type_identity_t<View<T, 1, typename B::Space>> y) {
+  static void copy_flat(Context<B>& ctx,
+                        std::type_identity_t<View<const T, 1, typename B::Space>> x,
+                        std::type_identity_t<View<T, 1, typename B::Space>> y) {
     add(ctx, Add<T, typename B::Space>{.a = x, .y = y});
   }
   /// sum += x, unless x is null

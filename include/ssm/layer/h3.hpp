@@ -97,14 +97,14 @@ class H3 : public LayerVerbs<H3<Config>> {
     requires RunsOn<H3, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const Index batch = x.extent(0);
     const Index length = x.extent(1);
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, batch, length, channels());
+      return buffer<T, Space>(frame, kept, batch, length, channels());
     };
     auto q = sequence(tape ? &tape->q : nullptr);
     auto k = sequence(tape ? &tape->k : nullptr);

@@ -10,7 +10,7 @@ namespace ssm {
 
 struct HiddenFusionConfig {
   Index channels = dyn;
-  bool normalize = true;  // RMS normalisation of the sum
+  bool normalize = true;  // RMS normalization of the sum
 };
 struct HiddenFusionOptions {
   Index channels = dyn;
@@ -22,7 +22,7 @@ struct HiddenFusionOptions {
 /// h, y, dense_i   [B, L, channels]   contiguous
 /// weight          [channels]
 /// Cost    O(B·L·channels·sources)
-/// Source  He et al. 2024 (DenseSSM) §3.3; the published DenseRetNet normalises the sum
+/// Source  He et al. 2024 (DenseSSM) §3.3; the published DenseRetNet normalizes the sum
 template <HiddenFusionConfig Config>
 class HiddenFusion {
   static constexpr Index width = Config.channels;
@@ -31,7 +31,7 @@ class HiddenFusion {
  public:
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<HiddenFusion, T, Space> {
-    typename Scale::template Parameters<T, Space> norm;  // empty unless normalised
+    typename Scale::template Parameters<T, Space> norm;  // empty unless normalized
   };
   template <class T, class Space = HostSpace>
   struct Tape {
@@ -60,7 +60,8 @@ class HiddenFusion {
     requires RunsOn<HiddenFusion, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> h, std::type_identity_t<Sources<B, T>> dense,
-                Output<B, T, dyn, dyn, width> y, Kept<Tape<T, typename B::Space>> tape) const {
+                Output<B, T, dyn, dyn, width> y,
+                NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     require_extents("hidden_fusion", "h", h, {dyn, dyn, channels()});
     require_extents("hidden_fusion", "y", y, h.extents().to_array());
@@ -80,7 +81,7 @@ class HiddenFusion {
       norm_.evaluate(ctx, p.norm, sum, y, tape ? &tape->norm : nullptr);
   }
 
-  /// dsum is the gradient of h and of every dense_i alike; overwritten, may be the same memory as dy without normalisation.
+  /// dsum is the gradient of h and of every dense_i alike; overwritten, may be the same memory as dy without normalization.
   template <class B, class T>
     requires RunsOn<HiddenFusion, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

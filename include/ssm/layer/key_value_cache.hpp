@@ -68,7 +68,7 @@ class KeyValueCache {
   };
   /// Throws  ShapeError  for a state of other extents, or with positions that its rows do not hold
   template <class State>
-  Past past_of(const State* initial, Index batch, Index length, Segments segments) const {
+  Past cached_before(const State* initial, Index batch, Index length, Segments segments) const {
     require_segments("CausalAttention", segments, batch, length);
     Past past{.segments = segments,
               .sequences = sequence_count(batch, segments),

@@ -8,7 +8,7 @@
 #include "ssm/core/initializer.hpp"
 #include "ssm/core/parameter.hpp"
 #include "ssm/core/random.hpp"  // Seed
-#include "ssm/layer/copy_to.hpp"
+#include "ssm/core/transfer.hpp"
 #include "ssm/layer/operand_layout.hpp"
 #include "ssm/layer/runs_on.hpp"
 #include "ssm/layer/sequence_options.hpp"
@@ -23,7 +23,7 @@ namespace ssm {
 ///   layer.differentiate(ctx, parameters, tape, dy, dx, gradients, ends)    vector–Jacobian product
 ///   layer.channels(), or layer.inputs() and layer.outputs()                the widths of x and y
 ///   layer.initial_state<T>(ctx, sequences), layer.zero_parameters<T>(ctx)  zeros of the right sizes
-///   layer.fill_parameters(parameters, initializer)                         the published initialisation, on the host
+///   layer.fill_parameters(parameters, initializer)                         the published initialization, on the host
 ///   L::for_each_parameter(visit, parameters...)                            names and tensors, in lockstep
 ///   L::for_each_state(visit, states...)                                    likewise, visit(name, tensors...)
 ///   L::runs_on<B, T>                 whether backend B has the primitives it calls; left out, what `evaluate` requires
@@ -104,7 +104,7 @@ class LayerVerbs {
                 {.initial_state = &state, .final_state = &state}, true);
   }
 
-  /// Parameters in the published initialisation, the same numbers for every backend and any number of threads.
+  /// Parameters in the published initialization, the same numbers for every backend and any number of threads.
   template <class T = float, class B>
   auto initialize(const Context<B>& ctx, Seed seed) const {
     if constexpr (B::Space::host_readable) {

@@ -79,13 +79,14 @@ class Linear : public LayerVerbs<Linear<Config>> {
     requires RunsOn<Linear, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, Config.inputs> x, Output<B, T, dyn, dyn, Config.outputs> y,
-                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape,
+                const SequenceOptions<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("linear", "y", y, {x.extent(0), x.extent(1), outputs_});
     if (tape != nullptr) tape->x = x;
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(x)),
                                  .b = p.weight.transpose(0, 1),
-                                 .b_stored = p.weight.stored.transpose(0, 1),
+                                 .b_bf16 = p.weight.bf16.transpose(0, 1),
                                  .bias = p.bias,
                                  .c = as_rows(View<T, 3, Space>(y))});
   }

@@ -21,7 +21,7 @@ namespace ssm {
 /// states   conv [B, inner, W], the last W inputs, oldest first; ssm [B, inner, N]
 /// Cost    2·B·L·inner·(3·channels + 2·R + 2·N) operations and O(B·L·inner·N)
 /// Throws  ShapeError
-/// Source  Gu and Dao 2023 (Mamba) §3.4; parameter names and initialisation of state-spaces/mamba
+/// Source  Gu and Dao 2023 (Mamba) §3.4; parameter names and initialization of state-spaces/mamba
 template <MambaConfig Config>
 class Mamba : public LayerVerbs<Mamba<Config>> {
   using Sizes = MambaSizes<Config>;
@@ -62,7 +62,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<Mamba, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
-    DynamicTensor<T, 3, Space> xz, u, projected, delta, mixed;
+    DynamicTensor<T, 3, Space> xz, u, projected, dt, mixed;
   };
   /// The intermediate results of one call. A layer that extends this one may put some elsewhere.
   template <class T, class Space>
@@ -70,7 +70,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     View<T, 3, Space> xz{};         // [B, L, 2·inner]
     View<T, 3, Space> u{};          // [B, L, inner]
     View<T, 3, Space> projected{};  // [B, L, R + 2·N]
-    View<T, 3, Space> delta{};      // [B, L, inner]   before bias and softplus
+    View<T, 3, Space> dt{};         // [B, L, inner]   before bias and softplus
     View<T, 3, Space> mixed{};      // [B, L, inner]   what out_proj reads
   };
 
@@ -112,11 +112,11 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     requires RunsOn<Mamba, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
     evaluate_with<B, T>(ctx, p, x, y, tape, options,
-                        rooms<T, typename B::Space>(frame, tape, x.extent(0), x.extent(1)),
+                        buffers<T, typename B::Space>(frame, tape, x.extent(0), x.extent(1)),
                         [&](const auto& scan) { selective_scan(ctx, scan); });
   }
 
@@ -132,15 +132,15 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
   /// Where the intermediate results of a call go: to the tape, or to workspace; u elsewhere, if that is given.
   template <class T, class Space, class Frame>
-  Parts<T, Space> rooms(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
-                        View<T, 3, Space> u = {}) const {
+  Parts<T, Space> buffers(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
+                          View<T, 3, Space> u = {}) const {
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index size) {
-      return room<T, Space>(frame, kept, batch, length, size);
+      return buffer<T, Space>(frame, kept, batch, length, size);
     };
     return {.xz = sequence(tape ? &tape->xz : nullptr, 2 * inner()),
             .u = u ? u : sequence(tape ? &tape->u : nullptr, inner()),
             .projected = sequence(tape ? &tape->projected : nullptr, rank_ + 2 * state_),
-            .delta = sequence(tape ? &tape->delta : nullptr, inner()),
+            .dt = sequence(tape ? &tape->dt : nullptr, inner()),
             .mixed = sequence(tape ? &tape->mixed : nullptr, inner())};
   }
   template <class T, class Space>
@@ -148,7 +148,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     return {.xz = tape.xz,
             .u = tape.u,
             .projected = tape.projected,
-            .delta = tape.delta,
+            .dt = tape.dt,
             .mixed = tape.mixed};
   }
 
@@ -156,7 +156,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   template <class B, class T, class Run>
   void evaluate_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                     Kept<Tape<T, typename B::Space>> tape,
+                     NonDeduced<Tape<T, typename B::Space>>* tape,
                      const SequenceOptions<State<T, typename B::Space>>& options,
                      const Parts<T, typename B::Space>& parts, Run&& run) const {
     using Space = typename B::Space;
@@ -174,8 +174,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     x_.evaluate(ctx, p.x_proj, parts.u, parts.projected, nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(part(parts.projected, 0, rank_)),
                                  .b = p.dt_proj.weight.transpose(0, 1),
-                                 .b_stored = p.dt_proj.weight.stored.transpose(0, 1),
-                                 .c = as_rows(parts.delta)});
+                                 .b_bf16 = p.dt_proj.weight.bf16.transpose(0, 1),
+                                 .c = as_rows(parts.dt)});
     auto scan = operands<B, T>(ctx, frame, p, parts, options.segments);
     if (options.initial_state != nullptr) scan.initial_state = options.initial_state->ssm;
     if (options.final_state != nullptr) scan.final_state = options.final_state->ssm;
@@ -198,7 +198,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     auto dxz = frame.template tensor<T>(parts.xz.extents());
     auto du = frame.template tensor<T>(parts.u.extents());
     auto dprojected = frame.template tensor<T>(parts.projected.extents());
-    auto ddelta = frame.template tensor<T>(parts.delta.extents());
+    auto ddt = frame.template tensor<T>(parts.dt.extents());
     auto dA = frame.template tensor<T>(inner(), state_);
     fill(ctx, Fill<T, Space>{.y = dA.flatten()});
     linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(parts.mixed),
@@ -208,12 +208,12 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
         .forward = operands<B, T>(ctx, frame, p, parts, tape.segments),
         .dy = dmixed,
         .du = du,
-        .ddelta = ddelta,
+        .ddt = ddt,
         .dA = dA,
         .dB = part(dprojected, rank_, rank_ + state_),
         .dC = part(dprojected, rank_ + state_, rank_ + 2 * state_),
         .dskip = gradients.D,
-        .ddelta_bias = gradients.dt_proj.bias,
+        .ddt_bias = gradients.dt_proj.bias,
         .dgate = part(dxz, inner(), 2 * inner())};
     if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.ssm;
     if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->ssm;
@@ -224,7 +224,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                                                   .dA = dA.reshape(inner(), state_, 1),
                                                   .dinv_A_real = gradients.A_log});
     linear_backward<B, T>(ctx, p.dt_proj.weight, as_rows(part(parts.projected, 0, rank_)),
-                          as_rows(ddelta), as_rows(part(dprojected, 0, rank_)), false,
+                          as_rows(ddt), as_rows(part(dprojected, 0, rank_)), false,
                           gradients.dt_proj.weight, {});
     linear_backward<B, T>(ctx, p.x_proj.weight, as_rows(parts.u), as_rows(dprojected), as_rows(du),
                           true, gradients.x_proj.weight, {});
@@ -331,14 +331,14 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     auto A = frame.template tensor<T>(inner(), state_, 1);
     diagonal_parameters(ctx, DiagonalParameters<T, Space>{.inv_A_real = p.A_log, .A = A});
     return {.u = parts.u,
-            .delta = parts.delta,
+            .dt = parts.dt,
             .A = A.reshape(inner(), state_),
             .B = part(parts.projected, rank_, rank_ + state_),
             .C = part(parts.projected, rank_ + state_, rank_ + 2 * state_),
             .skip = p.D,
-            .delta_bias = p.dt_proj.bias,
+            .dt_bias = p.dt_proj.bias,
             .gate = part(parts.xz, inner(), 2 * inner()),
-            .delta_softplus = true,
+            .dt_softplus = true,
             .segments = segments};
   }
 

@@ -52,7 +52,7 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
     requires RunsOn<MeanPool, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>&,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     require_extents("mean_pool", "x", x, {dyn, dyn, channels_});

@@ -17,7 +17,7 @@ struct NormOptions {
   double eps = 1e-5;
 };
 
-/// Normalises the channels of every position, with a learned scale and offset.
+/// Normalizes the channels of every position, with a learned scale and offset.
 ///   layer   y = (x − mean) / √(variance + eps) · weight + bias
 ///   rms     y = x / √(mean(x²) + eps) · weight
 /// x, y           [B, L, channels]   y must not overlap x
@@ -64,7 +64,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
     requires RunsOn<Norm, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape,
+                const SequenceOptions<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("norm", "y", y, {x.extent(0), x.extent(1), channels_});
     auto a = operands<T, Space>(p, x);

@@ -89,19 +89,19 @@ class Retention : public LayerVerbs<Retention<Config>> {
     requires RunsOn<Retention, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto buffer = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
+    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
     };
     const Index value_dim = heads_.config().value_dim;
-    const auto q = buffer(tape ? &tape->q : nullptr, channels_);
-    const auto k = buffer(tape ? &tape->k : nullptr, channels_);
-    const auto v = buffer(tape ? &tape->v : nullptr, value_dim);
-    const auto g = buffer(tape ? &tape->g : nullptr, value_dim);
-    const auto mixed = buffer(tape ? &tape->mixed : nullptr, value_dim);
+    const auto q = sequence(tape ? &tape->q : nullptr, channels_);
+    const auto k = sequence(tape ? &tape->k : nullptr, channels_);
+    const auto v = sequence(tape ? &tape->v : nullptr, value_dim);
+    const auto g = sequence(tape ? &tape->g : nullptr, value_dim);
+    const auto mixed = sequence(tape ? &tape->mixed : nullptr, value_dim);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;

@@ -12,7 +12,7 @@
 
 namespace ssm {
 
-/// Which of the two published normalisers the head norm's eps stands for: they agree where eps does not count.
+/// Which of the two published normalizers the head norm's eps stands for: they agree where eps does not count.
 ///   recurrent   eps·D_n          what decoding computes
 ///   parallel    eps·D_n·A_n²     what the training code computes, with A_n a constant for the gradient
 /// A call that carries a state computes the recurrent form in either case, as the published code does.
@@ -21,7 +21,7 @@ enum class RetentionForm { recurrent, parallel };
 /// What retention carries between calls.
 template <class T, class Space = HostSpace>
 struct RetentionState {
-  DynamicTensor<T, 4, Space> retention;            // [S, H, K, V], never normalised
+  DynamicTensor<T, 4, Space> retention;            // [S, H, K, V], never normalized
   DynamicTensor<std::int64_t, 1, Space> position;  // [S]: positions consumed so far
 };
 
@@ -89,7 +89,7 @@ class RetentionHeads {
   template <class B, class T>
     requires RunsOn<RetentionHeads, B, T>
   void evaluate(Context<B>& ctx, const Operands<T, typename B::Space>& a,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -116,8 +116,8 @@ class RetentionHeads {
 
     View<T, 3, Space> o = a.mixed, normalized = a.mixed;
     if (tape != nullptr) {
-      o = room<T, Space>(frame, &tape->o, batch, length, config_.value_dim);
-      normalized = room<T, Space>(frame, &tape->normalized, batch, length, config_.value_dim);
+      o = buffer<T, Space>(frame, &tape->o, batch, length, config_.value_dim);
+      normalized = buffer<T, Space>(frame, &tape->normalized, batch, length, config_.value_dim);
       tape->scale.resize({rows});
     }
     auto attend = attention<T, Space>(a.q, a.k, a.v, log_decay, options.segments);

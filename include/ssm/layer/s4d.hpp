@@ -34,7 +34,7 @@ struct S4DOptions {
 /// state   [B, channels, P, 2]    P = N/2
 /// Cost    O(B·L·channels·P) + 2·B·L·channels² operations
 /// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type
-/// Source  Gu et al. 2022 (S4D); parameter names and initialisation of HazyResearch/safari, S4D with n_ssm = 1
+/// Source  Gu et al. 2022 (S4D); parameter names and initialization of HazyResearch/safari, S4D with n_ssm = 1
 template <S4DConfig Config>
 class S4D : public LayerVerbs<S4D<Config>> {
   static_assert(Config.state == dyn || Config.state % 2 == 0,
@@ -95,12 +95,12 @@ class S4D : public LayerVerbs<S4D<Config>> {
     requires RunsOn<S4D, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, x.extent(0), x.extent(1), channels());
+      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels());
     };
     auto filtered = sequence(tape ? &tape->filtered : nullptr);
     auto hidden = sequence(tape ? &tape->hidden : nullptr);

@@ -69,13 +69,14 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     requires RunsOn<SelectiveTransition, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, inner> x, Output<B, T, dyn, dyn, outer> gate,
-                Kept<Tape<T, typename B::Space>> tape, const SequenceOptions<NoState>& = {}) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape,
+                const SequenceOptions<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("selective_transition", "gate", gate, {x.extent(0), x.extent(1), outputs()});
     auto frame = ctx.workspace().frame();
     const auto rows = as_rows(View<const T, 3, Space>(x));
     const Index count = rows.extent(0);
-    auto hidden = room<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.inputs());
+    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.inputs());
     if (tape != nullptr) {
       tape->x = x;
       tape->fc1.resize({count, up_.inputs()});
@@ -83,13 +84,13 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     }
     matmul(ctx, Matmul<T, Space>{.a = rows,
                                  .b = p.fc1.weight.transpose(0, 1),
-                                 .b_stored = p.fc1.weight.stored.transpose(0, 1),
+                                 .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
                                  .c = hidden,
                                  .z = tape ? tape->fc1.view() : View<T, 2, Space>()});
     matmul(ctx, Matmul<T, Space>{.a = hidden,
                                  .b = p.fc2.weight.transpose(0, 1),
-                                 .b_stored = p.fc2.weight.stored.transpose(0, 1),
+                                 .b_bf16 = p.fc2.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
                                  .c = as_rows(View<T, 3, Space>(gate)),
                                  .z = tape ? tape->fc2.view() : View<T, 2, Space>()});

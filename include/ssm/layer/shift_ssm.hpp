@@ -65,7 +65,7 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
     requires RunsOn<ShiftSsm, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     if (tape != nullptr) {
       tape->keep(ctx, options);

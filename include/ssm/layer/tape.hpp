@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "ssm/core/context.hpp"
-#include "ssm/layer/copy_to.hpp"  // copy_tensor
+#include "ssm/core/transfer.hpp"  // copy_tensor
 #include "ssm/layer/sequence_options.hpp"
 
 namespace ssm {
@@ -26,9 +26,9 @@ void copy_state(Context<B>& ctx, const State& from, State& to) {
                     from, to);
 }
 
-/// A tape or a state pointer that does not take part in template argument deduction, so that nullptr may be passed.
+/// A type that does not take part in template argument deduction: of a pointer to it, nullptr may be passed.
 template <class X>
-using Kept = std::type_identity_t<X*>;
+using NonDeduced = std::type_identity_t<X>;
 
 /// A base of every layer's tape: what the verbs themselves remember of a call. With it x may have any strides; without it
 /// `forward` with a tape refuses an x that the layer cannot read as it lies.
@@ -53,9 +53,9 @@ struct SequenceTape {
   }
 };
 
-/// Room for an intermediate result: in the tape where there is one, else in the workspace.
+/// A buffer for an intermediate result: in the tape where there is one, else in the workspace.
 template <class T, class Space, class Frame, class... N>
-View<T, int{sizeof...(N)}, Space> room(
+View<T, int{sizeof...(N)}, Space> buffer(
     Frame& frame, std::type_identity_t<DynamicTensor<T, int{sizeof...(N)}, Space>>* kept,
     N... extents) {
   if (kept == nullptr) return frame.template tensor<T>(extents...);

@@ -208,10 +208,10 @@ class VerbCall {
       return laid_out(ctx, frame, x);  // who reads tokens keeps a copy
     }
   }
-  template <class X, class Room>
-  static X copied(Context<B>& ctx, const X& x, Room&& room) {
+  template <class X, class Buffer>
+  static X copied(Context<B>& ctx, const X& x, Buffer&& buffer) {
     if (lies_well(x)) return x;
-    const auto copy = room();
+    const auto copy = buffer();
     copy_layout(ctx, x, copy);
     return copy;
   }

@@ -54,14 +54,14 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     requires RunsOn<Bidirectional, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<NoState>& options = {}) const {
     using Space = typename B::Space;
     require_no_state(options.initial_state != nullptr || options.final_state != nullptr);
     require_segments("Bidirectional", options.segments, x.extent(0), x.extent(1));
     auto frame = ctx.workspace().frame();
-    const auto reversed_x = room<T, Space>(frame, tape ? &tape->reversed_x : nullptr, x.extent(0),
-                                           x.extent(1), x.extent(2));
+    const auto reversed_x = buffer<T, Space>(frame, tape ? &tape->reversed_x : nullptr, x.extent(0),
+                                             x.extent(1), x.extent(2));
     reverse<B, T>(ctx, x, reversed_x);
     const std::vector<Index> segments = reversed(options.segments);
     const auto direction = [&](std::string_view name, Segments packing) {

@@ -57,12 +57,12 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     requires RunsOn<Chain, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto between = room<T, Space>(frame, tape ? &tape->between : nullptr, x.extent(0), x.extent(1),
-                                  output_channels(first_));
+    auto between = buffer<T, Space>(frame, tape ? &tape->between : nullptr, x.extent(0),
+                                    x.extent(1), output_channels(first_));
     first_.evaluate(ctx, p.first, x, between, tape ? &tape->first : nullptr,
                     options.part(first_of, std::string_view("first")));
     second_.evaluate(ctx, p.second, between, y, tape ? &tape->second : nullptr,

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "ssm/layer/dropping.hpp"
+#include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
@@ -18,7 +18,7 @@ namespace ssm {
 /// A layer that reads what earlier layers of its kind computed at the same positions, beside its input:
 ///   L::Hidden<T, Space>       views of what later layers read of it, or of its gradient
 ///   L::KeptHidden<T, Space>   the tensors behind them, for a tape
-///   layer.hidden_room<T>(ctx, frame, kept | nullptr, batch, length, sequences, has_initial_state)
+///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, batch, length, sequences, has_initial_state)
 ///   L::for_each_hidden(visit, hidden)                       visit(view), those that are there
 ///   layer.evaluate(…, options, sources, hidden)             sources oldest first; fills hidden
 ///   layer.differentiate(…, ends, sources, hidden, dsources, dhidden)   adds to dsources, reads dhidden
@@ -42,7 +42,7 @@ struct DenseStackConfig {
 template <class NormLayer, class Inner, FixedString norm_name = "norm",
           FixedString inner_name = "mixer">
 class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inner_name>> {
-  static constexpr std::size_t most_sources = 8;
+  static constexpr std::size_t max_sources = 8;
 
  public:
   template <class T, class Space = HostSpace>
@@ -81,8 +81,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         norm_(std::move(norm)),
         layers_(std::move(layers)) {
     if (layers_.empty()) throw ArgumentError("DenseStack: a model needs at least one block");
-    if (sources_ < 0 || sources_ > static_cast<Index>(most_sources))
-      throw ArgumentError("DenseStack: a layer can read 0 to " + std::to_string(most_sources) +
+    if (sources_ < 0 || sources_ > static_cast<Index>(max_sources))
+      throw ArgumentError("DenseStack: a layer can read 0 to " + std::to_string(max_sources) +
                           " earlier ones, not " + std::to_string(sources_));
   }
 
@@ -99,7 +99,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     requires RunsOn<DenseStack, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -117,8 +117,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     Ring<T, Space> ring;
     if (tape == nullptr)
       for (std::size_t i = 0; i < std::min(count, ring_size()); ++i)
-        ring[i] = layers_[i].template hidden_room<T>(ctx, frame, nullptr, batch, length, sequences,
-                                                     has_initial_state);
+        ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, batch, length,
+                                                       sequences, has_initial_state);
     auto mixed = frame.template tensor<T>(x.extents());
     View<T, 3, Space> normed;
     if (tape == nullptr) normed = frame.template tensor<T>(x.extents());
@@ -130,8 +130,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       if (block != nullptr) {
         block->normed.resize(x.extents());
         normed = block->normed;
-        block->hidden = layers_[i].template hidden_room<T>(ctx, frame, &block->kept, batch, length,
-                                                           sequences, has_initial_state);
+        block->hidden = layers_[i].template hidden_buffer<T>(ctx, frame, &block->kept, batch,
+                                                             length, sequences, has_initial_state);
         if (i + 1 < count) tape->blocks[i + 1].x.resize(x.extents());
         running = i + 1 < count ? tape->blocks[i + 1].x.view() : View<T, 3, Space>(y);
       }
@@ -143,7 +143,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
                           sources.span(), hidden);
       if (block != nullptr) {
         block->dropout = detail::fork(options.dropout, i);
-        drop(ctx, dropout_, block->dropout, mixed);
+        apply_dropout(ctx, dropout_, block->dropout, mixed);
       }
       add(ctx, Add<T, Space>{.a = current.flatten(), .b = mixed.flatten(), .y = running.flatten()});
       current = running;
@@ -166,8 +166,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     const bool has_initial_state = tape.has_initial_state || ends.initial_state != nullptr;
     Ring<T, Space> ring;
     for (std::size_t i = 0; i < std::min(count, ring_size()); ++i) {
-      ring[i] = layers_[i].template hidden_room<T>(ctx, frame, nullptr, dy.extent(0), dy.extent(1),
-                                                   tape.state_rows, has_initial_state);
+      ring[i] = layers_[i].template hidden_buffer<T>(
+          ctx, frame, nullptr, dy.extent(0), dy.extent(1), tape.state_rows, has_initial_state);
       clear(ctx, ring[i]);
     }
     const View<T, 3, Space> running(dx);
@@ -188,7 +188,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       View<const T, 3, Space> dmixed = running;
       if (block.dropout && dropout_ > 0) {
         add(ctx, Add<T, Space>{.a = running.flatten(), .y = dropped.flatten()});
-        drop(ctx, dropout_, block.dropout, dropped);
+        apply_dropout(ctx, dropout_, block.dropout, dropped);
         dmixed = dropped;
       }
       layers_[i].differentiate(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,
@@ -236,7 +236,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
   /// States to be filled take the length of the first.
   static void for_each_state(auto&& visit, auto& state, auto&... more) {
-    (follow(state.blocks.size(), more), ...);
+    (match_block_count(state.blocks.size(), more), ...);
     for (std::size_t i = 0; i < state.blocks.size(); ++i) {
       const auto named = [&](const std::string& name, auto&... tensors) {
         visit("layers." + std::to_string(i) + "." + name, tensors...);
@@ -248,12 +248,12 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
  private:
   /// Hidden tensors of the layers that are still read, by layer number modulo their number.
   template <class T, class Space>
-  using Ring = std::array<typename Inner::template Hidden<T, Space>, most_sources + 1>;
+  using Ring = std::array<typename Inner::template Hidden<T, Space>, max_sources + 1>;
 
   /// The sources of one layer, the oldest first.
   template <class Hidden>
   struct Sources {
-    std::array<Hidden, most_sources> all{};
+    std::array<Hidden, max_sources> all{};
     std::size_t count = 0;
     void push(const Hidden& hidden) { all[count++] = hidden; }
     std::span<const Hidden> span() const { return {all.data(), count}; }
@@ -286,7 +286,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         hidden);
   }
 
-  static void follow(std::size_t count, auto& state) {
+  static void match_block_count(std::size_t count, auto& state) {
     if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
       state.blocks.resize(count);
   }

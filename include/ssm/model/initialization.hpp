@@ -8,11 +8,11 @@
 
 namespace ssm {
 
-/// What an initialisation may depend on beside the tensor.
+/// What an initialization may depend on beside the tensor.
 struct ModelSize {
   Index channels = 1;
   Index blocks = 1;
-  double deviation = 0.02;  // of weights, where the initialisation draws them all alike
+  double deviation = 0.02;  // of weights, where the initialization draws them all alike
 };
 
 namespace detail {
@@ -22,7 +22,7 @@ void fill_value(const View<T, 1>& tensor, T value) {
 }
 }  // namespace detail
 
-// An initialisation replaces what the layers began with, tensor by tensor:
+// An initialization replaces what the layers began with, tensor by tensor:
 //   fill(spec, tensor, values, size)
 
 /// GPT-2's: linear weights and embeddings N(0, deviation²), linear biases 0, and the weights that write to the residual stream
@@ -43,7 +43,7 @@ struct Gpt2Initialization {
 };
 
 /// Every linear weight and embedding N(0, deviation²).
-/// Source  WailordHe/DenseSSM, whose layers' own initialisation is overwritten by this one
+/// Source  WailordHe/DenseSSM, whose layers' own initialization is overwritten by this one
 struct NormalInitialization {
   template <class T>
   static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,

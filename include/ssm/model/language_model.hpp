@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "ssm/layer/dropping.hpp"
+#include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/linear.hpp"  // linear_backward
@@ -40,7 +40,7 @@ struct LanguageModelConfig {
   double embedding_scale = 1;    // of what is looked up, not of the head
   double embedding_dropout = 0;  // training only: of what is looked up
   double initializer_range =
-      0.02;  // standard deviation of weights, for initialisations that ask for it
+      0.02;  // standard deviation of weights, for initializations that ask for it
 };
 
 /// Tokens in, logits over the next token out. Without a head of its own the embedding's weight is the head.
@@ -118,10 +118,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     requires RunsOn<BasicLanguageModel, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 std::type_identity_t<View<const Token, 2, typename B::Space>> tokens,
-                Output<B, T, dyn, dyn, dyn> logits, Kept<Tape<T, typename B::Space>> tape,
+                Output<B, T, dyn, dyn, dyn> logits, NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
-    if (tape != nullptr && p.embedding.stored) detail::refuse_training_in_bf16("language model");
+    if (tape != nullptr && p.embedding.bf16) detail::refuse_training_in_bf16("language model");
     auto frame = ctx.workspace().frame();
     const Index batch = tokens.extent(0);
     const Index length = tokens.extent(1);
@@ -129,7 +129,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     require_extents("language model", "logits", logits,
                     {batch, last_only ? Index{1} : length, config_.padded});
     const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return room<T, Space>(frame, kept, batch, length, channels());
+      return buffer<T, Space>(frame, kept, batch, length, channels());
     };
     auto embedded = sequence(tape ? &tape->embedded : nullptr);
     auto hidden = sequence(tape ? &tape->hidden : nullptr);
@@ -140,7 +140,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     if (tape != nullptr) {
       keep(ctx, *tape, tokens, first, options.segments);
       tape->dropout = options.dropout;
-      drop(ctx, config_.embedding_dropout, tape->dropout, embedded);
+      apply_dropout(ctx, config_.embedding_dropout, tape->dropout, embedded);
     }
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
                        options.part(backbone_of, std::string_view("blocks")));
@@ -152,12 +152,12 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       });
     }
     if (last_only) hidden = hidden.slice(1, length - 1, length);
-    auto normed =
-        room<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1), channels());
+    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1),
+                                   channels());
     norm_.evaluate(ctx, p.norm, hidden, normed, tape ? &tape->norm : nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
                                  .b = head_of(p).transpose(0, 1),
-                                 .b_stored = head_of(p).stored.transpose(0, 1),
+                                 .b_bf16 = head_of(p).bf16.transpose(0, 1),
                                  .c = as_rows(View<T, 3, Space>(logits))});
   }
 
@@ -179,7 +179,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
                             ends.part(backbone_of));
-    drop(ctx, config_.embedding_dropout, tape.dropout, dnormed);
+    apply_dropout(ctx, config_.embedding_dropout, tape.dropout, dnormed);
     if (ends.initial_state != nullptr)
       ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
     if (config_.positions > 0)
@@ -217,7 +217,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     return p;
   }
 
-  /// The layers' own initialisation, then what the family makes of it.
+  /// The layers' own initialization, then what the family makes of it.
   template <class T>
   [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     backbone_.fill_parameters(p.backbone, seed.fork("backbone"));
@@ -287,7 +287,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const Index length = tokens.extent(1);
     for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
       embedding(ctx, Embedding<T, Space>{.table = p.embedding,
-                                         .table_stored = p.embedding.stored,
+                                         .table_bf16 = p.embedding.bf16,
                                          .tokens = tokens.select(0, b),
                                          .y = y.select(0, b)});
     scale_embedding<T>(ctx, y.flatten());

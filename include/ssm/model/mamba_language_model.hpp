@@ -41,8 +41,8 @@ struct MambaLanguageModelConfig {
     return ssm::padded_vocabulary(vocab_size, pad_vocab_size_multiple);
   }
   /// What published models derive from the width.
-  static constexpr Index usual_d_inner(Index d_model) { return 2 * d_model; }
-  static constexpr Index usual_dt_rank(Index d_model) { return (d_model + 15) / 16; }
+  static constexpr Index default_d_inner(Index d_model) { return 2 * d_model; }
+  static constexpr Index default_dt_rank(Index d_model) { return (d_model + 15) / 16; }
 };
 
 /// Hugging Face's names of a Mamba language model's tensors.

@@ -59,7 +59,7 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
     requires RunsOn<OneOf, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     of_kind(kind(), [&](auto i) {
       constexpr std::size_t index = i;

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "ssm/layer/dropping.hpp"
+#include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
@@ -61,17 +61,17 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     requires RunsOn<Residual, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto normed = room<T, Space>(frame, tape ? &tape->normed : nullptr, x.extent(0), x.extent(1),
-                                 x.extent(2));
+    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, x.extent(0), x.extent(1),
+                                   x.extent(2));
     norm_.evaluate(ctx, p.norm, x, normed, tape ? &tape->norm : nullptr);
     inner_.evaluate(ctx, p.inner, normed, y, tape ? &tape->inner : nullptr, options);
     if (tape != nullptr) {
       tape->dropout = options.dropout;
-      drop(ctx, dropout_, tape->dropout, y);
+      apply_dropout(ctx, dropout_, tape->dropout, y);
     }
     add(ctx, Add<T, Space>{.a = x.flatten(), .b = y.flatten(), .y = y.flatten()});
   }
@@ -89,7 +89,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     if (tape.dropout && dropout_ > 0) {
       const View<T, 3, Space> dropped = frame.template tensor<T>(dy.extents());
       add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dropped.flatten()});
-      drop(ctx, dropout_, tape.dropout, dropped);
+      apply_dropout(ctx, dropout_, tape.dropout, dropped);
       dinner = dropped;
     }
     inner_.differentiate(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);

@@ -67,17 +67,17 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     requires RunsOn<Sequential, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     View<const T, 3, Space> current = x;
     for_each_index([&](auto i) {
       constexpr std::size_t index = i;
-      const auto next = i + 1 == count
-                            ? View<T, 3, Space>(y)
-                            : room<T, Space>(frame, tape ? &tape->between[i] : nullptr, x.extent(0),
-                                             x.extent(1), output_channels(std::get<i>(blocks_)));
+      const auto next =
+          i + 1 == count ? View<T, 3, Space>(y)
+                         : buffer<T, Space>(frame, tape ? &tape->between[i] : nullptr, x.extent(0),
+                                            x.extent(1), output_channels(std::get<i>(blocks_)));
       std::get<i>(blocks_).evaluate(
           ctx, std::get<i>(p.blocks), current, next, tape ? &std::get<i>(tape->blocks) : nullptr,
           options.part(

@@ -55,7 +55,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
     requires RunsOn<Stack, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
-                Kept<Tape<T, typename B::Space>> tape,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -134,7 +134,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
   }
   /// States to be filled take the length of the first.
   static void for_each_state(auto&& visit, auto& state, auto&... more) {
-    (follow(state.blocks.size(), more), ...);
+    (match_block_count(state.blocks.size(), more), ...);
     for (std::size_t i = 0; i < state.blocks.size(); ++i) {
       const auto named = [&](const std::string& name, auto&... tensors) {
         visit("layers." + std::to_string(i) + "." + name, tensors...);
@@ -144,7 +144,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
   }
 
  private:
-  static void follow(std::size_t count, auto& state) {
+  static void match_block_count(std::size_t count, auto& state) {
     if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
       state.blocks.resize(count);
   }

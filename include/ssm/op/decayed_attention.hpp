@@ -21,7 +21,7 @@ namespace ssm {
 /// y               [B, L, H, V]  overwritten; must not alias the inputs
 /// Cost    2·B·L·H·(2·K·V + chunk·(K + V)/2) operations, no L×L matrix in memory
 /// Throws  ShapeError
-/// Source  Sun et al. 2023 (RetNet) §2.1–2.3, without its normalisers
+/// Source  Sun et al. 2023 (RetNet) §2.1–2.3, without its normalizers
 template <class T, class Space>
 struct DecayedAttention {
   View<const T, 4, Space> q{};
@@ -63,7 +63,7 @@ struct DecayedScoreNorm {
   View<T, 3, Space> y{};
 };
 
-/// By how much retention's published normalisers enlarge the eps of the head norm behind it, at absolute position n.
+/// By how much retention's published normalizers enlarge the eps of the head norm behind it, at absolute position n.
 ///   D_n = Σ_{j≤n} γ^j       y[b,t,h] = D_n,  or D_n·A_n² with A_n = clamp(score_norm/√D_n, 1, 5·10⁴)
 /// log_decay    [H]
 /// position     [S]         optional: absolute position of each sequence's first row, zero if left out

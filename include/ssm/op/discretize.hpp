@@ -84,7 +84,7 @@ struct DiscretizeGradient {
 
 namespace detail {
 
-/// Both discretisations are Ā = decay(z), B̄ = dt·B·gain(z) with z = dt·A; these are the functions and their derivatives.
+/// Both discretizations are Ā = decay(z), B̄ = dt·B·gain(z) with z = dt·A; these are the functions and their derivatives.
 template <class Z>
 struct StepFactors {
   Z decay;

@@ -9,14 +9,14 @@ namespace ssm {
 /// Looks up one row of a table per token.
 ///   y[m] = table[tokens[m]]
 /// table          [V, D]
-/// table_stored   [V, D]    in place of table: kept in bf16, read as T
+/// table_bf16     [V, D]    in place of table: kept in bf16, read as T
 /// tokens         [M]       0 ≤ token < V
 /// y              [M, D]    overwritten
 /// Throws  ShapeError; ArgumentError  for a token outside the table, or for both tables
 template <class T, class Space>
 struct Embedding {
   View<const T, 2, Space> table{};
-  View<const BFloat16, 2, Space> table_stored{};
+  View<const BFloat16, 2, Space> table_bf16{};
   View<const Token, 1, Space> tokens{};
   View<T, 2, Space> y{};
 };
@@ -52,10 +52,10 @@ void require_tokens(const char* op, const View<const Token, 1, Space>& tokens, I
 template <class B, class T>
   requires HasEmbedding<B, T>
 void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
-  if (a.table && a.table_stored)
-    throw ArgumentError("embedding: table and table_stored are both given");
-  if (!a.table_stored) require_extents("embedding", "table", a.table, {dyn, dyn});
-  const auto shape = a.table_stored ? a.table_stored.extents() : a.table.extents();
+  if (a.table && a.table_bf16)
+    throw ArgumentError("embedding: table and table_bf16 are both given");
+  if (!a.table_bf16) require_extents("embedding", "table", a.table, {dyn, dyn});
+  const auto shape = a.table_bf16 ? a.table_bf16.extents() : a.table.extents();
   require_extents("embedding", "tokens", a.tokens, {dyn});
   require_extents("embedding", "y", a.y, {a.tokens.extent(0), shape[1]});
   detail::require_tokens("embedding", a.tokens, shape[0]);

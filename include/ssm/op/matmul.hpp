@@ -13,19 +13,19 @@ namespace ssm {
 ///   a_sum[m] += Σ_k a[m,k]
 /// a        [M, K]   any strides with one of them 1: a transposed view costs nothing
 /// b        [K, N]   likewise
-/// b_stored [K, N]   in place of b: kept in bf16, read as T
+/// b_bf16   [K, N]   in place of b: kept in bf16, read as T
 /// bias     [N]      optional
 /// c        [M, N]   row-major rows; must not alias a or b
 /// z        [M, N]   optional, overwritten: what the activation's gradient needs
 /// a_sum    [M]      optional, added to: a bias gradient, when a is dYᵀ
 /// A linear layer stores its weight W as [out, in]:  y = x·Wᵀ + bias,  dx = dy·W,  dW += dyᵀ·x,  dbias += Σ dy.
 /// Cost    2·M·N·K operations
-/// Throws  ShapeError; ArgumentError  for both b and b_stored
+/// Throws  ShapeError; ArgumentError  for both b and b_bf16
 template <class T, class Space>
 struct Matmul {
   View<const T, 2, Space> a{};
   View<const T, 2, Space> b{};
-  View<const BFloat16, 2, Space> b_stored{};
+  View<const BFloat16, 2, Space> b_bf16{};
   View<const T, 1, Space> bias{};
   ActivationKind activation = ActivationKind::none;
   bool accumulate = false;
@@ -44,12 +44,12 @@ template <class B, class T>
 void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
   require_extents("matmul", "a", a.a, {dyn, dyn});
   const Index rows = a.a.extent(0);
-  if (a.b && a.b_stored) throw ArgumentError("matmul: b and b_stored are both given");
-  if (a.b_stored)
-    require_extents("matmul", "b_stored", a.b_stored, {a.a.extent(1), dyn});
+  if (a.b && a.b_bf16) throw ArgumentError("matmul: b and b_bf16 are both given");
+  if (a.b_bf16)
+    require_extents("matmul", "b_bf16", a.b_bf16, {a.a.extent(1), dyn});
   else
     require_extents("matmul", "b", a.b, {a.a.extent(1), dyn});
-  const Index columns = a.b_stored ? a.b_stored.extent(1) : a.b.extent(1);
+  const Index columns = a.b_bf16 ? a.b_bf16.extent(1) : a.b.extent(1);
   require_extents_if_given("matmul", "bias", a.bias, {columns});
   require_extents("matmul", "c", a.c, {rows, columns});
   require_extents_if_given("matmul", "z", a.z, {rows, columns});

@@ -8,7 +8,7 @@ namespace ssm {
 /// LayerNorm or RMSNorm; the formulas are at Normalization.
 enum class NormalizationKind { layer, rms };
 
-/// Normalises every row.
+/// Normalizes every row.
 ///   layer   y = (x − mean(x)) / √(mean((x − mean(x))²) + eps) · weight + bias
 ///   rms     y = x / √(mean(x²) + eps) · weight
 /// with eps·eps_scale[m] in place of eps where eps_scale is given: a row that was c times smaller wants eps_scale = c².

@@ -8,7 +8,7 @@
 namespace ssm {
 
 /// How a token is drawn from logits. The stages apply in this order; each is off at its default, and each looks at the
-/// probabilities of what the one before kept, renormalised to sum to one.
+/// probabilities of what the one before kept, renormalized to sum to one.
 struct Sampling {
   double temperature = 1;  // ≤ 0: the largest logit, the lowest token among equals
   Index top_k = 0;         // keep the k likeliest tokens, of equals the lower ones; 0 keeps all

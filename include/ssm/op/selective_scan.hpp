@@ -7,19 +7,19 @@
 namespace ssm {
 
 /// A state-space model per channel whose step, input and output follow the sequence (Mamba's S6).
-///   Δ = delta + delta_bias                     then ln(1 + e^Δ) where `delta_softplus` is set
+///   Δ = dt + dt_bias                        then ln(1 + e^Δ) where `dt_softplus` is set
 ///   state_t[n] = exp(Δ_t·A[d,n]) · state_{t−1}[n] + Δ_t · B[b,t,n] · u[b,t,d]
 ///   y[b,t,d]   = (Σ_n C[b,t,n]·state_t[n] + skip[d]·u[b,t,d]) · silu(gate[b,t,d])
-/// u, delta        [B, L, D]
+/// u, dt           [B, L, D]
 /// A               [D, N]
 /// B, C            [B, L, N]     shared by the channels
 /// skip            [D]           optional
-/// delta_bias      [D]           optional
+/// dt_bias         [D]           optional
 /// gate            [B, L, D]     optional
 /// segments                      optional: B = 1, each segment is a sequence with a row of state
 /// initial_state   [S, D, N]     optional, zero if left out; S sequences
 /// final_state     [S, D, N]     optional, overwritten; may be the same memory as initial_state
-/// step            [B, L, D]     optional, overwritten: Δ as it was used
+/// dt_used         [B, L, D]     optional, overwritten: Δ as it was used
 /// y               [B, L, D]     overwritten; must not alias the inputs
 /// Cost    O(B·L·D·N), with one exponential a state and position; O(D·N) of workspace
 /// Throws  ShapeError  if B, L, D or N disagree
@@ -27,38 +27,38 @@ namespace ssm {
 template <class T, class Space>
 struct SelectiveScan {
   View<const T, 3, Space> u{};
-  View<const T, 3, Space> delta{};
+  View<const T, 3, Space> dt{};
   View<const T, 2, Space> A{};
   View<const T, 3, Space> B{};
   View<const T, 3, Space> C{};
   View<const T, 1, Space> skip{};
-  View<const T, 1, Space> delta_bias{};
+  View<const T, 1, Space> dt_bias{};
   View<const T, 3, Space> gate{};
-  bool delta_softplus = false;
+  bool dt_softplus = false;
   Segments segments{};
   View<const T, 3, Space> initial_state{};
   View<T, 3, Space> final_state{};
-  View<T, 3, Space> step{};
+  View<T, 3, Space> dt_used{};
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of SelectiveScan. Gradients of u, delta, B, C, the gate and the initial state are
-/// overwritten, or added to where `accumulate` is set; gradients of A, skip and delta_bias are added to. Each may be left
+/// The vector–Jacobian product of SelectiveScan. Gradients of u, dt, B, C, the gate and the initial state are
+/// overwritten, or added to where `accumulate` is set; gradients of A, skip and dt_bias are added to. Each may be left
 /// out. States are computed again from a few that are kept: no [B, L, D, N] array is formed.
 template <class T, class Space>
 struct SelectiveScanBackward {
-  SelectiveScan<T, Space> forward{};  // y, step and final_state are not read
+  SelectiveScan<T, Space> forward{};  // y, dt_used and final_state are not read
   View<const T, 3, Space> dy{};
   View<const T, 3, Space> dfinal_state{};  // optional, zero if left out
-  View<const T, 3, Space> dstep{};         // optional, zero if left out
+  View<const T, 3, Space> ddt_used{};      // optional, zero if left out
   bool accumulate = false;
   View<T, 3, Space> du{};
-  View<T, 3, Space> ddelta{};
+  View<T, 3, Space> ddt{};
   View<T, 2, Space> dA{};
   View<T, 3, Space> dB{};
   View<T, 3, Space> dC{};
   View<T, 1, Space> dskip{};
-  View<T, 1, Space> ddelta_bias{};
+  View<T, 1, Space> ddt_bias{};
   View<T, 3, Space> dgate{};
   View<T, 3, Space> dinitial_state{};
 };
@@ -77,19 +77,19 @@ void require_operands(const SelectiveScan<T, Space>& a) {
   require_extents(op, "u", a.u, {dyn, dyn, dyn});
   const auto shape = a.u.extents().to_array();
   const Index channels = shape[2];
-  require_extents(op, "delta", a.delta, shape);
+  require_extents(op, "dt", a.dt, shape);
   require_extents(op, "A", a.A, {channels, dyn});
   const Index states = a.A.extent(1);
   require_extents(op, "B", a.B, {shape[0], shape[1], states});
   require_extents(op, "C", a.C, {shape[0], shape[1], states});
   require_extents_if_given(op, "skip", a.skip, {channels});
-  require_extents_if_given(op, "delta_bias", a.delta_bias, {channels});
+  require_extents_if_given(op, "dt_bias", a.dt_bias, {channels});
   require_extents_if_given(op, "gate", a.gate, shape);
   require_segments(op, a.segments, shape[0], shape[1]);
   const Index sequences = sequence_count(shape[0], a.segments);
   require_extents_if_given(op, "initial_state", a.initial_state, {sequences, channels, states});
   require_extents_if_given(op, "final_state", a.final_state, {sequences, channels, states});
-  require_extents_if_given(op, "step", a.step, shape);
+  require_extents_if_given(op, "dt_used", a.dt_used, shape);
 }
 }  // namespace detail
 
@@ -115,14 +115,14 @@ void selective_scan_backward(Context<B>& ctx,
                                     coefficients[1]};
   require_extents(op, "dy", g.dy, shape);
   require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
-  require_extents_if_given(op, "dstep", g.dstep, shape);
+  require_extents_if_given(op, "ddt_used", g.ddt_used, shape);
   require_extents_if_given(op, "du", g.du, shape);
-  require_extents_if_given(op, "ddelta", g.ddelta, shape);
+  require_extents_if_given(op, "ddt", g.ddt, shape);
   require_extents_if_given(op, "dA", g.dA, coefficients);
   require_extents_if_given(op, "dB", g.dB, shared);
   require_extents_if_given(op, "dC", g.dC, shared);
   require_extents_if_given(op, "dskip", g.dskip, {shape[2]});
-  require_extents_if_given(op, "ddelta_bias", g.ddelta_bias, {shape[2]});
+  require_extents_if_given(op, "ddt_bias", g.ddt_bias, {shape[2]});
   require_extents_if_given(op, "dgate", g.dgate, shape);
   if (g.dgate && !a.gate) throw ShapeError(op, "dgate", "is given, but the gate is not");
   require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);

@@ -46,7 +46,7 @@ class LanguageModelTrainer {
     if (config.batch < 1 || config.accumulation < 1 || config.carry < 1)
       throw ArgumentError("training: batch, accumulation and carry must be at least 1");
     if (config.carry > 1)
-      for (Index part = 0; part < config.accumulation; ++part)
+      for (Index microbatch = 0; microbatch < config.accumulation; ++microbatch)
         states_.push_back(layer.template initial_state<T>(ctx, config.batch));
   }
 
@@ -62,11 +62,11 @@ class LanguageModelTrainer {
     resize(streams.length(), layer.padded_vocabulary());
     set_zero(ctx, gradients_);
     TrainingStep result;
-    for (Index part = 0; part < config_.accumulation; ++part) {
-      fill(streams, part * config_.batch);
-      SequenceOptions<StateOf<P>> options = past_of(part);
+    for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
+      fill(streams, microbatch * config_.batch);
+      SequenceOptions<StateOf<P>> options = options_of(microbatch);
       options.dropout =
-          config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + part));
+          config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + microbatch));
       result.loss +=
           accumulate(ctx, layer, parameters, options) / static_cast<double>(config_.accumulation);
     }
@@ -99,9 +99,9 @@ class LanguageModelTrainer {
     Space::copy(tokens_.data(), host_tokens_.data(), bytes);
     Space::copy(targets_.data(), host_targets_.data(), bytes);
   }
-  SequenceOptions<StateOf<P>> past_of(Index part) {
+  SequenceOptions<StateOf<P>> options_of(Index microbatch) {
     if (states_.empty()) return {};
-    StateOf<P>& state = states_[static_cast<std::size_t>(part)];
+    StateOf<P>& state = states_[static_cast<std::size_t>(microbatch)];
     return {.initial_state = step() % config_.carry == 0 ? nullptr : &state, .final_state = &state};
   }
   /// Adds the gradient of one batch; returns its loss.

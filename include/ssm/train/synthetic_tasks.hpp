@@ -36,7 +36,7 @@ class Draws {
 inline constexpr Token ignored_target = -100;
 
 /// What a model reads, and what it should say after each position.
-struct LabelledSequence {
+struct LabeledSequence {
   std::vector<Token> tokens;
   std::vector<Token> targets;
 };
@@ -76,7 +76,7 @@ class SyntheticVocabulary {
 };
 
 /// All tokens but the last as inputs, all but the first as targets.
-inline LabelledSequence next_token_targets(const std::vector<Token>& sequence) {
+inline LabeledSequence next_token_targets(const std::vector<Token>& sequence) {
   return {{sequence.begin(), sequence.end() - 1}, {sequence.begin() + 1, sequence.end()}};
 }
 
@@ -89,7 +89,7 @@ struct InductionHeads {
   Index vocabulary = 20;
   Index length = 30;
 
-  LabelledSequence draw(Draws& draws) const {
+  LabeledSequence draw(Draws& draws) const {
     if (length < 3) throw ArgumentError("induction heads: a length of 3 at least");
     const SyntheticVocabulary tokens(vocabulary);
     std::vector<Token> sequence;
@@ -125,7 +125,7 @@ struct AssociativeRecall {
   Index length = 20;
   bool allow_no_answer = false;
 
-  LabelledSequence draw(Draws& draws) const {
+  LabeledSequence draw(Draws& draws) const {
     if (length < 2 || length % 2 != 0)
       throw ArgumentError("associative recall: the length must be even and at least 2");
     if (vocabulary % 2 != 0)
@@ -184,7 +184,7 @@ struct MultiQueryRecall {
   double exponent = 0.01;
   MultiQueryFill fill = MultiQueryFill::zeros;
 
-  LabelledSequence draw(Draws& draws) const {
+  LabeledSequence draw(Draws& draws) const {
     if (length % 2 != 0 || pairs < 1 || 4 * pairs > length)
       throw ArgumentError(
           "multi-query recall: the length must be even and hold 4 tokens for every pair");
@@ -194,7 +194,7 @@ struct MultiQueryRecall {
     const Index half = vocabulary / 2;
     const auto keys = distinct(draws, 1, half - 1);
     const auto values = distinct(draws, half, vocabulary - half);
-    LabelledSequence result{std::vector<Token>(size, 0), std::vector<Token>(size, ignored_target)};
+    LabeledSequence result{std::vector<Token>(size, 0), std::vector<Token>(size, ignored_target)};
     if (fill == MultiQueryFill::random)
       for (Token& token : result.tokens) token = static_cast<Token>(draws.below(vocabulary));
     for (std::size_t i = 0; i < keys.size(); ++i) {
@@ -252,7 +252,7 @@ struct TaskSequences {
   std::vector<Token> tokens;   // [count, length]
   std::vector<Token> targets;  // [count, length]
 
-  void append(const LabelledSequence& sequence) {
+  void append(const LabeledSequence& sequence) {
     ++count;
     length = static_cast<Index>(sequence.tokens.size());
     tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
@@ -268,7 +268,7 @@ TaskSequences different_sequences(const Task& task, Draws& draws, Index count) {
   TaskSequences result;
   std::set<std::vector<Token>> seen;
   for (int repetitions = 0; result.count < count;) {
-    const LabelledSequence sequence = task.draw(draws);
+    const LabeledSequence sequence = task.draw(draws);
     std::vector<Token> whole = sequence.tokens;
     whole.insert(whole.end(), sequence.targets.begin(), sequence.targets.end());
     if (seen.insert(std::move(whole)).second) {

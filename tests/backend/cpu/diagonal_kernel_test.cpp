@@ -26,7 +26,7 @@ TEST_CASE_TEMPLATE("the kernel and its gradient equal the reference at every len
     for (const Index parts : {1, 2}) cpu_equals_reference<T>({.parts = parts, .length = length});
 }
 
-TEST_CASE_TEMPLATE("any number of modes, both discretisations, any layout", T, float, double) {
+TEST_CASE_TEMPLATE("any number of modes, both discretizations, any layout", T, float, double) {
   for (const auto kind : {Discretization::bilinear, Discretization::zero_order_hold})
     for (const Index modes : {1, 3, 4, 16, 17, 32})
       for (const Index parts : {1, 2})

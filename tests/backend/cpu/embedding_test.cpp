@@ -47,16 +47,16 @@ TEST_CASE_TEMPLATE("a table kept in bf16 gives the values of its rows", T, float
         CAPTURE(count);
         CAPTURE(width);
         auto table = random_tensor<T>("table", vocabulary, width);
-        auto stored = place<BFloat16>(layout, vocabulary, width);
+        auto bf16 = place<BFloat16>(layout, vocabulary, width);
         for_each_index(table, [&](auto... i) {
-          stored.view(i...) = scalar_cast<BFloat16>(table(i...));
-          table(i...) = scalar_cast<T>(stored.view(i...));
+          bf16.view(i...) = scalar_cast<BFloat16>(table(i...));
+          table(i...) = scalar_cast<T>(bf16.view(i...));
         });
         DynamicTensor<Token, 1> tokens({count});
         for (Index m = 0; m < count; ++m) tokens(m) = static_cast<Token>(m * m % vocabulary);
         const auto check = [&](auto& ctx) {
           const auto y = place<T>(layout, count, width);
-          embedding(ctx, Embedding<T, HostSpace>{.table_stored = stored, .tokens = tokens, .y = y});
+          embedding(ctx, Embedding<T, HostSpace>{.table_bf16 = bf16, .tokens = tokens, .y = y});
           Index wrong = 0;
           for (Index m = 0; m < count; ++m)
             for (Index d = 0; d < width; ++d) wrong += y.view(m, d) != table(tokens(m), d);

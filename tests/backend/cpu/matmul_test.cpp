@@ -136,18 +136,15 @@ TEST_CASE_TEMPLATE(
           const auto a = random_tensor<T>("a", rows, depth);
           const auto bias = random_tensor<T>("bias", columns);
           auto b = random_tensor<T>("b", depth, columns);
-          auto stored = place<BFloat16>(layout, depth, columns);
+          auto bf16 = place<BFloat16>(layout, depth, columns);
           for_each_index(b, [&](auto... i) {
-            stored.view(i...) = scalar_cast<BFloat16>(b(i...));
-            b(i...) = scalar_cast<T>(stored.view(i...));
+            bf16.view(i...) = scalar_cast<BFloat16>(b(i...));
+            b(i...) = scalar_cast<T>(bf16.view(i...));
           });
           auto expected = nan_tensor<T>(rows, columns);
           auto plain = nan_tensor<T>(rows, columns);
-          Matmul<T, HostSpace> product{.a = a,
-                                       .b_stored = stored,
-                                       .bias = bias,
-                                       .activation = ActivationKind::silu,
-                                       .c = plain};
+          Matmul<T, HostSpace> product{
+              .a = a, .b_bf16 = bf16, .bias = bias, .activation = ActivationKind::silu, .c = plain};
           matmul(reference, product);
           matmul(
               reference,
@@ -171,10 +168,10 @@ TEST_CASE(
     "a matmul by a matrix kept in bf16 larger than one block of panels equals the reference") {
   const auto a = random_tensor<float>("a", 20, 9);
   const auto numbers = random_tensor<float>("b", 3100, 9);
-  DynamicTensor<BFloat16, 2> stored(numbers.extents());
-  map([](float x) { return scalar_cast<BFloat16>(x); }, stored, numbers);
+  DynamicTensor<BFloat16, 2> bf16(numbers.extents());
+  map([](float x) { return scalar_cast<BFloat16>(x); }, bf16, numbers);
   auto expected = nan_tensor<float>(20, 3100);
-  Matmul<float, HostSpace> product{.a = a, .b_stored = stored.transpose(0, 1), .c = expected};
+  Matmul<float, HostSpace> product{.a = a, .b_bf16 = bf16.transpose(0, 1), .c = expected};
   Context<Reference> reference;
   matmul(reference, product);
   on_each_thread_count([&](auto& ctx) {

@@ -20,7 +20,7 @@ void cpu_equals_reference(const Case& test) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("both normalisations and their gradients equal the reference for every width", T,
+TEST_CASE_TEMPLATE("both normalizations and their gradients equal the reference for every width", T,
                    float, double) {
   for (const auto kind : {NormalizationKind::layer, NormalizationKind::rms})
     for (const Index width : {1, 2, 63, 64, 65, 1000})
@@ -43,7 +43,7 @@ TEST_CASE("no rows leave the parameter gradients as they were") {
   cpu_equals_reference<float>({.rows = 0});
 }
 
-TEST_CASE_TEMPLATE("normalising in place gives the same numbers", T, float, double) {
+TEST_CASE_TEMPLATE("normalizing in place gives the same numbers", T, float, double) {
   Context<Cpu> ctx;
   expect_same_in_place<T>(ctx);
 }

@@ -28,14 +28,14 @@ struct Run {
         skip(random_tensor<T>("skip", test.channels)),
         bias(random_tensor<T>("bias", test.channels)),
         u(wide("u", test, layout)),
-        delta(wide("delta", test, layout)),
+        dt(wide("dt", test, layout)),
         gate(wide("gate", test, layout)),
         dy(wide("dy", test, layout)),
-        dstep(wide("dstep", test, layout)),
+        ddt_used(wide("ddt_used", test, layout)),
         y(wide("y", test, layout)),
-        step(wide("y", test, layout)),
+        dt_used(wide("y", test, layout)),
         du(wide("du", test, layout)),
-        ddelta(wide("ddelta", test, layout)),
+        ddt(wide("ddt", test, layout)),
         dgate(wide("dgate", test, layout)),
         B(narrow("B", test, layout)),
         C(narrow("C", test, layout)),
@@ -53,20 +53,20 @@ struct Run {
 
   SelectiveScan<T, HostSpace> forward(const Case& test) {
     SelectiveScan<T, HostSpace> a{.u = u,
-                                  .delta = delta,
+                                  .dt = dt,
                                   .A = A,
                                   .B = B,
                                   .C = C,
-                                  .delta_softplus = test.softplus,
+                                  .dt_softplus = test.softplus,
                                   .segments = test.segments,
                                   .final_state = final_state,
                                   .y = y};
     if (test.initial) a.initial_state = initial;
     if (!test.optional) return a;
     a.skip = skip;
-    a.delta_bias = bias;
+    a.dt_bias = bias;
     a.gate = gate;
-    a.step = step;
+    a.dt_used = dt_used;
     return a;
   }
   template <class Ctx>
@@ -76,16 +76,16 @@ struct Run {
                                           .dy = dy,
                                           .accumulate = test.accumulate,
                                           .du = du,
-                                          .ddelta = ddelta,
+                                          .ddt = ddt,
                                           .dA = dA,
                                           .dB = dB,
                                           .dC = dC,
                                           .dinitial_state = dinitial};
     if (test.dfinal) g.dfinal_state = dfinal;
     if (test.optional) {
-      g.dstep = dstep;
+      g.ddt_used = ddt_used;
       g.dskip = dskip;
-      g.ddelta_bias = dbias;
+      g.ddt_bias = dbias;
       g.dgate = dgate;
     }
     selective_scan_backward(ctx, g);
@@ -101,7 +101,7 @@ struct Run {
   Index sequences;
   DynamicTensor<T, 2> A;
   DynamicTensor<T, 1> skip, bias;
-  Placed<T, 3> u, delta, gate, dy, dstep, y, step, du, ddelta, dgate, B, C, dB, dC;
+  Placed<T, 3> u, dt, gate, dy, ddt_used, y, dt_used, du, ddt, dgate, B, C, dB, dC;
   DynamicTensor<T, 3> initial, dfinal, final_state, dinitial;
   DynamicTensor<T, 2> dA;
   DynamicTensor<T, 1> dskip, dbias;
@@ -110,10 +110,10 @@ struct Run {
 template <class T>
 void check_same(const Run<T>& actual, const Run<T>& expected, Tolerance allowed) {
   CHECK(difference(actual.y.view, expected.y.view) <= allowed.value);
-  CHECK(difference(actual.step.view, expected.step.view) <= allowed.value);
+  CHECK(difference(actual.dt_used.view, expected.dt_used.view) <= allowed.value);
   CHECK(difference(actual.final_state, expected.final_state) <= allowed.value);
   CHECK(difference(actual.du.view, expected.du.view) <= allowed.gradient);
-  CHECK(difference(actual.ddelta.view, expected.ddelta.view) <= allowed.gradient);
+  CHECK(difference(actual.ddt.view, expected.ddt.view) <= allowed.gradient);
   CHECK(difference(actual.dgate.view, expected.dgate.view) <= allowed.gradient);
   CHECK(difference(actual.dB.view, expected.dB.view) <= allowed.gradient);
   CHECK(difference(actual.dC.view, expected.dC.view) <= allowed.gradient);
@@ -224,13 +224,13 @@ TEST_CASE_TEMPLATE("large steps neither overflow nor hide what is not a number",
   Run<T> expected(test);
   Run<T> actual(test);
   for (Run<T>* run : {&expected, &actual}) {
-    run->delta.view(0, 1, 2) = 1000;
-    run->delta.view(1, 1, 16) = -1000;
+    run->dt.view(0, 1, 2) = 1000;
+    run->dt.view(1, 1, 16) = -1000;
   }
   expected.compute(reference, test);
   actual.compute(ctx, test);
   check_same(actual, expected, tolerance<T>);
-  actual.delta.view(0, 1, 2) = std::numeric_limits<T>::quiet_NaN();
+  actual.dt.view(0, 1, 2) = std::numeric_limits<T>::quiet_NaN();
   actual.compute(ctx, test);
   CHECK(std::isnan(actual.y.view(0, 2, 2)));
   CHECK(std::isfinite(actual.y.view(0, 2, 3)));

@@ -102,15 +102,14 @@ TEST_CASE("a product by numbers kept in bf16 is that by their values") {
   const auto numbers = tensor_of({1, -1, 0, 2, 3, 1.00390625});  // the last lies between two bf16
   for (Index i = 0; i < 6; ++i) b.data()[i] = scalar_cast<BFloat16>(numbers(i));
   auto c = nan_tensor(2, 2);
-  Matmul<double, HostSpace> product{.a = a.reshape(2, 3), .b_stored = b, .c = c};
+  Matmul<double, HostSpace> product{.a = a.reshape(2, 3), .b_bf16 = b, .c = c};
   matmul(ctx, product);
   CHECK(difference(c, tensor_of({10, 6, 22, 12}).reshape(2, 2)) == 0);
   product.b = numbers.reshape(3, 2);
-  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b and b_stored are both given",
-                       ArgumentError);
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b and b_bf16 are both given", ArgumentError);
   product.b = {};
   product.a = a.reshape(3, 2);
-  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b_stored must be [2, *], got [3, 2]",
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b_bf16 must be [2, *], got [3, 2]",
                        ShapeError);
 }
 

@@ -19,7 +19,7 @@ DynamicTensor<std::int64_t, 1> positions_of(std::initializer_list<std::int64_t> 
   return x;
 }
 
-TEST_CASE("neighbouring channels turn by angles that reach from 1 to 1/base") {
+TEST_CASE("neighboring channels turn by angles that reach from 1 to 1/base") {
   laws::for_each_backend_and_scalar([]<class B, class T>(const char* name) {
     CAPTURE(std::string(name));
     Context<B> ctx;

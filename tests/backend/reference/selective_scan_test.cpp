@@ -26,11 +26,11 @@ void fill_sines(X& tensor, double s) {
 TEST_CASE("outputs and state are the published numbers") {
   SelectiveCall<> call({.batch = 1, .length = 5, .channels = 2, .states = 3});
   fill_sines(call.u, 0.2);
-  fill_sines(call.delta, 0.9);
+  fill_sines(call.dt, 0.9);
   fill_sines(call.B, 1.3);
   fill_sines(call.C, 2.1);
   fill_sines(call.gate, 3.3);
-  call.delta_bias = tensor_of({-1, -2});
+  call.dt_bias = tensor_of({-1, -2});
   call.skip = tensor_of({1, 0.5});
   for_each_index(call.A, [&](Index d, Index n) { call.A(d, n) = -static_cast<double>(n + 1); });
   auto operands = call.operands();
@@ -52,26 +52,26 @@ TEST_CASE("outputs and state are the published numbers") {
 TEST_CASE("the step is a softplus, and the number itself where none is asked for") {
   SelectiveCall<> call({});
   call.run();
-  const double raw = call.delta(1, 2, 1) + call.delta_bias(1);
-  CHECK(call.step(1, 2, 1) == doctest::Approx(std::log(1 + std::exp(raw))));
-  call.delta_softplus = false;
+  const double raw = call.dt(1, 2, 1) + call.dt_bias(1);
+  CHECK(call.dt_used(1, 2, 1) == doctest::Approx(std::log(1 + std::exp(raw))));
+  call.dt_softplus = false;
   call.run();
-  CHECK(call.step(1, 2, 1) == raw);
+  CHECK(call.dt_used(1, 2, 1) == raw);
 }
 
 TEST_CASE("a large step is finite and equals its argument") {
   SelectiveCall<> call({.batch = 1, .length = 1, .channels = 2});
-  call.delta(0, 0, 0) = 1000;
-  call.delta(0, 0, 1) = -1000;
+  call.dt(0, 0, 0) = 1000;
+  call.dt(0, 0, 1) = -1000;
   call.run();
-  CHECK(call.step(0, 0, 0) == 1000 + call.delta_bias(0));
-  CHECK(call.step(0, 0, 1) == 0);
+  CHECK(call.dt_used(0, 0, 0) == 1000 + call.dt_bias(0));
+  CHECK(call.dt_used(0, 0, 1) == 0);
 }
 
 /// The operands of positions begin … end−1.
 void take_positions(SelectiveCall<>& to, const SelectiveCall<>& from, Index begin, Index end) {
   to.u = positions(from.u, begin, end);
-  to.delta = positions(from.delta, begin, end);
+  to.dt = positions(from.dt, begin, end);
   to.gate = positions(from.gate, begin, end);
   to.B = positions(from.B, begin, end);
   to.C = positions(from.C, begin, end);
@@ -140,17 +140,17 @@ void check_gradients(SelectiveCall<>& call) {
   const auto loss = [&] {
     call.run();
     return inner_product(call.dy, call.y) + inner_product(call.dfinal, call.final_state) +
-           inner_product(call.dstep, call.step);
+           inner_product(call.ddt_used, call.dt_used);
   };
   const double bound = tolerance<double>.gradient;
   CHECK(gradient_error(loss, call.u, call.du) < bound);
-  CHECK(gradient_error(loss, call.delta, call.ddelta) < bound);
+  CHECK(gradient_error(loss, call.dt, call.ddt) < bound);
   CHECK(gradient_error(loss, call.gate, call.dgate) < bound);
   CHECK(gradient_error(loss, call.A, call.dA) < bound);
   CHECK(gradient_error(loss, call.B, call.dB) < bound);
   CHECK(gradient_error(loss, call.C, call.dC) < bound);
   CHECK(gradient_error(loss, call.skip, call.dskip) < bound);
-  CHECK(gradient_error(loss, call.delta_bias, call.ddelta_bias) < bound);
+  CHECK(gradient_error(loss, call.dt_bias, call.ddt_bias) < bound);
   CHECK(gradient_error(loss, call.initial_state, call.dinitial) < bound);
 }
 
@@ -160,7 +160,7 @@ TEST_CASE("gradients equal central differences") {
       CAPTURE(length);
       CAPTURE(softplus);
       SelectiveCall<> call({.length = length});
-      call.delta_softplus = softplus;
+      call.dt_softplus = softplus;
       check_gradients(call);
     }
 }
@@ -179,7 +179,7 @@ TEST_CASE("parameter gradients are added to and input gradients overwritten") {
   twice.run_backward();
   CHECK(twice.dA(1, 2) == 2 * once.dA(1, 2));
   CHECK(twice.dskip(1) == 2 * once.dskip(1));
-  CHECK(twice.ddelta_bias(1) == 2 * once.ddelta_bias(1));
+  CHECK(twice.ddt_bias(1) == 2 * once.ddt_bias(1));
   CHECK(difference(twice.du, once.du) == 0);
   CHECK(difference(twice.dB, once.dB) == 0);
 }
@@ -199,7 +199,7 @@ TEST_CASE("input gradients are added to on request") {
 TEST_CASE("every optional operand may be left out") {
   SelectiveCall<> call({});
   const ssm::SelectiveScan<double, HostSpace> forward{
-      .u = call.u, .delta = call.delta, .A = call.A, .B = call.B, .C = call.C, .y = call.y};
+      .u = call.u, .dt = call.dt, .A = call.A, .B = call.B, .C = call.C, .y = call.y};
   CHECK_NOTHROW(selective_scan(call.ctx, forward));
   CHECK_NOTHROW(selective_scan_backward(
       call.ctx, SelectiveScanBackward<double, HostSpace>{.forward = forward, .dy = call.dy}));

@@ -13,7 +13,7 @@ template <class Arch>
 struct Attention {
   template <class Ctx, class T>
   static void attention(Ctx& ctx, const ssm::Attention<T, typename Ctx::Space>& a) {
-    if (a.segments.empty() && a.q.extent(1) <= AttentionStep<T, Arch>::most_queries)
+    if (a.segments.empty() && a.q.extent(1) <= AttentionStep<T, Arch>::max_queries)
       AttentionStep<T, Arch>::run(ctx, a);
     else
       AttentionForward<T, Arch>::run(ctx, a);

@@ -10,12 +10,12 @@
 namespace ssm::cpu {
 
 /// Attention of a few queries over many cached keys, which are read where they lie, once per query: keys outside, heads
-/// inside, so that a cache whose heads are neighbours is read from front to back. Threads share the queries or, where these
+/// inside, so that a cache whose heads are neighbors is read from front to back. Threads share the queries or, where these
 /// are too few, the keys: each sums its part relative to its own largest score.
 template <class T, class Arch>
 class AttentionStep {
  public:
-  static constexpr Index most_queries = 4;
+  static constexpr Index max_queries = 4;
 
   template <class Ctx>
   static void run(Ctx& ctx, const ssm::Attention<T, HostSpace>& a) {
@@ -106,10 +106,10 @@ class AttentionStep {
       const Index keys = end_ - begin_;
       T* at = weight(h);
       std::fill(at + keys, at + Tiles::round_up(keys, lanes), std::numeric_limits<T>::lowest());
-      Register most(std::numeric_limits<T>::lowest());
+      Register maximum(std::numeric_limits<T>::lowest());
       for (Index s = 0; s < keys; s += lanes)
-        most = xsimd::max(most, Register::load_aligned(at + s));
-      const T largest = largest_lane(most);
+        maximum = xsimd::max(maximum, Register::load_aligned(at + s));
+      const T largest = largest_lane(maximum);
       Register total(T{0});
       for (Index s = 0; s < keys; s += lanes) {
         const Register share = xsimd::exp(Register::load_aligned(at + s) - Register(largest));

@@ -7,7 +7,7 @@
 
 namespace ssm::cpu {
 
-/// The states of some neighbouring channels of one sequence, between memory, [S, D, N] or [S, D, P, 1|2], and scratch with
+/// The states of some neighboring channels of one sequence, between memory, [S, D, N] or [S, D, P, 1|2], and scratch with
 /// a channel in each lane, [N][lanes] or [P][2][lanes].
 template <class T, class Arch>
 struct ChannelStates {

@@ -8,15 +8,15 @@
 namespace ssm::cpu {
 
 /// How sequences and blocks of channels are shared out among threads: a unit is a slot of sequences and a group of
-/// neighbouring blocks. Sums over sequences are kept by slot, sums over channels by group, and added up in order.
+/// neighboring blocks. Sums over sequences are kept by slot, sums over channels by group, and added up in order.
 struct ChannelUnits {
   Index sequences, blocks, slots, groups;
 
-  ChannelUnits(int threads, Index sequence_count, Index block_count, Index most_slots,
+  ChannelUnits(int threads, Index sequence_count, Index block_count, Index max_slots,
                Index largest_group)
       : sequences(sequence_count),
         blocks(block_count),
-        slots(std::clamp<Index>(sequence_count, 1, std::max<Index>(1, most_slots))),
+        slots(std::clamp<Index>(sequence_count, 1, std::max<Index>(1, max_slots))),
         groups((block_count + largest_group - 1) / largest_group) {
     if (slots * groups % threads != 0)
       groups = std::min(blocks, (groups + threads - 1) / threads * threads);

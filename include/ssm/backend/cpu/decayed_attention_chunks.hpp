@@ -23,7 +23,7 @@ class DecayedChunks {
   static constexpr Index width = wide * lanes;
   static constexpr int height =
       sizeof(Register) == 64 ? 12 : 6;  // 32 registers with AVX-512, else 16
-  static constexpr Index usual_chunk = 96;
+  static constexpr Index default_chunk = 96;
 
   static constexpr Index round_up(Index n, Index step) { return (n + step - 1) / step * step; }
 

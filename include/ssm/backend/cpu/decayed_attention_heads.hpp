@@ -124,7 +124,7 @@ class DecayedHeads {
   }
 
   static Index chunk_of(const ssm::DecayedAttention<T, HostSpace>& a) {
-    const Index wanted = a.chunk > 0 ? a.chunk : Chunks::usual_chunk;
+    const Index wanted = a.chunk > 0 ? a.chunk : Chunks::default_chunk;
     return std::clamp<Index>(wanted, 1, std::max<Index>(1, a.q.extent(1)));
   }
 

@@ -21,7 +21,7 @@ class DecayedScores {
     const Index parts = even_parts(threads, units, (length + height - 1) / height);
     auto frame = ctx.workspace().frame();
     const auto scratch = frame.template tensor<T>(
-        threads, round_up(keys * (most_panels * width + height) + width + length + height, width));
+        threads, round_up(keys * (max_panels * width + height) + width + length + height, width));
     parallel(threads, units * parts, 1, [&](Range range, int worker) {
       for (Index i = range.begin; i < range.end; ++i)
         run_head(a, sequence_at(i / parts / heads, length, a.segments), i / parts % heads,
@@ -35,7 +35,7 @@ class DecayedScores {
   static constexpr int wide = 2;
   static constexpr Index width = wide * lanes;                    // keys in lanes
   static constexpr int height = sizeof(Register) == 64 ? 12 : 6;  // queries
-  static constexpr Index most_panels = 4;                         // of keys at a time
+  static constexpr Index max_panels = 4;                          // of keys at a time
 
   static constexpr Index round_up(Index n, Index step) { return (n + step - 1) / step * step; }
 
@@ -43,16 +43,16 @@ class DecayedScores {
   static void run_head(const ssm::DecayedScoreNorm<T, HostSpace>& a, Sequence s, Index h,
                        Index part, Index parts, T* scratch) {
     const Index length = s.end - s.begin, keys = a.q.extent(3);
-    T* const panels = scratch;                            // [most_panels][K][width]
-    T* const ages = panels + most_panels * keys * width;  // γ^{width−1−j}
-    T* const queries = ages + width;                      // [height][K]
-    T* const sums = queries + height * keys;              // [length]
+    T* const panels = scratch;                           // [max_panels][K][width]
+    T* const ages = panels + max_panels * keys * width;  // γ^{width−1−j}
+    T* const queries = ages + width;                     // [height][K]
+    T* const sums = queries + height * keys;             // [length]
     const double log_decay = a.log_decay(h);
     for (Index j = 0; j < width; ++j)
       ages[j] = static_cast<T>(std::exp(static_cast<double>(width - 1 - j) * log_decay));
     std::fill_n(sums, round_up(length, height), T{0});
-    for (Index key = 0; key < length; key += most_panels * width) {
-      const Index end = std::min(length, key + most_panels * width);
+    for (Index key = 0; key < length; key += max_panels * width) {
+      const Index end = std::min(length, key + max_panels * width);
       for (Index j = key; j < round_up(end, width); ++j)
         copy_row(a.k, s, h, j, panels + (j - key) / width * keys * width + j % width, width);
       const Index first = key / height;

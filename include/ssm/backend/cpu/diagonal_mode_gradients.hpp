@@ -6,7 +6,7 @@
 namespace ssm::cpu {
 
 /// Sums over positions for the gradients of Ā, B̄ and C, kept per slot of sequences and block of channels, and their way
-/// back through the discretisation to dt, A, B, C.
+/// back through the discretization to dt, A, B, C.
 template <class T, class Arch>
 class DiagonalModeGradients {
  public:

@@ -14,8 +14,8 @@ template <class Arch>
 struct Embedding {
   template <class Ctx, class T>
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
-    if (a.table_stored)
-      copy_rows<T>(ctx.resources().threads(), a.table_stored, a);
+    if (a.table_bf16)
+      copy_rows<T>(ctx.resources().threads(), a.table_bf16, a);
     else
       copy_rows<T>(ctx.resources().threads(), a.table, a);
   }

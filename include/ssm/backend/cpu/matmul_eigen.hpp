@@ -22,10 +22,10 @@ struct MatmulEigen {
     if (rows == 0 || columns == 0) return;
     auto frame = ctx.workspace().frame();
     View<const T, 2> b = a.b;
-    if (a.b_stored) {
+    if (a.b_bf16) {
       const View<T, 2> full = frame.template tensor<T>(depth, columns);
       for (Index k = 0; k < depth; ++k)
-        for (Index n = 0; n < columns; ++n) full(k, n) = scalar_cast<T>(a.b_stored(k, n));
+        for (Index n = 0; n < columns; ++n) full(k, n) = scalar_cast<T>(a.b_bf16(k, n));
       b = full;
     }
     const View<T, 2> product = frame.template tensor<T>(rows, columns);

@@ -11,16 +11,16 @@ namespace ssm::cpu {
 template <class T, class Arch>
 class MatmulFewRows {
  public:
-  static constexpr Index most_rows = 16;
+  static constexpr Index max_rows = 16;
 
   static bool applies(const ssm::Matmul<T, HostSpace>& a) {
-    const Index depth_stride = a.b_stored ? a.b_stored.stride(0) : a.b.stride(0);
-    return a.a.extent(0) <= most_rows && depth_stride == 1 && a.a.stride(1) == 1;
+    const Index depth_stride = a.b_bf16 ? a.b_bf16.stride(0) : a.b.stride(0);
+    return a.a.extent(0) <= max_rows && depth_stride == 1 && a.a.stride(1) == 1;
   }
 
   static void run(const Threads& threads, const ssm::Matmul<T, HostSpace>& a) {
-    if (a.b_stored)
-      run(threads, a, a.b_stored);
+    if (a.b_bf16)
+      run(threads, a, a.b_bf16);
     else
       run(threads, a, a.b);
   }
@@ -39,7 +39,7 @@ class MatmulFewRows {
     const Index grain = std::max<Index>(group, least_work / std::max<Index>(1, work));
     parallel(threads, a.c.extent(1), grain, [&](Range range, int) {
       const MatmulEpilogue<T, Arch> epilogue(a);
-      T products[most_rows * group];
+      T products[max_rows * group];
       for (Index n = range.begin; n < range.end; n += group) {
         const Index count = std::min(group, range.end - n);
         for (Index i = 0; i < count; ++i)

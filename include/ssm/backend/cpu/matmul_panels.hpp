@@ -18,26 +18,25 @@ class MatmulPanels {
     const Index rows = a.c.extent(0), columns = a.c.extent(1), depth = a.a.extent(1);
     const Index row_panels = (rows + height - 1) / height;
     const Index column_panels = (columns + width - 1) / width;
-    const Index slice = std::min(depth, most_depth);
+    const Index slice = std::min(depth, max_depth);
     auto frame = workspace.frame();
     const auto left = frame.template tensor<T>(row_panels, slice, height);
     const auto right = frame.template tensor<T>(column_panels, slice, width);
     // A plain sum grows in c itself. Before an activation the slices' sums wait in c, or apart from what c holds.
     const bool plain = a.activation == ActivationKind::none && !a.z;
-    const auto partial = plain || depth <= most_depth ? View<T, 2>()
-                         : a.accumulate               ? frame.template tensor<T>(rows, columns)
-                                                      : a.c;
+    const auto partial = plain || depth <= max_depth ? View<T, 2>()
+                         : a.accumulate              ? frame.template tensor<T>(rows, columns)
+                                                     : a.c;
     const Index work = rows * columns * slice;
     const Threads used = threads.at_most(work < 65536 ? 1 : threads);
-    for (Index k = 0; k == 0 || k < depth; k += most_depth) {
-      const Index here = std::min(most_depth, depth - k);
+    for (Index k = 0; k == 0 || k < depth; k += max_depth) {
+      const Index here = std::min(max_depth, depth - k);
       parallel(used, row_panels + column_panels, 1, [&](Range range, int) {
         for (Index i = range.begin; i < range.end; ++i)
           if (i < row_panels)
             pack<height>(a.a.transpose(0, 1), k, here, i * height, &left(i, 0, 0));
-          else if (a.b_stored)
-            pack<width>(a.b_stored, k, here, (i - row_panels) * width,
-                        &right(i - row_panels, 0, 0));
+          else if (a.b_bf16)
+            pack<width>(a.b_bf16, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
           else
             pack<width>(a.b, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
       });
@@ -61,7 +60,7 @@ class MatmulPanels {
   static constexpr int height =
       sizeof(Register) == 64 ? 12 : 6;  // 32 registers with AVX-512, else 16
   static constexpr Index width = registers_wide * lanes;
-  static constexpr Index most_depth = 256;  // a panel of b and one of a share the first-level cache
+  static constexpr Index max_depth = 256;  // a panel of b and one of a share the first-level cache
 
   struct Pass {
     bool first;

@@ -34,9 +34,9 @@ class Threads {
 /// Into how many parts `parallel` splits a loop: some for each thread, so that one whose core is busy can do fewer.
 inline Index part_count(int threads, Index count, Index grain) {
   constexpr Index parts_a_thread = 4;
-  const Index most =
-      threads > 1 ? std::min<Index>(threads * parts_a_thread, ThreadPool::most_parts) : 1;
-  return std::clamp<Index>(count / std::max<Index>(grain, 1), 1, most);
+  const Index limit =
+      threads > 1 ? std::min<Index>(threads * parts_a_thread, ThreadPool::max_parts) : 1;
+  return std::clamp<Index>(count / std::max<Index>(grain, 1), 1, limit);
 }
 
 /// A loop's body as one address: the loop itself is compiled once for all of them.

@@ -5,7 +5,7 @@
 
 namespace ssm::cpu {
 
-/// Some neighbouring channels of one sequence of a [B, L, D] operand, one in each lane of a register.
+/// Some neighboring channels of one sequence of a [B, L, D] operand, one in each lane of a register.
 template <class T, class Arch>
 class Positions {
  public:

@@ -17,12 +17,12 @@ class Resources {
  public:
   Resources() : Resources(default_thread_count()) {}
   explicit Resources(int threads)
-      : threads_(std::clamp(threads, 1, ThreadPool::most_workers)),
+      : threads_(std::clamp(threads, 1, ThreadPool::max_workers)),
         pool_(std::make_unique<ThreadPool>()),
         plans_(std::make_unique<Plans>()) {}
 
   Threads threads() const { return {threads_, *pool_}; }
-  void set_threads(int threads) { threads_ = std::clamp(threads, 1, ThreadPool::most_workers); }
+  void set_threads(int threads) { threads_ = std::clamp(threads, 1, ThreadPool::max_workers); }
 
   /// Calls body(begin, end) for ranges that together are 0 … count−1, on the context's threads.
   template <class Body>
@@ -35,9 +35,10 @@ class Resources {
   const Plan& plan(Index length) {
     const std::lock_guard lock(plans_->mutex);
     for (const auto& entry : plans_->entries)
-      if (entry->type == &Kept<Plan>::tag && entry->length == length && entry->threads == threads_)
-        return static_cast<const Kept<Plan>&>(*entry).plan;
-    auto made = std::make_unique<Kept<Plan>>(length, threads_);
+      if (entry->type == &PlanEntry<Plan>::tag && entry->length == length &&
+          entry->threads == threads_)
+        return static_cast<const PlanEntry<Plan>&>(*entry).plan;
+    auto made = std::make_unique<PlanEntry<Plan>>(length, threads_);
     const Plan& result = made->plan;
     plans_->entries.push_back(std::move(made));
     return result;
@@ -51,8 +52,8 @@ class Resources {
     int threads;
   };
   template <class Plan>
-  struct Kept : Entry {
-    Kept(Index n, int thread_count) : plan(n, thread_count) {
+  struct PlanEntry : Entry {
+    PlanEntry(Index n, int thread_count) : plan(n, thread_count) {
       this->type = &tag;
       this->length = n;
       this->threads = thread_count;

@@ -24,8 +24,8 @@ class SelectiveScanBackward {
     const Index length = a.u.extent(1);
     auto frame = ctx.workspace().frame();
     const Modes modes(frame, threads, a);
-    constexpr Index most_slots = 8;
-    const ChannelUnits units(threads, sequence_count(batch, a.segments), modes.blocks(), most_slots,
+    constexpr Index max_slots = 8;
+    const ChannelUnits units(threads, sequence_count(batch, a.segments), modes.blocks(), max_slots,
                              Modes::largest_group);
     const Sums sums(frame, modes, units, batch, length);
     const Index boundaries = length / chunk + 2;
@@ -67,9 +67,9 @@ class SelectiveScanBackward {
     static constexpr Index size = (9 + 2 * group) * row + group * lanes;
 
     T* u() const { return memory; }
-    T* step() const { return memory + row; }          // Δ
+    T* dt() const { return memory + row; }            // Δ
     T* input() const { return memory + 2 * row; }     // Δ·u
-    T* slope() const { return memory + 3 * row; }     // ∂Δ / ∂delta
+    T* slope() const { return memory + 3 * row; }     // ∂Δ / ∂dt
     T* gradient() const { return memory + 4 * row; }  // of the sum over the states, behind the gate
     T* dgate() const { return memory + 5 * row; }     // dy·silu′(gate)
     T* output() const { return memory + 6 * row; }    // the sum over the states, and the skip
@@ -106,7 +106,7 @@ class SelectiveScanBackward {
       });
       for (Index c = 0; c + 1 < chunks_; ++c)
         for_each_block([&](Index block) {
-          load_steps(block, c);
+          load_dt(block, c);
           for (Index n = 0; n < modes_.padded(); n += group)
             run_states<false>(block, c, n, boundary(block, c), boundary(block, c + 1));
         });
@@ -151,23 +151,23 @@ class SelectiveScanBackward {
     Index first(Index c) const { return sequence_.begin + c * chunk; }
     Index length(Index c) const { return std::min(chunk, sequence_.end - first(c)); }
 
-    /// u, Δ, Δ·u and ∂Δ/∂delta of a chunk.
-    void load_steps(Index block, Index c) const {
+    /// u, Δ, Δ·u and ∂Δ/∂dt of a chunk.
+    void load_dt(Index block, Index c) const {
       const Scratch scratch = scratch_;
-      const auto u = positions(a_.u, block), delta = positions(a_.delta, block);
-      const Register bias = modes_.of_channels(a_.delta_bias, block);
+      const auto u = positions(a_.u, block), dt = positions(a_.dt, block);
+      const Register bias = modes_.of_channels(a_.dt_bias, block);
       const Index begin = first(c), end = length(c);
       fetch_next(a_.u, block, begin, end);
-      fetch_next(a_.delta, block, begin, end);
+      fetch_next(a_.dt, block, begin, end);
       for (Index i = 0; i < end; ++i) {
-        const Register raw = delta.load(begin + i) + bias;
+        const Register raw = dt.load(begin + i) + bias;
         const Register in = u.load(begin + i);
-        Softplus<Register> step{raw, Register(T{1})};
-        if (a_.delta_softplus) step = softplus_with_slope(raw);
+        Softplus<Register> used{raw, Register(T{1})};
+        if (a_.dt_softplus) used = softplus_with_slope(raw);
         put(scratch.u(), i, in);
-        put(scratch.step(), i, step.value);
-        put(scratch.input(), i, step.value * in);
-        put(scratch.slope(), i, step.slope);
+        put(scratch.dt(), i, used.value);
+        put(scratch.input(), i, used.value * in);
+        put(scratch.slope(), i, used.slope);
       }
     }
 
@@ -208,10 +208,10 @@ class SelectiveScanBackward {
       const T* B = row(modes_.B(), first(c), n);
       const Index end = length(c);
       for (Index t = 0; t < end; ++t, B += stride) {
-        const Register step = at(scratch.step(), t);
+        const Register dt = at(scratch.dt(), t);
         const Register input = at(scratch.input(), t);
         unrolled<group>([&](auto i) {
-          const Register decay = exp2_of(Register(step * rate[i]));
+          const Register decay = exp2_of(Register(dt * rate[i]));
           if constexpr (Keep) {
             put(scratch.states(), t * group + i, state[i]);
             put(scratch.decays(), t * group + i, decay);
@@ -228,7 +228,7 @@ class SelectiveScanBackward {
     }
 
     void run_chunk(Index block, Index c) const {
-      load_steps(block, c);
+      load_dt(block, c);
       load_gradients(block, c);
       for (Index n = 0; n < modes_.padded(); n += group) {
         run_states<true>(block, c, n, boundary(block, c), nullptr);
@@ -256,7 +256,7 @@ class SelectiveScanBackward {
         T* const dB = sums_of_B + t * group * 2 * lanes;
         const Register gradient = at(scratch.gradient(), t);
         const Register input = at(scratch.input(), t);
-        const Register step = at(scratch.step(), t);
+        const Register dt = at(scratch.dt(), t);
         Register output = at(scratch.output(), t);
         Register dinput = at(scratch.dinput(), t);
         Register drate = at(scratch.drate(), t);
@@ -270,7 +270,7 @@ class SelectiveScanBackward {
           carry[i] = lambda * at(scratch.decays(), t * group + i);
           const Register decayed = carry[i] * at(scratch.states(), t * group + i);
           drate = xsimd::fma(rate[i], decayed, drate);
-          dA[i] = xsimd::fma(step, decayed, dA[i]);
+          dA[i] = xsimd::fma(dt, decayed, dA[i]);
         });
         put(scratch.output(), t, output);
         put(scratch.dinput(), t, dinput);
@@ -288,9 +288,9 @@ class SelectiveScanBackward {
     }
 
     void store_gradients(Index block, Index c) const {
-      const auto du = positions(g_.du, block), ddelta = positions(g_.ddelta, block),
+      const auto du = positions(g_.du, block), ddt = positions(g_.ddt, block),
                  dgate = positions(g_.dgate, block);
-      const auto dstep = positions(g_.dstep, block);
+      const auto ddt_used = positions(g_.ddt_used, block);
       const Register skip = modes_.of_channels(a_.skip, block);
       T* const sums = sums_.parameters(slot_, block) + modes_.padded() * lanes;
       Register dskip = at(sums, 0), dbias = at(sums, 1);
@@ -299,12 +299,12 @@ class SelectiveScanBackward {
         const Register u = at(scratch_.u(), i), gradient = at(scratch_.gradient(), i);
         const Register dinput = at(scratch_.dinput(), i);
         Register sum = xsimd::fma(u, dinput, at(scratch_.drate(), i) * Register(T(ln_of_2)));
-        if (dstep) sum += dstep.load(t);
+        if (ddt_used) sum += ddt_used.load(t);
         sum *= at(scratch_.slope(), i);
         dbias += sum;
         dskip = xsimd::fma(u, gradient, dskip);
-        if (ddelta) store(ddelta, t, sum);
-        if (du) store(du, t, xsimd::fma(skip, gradient, dinput * at(scratch_.step(), i)));
+        if (ddt) store(ddt, t, sum);
+        if (du) store(du, t, xsimd::fma(skip, gradient, dinput * at(scratch_.dt(), i)));
         if (dgate) store(dgate, t, at(scratch_.dgate(), i) * at(scratch_.output(), i));
       }
       put(sums, 0, dskip);

@@ -8,7 +8,7 @@
 namespace ssm::cpu {
 
 /// SelectiveScan with a channel in each lane: states in the inner loop, `tile` positions of each at a time so that loading and
-/// storing it costs nothing. Neighbouring blocks take turns every `chunk` positions, so that whole lines of a
+/// storing it costs nothing. Neighboring blocks take turns every `chunk` positions, so that whole lines of a
 /// few pages are read at a time.
 template <class T, class Arch>
 class SelectiveScanForward {
@@ -56,7 +56,7 @@ class SelectiveScanForward {
       for_each_block([&](Index block, T* state) {
         const Index end = std::min(s.end, first + chunk);
         if (block + 1 < blocks.end)  // the next block's rows on their way, while this one computes
-          for (const auto* view : {&a.u, &a.delta, &a.gate})
+          for (const auto* view : {&a.u, &a.dt, &a.gate})
             if (*view) prefetch(*view, s.batch, first, end - first, (block + 1) * lanes);
         Block(a, modes, s.batch, block, state).advance(first, end);
       });
@@ -75,13 +75,13 @@ class SelectiveScanForward {
           B_(modes.B().data() + batch * modes.B().stride(0)),
           C_(modes.C().data() + batch * modes.C().stride(0)),
           state_(state),
-          softplus_(a.delta_softplus),
-          bias_(modes.of_channels(a.delta_bias, block)),
+          softplus_(a.dt_softplus),
+          bias_(modes.of_channels(a.dt_bias, block)),
           skip_(modes.of_channels(a.skip, block)),
           u_(a.u, batch, block * lanes, modes.count(block)),
-          delta_(a.delta, batch, block * lanes, modes.count(block)),
+          dt_(a.dt, batch, block * lanes, modes.count(block)),
           gate_(a.gate, batch, block * lanes, modes.count(block)),
-          step_(a.step, batch, block * lanes, modes.count(block)),
+          dt_used_(a.dt_used, batch, block * lanes, modes.count(block)),
           y_(a.y, batch, block * lanes, modes.count(block)) {}
 
     void advance(Index t, Index end) const {
@@ -92,16 +92,16 @@ class SelectiveScanForward {
    private:
     template <int Length>
     void advance_tile(Index t) const {
-      Register step[Length], input[Length], sum[Length];
+      Register dt[Length], input[Length], sum[Length];
       unrolled<Length>([&](auto j) {
-        step[j] = delta_.load(t + j) + bias_;
-        if (softplus_) step[j] = softplus_of(step[j]);
-        if (step_) step_.store(t + j, step[j]);
+        dt[j] = dt_.load(t + j) + bias_;
+        if (softplus_) dt[j] = softplus_of(dt[j]);
+        if (dt_used_) dt_used_.store(t + j, dt[j]);
         const Register u = u_.load(t + j);
-        input[j] = step[j] * u;
+        input[j] = dt[j] * u;
         sum[j] = skip_ * u;
       });
-      add_states<Length>(t, step, input, sum);
+      add_states<Length>(t, dt, input, sum);
       unrolled<Length>([&](auto j) {
         if (gate_) {
           const Register z = gate_.load(t + j);
@@ -112,7 +112,7 @@ class SelectiveScanForward {
     }
 
     template <int Length>
-    [[gnu::always_inline]] void add_states(Index t, const Register (&step)[Length],
+    [[gnu::always_inline]] void add_states(Index t, const Register (&dt)[Length],
                                            const Register (&input)[Length],
                                            Register (&sums)[Length]) const {
       Register sum[Length];  // a copy, which the compiler knows nobody else to see
@@ -128,7 +128,7 @@ class SelectiveScanForward {
         const Register A = Register::load_aligned(rate);
         Register state = Register::load_aligned(at);
         unrolled<Length>([&](auto j) {
-          state = xsimd::fma(exp2_of(Register(step[j] * A)), state, input[j] * Register(B[j][n]));
+          state = xsimd::fma(exp2_of(Register(dt[j] * A)), state, input[j] * Register(B[j][n]));
           sum[j] = xsimd::fma(Register(C[j][n]), state, sum[j]);
         });
         state.store_aligned(at);
@@ -141,8 +141,8 @@ class SelectiveScanForward {
     T* state_;
     bool softplus_;
     Register bias_, skip_;
-    Positions<const T, Arch> u_, delta_, gate_;
-    Positions<T, Arch> step_, y_;
+    Positions<const T, Arch> u_, dt_, gate_;
+    Positions<T, Arch> dt_used_, y_;
   };
 };
 
@@ -175,12 +175,12 @@ class SelectiveScanStep {
       return gather<T, Arch>(view.data() + channel * view.stride(0), view.stride(0), count);
     };
     const Register u = in(a.u).load(0);
-    Register step = in(a.delta).load(0) + of_channels(a.delta_bias);
-    if (a.delta_softplus) step = softplus_of(step);
-    if (a.step) Positions<T, Arch>(a.step, b, channel, count).store(0, step);
+    Register dt = in(a.dt).load(0) + of_channels(a.dt_bias);
+    if (a.dt_softplus) dt = softplus_of(dt);
+    if (a.dt_used) Positions<T, Arch>(a.dt_used, b, channel, count).store(0, dt);
     alignas(64) T rates[lanes], inputs[lanes];
-    (step * Register(static_cast<T>(log2_of_e))).store_aligned(rates);
-    (step * u).store_aligned(inputs);
+    (dt * Register(static_cast<T>(log2_of_e))).store_aligned(rates);
+    (dt * u).store_aligned(inputs);
     Register reads[lanes];
     for (Index lane = 0; lane < lanes; ++lane) reads[lane] = Register(T{0});
     for (Index n = 0; n < a.A.extent(1); n += lanes)
@@ -193,7 +193,7 @@ class SelectiveScanStep {
     Positions<T, Arch>(a.y, b, channel, count).store(0, y);
   }
 
-  /// Advances the states from n on, as many as there are lanes, of some neighbouring channels, and adds what they say.
+  /// Advances the states from n on, as many as there are lanes, of some neighboring channels, and adds what they say.
   static void advance(const ssm::SelectiveScan<T, HostSpace>& a, Index b, Index channel,
                       Index channels, Index n, const T* rates, const T* inputs, Register* reads) {
     const Index count = std::min(lanes, a.A.extent(1) - n);

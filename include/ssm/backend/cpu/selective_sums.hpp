@@ -5,7 +5,7 @@
 
 namespace ssm::cpu {
 
-/// What SelectiveScan's gradient gathers. Sums over sequences: of A, skip and delta_bias, [N + 2][lanes] per slot and block.
+/// What SelectiveScan's gradient gathers. Sums over sequences: of A, skip and dt_bias, [N + 2][lanes] per slot and block.
 /// Sums over channels: of B and C, [B, L, N] per group of blocks. Both are added up in order.
 template <class T, class Arch>
 class SelectiveSums {
@@ -62,7 +62,7 @@ class SelectiveSums {
     for (Index lane = 0; lane < modes_.count(block); ++lane) {
       const Index d = block * lanes + lane;
       if (g.dskip) g.dskip(d) += skip[lane];
-      if (g.ddelta_bias) g.ddelta_bias(d) += skip[lanes + lane];
+      if (g.ddt_bias) g.ddt_bias(d) += skip[lanes + lane];
       if (g.dA)
         for (Index n = 0; n < modes_.size(); ++n) g.dA(d, n) += total[n * lanes + lane];
     }

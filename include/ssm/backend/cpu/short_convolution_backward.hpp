@@ -19,9 +19,9 @@ class ShortConvolutionBackward {
     auto frame = ctx.workspace().frame();
     const Taps taps(frame, a);
     const Index width = taps.width();
-    constexpr Index most_slots = 8;
+    constexpr Index max_slots = 8;
     const ChannelUnits units(threads, sequence_count(a.x.extent(0), a.segments), taps.blocks(),
-                             most_slots, Taps::largest_group);
+                             max_slots, Taps::largest_group);
     const auto sums = frame.template tensor<T>(units.slots, taps.blocks(), width + 1, lanes);
     std::fill_n(sums.data(), sums.size(), T{0});
     const auto scratch = frame.template tensor<T>(threads, units.widest_group(), 2 * width, lanes);
@@ -45,7 +45,7 @@ class ShortConvolutionBackward {
   using States = ChannelStates<T, Arch>;
   static constexpr Index lanes = Taps::lanes;
   static constexpr int tile = 8;         // positions
-  static constexpr int usual_width = 4;  // has code of its own
+  static constexpr int fixed_width = 4;  // has code of its own
 
   static Register at(const T* rows, Index i) { return Register::load_aligned(rows + i * lanes); }
   static void put(T* rows, Index i, const Register& value) {
@@ -85,7 +85,7 @@ class ShortConvolutionBackward {
     /// Positions t … t + Length − 1, whose inputs all lie in the sequence.
     template <int Length>
     void retreat(Index t) const {
-      constexpr int W = usual_width;
+      constexpr int W = fixed_width;
       Register x[Length + W - 1], gradient[Length + W - 1], tap[W + 1], dtap[W + 1];
       unrolled<W + 1>([&](auto w) {
         tap[w] = at(taps_, w);
@@ -147,7 +147,7 @@ class ShortConvolutionBackward {
         std::fill_n(carry(block), width_ * lanes, T{0});
       });
       Index t = sequence_.end;
-      if (width_ == usual_width)
+      if (width_ == fixed_width)
         for (; t - tile - (width_ - 1) >= sequence_.begin; t -= tile)
           for_each_block([&](Index block) { work(block).template retreat<tile>(t - tile); });
       for_each_block([&](Index block) {

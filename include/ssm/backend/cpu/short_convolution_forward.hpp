@@ -5,7 +5,7 @@
 
 namespace ssm::cpu {
 
-/// ShortConvolution with a channel in each lane, `tile` positions of neighbouring blocks in turn: memory is read and written
+/// ShortConvolution with a channel in each lane, `tile` positions of neighboring blocks in turn: memory is read and written
 /// once, in whole lines.
 template <class T, class Arch>
 class ShortConvolutionForward {
@@ -36,7 +36,7 @@ class ShortConvolutionForward {
   using States = ChannelStates<T, Arch>;
   static constexpr Index lanes = Taps::lanes;
   static constexpr int tile = sizeof(Register) == 64 ? 8 : 4;  // positions
-  static constexpr int usual_width = 4;                        // has code of its own
+  static constexpr int fixed_width = 4;                        // has code of its own
 
   static void filter(const ssm::ShortConvolution<T, HostSpace>& a, const Taps& taps, Sequence s,
                      Range blocks, T* states) {
@@ -56,7 +56,7 @@ class ShortConvolutionForward {
       for (Index i = t; i < end; ++i) block.advance(i);
     };
     advance(head, singly);
-    if (width == usual_width)
+    if (width == fixed_width)
       while (t + tile <= s.end)
         advance(t + tile, [&](const Block& block, Index) { block.template advance<tile>(t); });
     while (t < s.end) advance(std::min(s.end, t + tile), singly);
@@ -97,14 +97,14 @@ class ShortConvolutionForward {
     /// Positions whose inputs all lie in the sequence.
     template <int Length>
     void advance(Index t) const {
-      Register x[Length + usual_width - 1], tap[usual_width + 1];
-      unrolled<usual_width + 1>(
+      Register x[Length + fixed_width - 1], tap[fixed_width + 1];
+      unrolled<fixed_width + 1>(
           [&](auto w) { tap[w] = Register::load_aligned(taps_ + w * lanes); });
-      unrolled<Length + usual_width - 1>(
-          [&](auto i) { x[i] = x_.input(t - (usual_width - 1) + i); });
+      unrolled<Length + fixed_width - 1>(
+          [&](auto i) { x[i] = x_.input(t - (fixed_width - 1) + i); });
       unrolled<Length>([&](auto j) {
-        Register sum = tap[usual_width];
-        unrolled<usual_width>([&](auto w) { sum = xsimd::fma(tap[w], x[j() + w()], sum); });
+        Register sum = tap[fixed_width];
+        unrolled<fixed_width>([&](auto w) { sum = xsimd::fma(tap[w], x[j() + w()], sum); });
         put(t + j, sum);
       });
     }
@@ -141,16 +141,16 @@ class ShortConvolutionStep {
  private:
   using Register = Batch<T, Arch>;
   static constexpr Index lanes = lane_count<T, Arch>;
-  static constexpr Index usual_width = 4;  // has code of its own
+  static constexpr Index fixed_width = 4;  // has code of its own
 
   static void step(const ssm::ShortConvolution<T, HostSpace>& a, Index b, Index channel,
                    Index count) {
     alignas(64) T sums[lanes] = {};
-    const bool usual = a.weight.extent(1) == usual_width && a.weight.stride(1) == 1 &&
-                       a.initial_state && a.initial_state.stride(2) == 1 && a.final_state &&
-                       a.final_state.stride(2) == 1;
+    const bool is_fixed = a.weight.extent(1) == fixed_width && a.weight.stride(1) == 1 &&
+                          a.initial_state && a.initial_state.stride(2) == 1 && a.final_state &&
+                          a.final_state.stride(2) == 1;
     for (Index lane = 0; lane < count; ++lane)
-      sums[lane] = usual ? advance_usual(a, b, channel + lane) : advance(a, b, channel + lane);
+      sums[lane] = is_fixed ? advance_fixed(a, b, channel + lane) : advance(a, b, channel + lane);
     Register sum = Register::load_aligned(sums);
     if (a.bias)
       sum += gather<T, Arch>(a.bias.data() + channel * a.bias.stride(0), a.bias.stride(0), count);
@@ -173,11 +173,11 @@ class ShortConvolutionStep {
   }
 
   /// The same with everything adjacent: four numbers at a time.
-  static T advance_usual(const ssm::ShortConvolution<T, HostSpace>& a, Index b, Index d) {
+  static T advance_fixed(const ssm::ShortConvolution<T, HostSpace>& a, Index b, Index d) {
     const T* from = &a.initial_state(b, d, 0);
     const T* weight = &a.weight(d, 0);
-    const T row[usual_width] = {from[1], from[2], from[3], a.x(b, 0, d)};
-    std::copy_n(row, usual_width, &a.final_state(b, d, 0));
+    const T row[fixed_width] = {from[1], from[2], from[3], a.x(b, 0, d)};
+    std::copy_n(row, fixed_width, &a.final_state(b, d, 0));
     return (row[0] * weight[0] + row[1] * weight[1]) + (row[2] * weight[2] + row[3] * weight[3]);
   }
 };

@@ -120,7 +120,7 @@ T largest_lane(const Batch<T, Arch>& value) {  // reduce_max is not in 8.1
   return largest;
 }
 
-/// body(0), …, body(N−1) with constant indices: the arrays that they index stay in registers at any optimisation level.
+/// body(0), …, body(N−1) with constant indices: the arrays that they index stay in registers at any optimization level.
 template <int N, class F>
 [[gnu::always_inline]] inline void unrolled(F&& body) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {

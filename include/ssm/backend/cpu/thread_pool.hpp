@@ -28,8 +28,8 @@ class ThreadPool {
     void (*call)(void* of, int part, int worker);
     void* of;
   };
-  static constexpr int most_workers = 1024;
-  static constexpr int most_parts = 0xffff;
+  static constexpr int max_workers = 1024;
+  static constexpr int max_parts = 0xffff;
 
   ThreadPool() = default;
   ThreadPool(const ThreadPool&) = delete;
@@ -38,7 +38,7 @@ class ThreadPool {
 
   /// Does parts 0 … parts−1 once each on at most `workers` threads. Throws what a part threw; then some may not be done.
   void run(int workers, int parts, Task task) {
-    workers = is_running_ ? 1 : std::min({workers, parts, most_workers});
+    workers = is_running_ ? 1 : std::min({workers, parts, max_workers});
     if (workers > 1) workers = hire(workers);
     if (workers <= 1) {
       for (int part = 0; part < parts; ++part) task.call(task.of, part, 0);

@@ -17,11 +17,11 @@ class TensorCoreConvolution {
 
   /// Whether they can: sequences of at most 2^20 positions that are not packed, kernels without gaps.
   static bool can(const ssm::CausalConvolution<float, Space>& a) {
-    constexpr Index most_positions = Index{1} << 20;
-    constexpr Index most = std::numeric_limits<int>::max();
-    return a.segments.empty() && a.x.size() > 0 && a.x.extent(0) <= most &&
-           a.x.extent(1) <= most_positions && a.x.extent(2) <= most && a.kernel.extent(1) >= 1 &&
-           a.kernel.extent(1) <= most && a.kernel.is_contiguous() &&
+    constexpr Index max_positions = Index{1} << 20;
+    constexpr Index limit = std::numeric_limits<int>::max();
+    return a.segments.empty() && a.x.size() > 0 && a.x.extent(0) <= limit &&
+           a.x.extent(1) <= max_positions && a.x.extent(2) <= limit && a.kernel.extent(1) >= 1 &&
+           a.kernel.extent(1) <= limit && a.kernel.is_contiguous() &&
            (!a.skip || a.skip.is_contiguous());
   }
   /// Backwards the gradients of kernel and skip are without gaps too.

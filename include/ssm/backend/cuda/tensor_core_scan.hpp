@@ -19,11 +19,11 @@ class TensorCoreScan {
 
   /// Whether they can: complex modes, 32 at most, in sizes that an int counts.
   static bool can(const ssm::DiagonalScan<float, Space>& a) {
-    constexpr Index most_positions = Index{1} << 30;
-    constexpr Index most_sequences = 65535 * 4;
+    constexpr Index max_positions = Index{1} << 30;
+    constexpr Index max_sequences = 65535 * 4;
     const Index sequences = sequence_count(a.x.extent(0), a.segments);
     return a.A.extent(2) == 2 && a.A.extent(1) >= 1 && a.A.extent(1) <= 32 && a.x.size() > 0 &&
-           a.x.extent(1) <= most_positions && sequences <= most_sequences &&
+           a.x.extent(1) <= max_positions && sequences <= max_sequences &&
            a.x.extent(2) <= std::numeric_limits<int>::max();
   }
 

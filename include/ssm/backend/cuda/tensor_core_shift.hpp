@@ -18,10 +18,10 @@ class TensorCoreShift {
 
   /// Whether they can: 64 taps at most, sequences that are not packed, in sizes that an int counts.
   static bool can(const ssm::ShiftConvolution<float, Space>& a) {
-    constexpr Index most_positions = Index{1} << 30;
-    constexpr Index most = std::numeric_limits<int>::max();
+    constexpr Index max_positions = Index{1} << 30;
+    constexpr Index limit = std::numeric_limits<int>::max();
     return a.B.extent(1) >= 1 && a.B.extent(1) <= 64 && a.segments.empty() && a.x.size() > 0 &&
-           a.x.extent(0) <= most && a.x.extent(1) <= most_positions && a.x.extent(2) <= most &&
+           a.x.extent(0) <= limit && a.x.extent(1) <= max_positions && a.x.extent(2) <= limit &&
            (!a.skip || a.skip.stride(0) == 1);
   }
   static bool can(const ssm::ShiftConvolutionBackward<float, Space>& g) {

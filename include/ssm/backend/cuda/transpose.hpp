@@ -6,7 +6,7 @@
 
 namespace ssm::cuda {
 
-/// ssm::Rearrange where neighbours in memory lie along different axes, of the last two, in x and y: through tiles of
+/// ssm::Rearrange where neighbors in memory lie along different axes, of the last two, in x and y: through tiles of
 /// 32 × 32, so that both sides are read and written in whole lines. Any strides are right, these are quick.
 /// T: float, double.
 template <class T>

@@ -11,8 +11,8 @@ struct Embedding {
   static void embedding(Ctx&, const ssm::Embedding<T, typename Ctx::Space>& a) {
     for (Index m = 0; m < a.tokens.extent(0); ++m)
       for (Index d = 0; d < a.y.extent(1); ++d)
-        a.y(m, d) = a.table_stored ? scalar_cast<T>(a.table_stored(a.tokens(m), d))
-                                   : a.table(a.tokens(m), d);
+        a.y(m, d) =
+            a.table_bf16 ? scalar_cast<T>(a.table_bf16(a.tokens(m), d)) : a.table(a.tokens(m), d);
   }
 
   template <class Ctx, class T>

@@ -11,7 +11,7 @@ struct Matmul {
   template <class Ctx, class T>
   static void matmul(Ctx&, const ssm::Matmul<T, typename Ctx::Space>& a) {
     const auto b = [&](Index k, Index n) {
-      return a.b_stored ? scalar_cast<T>(a.b_stored(k, n)) : a.b(k, n);
+      return a.b_bf16 ? scalar_cast<T>(a.b_bf16(k, n)) : a.b(k, n);
     };
     for (Index m = 0; m < a.c.extent(0); ++m) {
       for (Index n = 0; n < a.c.extent(1); ++n) {

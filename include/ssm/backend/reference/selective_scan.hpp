@@ -20,9 +20,9 @@ struct SelectiveScan {
       for (Index d = 0; d < a.u.extent(2); ++d) {
         load_state(a.initial_state, s.row, d, state);
         for (Index t = s.begin; t < s.end; ++t) {
-          const double step = step_at(a, s.batch, t, d);
-          advance(a, s.batch, t, d, step, state, state);
-          if (a.step) a.step(s.batch, t, d) = static_cast<T>(step);
+          const double dt = dt_at(a, s.batch, t, d);
+          advance(a, s.batch, t, d, dt, state, state);
+          if (a.dt_used) a.dt_used(s.batch, t, d) = static_cast<T>(dt);
           const double gate = a.gate ? activate(ActivationKind::silu, a.gate(s.batch, t, d)) : 1.0;
           a.y(s.batch, t, d) = static_cast<T>(gate * output(a, s.batch, t, d, state));
         }
@@ -41,12 +41,12 @@ struct SelectiveScan {
     auto frame = ctx.workspace().frame();
     const Sums sums{.A = frame.template tensor<double>(channels, size),
                     .skip = frame.template tensor<double>(channels),
-                    .delta_bias = frame.template tensor<double>(channels),
+                    .dt_bias = frame.template tensor<double>(channels),
                     .B = frame.template tensor<double>(a.u.extent(1), size),
                     .C = frame.template tensor<double>(a.u.extent(1), size)};
     set_zero(sums.A);
     set_zero(sums.skip);
-    set_zero(sums.delta_bias);
+    set_zero(sums.dt_bias);
     for_each_sequence(a.u.extent(0), a.u.extent(1), a.segments, [&](Sequence s) {
       set_zero(sums.B);
       set_zero(sums.C);
@@ -59,7 +59,7 @@ struct SelectiveScan {
     });
     for (Index d = 0; d < channels; ++d) {
       if (g.dskip) g.dskip(d) += static_cast<T>(sums.skip(d));
-      if (g.ddelta_bias) g.ddelta_bias(d) += static_cast<T>(sums.delta_bias(d));
+      if (g.ddt_bias) g.ddt_bias(d) += static_cast<T>(sums.dt_bias(d));
       if (g.dA)
         for (Index n = 0; n < size; ++n) g.dA(d, n) += static_cast<T>(sums.A(d, n));
     }
@@ -70,7 +70,7 @@ struct SelectiveScan {
   struct Sums {
     View<double, 2> A;
     View<double, 1> skip;
-    View<double, 1> delta_bias;
+    View<double, 1> dt_bias;
     View<double, 2> B;  // of the sequence at hand, by position
     View<double, 2> C;
   };
@@ -94,21 +94,21 @@ struct SelectiveScan {
   }
 
   template <class T, class Space>
-  static double raw_step(const ssm::SelectiveScan<T, Space>& a, Index b, Index t, Index d) {
-    return double{a.delta(b, t, d)} + (a.delta_bias ? double{a.delta_bias(d)} : 0.0);
+  static double raw_dt(const ssm::SelectiveScan<T, Space>& a, Index b, Index t, Index d) {
+    return double{a.dt(b, t, d)} + (a.dt_bias ? double{a.dt_bias(d)} : 0.0);
   }
   template <class T, class Space>
-  static double step_at(const ssm::SelectiveScan<T, Space>& a, Index b, Index t, Index d) {
-    const double raw = raw_step(a, b, t, d);
-    return a.delta_softplus ? std::max(raw, 0.0) + std::log1p(std::exp(-std::abs(raw))) : raw;
+  static double dt_at(const ssm::SelectiveScan<T, Space>& a, Index b, Index t, Index d) {
+    const double raw = raw_dt(a, b, t, d);
+    return a.dt_softplus ? std::max(raw, 0.0) + std::log1p(std::exp(-std::abs(raw))) : raw;
   }
 
   template <class T, class Space>
-  static void advance(const ssm::SelectiveScan<T, Space>& a, Index b, Index t, Index d, double step,
+  static void advance(const ssm::SelectiveScan<T, Space>& a, Index b, Index t, Index d, double dt,
                       const View<double, 1>& before, const View<double, 1>& after) {
-    const double input = step * a.u(b, t, d);
+    const double input = dt * a.u(b, t, d);
     for (Index n = 0; n < after.extent(0); ++n)
-      after(n) = std::exp(step * a.A(d, n)) * before(n) + input * a.B(b, t, n);
+      after(n) = std::exp(dt * a.A(d, n)) * before(n) + input * a.B(b, t, n);
   }
 
   template <class T, class Space>
@@ -134,35 +134,35 @@ struct SelectiveScan {
     const auto states = frame.template tensor<double>(s.end - s.begin + 1, size);  // before t
     load_state(a.initial_state, s.row, d, View<double, 1>(states.select(0, 0)));
     for (Index t = s.begin, i = 0; t < s.end; ++t, ++i)
-      advance(a, s.batch, t, d, step_at(a, s.batch, t, d), states.select(0, i),
+      advance(a, s.batch, t, d, dt_at(a, s.batch, t, d), states.select(0, i),
               states.select(0, i + 1));
 
     const auto adjoint = frame.template tensor<double>(size);  // exp(Δ·A)·λ of the next position
     load_state(g.dfinal_state, s.row, d, adjoint);
     for (Index t = s.end - 1, i = s.end - s.begin - 1; t >= s.begin; --t, --i) {
-      const double step = step_at(a, s.batch, t, d);
+      const double dt = dt_at(a, s.batch, t, d);
       const double u = a.u(s.batch, t, d);
       const double dy = g.dy(s.batch, t, d);
       const double gate = a.gate ? activate(ActivationKind::silu, a.gate(s.batch, t, d)) : 1.0;
       double dinput = 0;  // of Δ·u
-      double dstep = g.dstep ? double{g.dstep(s.batch, t, d)} : 0.0;
+      double ddt = g.ddt_used ? double{g.ddt_used(s.batch, t, d)} : 0.0;
       for (Index n = 0; n < size; ++n) {
         const double lambda = adjoint(n) + a.C(s.batch, t, n) * gate * dy;
-        const double decay = std::exp(step * a.A(d, n));
+        const double decay = std::exp(dt * a.A(d, n));
         const double decayed = decay * states(i, n);
         sums.C(t, n) += gate * dy * states(i + 1, n);
-        sums.B(t, n) += lambda * step * u;
-        sums.A(d, n) += lambda * step * decayed;
+        sums.B(t, n) += lambda * dt * u;
+        sums.A(d, n) += lambda * dt * decayed;
         dinput += lambda * a.B(s.batch, t, n);
-        dstep += lambda * a.A(d, n) * decayed;
+        ddt += lambda * a.A(d, n) * decayed;
         adjoint(n) = lambda * decay;
       }
-      dstep += dinput * u;
-      if (a.delta_softplus) dstep /= 1 + std::exp(-raw_step(a, s.batch, t, d));
+      ddt += dinput * u;
+      if (a.dt_softplus) ddt /= 1 + std::exp(-raw_dt(a, s.batch, t, d));
       sums.skip(d) += gate * dy * u;
-      sums.delta_bias(d) += dstep;
-      put(g, g.du, dinput * step + skip * gate * dy, s.batch, t, d);
-      put(g, g.ddelta, dstep, s.batch, t, d);
+      sums.dt_bias(d) += ddt;
+      put(g, g.du, dinput * dt + skip * gate * dy, s.batch, t, d);
+      put(g, g.ddt, ddt, s.batch, t, d);
       if (g.dgate)
         put(g, g.dgate,
             dy * output(a, s.batch, t, d, states.select(0, i + 1)) *

@@ -52,7 +52,7 @@ void copy_parameters(const From& from, To& to) {
   for_each_parameter(
       [](const ParameterSpec&, const auto& source, auto& target) {
         copy_tensor(source, target);
-        if constexpr (requires { source.stored; }) copy_tensor(source.stored, target.stored);
+        if constexpr (requires { source.bf16; }) copy_tensor(source.bf16, target.bf16);
       },
       from, to);
 }

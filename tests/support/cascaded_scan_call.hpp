@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "ssm/core/elementwise.hpp"
-#include "ssm/op/driven_scan.hpp"
+#include "ssm/op/cascaded_scan.hpp"
 #include "support/test_tensor.hpp"
 
 namespace ssm::test {
 
-struct DrivenSizes {
+struct CascadedSizes {
   Index sources = 2;
   Index batch = 3;
   Index length = 7;
@@ -23,30 +23,30 @@ struct DrivenSizes {
 
 /// One call with all its memory, and all its gradients.
 template <class T = double>
-struct DrivenCall {
+struct CascadedCall {
   using Wide = DynamicTensor<T, 3>;
   struct Source {
-    Wide u, delta, B;
+    Wide u, dt, B;
     DynamicTensor<T, 2> A;
     DynamicTensor<T, 3> initial_state;
-    ScanStates<T, HostSpace> views(bool with_initial_state) {
-      ScanStates<T, HostSpace> all{.u = u, .delta = delta, .B = B, .A = A};
+    ScanInputs<T, HostSpace> views(bool with_initial_state) {
+      ScanInputs<T, HostSpace> all{.u = u, .dt = dt, .B = B, .A = A};
       if (with_initial_state) all.initial_state = initial_state;
       return all;
     }
   };
 
-  explicit DrivenCall(const DrivenSizes& n)
+  explicit CascadedCall(const CascadedSizes& n)
       : sizes(n),
         rows(sequence_count(n.batch, n.segments)),
         A(negative("A", n)),
         gate(wide("gate", n)),
-        delta(positive(wide("delta", n))),
+        dt(positive(wide("dt", n))),
         C(narrow("C", n)),
         y(wide("y", n)),
         dy(wide("dy", n)),
         dgate(wide("dgate", n)),
-        ddelta(wide("ddelta", n)),
+        ddt(wide("ddt", n)),
         dC(narrow("dC", n)),
         initial_state(state("initial", n)),
         final_state(nan_tensor<T>(rows, n.channels, n.states)),
@@ -56,12 +56,12 @@ struct DrivenCall {
     for (Index i = 0; i < n.sources; ++i) {
       const std::string name = "source " + std::to_string(i) + " ";
       sources.push_back({.u = wide(name + "u", n),
-                         .delta = positive(wide(name + "delta", n)),
+                         .dt = positive(wide(name + "dt", n)),
                          .B = narrow(name + "B", n),
                          .A = negative(name + "A", n),
                          .initial_state = state(name + "initial", n)});
       gradients.push_back({.u = wide(name + "du", n),
-                           .delta = wide(name + "ddelta", n),
+                           .dt = wide(name + "ddt", n),
                            .B = narrow(name + "dB", n),
                            .A = random_tensor<T>(name + "dA", n.channels, n.states),
                            .initial_state = state(name + "dinitial", n)});
@@ -72,66 +72,66 @@ struct DrivenCall {
     }
   }
 
-  ssm::DrivenScan<T, HostSpace> operands() {
-    ssm::DrivenScan<T, HostSpace> a{.sources = source_views,
-                                    .delta = delta,
-                                    .A = A,
-                                    .C = C,
-                                    .segments = sizes.segments,
-                                    .final_state = final_state,
-                                    .y = y};
+  ssm::CascadedScan<T, HostSpace> operands() {
+    ssm::CascadedScan<T, HostSpace> a{.sources = source_views,
+                                      .dt = dt,
+                                      .A = A,
+                                      .C = C,
+                                      .segments = sizes.segments,
+                                      .final_state = final_state,
+                                      .y = y};
     if (sizes.sources > 0) a.gate = gate;
     if (sizes.initial) a.initial_state = initial_state;
     return a;
   }
-  ssm::DrivenScanBackward<T, HostSpace> backward() {
-    ssm::DrivenScanBackward<T, HostSpace> g{.forward = operands(),
-                                            .dy = dy,
-                                            .dfinal_state = dfinal,
-                                            .dsources = gradient_views,
-                                            .ddelta = ddelta,
-                                            .dA = dA,
-                                            .dC = dC,
-                                            .dinitial_state = dinitial};
+  ssm::CascadedScanBackward<T, HostSpace> backward() {
+    ssm::CascadedScanBackward<T, HostSpace> g{.forward = operands(),
+                                              .dy = dy,
+                                              .dfinal_state = dfinal,
+                                              .dsources = gradient_views,
+                                              .ddt = ddt,
+                                              .dA = dA,
+                                              .dC = dC,
+                                              .dinitial_state = dinitial};
     if (sizes.sources > 0) g.dgate = dgate;
     return g;
   }
   template <class Ctx>
   void run(Ctx& ctx) {
-    driven_scan(ctx, operands());
+    cascaded_scan(ctx, operands());
   }
   template <class Ctx>
   void run_backward(Ctx& ctx) {
-    driven_scan_backward(ctx, backward());
+    cascaded_scan_backward(ctx, backward());
   }
 
-  static Wide wide(const std::string& name, const DrivenSizes& n) {
+  static Wide wide(const std::string& name, const CascadedSizes& n) {
     return random_tensor<T>(name, n.batch, n.length, n.channels);
   }
-  static Wide narrow(const std::string& name, const DrivenSizes& n) {
+  static Wide narrow(const std::string& name, const CascadedSizes& n) {
     return random_tensor<T>(name, n.batch, n.length, n.states);
   }
-  static DynamicTensor<T, 3> state(const std::string& name, const DrivenSizes& n) {
+  static DynamicTensor<T, 3> state(const std::string& name, const CascadedSizes& n) {
     return random_tensor<T>(name, sequence_count(n.batch, n.segments), n.channels, n.states);
   }
   static Wide positive(Wide tensor) {
     for_each_element([](T& e) { e = std::abs(e); }, tensor);
     return tensor;
   }
-  static DynamicTensor<T, 2> negative(const std::string& name, const DrivenSizes& n) {
+  static DynamicTensor<T, 2> negative(const std::string& name, const CascadedSizes& n) {
     auto tensor = random_tensor<T>(name, n.channels, n.states);
     for_each_element([](T& e) { e = -std::exp(e); }, tensor);
     return tensor;
   }
 
-  DrivenSizes sizes;
+  CascadedSizes sizes;
   Index rows;
   DynamicTensor<T, 2> A;
-  Wide gate, delta, C, y, dy, dgate, ddelta, dC;
+  Wide gate, dt, C, y, dy, dgate, ddt, dC;
   DynamicTensor<T, 3> initial_state, final_state, dfinal, dinitial;
   DynamicTensor<T, 2> dA;
   std::vector<Source> sources, gradients;
-  std::vector<ScanStates<T, HostSpace>> source_views, gradient_views;
+  std::vector<ScanInputs<T, HostSpace>> source_views, gradient_views;
 };
 
 }  // namespace ssm::test

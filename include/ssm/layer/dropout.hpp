@@ -13,7 +13,8 @@ namespace ssm {
 /// x    contiguous, changed in place
 /// Throws  ArgumentError  where a backend without dropout is asked for some
 template <class B, class V>
-void drop(Context<B>& ctx, double probability, const std::optional<Seed>& seed, const V& x) {
+void apply_dropout(Context<B>& ctx, double probability, const std::optional<Seed>& seed,
+                   const V& x) {
   if (!seed || probability <= 0) return;
   if constexpr (HasDropout<B, typename V::Value>)
     dropout(ctx,

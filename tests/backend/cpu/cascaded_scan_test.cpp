@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/backend/cpu/driven_scan.hpp"
+#include "ssm/backend/cpu/cascaded_scan.hpp"
 
 #include "compare.hpp"
 #include "ssm/core/scalar.hpp"  // tolerance
-#include "support/driven_scan_call.hpp"
+#include "support/cascaded_scan_call.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
@@ -11,11 +11,11 @@ using namespace ssm::test;
 namespace {
 
 template <class T>
-void check_same(const DrivenCall<T>& actual, const DrivenCall<T>& expected, Tolerance allowed) {
+void check_same(const CascadedCall<T>& actual, const CascadedCall<T>& expected, Tolerance allowed) {
   CHECK(difference(actual.y, expected.y) <= allowed.value);
   CHECK(difference(actual.final_state, expected.final_state) <= allowed.value);
   CHECK(difference(actual.dgate, expected.dgate) <= allowed.gradient);
-  CHECK(difference(actual.ddelta, expected.ddelta) <= allowed.gradient);
+  CHECK(difference(actual.ddt, expected.ddt) <= allowed.gradient);
   CHECK(difference(actual.dA, expected.dA) <= allowed.gradient);
   CHECK(difference(actual.dC, expected.dC) <= allowed.gradient);
   CHECK(difference(actual.dinitial, expected.dinitial) <= allowed.gradient);
@@ -23,7 +23,7 @@ void check_same(const DrivenCall<T>& actual, const DrivenCall<T>& expected, Tole
     const auto& a = actual.gradients[i];
     const auto& e = expected.gradients[i];
     CHECK(difference(a.u, e.u) <= allowed.gradient);
-    CHECK(difference(a.delta, e.delta) <= allowed.gradient);
+    CHECK(difference(a.dt, e.dt) <= allowed.gradient);
     CHECK(difference(a.B, e.B) <= allowed.gradient);
     CHECK(difference(a.A, e.A) <= allowed.gradient);
     CHECK(difference(a.initial_state, e.initial_state) <= allowed.gradient);
@@ -31,18 +31,18 @@ void check_same(const DrivenCall<T>& actual, const DrivenCall<T>& expected, Tole
 }
 
 template <class T>
-void cpu_equals_reference(const DrivenSizes& sizes) {
+void cpu_equals_reference(const CascadedSizes& sizes) {
   CAPTURE(sizes.sources);
   CAPTURE(sizes.batch);
   CAPTURE(sizes.length);
   CAPTURE(sizes.channels);
   CAPTURE(sizes.states);
   Context<Reference> reference;
-  DrivenCall<T> expected(sizes);
+  CascadedCall<T> expected(sizes);
   expected.run(reference);
   expected.run_backward(reference);
   on_each_thread_count([&](auto& ctx) {
-    DrivenCall<T> actual(sizes);
+    CascadedCall<T> actual(sizes);
     actual.run(ctx);
     actual.run_backward(ctx);
     check_same(actual, expected, tolerance<T>);
@@ -79,23 +79,23 @@ TEST_CASE_TEMPLATE("packed segments, empty ones among them", T, float, double) {
 }
 
 TEST_CASE_TEMPLATE("any layout of the sequences", T, float, double) {
-  const DrivenSizes sizes{.length = 40, .channels = 20, .states = 5};
+  const CascadedSizes sizes{.length = 40, .channels = 20, .states = 5};
   Context<Reference> reference;
-  DrivenCall<T> expected(sizes);
+  CascadedCall<T> expected(sizes);
   expected.run(reference);
   for (const Layout layout : all_layouts) {
     Context<Cpu> ctx;
-    DrivenCall<T> actual(sizes);
+    CascadedCall<T> actual(sizes);
     auto operands = actual.operands();
-    const auto gate = place_copy(layout, actual.gate), delta = place_copy(layout, actual.delta);
+    const auto gate = place_copy(layout, actual.gate), dt = place_copy(layout, actual.dt);
     const auto C = place_copy(layout, actual.C), u = place_copy(layout, actual.sources[0].u);
     const auto y = place_copy(layout, actual.y);
     operands.gate = gate;
-    operands.delta = delta;
+    operands.dt = dt;
     operands.C = C;
     operands.y = y;
     actual.source_views[0].u = u;
-    driven_scan(ctx, operands);
+    cascaded_scan(ctx, operands);
     CHECK(difference(y.view, expected.y) <= tolerance<T>.value);
   }
 }
@@ -103,20 +103,20 @@ TEST_CASE_TEMPLATE("any layout of the sequences", T, float, double) {
 TEST_CASE_TEMPLATE("the state may be updated in place", T, float, double) {
   for (const Index length : {0, 1, 40}) {
     Context<Cpu> ctx;
-    DrivenCall<T> apart({.length = length}), in_place({.length = length});
+    CascadedCall<T> apart({.length = length}), in_place({.length = length});
     apart.run(ctx);
     auto operands = in_place.operands();
     operands.final_state = in_place.initial_state;
-    driven_scan(ctx, operands);
+    cascaded_scan(ctx, operands);
     CHECK(difference(in_place.initial_state, apart.final_state) == 0);
     CHECK(difference(in_place.y, apart.y) == 0);
   }
 }
 
 TEST_CASE("the same thread count gives the same gradient bits") {
-  const DrivenSizes sizes{.batch = 5, .length = 300, .channels = 96};
+  const CascadedSizes sizes{.batch = 5, .length = 300, .channels = 96};
   on_each_thread_count([&](auto& ctx) {
-    DrivenCall<float> once(sizes), again(sizes);
+    CascadedCall<float> once(sizes), again(sizes);
     for (auto* call : {&once, &again}) {
       call->run(ctx);
       call->run_backward(ctx);

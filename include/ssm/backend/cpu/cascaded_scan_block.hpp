@@ -6,20 +6,20 @@
 
 #include "ssm/backend/cpu/channel_states.hpp"
 #include "ssm/backend/cpu/selective_modes.hpp"
-#include "ssm/op/driven_scan.hpp"
+#include "ssm/op/cascaded_scan.hpp"
 
 namespace ssm::cpu {
 
-/// What DrivenScan's kernels share for a whole call: rates, B and C as SelectiveScan's kernels want them, of the sources in
-/// their order and of the driven scan after them.
+/// What CascadedScan's kernels share for a whole call: rates, B and C as SelectiveScan's kernels want them, of the sources in
+/// their order and of the cascaded scan after them.
 template <class T, class Arch>
-class DrivenModes {
+class CascadedModes {
  public:
   using Modes = SelectiveModes<T, Arch>;
-  static constexpr std::size_t most = ssm::DrivenScan<T, HostSpace>::most_sources + 1;
+  static constexpr std::size_t max_scans = ssm::CascadedScan<T, HostSpace>::max_sources + 1;
 
   template <class Frame>
-  DrivenModes(Frame& frame, const Threads& threads, const ssm::DrivenScan<T, HostSpace>& a)
+  CascadedModes(Frame& frame, const Threads& threads, const ssm::CascadedScan<T, HostSpace>& a)
       : a_(a), sources_(a.sources.size()) {
     for (std::size_t i = 0; i < sources_; ++i) {
       scans_[i] = {.A = a.sources[i].A, .B = a.sources[i].B};
@@ -29,27 +29,27 @@ class DrivenModes {
     all_[sources_].emplace(frame, threads, scans_[sources_]);
   }
 
-  const ssm::DrivenScan<T, HostSpace>& operands() const { return a_; }
+  const ssm::CascadedScan<T, HostSpace>& operands() const { return a_; }
   std::size_t sources() const { return sources_; }
   std::size_t scans() const { return sources_ + 1; }
   const Modes& of(std::size_t scan) const { return *all_[scan]; }
-  const Modes& driven() const { return *all_[sources_]; }
+  const Modes& own() const { return *all_[sources_]; }
   View<const T, 3> initial_state(std::size_t scan) const {
     if (scan == sources_) return a_.initial_state;
     return a_.sources[scan].initial_state;
   }
 
  private:
-  const ssm::DrivenScan<T, HostSpace>& a_;
+  const ssm::CascadedScan<T, HostSpace>& a_;
   std::size_t sources_;
-  std::array<ssm::SelectiveScan<T, HostSpace>, most> scans_{};
-  std::array<std::optional<Modes>, most> all_;
+  std::array<ssm::SelectiveScan<T, HostSpace>, max_scans> scans_{};
+  std::array<std::optional<Modes>, max_scans> all_;
 };
 
 /// One block of channels of one sequence, a channel in each lane, some positions at a time. Within them a group of states of
-/// all sources goes first, and what they add up to then drives the same group of the driven scan.
+/// all sources goes first, and what they add up to then drives the same group of the cascaded scan.
 template <class T, class Arch>
-class DrivenBlock {
+class CascadedBlock {
  public:
   using Register = Batch<T, Arch>;
   using Modes = SelectiveModes<T, Arch>;
@@ -65,7 +65,7 @@ class DrivenBlock {
     return count * (rows_per_scan * chunk + kept) + chunk * (group + 1);
   }
 
-  DrivenBlock(const DrivenModes<T, Arch>& modes, Sequence s, Index block, T* scratch)
+  CascadedBlock(const CascadedModes<T, Arch>& modes, Sequence s, Index block, T* scratch)
       : modes_(modes), sequence_(s), block_(block), memory_(scratch) {}
 
   static Register at(const T* rows, Index i) { return Register::load_aligned(rows + i * lanes); }
@@ -73,8 +73,8 @@ class DrivenBlock {
     value.store_aligned(rows + i * lanes);
   }
 
-  // Rows of a chunk, [chunk][lanes]; the driven scan has a gate where the others have an input.
-  T* step(std::size_t scan) const { return row(scan, 0); }
+  // Rows of a chunk, [chunk][lanes]; the cascaded scan has a gate where the others have an input.
+  T* dt(std::size_t scan) const { return row(scan, 0); }
   T* input(std::size_t scan) const { return row(scan, 1); }
   T* u(std::size_t scan) const { return row(scan, 2); }
   T* y() const { return memory_ + modes_.scans() * rows_per_scan * chunk * lanes; }
@@ -87,25 +87,25 @@ class DrivenBlock {
 
   template <class V>
   Positions<typename V::Element, Arch> positions(const V& view) const {
-    return {view, sequence_.batch, block_ * lanes, modes_.driven().count(block_)};
+    return {view, sequence_.batch, block_ * lanes, modes_.own().count(block_)};
   }
 
   void load(Index begin, Index length) const {
     const auto& a = modes_.operands();
     for (std::size_t i = 0; i < modes_.sources(); ++i) {
       const auto from = positions(View<const T, 3>(a.sources[i].u));
-      const auto delta = positions(View<const T, 3>(a.sources[i].delta));
+      const auto dt_in = positions(View<const T, 3>(a.sources[i].dt));
       for (Index t = 0; t < length; ++t) {
-        const Register in = from.load(begin + t), by = delta.load(begin + t);
+        const Register in = from.load(begin + t), by = dt_in.load(begin + t);
         put(u(i), t, in);
-        put(step(i), t, by);
+        put(dt(i), t, by);
         put(input(i), t, in * by);
       }
     }
     const std::size_t own = modes_.sources();
-    const auto delta = positions(a.delta), gate = positions(a.gate);
+    const auto dt_in = positions(a.dt), gate = positions(a.gate);
     for (Index t = 0; t < length; ++t) {
-      put(step(own), t, delta.load(begin + t));
+      put(dt(own), t, dt_in.load(begin + t));
       put(input(own), t, own > 0 ? gate.load(begin + t) : Register(T{0}));
       put(y(), t, Register(T{0}));
     }
@@ -115,7 +115,7 @@ class DrivenBlock {
   /// go to the scratch in place of `to`.
   template <bool Keep>
   void advance(Index begin, Index length, Index n, const T* from, T* to) const {
-    const Index size = modes_.driven().padded() * lanes;
+    const Index size = modes_.own().padded() * lanes;
     for (std::size_t i = 0; i < modes_.sources(); ++i) {
       const Index at_scan = static_cast<Index>(i) * size;
       const auto& B = modes_.of(i).B();
@@ -131,7 +131,7 @@ class DrivenBlock {
     }
     const std::size_t own = modes_.sources();
     const Index at_scan = static_cast<Index>(own) * size;
-    const auto& C = modes_.driven().C();
+    const auto& C = modes_.own().C();
     const T* C_t = first(C, begin, n);
     Register sum(T{0});  // of a position, over the group: in a register, not in its row
     run<Keep>(own, length, n, from + at_scan, Keep ? nullptr : to + at_scan,
@@ -150,10 +150,10 @@ class DrivenBlock {
   }
 
   void read_states(T* to) const {
-    const Index size = modes_.driven().padded() * lanes;
+    const Index size = modes_.own().padded() * lanes;
     for (std::size_t i = 0; i < modes_.scans(); ++i)
       States::read(modes_.initial_state(i), sequence_.row, block_ * lanes,
-                   modes_.driven().count(block_), to + static_cast<Index>(i) * size, size);
+                   modes_.own().count(block_), to + static_cast<Index>(i) * size, size);
   }
 
  private:
@@ -173,7 +173,7 @@ class DrivenBlock {
       rate[g] = at(modes_.of(scan).rates(block_), n + g);
     });
     for (Index t = 0; t < length; ++t) {
-      const Register by = at(step(scan), t);
+      const Register by = at(dt(scan), t);
       unrolled<group>([&](auto g) {
         const Register decay = exp2_of(Register(by * rate[g]));
         if constexpr (Keep) {
@@ -191,7 +191,7 @@ class DrivenBlock {
     });
   }
 
-  const DrivenModes<T, Arch>& modes_;
+  const CascadedModes<T, Arch>& modes_;
   Sequence sequence_;
   Index block_;
   T* memory_;

@@ -4,49 +4,49 @@
 #include <array>
 #include <optional>
 
-#include "ssm/backend/cpu/driven_scan_block.hpp"
+#include "ssm/backend/cpu/cascaded_scan_block.hpp"
 #include "ssm/backend/cpu/lane_sums.hpp"
 #include "ssm/backend/cpu/selective_sums.hpp"
 
 namespace ssm::cpu {
 
-/// The gradient of DrivenScan. A first pass keeps the states of all scans at every `chunk` positions; then, from the last
-/// chunk to the first, those inside are computed again, a group at a time, and the adjoints run back over them: the driven
+/// The gradient of CascadedScan. A first pass keeps the states of all scans at every `chunk` positions; then, from the last
+/// chunk to the first, those inside are computed again, a group at a time, and the adjoints run back over them: the cascaded
 /// scan's first, whose gated adjoints are what enters the sources' ones.
 template <class T, class Arch>
-class DrivenScanBackward {
+class CascadedScanBackward {
  public:
-  using Operands = ssm::DrivenScanBackward<T, HostSpace>;
+  using Operands = ssm::CascadedScanBackward<T, HostSpace>;
 
   template <class Ctx>
   static void run(Ctx& ctx, const Operands& g) {
     const auto& a = g.forward;
     const Threads threads = ctx.resources().threads();
-    const Index batch = a.delta.extent(0), length = a.delta.extent(1);
+    const Index batch = a.dt.extent(0), length = a.dt.extent(1);
     auto frame = ctx.workspace().frame();
-    const DrivenModes<T, Arch> modes(frame, threads, a);
-    constexpr Index most_slots = 8;
-    const ChannelUnits units(threads, sequence_count(batch, a.segments), modes.driven().blocks(),
-                             most_slots, Modes::largest_group);
-    std::array<std::optional<Sums>, DrivenModes<T, Arch>::most> sums;
+    const CascadedModes<T, Arch> modes(frame, threads, a);
+    constexpr Index max_slots = 8;
+    const ChannelUnits units(threads, sequence_count(batch, a.segments), modes.own().blocks(),
+                             max_slots, Modes::largest_group);
+    std::array<std::optional<Sums>, CascadedModes<T, Arch>::max_scans> sums;
     for (std::size_t i = 0; i < modes.scans(); ++i)
       sums[i].emplace(frame, modes.of(i), units, batch, length);
     const Index scans = static_cast<Index>(modes.scans());
     const Index boundaries = length / chunk + 2;
     const auto scratch = frame.template tensor<T>(
         threads, (Block::scratch_size(modes.scans(), true) + scans * (chunk * 2 + 2) +
-                  scans * modes.driven().padded() * (boundaries + 1 + chunk) + 2 * chunk) *
+                  scans * modes.own().padded() * (boundaries + 1 + chunk) + 2 * chunk) *
                      lanes);
-    const bool worth_sharing = a.delta.size() * modes.driven().size() * scans >= 8192;
+    const bool worth_sharing = a.dt.size() * modes.own().size() * scans >= 8192;
     parallel(threads, units.size(), worth_sharing ? 1 : units.size(), [&](Range range, int worker) {
       for (Index i = range.begin; i < range.end; ++i) {
         const Range slot = units.slot(i);
         const Range blocks = units.group(i);
         for (Index s = slot.begin; s < slot.end; ++s)
           for (Index block = blocks.begin; block < blocks.end; ++block)
-            DrivenScanBackward(g, modes, sums, sequence_at(s, length, a.segments), block,
-                               {i / units.groups, i % units.groups, block == blocks.begin},
-                               &scratch(worker, 0))
+            CascadedScanBackward(g, modes, sums, sequence_at(s, length, a.segments), block,
+                                 {i / units.groups, i % units.groups, block == blocks.begin},
+                                 &scratch(worker, 0))
                 .run();
       }
     });
@@ -61,7 +61,7 @@ class DrivenScanBackward {
   using Register = Batch<T, Arch>;
   using Modes = SelectiveModes<T, Arch>;
   using Sums = SelectiveSums<T, Arch>;
-  using Block = DrivenBlock<T, Arch>;
+  using Block = CascadedBlock<T, Arch>;
   static constexpr Index lanes = Modes::lanes;
   static constexpr Index chunk = Block::chunk;
   static constexpr int group = Block::group;
@@ -72,9 +72,10 @@ class DrivenScanBackward {
     bool is_first_block;  // of its group: it writes sums over channels, the others add
   };
 
-  DrivenScanBackward(const Operands& g, const DrivenModes<T, Arch>& modes,
-                     const std::array<std::optional<Sums>, DrivenModes<T, Arch>::most>& sums,
-                     Sequence s, Index index, Place place, T* memory)
+  CascadedScanBackward(
+      const Operands& g, const CascadedModes<T, Arch>& modes,
+      const std::array<std::optional<Sums>, CascadedModes<T, Arch>::max_scans>& sums, Sequence s,
+      Index index, Place place, T* memory)
       : g_(g),
         modes_(modes),
         sums_(sums),
@@ -82,7 +83,7 @@ class DrivenScanBackward {
         index_(index),
         place_(place),
         block_(modes, s, index, memory),
-        size_(modes.driven().padded() * lanes),
+        size_(modes.own().padded() * lanes),
         rows_(memory + Block::scratch_size(modes.scans(), true) * lanes),
         shared_(rows_ + (static_cast<Index>(modes.scans()) * 2 + 2) * chunk * lanes),
         adjoints_(shared_ + static_cast<Index>(modes.scans()) * chunk * size_),
@@ -95,7 +96,7 @@ class DrivenScanBackward {
   T* drate(std::size_t scan) const { return dinput(scan) + chunk * lanes; }
   T* dy() const { return dinput(modes_.scans()); }
   T* dgate() const { return dy() + chunk * lanes; }
-  /// What is summed over channels, [chunk][N]: the gradient of a source's B, of the driven scan's C.
+  /// What is summed over channels, [chunk][N]: the gradient of a source's B, of the cascaded scan's C.
   T* shared(std::size_t scan) const { return shared_ + static_cast<Index>(scan) * chunk * size_; }
   T* adjoint(std::size_t scan) const { return adjoints_ + static_cast<Index>(scan) * size_; }
   T* boundary(Index c) const {
@@ -113,14 +114,14 @@ class DrivenScanBackward {
                         adjoint(modes_.sources()), size_);
     for (Index c = 0; c + 1 < chunks; ++c) {
       block_.load(begin(c), length(c));
-      for (Index n = 0; n < modes_.driven().padded(); n += group)
+      for (Index n = 0; n < modes_.own().padded(); n += group)
         block_.template advance<false>(begin(c), length(c), n, boundary(c), boundary(c + 1));
     }
     for (Index c = chunks - 1; c >= 0; --c) run_chunk(c);
     for (std::size_t i = 0; i < modes_.scans(); ++i) store_adjoint(i);
   }
 
-  Index count() const { return modes_.driven().count(index_); }
+  Index count() const { return modes_.own().count(index_); }
 
   void run_chunk(Index c) const {
     const std::size_t own = modes_.sources();
@@ -130,9 +131,9 @@ class DrivenScanBackward {
     std::fill_n(dgate(), chunk * lanes, T{0});
     for (std::size_t i = 0; i < modes_.scans(); ++i)
       std::fill_n(dinput(i), 2 * chunk * lanes, T{0});
-    for (Index n = 0; n < modes_.driven().padded(); n += group) {
+    for (Index n = 0; n < modes_.own().padded(); n += group) {
       block_.template advance<true>(begin(c), length(c), n, boundary(c), nullptr);
-      run_driven(c, n);
+      run_own(c, n);
       for (std::size_t i = 0; i < own; ++i) run_source(i, c, n);
     }
     store_gradients(c);
@@ -151,7 +152,7 @@ class DrivenScanBackward {
       dA[i] = at(sums, n + i);
     });
     for (Index t = length(c) - 1; t >= 0; --t) {
-      const Register step = at(block_.step(scan), t);
+      const Register dt = at(block_.dt(scan), t);
       Register sum = at(drate(scan), t);
       unrolled<group>([&](auto i) {
         const Index place = t * group + i;
@@ -160,7 +161,7 @@ class DrivenScanBackward {
         carry[i] = lambda * at(block_.decays(scan), place);
         const Register decayed = carry[i] * at(block_.states(scan), place);
         sum = xsimd::fma(rate[i], decayed, sum);
-        dA[i] = xsimd::fma(step, decayed, dA[i]);
+        dA[i] = xsimd::fma(dt, decayed, dA[i]);
       });
       put(drate(scan), t, sum);
     }
@@ -171,9 +172,9 @@ class DrivenScanBackward {
   }
 
   /// λ_t = C_t·dy_t + exp(Δ_{t+1}·A)·λ_{t+1}; leaves gate·λ where the sum of the sources' states was.
-  void run_driven(Index c, Index n) const {
+  void run_own(Index c, Index n) const {
     const std::size_t own = modes_.sources();
-    const auto& C = modes_.driven().C();
+    const auto& C = modes_.own().C();
     const T* const first = block_.first(C, begin(c), n);
     Register sum(T{0});
     run_back(
@@ -214,23 +215,23 @@ class DrivenScanBackward {
     const Register scale(static_cast<T>(ln_of_2));  // rates are to the base 2
     for (std::size_t i = 0; i < g_.dsources.size(); ++i) {
       const auto du = block_.positions(g_.dsources[i].u);
-      const auto ddelta = block_.positions(g_.dsources[i].delta);
+      const auto ddt = block_.positions(g_.dsources[i].dt);
       for (Index t = 0; t < length(c); ++t) {
         const Register in = at(dinput(i), t);
-        add(du, begin(c) + t, in * at(block_.step(i), t));
-        add(ddelta, begin(c) + t,
+        add(du, begin(c) + t, in * at(block_.dt(i), t));
+        add(ddt, begin(c) + t,
             xsimd::fma(in, at(block_.u(i), t), Register(at(drate(i), t) * scale)));
       }
     }
-    const auto ddelta = block_.positions(g_.ddelta), to_gate = block_.positions(g_.dgate);
+    const auto ddt = block_.positions(g_.ddt), to_gate = block_.positions(g_.dgate);
     for (Index t = 0; t < length(c); ++t) {
-      if (ddelta) ddelta.store(begin(c) + t, at(drate(modes_.sources()), t) * scale);
+      if (ddt) ddt.store(begin(c) + t, at(drate(modes_.sources()), t) * scale);
       if (to_gate) to_gate.store(begin(c) + t, at(dgate(), t));
     }
   }
 
   void store_shared(std::size_t scan, Index c) const {
-    const Index size = modes_.driven().size(), padded = modes_.driven().padded();
+    const Index size = modes_.own().size(), padded = modes_.own().padded();
     const Index offset = scan == modes_.sources() ? size : 0;  // behind B's sums are C's
     for (Index t = 0; t < length(c); ++t) {
       T* const to = sums_[scan]->shared(place_.group, sequence_.batch, begin(c) + t) + offset;
@@ -252,15 +253,15 @@ class DrivenScanBackward {
     if (is_source) to = g_.dsources.empty() ? View<T, 3>() : g_.dsources[scan].initial_state;
     if (!to) return;
     for (Index lane = 0; lane < count(); ++lane)
-      for (Index n = 0; n < modes_.driven().size(); ++n) {
+      for (Index n = 0; n < modes_.own().size(); ++n) {
         T& element = to(sequence_.row, index_ * lanes + lane, n);
         element = adjoint(scan)[n * lanes + lane] + (is_source ? element : T{0});
       }
   }
 
   const Operands& g_;
-  const DrivenModes<T, Arch>& modes_;
-  const std::array<std::optional<Sums>, DrivenModes<T, Arch>::most>& sums_;
+  const CascadedModes<T, Arch>& modes_;
+  const std::array<std::optional<Sums>, CascadedModes<T, Arch>::max_scans>& sums_;
   Sequence sequence_;
   Index index_;
   Place place_;
