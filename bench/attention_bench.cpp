@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Causal attention of 12 heads of 64 channels, q, k and v side by side in one buffer as a projection writes them. FLOPs are
-// those of the visible half of the scores: 2 products forward, 5 backward.
+// Causal attention of 12 heads of 64 channels, q, k and v side by side in one buffer as a
+// projection writes them. FLOPs are those of the visible half of the scores: 2 products forward, 5
+// backward.
 #include <benchmark/benchmark.h>
 
 #include "ssm/backend/cpu.hpp"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The causal convolution by each of its methods. Items are elements of [B, L, D]; the kernel is as long as the sequence.
+// The causal convolution by each of its methods. Items are elements of [B, L, D]; the kernel is as
+// long as the sequence.
 #include <benchmark/benchmark.h>
 
 #include "ssm/backend/cpu.hpp"

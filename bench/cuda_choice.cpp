@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Times of the tensor-core and the general kernels behind one call, operands [B, L, D] of floats with contiguous channels as
-// layers have them: what cuda::Automatic chooses by. And an SSM by either of its forms, scan or convolution.
+// Times of the tensor-core and the general kernels behind one call, operands [B, L, D] of floats
+// with contiguous channels as layers have them: what cuda::Automatic chooses by. And an SSM by
+// either of its forms, scan or convolution.
 //   cuda_choice [results.json]
 #include <algorithm>
 #include <array>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The matrix products of one generated token, by fp32 and by bf16 weights, as one CUDA graph. Blocks have four projections
-// of the width and a feed-forward layer of four times the width; a head of 50257 tokens follows. Beside each time: the time
-// that reading the weights once takes at the device's own copy bandwidth.
+// The matrix products of one generated token, by fp32 and by bf16 weights, as one CUDA graph.
+// Blocks have four projections of the width and a feed-forward layer of four times the width; a
+// head of 50257 tokens follows. Beside each time: the time that reading the weights once takes at
+// the device's own copy bandwidth.
 //   cuda_decode [results.json]
 #include <algorithm>
 #include <array>

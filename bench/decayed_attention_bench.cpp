@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decayed attention with the head widths of RetNet and DenseRetNet. The floor counts the operations that a chunked form
-// cannot do without: 4·K·V per row forward, 10·K·V backward; within the chunk nothing. A step reads and writes the state.
+// Decayed attention with the head widths of RetNet and DenseRetNet. The floor counts the operations
+// that a chunked form cannot do without: 4·K·V per row forward, 10·K·V backward; within the chunk
+// nothing. A step reads and writes the state.
 #include "floors.hpp"
 
 namespace {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel of a diagonal SSM with 64 states a channel (32 complex modes), and its gradient. Items are elements of [R, L].
+// The kernel of a diagonal SSM with 64 states a channel (32 complex modes), and its gradient. Items
+// are elements of [R, L].
 #include <benchmark/benchmark.h>
 
 #include <type_traits>

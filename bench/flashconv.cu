@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks the CUDA convolution primitives against double, times them, and writes the table as JSON.
 //   flashconv check | small | bench [results.json] | growth [results.json] | profile
-// small: a case or two of every kernel, for tools that slow it down; profile: two large calls, for a profiler.
+// small: a case or two of every kernel, for tools that slow it down; profile: two large calls, for
+// a profiler.
 #include <fstream>
 
 #include "../cuda/small_problem.cuh"
@@ -192,9 +193,9 @@ void check_mixer_cases() {
       for (const int length : {1, 65, 1000}) one(2, channels, length, modes, 64);
 }
 
-/// The kernels of every class of lengths once or twice, at sizes that leave ragged ends in batch, channels and positions.
-/// Just more channels and positions than few, that 16-bit kernels run: gradients of so few numbers may have twice the
-/// bound's error.
+/// The kernels of every class of lengths once or twice, at sizes that leave ragged ends in batch,
+/// channels and positions. Just more channels and positions than few, that 16-bit kernels run:
+/// gradients of so few numbers may have twice the bound's error.
 template <class T>
 void check_small_cases() {
   constexpr int channels = sizeof(T) == 2 ? ssm::cuda::device::kFewChannels + 1 : 3;

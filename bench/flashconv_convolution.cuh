@@ -12,7 +12,8 @@ namespace bench {
 
 using ssm::cuda::Sequences;
 
-/// One problem of causal_convolution, or with `shift` of shift_convolution, which has an output gate alone.
+/// One problem of causal_convolution, or with `shift` of shift_convolution, which has an output
+/// gate alone.
 struct ConvolutionCase {
   int batch = 1, channels = 1, length = 1, taps = 1;
   bool gates = false, shift = false;
@@ -54,7 +55,8 @@ struct ConvolutionProblem {
             skip.data(),
             view<T>(y)};
   }
-  /// Plain cases take what the forward call made of the kernels and left in the workspace, gated ones make it anew.
+  /// Plain cases take what the forward call made of the kernels and left in the workspace, gated
+  /// ones make it anew.
   ssm::cuda::CausalConvolutionBackward<T> backward() const {
     const void* const spectra = c.gates ? nullptr : workspace.data();
     return {c.batch,

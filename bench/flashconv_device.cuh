@@ -96,7 +96,8 @@ inline double value(float v) { return v; }
 inline double value(ssm::BFloat16 v) { return static_cast<float>(v); }
 inline double value(ssm::Float16 v) { return static_cast<float>(v); }
 
-/// What a buffer holds, read by pieces. Small buffers are copied at once: a copy takes microseconds, however small.
+/// What a buffer holds, read by pieces. Small buffers are copied at once: a copy takes
+/// microseconds, however small.
 template <class T>
 class Contents {
  public:
@@ -164,8 +165,8 @@ static __global__ void spin(long long cycles) {
   }
 }
 
-/// Median milliseconds of `count` calls by events; the calls are queued behind a spinning kernel, so that gaps
-/// between launches do not count. `call(i)` launches on `stream`.
+/// Median milliseconds of `count` calls by events; the calls are queued behind a spinning kernel,
+/// so that gaps between launches do not count. `call(i)` launches on `stream`.
 inline double median_ms(int count, cudaStream_t stream, const std::function<void(int)>& call) {
   std::vector<cudaEvent_t> events(count + 1);
   for (cudaEvent_t& e : events) check(cudaEventCreate(&e), "cudaEventCreate");

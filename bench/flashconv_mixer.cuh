@@ -8,8 +8,8 @@
 
 namespace bench {
 
-/// One problem of h3_mixer: q, k and v beside a diagonal problem's parameters. `taped`: the forward call leaves a tape that
-/// the backward call starts from.
+/// One problem of h3_mixer: q, k and v beside a diagonal problem's parameters. `taped`: the forward
+/// call leaves a tape that the backward call starts from.
 template <class T>
 struct MixerProblem {
   MixerProblem(int batch, int channels, int length, int modes, int taps, unsigned seed)

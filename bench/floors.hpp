@@ -18,7 +18,8 @@ inline double seconds_of(auto&& body) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Fused multiply-adds of whole registers a second that this machine does just now, on `threads` threads.
+/// Fused multiply-adds of whole registers a second that this machine does just now, on `threads`
+/// threads.
 template <class T>
 double fused_rate(int threads) {
   using Register = cpu::Batch<T, xsimd::default_arch>;
@@ -42,7 +43,8 @@ double fused_rate(int threads) {
   return best;
 }
 
-/// Bytes a second read from memory that no cache holds: each thread in one stream or in four, whichever is the faster.
+/// Bytes a second read from memory that no cache holds: each thread in one stream or in four,
+/// whichever is the faster.
 inline double read_rate(int threads) {
   using Register = cpu::Batch<float, xsimd::default_arch>;
   constexpr Index lanes = cpu::lane_count<float, xsimd::default_arch>;
@@ -74,8 +76,8 @@ struct Floor {
   double bytes = 0;  // from memory
 };
 
-/// Runs `body` and reports the median nanoseconds an element, and how often the floor, measured in the same process, fits
-/// into the best time: 1 is perfect.
+/// Runs `body` and reports the median nanoseconds an element, and how often the floor, measured in
+/// the same process, fits into the best time: 1 is perfect.
 template <class T, class F>
 void measure(benchmark::State& state, int threads, double elements, Floor floor, F&& body) {
   std::vector<double> times;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers as a user calls them: forward, forward and backward, and one recurrent step early and late in a sequence.
+// Layers as a user calls them: forward, forward and backward, and one recurrent step early and late
+// in a sequence.
 #include <benchmark/benchmark.h>
 
 #include <string>

@@ -14,7 +14,8 @@ struct CpuWithEigen : Cpu {
   }
 };
 
-/// `product` 0: y = x·Wᵀ, 1: dx = dy·W, 2: dW += dyᵀ·x, for a layer from `in` to `out` on `tokens` rows.
+/// `product` 0: y = x·Wᵀ, 1: dx = dy·W, 2: dW += dyᵀ·x, for a layer from `in` to `out` on `tokens`
+/// rows.
 template <class Backend>
 void layer(benchmark::State& state) {
   const Index tokens = state.range(0), in = state.range(1), out = state.range(2);

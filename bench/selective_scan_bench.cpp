@@ -77,7 +77,8 @@ void forward(benchmark::State& state) {
                         [&] { selective_scan(ctx, o.forward()); });
 }
 
-/// Exponentials and states twice, once for the boundaries and once inside a chunk; 9 for the adjoint and its sums.
+/// Exponentials and states twice, once for the boundaries and once inside a chunk; 9 for the
+/// adjoint and its sums.
 void backward(benchmark::State& state) {
   Operands o(state.range(0), state.range(1), state.range(2));
   const int threads = static_cast<int>(state.range(3));

@@ -5,15 +5,17 @@
 
 namespace ssm::cuda::device {
 
-// A transform of N = 16·R2·R3 complex points by one block, as three stages of small discrete Fourier transforms on
-// tensor cores (half operands, float sums); two real sequences travel as the real and imaginary part. Index
-// n = n1·R2·R3 + n2·R3 + n3 goes to frequency k1 + 16·k2 + 16·R2·k3:
+// A transform of N = 16·R2·R3 complex points by one block, as three stages of small discrete
+// Fourier transforms on tensor cores (half operands, float sums); two real sequences travel as the
+// real and imaginary part. Index n = n1·R2·R3 + n2·R3 + n3 goes to frequency k1 + 16·k2 + 16·R2·k3:
 //   sum over n1, times W_N^(k1·(n2·R3 + n3)), sum over n2, times W_(R2·R3)^(k2·n3), sum over n3
-// One operand register is one complex number, and the sums of a stage are laid out as the operands of the next, so
-// that the last forward stage, the filter and the first inverse stage never leave registers. Only the first half of
-// the points is input, and only the first half is output: the outer stages cost half. Each warp handles 1024 points.
+// One operand register is one complex number, and the sums of a stage are laid out as the operands
+// of the next, so that the last forward stage, the filter and the first inverse stage never leave
+// registers. Only the first half of the points is input, and only the first half is output: the
+// outer stages cost half. Each warp handles 1024 points.
 
-/// Terms 1: half operands, about 1e-3 relative; Terms 2: every operand as a sum of two halves, about 1e-6.
+/// Terms 1: half operands, about 1e-3 relative; Terms 2: every operand as a sum of two halves,
+/// about 1e-6.
 template <int R2_, int R3_, int Terms_>
 struct Transform {
   static constexpr int R1 = 16, R2 = R2_, R3 = R3_, Terms = Terms_;
@@ -39,14 +41,16 @@ struct Transform {
   static constexpr std::size_t bytes =
       data_bytes + matrices_bytes + root_bytes + 64 * sizeof(float);
 
-  /// Forward gain of the three stages; the inverse has 1/(N·gain). Powers of two that keep the numbers in range.
+  /// Forward gain of the three stages; the inverse has 1/(N·gain). Powers of two that keep the
+  /// numbers in range.
   __host__ __device__ static constexpr float stage_gain(int radix) {
     return radix == 8 ? 0.5f : 0.25f;
   }
   static constexpr float gain = stage_gain(16) * stage_gain(R2) * stage_gain(R3);
 };
 
-/// Word of point (k1, n2, n3) in shared memory; the swizzle makes every stage's accesses free of bank conflicts.
+/// Word of point (k1, n2, n3) in shared memory; the swizzle makes every stage's accesses free of
+/// bank conflicts.
 ///   address(k1 + 4·i, n2, n3) = address(k1, n2, n3) + 4·i·columns
 ///   address(k1, n2 + 8·i, n3) = address(k1, n2, n3) + 8·i·R3
 ///   address(k1, n2, n3 ^ i)   = address(k1, n2, n3) ^ i
@@ -85,7 +89,8 @@ __device__ inline void multiply_tile_half(float (&c)[4], const unsigned (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// What the stages share: points and matrices in shared memory, and roots of unity: W_N^(128·i), W_N^i, W_columns^i.
+/// What the stages share: points and matrices in shared memory, and roots of unity: W_N^(128·i),
+/// W_N^i, W_columns^i.
 template <class P>
 struct Stages {
   unsigned* data;        // [Terms, points]
@@ -164,8 +169,8 @@ __device__ inline void multiply_points(float (&even)[4], float (&odd)[4],
     }
 }
 
-/// First stage: eight neighboring columns of a lane, for inputs n1 = q and q + 4, as operands [t][4]; writes the
-/// twiddled sums to shared memory. Followed by a barrier of the caller.
+/// First stage: eight neighboring columns of a lane, for inputs n1 = q and q + 4, as operands
+/// [t][4]; writes the twiddled sums to shared memory. Followed by a barrier of the caller.
 template <class P>
 __device__ inline void first_stage(const Stages<P>& s, const unsigned (&a)[P::Terms][4][4]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -212,8 +217,9 @@ __device__ inline void first_stage(const Stages<P>& s, const unsigned (&a)[P::Te
   }
 }
 
-/// Second stage, either way: sums over n2 for rows (k1, n3) of tile `tile`, in place. Forward twiddles the sums by
-/// W_columns^(k2·n3); inverse by the conjugate of W_N^(k1·(n2·R3 + n3)), k1 the row's.
+/// Second stage, either way: sums over n2 for rows (k1, n3) of tile `tile`, in place. Forward
+/// twiddles the sums by W_columns^(k2·n3); inverse by the conjugate of W_N^(k1·(n2·R3 + n3)), k1
+/// the row's.
 template <class P, bool Inverse>
 __device__ inline void second_stage(const Stages<P>& s, int tile) {
   const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -265,7 +271,8 @@ __device__ inline void second_stage(const Stages<P>& s, int tile) {
   }
 }
 
-/// Third forward stage of tile `tile`, rows (k1, k2): sum[j] holds frequencies k3 = 4·j + q of rows g and g + 8.
+/// Third forward stage of tile `tile`, rows (k1, k2): sum[j] holds frequencies k3 = 4·j + q of rows
+/// g and g + 8.
 template <class P>
 __device__ inline void third_stage(const Stages<P>& s, int tile, float (&sum)[P::R3 / 4][4]) {
   const int lane = threadIdx.x % 32, line = lane % 8, which = lane / 8;
@@ -286,8 +293,8 @@ __device__ inline void third_stage(const Stages<P>& s, int tile, float (&sum)[P:
   }
 }
 
-/// First inverse stage of tile `tile`: frequencies `sum`, laid out as third_stage leaves them, back to n3, twiddled by
-/// the conjugate of W_columns^(k2·n3), to shared memory.
+/// First inverse stage of tile `tile`: frequencies `sum`, laid out as third_stage leaves them, back
+/// to n3, twiddled by the conjugate of W_columns^(k2·n3), to shared memory.
 template <class P>
 __device__ inline void third_stage_back(const Stages<P>& s, int tile,
                                         const float (&sum)[P::R3 / 4][4]) {
@@ -332,7 +339,8 @@ __device__ inline void third_stage_back(const Stages<P>& s, int tile,
   }
 }
 
-/// Last inverse stage: out[j][c] is the complex output at position (4·j + q)·columns + 64·warp + 8·g + c.
+/// Last inverse stage: out[j][c] is the complex output at position
+/// (4·j + q)·columns + 64·warp + 8·g + c.
 template <class P>
 __device__ inline void last_stage(const Stages<P>& s, float2 (&out)[2][8]) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;

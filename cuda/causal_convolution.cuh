@@ -11,7 +11,8 @@ namespace ssm::cuda::device {
 template <class T>
 inline constexpr int half_terms = sizeof(T) == 2 && operand_terms<T> == 1 ? 1 : 2;
 
-/// A channel's spectrum as the third stage holds it: [tile][pair][half][lane] of P::last_tiles, R3/8, 2 and 32; floats.
+/// A channel's spectrum as the third stage holds it: [tile][pair][half][lane] of P::last_tiles,
+/// R3/8, 2 and 32; floats.
 template <class P>
 struct Spectrum {
   static constexpr std::size_t bytes = std::size_t{P::points} * 8;
@@ -32,7 +33,8 @@ struct Spectrum {
   }
 };
 
-/// What a lane reads and writes of a sequence: runs of eight positions in rows q and 4 + q of a [16, columns] view.
+/// What a lane reads and writes of a sequence: runs of eight positions in rows q and 4 + q of a
+/// [16, columns] view.
 template <class P>
 __device__ inline int lane_position(int row) {
   const int lane = threadIdx.x % 32;
@@ -62,7 +64,8 @@ __device__ inline bool has_whole_runs(const PairOf<T>& pair, int length) {
   return is_aligned(pair.row[0]) && is_aligned(pair.row[1]) && length % 8 == 0;
 }
 
-/// v[sequence][row] = x; missing positions are zero. All loads are under way before the first is used.
+/// v[sequence][row] = x; missing positions are zero. All loads are under way before the first is
+/// used.
 template <class P, class T>
 __device__ inline void load_rows(float (&v)[2][2][8], const PairOf<T>& x, int length, bool whole) {
   using Scalar = std::remove_const_t<T>;
@@ -151,13 +154,15 @@ __device__ inline void prefetch_rows(const Sequences<T>& tensor, int pair, int b
     }
 }
 
-/// The power of two that brings a largest magnitude into [8, 16): fixed-point-like use of half's narrow range.
+/// The power of two that brings a largest magnitude into [8, 16): fixed-point-like use of half's
+/// narrow range.
 __device__ inline float range_scale(float largest) {
   if (!(largest > 0.f) || isinf(largest)) return 1.f;
   return exp2f(static_cast<float>(min(max(3 - ilogbf(largest), -120), 120)));
 }
 
-/// Largest (or summed) magnitudes of two sequences over the block. One barrier; scratch is free again after the next.
+/// Largest (or summed) magnitudes of two sequences over the block. One barrier; scratch is free
+/// again after the next.
 template <class P, bool Sum>
 __device__ inline float2 block_magnitude(const float (&v)[2][2][8], float* scratch) {
   float total[2] = {0.f, 0.f};
@@ -262,7 +267,8 @@ struct KernelLaunch {
   float* unscale;  // [D]
 };
 
-/// Spectrum of one channel's kernel, scaled to at most 8, so that products with inputs of at most 16 stay in range.
+/// Spectrum of one channel's kernel, scaled to at most 8, so that products with inputs of at most
+/// 16 stay in range.
 template <class P>
 __global__ void __launch_bounds__(P::threads) transform_kernel(const KernelLaunch launch) {
   extern __shared__ char shared[];
@@ -295,7 +301,8 @@ struct ConvolutionLaunch {
   const float* unscale;
 };
 
-/// Convolves pairs of sequences blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x with its kernel.
+/// Convolves pairs of sequences blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x with
+/// its kernel.
 template <class P, class T>
 __global__ void __launch_bounds__(P::threads, 1) convolve(const ConvolutionLaunch<T> launch) {
   extern __shared__ char shared[];

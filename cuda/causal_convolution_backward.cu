@@ -18,8 +18,8 @@ struct ConvolutionBackwardWorkspace {
   char* inputs = nullptr;
 };
 
-/// dgate_out is the forward product with dy as its gate; dx and dgate_in are one product backwards in time; dkernel is
-/// a kernel of its own.
+/// dgate_out is the forward product with dy as its gate; dx and dgate_in are one product backwards
+/// in time; dkernel is a kernel of its own.
 template <class P, int Blocks>
 void backward_by_tables(const CausalConvolutionBackward<BFloat16>& call, void* workspace,
                         Stream stream, const char* operation) {

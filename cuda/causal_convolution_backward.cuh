@@ -15,8 +15,8 @@ struct ConvolutionBackwardLaunch {
 
 /// Both gradients of a block's inputs, over all pairs of sequences of channel blockIdx.x.
 ///   du = irfft(dY · conj(K)),  dkernel = Σ_b irfft(dY · conj(U))
-/// With sequences b and b + 1 as real and imaginary part, the real part of conj(U)·dY's inverse is the sum of both
-/// sequences' kernel gradients, if both have one scale.
+/// With sequences b and b + 1 as real and imaginary part, the real part of conj(U)·dY's inverse is
+/// the sum of both sequences' kernel gradients, if both have one scale.
 template <class P, class T>
 __global__ void __launch_bounds__(P::threads, 1)
     convolve_backward(const ConvolutionBackwardLaunch<T> launch) {
@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(P::threads, 1)
     __syncthreads();
   }
 
-  // The kernel's gradient goes back by the same stages; skip was part of tap 0, so its gradient is that tap's.
+  // The kernel's gradient goes back by the same stages; skip was part of tap 0, so its gradient is
+  // that tap's.
   float largest = 0.f;
 #pragma unroll
   for (int i = 0; i < tiles; ++i)

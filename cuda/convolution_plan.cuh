@@ -53,8 +53,8 @@ class KernelSpectra {
   int channels_;
 };
 
-/// Whether sequences go by partial negacyclic transforms (NegacyclicTables) rather than by whole transforms, which keep two
-/// half terms of every number.
+/// Whether sequences go by partial negacyclic transforms (NegacyclicTables) rather than by whole
+/// transforms, which keep two half terms of every number.
 template <class T>
 inline constexpr bool uses_negacyclic = std::is_same_v<T, BFloat16>;
 
@@ -62,7 +62,8 @@ template <class T>
 inline constexpr int longest_block =
     uses_negacyclic<T> ? kLongestBf16Block : kBlockConvolutionLength;
 
-/// Channels at a time that keep a workspace of `channel` bytes a channel near 256 MiB, in slices of about one size.
+/// Channels at a time that keep a workspace of `channel` bytes a channel near 256 MiB, in slices of
+/// about one size.
 inline int channels_at_a_time(std::size_t channel, int channels) {
   const auto limit =
       static_cast<int>(std::clamp<std::size_t>((std::size_t{256} << 20) / channel, 1, channels));
@@ -95,12 +96,13 @@ struct ConvolutionKernels {
   int taps;
 };
 
-/// The inner products' tables of some channels in a workspace, and the launches that make and use them.
+/// The inner products' tables of some channels in a workspace, and the launches that make and use
+/// them.
 template <class P, int Blocks>
 class NegacyclicTables {
  public:
-  /// Channels whose tables are made at a time: all where a backward call may take them over, else as many as keep them near
-  /// 256 MiB.
+  /// Channels whose tables are made at a time: all where a backward call may take them over, else
+  /// as many as keep them near 256 MiB.
   static int slice(int channels) {
     if constexpr (Blocks * P::length <= kBlockConvolutionLength) return channels;
     return channels_at_a_time(negacyclic_table_bytes<P>(Blocks), channels);

@@ -6,7 +6,8 @@
 
 namespace ssm::cuda::device {
 
-/// partial[c, lag, d] = Σ_t left(b,t,d)·right(b,t−lag,d) over chunk c of the batch's positions, both in one sequence.
+/// partial[c, lag, d] = Σ_t left(b,t,d)·right(b,t−lag,d) over chunk c of the batch's positions,
+/// both in one sequence.
 /// Left, Right   function objects of (b, t, d)
 template <class T, class Left, class Right>
 struct CorrelationChunk {

@@ -15,8 +15,8 @@ struct SoftmaxSum {
   double sum;
 };
 
-/// One pass: a lane's sum is scaled down whenever it meets a larger logit. Four logits at a time, so that four loads are
-/// on their way.
+/// One pass: a lane's sum is scaled down whenever it meets a larger logit. Four logits at a time,
+/// so that four loads are on their way.
 template <class T>
 SSM_DEVICE inline SoftmaxSum<T> softmax_sum(device::Operand<const T, 2> logits, Index m,
                                             Index vocabulary, T lowest, device::Lanes lanes) {

@@ -28,8 +28,9 @@ void* allocate_page_locked(std::size_t bytes) {
 
 void deallocate_page_locked(void* pointer) noexcept { cudaFreeHost(pointer); }
 
-// The legacy default stream takes what it is given after all that streams of create_stream were given before, and they
-// take what comes later after it. So nothing here waits for the device, but for a copy to the host.
+// The legacy default stream takes what it is given after all that streams of create_stream were
+// given before, and they take what comes later after it. So nothing here waits for the device, but
+// for a copy to the host.
 void copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   device::check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");

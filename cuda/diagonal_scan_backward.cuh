@@ -35,7 +35,8 @@ __device__ inline void store_product(T* to, const Runs<T>& a, const Runs<T>& b, 
   }
 }
 
-/// How inputs come: without a gate, beside one, or gated already, beside the gate (gated_input.cuh).
+/// How inputs come: without a gate, beside one, or gated already, beside the gate
+/// (gated_input.cuh).
 enum class Inputs { plain, gated, pregated };
 
 /// The adjoint walk of channel blockIdx.x over sequences blockIdx.y, blockIdx.y + gridDim.y, …

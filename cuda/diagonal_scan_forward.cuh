@@ -14,8 +14,9 @@ struct ForwardLaunch {
   unsigned zero;           // set_words
 };
 
-/// Shared memory of a block: toeplitz and lower (first terms of bf16 data), lift (all terms), table, carries, totals,
-/// and for bf16 data without an input gate a tile of each warp on its way from memory.
+/// Shared memory of a block: toeplitz and lower (first terms of bf16 data), lift (all terms),
+/// table, carries, totals, and for bf16 data without an input gate a tile of each warp on its way
+/// from memory.
 template <class T, bool GatedIn>
 struct ForwardShared {
   static constexpr int output_words = operand_terms<T> * kFragmentWords,
@@ -28,8 +29,9 @@ struct ForwardShared {
 };
 
 /// One block walks sequences blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x.
-/// GatedIn, GatedOut: those gates may be there. Output false: states only. States false: neither final state nor
-/// checkpoints. Chained false: one warp a sequence, and registers enough rather than a fourth block at once.
+/// GatedIn, GatedOut: those gates may be there. Output false: states only. States false: neither
+/// final state nor checkpoints. Chained false: one warp a sequence, and registers enough rather
+/// than a fourth block at once.
 template <class T, bool GatedIn, bool GatedOut, bool Output, bool States, bool Chained>
 __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? (Chained ? 4 : 3) : 2)
     scan_forward(const ForwardLaunch<T> launch) {

@@ -5,7 +5,8 @@
 
 namespace ssm::cuda::device {
 
-/// What the gradient of the final state sends into the last, possibly partial, chunk of each sequence.
+/// What the gradient of the final state sends into the last, possibly partial, chunk of each
+/// sequence.
 template <class T>
 struct TailLaunch {
   DiagonalScanBackward<T> call;
@@ -69,7 +70,8 @@ struct GradientLaunch {
   int sequences;
 };
 
-/// Adds the partial sums in order and applies the chain rule of the discretization. One warp a channel.
+/// Adds the partial sums in order and applies the chain rule of the discretization. One warp a
+/// channel.
 template <class T>
 __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> launch) {
   const DiagonalScanBackward<T>& call = launch.call;

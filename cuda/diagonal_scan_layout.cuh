@@ -7,10 +7,11 @@
 
 namespace ssm::cuda::device {
 
-// A channel's sequence is cut into chunks of 64 positions. A warp holds a tile of 16·MTiles chunks as the rows of
-// a matrix [chunks, 64]; the lanes of group g = lane / 4 own 2·MTiles neighboring chunks, so that the scan over
-// chunks is mostly inside a lane. Column order inside the products is permuted so that a lane's part of a row is two
-// runs of eight neighboring positions: every global access is 16 bytes wide and goes straight to registers.
+// A channel's sequence is cut into chunks of 64 positions. A warp holds a tile of 16·MTiles chunks
+// as the rows of a matrix [chunks, 64]; the lanes of group g = lane / 4 own 2·MTiles neighboring
+// chunks, so that the scan over chunks is mostly inside a lane. Column order inside the products is
+// permuted so that a lane's part of a row is two runs of eight neighboring positions: every global
+// access is 16 bytes wide and goes straight to registers.
 
 inline constexpr int kChunk = 64;
 inline constexpr int kModes = 32;
@@ -31,14 +32,15 @@ __host__ __device__ constexpr int output_position(int tile, int n) {
 __host__ __device__ constexpr int input_position(int step, int k) {
   return 32 * (step >> 1) + 8 * ((k >> 1) & 3) + 4 * (step & 1) + 2 * (k >> 3) + (k & 1);
 }
-/// Row of a tile in shared memory for row `r` of lane group `g`, and its swizzle: conflict-free for 16-byte rows of a
-/// lane group, for 4-byte columns across groups and for transposing loads.
+/// Row of a tile in shared memory for row `r` of lane group `g`, and its swizzle: conflict-free for
+/// 16-byte rows of a lane group, for 4-byte columns across groups and for transposing loads.
 __host__ __device__ constexpr int stored_row(int g, int r) { return 8 * r + g; }
 __host__ __device__ constexpr int stored_vector(int row, int vector) {
   return vector ^ (((row & 1) << 2) | (row & 2) | ((row >> 2) & 1));
 }
 
-/// The 64 × 64 matrices of a channel, each [inner, outer]; p position, s state (re, im interleaved).
+/// The 64 × 64 matrices of a channel, each [inner, outer]; p position, s state (re, im
+/// interleaved).
 ///   lift     [p, s]  b·a^(63−p)                 rows of a chunk → what it adds to the state
 ///   toeplitz [p, q]  K[q−p], q ≥ p              the chunk's own output; K the kernel's first 64 taps
 ///   lower    [s, q]  2·Re(c·a^(q+1) · )         the state's output
@@ -61,8 +63,8 @@ enum TableRow {
 
 inline constexpr int kPowers = kChunk + 1;  // a^0 … a^64
 
-/// Terms kept of every matrix. What builds the states is a systematic error of all gradients, so bf16 data, with one
-/// term elsewhere, uses two of `lift` and `raise`.
+/// Terms kept of every matrix. What builds the states is a systematic error of all gradients, so
+/// bf16 data, with one term elsewhere, uses two of `lift` and `raise`.
 template <class T>
 inline constexpr int matrix_terms = operand_terms<T> == 1 ? 2 : operand_terms<T>;
 
@@ -107,8 +109,8 @@ __device__ inline T* at(const Sequences<T>& tensor, const Range& range, int chan
          range.first;
 }
 
-/// The same `offset` positions further on, computed anew wherever it is used: pointers to many tensors that live through a
-/// walk take registers from it.
+/// The same `offset` positions further on, computed anew wherever it is used: pointers to many
+/// tensors that live through a walk take registers from it.
 template <class T>
 __device__ inline T* at(const Sequences<T>& tensor, Range range, int channel, long long offset) {
   asm volatile("" : "+r"(range.batch));

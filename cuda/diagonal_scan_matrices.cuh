@@ -5,7 +5,8 @@
 
 namespace ssm::cuda::device {
 
-/// A mode's recurrence coefficients and what the chain rule needs of them, in double: powers up to 2048 amplify errors.
+/// A mode's recurrence coefficients and what the chain rule needs of them, in double: powers up to
+/// 2048 amplify errors.
 struct Mode {
   double2 a;      // ā
   double2 b;      // b̄
@@ -60,7 +61,8 @@ __host__ __device__ inline Mode discretized_mode(Discretization rule, double dt,
   return mode;
 }
 
-/// Builds one channel's matrices, table and powers; `count` of the matrices in the order of `Matrix`.
+/// Builds one channel's matrices, table and powers; `count` of the matrices in the order of
+/// `Matrix`.
 /// Cost    about 3·10⁵ operations a channel
 template <class T>
 __global__ void __launch_bounds__(256)

@@ -8,7 +8,8 @@
 
 namespace ssm::cuda::device {
 
-/// How the work is cut. Depends on the shape alone, not on the card: the same call gives the same bits everywhere.
+/// How the work is cut. Depends on the shape alone, not on the card: the same call gives the same
+/// bits everywhere.
 struct Plan {
   int warps_per_sequence;
   int groups;  // blocks that share a channel
@@ -28,7 +29,8 @@ inline void require_sizes(const DiagonalScanShape& shape, const char* operation)
   require(shape.sequences() <= 65535 * kWarps, operation, "too many sequences");
 }
 
-/// Warps share a sequence where sequences are packed or too few to fill the card one warp each. `warps`: of a block.
+/// Warps share a sequence where sequences are packed or too few to fill the card one warp each.
+/// `warps`: of a block.
 inline Plan make_plan(const DiagonalScanShape& shape, int tile, int warps, int resident_warps,
                       int waves) {
   Plan plan{kWarps, 1};

@@ -19,8 +19,8 @@ __device__ inline float2 shift_lanes(float2 v, int delta, bool down) {
               : float2{__shfl_up_sync(~0u, v.x, delta), __shfl_up_sync(~0u, v.y, delta)};
 }
 
-/// Scans the rows of two output tiles, the first of them `first`, over the chunks of the warp's tile, and of its
-/// neighbors:
+/// Scans the rows of two output tiles, the first of them `first`, over the chunks of the warp's
+/// tile, and of its neighbors:
 ///   forward  state_{j+1} = a^64 · state_j + v_j           reverse  state_j = conj(a^64) · state_{j+1} + v_j
 /// v    [2][R]  contributions of this lane's rows, one mode each
 /// out  [2][R]  the state each row starts from (forward: before it; reverse: after it)
@@ -98,8 +98,8 @@ __device__ inline void scan_rows(const float2 (&v)[2][R], float2 (&out)[2][R], c
     for (int h = 0; h < H; ++h) chain.carry[4 * (first + h) + q] = next[h];
 }
 
-/// Multiplies a tile by `matrix`, scans what it adds to the states over the chunks, and hands each row the state it starts
-/// from, two output tiles at a time.
+/// Multiplies a tile by `matrix`, scans what it adds to the states over the chunks, and hands each
+/// row the state it starts from, two output tiles at a time.
 /// add(tile, row, v)        may add to a row's contribution
 /// keep(tile, state)        sees the states of an output tile, [R]
 /// Unrolled (4) `tile` is a constant; rolled up (1) the code is smaller and needs fewer registers.

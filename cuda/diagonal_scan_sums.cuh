@@ -21,7 +21,8 @@ struct BackwardLaunch {
   unsigned zero;  // set_words
 };
 
-/// Warps of a block. More of them share the sums over chunks, which then leave registers for the walk.
+/// Warps of a block. More of them share the sums over chunks, which then leave registers for the
+/// walk.
 template <class T>
 inline constexpr int backward_warps = operand_terms<T> == 3 ? 4 : 8;
 template <class T>
@@ -46,8 +47,8 @@ struct BackwardShared {
       (2 * warps * kModes + warps / kWarps * 4 * kWarps * 8) * sizeof(float2);
 };
 
-/// Sums over chunks of one warp: 16 rows (outputs or adjoint states) by `tiles` tiles of 8 columns each. Warp w has rows
-/// 16·(w mod 4), … and tiles (w / 4)·tiles, ….
+/// Sums over chunks of one warp: 16 rows (outputs or adjoint states) by `tiles` tiles of 8 columns
+/// each. Warp w has rows 16·(w mod 4), … and tiles (w / 4)·tiles, ….
 template <class T>
 struct alignas(16) ChunkSums {
   static constexpr int tiles = 8 * kWarps / backward_warps<T>;
@@ -64,7 +65,8 @@ __device__ inline const uint4* stored_address(const uint4* tiles, int which, int
   return tiles + (which * operand_terms<T> + term) * S::tile + row * 8 + stored_vector(row, vector);
 }
 
-/// sum += left · tile `h` of right, to the precision of the terms, three of them as in multiply_pair.
+/// sum += left · tile `h` of right, to the precision of the terms, three of them as in
+/// multiply_pair.
 template <int Terms>
 __device__ inline void add_product(float (&sum)[4], const unsigned (&left)[Terms][4],
                                    const unsigned (&right)[Terms][4], int h) {
@@ -118,8 +120,8 @@ __device__ inline void add_products(ChunkSums<T>& sums, const uint4* tiles) {
   }
 }
 
-/// Adds the sums to `kept` and clears them. Tensor cores truncate when they accumulate: for float data no more than a
-/// tile is summed there.
+/// Adds the sums to `kept` and clears them. Tensor cores truncate when they accumulate: for float
+/// data no more than a tile is summed there.
 template <class T>
 __device__ inline void flush(ChunkSums<T>& sums, float4* kept) {
   float4* const values = reinterpret_cast<float4*>(&sums);
@@ -131,7 +133,8 @@ __device__ inline void flush(ChunkSums<T>& sums, float4* kept) {
   }
 }
 
-/// Turns the sums of a block into gradients of c, b̄, ā and skip by the chain rule through the powers of ā.
+/// Turns the sums of a block into gradients of c, b̄, ā and skip by the chain rule through the
+/// powers of ā.
 template <class T>
 __device__ inline void contract(const ChunkSums<T>& sums, float* scratch,
                                 const BackwardLaunch<T>& launch) {

@@ -13,7 +13,8 @@ struct LeftFragments {
 template <class T>
 using LeftFragmentsOf = LeftFragments<operand_terms<T>, row_tiles<T>>;
 
-/// Starts a block's copy of `bytes` bytes to shared memory; complete after wait_for_copies and a barrier.
+/// Starts a block's copy of `bytes` bytes to shared memory; complete after wait_for_copies and a
+/// barrier.
 __device__ inline void stage(uint4* to, const void* from, int bytes) {
   for (int i = threadIdx.x; i < bytes / 16; i += blockDim.x)
     copy_async(to + i, static_cast<const uint4*>(from) + i);
@@ -25,9 +26,9 @@ struct Packed {
   const uint4* rest;
 };
 
-/// sum += a[step] · matrix[step, two neighboring output tiles], to the precision of the terms. Tensor cores truncate when
-/// they accumulate: of three terms a step's products, the small ones first, have a sum of their own, which is then added
-/// as floats are.
+/// sum += a[step] · matrix[step, two neighboring output tiles], to the precision of the terms.
+/// Tensor cores truncate when they accumulate: of three terms a step's products, the small ones
+/// first, have a sum of their own, which is then added as floats are.
 template <int MatrixTerms, int Terms, int Rows>
 __device__ inline void multiply_pair(float (*sum)[4], int stride,
                                      const LeftFragments<Terms, Rows>& a, int step, int pair,
@@ -83,7 +84,8 @@ __device__ inline int run_position(int r, int v) {
   return ((lane / 4) * 2 * Rows + r) * kChunk + 32 * v + 8 * (lane % 4);
 }
 
-/// The states of output tile `tile`, one mode of every row of a lane, as the operand of the next product.
+/// The states of output tile `tile`, one mode of every row of a lane, as the operand of the next
+/// product.
 template <int Terms, int Rows>
 __device__ inline void set_states(LeftFragments<Terms, Rows>& a, int tile,
                                   const float2 (&v)[2 * Rows]) {
@@ -96,7 +98,8 @@ __device__ inline void set_states(LeftFragments<Terms, Rows>& a, int tile,
   }
 }
 
-/// The same in shared memory, a warp's tile [chunks, 64] of bf16 rows; further terms lie `stride` further on.
+/// The same in shared memory, a warp's tile [chunks, 64] of bf16 rows; further terms lie `stride`
+/// further on.
 template <class T>
 __device__ inline void store_states(uint4* tile, int stride, int state_tile,
                                     const float2 (&v)[2 * row_tiles<T>]) {
@@ -129,9 +132,10 @@ __device__ inline void load_states(LeftFragmentsOf<T>& a, const uint4* tile, int
       }
 }
 
-/// The 16-byte runs of a lane as they lie in memory, to its part of the operand. `zero` is zero, unknown to the
-/// compiler: without an instruction that defines them anew, the words stay in the registers of the load and every
-/// product copies its four operands together first (640 moves a tile).
+/// The 16-byte runs of a lane as they lie in memory, to its part of the operand. `zero` is zero,
+/// unknown to the compiler: without an instruction that defines them anew, the words stay in the
+/// registers of the load and every product copies its four operands together first (640 moves a
+/// tile).
 template <class T>
 __device__ inline void set_words(LeftFragmentsOf<T>& a, int r, int v, uint4 raw, unsigned zero) {
   a.pair[0][r / 2][2 * v][r % 2] = raw.x ^ zero;
@@ -161,7 +165,8 @@ __device__ inline void set_run(LeftFragments<Terms, Rows>& a, int r, int v, cons
   }
 }
 
-/// Run `v` of every row of a lane as it lies in memory; all loads are under way before the first is used.
+/// Run `v` of every row of a lane as it lies in memory; all loads are under way before the first is
+/// used.
 template <class T>
 struct Runs {
   uint4 raw[2 * row_tiles<T>][sizeof(T) / 2];
@@ -191,8 +196,8 @@ struct Runs {
   }
 };
 
-/// Run `v` of a tile of x, if `gated` times one of a gate, as an operand. `keep(r, v, term, words)` sees each run of a
-/// row as it will lie in memory.
+/// Run `v` of a tile of x, if `gated` times one of a gate, as an operand. `keep(r, v, term, words)`
+/// sees each run of a row as it will lie in memory.
 template <class T, class Keep>
 __device__ inline void set_runs(LeftFragmentsOf<T>& a, int v, const Runs<T>& x, const Runs<T>& gate,
                                 bool gated, unsigned zero, const Keep& keep) {
@@ -221,8 +226,8 @@ __device__ inline void set_runs(LeftFragmentsOf<T>& a, int v, const Runs<T>& x, 
   }
 }
 
-/// Reads gate · x (gate may be null) as an operand; `left` positions remain from the tile's start. `full`: the whole
-/// tile is there and 16-byte aligned.
+/// Reads gate · x (gate may be null) as an operand; `left` positions remain from the tile's start.
+/// `full`: the whole tile is there and 16-byte aligned.
 template <class T, bool Gated>
 __device__ inline void load_tile(LeftFragmentsOf<T>& a, const T* x, const T* gate, int left,
                                  bool full, unsigned zero) {
@@ -240,8 +245,8 @@ __device__ inline void load_tile(LeftFragmentsOf<T>& a, const T* x, const T* gat
 }
 
 /// Columns of half `v` of  a · left + b · right, matrices of `Terms` terms. The triangular ones have nothing in the halves
-/// that the comparisons leave out: `Left`, `Right` is −1 where inner positions are at most the outer ones' half, 1 where
-/// they are at least that, 0 for a full matrix.
+/// that the comparisons leave out: `Left`, `Right` is −1 where inner positions are at most the
+/// outer ones' half, 1 where they are at least that, 0 for a full matrix.
 template <int Terms, int Left, int Right, int OperandTerms, int Rows>
 __device__ inline void multiply_half(float (&sum)[Rows][4][4], int v,
                                      const LeftFragments<OperandTerms, Rows>& a, Packed left,

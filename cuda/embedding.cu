@@ -69,7 +69,8 @@ TokenPositions token_positions(const View<const Token, 1, CudaSpace>& tokens, In
   return p;
 }
 
-/// Numbers each token's occurrences within a slice; the last one of a slice writes how many there are.
+/// Numbers each token's occurrences within a slice; the last one of a slice writes how many there
+/// are.
 void count_in_slices(const TokenPositions& p, Stream stream) {
   device::for_each_index(p.slices.count * p.vocabulary, stream, "embedding_backward",
                          [=] SSM_DEVICE(Index i) { p.before[i] = 0; });

@@ -7,9 +7,10 @@
 
 namespace ssm::cuda::device {
 
-// A gated input is gate · x, rounded once. Where the gate is read as well, x is the quotient. Where the gate is too small to
-// divide by, x is stored in place of the product. The mixer's bf16 tape holds its inputs in this form: the backward pass then
-// forms states from the inputs that the forward pass used, not from products of a rounded x.
+// A gated input is gate · x, rounded once. Where the gate is read as well, x is the quotient. Where
+// the gate is too small to divide by, x is stored in place of the product. The mixer's bf16 tape
+// holds its inputs in this form: the backward pass then forms states from the inputs that the
+// forward pass used, not from products of a rounded x.
 
 inline constexpr float kSmallestDivisor = 0x1p-100f;
 

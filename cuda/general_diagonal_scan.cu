@@ -7,7 +7,8 @@ namespace {
 
 constexpr int kScanGroup = 4;  // positions whose loads and sums overlap
 
-/// One channel of one sequence. Blocks of modes follow each other over the whole sequence and add to y.
+/// One channel of one sequence. Blocks of modes follow each other over the whole sequence and add
+/// to y.
 template <class T, class Z>
 struct ScanRow {
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {

@@ -56,8 +56,8 @@ struct ScanOperands {
   Discretization discretization;
 };
 
-/// Calls visit(first, width) for the modes first … first+width−1 that the lanes of a row hold at once; once without any
-/// modes too.
+/// Calls visit(first, width) for the modes first … first+width−1 that the lanes of a row hold at
+/// once; once without any modes too.
 template <class F>
 SSM_DEVICE void for_each_mode_block(Index modes, F&& visit) {
   for (Index first = 0; first == 0 || first < modes; first += Lanes::count)

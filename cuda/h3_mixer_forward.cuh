@@ -10,11 +10,13 @@
 
 namespace ssm::cuda::device {
 
-/// Warps of a block, groups of kWarps. One block a multiprocessor, so that a warp has 168 registers.
+/// Warps of a block, groups of kWarps. One block a multiprocessor, so that a warp has 168
+/// registers.
 template <class T>
 inline constexpr int mixer_warps = operand_terms<T> == 1 ? 12 : 4;
 
-/// Whether a tape holds v ⊙ shift(k) rather than shift(k): where T is the precision of the products' operands.
+/// Whether a tape holds v ⊙ shift(k) rather than shift(k): where T is the precision of the
+/// products' operands.
 template <class T>
 inline constexpr bool tapes_gated_input = operand_terms<T> == 1;
 
@@ -24,7 +26,8 @@ struct MixerLaunch {
   const float* skip;
   Sequences<const T> k, v, gate;  // of the output
   Sequences<T> y;
-  // Of a tape. With tapes_gated_input, shifted is gated by v (gated_input.cuh). ungated may be null.
+  // Of a tape. With tapes_gated_input, shifted is gated by v (gated_input.cuh). ungated may be
+  // null.
   Sequences<T> shifted, ungated;
   Complex<float>* checkpoints;
   const char* diagonal_matrices;
@@ -33,9 +36,9 @@ struct MixerLaunch {
   unsigned zero;           // set_words
 };
 
-/// A warp's tile of k or v as it lies in memory, in shared memory, and the chunk before it. Each lane's runs have slots
-/// of their own; those of the last row are four lanes further on, so that a lane finds the row before its first one
-/// where the group before it has its last.
+/// A warp's tile of k or v as it lies in memory, in shared memory, and the chunk before it. Each
+/// lane's runs have slots of their own; those of the last row are four lanes further on, so that a
+/// lane finds the row before its first one where the group before it has its last.
 template <class T>
 struct KeyTile {
   static constexpr int R = 2 * row_tiles<T>, pieces = sizeof(T) / 2, pitch = 36;
@@ -48,8 +51,8 @@ struct KeyTile {
   }
   __device__ uint4* slot_before(int v, int piece) const { return slot(R - 1, v, piece) - 4; }
 
-  /// Starts to bring the tile at `k`, of which `left` positions remain, and with Before the chunk before it: zeros
-  /// unless `inner`.
+  /// Starts to bring the tile at `k`, of which `left` positions remain, and with Before the chunk
+  /// before it: zeros unless `inner`.
   template <bool Before>
   __device__ void fetch(const T* k, int left, bool inner) const {
     const bool full = left >= tile_positions<T> && is_aligned(k);
@@ -98,8 +101,8 @@ struct KeyTile {
   }
 };
 
-/// Shared memory of a block: toeplitz, lower, lift and the shift's two matrices; tiles of k, v and states of each warp;
-/// table, carries, totals.
+/// Shared memory of a block: toeplitz, lower, lift and the shift's two matrices; tiles of k, v and
+/// states of each warp; table, carries, totals.
 template <class T>
 struct MixerShared {
   static constexpr int output_words = operand_terms<T> * kFragmentWords,
@@ -113,8 +116,9 @@ struct MixerShared {
       (warps * kModes + warps / kWarps * 4 * kWarps * 8) * sizeof(float2);
 };
 
-/// One block walks batch items blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x. A tile of k, shifted, times v
-/// is the diagonal scan's input and stays in registers. Tape: `shifted` and `checkpoints` are there.
+/// One block walks batch items blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x. A tile
+/// of k, shifted, times v is the diagonal scan's input and stays in registers. Tape: `shifted` and
+/// `checkpoints` are there.
 template <class T, bool Tape, bool Chained>
 __global__ void __launch_bounds__(32 * mixer_warps<T>, 1)
     mixer_forward(const MixerLaunch<T> launch) {

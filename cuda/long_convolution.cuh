@@ -7,16 +7,16 @@
 
 namespace ssm::cuda::device {
 
-// Sequences longer than a block's transform, by overlap-add in the frequency domain. With u_j and k_i blocks of 8192
-// positions, padded to 16384 points, and U_j, K_i their spectra:
+// Sequences longer than a block's transform, by overlap-add in the frequency domain. With u_j and
+// k_i blocks of 8192 positions, padded to 16384 points, and U_j, K_i their spectra:
 //   Y_m = Σ_{i+j=m} K_i·U_j          block m's output is the first half of Y_m plus the second half of Y_{m−1},
 //   Z_m = Y_m + (−1)^f·Y_{m−1}       the first half of Z_m's inverse: the sign at frequency f shifts by half a period
 
 template <class T>
 using LongTransform = Transform<32, 32, half_terms<T>>;
 
-/// Spectra of all blocks of channels first + blockIdx.x, gate · x, unscaled floats. Blocks blockIdx.y,
-/// blockIdx.y + gridDim.y, …: the stages' tables are made once for several.
+/// Spectra of all blocks of channels first + blockIdx.x, gate · x, unscaled floats. Blocks
+/// blockIdx.y, blockIdx.y + gridDim.y, …: the stages' tables are made once for several.
 template <class T>
 struct BlockSpectraLaunch {
   Sequences<const T> x, gate;
@@ -104,8 +104,8 @@ __device__ inline void multiply_columns(float2 (&sum)[Outputs], const float2* ke
   }
 }
 
-/// One thread a frequency of channel blockIdx.y; both polynomials lie in shared memory, a column a thread. The columns of the
-/// next pair of sequences come while those of this one are multiplied.
+/// One thread a frequency of channel blockIdx.y; both polynomials lie in shared memory, a column a
+/// thread. The columns of the next pair of sequences come while those of this one are multiplied.
 static __global__ void multiply_blocks(const BlockProductLaunch launch) {
   extern __shared__ float2 columns[];
   constexpr int outputs = 4;
@@ -210,7 +210,8 @@ __global__ void __launch_bounds__(P::threads, P::Terms == 1 ? 2 : 1)
     const auto y = block_of(launch.y, pair, launch.batch, channel, first);
     const auto gate = block_of(launch.gate, pair, launch.batch, channel, first);
     const bool whole = has_whole_runs(y, left) && has_whole_runs(gate, left);
-    // The inverse stages divide by N times the forward gain, which the stored spectra no longer have.
+    // The inverse stages divide by N times the forward gain, which the stored spectra no longer
+    // have.
     const float back = P::gain / scale;
     float v[2][2][8];
     unpack_rows(v, out, {back, back});

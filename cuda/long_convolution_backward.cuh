@@ -5,12 +5,12 @@
 
 namespace ssm::cuda::device {
 
-// Gradients of long sequences are causal convolutions of sequences that run backwards in time. With ds = gate_out ⊙ dy
-// and r its reverse, r_n = ds_{L−1−n}:
+// Gradients of long sequences are causal convolutions of sequences that run backwards in time. With
+// ds = gate_out ⊙ dy and r its reverse, r_n = ds_{L−1−n}:
 //   du_t      = (kernel * r)_{L−1−t}
 //   dkernel_τ = Σ_b (u_b * r_b)_{L−1−τ}
-// Of a pair of sequences the second one's r has the other sign: the real part of (u_1 + i·u_2) * (r_1 − i·r_2) is the
-// sum over both.
+// Of a pair of sequences the second one's r has the other sign: the real part of
+// (u_1 + i·u_2) * (r_1 − i·r_2) is the sum over both.
 
 template <class T>
 struct ReversedProductLaunch {

@@ -10,7 +10,8 @@ namespace ssm::cuda {
 namespace device {
 namespace {
 
-/// A matrix whose columns, or rows, are contiguous, as cuBLASLt reads it: column-major, perhaps transposed.
+/// A matrix whose columns, or rows, are contiguous, as cuBLASLt reads it: column-major, perhaps
+/// transposed.
 template <class T>
 struct Factor {
   const T* data = nullptr;
@@ -18,7 +19,8 @@ struct Factor {
   std::int64_t step = 0;
 };
 
-/// `rows` and `columns` of the column-major matrix, and the strides along them; false where neither is 1.
+/// `rows` and `columns` of the column-major matrix, and the strides along them; false where neither
+/// is 1.
 template <class T>
 bool as_factor(const T* data, Index rows, Index columns, Index row_stride, Index column_stride,
                Factor<T>& factor) {
@@ -103,7 +105,8 @@ void product(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, T*& scr
   if (inner == 0) return;
   const Factor<T> left = left_factor(a, scratch, stream);
   const Factor<T> right = right_factor(a, scratch, stream);
-  // A few rows are a step, whose operands are slices at every address: one algorithm serves them all.
+  // A few rows are a step, whose operands are slices at every address: one algorithm serves them
+  // all.
   constexpr Index few_rows = 16;
   const auto alignment = [&](const T* pointer) {
     return rows <= few_rows ? static_cast<std::uint32_t>(sizeof(T)) : alignment_of(pointer);
@@ -131,7 +134,8 @@ void product(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, T*& scr
               stream);
 }
 
-/// Sums over k are cut into slices, so that tall operands keep the device busy; slices are added in order.
+/// Sums over k are cut into slices, so that tall operands keep the device busy; slices are added in
+/// order.
 constexpr Index slice_length = 256;
 inline Index slice_count(Index inner) { return (inner + slice_length - 1) / slice_length; }
 

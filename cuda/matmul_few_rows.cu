@@ -45,8 +45,9 @@ bool has_aligned_runs(const V& matrix, int along, int across) {
          reinterpret_cast<std::uintptr_t>(matrix.data()) % 16 == 0;
 }
 
-/// A warp makes `Columns` entries of `Rows` rows of c. Each lane adds its runs of k in order; then the lanes' sums are added.
-/// What is added in which order depends on K alone, however the operands lie.
+/// A warp makes `Columns` entries of `Rows` rows of c. Each lane adds its runs of k in order; then
+/// the lanes' sums are added. What is added in which order depends on K alone, however the operands
+/// lie.
 template <class T, int Rows, int Columns, int Unroll>
 struct FewRows {
   explicit FewRows(const ssm::Matmul<T, CudaSpace>& call)
@@ -66,7 +67,8 @@ struct FewRows {
   Index column_blocks() const { return (columns + Columns - 1) / Columns; }
 
   SSM_DEVICE void operator()(Index block, Lanes lanes) const {
-    // Blocks of rows that read the same columns of b are neighbors: the later ones find them in the cache.
+    // Blocks of rows that read the same columns of b are neighbors: the later ones find them in the
+    // cache.
     const Index blocks = (rows + Rows - 1) / Rows;
     const Index row = block % blocks * Rows;
     const Index column = block / blocks * Columns;
@@ -103,7 +105,8 @@ struct FewRows {
   }
 
  private:
-  /// sum += x·w over a run, which `load(address of k = 0, stride along k)` gives of a row of a or a column of b.
+  /// sum += x·w over a run, which `load(address of k = 0, stride along k)` gives of a row of a or a
+  /// column of b.
   template <class Load>
   SSM_DEVICE void add_run(Index row, Index column, T (&sum)[Rows][Columns],
                           const Load& load) const {
@@ -149,7 +152,8 @@ void run_few_rows(const ssm::Matmul<T, CudaSpace>& a, Stream stream) {
 
 template <class T>
 void matmul_few_rows(const ssm::Matmul<T, CudaSpace>& a, Stream stream) {
-  // Blocks of b are read by one warp each: the more rows share one, the more of its columns share what is read of a.
+  // Blocks of b are read by one warp each: the more rows share one, the more of its columns share
+  // what is read of a.
   const Index rows = a.c.extent(0);
   if (rows <= 1)
     run_few_rows<1, 1, 4>(a, stream);

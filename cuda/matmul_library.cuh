@@ -12,8 +12,8 @@
 namespace ssm::cuda {
 namespace device {
 
-/// One product as cuBLASLt sees it: column-major d[rows, columns] = op(a)·op(b) + beta·d, where rows are the columns of
-/// the library's row-major c. Addresses count by their alignment alone.
+/// One product as cuBLASLt sees it: column-major d[rows, columns] = op(a)·op(b) + beta·d, where
+/// rows are the columns of the library's row-major c. Addresses count by their alignment alone.
 struct ProductShape {
   cudaDataType_t scalar;
   cublasLtEpilogue_t epilogue;
@@ -25,8 +25,8 @@ struct ProductShape {
   friend auto operator<=>(const ProductShape&, const ProductShape&) = default;
 };
 
-/// The functions of cuBLASLt in use. The library is opened when the first product needs it, so that programs start
-/// without it. Throws Failure.
+/// The functions of cuBLASLt in use. The library is opened when the first product needs it, so that
+/// programs start without it. Throws Failure.
 struct CublasLt {
   CublasLt();
   decltype(&cublasLtCreate) create;

@@ -7,8 +7,9 @@
 
 namespace ssm::cuda::device {
 
-/// The elements of matrices of one shape, one index for each. Where no matrix has a gap between its rows, rows and columns
-/// are one axis and nothing is divided; elsewhere 64-bit division is avoided while 32 bits do.
+/// The elements of matrices of one shape, one index for each. Where no matrix has a gap between its
+/// rows, rows and columns are one axis and nothing is divided; elsewhere 64-bit division is avoided
+/// while 32 bits do.
 struct MatrixElements {
   struct Position {
     Index row;

@@ -5,8 +5,8 @@
 
 namespace ssm::cuda::device {
 
-/// y = gate_out · conv(gate_in · x), and with Adjoint second = second_gate · conv(gate_in · x); all but x and y may be
-/// null.
+/// y = gate_out · conv(gate_in · x), and with Adjoint second = second_gate · conv(gate_in · x); all
+/// but x and y may be null.
 struct NegacyclicLaunch {
   int batch = 0, channels = 0, length = 0;
   Sequences<const BFloat16> x{}, gate_in{}, gate_out{}, second_gate{};
@@ -16,9 +16,10 @@ struct NegacyclicLaunch {
   unsigned zero = 0;  // toeplitz_operands
 };
 
-/// Convolves tiles blockIdx.x, blockIdx.x + gridDim.x, … of P::rows / Blocks sequences of a channel, or with Adjoint
-/// correlates: the same product backwards in time. Each warp reads, transforms, transforms back and writes its own
-/// row; two barriers a tile, three if a sequence has several rows.
+/// Convolves tiles blockIdx.x, blockIdx.x + gridDim.x, … of P::rows / Blocks sequences of a
+/// channel, or with Adjoint correlates: the same product backwards in time. Each warp reads,
+/// transforms, transforms back and writes its own row; two barriers a tile, three if a sequence has
+/// several rows.
 template <class P, bool Gated, int Blocks, bool Adjoint>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     convolve_negacyclic(const NegacyclicLaunch launch) {

@@ -5,13 +5,15 @@
 
 namespace ssm::cuda::device {
 
-// The kernel's gradient is a correlation summed over the batch, dkernel[τ] = Σ_b Σ_t ds_t · u_{t−τ}. Where
-// convolve_negacyclic multiplies polynomials in n2, a second transform, over n2, finishes the job here:
+// The kernel's gradient is a correlation summed over the batch, dkernel[τ] = Σ_b Σ_t
+// ds_t · u_{t−τ}. Where convolve_negacyclic multiplies polynomials in n2, a second transform, over
+// n2, finishes the job here:
 //   X̂[k, j] = Σ_n2 X[k, n2]·exp(−2πi·n2·κ/(32·R))·exp(−2πi·n2·j/32),   P_i[k, j] = Σ_rows conj(Û_{m−i})·dŜ_m
 // so that the sum over the batch stays in registers: two numbers a lane, frequency and i.
 
-// Sequences of more than eight blocks go by pairs of pieces of eight, piece p of u with piece p + d of ds: by time
-// differences from d pieces on as above, and those below d pieces with u and ds in each other's place:
+// Sequences of more than eight blocks go by pairs of pieces of eight, piece p of u with piece p + d
+// of ds: by time differences from d pieces on as above, and those below d pieces with u and ds in
+// each other's place:
 //   Σ_t ds_{H·d + t} · u_{t − (τ − H·d)}  and  Σ_t u_t · ds_{H·d + t − (H·d − τ)},   H positions a piece
 
 struct NegacyclicGradientLaunch {
@@ -27,7 +29,8 @@ struct NegacyclicGradientLaunch {
   int share = 0;      // of the frequencies, gradient_shares
 };
 
-/// Shared memory of a block of 2·P::rows warps: inputs' data, matrices, and in place of the tables' ring what follows.
+/// Shared memory of a block of 2·P::rows warps: inputs' data, matrices, and in place of the tables'
+/// ring what follows.
 template <class P>
 struct GradientShared {
   static constexpr int turn_at = P::ring_at;                     // [Outer, 16] pairs of n2
@@ -77,7 +80,8 @@ __device__ inline unsigned multiply_add_halves(unsigned a, unsigned b, unsigned 
   return reinterpret_cast<const unsigned&>(v);
 }
 
-/// The transform over n2 at one frequency: sum[tile][2·half + e] is frequency 16·tile + 8·half + g of row 2·q + e.
+/// The transform over n2 at one frequency: sum[tile][2·half + e] is frequency 16·tile + 8·half + g
+/// of row 2·q + e.
 struct InnerSums {
   float re[2][4], im[2][4];
 };
@@ -112,8 +116,8 @@ __device__ inline void inner_transform(InnerSums& sum, unsigned from, const uint
   }
 }
 
-/// Σ over the rows of a tile of conj(x of block m − i) · y of block m, at frequency 16·(q & 1) + 8·(q >> 1) + g;
-/// `take(i, sum)` for each i, four at a time.
+/// Σ over the rows of a tile of conj(x of block m − i) · y of block m, at frequency
+/// 16·(q & 1) + 8·(q >> 1) + g; `take(i, sum)` for each i, four at a time.
 template <int Blocks, class Take>
 __device__ inline void correlate_rows(const InnerSums& x, const InnerSums& y, const Take& take) {
   constexpr int group = Blocks < 4 ? Blocks : 4;
@@ -179,7 +183,8 @@ __device__ inline int inner_position(int lane) {
   return (lane & 3) | (lane >> 4 & 1) << 2 | (lane >> 3 & 1) << 3 | (lane >> 2 & 1) << 4;
 }
 
-/// Σ_j v_j·exp(2πi·n2·j/32) over the lanes, j laid out as correlate_rows leaves it: five stages of a radix-2 transform.
+/// Σ_j v_j·exp(2πi·n2·j/32) over the lanes, j laid out as correlate_rows leaves it: five stages of
+/// a radix-2 transform.
 __device__ inline float2 inner_inverse(float2 v, const float2* root) {
   const int lane = threadIdx.x % 32, j = 16 * (lane & 1) + 8 * (lane >> 1 & 1) + lane / 4;
 #pragma unroll
@@ -193,13 +198,13 @@ __device__ inline float2 inner_inverse(float2 v, const float2* root) {
   return v;
 }
 
-/// Launches that share the frequencies, so that sums of eight blocks fit a thread's registers: a tile of outputs of the outer
-/// transform each.
+/// Launches that share the frequencies, so that sums of eight blocks fit a thread's registers: a
+/// tile of outputs of the outer transform each.
 template <class P, int Blocks>
 inline constexpr int gradient_shares = Blocks == 8 ? P::tiles : 1;
 
-/// The kernel's gradient of channel blockIdx.x, all sequences in order. Half of the warps transform inputs, half output
-/// gradients; then each takes whole frequencies of both.
+/// The kernel's gradient of channel blockIdx.x, all sequences in order. Half of the warps transform
+/// inputs, half output gradients; then each takes whole frequencies of both.
 template <class P, bool Gated, int Blocks>
 __global__ void __launch_bounds__(2 * P::threads, 1)
     correlate_negacyclic(const NegacyclicGradientLaunch launch) {
@@ -300,7 +305,8 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
     }
   }
 
-  // To the kernel's blocks: dD_i = dH_i − i·(−1)^k·dH_{i+1}, then the outer inverse with block i as row i.
+  // To the kernel's blocks: dD_i = dH_i − i·(−1)^k·dH_{i+1}, then the outer inverse with block i as
+  // row i.
   const float2* const root = reinterpret_cast<const float2*>(shared + Shared::root_at);
   const int position = inner_position(lane);
   float largest = 0.f;

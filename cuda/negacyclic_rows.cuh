@@ -7,7 +7,8 @@
 
 namespace ssm::cuda::device {
 
-/// Sum or largest of a row's magnitudes over the `Rows` neighboring rows it belongs to; a barrier if they are several.
+/// Sum or largest of a row's magnitudes over the `Rows` neighboring rows it belongs to; a barrier
+/// if they are several.
 template <bool Sum, int Rows>
 __device__ inline float rows_magnitude(float v, float* scratch) {
   const int row = threadIdx.x / 32;
@@ -29,14 +30,16 @@ __device__ inline float rows_magnitude(float v, float* scratch) {
   return v;
 }
 
-/// The power of two that brings a largest magnitude into [8, 16), and its inverse; zero and infinity get some power.
+/// The power of two that brings a largest magnitude into [8, 16), and its inverse; zero and
+/// infinity get some power.
 __device__ inline float2 range_powers(float largest) {
   const unsigned exponent = min(max(__float_as_uint(largest) >> 23, 10u), 246u);
   return {__uint_as_float((257 - exponent) << 23), __uint_as_float((exponent - 3) << 23)};
 }
 
-/// This warp's row of tile `tile` of a channel's sequences: block row % Blocks of sequence P::rows / Blocks · tile +
-/// row / Blocks, in runs of eight positions. Reversed: time runs backwards, from the end of the last block.
+/// This warp's row of tile `tile` of a channel's sequences: block row % Blocks of sequence
+/// P::rows / Blocks · tile + row / Blocks, in runs of eight positions. Reversed: time runs
+/// backwards, from the end of the last block.
 template <class P, int Blocks, bool Reversed>
 struct TileRow {
   static constexpr int sequences = P::rows / Blocks, length = Blocks * P::length;
@@ -58,7 +61,8 @@ struct TileRow {
                ? nullptr
                : tensor.data + sequence * tensor.batch_stride + channel * tensor.channel_stride;
   }
-  /// The runs as they lie in memory, missing positions zero. `whole`: all are whole or missing, and aligned.
+  /// The runs as they lie in memory, missing positions zero. `whole`: all are whole or missing, and
+  /// aligned.
   __device__ void load(uint4 (&raw)[P::runs], const BFloat16* x, bool whole) const {
     if (whole) {
 #pragma unroll

@@ -7,11 +7,13 @@ namespace ssm::cuda::device {
 
 // Sequences of several blocks: with x_j, y_m blocks of P::length positions and h the kernel,
 //   y_m = Σ_i G_i x_{m−i},   G_i the kernel's taps i·length + δ, −length < δ < length
-// G_i is a polynomial modulo z^(2·length) + 1 whose transform is H_i = D_i + i·(−1)^k·D_{i−1}, D_i the transform of the
-// kernel's block i. The blocks of a sequence are neighboring rows, so G_i meets row r − i where it makes row r.
+// G_i is a polynomial modulo z^(2·length) + 1 whose transform is H_i = D_i + i·(−1)^k·D_{i−1}, D_i
+// the transform of the kernel's block i. The blocks of a sequence are neighboring rows, so G_i
+// meets row r − i where it makes row r.
 
-/// The inner products' matrices: [channel][k][i][part][64] words, word 32 + m holds entries (m, m − 1), where entry
-/// d is H[d] for d ≥ 0 and exp(−2πi·κ/R)·H[32 + d] for d < 0. Such pairs are what a lane holds of an operand.
+/// The inner products' matrices: [channel][k][i][part][64] words, word 32 + m holds entries (m,
+/// m − 1), where entry d is H[d] for d ≥ 0 and exp(−2πi·κ/R)·H[32 + d] for d < 0. Such pairs are
+/// what a lane holds of an operand.
 template <class P>
 __host__ __device__ constexpr std::size_t negacyclic_table_bytes(int blocks) {
   return std::size_t{P::Outer} * blocks * P::table_bytes;
@@ -27,8 +29,8 @@ struct NegacyclicKernelLaunch {
   float* unscale;  // [D]
 };
 
-/// Tables of P::rows / Blocks channels, scaled so that magnitudes sum to less than 8: with inputs below 16 nothing can
-/// leave half's range.
+/// Tables of P::rows / Blocks channels, scaled so that magnitudes sum to less than 8: with inputs
+/// below 16 nothing can leave half's range.
 template <class P, int Blocks>
 __global__ void __launch_bounds__(P::threads)
     build_negacyclic_tables(const NegacyclicKernelLaunch launch) {
@@ -126,8 +128,9 @@ struct TableRing {
   }
 };
 
-/// The three 16 × 16 tiles of a table's matrix, by difference of rows and columns (−16, 0, 16). `zero_word` is zero,
-/// unknown to the compiler: a word of two tiles is made anew for each, or every product would copy its operands.
+/// The three 16 × 16 tiles of a table's matrix, by difference of rows and columns (−16, 0, 16).
+/// `zero_word` is zero, unknown to the compiler: a word of two tiles is made anew for each, or
+/// every product would copy its operands.
 __device__ inline void toeplitz_operands(unsigned (&a)[3][4], unsigned words, unsigned zero_word) {
   unsigned h[7];
 #pragma unroll
@@ -141,7 +144,8 @@ __device__ inline void toeplitz_operands(unsigned (&a)[3][4], unsigned words, un
   }
 }
 
-/// The last block that a row of a group can be, where a group's rows are neighboring blocks of one sequence.
+/// The last block that a row of a group can be, where a group's rows are neighboring blocks of one
+/// sequence.
 template <int Blocks>
 __device__ constexpr int last_block(int group) {
   return Blocks <= 8 ? Blocks - 1 : (8 * group + 7) % Blocks;

@@ -5,19 +5,23 @@
 
 namespace ssm::cuda::device {
 
-// Negacyclic convolution by a partial transform: over one of two axes, with Toeplitz products over the other. A block of `length` positions t = n1·32 + n2, zero-padded to twice
-// that, is a polynomial modulo z^(2·length) + 1; with R = 2·Outer and κ = k + 1/2, a transform over n1 alone,
+// Negacyclic convolution by a partial transform: over one of two axes, with Toeplitz products over
+// the other. A block of `length` positions t = n1·32 + n2, zero-padded to twice that, is a
+// polynomial modulo z^(2·length) + 1; with R = 2·Outer and κ = k + 1/2, a transform over n1 alone,
 //   X[k, n2] = Σ_{n1 < Outer} x[n1, n2]·exp(−2πi·n1·κ/R),   k < Outer (the other frequencies are conjugates),
-// leaves at each k a product of polynomials in n2 modulo z^32 − exp(−2πi·κ/R): a 32 × 32 complex matrix whose
-// entries depend only on the difference of row and column, the same for every sequence of a channel. The inverse is
+// leaves at each k a product of polynomials in n2 modulo z^32 − exp(−2πi·κ/R): a 32 × 32 complex
+// matrix whose entries depend only on the difference of row and column, the same for every sequence
+// of a channel. The inverse is
 //   y[n1, n2] = 1/Outer · Σ_k Re Y[k, n2]·exp(2πi·n1·κ/R)
-// No twiddles, two passes through shared memory. Frequencies k and Outer − 1 − k share the sums over even and over odd
-// n1, so that the outer stages cost Outer multiply-adds an element each, the inner one 128 for every block of kernel.
+// No twiddles, two passes through shared memory. Frequencies k and Outer − 1 − k share the sums
+// over even and over odd n1, so that the outer stages cost Outer multiply-adds an element each, the
+// inner one 128 for every block of kernel.
 //
-// One or two groups of eight rows (sequences, or blocks of sequences) travel together, one a warp in the outer stages;
-// in the inner stage the rows are the columns of a product and a warp takes whole frequencies. Shared memory holds, in
-// 16-byte runs of eight neighboring n2, [group][slab][part][run][row]: slab is a frequency (part: real, imaginary) or an
-// n1, even ones first.
+// One or two groups of eight rows (sequences, or blocks of sequences) travel together, one a warp
+// in the outer stages; in the inner stage the rows are the columns of a product and a warp takes
+// whole frequencies. Shared memory holds, in 16-byte runs of eight neighboring n2,
+// [group][slab][part][run][row]: slab is a frequency (part: real, imaginary) or an n1, even ones
+// first.
 
 template <int Outer_, int Groups_ = 1>
 struct NegacyclicPlan {
@@ -39,7 +43,8 @@ struct NegacyclicPlan {
   static constexpr int bytes = ring_at + rows * ring_bytes;
 };
 
-// Shared memory by address ------------------------------------------------------------------------------------------
+// Shared memory by
+// address ------------------------------------------------------------------------------------------
 
 __device__ inline unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
@@ -135,9 +140,11 @@ __device__ inline unsigned subtract_halves(unsigned a, unsigned b) {
   return reinterpret_cast<const unsigned&>(sum);
 }
 
-// The outer stages --------------------------------------------------------------------------------------------------
+// The outer
+// stages --------------------------------------------------------------------------------------------------
 
-/// Of packed matrices: [parity of n1][part][tile of 16 outputs][step of 16 inputs], each a left operand.
+/// Of packed matrices: [parity of n1][part][tile of 16 outputs][step of 16 inputs], each a left
+/// operand.
 template <class P>
 __device__ inline int matrix_at(int parity, int part, int tile, int step) {
   return (((parity * 2 + part) * P::tiles + tile) * P::tiles + step) * 32 + threadIdx.x % 32;
@@ -172,7 +179,8 @@ __device__ inline void make_matrices(char* shared) {
   __syncthreads();
 }
 
-/// Where this lane's row of the tiles of an outer stage lies: tiles are two runs of two times eight slabs.
+/// Where this lane's row of the tiles of an outer stage lies: tiles are two runs of two times eight
+/// slabs.
 template <class P>
 struct OuterLane {
   unsigned near_, far_, turn_;
@@ -196,8 +204,8 @@ struct OuterLane {
   }
 };
 
-/// The forward transform of this warp's row, in place; or only frequencies 16·tile … 16·tile + 15 and their mirror images of
-/// `Count` tiles from `first` on.
+/// The forward transform of this warp's row, in place; or only frequencies 16·tile … 16·tile + 15
+/// and their mirror images of `Count` tiles from `first` on.
 template <class P, int Count = P::tiles>
 __device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* matrices,
                                        int first = 0) {

@@ -51,7 +51,8 @@ struct PartialSum {
   }
 };
 
-/// finish(Σ_{i < count} value(i)), added in double precision in an order that depends on `count` alone.
+/// finish(Σ_{i < count} value(i)), added in double precision in an order that depends on `count`
+/// alone.
 /// partial   [sum_slices(count).count]   scratch
 template <class Value, class Finish>
 void ordered_sum(Index count, double* partial, Stream stream, const char* operation, Value value,

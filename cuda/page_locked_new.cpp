@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linked into a program, makes every aligned allocation of it, and so all of HostSpace, page-locked memory that the device
-// reads and writes: what BasicCuda<HostSpace> works on. Without a device it is ordinary memory.
+// Linked into a program, makes every aligned allocation of it, and so all of HostSpace, page-locked
+// memory that the device reads and writes: what BasicCuda<HostSpace> works on. Without a device it
+// is ordinary memory.
 #include <array>
 #include <atomic>
 #include <bit>
@@ -25,7 +26,8 @@ struct Header {
   std::size_t size_class;  // the block has 2^size_class bytes
 };
 
-/// Freed blocks by size, and the slab that new ones are cut from; page-locking is slow, so nothing is given back.
+/// Freed blocks by size, and the slab that new ones are cut from; page-locking is slow, so nothing
+/// is given back.
 class Pool {
  public:
   void* allocate(std::size_t bytes) {
@@ -82,8 +84,8 @@ Pool& pool() {
 
 }  // namespace
 
-// HostSpace asks for 64-byte alignment; the block sizes are powers of two of at least 128 bytes in slabs that are aligned
-// to pages.
+// HostSpace asks for 64-byte alignment; the block sizes are powers of two of at least 128 bytes in
+// slabs that are aligned to pages.
 void* operator new(std::size_t bytes, std::align_val_t) { return pool().allocate(bytes); }
 void* operator new(std::size_t bytes, std::align_val_t, const std::nothrow_t&) noexcept {
   try {

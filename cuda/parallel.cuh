@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Loops over independent indices and over rows, as kernels; compiled by a C++ compiler alone they are plain loops, so
-// that the arithmetic of kernels written with them is tested on machines without a device.
+// Loops over independent indices and over rows, as kernels; compiled by a C++ compiler alone they
+// are plain loops, so that the arithmetic of kernels written with them is tested on machines
+// without a device.
 
 #include <cmath>
 
@@ -46,8 +47,8 @@ Operand<T, E::rank()> operand(const TensorView<T, E, S>& view) {
 
 #ifdef __CUDACC__
 
-/// The threads that share a row: one warp. `total`, `sum` and `max` give every lane the same result, in one order of
-/// additions.
+/// The threads that share a row: one warp. `total`, `sum` and `max` give every lane the same
+/// result, in one order of additions.
 struct Lanes {
   static constexpr Index count = 32;
   template <class F>

@@ -60,7 +60,8 @@ void find_best(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const Sampl
   });
 }
 
-/// The probabilities up to a common factor: the likeliest is one, so that equal logits sum without rounding.
+/// The probabilities up to a common factor: the likeliest is one, so that equal logits sum without
+/// rounding.
 template <class T>
 void weigh(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
            Stream stream) {
@@ -93,8 +94,8 @@ void add_groups(Index batch, Index vocabulary, double min_p, const SampleScratch
   });
 }
 
-/// The first part from `begin` on at which `sum` passes `target`, with `sum` before that part; where rounding leaves none,
-/// the last part that is not zero.
+/// The first part from `begin` on at which `sum` passes `target`, with `sum` before that part;
+/// where rounding leaves none, the last part that is not zero.
 SSM_HOST_DEVICE inline Index find_part(const double* part, Index begin, Index end, double target,
                                        double& sum) {
   Index last = begin;
@@ -110,7 +111,8 @@ SSM_HOST_DEVICE inline Index find_part(const double* part, Index begin, Index en
   return last;
 }
 
-/// One uniform number, looked up in the sum of the weights in the order of tokens: runs of groups, groups, tokens.
+/// One uniform number, looked up in the sum of the weights in the order of tokens: runs of groups,
+/// groups, tokens.
 template <class T>
 void draw(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
           Stream stream) {

@@ -14,7 +14,8 @@ struct SampleRows {
   Index vocabulary;
 };
 
-/// How much of a row is kept: `amount` tokens, or the fewest whose weights reach `amount` of all weights.
+/// How much of a row is kept: `amount` tokens, or the fewest whose weights reach `amount` of all
+/// weights.
 struct SampleShare {
   bool counts;
   double amount;
@@ -36,7 +37,8 @@ struct SampleDigit {
   }
 };
 
-/// digit_sum[b, slice, digit] ← the share of the tokens of a slice with that digit, and the cut's higher bits.
+/// digit_sum[b, slice, digit] ← the share of the tokens of a slice with that digit, and the cut's
+/// higher bits.
 inline void add_digits(SampleRows rows, const SampleScratch& scratch, SampleDigit digit,
                        bool counts, Stream stream) {
   const Index vocabulary = rows.vocabulary;
@@ -91,7 +93,8 @@ inline void choose_digit(SampleRows rows, const SampleScratch& scratch, SampleDi
   });
 }
 
-/// Sets the weights of all but the likeliest tokens to zero; equals are kept from the lowest token on.
+/// Sets the weights of all but the likeliest tokens to zero; equals are kept from the lowest token
+/// on.
 inline void keep_likeliest(SampleRows rows, const SampleScratch& scratch, SampleShare share,
                            Stream stream) {
   const auto elements = matrix_elements(rows.batch, rows.vocabulary);

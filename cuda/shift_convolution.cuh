@@ -9,8 +9,8 @@ namespace ssm::cuda::device {
 
 /// The matrices of a short kernel K, each [64, 64] = [inner, outer] and packed as right operands:
 ///   here [p, q] = K[q − p]      beside [p, q] = K[64 + q − p], the chunk before
-/// and their transposes for the adjoint, where the chunk beside is the one after. The adjoint's inner positions are in their
-/// natural order, since its operands come from shared memory.
+/// and their transposes for the adjoint, where the chunk beside is the one after. The adjoint's
+/// inner positions are in their natural order, since its operands come from shared memory.
 enum ShiftMatrix { kHere, kBeside, kHereAdjoint, kBesideAdjoint, kShiftMatrices };
 
 template <class T>
@@ -52,12 +52,14 @@ __global__ void __launch_bounds__(256) build_shift_matrices(const float* kernel,
   }
 }
 
-/// The last row of the tile before as the lanes of the first group need it: [term][step][register pair]
+/// The last row of the tile before as the lanes of the first group need it: [term][step][register
+/// pair]
 template <class T>
 struct Edge {
   unsigned pair[operand_terms<T>][4][2];
 
-  /// Zeros, or for the first group what lies a chunk before `x`, a tile of which `left` positions remain.
+  /// Zeros, or for the first group what lies a chunk before `x`, a tile of which `left` positions
+  /// remain.
   __device__ void load(const T* x, int left, bool there) {
 #pragma unroll
     for (int v = 0; v < 2; ++v) {
@@ -75,7 +77,8 @@ struct Edge {
   }
 };
 
-/// Every row's chunk before it; the first row of the tile gets `edge`, which becomes the tile's last row.
+/// Every row's chunk before it; the first row of the tile gets `edge`, which becomes the tile's
+/// last row.
 template <class T>
 __device__ inline LeftFragmentsOf<T> chunk_before(const LeftFragmentsOf<T>& a, Edge<T>& edge) {
   constexpr int R = 2 * row_tiles<T>;
@@ -113,7 +116,8 @@ struct ShiftLaunch {
 template <class T>
 inline constexpr std::size_t shift_shared_bytes = 2 * shift_matrix_bytes<T>;
 
-/// Each warp takes tiles of (sequence, tile) pairs of channel blockIdx.x in turn; tiles do not depend on each other.
+/// Each warp takes tiles of (sequence, tile) pairs of channel blockIdx.x in turn; tiles do not
+/// depend on each other.
 template <class T>
 __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 4 : 2)
     shift_tiles(const ShiftLaunch<T> launch) {

@@ -12,9 +12,10 @@ struct ShiftBackwardLaunch {
   float* partial;  // [D, groups, kChunk]
 };
 
-/// Chunks of a block's step, and its shared memory: the adjoint's matrices, then inputs and outputs' gradients as
-/// [chunks, 64] bf16 rows. Row r of the inputs is chunk r − 8 of the step, so that the chunk before has a place; row r of the
-/// gradients is chunk r, and the chunk after has one.
+/// Chunks of a block's step, and its shared memory: the adjoint's matrices, then inputs and
+/// outputs' gradients as [chunks, 64] bf16 rows. Row r of the inputs is chunk r − 8 of the step, so
+/// that the chunk before has a place; row r of the gradients is chunk r, and the chunk after has
+/// one.
 template <class T>
 inline constexpr int step_chunks = kWarps * 16 * row_tiles<T>;
 template <class T>
@@ -54,7 +55,8 @@ __device__ inline void store_chunk(uint4* tiles, int which, int row, int run,
                                                     words[3][t]};
 }
 
-/// Positions from `begin` on of p (times a gate) to rows `row`, … of a tile; what lies outside 0 … length − 1 is zero.
+/// Positions from `begin` on of p (times a gate) to rows `row`, … of a tile; what lies outside 0 …
+/// length − 1 is zero.
 template <class T>
 __device__ inline void load_chunks(uint4* tiles, int which, int row, int chunks, const T* p,
                                    const T* gate, long long begin, long long length, bool full) {
@@ -122,7 +124,8 @@ __device__ inline void write_inputs_gradient(uint4* tiles, Packed here, Packed b
   }
 }
 
-/// Adds to the products over chunks of outputs (16 positions a warp) with inputs of the same and of the previous chunk.
+/// Adds to the products over chunks of outputs (16 positions a warp) with inputs of the same and of
+/// the previous chunk.
 template <class T>
 __device__ inline void add_taps(uint4* tiles, float (&same)[8][4], float (&previous)[8][4]) {
   constexpr int terms = operand_terms<T>;
@@ -163,8 +166,8 @@ __device__ inline void add_taps(uint4* tiles, float (&same)[8][4], float (&previ
   }
 }
 
-/// dx = shiftᵀ(gate · dy) and the taps' gradient Σ gate_t·dy_t·x_{t−s} of channel blockIdx.x, both from one reading of dy.
-/// Blocks take every gridDim.y-th step of step_chunks chunks.
+/// dx = shiftᵀ(gate · dy) and the taps' gradient Σ gate_t·dy_t·x_{t−s} of channel blockIdx.x, both
+/// from one reading of dy. Blocks take every gridDim.y-th step of step_chunks chunks.
 template <class T>
 __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 3 : 1)
     shift_backward(const ShiftBackwardLaunch<T> launch) {
@@ -180,7 +183,8 @@ __global__ void __launch_bounds__(kThreads, operand_terms<T> == 1 ? 3 : 1)
   const Packed beside{shared + Shared::matrix_words,
                       shared + Shared::matrix_words + kFragmentWords};
   float same[8][4] = {}, previous[8][4] = {};
-  // Tensor cores truncate when they accumulate: float data is summed there over one step, then here.
+  // Tensor cores truncate when they accumulate: float data is summed there over one step, then
+  // here.
   constexpr bool flushed = operand_terms<T> == 3;
   float total[flushed ? 2 : 1][8][4] = {};
   const int steps = (call.length + chunks * kChunk - 1) / (chunks * kChunk);

@@ -8,8 +8,8 @@ namespace ssm::cuda {
 namespace device {
 namespace {
 
-/// final[n] = Σ_{j ≤ n, j < length} B[n−j]·x[end−1−j] + initial[n − length], from the last tap on: what is overwritten has
-/// been read, in place too.
+/// final[n] = Σ_{j ≤ n, j < length} B[n−j]·x[end−1−j] + initial[n − length], from the last tap on:
+/// what is overwritten has been read, in place too.
 template <class T>
 struct ShiftFinalState {
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {

@@ -12,9 +12,10 @@
 
 namespace ssm::cuda::device {
 
-/// 16-bit calls over no more channels, or no more positions of all sequences, are computed in float. A gradient with one
-/// number per channel can cancel below the rounding of its 16-bit terms. Over many channels and positions such numbers are a
-/// small part of the gradient's norm; in a small call they are most of it.
+/// 16-bit calls over no more channels, or no more positions of all sequences, are computed in
+/// float. A gradient with one number per channel can cancel below the rounding of its 16-bit terms.
+/// Over many channels and positions such numbers are a small part of the gradient's norm; in a
+/// small call they are most of it.
 inline constexpr int kFewChannels = 64, kFewPositions = 1024;
 
 /// Whether a call of T over [batch, channels, length] is computed in float.
@@ -24,7 +25,8 @@ constexpr bool computes_in_float(int batch, int channels, int length) {
          (channels <= kFewChannels || std::int64_t{batch} * length <= kFewPositions);
 }
 
-/// Copies [B, D, L] from one layout and scalar to another; one column of thread blocks per sequence and channel.
+/// Copies [B, D, L] from one layout and scalar to another; one column of thread blocks per sequence
+/// and channel.
 template <class From, class To>
 __global__ void __launch_bounds__(256)
     convert_sequences(Sequences<From> from, Sequences<To> to, int length) {

@@ -8,7 +8,8 @@
 
 namespace ssm::cuda::device {
 
-// Complex arithmetic, the same on host and device -----------------------------------------------------------------
+// Complex arithmetic, the same on host and
+// device -----------------------------------------------------------------
 
 __host__ __device__ constexpr float2 multiply(float2 a, float2 b) {
   return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x};
@@ -22,7 +23,8 @@ __host__ __device__ constexpr double2 multiply(double2 a, double2 b) {
   return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x};
 }
 
-// 16-bit pairs ----------------------------------------------------------------------------------------------------
+// 16-bit
+// pairs ----------------------------------------------------------------------------------------------------
 
 __device__ inline unsigned pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -51,7 +53,8 @@ __device__ inline void split_bf16(float low, float high, unsigned (&pairs)[Terms
   }
 }
 
-// Eight neighboring positions ------------------------------------------------------------------------------------
+// Eight neighboring
+// positions ------------------------------------------------------------------------------------
 
 template <class T>
 inline constexpr int operand_terms = 2;  // bf16 terms that represent a scalar of this type
@@ -109,8 +112,8 @@ __device__ inline void load_guarded(const T* p, int count, uint4 (&raw)[sizeof(T
     raw[k] = {word[4 * k], word[4 * k + 1], word[4 * k + 2], word[4 * k + 3]};
 }
 
-/// Reads positions 0 … 7 of `p` as floats; those at `count` and beyond are zero. `full`: all are there, and p is
-/// 16-byte aligned.
+/// Reads positions 0 … 7 of `p` as floats; those at `count` and beyond are zero. `full`: all are
+/// there, and p is 16-byte aligned.
 template <class T>
 __device__ inline void load_eight(const T* p, int count, bool full, float (&v)[8]) {
   uint4 raw[sizeof(T) / 2];
@@ -169,7 +172,8 @@ __device__ inline bool is_aligned(const T* p) {
   return (reinterpret_cast<unsigned long long>(p) & 15) == 0;
 }
 
-// Tensor cores ----------------------------------------------------------------------------------------------------
+// Tensor
+// cores ----------------------------------------------------------------------------------------------------
 
 /// c += a · b for a 16 × 16 by 16 × 8 tile, bf16 operands, float sums.
 __device__ inline void multiply_tile(float (&c)[4], const unsigned (&a)[4], unsigned b0,
@@ -180,7 +184,8 @@ __device__ inline void multiply_tile(float (&c)[4], const unsigned (&a)[4], unsi
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Copies 16 bytes to shared memory without passing through registers; ordered by wait_for_copies in the same thread.
+/// Copies 16 bytes to shared memory without passing through registers; ordered by wait_for_copies
+/// in the same thread.
 __device__ inline void copy_async(void* to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(to))),
@@ -209,7 +214,8 @@ __device__ inline void load_tiles(unsigned (&r)[4], const void* row) {
                : "r"(address));
 }
 
-/// Four transposed 8 × 8 tiles of 16-bit numbers; lane l gives the address of row l % 8 of tile l / 8.
+/// Four transposed 8 × 8 tiles of 16-bit numbers; lane l gives the address of row l % 8 of tile
+/// l / 8.
 __device__ inline void load_transposed(unsigned (&r)[4], const void* row) {
   const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"

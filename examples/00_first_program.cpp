@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One layer: it trains on whole sequences in parallel, and streams one position at a time with the same numbers.
+// One layer: it trains on whole sequences in parallel, and streams one position at a time with the
+// same numbers.
 // [first program]
 #include <iostream>
 #include <ssm/backend/cpu.hpp>

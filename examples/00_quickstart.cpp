@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library from the outside: one layer, training, streaming, sizes at run time, a model, one's own primitive.
+// The library from the outside: one layer, training, streaming, sizes at run time, a model, one's
+// own primitive.
 
 // [includes]
 #include <ssm/backend/cpu.hpp>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opens a language model of any family from a folder and streams text:  01_generate FOLDER PROMPT [BACKEND]
+// Opens a language model of any family from a folder and streams text:  01_generate FOLDER PROMPT
+//                                                                       [BACKEND]
 // [generate]
 #include <iostream>
 #include <ssm/language_model.hpp>

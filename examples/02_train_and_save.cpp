@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Trains a small language model on a text, saves it, opens it again and goes on:  02_train_and_save TEXT FOLDER
+// Trains a small language model on a text, saves it, opens it again and goes on:  02_train_and_save
+//                                                                                 TEXT FOLDER
 // [train and save]
 #include <filesystem>
 #include <iostream>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A model that is not a language model: it forecasts a noisy sine, one value ahead, and then streams.
+// A model that is not a language model: it forecasts a noisy sine, one value ahead, and then
+// streams.
 #include <cmath>
 #include <cstdio>
 #include <ssm/backend/cpu.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A layer on data that somebody else owns: matrices, raw memory, windows of longer sequences; and on parameters, gradients and
-// scratch memory that are not the library's.
+// A layer on data that somebody else owns: matrices, raw memory, windows of longer sequences; and
+// on parameters, gradients and scratch memory that are not the library's.
 #include <cstddef>
 #include <cstdio>
 #include <ssm/backend/cpu.hpp>

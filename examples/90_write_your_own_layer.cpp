@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A layer from scratch: a leaky sum of each channel, y_t = decay·y_{t−1} + gain·x_t, as a diagonal SSM of one real mode.
+// A layer from scratch: a leaky sum of each channel, y_t = decay·y_{t−1} + gain·x_t, as a diagonal
+// SSM of one real mode.
 #include <cmath>
 #include <cstdio>
 #include <ssm/backend/cpu.hpp>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A primitive from scratch, a backend that has it, and a layer made of it: the running sum of each channel.
+// A primitive from scratch, a backend that has it, and a layer made of it: the running sum of each
+// channel.
 #include <cstdio>
 #include <ssm/backend/reference.hpp>
 #include <ssm/ssm.hpp>

@@ -189,7 +189,8 @@ double parameter_bytes(const P& parameters) {
   return static_cast<double>(bytes);
 }
 
-/// shape: how many tokens. The floor: every weight is read once a token, and every state read and written.
+/// shape: how many tokens. The floor: every weight is read once a token, and every state read and
+/// written.
 Work mamba_decode(Ctx& ctx, const Request& r) {
   const Index steps = r.shape.at(0);
   auto model = std::make_shared<Mamba130M>(ctx, 1);

@@ -43,7 +43,8 @@ double loss_and_gradients(Context<B>& ctx, const M& model, const P& parameters,
   return static_cast<double>(loss(0));
 }
 
-/// Runs a language model over one case: logits at once and by steps, loss and gradients, greedy continuation.
+/// Runs a language model over one case: logits at once and by steps, loss and gradients, greedy
+/// continuation.
 template <class B, class T, class M>
 class LanguageModelCheck {
   using Parameters = typename M::template Parameters<T, typename B::Space>;

@@ -15,13 +15,14 @@
 
 namespace ssm::conformance {
 
-/// How a file's states lie beside the layer's: the same way, or with the first two axes exchanged and the layer's first
-/// axis as long as the file says (a key–value cache).
+/// How a file's states lie beside the layer's: the same way, or with the first two axes exchanged
+/// and the layer's first axis as long as the file says (a key–value cache).
 enum class StateLayout { same, time_first };
 
 inline constexpr auto not_a_number = std::numeric_limits<double>::quiet_NaN();
 
-/// A tensor for a result that must be overwritten, or added to; none where the operand it belongs to was not given.
+/// A tensor for a result that must be overwritten, or added to; none where the operand it belongs
+/// to was not given.
 template <class T, class E>
 Tensor<T, E> filled_like(const Tensor<T, E>& operand, double value) {
   Tensor<T, E> tensor;
@@ -52,7 +53,8 @@ void read_parameters(Trial& trial, P& parameters, const std::string& prefix = ""
       parameters);
 }
 
-/// Holds the gradients of L's parameters against `grad/param/` + prefix + name, where the file has them.
+/// Holds the gradients of L's parameters against `grad/param/` + prefix + name, where the file has
+/// them.
 template <class L, class P>
 void compare_gradients(Trial& trial, const P& gradients, double allowed,
                        const std::string& prefix = "") {
@@ -63,7 +65,8 @@ void compare_gradients(Trial& trial, const P& gradients, double allowed,
       gradients);
 }
 
-/// Runs one layer over one case: whole sequence, chunks, single positions, gradients. Everything it writes starts as NaN.
+/// Runs one layer over one case: whole sequence, chunks, single positions, gradients. Everything it
+/// writes starts as NaN.
 template <class B, class T, class L>
 class LayerCheck {
   using Parameters = typename L::template Parameters<T, typename B::Space>;
@@ -71,7 +74,8 @@ class LayerCheck {
   using Sequence3 = DynamicTensor<T, 3>;
 
  public:
-  /// `leeway` multiplies the tolerances of single precision, for layers that are worse conditioned than most.
+  /// `leeway` multiplies the tolerances of single precision, for layers that are worse conditioned
+  /// than most.
   LayerCheck(Trial& trial, const L& layer, StateLayout layout, double leeway = 1)
       : trial_(trial),
         layer_(layer),
@@ -209,7 +213,8 @@ class LayerCheck {
         },
         state);
   }
-  /// Gives a key–value cache the number of positions it has in the file, the same for every sequence.
+  /// Gives a key–value cache the number of positions it has in the file, the same for every
+  /// sequence.
   void reshape_like(const std::string& prefix, State& state) {
     if (layout_ == StateLayout::same) return;
     Index positions = 0;

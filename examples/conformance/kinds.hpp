@@ -23,8 +23,8 @@
 
 namespace ssm::conformance {
 
-/// A new kind is one file in kind/ and one line here, or in language_models.hpp. What a backend has no primitives for is
-/// left out, and so unsupported.
+/// A new kind is one file in kind/ and one line here, or in language_models.hpp. What a backend has
+/// no primitives for is left out, and so unsupported.
 template <class B, class T>
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all = [] {

@@ -11,7 +11,8 @@
 
 namespace ssm::conformance {
 
-/// What a case calls a tensor that the family calls `name`: files of other programs have another word for the embedding.
+/// What a case calls a tensor that the family calls `name`: files of other programs have another
+/// word for the embedding.
 template <class F>
 std::string stored_name(const Trial& trial, const std::string& name) {
   using Names = typename F::LanguageModel::TensorNames;

@@ -24,8 +24,8 @@ struct Verdict {
   std::string reason;
 };
 
-/// One run of one case: hands out what the file gives, takes what was computed, and remembers both, so that nothing
-/// in the file goes unused and nothing expected goes unchecked.
+/// One run of one case: hands out what the file gives, takes what was computed, and remembers both,
+/// so that nothing in the file goes unused and nothing expected goes unchecked.
 /// Throws  CaseError  where a tensor or an option is missing or has the wrong shape or type
 class Trial {
  public:
@@ -34,7 +34,8 @@ class Trial {
   const std::vector<Index>& splits() const { return case_.splits; }
   const std::filesystem::path& folder() const { return case_.folder; }
   const JsonObject& config() const { return case_.config; }
-  /// A size of the config. None is larger than all tensors together: a damaged one must not become an allocation.
+  /// A size of the config. None is larger than all tensors together: a damaged one must not become
+  /// an allocation.
   Index size(const std::string& key) const;
   Index size(const std::string& key, Index otherwise) const;
   double number(const std::string& key) const { return number_in(config(), key); }
@@ -101,8 +102,8 @@ class Trial {
   /// Goes behind the names of the tensors compared from here on: " by steps".
   void enter(std::string phase) { phase_ = std::move(phase); }
 
-  /// Holds what was computed against the file's tensor. Where `slack` is given, [as actual], an element that is no farther
-  /// off than its slack counts as equal.
+  /// Holds what was computed against the file's tensor. Where `slack` is given, [as actual], an
+  /// element that is no farther off than its slack counts as equal.
   template <HostTensor X>
   void compare(const std::string& name, const X& actual, double tolerance,
                std::span<const double> slack = {}) {

@@ -24,7 +24,8 @@ struct PlotCurve {
   std::vector<PlotPoint> points;  // x ascending; a point that is not finite is a gap
 };
 
-/// Curves over a common axis, drawn as one SVG that needs nothing else. Ticks are 1, 2 or 5 times a power of ten.
+/// Curves over a common axis, drawn as one SVG that needs nothing else. Ticks are 1, 2 or 5 times a
+/// power of ten.
 ///   LinePlot plot{.title = "nats per token", .x_label = "step"};
 ///   plot.curves.push_back({"training", "#4878a8", points});
 ///   write_text_file("loss.svg", plot.svg());
@@ -166,7 +167,8 @@ inline std::string polyline(const PlotCanvas& canvas, const PlotCurve& curve) {
   return svg + "\"/>\n";
 }
 
-/// The curves' labels in their colors, in as many rows as they need, the first at `y`; how many rows.
+/// The curves' labels in their colors, in as many rows as they need, the first at `y`; how many
+/// rows.
 inline std::pair<std::string, int> legend(const LinePlot& plot, double y) {
   constexpr double swatch = 18, gap = 20, row_height = 18;
   constexpr double letter = 7;  // a generous mean at font size 12: no font's widths are known here

@@ -15,7 +15,8 @@
 
 namespace ssm::cli {
 
-/// What numbers on the command line may be. They are read strictly: nothing wraps, saturates or is cut.
+/// What numbers on the command line may be. They are read strictly: nothing wraps, saturates or is
+/// cut.
 inline constexpr Index limit = Index{1} << 40;
 
 /// Adds an option for a whole number from `least` to `most`. Given twice, the last one counts.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ssm: trains language models on text, generates with them, measures them, and looks into their files.
+// ssm: trains language models on text, generates with them, measures them, and looks into their
+// files.
 #include <cstdio>
 #include <exception>
 #include <iostream>

@@ -50,7 +50,8 @@ std::uint64_t checked_add(const fs::path& path, std::uint64_t a, std::uint64_t b
   return a + b;
 }
 
-/// What a model is: its own folder, else the newest checkpoint of a training run, else every file of tensors in it.
+/// What a model is: its own folder, else the newest checkpoint of a training run, else every file
+/// of tensors in it.
 fs::path place_of(const fs::path& path) {
   std::error_code error;
   if (!fs::is_directory(path, error)) return path;

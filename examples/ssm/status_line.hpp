@@ -9,7 +9,8 @@
 
 namespace ssm::cli {
 
-/// What goes on, on standard error: one line that is rewritten on a terminal, now and then a line of its own elsewhere.
+/// What goes on, on standard error: one line that is rewritten on a terminal, now and then a line
+/// of its own elsewhere.
 class StatusLine {
   using Clock = std::chrono::steady_clock;
 

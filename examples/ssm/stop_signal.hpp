@@ -6,7 +6,8 @@
 
 namespace ssm::cli {
 
-/// While it lives, the first SIGINT, SIGTERM or SIGHUP only asks to stop; the second one ends the process.
+/// While it lives, the first SIGINT, SIGTERM or SIGHUP only asks to stop; the second one ends the
+/// process.
 class StopSignal {
  public:
   StopSignal() {

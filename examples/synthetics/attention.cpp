@@ -3,7 +3,8 @@
 
 namespace synthetics {
 
-/// One head and learned positions, as in the paper, but without its dropout of 0.1 inside the attention.
+/// One head and learned positions, as in the paper, but without its dropout of 0.1 inside the
+/// attention.
 void train_attention(const Settings& settings, const Data& data, std::uint64_t seed,
                      const std::function<void(Epoch)>& report) {
   train<TwoBlocks<ssm::AttentionBlock>>(settings, data, seed, settings.length + 2, report);

@@ -30,11 +30,13 @@ struct Settings {
 
   Index steps_per_epoch() const { return (training + batch - 1) / batch; }
   Index total_steps() const { return steps_per_epoch() * epochs; }
-  /// A warm-up over a tenth of the epochs; then linearly to nothing (recall), or a cosine to a tenth (induction).
+  /// A warm-up over a tenth of the epochs; then linearly to nothing (recall), or a cosine to a
+  /// tenth (induction).
   ssm::Schedule schedule() const;
 };
 
-/// The data of a task, the least loss that a model can honestly have on it, and the accuracy of guessing.
+/// The data of a task, the least loss that a model can honestly have on it, and the accuracy of
+/// guessing.
 struct Data {
   ssm::TaskSplits splits;
   double loss_floor = 0;  // nats per token
@@ -44,7 +46,8 @@ struct Data {
 /// Throws  ssm::ArgumentError  for sizes that make no task
 Data make_data(const Settings& settings, std::uint64_t seed);
 
-/// The mean training loss of an epoch in nats per token, and the share of test sequences answered right after it.
+/// The mean training loss of an epoch in nats per token, and the share of test sequences answered
+/// right after it.
 struct Epoch {
   double loss = 0;
   double accuracy = 0;
@@ -57,7 +60,8 @@ struct Run {
   double seconds = 0;
   std::vector<Epoch> epochs{};
 
-  /// The epoch with the highest accuracy, the first of equals; as the paper does, it is picked by the test sequences.
+  /// The epoch with the highest accuracy, the first of equals; as the paper does, it is picked by
+  /// the test sequences.
   std::size_t best_epoch() const;
 };
 
@@ -85,8 +89,8 @@ const std::vector<Model>& all_models();
 /// Throws  ssm::ArgumentError  for an unknown name
 const Model& model_named(const std::string& name);
 
-/// Runs every model from every seed, `jobs` at a time, showing progress on standard error. Calls `finished` after each
-/// run with all runs so far.
+/// Runs every model from every seed, `jobs` at a time, showing progress on standard error. Calls
+/// `finished` after each run with all runs so far.
 std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
                          Index seeds, Index jobs,
                          const std::function<void(const std::vector<Run>&)>& finished);

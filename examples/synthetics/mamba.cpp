@@ -5,7 +5,8 @@
 namespace synthetics {
 namespace {
 
-// A Mamba block has no MLP beside it: four of them have about the parameters of two blocks with one.
+// A Mamba block has no MLP beside it: four of them have about the parameters of two blocks with
+// one.
 ssm::MambaLanguageModelConfig config_of(const Settings& settings) {
   return {.d_model = 32,
           .n_layer = 4,

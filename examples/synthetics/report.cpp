@@ -59,7 +59,8 @@ std::vector<Summary> summaries(const std::vector<Run>& runs) {
   return result;
 }
 
-/// Clearly less loss than the task allows: the model sees its targets, or has learned its training data by heart.
+/// Clearly less loss than the task allows: the model sees its targets, or has learned its training
+/// data by heart.
 bool is_too_good(const Data& data, const Run& run) {
   return run.epochs.back().loss < 0.97 * data.loss_floor;
 }

@@ -14,7 +14,8 @@ std::string table(const Settings& settings, const Data& data, const std::vector<
 /// Settings and every epoch of every run.
 std::string json(const Settings& settings, const Data& data, const std::vector<Run>& runs);
 
-/// Test accuracy over epochs as one self-contained SVG, a line for each run, a color for each model.
+/// Test accuracy over epochs as one self-contained SVG, a line for each run, a color for each
+/// model.
 std::string plot(const Settings& settings, const Data& data, const std::vector<Run>& runs);
 
 }  // namespace synthetics

@@ -17,7 +17,8 @@
 
 namespace synthetics {
 
-/// The models of the H3 paper's synthetic tasks: two pre-norm blocks of width 32 with an MLP of width 128, tied head.
+/// The models of the H3 paper's synthetic tasks: two pre-norm blocks of width 32 with an MLP of
+/// width 128, tied head.
 template <class Block>
 struct TwoBlocks {
   static constexpr Index width = 32;
@@ -30,7 +31,8 @@ struct TwoBlocks {
   }
 };
 
-/// Trains what `Maker::make(settings, positions)` makes. Every buffer is made once; a step allocates no tensor.
+/// Trains what `Maker::make(settings, positions)` makes. Every buffer is made once; a step
+/// allocates no tensor.
 template <class Maker>
 class Training {
   using Model = typename Maker::Model;

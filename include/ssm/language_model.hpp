@@ -22,9 +22,10 @@
 
 namespace ssm {
 
-/// What a language model remembers of the tokens it has read: the past of one or several sequences side by side. Belongs to
-/// the model that made it and to the sessions of that model.
-/// Throws  ArgumentError  for a state of another kind of model, a sequence that is not there, or sequences that do not fit
+/// What a language model remembers of the tokens it has read: the past of one or several sequences
+/// side by side. Belongs to the model that made it and to the sessions of that model.
+/// Throws  ArgumentError  for a state of another kind of model, a sequence that is not there, or
+///                        sequences that do not fit
 class LanguageModelState {
  public:
   explicit LanguageModelState(std::unique_ptr<detail::StateInterface> state)
@@ -37,7 +38,8 @@ class LanguageModelState {
   LanguageModelState copy() const { return LanguageModelState(state_->copy()); }
   /// One of the sequences as a state of its own.
   LanguageModelState row(Index sequence) const { return LanguageModelState(state_->row(sequence)); }
-  /// Replaces one sequence of another state by one of this, so that sequences join and leave a batch.
+  /// Replaces one sequence of another state by one of this, so that sequences join and leave a
+  /// batch.
   void copy_row(Index from, LanguageModelState& to, Index row) const {
     state_->copy_row(from, *to.state_, row);
   }
@@ -52,7 +54,8 @@ class LanguageModelState {
   std::unique_ptr<detail::StateInterface> state_;
 };
 
-/// The tokens that follow a prompt, an input range that runs the model as it is read. The model must outlive it.
+/// The tokens that follow a prompt, an input range that runs the model as it is read. The model
+/// must outlive it.
 class GeneratedTokens {
  public:
   class Iterator {
@@ -87,7 +90,8 @@ class GeneratedTokens {
   std::optional<Token> token_;
 };
 
-/// The text that follows a prompt in pieces of whole characters, an input range that runs the model as it is read.
+/// The text that follows a prompt in pieces of whole characters, an input range that runs the model
+/// as it is read.
 class GeneratedText {
  public:
   class Iterator {
@@ -139,8 +143,8 @@ class GeneratedText {
 ///   auto model = ssm::open_language_model("run/", {.backend = "cpu", .threads = 2});
 ///   for (const std::string& text : model.generate("To be", {.temperature = 0.8, .tokens = 200}))
 ///     std::cout << text << std::flush;
-/// Tensors that go in and out are in host memory, whatever the backend. One object is for one thread at a time; `session` makes
-/// others over the same weights.
+/// Tensors that go in and out are in host memory, whatever the backend. One object is for one
+/// thread at a time; `session` makes others over the same weights.
 /// Throws  ArgumentError, ShapeError  for operands that do not fit the model
 class AnyLanguageModel {
  public:
@@ -150,14 +154,15 @@ class AnyLanguageModel {
   const LanguageModelFacts& facts() const { return model_->facts(); }
   /// The config.json that `save` writes.
   std::string config_json() const { return model_->config_json(); }
-  /// The first of some options that the model would have to be another one for, see FreshLanguageModel.
+  /// The first of some options that the model would have to be another one for, see
+  /// FreshLanguageModel.
   std::optional<std::string> changed_option(
       const std::map<std::string, std::string>& options) const {
     return model_->changed_option(options);
   }
 
-  /// Another object over the same weights, with threads and workspace of its own, for another thread. While there are several,
-  /// weights cannot change: no training, no rounding.
+  /// Another object over the same weights, with threads and workspace of its own, for another
+  /// thread. While there are several, weights cannot change: no training, no rounding.
   AnyLanguageModel session(int threads = 1) const {
     return AnyLanguageModel(model_->session({.backend = facts().backend, .threads = threads}));
   }
@@ -171,7 +176,8 @@ class AnyLanguageModel {
     return LanguageModelState(model_->initial_state(sequences));
   }
   /// At every position, what the model expects next, each sequence from an empty state.
-  /// tokens [B, L]    logits [B, L, padded vocabulary] or [B, 1, padded vocabulary] for the last position alone
+  /// tokens [B, L]    logits [B, L, padded vocabulary] or [B, 1, padded vocabulary] for the last
+  ///                  position alone
   void logits(const View<const Token, 2>& tokens, const View<float, 3>& logits) const {
     model_->logits(tokens, logits);
   }
@@ -183,7 +189,8 @@ class AnyLanguageModel {
     return result;
   }
   /// Reads a chunk of any length from a state on, and advances the state.
-  /// tokens [B, L]    logits [B, L, padded vocabulary] or [B, 1, padded vocabulary] for the last position alone
+  /// tokens [B, L]    logits [B, L, padded vocabulary] or [B, 1, padded vocabulary] for the last
+  ///                  position alone
   void prefill(const View<const Token, 2>& tokens, const View<float, 3>& logits,
                LanguageModelState& state) const {
     model_->prefill(tokens, logits, state.interface());
@@ -207,7 +214,8 @@ class AnyLanguageModel {
                            const GenerateOptions& options = {}) const {
     return GeneratedTokens(model_->generate(prompt, options, nullptr));
   }
-  /// The same from a state on, which has read all that was handed out when the range is at its end or left.
+  /// The same from a state on, which has read all that was handed out when the range is at its end
+  /// or left.
   GeneratedTokens generate(std::span<const Token> prompt, const GenerateOptions& options,
                            LanguageModelState& state) const {
     return GeneratedTokens(model_->generate(prompt, options, &state.interface()));
@@ -245,8 +253,8 @@ class AnyLanguageModel {
   TextLoss loss(TokenView text, const TextLossOptions& options = {}) const {
     return model_->loss(text, options);
   }
-  /// The same by the protocol of `evaluation_context`: a model with attention starts afresh every 1024 tokens, one with learned
-  /// positions before they end.
+  /// The same by the protocol of `evaluation_context`: a model with attention starts afresh every
+  /// 1024 tokens, one with learned positions before they end.
   TextLoss evaluate(TokenView text, std::optional<Index> context = std::nullopt) const {
     return loss(text,
                 {.context = evaluation_context(facts().has_attention, facts().positions, context)});
@@ -261,8 +269,8 @@ class AnyLanguageModel {
   }
   /// Updates made so far, in this run and in those that it resumed.
   Index updates() const { return model_->updates(); }
-  /// Writes config.json and model.safetensors into a folder, and while the model trains also optimizer.safetensors and, where
-  /// state is carried, state.safetensors. Throws CheckpointError.
+  /// Writes config.json and model.safetensors into a folder, and while the model trains also
+  /// optimizer.safetensors and, where state is carried, state.safetensors. Throws CheckpointError.
   void save(const std::filesystem::path& folder) const { model_->save(folder); }
   /// Goes on where the model that was saved in a folder stopped; this one was opened from there.
   /// Throws  CheckpointError  if the files are damaged or of another model
@@ -285,14 +293,19 @@ struct FreshLanguageModel {
   Seed seed{};
 };
 
-// Compiled in the library ssm::language_model, for every family and every backend it was built with.
+// Compiled in the library ssm::language_model, for every family and every backend it was built
+// with.
 
-/// Opens a language model from a folder with config.json and weights, or from the newest checkpoint of a training run.
+/// Opens a language model from a folder with config.json and weights, or from the newest checkpoint
+/// of a training run.
 /// Throws  CheckpointError  if a file is missing, damaged, or not what its config says; ArgumentError  for a backend that is not
 ///         there or that the family does not run on
 AnyLanguageModel open_language_model(const std::filesystem::path& path,
                                      const BackendOptions& options = {});
-/// Throws  ArgumentError  for an unknown family or sizes that do not fit; CheckpointError  for a config that does not
+/// Throws  ArgumentError  for an unknown family or sizes that do not fit; CheckpointError  for a
+///                                                                                         config
+///                                                                                         that
+///                                                                                         does not
 AnyLanguageModel fresh_language_model(const FreshLanguageModel& fresh,
                                       const BackendOptions& options = {});
 /// The backends that were compiled in.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// One sentence in place of a thousand errors: compilers go on after #error, and stop at an #include that does not exist.
+// One sentence in place of a thousand errors: compilers go on after #error, and stop at an #include
+// that does not exist.
 #if __cplusplus < 202002L && !(defined(_MSVC_LANG) && _MSVC_LANG >= 202002L)
 #error ssm needs C++20: compile with -std=c++20 or later
 #include "ssm needs C++20: compile with -std=c++20 or later"

@@ -3,7 +3,8 @@
 
 #include "ssm/require_cxx20.hpp"
 
-// Everything that needs no backend and no file format; add a backend header beside it, and headers of ssm/io/ for files.
+// Everything that needs no backend and no file format; add a backend header beside it, and headers
+// of ssm/io/ for files.
 #include "ssm/version.hpp"
 
 // Tensors and what can be done to them without a backend.
@@ -17,7 +18,8 @@
 #include "ssm/core/scalar.hpp"
 #include "ssm/core/tensor.hpp"
 
-// Formulas of the discretization; the other primitives, ssm/op/, come with the layers that are made of them.
+// Formulas of the discretization; the other primitives, ssm/op/, come with the layers that are made
+// of them.
 #include "ssm/op/discretize.hpp"
 
 // Layers.

@@ -23,7 +23,8 @@ double four_sigma(double deviation) {
 }  // namespace
 
 TEST_CASE("the bits are those of Philox4x32-10") {
-  // The first is published with Random123; the others are its algorithm with the upper counter words zero.
+  // The first is published with Random123; the others are its algorithm with the upper counter
+  // words zero.
   CHECK(Random(Seed{0}).bits(0) == Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   CHECK(Random(Seed{0xffffffffffffffff}).bits(0xffffffffffffffff) ==
         Words{0x4d18d7d2, 0x430ac65a, 0xbd2fa22a, 0x0afae10d});

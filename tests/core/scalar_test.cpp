@@ -50,7 +50,8 @@ int wrong_patterns(int fraction_bits, int exponent_bits) {
   return wrong;
 }
 
-/// Between neighboring finite patterns: just below the middle rounds down, just above up, the middle to even.
+/// Between neighboring finite patterns: just below the middle rounds down, just above up, the
+/// middle to even.
 template <class Half>
 int wrong_roundings(std::uint16_t largest) {
   int wrong = 0;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device that the kernels' arithmetic is tested on where there is none: host memory, and streams that are done at once.
+// The device that the kernels' arithmetic is tested on where there is none: host memory, and
+// streams that are done at once.
 #include <cstring>
 
 #include "ssm/backend/cuda/device.hpp"

@@ -12,8 +12,8 @@ namespace {
 
 using DeviceMatmul = DeviceContext<cuda::primitive::Matmul>;
 
-/// A layer's weight [N, K] in bf16: `gap` unused numbers before each row, so that 16 bytes divide the rows' addresses or
-/// not.
+/// A layer's weight [N, K] in bf16: `gap` unused numbers before each row, so that 16 bytes divide
+/// the rows' addresses or not.
 struct Bf16Weight {
   Bf16Weight(Index columns, Index depth, Index gap)
       : memory({columns * (depth + gap) + 1}),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// In place of the tensor-core kernels, where there is no device: what is tested is how their operands are prepared.
+// In place of the tensor-core kernels, where there is no device: what is tested is how their
+// operands are prepared.
 #include "tensor_cores_on_host.hpp"
 
 #include <span>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Prints docs/support_matrix.md: the lists of primitives, layers and models that the tests have, against the concepts.
+// Prints docs/support_matrix.md: the lists of primitives, layers and models that the tests have,
+// against the concepts.
 #include <cstdio>
 #include <ssm/backend/cpu.hpp>
 #include <ssm/backend/cuda.hpp>

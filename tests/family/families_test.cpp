@@ -142,8 +142,9 @@ TEST_CASE(
     return std::string(tensor == "model.embed_tokens.weight" ? "model.wte.weight" : tensor);
   });
   CAPTURE(text);
-  CHECK(text.starts_with(": tensor 'model.embed_tokens.weight': is missing; there are 51 tensors: "
-                         "lm_head.weight, "));
+  CHECK(
+      text.starts_with(": tensor 'model.embed_tokens.weight': is missing; there are 51 tensors: "
+                       "lm_head.weight, "));
   CHECK(complaint_of_names(name,
                            [](std::string_view tensor) {
                              return std::string(tensor == "model.norm.weight"

@@ -10,7 +10,8 @@
 #include <filesystem>
 #include <string>
 
-/// A file without a disk that holds one input at a time, so that readers are fuzzed through the door they have.
+/// A file without a disk that holds one input at a time, so that readers are fuzzed through the
+/// door they have.
 class MemoryFile {
  public:
   MemoryFile() : number_(::memfd_create("input", MFD_CLOEXEC)) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as the index of a folder of shards are either a model that can be read to the end, with the tensors of its
-// shards and no others, or a CheckpointError.
+// Any bytes as the index of a folder of shards are either a model that can be read to the end, with
+// the tensors of its shards and no others, or a CheckpointError.
 #include <cstdint>
 #include <cstdlib>
 #include <ssm/io/model_tensors.hpp>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as the file of a state are either a state that can be written and read again or a CheckpointError, which leaves the
-// state as it was.
+// Any bytes as the file of a state are either a state that can be written and read again or a
+// CheckpointError, which leaves the state as it was.
 #include <cstdint>
 #include <cstdlib>
 #include <ssm/io/state_checkpoint.hpp>

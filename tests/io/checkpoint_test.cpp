@@ -25,7 +25,8 @@ using ssm::Tensor;
 
 namespace {
 
-/// An embedding that the head reports again under the same name, an inner part, and a bias that may be left out.
+/// An embedding that the head reports again under the same name, an inner part, and a bias that may
+/// be left out.
 struct Tied {
   template <class T, class Space = ssm::HostSpace>
   struct Parameters : ssm::ParametersOf<Tied, T, Space> {

@@ -23,7 +23,8 @@ using ssm::TemporaryFolder;
 
 namespace {
 
-/// No file grows beyond `bytes` until the end of the scope: what a full disk looks like to one process.
+/// No file grows beyond `bytes` until the end of the scope: what a full disk looks like to one
+/// process.
 class FullDisk {
  public:
   explicit FullDisk(::rlim_t bytes) : handler_(::signal(SIGXFSZ, SIG_IGN)) {

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ssm/language_model.hpp"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -12,6 +10,7 @@
 
 #include "ssm/core/compare.hpp"
 #include "ssm/core/scalar.hpp"  // tolerance
+#include "ssm/language_model.hpp"
 #include "support/temporary_folder.hpp"
 
 namespace ssm::test {
@@ -84,7 +83,8 @@ TEST_CASE("backends give the same logits") {
   }
 }
 
-TEST_CASE("prefill and steps give the logits of the whole sequence, for several sequences at once") {
+TEST_CASE(
+    "prefill and steps give the logits of the whole sequence, for several sequences at once") {
   for_each_model([](AnyLanguageModel& model) {
     const Index width = model.facts().padded_vocabulary;
     const auto tokens = rows_of({prompt, {2, 7, 1, 8, 2, 8, 1, 8}});
@@ -146,7 +146,8 @@ TEST_CASE("a sequence joins a batch and leaves it with the same numbers") {
     const Index width = model.facts().padded_vocabulary;
     LanguageModelState batch = model.initial_state(3);
     DynamicTensor<float, 3> last({3, 1, width});
-    model.prefill(rows_of({{1, 2, 3, 4, 5, 6, 7, 8}, {2, 2, 2, 2, 2, 2, 2, 2}, prompt}), last, batch);
+    model.prefill(rows_of({{1, 2, 3, 4, 5, 6, 7, 8}, {2, 2, 2, 2, 2, 2, 2, 2}, prompt}), last,
+                  batch);
     LanguageModelState alone = model.initial_state();
     const auto expected = model.prefill(prompt, alone);
     CHECK(largest_difference(expected, clone(last.select(0, 2).select(0, 0))).value < 1e-4);

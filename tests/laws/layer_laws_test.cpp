@@ -15,7 +15,8 @@ namespace {
 
 using namespace ssm::laws;
 
-/// "2 6" if a OnePole with this fault breaks the second law and the sixth, on a backend that is not the oracle's.
+/// "2 6" if a OnePole with this fault breaks the second law and the sixth, on a backend that is not
+/// the oracle's.
 template <Naming Names = Naming::honest>
 std::string broken_laws(Fault wrong) {
   const OnePole<Names> layer(3, wrong);

@@ -18,7 +18,8 @@ namespace {
 using ssm::DynamicTensor;
 using ssm::Index;
 
-/// Memory of which one piece after another is given away, at addresses that are aligned to no more than an element.
+/// Memory of which one piece after another is given away, at addresses that are aligned to no more
+/// than an element.
 template <class T>
 class Pieces {
  public:

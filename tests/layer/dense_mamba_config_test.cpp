@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
-#include "ssm/layer/dense_mamba.hpp"
 #include "ssm/backend/reference.hpp"
+#include "ssm/layer/dense_mamba.hpp"
 
 namespace {
 

@@ -64,7 +64,8 @@ struct Tower {
         state);
   }
 
-  /// The initial steps are so short, and the outputs so small, that gradients would drown in rounding.
+  /// The initial steps are so short, and the outputs so small, that gradients would drown in
+  /// rounding.
   void disturb() {
     const Random random(Seed{3});
     std::uint64_t i = 0;

@@ -66,7 +66,8 @@ TEST_CASE("the scan and the convolution give the same numbers") {
   check_that_forms_agree<Discretization::zero_order_hold, false>();
 }
 
-/// What a forward and a backward call give, of half the sum of squares of y, and whether they convolved.
+/// What a forward and a backward call give, of half the sum of squares of y, and whether they
+/// convolved.
 template <class T, class B, class L, class P>
 auto trained(const L& layer, const P& from, const ssm::DynamicTensor<T, 3>& x) {
   ssm::Context<B> ctx;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Numbers of the public H3 layer with deterministic weights: element i of a tensor, in row-major order, is
-// base + s·sin(φ + 0.7·i). It ran in double, but forms its shift kernel in single precision whatever it is asked for, so
-// that the last printed digit may be one off.
+// Numbers of the public H3 layer with deterministic weights: element i of a tensor, in row-major
+// order, is base + s·sin(φ + 0.7·i). It ran in double, but forms its shift kernel in single
+// precision whatever it is asked for, so that the last printed digit may be one off.
 #include <doctest/doctest.h>
 
 #include <cmath>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "ssm/layer/mamba.hpp"
+
 #include <doctest/doctest.h>
 
-#include "ssm/layer/mamba.hpp"
 #include "ssm/backend/reference.hpp"
 
 namespace {

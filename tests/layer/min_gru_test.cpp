@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A layer that nobody thought of, from the primitives that there are: what docs/15_models_of_your_own.md says of recurrences.
+// A layer that nobody thought of, from the primitives that there are: what
+// docs/15_models_of_your_own.md says of recurrences.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -20,8 +21,8 @@ namespace {
 
 /// A minGRU.
 ///   z = sigmoid(k)   k = gate(x)   v = hidden(x)   h_t = (1 − z_t) ⊙ h_{t−1} + z_t ⊙ v_t
-/// As 1 − sigmoid(k) = exp(−softplus(k)), the recurrence is a cascaded scan with one mode whose source is v itself: a scan that
-/// forgets everything in a step.
+/// As 1 − sigmoid(k) = exp(−softplus(k)), the recurrence is a cascaded scan with one mode whose
+/// source is v itself: a scan that forgets everything in a step.
 /// x, h    [B, L, D]
 /// state   [B, D, 1]
 /// Source  Feng et al. 2024, Were RNNs all we needed?, §3.1
@@ -76,9 +77,9 @@ class MinGru : public LayerVerbs<MinGru<D>> {
 
   template <class B, class T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
-                const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, D> dy,
-                Output<B, T, dyn, dyn, D> dx, Parameters<T, typename B::Space>& gradients,
-                const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, D> dy,
+                     Output<B, T, dyn, dyn, D> dx, Parameters<T, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto sequence = [&] { return frame.template tensor<T>(dy.extent(0), dy.extent(1), D); };

@@ -135,7 +135,8 @@ DenseRetNetLanguageModel dense_retnet(Index sources, Index k_reduction, Index v_
                                                             .v_select_reduction = v_reduction});
 }
 
-// The published logits are those of the parallel form; the recurrent one differs by eps in the head norm alone.
+// The published logits are those of the parallel form; the recurrent one differs by eps in the head
+// norm alone.
 constexpr double form_tolerance = 2e-5;
 
 TEST_CASE("DenseRetNet is the published one, for one to three sources") {

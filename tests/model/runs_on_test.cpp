@@ -137,7 +137,8 @@ TEST_CASE("a combinator runs without a primitive if and only if none of its verb
                     });
   });
   for_each_case(every_combinator, [](const auto& layer_case) {
-    // One of two kinds calls what it is; that both kinds' primitives are needed is what the cases of either kind show.
+    // One of two kinds calls what it is; that both kinds' primitives are needed is what the cases
+    // of either kind show.
     CAPTURE(layer_case.title());
     check_needs<LayerOf<decltype(layer_case)>>();
   });

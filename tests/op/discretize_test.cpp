@@ -46,7 +46,8 @@ TEST_CASE("the held input keeps its digits from tiny rates to large ones") {
     for (double radius = 1e-18; radius < 30; radius *= 1.7) {
       CAPTURE(radius);
       const std::complex<long double> z(radius * std::cos(angle), radius * std::sin(angle));
-      // (eᶻ − 1)/z = e^{z/2}·sinh(z/2)/(z/2); the quotient is 1 + z²/24 to the last bit where z is small
+      // (eᶻ − 1)/z = e^{z/2}·sinh(z/2)/(z/2); the quotient is 1 + z²/24 to the last bit where z is
+      // small
       const auto half = z / 2.0L;
       const auto gain = std::exp(half) *
                         (std::abs(z) < 1e-6L ? 1.0L + half * half / 6.0L : std::sinh(half) / half);

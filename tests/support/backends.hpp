@@ -13,7 +13,8 @@
 
 namespace ssm::laws {
 
-/// Calls visit.operator()<Backend>(name) for every backend under test: a new backend is one more line.
+/// Calls visit.operator()<Backend>(name) for every backend under test: a new backend is one more
+/// line.
 template <class Visit>
 void for_each_backend(Visit&& visit) {
 #ifdef SSM_TEST_ON_HOST

@@ -17,8 +17,9 @@ void check_layer(const L& layer) {
   });
 }
 
-/// The same for other sizes and options of a layer that is checked so already: on Reference in double and on Cuda in float,
-/// which is what takes less time to compile; on Cpu, whose vectors differ, in both.
+/// The same for other sizes and options of a layer that is checked so already: on Reference in
+/// double and on Cuda in float, which is what takes less time to compile; on Cpu, whose vectors
+/// differ, in both.
 template <class L>
 void check_variant(const L& layer) {
   for_each_backend([&]<class B>(const char*) {
@@ -30,8 +31,9 @@ void check_variant(const L& layer) {
   });
 }
 
-/// Every law for what is made of layers: its own code is the same on every backend and in both scalars. On Reference in double,
-/// where the gradients are held against differences, and in float on the others.
+/// Every law for what is made of layers: its own code is the same on every backend and in both
+/// scalars. On Reference in double, where the gradients are held against differences, and in float
+/// on the others.
 template <class L>
 void check_model(const L& model) {
   for_each_backend([&]<class B>(const char*) {
@@ -40,7 +42,8 @@ void check_model(const L& model) {
   });
 }
 
-/// The laws about blocking, threads and memory, on the backends under test that have any: not on the oracle, nor on loops.
+/// The laws about blocking, threads and memory, on the backends under test that have any: not on
+/// the oracle, nor on loops.
 template <class L>
 void check_laws_at_scale(const L& layer) {
   for_each_backend([&]<class B>(const char*) {

@@ -20,8 +20,8 @@
 
 namespace ssm::laws {
 
-/// Every layer, in each of its forms, small enough for every law. The laws on all backends, the support matrix and the test of
-/// RunsOn are made from this list: a new layer is a new entry here.
+/// Every layer, in each of its forms, small enough for every law. The laws on all backends, the
+/// support matrix and the test of RunsOn are made from this list: a new layer is a new entry here.
 inline constexpr auto every_layer = std::tuple(
     layer_case({.name = "DiagonalSsm",
                 .form = "scan",

@@ -7,7 +7,8 @@
 
 namespace ssm::laws {
 
-/// Layers that are not causal: they have no state, and the laws about streams do not hold. As `every_layer`.
+/// Layers that are not causal: they have no state, and the laws about streams do not hold. As
+/// `every_layer`.
 inline constexpr auto every_whole_sequence_layer = std::tuple(layer_case(
     {.name = "Bidirectional (no prefill, step or state)",
      .header = "ssm/model/bidirectional.hpp",

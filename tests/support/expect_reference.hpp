@@ -54,8 +54,9 @@ std::string describe(const Case& test) {
   return out.str();
 }
 
-/// A case's operands, in its layout, give on every context that `on_each(body)` calls body with what they give by the
-/// reference. A Run has the operands of a case, `compute(ctx, test)` and `expect_equal(test, actual, expected)`.
+/// A case's operands, in its layout, give on every context that `on_each(body)` calls body with
+/// what they give by the reference. A Run has the operands of a case, `compute(ctx, test)` and
+/// `expect_equal(test, actual, expected)`.
 template <class Run, class Case, class OnEach>
 void expect_reference(const Case& test, const OnEach& on_each) {
   CAPTURE(describe(test));

@@ -48,7 +48,8 @@ struct Here {
 };
 struct There : Here {};
 
-/// One real pole per channel, in plain loops: the smallest layer with a state, honest unless told otherwise.
+/// One real pole per channel, in plain loops: the smallest layer with a state, honest unless told
+/// otherwise.
 ///   s_t = pole·s_{t−1} + x_t      y_t = gain·s_t + skip·x_t
 /// x, y    [B, L, channels]
 /// state   [B, channels]
@@ -188,7 +189,8 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
   template <class T>
   static constexpr T mistake = T{1} / 64;
 
-  /// The state before the first position of a sequence. `s` holds the states after each position of the whole row.
+  /// The state before the first position of a sequence. `s` holds the states after each position of
+  /// the whole row.
   template <class T, class States>
   T start(const State<T>* initial, const Sequence& sequence, const States& s, Index d) const {
     if (wrong_ == Fault::ignores_segments && sequence.begin > 0)

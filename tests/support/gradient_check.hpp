@@ -11,9 +11,10 @@
 
 namespace ssm::test {
 
-/// Compares a gradient with central differences of `loss`, for every element of `values` that the loss reads.
-/// Returns the largest difference over max(1, largest gradient): what `tolerance<double>.gradient` bounds.
-/// Nine points, error O(h⁸): three would not reach that bound in double precision.
+/// Compares a gradient with central differences of `loss`, for every element of `values` that the
+/// loss reads. Returns the largest difference over max(1, largest gradient): what
+/// `tolerance<double>.gradient` bounds. Nine points, error O(h⁸): three would not reach that bound
+/// in double precision.
 template <class F, class E>
 double gradient_error(F&& loss, Tensor<double, E>& values, const Tensor<double, E>& gradient) {
   constexpr double step = 1e-3;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Remembers the largest request to the heap. It replaces global functions: include it in one source of a program.
+// Remembers the largest request to the heap. It replaces global functions: include it in one source
+// of a program.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +19,8 @@ inline void* watched_allocation(std::size_t bytes, std::size_t alignment) {
 
 }  // namespace ssm
 
-// Never inlined: g++ would warn of memory from `new` that goes to `free` wherever it sees only one side.
+// Never inlined: g++ would warn of memory from `new` that goes to `free` wherever it sees only one
+// side.
 [[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
   return ssm::watched_allocation(bytes, alignof(std::max_align_t));
 }

@@ -11,7 +11,8 @@ namespace ssm::test {
 enum class Layout { rows, columns, gaps };
 inline constexpr std::array all_layouts{Layout::rows, Layout::columns, Layout::gaps};
 
-/// Memory of some layout and the view of it. Starts as NaN; so do the gaps, which must neither be read nor written.
+/// Memory of some layout and the view of it. Starts as NaN; so do the gaps, which must neither be
+/// read nor written.
 template <class T, int Rank>
 struct Placed {
   DynamicTensor<T, 1> memory;
@@ -20,7 +21,8 @@ struct Placed {
   operator View<T, Rank>() const { return view; }
 };
 
-/// `rows`: last axis contiguous. `columns`: the last two axes exchanged. `gaps`: every second element unused.
+/// `rows`: last axis contiguous. `columns`: the last two axes exchanged. `gaps`: every second
+/// element unused.
 template <class T, class... N>
 auto place(Layout layout, N... extents) {
   constexpr int rank = int{sizeof...(N)};

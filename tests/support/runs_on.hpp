@@ -5,7 +5,8 @@
 
 namespace ssm::laws {
 
-/// What calls of a layer's `evaluate` and `differentiate` on a backend are written with; never made.
+/// What calls of a layer's `evaluate` and `differentiate` on a backend are written with; never
+/// made.
 template <class L, class B, class T>
 struct Operands {
   using Space = typename B::Space;

@@ -45,7 +45,8 @@ inline void expect_equal(const DynamicTensor<Token, 1>& actual,
   for_each_index(expected, [&](Index b) { CHECK(actual(b) == expected(b)); });
 }
 
-/// Draws nothing from no rows, and throws for an empty vocabulary and for logits that are not finite.
+/// Draws nothing from no rows, and throws for an empty vocabulary and for logits that are not
+/// finite.
 template <class Ctx>
 void expect_refusals(Ctx& ctx) {
   CHECK(drawn<float>(ctx, zero_tensor<float>(0, 5), {}).size() == 0);

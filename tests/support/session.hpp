@@ -54,7 +54,8 @@ class Session {
   State state_;
 };
 
-/// run(layer, name) with a small model of every kind of state: recurrences, a hybrid with caches of attention, positions.
+/// run(layer, name) with a small model of every kind of state: recurrences, a hybrid with caches of
+/// attention, positions.
 template <class Run>
 void for_each_session_layer(Run&& run) {
   H3LanguageModelConfig h3{.d_model = 8,

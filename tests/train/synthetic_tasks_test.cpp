@@ -219,7 +219,8 @@ TEST_CASE("only the last target of a test sequence counts") {
     CHECK(splits.test.targets[i] == (i % 31 == 30 ? before[i] : ignored_target));
 }
 
-/// Pearson's statistic of counts against probabilities: about as large as there are counts if they agree.
+/// Pearson's statistic of counts against probabilities: about as large as there are counts if they
+/// agree.
 double chi_square(const std::vector<int>& counts, const std::vector<double>& weights) {
   double total = 0;
   double weight = 0;

@@ -10,8 +10,8 @@
 
 namespace ssm::conformance {
 
-/// A block with the sources that the file gives. The block's own check cannot know them; their final states, which the
-/// file has too, come from scans of their own.
+/// A block with the sources that the file gives. The block's own check cannot know them; their
+/// final states, which the file has too, come from scans of their own.
 template <class B, class T>
 class DenseMambaCheck {
   using Layer = DenseMamba<DenseMambaConfig{.mamba = {.state = dyn, .conv_width = dyn},

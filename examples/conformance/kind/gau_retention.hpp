@@ -9,7 +9,8 @@
 
 namespace ssm::conformance {
 
-/// Runs GauRetention with the sources that the file gives: whole sequence, chunks, single positions, gradients.
+/// Runs GauRetention with the sources that the file gives: whole sequence, chunks, single
+/// positions, gradients.
 template <class B, class T>
 class GauRetentionCheck {
   using Layer = GauRetention<GauRetentionConfig{}>;
@@ -97,7 +98,8 @@ class GauRetentionCheck {
     return state;
   }
 
-  /// The sources' rows begin … end−1, each with rows of its own: a chunk's sources are a chunk's hidden states.
+  /// The sources' rows begin … end−1, each with rows of its own: a chunk's sources are a chunk's
+  /// hidden states.
   std::vector<Hidden> sources(Index begin, Index end) {
     chunk_.clear();
     std::vector<Hidden> views;

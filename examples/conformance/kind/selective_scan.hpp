@@ -6,7 +6,8 @@
 
 namespace ssm::conformance {
 
-/// In chunks of the file's lengths, and position by position, the state carried from one to the next.
+/// In chunks of the file's lengths, and position by position, the state carried from one to the
+/// next.
 template <class B, class T>
 void check_selective_scan_chunks(Trial& trial, Context<B>& ctx,
                                  const SelectiveScan<T, HostSpace>& whole) {

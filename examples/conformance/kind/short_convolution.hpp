@@ -13,7 +13,8 @@ inline ActivationKind activation_of(const Trial& trial) {
   throw CaseError("activation '" + name + "' is neither none nor silu");
 }
 
-/// In chunks of the file's lengths, and position by position, the state carried from one to the next.
+/// In chunks of the file's lengths, and position by position, the state carried from one to the
+/// next.
 template <class B, class T>
 void check_short_convolution_chunks(Trial& trial, Context<B>& ctx,
                                     const ShortConvolution<T, HostSpace>& whole) {

@@ -22,9 +22,10 @@ inline void require_own_groups(const JsonObject& options, const ParameterSpec& s
 
 /// Trains an H3 model for the steps of the case and compares it on the way.
 ///
-/// In single precision, Adam's division by the size of the gradient turns what rounding left of a zero gradient into steps
-/// of any size up to the learning rate. Such elements, smaller than single precision resolves, are held to that bound
-/// instead of the tolerance. In double precision there is no such allowance.
+/// In single precision, Adam's division by the size of the gradient turns what rounding left of a
+/// zero gradient into steps of any size up to the learning rate. Such elements, smaller than single
+/// precision resolves, are held to that bound instead of the tolerance. In double precision there
+/// is no such allowance.
 template <class B, class T>
 class TrainingCheck {
   // Several updates pile up: in double precision as far as gradients may be off.

@@ -34,8 +34,8 @@
 #include "ssm/op/sequence_work.hpp"
 namespace ssm {
 
-/// Every primitive on the CPU's vector units and cores. The instruction set and the FFT are part of the type, so that
-/// translation units compiled for different ones do not clash when linked.
+/// Every primitive on the CPU's vector units and cores. The instruction set and the FFT are part of
+/// the type, so that translation units compiled for different ones do not clash when linked.
 ///   ssm::Context<ssm::Cpu> ctx;                               // all threads
 ///   ssm::Context<ssm::Cpu> two(ssm::cpu::Resources(2));
 template <class Arch = xsimd::default_arch, class Fft = cpu::LaneFft>
@@ -64,9 +64,10 @@ struct BasicCpu : cpu::Activation<Arch>,
   using Space = HostSpace;
   using Resources = cpu::Resources;
 
-  /// Nanoseconds an element, forward and backward on two cores, of bench/baselines/{diagonal_scan,diagonal_kernel,
-  /// causal_convolution}_bench.json: a scan 0.25 a mode; a convolution 3.4, and 0.6 more at every doubling beyond 1024
-  /// positions, and 4.7 for its kernel, which the whole batch shares. Without gradients the scan is as fast or faster.
+  /// Nanoseconds an element, forward and backward on two cores, of
+  /// bench/baselines/{diagonal_scan,diagonal_kernel, causal_convolution}_bench.json: a scan 0.25 a
+  /// mode; a convolution 3.4, and 0.6 more at every doubling beyond 1024 positions, and 4.7 for its
+  /// kernel, which the whole batch shares. Without gradients the scan is as fast or faster.
   template <class T>
   static bool prefers_convolution(const SequenceWork& work) {
     if (!std::is_same_v<Fft, cpu::LaneFft> || !work.is_backward || work.length > 16384)
@@ -77,7 +78,8 @@ struct BasicCpu : cpu::Activation<Arch>,
   }
 };
 
-/// The backend for the instruction set that the translation unit is compiled for, with an FFT of its own.
+/// The backend for the instruction set that the translation unit is compiled for, with an FFT of
+/// its own.
 using Cpu = BasicCpu<>;
 
 }  // namespace ssm

@@ -27,14 +27,15 @@
 #include "ssm/backend/cuda/sequence_shift_convolution.hpp"
 namespace ssm {
 
-/// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA compiler.
+/// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA
+/// compiler.
 ///   ssm::Context<ssm::Cuda> gpu(ssm::cuda::Resources(ssm::Device{0}));
 ///   auto parameters = layer.initialize(gpu, ssm::Seed{42});
-/// Every primitive is queued on the context's one stream. Two things wait for the device: allocating its memory, and
-/// copying from it to the host.
-/// With `HostSpace` in place of device memory the same kernels work on host memory that the device can reach: page-locked,
-/// or any on machines where the two share an address space. Every call then waits until it is done.
-/// `Choice` says which of two kernels a float sequence goes to.
+/// Every primitive is queued on the context's one stream. Two things wait for the device:
+/// allocating its memory, and copying from it to the host.
+/// With `HostSpace` in place of device memory the same kernels work on host memory that the device
+/// can reach: page-locked, or any on machines where the two share an address space. Every call then
+/// waits until it is done. `Choice` says which of two kernels a float sequence goes to.
 /// Throws  cuda::Failure  where a context is made without a usable device
 template <class SpaceType = cuda::CudaSpace, class Choice = cuda::Automatic>
 struct BasicCuda : cuda::primitive::Activation,

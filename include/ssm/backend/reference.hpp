@@ -28,8 +28,8 @@
 #include "ssm/backend/reference/short_convolution.hpp"
 namespace ssm {
 
-/// Every primitive as plain loops that read like its formula, summed in double precision on one thread: slow, and what
-/// the other backends are compared with.
+/// Every primitive as plain loops that read like its formula, summed in double precision on one
+/// thread: slow, and what the other backends are compared with.
 struct Reference : reference::Activation,
                    reference::Attention,
                    reference::CausalConvolution,

@@ -43,8 +43,8 @@ std::array<Index, Rank> multi_index(Index position, const std::array<Index, Rank
 
 }  // namespace detail
 
-/// The largest |x[i] − y[i]|, computed in double, and where it is (the first of equals, in row-major order).
-/// A NaN differs infinitely from everything, itself included.
+/// The largest |x[i] − y[i]|, computed in double, and where it is (the first of equals, in
+/// row-major order). A NaN differs infinitely from everything, itself included.
 /// Throws  ShapeError  if extents differ
 template <HostTensor X, HostTensor Y>
 auto largest_difference(const X& x, const Y& y) {

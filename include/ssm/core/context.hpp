@@ -10,12 +10,13 @@
 
 namespace ssm {
 
-/// A policy type: where its tensors live, what it needs at run time, and one static function per primitive it has.
+/// A policy type: where its tensors live, what it needs at run time, and one static function per
+/// primitive it has.
 template <class B>
 concept Backend = MemorySpace<typename B::Space> && std::movable<typename B::Resources>;
 
-/// Everything mutable at run time: the backend's resources (threads, FFT plans, streams) and scratch memory.
-/// First argument of every call; one per host thread.
+/// Everything mutable at run time: the backend's resources (threads, FFT plans, streams) and
+/// scratch memory. First argument of every call; one per host thread.
 template <class B>
 class Context {
  public:
@@ -33,7 +34,8 @@ class Context {
   Resources& resources() { return resources_; }
   const Resources& resources() const { return resources_; }
 
-  /// Copies within the backend's memory, in order with its primitives; a backend that queues them queues this too.
+  /// Copies within the backend's memory, in order with its primitives; a backend that queues them
+  /// queues this too.
   void copy(void* to, const void* from, std::size_t bytes) {
     if constexpr (!Space::host_readable && requires { resources_.copy(to, from, bytes); })
       resources_.copy(to, from, bytes);
@@ -46,7 +48,8 @@ class Context {
   Workspace<Space> workspace_;
 };
 
-/// An operand of a layer: read or written, extents given, space the backend's. Anything convertible is accepted.
+/// An operand of a layer: read or written, extents given, space the backend's. Anything convertible
+/// is accepted.
 template <class B, class T, Index... E>
 using Input = std::type_identity_t<TensorView<const T, Extents<E...>, typename B::Space>>;
 template <class B, class T, Index... E>

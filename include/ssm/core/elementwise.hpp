@@ -59,8 +59,9 @@ void require_same_extents(const char* op, int operand, const First& first, const
     throw ShapeError(op, name, first.extents().to_array(), view.extents().to_array());
 }
 
-/// The loops over several views of equal extents, in row-major order. Axes are joined where every view allows it, so that
-/// contiguous operands are one row; calls row(count, a...) where a[0…count−1] are the elements, by pointer if adjacent.
+/// The loops over several views of equal extents, in row-major order. Axes are joined where every
+/// view allows it, so that contiguous operands are one row; calls row(count, a...) where
+/// a[0…count−1] are the elements, by pointer if adjacent.
 template <class Row, class... Views>
 class RowWalk {
  public:
@@ -192,7 +193,8 @@ void fill(Output&& output, U value) {
       view_of(output));
 }
 
-/// Copies between any two layouts and scalar types; halves round to nearest even, integers truncate.
+/// Copies between any two layouts and scalar types; halves round to nearest even, integers
+/// truncate.
 /// from    any strides
 /// to      equal extents, any strides; must not overlap `from`
 /// Throws  ShapeError  if extents differ

@@ -122,8 +122,8 @@ inline Index resolve_extent(Index fixed, Index at_run_time, Index by_default, co
   return resolve_extent(fixed, fixed == dyn && at_run_time == dyn ? by_default : at_run_time, name);
 }
 
-/// Whether a layer has something that its type allows or rules out, a bias for example. Left out at run time: what is allowed
-/// is there.
+/// Whether a layer has something that its type allows or rules out, a bias for example. Left out at
+/// run time: what is allowed is there.
 /// Throws  ArgumentError  if it is asked for at run time and ruled out by the type
 [[gnu::noinline]] inline bool resolve_presence(bool allowed, std::optional<bool> at_run_time,
                                                const char* name) {

@@ -8,8 +8,8 @@
 
 namespace ssm {
 
-/// Uniform in [low, high): element i in row-major order is number i of the seed's stream, whatever the strides.
-/// Rounded to the element's scalar, so `high` itself can occur in narrow types.
+/// Uniform in [low, high): element i in row-major order is number i of the seed's stream, whatever
+/// the strides. Rounded to the element's scalar, so `high` itself can occur in narrow types.
 template <HostTensor Output>
 void fill_uniform(Output&& output, Seed seed, double low = 0, double high = 1) {
   const Random random(seed);
@@ -17,7 +17,8 @@ void fill_uniform(Output&& output, Seed seed, double low = 0, double high = 1) {
   map([&] { return random.uniform(i++, low, high); }, output);
 }
 
-/// Normal with the given mean and standard deviation: element i in row-major order is number i of the seed's stream.
+/// Normal with the given mean and standard deviation: element i in row-major order is number i of
+/// the seed's stream.
 template <HostTensor Output>
 void fill_normal(Output&& output, Seed seed, double mean = 0, double deviation = 1) {
   const Random random(seed);

@@ -13,8 +13,9 @@
 
 namespace ssm {
 
-/// Where a layer's first values come from: a seed, and threads that share the drawing of large tensors. It converts from a
-/// seed and to one, so whoever needs no threads says `Seed`. The values depend on the seed alone.
+/// Where a layer's first values come from: a seed, and threads that share the drawing of large
+/// tensors. It converts from a seed and to one, so whoever needs no threads says `Seed`. The values
+/// depend on the seed alone.
 ///   initializer.fork("in_proj").fill_uniform(p.weight.data(), p.weight.size(), -bound, bound);
 class Initializer {
  public:
@@ -25,7 +26,8 @@ class Initializer {
   Initializer(Seed seed, Loop loop = {}) : seed_(seed), loop_(std::move(loop)) {}
   operator Seed() const { return seed_; }
 
-  /// A Loop for contexts without threads of their own: one thread for each processor, for the length of the call.
+  /// A Loop for contexts without threads of their own: one thread for each processor, for the
+  /// length of the call.
   static void on_new_threads(Index count, const Body& body) {
     const Index parts = std::max<Index>(1, std::thread::hardware_concurrency());
     std::vector<std::jthread> threads;

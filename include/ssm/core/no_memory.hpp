@@ -22,7 +22,8 @@ struct NoMemory {
   static void fill_zero(void*, std::size_t) {}
 };
 
-/// A backend without memory and without primitives: layers say the names and extents of their tensors and allocate nothing.
+/// A backend without memory and without primitives: layers say the names and extents of their
+/// tensors and allocate nothing.
 ///   const auto shapes = layer.zero_parameters<float>(ssm::Context<ssm::ShapesOnly>());
 ///   ssm::for_each_parameter([](const ssm::ParameterSpec& spec, const auto& tensor) { … tensor.extents() … }, shapes);
 struct ShapesOnly {

@@ -8,7 +8,8 @@
 
 namespace ssm {
 
-/// What a tensor is for: decides how it is initialized in a language model and how the optimizer treats it.
+/// What a tensor is for: decides how it is initialized in a language model and how the optimizer
+/// treats it.
 enum class ParameterRole { weight, bias, norm, embedding, ssm };
 
 /// The name of a tensor in checkpoints and how it is trained.
@@ -19,8 +20,8 @@ struct ParameterSpec {
   bool own_learning_rate = false;  // true: the optimizer's rate for SSM dynamics applies
 };
 
-/// Puts a prefix before every name an inner layer reports: scoped("mixer", visit) turns "D" into "mixer.D". An empty prefix
-/// adds nothing.
+/// Puts a prefix before every name an inner layer reports: scoped("mixer", visit) turns "D" into
+/// "mixer.D". An empty prefix adds nothing.
 template <class Visit>
 auto scoped(std::string prefix, Visit&& visit) {
   return [prefix = std::move(prefix), &visit](ParameterSpec spec, auto&... tensors) {
@@ -37,7 +38,8 @@ struct ParametersOf {
   using Space = S;
 };
 
-/// Calls visit(spec, tensors...) for each tensor of one or several parameter structs of the same layer, in lockstep.
+/// Calls visit(spec, tensors...) for each tensor of one or several parameter structs of the same
+/// layer, in lockstep.
 template <class P, class Visit, class... More>
 void for_each_parameter(Visit&& visit, P& first, More&... more) {
   std::remove_const_t<P>::Layer::for_each_parameter(visit, first, more...);

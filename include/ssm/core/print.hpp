@@ -83,7 +83,8 @@ void print(std::ostream& out, const View& view, const PrintFormat& format, std::
 
 }  // namespace detail
 
-/// Prints nested brackets in columns, at the stream's precision; above 1000 elements the middle of each axis is left out.
+/// Prints nested brackets in columns, at the stream's precision; above 1000 elements the middle of
+/// each axis is left out.
 ///   [[1, 2.5],
 ///    [3,  -4]]
 template <class T, class E, class S>

@@ -12,7 +12,8 @@
 
 namespace ssm {
 
-/// Names a stream of random numbers. The same seed gives the same numbers on every machine and thread count.
+/// Names a stream of random numbers. The same seed gives the same numbers on every machine and
+/// thread count.
 struct Seed {
   std::uint64_t value = 0;
 
@@ -30,7 +31,8 @@ struct Seed {
   }
 };
 
-/// Counter-based random numbers: number i of a stream costs the same whatever came before, so any thread may draw it.
+/// Counter-based random numbers: number i of a stream costs the same whatever came before, so any
+/// thread may draw it.
 /// Source  Salmon et al. 2011, Philox4x32-10
 class Random {
  public:
@@ -73,7 +75,8 @@ class Random {
     return to_normal(b[0], b[1], b[2], b[3]);
   }
 
-  /// to[j] = uniform(first + j, low, high) for j < count, some at a time: several times as fast as one by one.
+  /// to[j] = uniform(first + j, low, high) for j < count, some at a time: several times as fast as
+  /// one by one.
   template <class T>
   void fill_uniform(T* to, std::uint64_t first, Index count, double low, double high) const {
     for_each_block(first, count, [&](const Block& b, Index begin, int n) {
@@ -94,7 +97,8 @@ class Random {
   static constexpr int lanes = 16;
   using Block = std::uint32_t[4][lanes];  // word w of the bits of counter first + j at [w][j]
 
-  /// The bits of `count` counters, a block at a time: body(block, index of its first, how many of it).
+  /// The bits of `count` counters, a block at a time: body(block, index of its first, how many of
+  /// it).
   template <class Body>
   void for_each_block(std::uint64_t first, Index count, Body&& body) const {
     for (Index begin = 0; begin < count; begin += lanes) {

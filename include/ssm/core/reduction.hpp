@@ -17,8 +17,9 @@ using SumOf = std::conditional_t<std::integral<T>, std::int64_t, double>;
 
 namespace detail {
 
-/// Sums a stream of numbers in pairs: blocks of 128 elements, then blocks of blocks, carried like a binary counter. The
-/// result depends on the numbers and their order alone, never on layout or threads; the error grows with log n.
+/// Sums a stream of numbers in pairs: blocks of 128 elements, then blocks of blocks, carried like a
+/// binary counter. The result depends on the numbers and their order alone, never on layout or
+/// threads; the error grows with log n.
 template <class Sum>
 class PairwiseSum {
  public:

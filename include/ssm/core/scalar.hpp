@@ -9,8 +9,8 @@
 
 namespace ssm {
 
-/// The top half of an IEEE float: 8 bits of exponent, 7 of fraction. Storage only; arithmetic happens in float.
-/// Rounds to nearest, ties to even; a NaN stays a NaN.
+/// The top half of an IEEE float: 8 bits of exponent, 7 of fraction. Storage only; arithmetic
+/// happens in float. Rounds to nearest, ties to even; a NaN stays a NaN.
 class BFloat16 {
  public:
   constexpr BFloat16() = default;

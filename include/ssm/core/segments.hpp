@@ -8,8 +8,9 @@
 
 namespace ssm {
 
-/// Packed sequences of different lengths: offsets 0 = c₀ ≤ c₁ ≤ … ≤ c_S = L along the length axis of a batch of one.
-/// Segment i is positions c_i … c_{i+1}−1; it may be empty. An empty span means "not packed".
+/// Packed sequences of different lengths: offsets 0 = c₀ ≤ c₁ ≤ … ≤ c_S = L along the length axis
+/// of a batch of one. Segment i is positions c_i … c_{i+1}−1; it may be empty. An empty span means
+/// "not packed".
 using Segments = std::span<const Index>;
 
 /// How many sequences, and therefore how many rows of state, a [B, L, …] operand holds.
@@ -35,7 +36,8 @@ inline void require_segments(std::string_view op, Segments segments, Index batch
                        std::to_string(segments[wrong]));
 }
 
-/// One sequence of a batch or of a packed row: `row` counts states, `batch` is the axis of the operand.
+/// One sequence of a batch or of a packed row: `row` counts states, `batch` is the axis of the
+/// operand.
 struct Sequence {
   Index row;
   Index batch;
@@ -43,7 +45,8 @@ struct Sequence {
   Index end;
 };
 
-/// The sequence of that row: all positions of an element of the batch, or one segment where there are any.
+/// The sequence of that row: all positions of an element of the batch, or one segment where there
+/// are any.
 inline Sequence sequence_at(Index row, Index length, Segments segments) {
   if (segments.empty()) return {.row = row, .batch = row, .begin = 0, .end = length};
   const auto i = static_cast<std::size_t>(row);

@@ -11,7 +11,8 @@
 
 namespace ssm {
 
-/// Owns elements in row-major order, or borrows them (`borrow`). Move-only; `clone()` copies. Elements start out zero.
+/// Owns elements in row-major order, or borrows them (`borrow`). Move-only; `clone()` copies.
+/// Elements start out zero.
 ///   Tensor<float, Extents<dyn, dyn, 256>> x({batch, length});
 /// Converts to a view wherever one is asked for.
 /// Throws  OutOfMemory
@@ -40,12 +41,14 @@ class Tensor {
   }
   ~Tensor() { release(); }
 
-  /// A tensor in memory that belongs to somebody else and outlives it: parameters, gradients, moments or states that another
-  /// library keeps. Row-major; `capacity` elements may be used, at least those of `extents`.
+  /// A tensor in memory that belongs to somebody else and outlives it: parameters, gradients,
+  /// moments or states that another library keeps. Row-major; `capacity` elements may be used, at
+  /// least those of `extents`.
   ///   tensor = Tensor<float, Extents<dyn, 8>>::borrow(pointer, {length});
-  /// Elements are read and written there, and never freed. `resize`, `reset` and `extend` work up to the capacity and throw
-  /// beyond. Moving and swapping hand the borrowed memory on, a moved-from tensor is empty; assigning another tensor lets go
-  /// of it and leaves its elements as they are; `clone` owns its copy.
+  /// Elements are read and written there, and never freed. `resize`, `reset` and `extend` work up
+  /// to the capacity and throw beyond. Moving and swapping hand the borrowed memory on, a
+  /// moved-from tensor is empty; assigning another tensor lets go of it and leaves its elements as
+  /// they are; `clone` owns its copy.
   /// Throws  ArgumentError  for extents without memory
   static Tensor borrow(T* memory, Shape extents, Index capacity = 0) {
     const Index count = detail::element_count<T>(extents, Space::name());
@@ -84,8 +87,8 @@ class Tensor {
       Space::fill_zero(data_, static_cast<std::size_t>(size()) * sizeof(T));
   }
 
-  /// Takes longer extents along the first axis; elements so far stay, new ones are unspecified. Allocates geometrically,
-  /// at least for `reserved` elements.
+  /// Takes longer extents along the first axis; elements so far stay, new ones are unspecified.
+  /// Allocates geometrically, at least for `reserved` elements.
   void extend(Shape extents, Index reserved = 0) {
     const Index used = data_ == nullptr ? 0 : std::min(size(), extents.size());
     const Index wanted = is_borrowed_ ? extents.size() : std::max(extents.size(), reserved);

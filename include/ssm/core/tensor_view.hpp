@@ -17,10 +17,11 @@ namespace ssm {
 
 /// Borrows elements: pointer, extents, one stride per axis (in elements; 0 repeats an element).
 ///   TensorView<const float, Extents<dyn, dyn, 256>> x(pointer, {batch, length});   // row-major
-/// A default-constructed view is null: an operand that was not given. Indexable where the space is host-readable.
-/// A view converts to one of const elements and to any extents that agree; what the compiler cannot check is checked
-/// at run time.
-/// Throws  ShapeError  on conversion to static extents that differ, and from the methods that say so
+/// A default-constructed view is null: an operand that was not given. Indexable where the space is
+/// host-readable. A view converts to one of const elements and to any extents that agree; what the
+/// compiler cannot check is checked at run time.
+/// Throws  ShapeError  on conversion to static extents that differ, and from the methods that say
+///                     so
 template <class T, class ExtentsType, class SpaceType = HostSpace>
 class TensorView {
  public:
@@ -103,7 +104,8 @@ class TensorView {
     return dynamic_view<rank()>(data_, extents, strides);
   }
 
-  /// One more axis, of one element, before this one or behind the last; whatever the strides. Throws ShapeError outside.
+  /// One more axis, of one element, before this one or behind the last; whatever the strides.
+  /// Throws ShapeError outside.
   ///   view.unsqueeze(0)      // [L, D] as a batch of one, [1, L, D]
   constexpr auto unsqueeze(int axis) const {
     if (axis < 0 || axis > rank()) detail::refuse_axis("unsqueeze", axis, extents_.to_array());
@@ -118,7 +120,8 @@ class TensorView {
     return dynamic_view<rank() + 1>(data_, extents, strides);
   }
 
-  /// One axis from its last element to its first: a stride changes its sign. Throws ShapeError outside.
+  /// One axis from its last element to its first: a stride changes its sign. Throws ShapeError
+  /// outside.
   constexpr auto reverse(int axis) const requires(Shape::rank() > 0) {
     require_axis("reverse", axis);
     auto strides = strides_;
@@ -128,7 +131,8 @@ class TensorView {
                                 extents_.to_array(), strides);
   }
 
-  /// The same elements in row-major order under other extents. Throws ShapeError if the sizes differ or the view has gaps.
+  /// The same elements in row-major order under other extents. Throws ShapeError if the sizes
+  /// differ or the view has gaps.
   template <Index... E>
   constexpr TensorView<T, Extents<E...>, Space> reshape(Extents<E...> extents) const {
     if (extents.size() != size() || !is_contiguous())

@@ -13,7 +13,8 @@
 
 namespace ssm {
 
-/// Tokens that need not be in memory, those of a file for example: they are read where they are asked for.
+/// Tokens that need not be in memory, those of a file for example: they are read where they are
+/// asked for.
 class TokenSource {
  public:
   TokenSource() = default;
@@ -38,8 +39,8 @@ class TokenSource {
   friend class TokenView;
 };
 
-/// A text as tokens, or a part of one, wherever they are: in memory, or in a TokenSource. Passed by value, like a string_view;
-/// what it views must outlive it.
+/// A text as tokens, or a part of one, wherever they are: in memory, or in a TokenSource. Passed by
+/// value, like a string_view; what it views must outlive it.
 ///   const std::vector<Token> tokens = …;     TokenView text = tokens;
 ///   const ByteTokens book("book.txt");       TokenView last = TokenView(book).subview(begin, count);
 /// Cost    a copy of the tokens that are read, and of no others

@@ -14,7 +14,8 @@ struct HostMemory {
   struct Resources {};
 };
 
-/// Copies a tensor into one of another space, which takes its extents; an empty one stays empty. Waits for both.
+/// Copies a tensor into one of another space, which takes its extents; an empty one stays empty.
+/// Waits for both.
 template <class T, class E, class FromSpace, class F, class ToSpace>
 void copy_tensor(const Tensor<T, E, FromSpace>& from, Tensor<T, F, ToSpace>& to) {
   using Mover = std::conditional_t<FromSpace::host_readable, ToSpace, FromSpace>;
@@ -26,7 +27,8 @@ void copy_tensor(const Tensor<T, E, FromSpace>& from, Tensor<T, F, ToSpace>& to)
   Mover::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(T));
 }
 
-/// Copies a tensor in a context's memory, in order with its primitives; `to` takes its extents and grows as needed.
+/// Copies a tensor in a context's memory, in order with its primitives; `to` takes its extents and
+/// grows as needed.
 template <class B, class T, class E>
 void copy_tensor(Context<B>& ctx, const Tensor<T, E, typename B::Space>& from,
                  Tensor<T, E, typename B::Space>& to) {
@@ -45,8 +47,8 @@ void copy_tensor(Context<B>&, const Tensor<T, E, HostSpace>& from, Tensor<T, E, 
   copy_tensor(from, to);
 }
 
-/// Copies parameters, gradients or moments of the same layer from one space to another, bit for bit; weights that are kept in
-/// bf16 stay so.
+/// Copies parameters, gradients or moments of the same layer from one space to another, bit for
+/// bit; weights that are kept in bf16 stay so.
 template <class From, class To>
 void copy_parameters(const From& from, To& to) {
   for_each_parameter(

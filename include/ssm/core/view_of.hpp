@@ -13,7 +13,8 @@
 
 namespace ssm {
 
-/// A view of anything tensor-like, and of memory that belongs to somebody else; elements are const where the owner is.
+/// A view of anything tensor-like, and of memory that belongs to somebody else; elements are const
+/// where the owner is.
 ///   view_of(tensor)   view_of(view)   view_of(std::span)   view_of(std::vector)   view_of(Eigen matrix or map)
 ///   view_of(pointer, {batch, length, channels})                                    // row-major
 ///   view_of(pointer, {batch, length, channels}, {length * channels, 1, length})    // each sequence column-major
@@ -51,8 +52,8 @@ View<T, int{Rank}> view_of(T* data, const Index (&extents)[Rank], const Index (&
   return {data, view_of(data, extents).extents(), std::to_array(strides)};
 }
 
-/// Any shape, from sizes and strides (in elements) that another library keeps: view_of<3>(pointer, sizes, strides). Without
-/// strides row-major.
+/// Any shape, from sizes and strides (in elements) that another library keeps: view_of<3>(pointer,
+/// sizes, strides). Without strides row-major.
 /// Throws  ShapeError  unless there are as many as axes, and for negative extents
 template <int Rank, class T>
 View<T, Rank> view_of(T* data, std::span<const Index> extents,

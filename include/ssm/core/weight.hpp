@@ -10,8 +10,9 @@
 
 namespace ssm {
 
-/// A matrix of weights: a tensor in T as long as it learns, or rounded to bf16 for inference, where reading the weights is
-/// what takes the time. Exactly one of the two forms is there; the other is empty.
+/// A matrix of weights: a tensor in T as long as it learns, or rounded to bf16 for inference, where
+/// reading the weights is what takes the time. Exactly one of the two forms is there; the other is
+/// empty.
 ///   weight.keep_in_bf16();
 ///   matmul(ctx, Matmul<float, HostSpace>{.a = x, .b = weight.transpose(0, 1),
 ///                                        .b_bf16 = weight.bf16.transpose(0, 1), .c = y});
@@ -44,8 +45,8 @@ struct Weight : Tensor<T, ExtentsType, Space> {
   }
 };
 
-/// Keeps every weight matrix and embedding of a parameter struct in bf16; everything else stays in full precision. Half the
-/// memory, for inference alone; kept weights stay as they are.
+/// Keeps every weight matrix and embedding of a parameter struct in bf16; everything else stays in
+/// full precision. Half the memory, for inference alone; kept weights stay as they are.
 ///   auto model = ssm::load_language_model<MambaFamily>(ctx, "mamba-130m/");
 ///   ssm::keep_weights_in_bf16(model.parameters);
 /// Throws  OutOfMemory

@@ -15,14 +15,15 @@
 
 namespace ssm {
 
-/// Scratch memory for the length of a call: a bump arena that grows to its high-water mark and then never allocates.
+/// Scratch memory for the length of a call: a bump arena that grows to its high-water mark and then
+/// never allocates.
 ///   auto frame = ctx.workspace().frame();
 ///   auto scores = frame.template tensor<float>(batch, length);     // gone with the frame
 /// The memory is the workspace's own, or the caller's:
 ///   std::vector<std::byte> memory(warm.workspace().peak() + 64);   // as much as the same calls have used elsewhere
 ///   ctx.workspace().borrow(memory);                                // from here on nothing else is allocated
-/// Elements are unspecified; with `fill_with_nan(true)` floating-point scratch starts as NaN, so that reading
-/// what was never written shows.
+/// Elements are unspecified; with `fill_with_nan(true)` floating-point scratch starts as NaN, so
+/// that reading what was never written shows.
 template <MemorySpace Space>
 class Workspace {
  public:
@@ -69,9 +70,10 @@ class Workspace {
     return Frame(this, {current_, blocks_.empty() ? 0 : blocks_[current_].used, in_use_});
   }
 
-  /// Takes all scratch from memory of the caller, which must outlive its use; an empty span: from memory of its own again.
-  /// A call that needs more than is there throws OutOfMemory and says how much it had; nothing is allocated behind it.
-  /// Up to 63 bytes at the start are left out, so that tensors are aligned to 64.
+  /// Takes all scratch from memory of the caller, which must outlive its use; an empty span: from
+  /// memory of its own again. A call that needs more than is there throws OutOfMemory and says how
+  /// much it had; nothing is allocated behind it. Up to 63 bytes at the start are left out, so that
+  /// tensors are aligned to 64.
   /// Throws  ArgumentError  while frames are open
   void borrow(std::span<std::byte> memory) {
     if (open_frames_ > 0)

@@ -9,8 +9,9 @@
 
 namespace ssm {
 
-/// Mamba language models whose layers read the hidden states of the layers before them. No code of them is published: the fields
-/// are Hugging Face's for Mamba and those of DenseSSM's other models, docs/60_models.md says what is fixed here.
+/// Mamba language models whose layers read the hidden states of the layers before them. No code of
+/// them is published: the fields are Hugging Face's for Mamba and those of DenseSSM's other models,
+/// docs/60_models.md says what is fixed here.
 /// Source  He et al. 2024 (DenseSSM) §3
 struct DenseMambaFamily : MambaFamily {
   using LanguageModel = DenseMambaLanguageModel;

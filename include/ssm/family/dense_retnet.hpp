@@ -31,9 +31,11 @@ struct DenseRetNetFamily {
     return json.has("query_key_dim") && json.has("dense_block_layers");
   }
 
-  /// The sizes from the published config, whose model_type is "llama" or "DenseGauRetNet". Where it leaves the gates' reductions
-  /// out they are 32, as in the published code of that config, and without dense_fusion, which is our own, fusion is carried.
-  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks for another function
+  /// The sizes from the published config, whose model_type is "llama" or "DenseGauRetNet". Where it
+  /// leaves the gates' reductions out they are 32, as in the published code of that config, and
+  /// without dense_fusion, which is our own, fusion is carried.
+  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks
+  ///                          for another function
   static Config read(const JsonObject& json) {
     Config config;
     const std::string type = json.text("model_type", "DenseGauRetNet");
@@ -151,7 +153,8 @@ struct DenseRetNetFamily {
       json.refuse("v_factor", "gives no usable width");
     return static_cast<Index>(width);
   }
-  /// The factor that `read_value_width` turns into just this width, whatever the division rounds to.
+  /// The factor that `read_value_width` turns into just this width, whatever the division rounds
+  /// to.
   static double value_factor(Index d_value, Index d_model) {
     const auto width = static_cast<double>(d_value);
     const double factor = width / static_cast<double>(d_model);

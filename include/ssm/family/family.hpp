@@ -20,7 +20,8 @@
 
 namespace ssm {
 
-/// All that is particular to one family of language models about its files, as static members of one struct:
+/// All that is particular to one family of language models about its files, as static members of
+/// one struct:
 ///   Config, LanguageModel             its sizes, with n_layer among them; the layer that they make
 ///   name                              "dense-mamba", in settings and messages
 ///   describes(json)                   whether a config.json is one of this family
@@ -144,11 +145,13 @@ void require_fit(const JsonObject& json, ModelTensors tensors) {
   detail::check_files<F>(json, std::move(tensors));
 }
 
-/// Loads a language model from a folder with config.json and model.safetensors, or shards with their index. Weights are read
-/// on the host and copied to where the context's backend keeps its tensors.
+/// Loads a language model from a folder with config.json and model.safetensors, or shards with
+/// their index. Weights are read on the host and copied to where the context's backend keeps its
+/// tensors.
 ///   auto model = ssm::load_language_model<ssm::MambaFamily>(ctx, "mamba-130m-hf/");
 ///   auto exact = ssm::load_language_model<ssm::H3Family, double>(ctx, "h3-125m/");
-/// Throws  CheckpointError  if a file is damaged, a tensor is missing, unexpected or of other extents than the config's, or a
+/// Throws  CheckpointError  if a file is damaged, a tensor is missing, unexpected or of other
+///                          extents than the config's, or a
 ///         head that is said to be the embedding is not
 template <LanguageModelFamily F, class T = float, class B>
 ModelOf<F, T, typename B::Space> load_language_model(Context<B>& ctx,
@@ -157,7 +160,8 @@ ModelOf<F, T, typename B::Space> load_language_model(Context<B>& ctx,
   return detail::read_weights<T>(ctx, detail::check_files<F>(json, ModelTensors(folder)));
 }
 
-/// Saves config.json and model.safetensors into a folder by the family's names; a tied head is left out.
+/// Saves config.json and model.safetensors into a folder by the family's names; a tied head is left
+/// out.
 /// Throws  CheckpointError
 template <LanguageModelFamily F, class P>
 void save_language_model(const std::filesystem::path& folder, const typename F::Config& config,

@@ -26,7 +26,8 @@ struct H3Family {
   static LanguageModel make(const Config& config) { return make_language_model(config); }
   static bool has_attention(const Config& config) { return !config.attn_layer_idx.empty(); }
 
-  /// The published code writes no model_type. d_inner, which it cannot do without, or a field that no other family has.
+  /// The published code writes no model_type. d_inner, which it cannot do without, or a field that
+  /// no other family has.
   static bool describes(const JsonObject& json) {
     if (json.has("model_type") || !json.has("d_model") || !json.has("n_layer")) return false;
     for (const char* field :
@@ -37,9 +38,10 @@ struct H3Family {
     return ssm.has("mode") || ssm.has("measure") || ssm.has("head_dim");
   }
 
-  /// The sizes from the arguments of the published constructor. Fields that only change how the published code computes
-  /// (residual_in_fp32, fused_mlp, …) are ignored.
-  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks for another function
+  /// The sizes from the arguments of the published constructor. Fields that only change how the
+  /// published code computes (residual_in_fp32, fused_mlp, …) are ignored.
+  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks
+  ///                          for another function
   static Config read(const JsonObject& json) {
     Config config;
     config.d_model = json.integer("d_model", 1);

@@ -30,15 +30,17 @@ struct MambaFamily {
     return json.has("d_model") && json.has("n_layer");  // H3 asks before this family
   }
 
-  /// The sizes from Hugging Face's fields or from those of the published constructor (d_model, n_layer, ssm_cfg). Fields that
-  /// only change how the published code computes or initializes (residual_in_fp32, fused_add_norm, …) are ignored.
-  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks for another function
+  /// The sizes from Hugging Face's fields or from those of the published constructor (d_model,
+  /// n_layer, ssm_cfg). Fields that only change how the published code computes or initializes
+  /// (residual_in_fp32, fused_add_norm, …) are ignored.
+  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks
+  ///                          for another function
   static Config read(const JsonObject& json) {
     return json.has("model_type") ? read_hugging_face(json) : read_original(json);
   }
 
-  /// Hugging Face's fields, readable by transformers and by `read`. To transformers the vocabulary is what it was padded to;
-  /// the tokens that may occur are in a field of ours.
+  /// Hugging Face's fields, readable by transformers and by `read`. To transformers the vocabulary
+  /// is what it was padded to; the tokens that may occur are in a field of ours.
   static nlohmann::ordered_json write(const Config& config) {
     return hugging_face_fields("mamba", "MambaForCausalLM", config);
   }

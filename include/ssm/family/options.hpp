@@ -17,7 +17,8 @@
 
 namespace ssm {
 
-/// Sizes and settings of a fresh model by name, as text: {"width", "128"}, {"attention-layers", "1,3"}.
+/// Sizes and settings of a fresh model by name, as text: {"width", "128"}, {"attention-layers",
+/// "1,3"}.
 using ModelOptions = std::map<std::string, std::string>;
 
 /// One setting that a family has, for help texts.
@@ -29,8 +30,8 @@ struct ModelOption {
   std::string help;
 };
 
-/// A setting that does not exist, does not fit, or would do nothing: a mistake of whoever asks for it. Messages begin with
-/// "--name".
+/// A setting that does not exist, does not fit, or would do nothing: a mistake of whoever asks for
+/// it. Messages begin with "--name".
 struct OptionError : ArgumentError {
   OptionError(std::string_view name, const std::string& what)
       : ArgumentError("--" + std::string(name) + ": " + what) {}
@@ -113,7 +114,8 @@ inline std::string option_form(DenseFusion) { return "readout|carried"; }
 }  // namespace detail
 
 /// Changes a config by options of its family, then what follows from them.
-/// Throws  OptionError  for an option that the family does not have, and for texts and sizes that do not fit
+/// Throws  OptionError  for an option that the family does not have, and for texts and sizes that
+///                      do not fit
 template <class Family>
 typename Family::Config with_options(typename Family::Config config, const ModelOptions& given) {
   for (const auto& [name, text] : given) {
@@ -141,7 +143,8 @@ std::optional<std::string> changed_option(const typename Family::Config& config,
   return std::nullopt;
 }
 
-/// The settings of a family, with what they are when nothing is said. 0 stands for what follows from other settings.
+/// The settings of a family, with what they are when nothing is said. 0 stands for what follows
+/// from other settings.
 template <class Family>
 std::vector<ModelOption> options_of() {
   std::vector<ModelOption> options;

@@ -29,9 +29,10 @@ struct RetNetFamily {
     return !json.has("model_type") && json.has("decoder_retention_heads");
   }
 
-  /// The sizes from the fields of the published config, with its defaults. Fields that only change how the published code
-  /// trains or computes are ignored.
-  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks for another function
+  /// The sizes from the fields of the published config, with its defaults. Fields that only change
+  /// how the published code trains or computes are ignored.
+  /// Throws  CheckpointError  for a field that is missing, of another type, out of range, or asks
+  ///                          for another function
   static Config read(const JsonObject& json) {
     Config config;
     config.d_model = json.integer("decoder_embed_dim", 1);

@@ -43,12 +43,14 @@ inline std::string names_there(const std::vector<std::string>& names) {
 
 }  // namespace detail
 
-/// Lets files be read by one set of names, whichever program wrote them and whatever modules it put around the model.
-/// Training frameworks put "_orig_mod.", "module." or "model." before every name, and some publish the backbone alone.
+/// Lets files be read by one set of names, whichever program wrote them and whatever modules it put
+/// around the model. Training frameworks put "_orig_mod.", "module." or "model." before every name,
+/// and some publish the backbone alone.
 ///   whatever comes before the embedding's own name    becomes the family's prefix of the backbone
 ///   the head, in the backbone or in a module around it    gets the family's name of the head
 /// Names    the family's names: Names::embedding, Names::backbone, Names::head
-/// other_embedding    another word for the embedding, "embedding.weight" beside "embeddings.weight"; empty: there is none
+/// other_embedding    another word for the embedding, "embedding.weight" beside
+///                    "embeddings.weight"; empty: there is none
 /// Throws  CheckpointError  for two embeddings, or if two tensors get one name
 template <class Names>
 void use_family_names(ModelTensors& tensors, std::string_view other_embedding = "") {
@@ -78,10 +80,11 @@ void use_family_names(ModelTensors& tensors, std::string_view other_embedding = 
   });
 }
 
-/// Checks that a source has just the tensors of a layer, each with its extents, before memory is allocated for them: a damaged
-/// config must not ask for more than the files hold. Names and extents come from the layer itself.
-/// extents_of_constant(name)    the extents of a tensor that may be there because it repeats another one or follows from the
-///                              config; nothing for any other name
+/// Checks that a source has just the tensors of a layer, each with its extents, before memory is
+/// allocated for them: a damaged config must not ask for more than the files hold. Names and
+/// extents come from the layer itself.
+/// extents_of_constant(name)    the extents of a tensor that may be there because it repeats
+///                              another one or follows from the config; nothing for any other name
 /// Cost    allocates names and extents alone
 /// Throws  CheckpointError  if a tensor is missing, is of other extents, or is not expected
 template <class L, TensorSource S, class ExtentsOfConstant>

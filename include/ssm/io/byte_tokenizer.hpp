@@ -10,7 +10,8 @@
 
 namespace ssm {
 
-/// Text as bytes: token b is the byte b. Any text, in any language and encoding, has exactly one form.
+/// Text as bytes: token b is the byte b. Any text, in any language and encoding, has exactly one
+/// form.
 ///   const ByteTokenizer tokenizer;              const auto tokens = tokenizer.encode("To be");
 struct ByteTokenizer {
   static constexpr Index vocabulary() { return 256; }

@@ -17,8 +17,8 @@ enum class UnexpectedTensors { refuse, ignore };
 
 namespace detail {
 
-/// Calls visit(name, tensor) once for each tensor that exists. A tied tensor, one that a layer reports again under the same
-/// name, counts once; two tensors under one name are an error.
+/// Calls visit(name, tensor) once for each tensor that exists. A tied tensor, one that a layer
+/// reports again under the same name, counts once; two tensors under one name are an error.
 template <class P, class Visit>
 void for_each_stored(const std::string& file, P& parameters, std::string_view prefix,
                      Visit&& visit) {
@@ -40,8 +40,8 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
 
 }  // namespace detail
 
-/// Adds every tensor of a parameter struct under prefix + its name; the writer borrows them until it is finished. Weights that
-/// are kept in bf16 are written so.
+/// Adds every tensor of a parameter struct under prefix + its name; the writer borrows them until
+/// it is finished. Weights that are kept in bf16 are written so.
 ///   save_parameters(writer, parameters, "model.");   save_parameters(writer, moments, "adamw.mean.");
 /// Throws  CheckpointError  if two tensors have one name
 template <class P>
@@ -55,9 +55,10 @@ void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string
 }
 
 /// Fills every tensor of a parameter struct, whose extents are set already, from prefix + its name.
-/// Everything is checked before the first element changes. Tensors of the file that do not begin with the prefix are no
-/// concern of this call.
-/// Throws  CheckpointError  if a tensor is missing, has other extents or no floating-point type, if one under the prefix is
+/// Everything is checked before the first element changes. Tensors of the file that do not begin
+/// with the prefix are no concern of this call.
+/// Throws  CheckpointError  if a tensor is missing, has other extents or no floating-point type, if
+///                          one under the prefix is
 ///         not expected, or if the file was cut since it was opened; ArgumentError  for weights that are kept in bf16
 template <TensorSource S, class P>
 void load_parameters(const S& file, P& parameters, std::string_view prefix = "",

@@ -19,8 +19,8 @@
 
 namespace ssm {
 
-/// The checkpoints of a training run: folders DIR/checkpoint-STEP, each there with all its files or not at all, whatever
-/// moment the process is killed at or the disk fills up.
+/// The checkpoints of a training run: folders DIR/checkpoint-STEP, each there with all its files or
+/// not at all, whatever moment the process is killed at or the disk fills up.
 ///   CheckpointFolder run("run/");
 ///   run.write(100, [&](const auto& folder) { … files …; });     // keeps the last two
 ///   const auto steps = run.steps();                              // rising
@@ -59,8 +59,9 @@ class CheckpointFolder {
     return found;
   }
 
-  /// Calls fill(temporary folder), puts the result in place as the checkpoint of this step, on the disk when this returns,
-  /// and removes all but the newest `keep`. If `fill` throws, what was there before is untouched.
+  /// Calls fill(temporary folder), puts the result in place as the checkpoint of this step, on the
+  /// disk when this returns, and removes all but the newest `keep`. If `fill` throws, what was
+  /// there before is untouched.
   template <class Fill>
   void write(Index step, Fill&& fill, std::size_t keep = 2) {
     const std::filesystem::path place = at(step);
@@ -132,8 +133,8 @@ class CheckpointFolder {
   detail::FileDescriptor lock_;
 };
 
-/// The folder a model is in: `path` itself if it has a config.json, else its newest checkpoint. Beside a running training it
-/// may be gone a moment later; see open_newest.
+/// The folder a model is in: `path` itself if it has a config.json, else its newest checkpoint.
+/// Beside a running training it may be gone a moment later; see open_newest.
 /// Throws  CheckpointError  if it is neither
 inline std::filesystem::path model_folder(const std::filesystem::path& path) {
   std::error_code error;
@@ -142,7 +143,8 @@ inline std::filesystem::path model_folder(const std::filesystem::path& path) {
         path.string(), "",
         std::filesystem::exists(path, error) ? "is not a folder" : "does not exist");
   if (std::filesystem::exists(path / "config.json", error)) return path;
-  // A listing is no snapshot: one that is made while a checkpoint comes and another goes may hold neither.
+  // A listing is no snapshot: one that is made while a checkpoint comes and another goes may hold
+  // neither.
   constexpr int listings = 10;
   for (int attempt = 0; attempt < listings; ++attempt)
     if (const std::vector<Index> steps = CheckpointFolder::steps_in(path); !steps.empty())
@@ -150,9 +152,10 @@ inline std::filesystem::path model_folder(const std::filesystem::path& path) {
   throw CheckpointError(path.string(), "", "holds no model and no checkpoints");
 }
 
-/// What open(folder) makes of the model in `path`, or of its newest checkpoint. A training run beside it may remove that
-/// checkpoint while it is opened, because a newer one is there: then `open` is called again, for the newer one. Files that
-/// are open stay readable, so `open` may read for as long as it likes once it has opened all it needs.
+/// What open(folder) makes of the model in `path`, or of its newest checkpoint. A training run
+/// beside it may remove that checkpoint while it is opened, because a newer one is there: then
+/// `open` is called again, for the newer one. Files that are open stay readable, so `open` may read
+/// for as long as it likes once it has opened all it needs.
 ///   const auto model = open_newest("run/", [&](const auto& folder) { return load_h3(ctx, folder); });
 /// Throws  CheckpointError  if there is no model; and what `open` throws for a folder that is there
 template <class Open>

@@ -10,8 +10,9 @@
 
 namespace ssm {
 
-/// Tokens as text while they arrive: what `push` returns is always whole characters of UTF-8. A character that is not
-/// complete yet is held back; bytes that can never become one are replaced by U+FFFD.
+/// Tokens as text while they arrive: what `push` returns is always whole characters of UTF-8. A
+/// character that is not complete yet is held back; bytes that can never become one are replaced by
+/// U+FFFD.
 ///   Detokenizer text(tokenizer);
 ///   for (Token token : generate(…)) std::cout << text.push(token) << std::flush;
 ///   std::cout << text.finish();

@@ -61,9 +61,10 @@ inline std::string printable(std::string_view name) {
 
 }  // namespace detail
 
-/// A file open for reading at any position; its size is taken when it is opened. For texts and tokens from pipes and standard
-/// input as well, see open_input.
-/// Throws  CheckpointError  if it cannot be opened or read, is not a regular file, or became shorter
+/// A file open for reading at any position; its size is taken when it is opened. For texts and
+/// tokens from pipes and standard input as well, see open_input.
+/// Throws  CheckpointError  if it cannot be opened or read, is not a regular file, or became
+///                          shorter
 class FileReader {
  public:
   explicit FileReader(const std::filesystem::path& path)
@@ -139,9 +140,10 @@ class FileReader {
   std::uint64_t size_ = 0;
 };
 
-/// Replaces a file as a whole or not at all: writes a temporary beside it, `commit` puts it in place, and everything
-/// else (an exception, a full disk) removes the temporary and leaves what was there. Only a killed process leaves
-/// the temporary `PATH.partial-PID-N` behind, which may be deleted.
+/// Replaces a file as a whole or not at all: writes a temporary beside it, `commit` puts it in
+/// place, and everything else (an exception, a full disk) removes the temporary and leaves what was
+/// there. Only a killed process leaves the temporary `PATH.partial-PID-N` behind, which may be
+/// deleted.
 /// Throws  CheckpointError  if the temporary cannot be created, written or put in place
 class AtomicFile {
  public:

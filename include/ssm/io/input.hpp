@@ -104,7 +104,8 @@ inline FileReader keep_input(const FileDescriptor& source, const std::string& na
   return {name, std::move(memory)};
 }
 
-/// Throws  CheckpointError  for a folder, and for what may have no end or no bytes: a device that is no terminal, a socket
+/// Throws  CheckpointError  for a folder, and for what may have no end or no bytes: a device that
+///                          is no terminal, a socket
 inline void require_input(const struct stat& status, bool is_standard, const std::string& name) {
   if (S_ISREG(status.st_mode) || S_ISFIFO(status.st_mode)) return;
   if (S_ISDIR(status.st_mode)) throw CheckpointError(name, "", "is a folder, not a file");
@@ -118,12 +119,14 @@ inline void require_input(const struct stat& status, bool is_standard, const std
 
 }  // namespace detail
 
-/// Opens what a user names as input: a regular file, "-" or /dev/stdin for standard input, a FIFO, the pipe of a shell's
-/// <(command). The result can be read at any position. A regular file is read where it is asked for; anything else is read to
-/// its end first and kept, up to 16 MiB in memory and more in a file without a name in TMPDIR (/var/tmp where it is not set),
-/// which is gone with the reader or the process.
+/// Opens what a user names as input: a regular file, "-" or /dev/stdin for standard input, a FIFO,
+/// the pipe of a shell's <(command). The result can be read at any position. A regular file is read
+/// where it is asked for; anything else is read to its end first and kept, up to 16 MiB in memory
+/// and more in a file without a name in TMPDIR (/var/tmp where it is not set), which is gone with
+/// the reader or the process.
 ///   const NpyFile tokens(open_input("-"));
-/// Throws  CheckpointError  if it is a folder, missing, a device other than /dev/null and a terminal as standard input, cannot
+/// Throws  CheckpointError  if it is a folder, missing, a device other than /dev/null and a
+///                          terminal as standard input, cannot
 ///         be read or kept, or is larger than the limit
 inline FileReader open_input(const std::filesystem::path& path, const InputLimits& limits = {}) {
   const bool is_standard = path == standard_input || path == "/dev/stdin";
@@ -143,7 +146,8 @@ inline FileReader open_input(const std::filesystem::path& path, const InputLimit
   if (!file || ::fstat(file.number(), &status) != 0)
     throw CheckpointError(name, "", detail::reason("cannot be opened"));
   detail::require_input(status, is_standard, name);
-  // Standard input may have been read in part already; files of the system say that they are empty and are not.
+  // Standard input may have been read in part already; files of the system say that they are empty
+  // and are not.
   const bool is_whole =
       S_ISREG(status.st_mode) && status.st_size > 0 && ::lseek(file.number(), 0, SEEK_CUR) == 0;
   if (!is_whole) return detail::keep_input(file, name, limits);

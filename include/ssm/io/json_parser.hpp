@@ -16,8 +16,9 @@
 namespace ssm {
 namespace detail {
 
-/// NaN, Infinity and -Infinity, which Python writes for numbers that JSON has no form for, as numbers that are spelled as
-/// nothing else in the text is: the parser below tells them by it. Every byte stays where it is.
+/// NaN, Infinity and -Infinity, which Python writes for numbers that JSON has no form for, as
+/// numbers that are spelled as nothing else in the text is: the parser below tells them by it.
+/// Every byte stays where it is.
 inline std::string with_spelled_infinities(std::string_view json) {
   constexpr std::string_view word_characters =
       "0123456789+-._abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -45,8 +46,10 @@ inline std::string with_spelled_infinities(std::string_view json) {
   return text;
 }
 
-/// Builds a JSON value token by token. Readers disagree on which of two fields of one name counts, so there may be one.
-/// Throws  CheckpointError  if it is nested deeper than 32, or names a field of an object twice, or is not JSON
+/// Builds a JSON value token by token. Readers disagree on which of two fields of one name counts,
+/// so there may be one.
+/// Throws  CheckpointError  if it is nested deeper than 32, or names a field of an object twice, or
+///                          is not JSON
 class JsonBuilder : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit JsonBuilder(const std::string& file) : file_(file) {}
@@ -115,9 +118,10 @@ class JsonBuilder : public nlohmann::json_sax<nlohmann::json> {
 
 }  // namespace detail
 
-/// A JSON value from a text; `file` names it in messages. The numbers NaN, Infinity and -Infinity are read as Python's json
-/// module writes them.
-/// Throws  CheckpointError  if it is not JSON, is nested deeper than 32, or names a field of an object twice
+/// A JSON value from a text; `file` names it in messages. The numbers NaN, Infinity and -Infinity
+/// are read as Python's json module writes them.
+/// Throws  CheckpointError  if it is not JSON, is nested deeper than 32, or names a field of an
+///                          object twice
 inline nlohmann::json parse_json_value(std::string_view json, const std::string& file) {
   // The JSON library takes a zero byte for the end and would not look at what follows.
   if (json.find('\0') != std::string_view::npos) throw CheckpointError(file, "", "has a zero byte");

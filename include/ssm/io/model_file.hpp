@@ -8,7 +8,8 @@
 
 namespace ssm {
 
-/// Saves the weights of a model, a layer with its parameters, by name as one safetensors file; from any memory.
+/// Saves the weights of a model, a layer with its parameters, by name as one safetensors file; from
+/// any memory.
 ///   save("digits.safetensors", model);
 /// What is not a weight, the sizes and options of the layer, is the program's to know.
 /// Throws  CheckpointError  if the file cannot be written, or two parameters have one name
@@ -30,9 +31,10 @@ void save(const std::filesystem::path& path, const M& model) {
     write(copy_to(Context<HostMemory>(), model.layer, model.parameters));
 }
 
-/// Fills the weights of a model of the same layer from such a file, or from any safetensors file with these names; into any
-/// memory.
-/// Throws  CheckpointError  if a tensor is missing, is not expected, or has other extents; the model is as it was then
+/// Fills the weights of a model of the same layer from such a file, or from any safetensors file
+/// with these names; into any memory.
+/// Throws  CheckpointError  if a tensor is missing, is not expected, or has other extents; the
+///                          model is as it was then
 template <class M>
   requires requires(const M& model) {
     model.layer;

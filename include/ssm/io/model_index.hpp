@@ -38,7 +38,8 @@ inline bool is_plain_file_name(std::string_view name) {
          !has_separator && !has_control;
 }
 
-/// Older writers have it as a fraction; it is informative, so only what cannot be a size is refused.
+/// Older writers have it as a fraction; it is informative, so only what cannot be a size is
+/// refused.
 inline std::optional<std::uint64_t> read_total_size(const JsonObject& metadata) {
   if (!metadata.has("total_size")) return std::nullopt;
   const nlohmann::json& value = metadata.json().at("total_size");
@@ -52,9 +53,11 @@ inline std::optional<std::uint64_t> read_total_size(const JsonObject& metadata) 
 
 }  // namespace detail
 
-/// Reads a model.safetensors.index.json:  {"metadata": {"total_size": …}, "weight_map": {tensor: file, …}}.
+/// Reads a model.safetensors.index.json:  {"metadata": {"total_size": …}, "weight_map": {tensor:
+///                                        file, …}}.
 /// Whether the files hold what it says is checked by ModelTensors.
-/// Throws  CheckpointError  if it is not of this form, lists no tensor, lists one twice, or names anything but a .safetensors
+/// Throws  CheckpointError  if it is not of this form, lists no tensor, lists one twice, or names
+///                          anything but a .safetensors
 ///         file beside it
 /// Source  huggingface_hub, split_torch_state_dict_into_shards
 inline ModelIndex read_model_index(const std::filesystem::path& path) {

@@ -17,8 +17,9 @@
 namespace ssm {
 namespace detail {
 
-/// The file to open for a shard that an index names. A link is followed only to another place in the folder or, as the cache
-/// of Hugging Face lays its models out, from …/snapshots/REVISION to …/blobs.
+/// The file to open for a shard that an index names. A link is followed only to another place in
+/// the folder or, as the cache of Hugging Face lays its models out, from …/snapshots/REVISION to
+/// …/blobs.
 /// Throws  CheckpointError  for a link to anywhere else
 inline std::filesystem::path shard_path(const std::filesystem::path& folder,
                                         const std::string& file) {
@@ -38,12 +39,14 @@ inline std::filesystem::path shard_path(const std::filesystem::path& folder,
 
 }  // namespace detail
 
-/// The tensors of a model by name, wherever they are: in model.safetensors, in shards with a model.safetensors.index.json, or
-/// in any files of that format. All headers are checked when it is opened; tensors are read when asked for.
+/// The tensors of a model by name, wherever they are: in model.safetensors, in shards with a
+/// model.safetensors.index.json, or in any files of that format. All headers are checked when it is
+/// opened; tensors are read when asked for.
 ///   const ModelTensors tensors("mamba-2.8b/");
 ///   auto weight = tensors.read<float, 2>("lm_head.weight");     // converts F64 F32 F16 BF16
 /// Cost    the headers stay in memory; one open file for each shard
-/// Throws  CheckpointError  if a file is missing or damaged, two files have a tensor of one name, the index and the shards
+/// Throws  CheckpointError  if a file is missing or damaged, two files have a tensor of one name,
+///                          the index and the shards
 ///         disagree, or a shard is not in the folder; and as SafetensorsFile does
 class ModelTensors {
  public:
@@ -112,8 +115,8 @@ class ModelTensors {
     for (const SafetensorsFile& file : files_) file.require_unchanged_size();
   }
 
-  /// Lets one family's files be read by one set of names, whichever program wrote them: every tensor is found under
-  /// rename(its name) from now on.
+  /// Lets one family's files be read by one set of names, whichever program wrote them: every
+  /// tensor is found under rename(its name) from now on.
   /// Throws  CheckpointError  if two tensors get one name
   template <class Rename>
   void rename(Rename&& new_name_of) {

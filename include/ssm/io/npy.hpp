@@ -48,7 +48,8 @@ constexpr std::string_view npy_dtype() {
 ///   auto y = file.read<float, 2>();                         // or into a new one
 ///   file.read_from(1000, part);                             // elements 1000, 1001, … of a long row
 ///   const NpyFile piped(open_input("-"));                   // see open_input
-/// Throws  CheckpointError  if the file is damaged, longer or shorter than its header says, of other extents or of a type
+/// Throws  CheckpointError  if the file is damaged, longer or shorter than its header says, of
+///                          other extents or of a type
 ///         that does not convert (floats to any float; integers of 1 to 8 bytes to any scalar that holds them)
 /// Source  numpy.lib.format
 class NpyFile {
@@ -91,7 +92,8 @@ class NpyFile {
       read_elements(0, view);
   }
 
-  /// Fills a view in row-major order with the elements of the file from number `begin` on, in the order in which they are stored.
+  /// Fills a view in row-major order with the elements of the file from number `begin` on, in the
+  /// order in which they are stored.
   /// Throws  ArgumentError  for a range that is not inside
   template <HostTensor Output>
   void read_from(Index begin, Output&& output) const {
@@ -202,12 +204,13 @@ template <class T, int Rank>
     return NpyFile(path).read<T, Rank>();
   }
 
-/// Writes an array part by part, in row-major order, so that it need not be in memory as a whole. The file is replaced as a
-/// whole or not at all.
+/// Writes an array part by part, in row-major order, so that it need not be in memory as a whole.
+/// The file is replaced as a whole or not at all.
 ///   NpyWriter<float> file("logits.npy", std::array<Index, 2>{1000, 50280});
 ///   for (…) file.write(rows);
 ///   file.finish();
-/// Throws  CheckpointError  if it cannot be written; ArgumentError  if the parts do not make up the array
+/// Throws  CheckpointError  if it cannot be written; ArgumentError  if the parts do not make up the
+///                                                                  array
 template <NpyScalar T>
 class NpyWriter {
  public:
@@ -248,7 +251,8 @@ class NpyWriter {
   Index left_;
 };
 
-/// Writes a host tensor as .npy, row-major, version 1. The file is replaced as a whole or not at all.
+/// Writes a host tensor as .npy, row-major, version 1. The file is replaced as a whole or not at
+/// all.
 /// Throws  CheckpointError  if it cannot be written
 template <HostTensor A>
   requires NpyScalar<ValueOf<A>>

@@ -24,7 +24,8 @@ namespace detail {
 
 inline constexpr std::size_t npy_axes = 32;  // numpy's own limit
 
-/// Parses the Python literal {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } and nothing else.
+/// Parses the Python literal {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } and
+/// nothing else.
 class NpyHeaderParser {
  public:
   NpyHeaderParser(std::string_view text, const std::string& file) : text_(text), file_(file) {}

@@ -73,8 +73,8 @@ inline bool is_decimal(std::string_view text) {
 
 }  // namespace detail
 
-/// The whole number that a text is, from `least` to `most`: decimal digits with or without a sign, and nothing else. Nothing
-/// wraps or is brought into the range: 2⁶⁴ is no seed, nor is −1.
+/// The whole number that a text is, from `least` to `most`: decimal digits with or without a sign,
+/// and nothing else. Nothing wraps or is brought into the range: 2⁶⁴ is no seed, nor is −1.
 ///   "12" → 12      "" → "is empty"      "1e3" → "'1e3' is no whole number"      "-1" → "'-1' is less than 0"
 template <std::integral T>
 ParsedNumber<T> parse_whole_number(std::string_view text, T least = std::numeric_limits<T>::min(),
@@ -105,7 +105,8 @@ ParsedNumber<T> parse_whole_number(std::string_view text, T least = std::numeric
   return {.value = value};
 }
 
-/// The number that a text is, from `least` to `most`: in decimal, with or without an exponent; never infinite, never NaN.
+/// The number that a text is, from `least` to `most`: in decimal, with or without an exponent;
+/// never infinite, never NaN.
 ///   "1e-3" → 0.001      "" → "is empty"      "nan" → "'nan' is no number"      "1e999" → "'1e999' is too large"
 inline ParsedNumber<double> parse_number(std::string_view text,
                                          double least = std::numeric_limits<double>::lowest(),

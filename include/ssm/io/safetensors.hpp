@@ -40,7 +40,8 @@ constexpr std::string_view safetensors_dtype() {
 ///   file.read("embedding.weight", weight);                  // into any host tensor of the same extents
 ///   auto bias = file.read<float, 1>("head.bias");           // or into a new one
 /// Cost    the header stays in memory; reading adds one small buffer, never a copy of the file
-/// Throws  CheckpointError  if the file is damaged in any way, or the tensor is missing, of other extents, or of a
+/// Throws  CheckpointError  if the file is damaged in any way, or the tensor is missing, of other
+///                          extents, or of a
 ///         type that does not convert (F64 F32 F16 BF16 convert to any float; I64 I32 to any scalar that holds them)
 /// Source  safetensors format, github.com/huggingface/safetensors
 class SafetensorsFile {
@@ -79,8 +80,9 @@ class SafetensorsFile {
   const std::string& dtype(std::string_view name) const { return at(name).dtype; }
   std::uint64_t byte_size(std::string_view name) const { return at(name).end - at(name).begin; }
 
-  /// Fills a host tensor of the same extents, converting scalars. After a failed read from the disk itself, or an
-  /// integer out of range, the elements are unspecified; after any other error they are as before.
+  /// Fills a host tensor of the same extents, converting scalars. After a failed read from the disk
+  /// itself, or an integer out of range, the elements are unspecified; after any other error they
+  /// are as before.
   template <HostTensor Output>
   void read(std::string_view name, Output&& output) const {
     const auto view = view_of(output);
@@ -165,7 +167,8 @@ class SafetensorsFile {
 ///   writer.add("head.bias", bias);                          // borrowed until finish(); a temporary tensor is kept
 ///   writer.add<BFloat16>("head.weight", weight);            // stored as another scalar
 ///   writer.finish();
-/// The file appears whole, and on the disk, when `finish` returns; if it throws, what was there before is untouched.
+/// The file appears whole, and on the disk, when `finish` returns; if it throws, what was there
+/// before is untouched.
 /// Throws  CheckpointError  if a name is used twice or is not UTF-8, or the file cannot be written
 class SafetensorsWriter {
  public:
@@ -196,7 +199,8 @@ class SafetensorsWriter {
   }
 
   void finish() {
-    // Wide scalars first: the header is a multiple of 8 bytes, so every tensor is aligned to its scalar.
+    // Wide scalars first: the header is a multiple of 8 bytes, so every tensor is aligned to its
+    // scalar.
     std::stable_sort(entries_.begin(), entries_.end(),
                      [](const Entry& a, const Entry& b) { return a.width > b.width; });
     const std::string header = header_text();

@@ -48,7 +48,8 @@ inline std::uint64_t safetensors_element_size(std::string_view dtype) {
   return 0;
 }
 
-/// Receives the header token by token, so that nothing of another form than the format's is ever built.
+/// Receives the header token by token, so that nothing of another form than the format's is ever
+/// built.
 class SafetensorsHeaderParser : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit SafetensorsHeaderParser(const std::string& file) : file_(file) {}
@@ -191,7 +192,8 @@ inline void require_data_layout(const std::string& file, std::vector<Safetensors
 }  // namespace detail
 
 /// Reads and checks the JSON header of a safetensors file that has `data_size` bytes after it.
-/// Throws  CheckpointError  if anything is not as the format says; `file` names the file in the message
+/// Throws  CheckpointError  if anything is not as the format says; `file` names the file in the
+///                          message
 inline SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t data_size,
                                                   const std::string& file) {
   // The JSON library takes a zero byte for the end and would not look at what follows.

@@ -13,7 +13,8 @@
 
 namespace ssm {
 
-/// Adds every tensor of layer L's state under prefix + its name; the writer borrows them until it is finished.
+/// Adds every tensor of layer L's state under prefix + its name; the writer borrows them until it
+/// is finished.
 ///   save_state<L>(writer, state, "state.");
 template <class L, class State>
 void save_state(SafetensorsWriter& writer, const State& state, std::string_view prefix = "") {
@@ -24,7 +25,8 @@ void save_state(SafetensorsWriter& writer, const State& state, std::string_view 
 
 namespace detail {
 
-/// Whether a tensor of a fresh state takes more rows with every position, as the caches of attention do.
+/// Whether a tensor of a fresh state takes more rows with every position, as the caches of
+/// attention do.
 template <class T, class E, class Space>
 bool grows(const Tensor<T, E, Space>& tensor) {
   return E::rank() > 1 && tensor.extents()[0] == 0;
@@ -36,7 +38,8 @@ class StateReader {
   StateReader(const SafetensorsFile& file, std::string_view prefix)
       : file_(file), prefix_(prefix) {}
 
-  /// Throws  CheckpointError  if it is missing, not as large as `fresh`, or as long as another cache
+  /// Throws  CheckpointError  if it is missing, not as large as `fresh`, or as long as another
+  ///                          cache
   template <class T, class E>
   void read(const std::string& name, const Tensor<T, E, HostSpace>& fresh,
             Tensor<T, E, HostSpace>& target) {
@@ -95,12 +98,14 @@ class StateReader {
 
 }  // namespace detail
 
-/// Fills a state from prefix + the names of its tensors. It must be as `initial_state` made it: that says how many sequences
-/// there are and how wide they are. Caches, which have no rows yet, take as many as the file has.
+/// Fills a state from prefix + the names of its tensors. It must be as `initial_state` made it:
+/// that says how many sequences there are and how wide they are. Caches, which have no rows yet,
+/// take as many as the file has.
 ///   auto state = layer.initial_state(ctx, 2);
 ///   load_state<L>(SafetensorsFile("state.safetensors"), state);
 /// Cost    the state once more in memory, so that nothing changes unless all of the file is sound
-/// Throws  CheckpointError  if a tensor is missing or of other extents, if caches differ in length, or if a position is negative
+/// Throws  CheckpointError  if a tensor is missing or of other extents, if caches differ in length,
+///                          or if a position is negative
 ///         or behind the caches
 template <class L, class State>
 void load_state(const SafetensorsFile& file, State& state, std::string_view prefix = "") {

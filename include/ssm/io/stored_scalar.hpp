@@ -104,7 +104,8 @@ void read_elements(const FileReader& file, const std::string& tensor, std::uint6
   }
 }
 
-/// The number of elements of a shape from outside; −1 where it, or a part of it, is too large for an Index.
+/// The number of elements of a shape from outside; −1 where it, or a part of it, is too large for
+/// an Index.
 inline Index checked_size(std::span<const Index> shape) {
   Index product = 1;
   bool empty = false;

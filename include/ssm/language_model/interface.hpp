@@ -36,7 +36,8 @@ struct LanguageModelFacts {
 
 namespace detail {
 
-/// What a language model remembers of the tokens it has read. What AnyLanguageModel hides behind LanguageModelState.
+/// What a language model remembers of the tokens it has read. What AnyLanguageModel hides behind
+/// LanguageModelState.
 class StateInterface {
  public:
   StateInterface() = default;
@@ -64,7 +65,8 @@ class TokenStream {
   virtual std::optional<Token> next() = 0;
 };
 
-/// A language model of any family on any backend; the code of each is compiled once, behind this. Tensors are in host memory.
+/// A language model of any family on any backend; the code of each is compiled once, behind this.
+/// Tensors are in host memory.
 class LanguageModelInterface {
  public:
   LanguageModelInterface() = default;

@@ -14,8 +14,8 @@
 namespace ssm {
 namespace detail {
 
-/// Makes language models of family F on backend B. Declared here and defined in header_only.hpp, so that each can be compiled
-/// in a program part of its own.
+/// Makes language models of family F on backend B. Declared here and defined in header_only.hpp, so
+/// that each can be compiled in a program part of its own.
 /// Throws  ArgumentError  where the family does not run on the backend
 template <class B, class F>
 struct LanguageModelMaker {
@@ -27,9 +27,10 @@ struct LanguageModelMaker {
 
 }  // namespace detail
 
-/// Opens a language model of any family of a list on backend B, which `options.backend` need not name. This program part
-/// instantiates every family of the list (some 15 seconds of compilation each, optimized): name just those that are wanted, or
-/// link ssm::language_model, which has them all compiled, and call open_language_model.
+/// Opens a language model of any family of a list on backend B, which `options.backend` need not
+/// name. This program part instantiates every family of the list (some 15 seconds of compilation
+/// each, optimized): name just those that are wanted, or link ssm::language_model, which has them
+/// all compiled, and call open_language_model.
 ///   #include <ssm/backend/cpu.hpp>
 ///   #include <ssm/language_model/header_only.hpp>
 ///   auto model = ssm::open_language_model_on<ssm::Cpu, ssm::TypeList<ssm::MambaFamily>>("mamba-130m-hf/");

@@ -43,7 +43,8 @@ void for_each_carried_state(const LanguageModelTrainer<P>& trainer, Visit&& visi
     visit("batch." + std::to_string(microbatch) + ".", microbatch);
 }
 
-/// Writes what training needs beside the model: optimizer.safetensors and, where state is carried, state.safetensors.
+/// Writes what training needs beside the model: optimizer.safetensors and, where state is carried,
+/// state.safetensors.
 template <class P>
 void save_training(const std::filesystem::path& folder, const typename P::Layer& layer,
                    const LanguageModelTrainer<P>& trainer) {

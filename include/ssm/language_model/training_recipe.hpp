@@ -12,7 +12,8 @@
 
 namespace ssm {
 
-/// What defines a training run beside its model: stored in its checkpoints, and the same when it is resumed.
+/// What defines a training run beside its model: stored in its checkpoints, and the same when it is
+/// resumed.
 struct TrainingRecipe {
   std::uint64_t seed = 1;
   Index batch = 16;
@@ -31,7 +32,8 @@ struct TrainingRecipe {
   double held_out = 0.1;
 };
 
-/// How long it runs, where, and what it reports; may change when it is resumed, and stays as it was where nothing is said.
+/// How long it runs, where, and what it reports; may change when it is resumed, and stays as it was
+/// where nothing is said.
 struct TrainingLimits {
   double minutes = 0;        // 0: bounded by steps
   Index steps = 0;           // 0: bounded by time
@@ -42,7 +44,8 @@ struct TrainingLimits {
   std::string backend = {};  // empty: cpu
 };
 
-/// visit(name, member, help) for every setting of a recipe: flags, records and comparisons are made from this list.
+/// visit(name, member, help) for every setting of a recipe: flags, records and comparisons are made
+/// from this list.
 template <class Recipe, class Visit>
 void for_each_setting(Recipe& r, Visit&& visit) {
   visit("seed", r.seed, "of the initial weights, the order of the text and the dropout");

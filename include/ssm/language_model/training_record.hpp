@@ -17,7 +17,8 @@
 
 namespace ssm {
 
-/// What a checkpoint says of the run it is part of, beside the model, whose sizes are in config.json, and the optimizer.
+/// What a checkpoint says of the run it is part of, beside the model, whose sizes are in
+/// config.json, and the optimizer.
 struct TrainingRecord {
   Index step = 0;
   double seconds = 0;  // of training so far

@@ -39,14 +39,16 @@ struct TrainingMoment {
   double rate = 0;
 };
 
-/// Trains a language model on a text and leaves checkpoints from which another call goes on. What is shown of it is the caller's:
+/// Trains a language model on a text and leaves checkpoints from which another call goes on. What
+/// is shown of it is the caller's:
 ///   ssm::ByteTokens text("book.txt");
 ///   ssm::TrainingRun run({.folder = "run", .limits = {.steps = 1000}}, text, "book.txt");
 ///   run.on_update = [](const ssm::TrainingMoment& now, const ssm::TrainingStep& step) { … };
 ///   run.run();
-/// A run bounded by steps and resumed after any interruption ends with the same weights, bit for bit, as one that was never
-/// interrupted, on the same backend and number of threads.
-/// Throws  ArgumentError  for a text that is too short or another one, a folder that holds a run, settings that contradict the
+/// A run bounded by steps and resumed after any interruption ends with the same weights, bit for
+/// bit, as one that was never interrupted, on the same backend and number of threads.
+/// Throws  ArgumentError  for a text that is too short or another one, a folder that holds a run,
+///                        settings that contradict the
 ///         resumed run's, a loss that is not finite any more; CheckpointError. The last checkpoint stays
 class TrainingRun {
   using Clock = std::chrono::steady_clock;
@@ -79,7 +81,8 @@ class TrainingRun {
                                                                                  const auto&) {};
   std::function<bool()> is_stop_wanted = [] { return false; };
 
-  /// To the end of the request, or until a stop is wanted; the last checkpoint is saved either way. Returns whether it is done.
+  /// To the end of the request, or until a stop is wanted; the last checkpoint is saved either way.
+  /// Returns whether it is done.
   bool run() {
     const TextStreams streams(training_, length(), recipe_.batch * recipe_.accumulation,
                               Seed{recipe_.seed}.fork("text"));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts the heap allocations of every program that includes it: it replaces malloc and operator new, weakly, so that any number
-// of sources may include it and a program's own replacements win.
+// Counts the heap allocations of every program that includes it: it replaces malloc and operator
+// new, weakly, so that any number of sources may include it and a program's own replacements win.
 #pragma once
 
 #include <atomic>
@@ -30,8 +30,9 @@ inline bool allocations_are_counted() {
 
 }  // namespace ssm::laws
 
-// The sanitizers bring their own malloc; there, and without glibc, only what goes through operator new is counted. So it is
-// with SSM_LAWS_COUNT_OPERATOR_NEW, which leaves out aligned memory too: where a driver allocates for itself.
+// The sanitizers bring their own malloc; there, and without glibc, only what goes through operator
+// new is counted. So it is with SSM_LAWS_COUNT_OPERATOR_NEW, which leaves out aligned memory too:
+// where a driver allocates for itself.
 #if defined(__has_feature)
 #define SSM_LAWS_HAS_FEATURE(feature) __has_feature(feature)
 #else

@@ -26,7 +26,8 @@ inline double loss(Subject& subject, const Call& call) {
   return sum;
 }
 
-/// d loss / d(values along direction) by central differences of fourth order. `values` is part of `call`.
+/// d loss / d(values along direction) by central differences of fourth order. `values` is part of
+/// `call`.
 inline double central_difference(Subject& subject, const Call& call, std::vector<double>& values,
                                  const std::vector<double>& direction) {
   double length = 0;
@@ -43,7 +44,8 @@ inline double central_difference(Subject& subject, const Call& call, std::vector
   return (8 * near - far) / (12 * h);
 }
 
-/// Element by element in small tensors; large ones along random signs, which no wrong element survives either.
+/// Element by element in small tensors; large ones along random signs, which no wrong element
+/// survives either.
 inline void require_gradient(Report& report, Subject& subject, const Call& call,
                              NamedTensor& operand, const NamedTensor& gradient,
                              const std::string& where) {

@@ -39,8 +39,8 @@ inline void append(std::vector<Finding>& findings, std::vector<Finding> more) {
   findings.insert(findings.end(), more.begin(), more.end());
 }
 
-/// Every law for a layer, or a language model, on one backend in one scalar. Results are compared with an oracle, a backend that
-/// computes the same in double.
+/// Every law for a layer, or a language model, on one backend in one scalar. Results are compared
+/// with an oracle, a backend that computes the same in double.
 template <class Oracle, class B, class T, class L>
 std::vector<Finding> every_law_in(const L& layer) {
   LayerOn<L, B, T> subject(layer, backend_name<B>());
@@ -68,8 +68,8 @@ std::vector<Finding> every_law_on(const L& layer) {
   return every_law_against<Reference, Backends...>(layer);
 }
 
-/// The laws that large operands could break: those about blocking, threads and memory. For layers that are too large for the
-/// others to be checked in reasonable time.
+/// The laws that large operands could break: those about blocking, threads and memory. For layers
+/// that are too large for the others to be checked in reasonable time.
 template <class Oracle, class B, class T, class L>
 std::vector<Finding> laws_at_scale_in(const L& layer) {
   LayerOn<L, B, T> subject(layer, backend_name<B>());

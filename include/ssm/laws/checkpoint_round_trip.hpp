@@ -11,8 +11,8 @@
 
 namespace ssm::laws {
 
-/// Any layer's parameters with their axes forgotten: what a checkpoint sees of a layer is names and elements, and the
-/// compiler need not see every layer's tensors in the file code.
+/// Any layer's parameters with their axes forgotten: what a checkpoint sees of a layer is names and
+/// elements, and the compiler need not see every layer's tensors in the file code.
 template <class T>
 struct FlatParameters : ParametersOf<FlatParameters<T>, T, HostSpace> {
   std::vector<std::string> names;

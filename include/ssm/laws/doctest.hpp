@@ -24,7 +24,8 @@ void check_every_law(const L& layer) {
   check(every_law_on<Backends...>(layer));
 }
 
-/// Every law on these backends, compared with an oracle that has the primitives that the layer needs.
+/// Every law on these backends, compared with an oracle that has the primitives that the layer
+/// needs.
 template <class Oracle, class... Backends, class L>
 void check_every_law_against(const L& layer) {
   check(every_law_against<Oracle, Backends...>(layer));

@@ -37,8 +37,8 @@ inline const char* text(Strides strides) {
   return "";
 }
 
-/// A sequence that lies so, amid memory that nobody may read or write: NaN, and as much of it before and behind as the sequence
-/// has elements, so that whoever ignores the strides reads it.
+/// A sequence that lies so, amid memory that nobody may read or write: NaN, and as much of it
+/// before and behind as the sequence has elements, so that whoever ignores the strides reads it.
 template <class T>
 class LaidOut {
  public:

@@ -33,8 +33,8 @@ inline void require_close(Report& report, const Outcome& actual, const Outcome& 
   report.require_close(actual.gradients, expected.gradients, tolerance.gradient, where);
 }
 
-/// Law 1: the gradients of parameters, input and initial state equal central differences of outputs and final state.
-/// Means something in double only.
+/// Law 1: the gradients of parameters, input and initial state equal central differences of outputs
+/// and final state. Means something in double only.
 inline Report gradients_equal_differences(Subject& subject) {
   Report report{.law = "gradients equal central differences"};
   const Size size{2, 6};
@@ -153,7 +153,8 @@ inline Report old_contents_do_not_matter(Subject& subject) {
   return report;
 }
 
-/// Law 7: parameter names are unique, and parameters read back from a checkpoint are the same function, bit for bit.
+/// Law 7: parameter names are unique, and parameters read back from a checkpoint are the same
+/// function, bit for bit.
 inline Report checkpoints_keep_everything(Subject& subject) {
   Report report{.law = "names are unique and checkpoints round-trip"};
   std::set<std::string> names;
@@ -182,14 +183,16 @@ inline Report step_allocates_nothing(Subject& subject) {
   return report;
 }
 
-/// States grow no further than their own sequence asks for: what the gradient of a longer one has behind that goes.
+/// States grow no further than their own sequence asks for: what the gradient of a longer one has
+/// behind that goes.
 inline void cut_to_fit(Bundle& gradient, const Bundle& state) {
   for (std::size_t i = 0; i < state.size(); ++i)
     for (std::size_t axis = 0; axis < state[i].extents.size(); ++axis)
       gradient[i] = slice(gradient[i], axis, 0, state[i].extents[axis]);
 }
 
-/// Law 9: packed segments equal separate sequences, forward and backward. A layer that reads the future has no states.
+/// Law 9: packed segments equal separate sequences, forward and backward. A layer that reads the
+/// future has no states.
 inline Report segments_equal_sequences(Subject& subject, bool with_states = true) {
   Report report{.law = "packed segments equal separate sequences"};
   const std::vector<std::size_t> axes = sequence_axes(subject);

@@ -25,7 +25,8 @@ typename B::Resources two_threads() {
     return typename B::Resources();
 }
 
-/// A layer L, or a language model, on a backend in a scalar, as a subject of the laws. The backend's memory is the host's.
+/// A layer L, or a language model, on a backend in a scalar, as a subject of the laws. The
+/// backend's memory is the host's.
 template <class L, class B, class T>
 class LayerOn : public Subject {
   using Space = typename B::Space;

@@ -14,7 +14,8 @@
 
 namespace ssm::laws {
 
-/// A tensor as the laws see it: by name, its elements in double, which is exact for float and double.
+/// A tensor as the laws see it: by name, its elements in double, which is exact for float and
+/// double.
 struct NamedTensor {
   std::string name{};
   std::vector<Index> extents{};
@@ -78,7 +79,8 @@ inline NamedTensor slice(const NamedTensor& x, std::size_t axis, Index begin, In
   return result;
 }
 
-/// Tensors one after another along one axis; extents agree elsewhere. Without axes there is nothing to join.
+/// Tensors one after another along one axis; extents agree elsewhere. Without axes there is nothing
+/// to join.
 inline NamedTensor join(const std::vector<NamedTensor>& parts, std::size_t axis) {
   if (parts[0].extents.empty()) return parts[0];
   NamedTensor result{parts[0].name, parts[0].extents, {}, parts[0].counts};
@@ -111,8 +113,8 @@ inline NamedTensor pad(const NamedTensor& x, const std::vector<Index>& extents) 
   return result;
 }
 
-/// The states of one sequence after another; axes[i] of tensor i counts the sequences. Elsewhere a state may have grown
-/// further than another, which zeros make up for.
+/// The states of one sequence after another; axes[i] of tensor i counts the sequences. Elsewhere a
+/// state may have grown further than another, which zeros make up for.
 inline Bundle join_states(const std::vector<Bundle>& parts, const std::vector<std::size_t>& axes) {
   Bundle result;
   for (std::size_t i = 0; i < parts[0].size(); ++i) {

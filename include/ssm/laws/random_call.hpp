@@ -25,7 +25,8 @@ inline const std::vector<Size> default_and_empty_sizes{{1, 1},  {3, 2},    {1, 6
 inline const std::vector<std::vector<Index>> default_segments{
     {0, 9}, {0, 0, 4, 4, 5, 9, 9}, {0, 63, 127, 128, 193}, {0, 0, 0}};
 
-/// Random operands without states. Parameters are the initial ones, disturbed so that none is zero or one.
+/// Random operands without states. Parameters are the initial ones, disturbed so that none is zero
+/// or one.
 inline Call random_call(Subject& subject, Size size, Seed seed = Seed{7}) {
   Call call;
   call.parameters = subject.initial_parameters(seed);
@@ -50,8 +51,8 @@ inline std::vector<std::size_t> sequence_axes(Subject& subject) {
   return axes;
 }
 
-/// A state that positions before could have left, another number of them for each sequence, disturbed so that nothing in it
-/// is zero.
+/// A state that positions before could have left, another number of them for each sequence,
+/// disturbed so that nothing in it is zero.
 inline Bundle random_state(Subject& subject, const Call& call, Seed seed = Seed{8}) {
   if (call.sequences() == 0) return subject.zero_state(0);
   Call before = call;

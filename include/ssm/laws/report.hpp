@@ -14,8 +14,8 @@
 
 namespace ssm::laws {
 
-/// What checking a law gave. Errors are |x − y| / max(1, max|y|), as tolerances are meant; of all comparisons the one
-/// that used most of its tolerance is kept.
+/// What checking a law gave. Errors are |x − y| / max(1, max|y|), as tolerances are meant; of all
+/// comparisons the one that used most of its tolerance is kept.
 struct Report {
   std::string law{};
   bool holds = true;

@@ -9,7 +9,8 @@
 
 namespace ssm::laws {
 
-/// Law 11: strided operands give the numbers of contiguous ones, in every verb, and nothing is written beside them.
+/// Law 11: strided operands give the numbers of contiguous ones, in every verb, and nothing is
+/// written beside them.
 inline Report strides_do_not_matter(Subject& subject) {
   Report report{.law = "strided operands give the numbers of contiguous ones"};
   for (const Size size : {Size{1, 1}, Size{3, 2}, Size{1, 7}, Size{2, 65}}) {

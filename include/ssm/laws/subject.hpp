@@ -41,7 +41,8 @@ struct Outcome {
   Bundle gradients{};
 };
 
-/// A layer, or a model, on one backend in one scalar, with its types erased: the laws are ordinary functions of it.
+/// A layer, or a model, on one backend in one scalar, with its types erased: the laws are ordinary
+/// functions of it.
 class Subject {
  public:
   virtual ~Subject() = default;
@@ -62,7 +63,8 @@ class Subject {
   virtual Outcome prefill(const Call& call) = 0;  // y and the state, from zero if none is given
   virtual Outcome step(const Call& call) = 0;     // the same, one position at a time
 
-  /// Initializes from `seed` and runs forward; with `reload` the parameters go through a checkpoint in between.
+  /// Initializes from `seed` and runs forward; with `reload` the parameters go through a checkpoint
+  /// in between.
   virtual Outcome forward_initialized(Seed seed, const NamedTensor& x, bool reload) = 0;
   /// Heap allocations during all steps of the call but the first.
   virtual std::size_t allocations_after_first_step(const Call& call) = 0;

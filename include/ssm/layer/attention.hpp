@@ -26,9 +26,9 @@ struct CausalAttentionOptions {
 /// Causal multi-head attention with a key–value cache; positions enter by rotation only.
 ///   (q, k, v) = Wqkv·x + bias, head by head      y = out_proj(softmax(q·kᵀ/√(channels/heads))·v)
 /// x, y     [B, L, channels]   y must not overlap x
-/// states   k, v [T, B, heads, channels/heads]: rotated keys and values of the positions so far, time first; position [B], on the
-///          host: how many of the T rows each sequence has. The rows behind them are zero in a state that began empty, and
-///          nothing reads them
+/// states   k, v [T, B, heads, channels/heads]: rotated keys and values of the positions so far,
+///          time first; position [B], on the host: how many of the T rows each sequence has. The
+///          rows behind them are zero in a state that began empty, and nothing reads them
 /// Cost    8·B·L·channels² + 4·B·L·(T+L)·channels operations
 /// Throws  ShapeError; ArgumentError  if heads do not divide the channels
 /// Source  Vaswani et al. 2017; parameter names of flash-attn's MHA

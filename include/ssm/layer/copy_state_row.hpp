@@ -22,7 +22,8 @@ struct StateRows {
   Index to_length = 1;
 };
 
-/// Throws  ShapeError  unless both tensors have the axes of `fresh`, that of a state of one sequence without positions, and the
+/// Throws  ShapeError  unless both tensors have the axes of `fresh`, that of a state of one
+///                     sequence without positions, and the
 ///         rows are there
 template <class Fresh, class Tensor>
 StateRows state_rows(const std::string& name, const Fresh& fresh, const Tensor& from, Index row,
@@ -63,8 +64,8 @@ void copy_row(Context<B>& ctx, const T* from, T* to, Index count) {
     ctx.copy(to, from, bytes);
 }
 
-/// Where a cache grows, the new rows of other sequences are zero; where the sequence is shorter than the cache, so is the rest
-/// of its column.
+/// Where a cache grows, the new rows of other sequences are zero; where the sequence is shorter
+/// than the cache, so is the rest of its column.
 template <class B, class T, class E, class Space>
 void copy_state_tensor(Context<B>& ctx, const StateRows& rows, const Tensor<T, E, Space>& from,
                        Index row, Tensor<T, E, Space>& to, Index to_row) {
@@ -91,13 +92,14 @@ void copy_state_tensor(Context<B>& ctx, const StateRows& rows, const Tensor<T, E
 
 }  // namespace detail
 
-/// Copies what a state remembers of one sequence over that of one sequence of another state of the same layer, so that sequences
-/// join and leave a batch. They may have read differently much.
+/// Copies what a state remembers of one sequence over that of one sequence of another state of the
+/// same layer, so that sequences join and leave a batch. They may have read differently much.
 ///   auto batch = model.layer.initial_state(ctx, 8);
 ///   copy_state_row(ctx, model.layer, session, 0, batch, 3);      // sequence 0 of a session becomes sequence 3
 ///   copy_state_row(ctx, model.layer, batch, 3, session, 0);      // and back
 /// Cost    the memory of one sequence twice; one copy for each tensor, in caches for each position
-/// Throws  ShapeError  if a row is not there, the states are not of this layer, or caches without positions of their sequences
+/// Throws  ShapeError  if a row is not there, the states are not of this layer, or caches without
+///                     positions of their sequences
 ///         differ in length; nothing has changed then
 template <class B, class L, class State>
 void copy_state_row(Context<B>& ctx, const L& layer, const State& from, Index row, State& to,

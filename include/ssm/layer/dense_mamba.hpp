@@ -23,15 +23,18 @@ struct DenseMambaOptions {
   DenseFusion fusion = DenseFusion::readout;
 };
 
-/// A Mamba block that also reads the hidden states of earlier blocks at the same positions (DenseSSM).
+/// A Mamba block that also reads the hidden states of earlier blocks at the same positions
+/// (DenseSSM).
 ///   a_t = silu(h_select.fc2(silu(h_select.fc1(x_t))))
 ///   readout   y_t = out_proj( (C_t·h_t + D·u_t + Σ_i a_t ⊙ C_t·h^i_t) ⊙ silu(z_t) )
 ///   carried   y_t = out_proj( (C_t·(h_t + e_t) + D·u_t) ⊙ silu(z_t) )      e_t = exp(Δ_t·A)·e_{t−1} + Σ_i a_t ⊙ h^i_t
-/// h is this block's own scan, h^i that of source i. The gate does not depend on n, so no state is stored: C_t·h^i_t is a scan
-/// with the source's u, Δ, A, B and this block's C, and e a scan that those drive. The recurrence is linear, so carrying
-/// h + e as one state, which fusion enters, is the same as carrying both; later layers read h alone.
+/// h is this block's own scan, h^i that of source i. The gate does not depend on n, so no state is
+/// stored: C_t·h^i_t is a scan with the source's u, Δ, A, B and this block's C, and e a scan that
+/// those drive. The recurrence is linear, so carrying h + e as one state, which fusion enters, is
+/// the same as carrying both; later layers read h alone.
 /// x, y     [B, L, channels]   y must not overlap x
-/// states   as Mamba's, and carried: fused [B, inner, N], which is e. Sources bring no state of their own
+/// states   as Mamba's, and carried: fused [B, inner, N], which is e. Sources bring no state of
+///          their own
 /// Cost    Mamba's and O(m·B·L·inner·N) for m sources, carried (m + 1)
 /// Throws  ShapeError; ArgumentError  for more than 8 sources where fusion is carried
 /// Source  He et al. 2024 (DenseSSM) §3.2–3.3
@@ -93,7 +96,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
 
   /// All sizes in the type.
   DenseMamba() requires std::is_default_constructible_v<Inner> : DenseMamba(DenseMambaOptions{}) {}
-  /// Sizes that are `dyn` in the type, or follow from such, the initialization and the fusion come from here.
+  /// Sizes that are `dyn` in the type, or follow from such, the initialization and the fusion come
+  /// from here.
   /// Throws  ArgumentError  for what contradicts the type or itself
   explicit DenseMamba(DenseMambaOptions options)
       : fusion_(options.fusion),
@@ -159,8 +163,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     differentiate<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
   }
 
-  /// The sources' gradients are added to `dsources`; `dhidden` is the gradient of `hidden` from later
-  /// layers, null if there is none.
+  /// The sources' gradients are added to `dsources`; `dhidden` is the gradient of `hidden` from
+  /// later layers, null if there is none.
   template <class B, class T>
     requires RunsOn<DenseMamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

@@ -10,13 +10,14 @@
 
 namespace ssm {
 
-/// How a DenseMamba block scans together with its sources, for either kind of fusion, and the gradients of that. Select is the
-/// block's SelectiveTransition.
+/// How a DenseMamba block scans together with its sources, for either kind of fusion, and the
+/// gradients of that. Select is the block's SelectiveTransition.
 template <class Select>
 struct DenseMambaScans {
   template <class T, class Space>
   using Hidden = ScanInputs<T, Space>;
-  /// What a backward pass is given by and for other layers and the ends of the sequence. Null views where there is nothing.
+  /// What a backward pass is given by and for other layers and the ends of the sequence. Null views
+  /// where there is nothing.
   template <class T, class Space>
   struct Connections {
     std::span<const Hidden<T, Space>> sources, dsources;

@@ -8,14 +8,17 @@
 
 namespace ssm {
 
-/// What a retention layer reads of earlier layers' states, when fusion is for reading only (DenseSSM).
+/// What a retention layer reads of earlier layers' states, when fusion is for reading only
+/// (DenseSSM).
 ///   y_t = a_v ⊙ Σ_i rotate(a_k ⊙ q)_t·S^i_t      S^i_t = γ·S^i_{t−1} + rotate(k^i)_t ⊗ v^i_t      a_k, a_v = gates(x)
-/// The state of a source is a matrix of keys by values, and the gates, of the widths of keys and values, choose its rows and
-/// columns. That of the keys acts before the rotation, so that what is read depends on distances alone.
+/// The state of a source is a matrix of keys by values, and the gates, of the widths of keys and
+/// values, choose its rows and columns. That of the keys acts before the rotation, so that what is
+/// read depends on distances alone.
 /// x            [B, L, channels]
 /// q, k^i       [B, L, key_dim]     not yet rotated
 /// v^i, y       [B, L, value_dim]
-/// Sources are any aggregates with views k, v, and initial_state [S, H, K, V] and position [S], null where they are zero.
+/// Sources are any aggregates with views k, v, and initial_state [S, H, K, V] and position [S],
+/// null where they are zero.
 /// Cost    that of DecayedAttention for each source
 /// Source  He et al. 2024 (DenseSSM) §3.2, the convolutional form
 template <class KeySelect, class ValueSelect>
@@ -75,7 +78,8 @@ class DenseReadout {
     ValueSelect::template select<T>(ctx, v_gate, reads, y);
   }
 
-  /// dx is overwritten; dq and the sources' gradients are added to. `start` is what the layer's SequenceTape kept.
+  /// dx is overwritten; dq and the sources' gradients are added to. `start` is what the layer's
+  /// SequenceTape kept.
   template <class B, class T, class Source, class Start>
   void differentiate(Context<B>& ctx, const KeyParameters<T, typename B::Space>& k_parameters,
                      const ValueParameters<T, typename B::Space>& v_parameters,

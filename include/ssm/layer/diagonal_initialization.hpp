@@ -83,7 +83,8 @@ inline void require_step_range(const char* layer, double dt_min, double dt_max) 
   return frequencies;
 }
 
-/// The imaginary parts of a measure for `modes` stored modes of a state of size N. `draw` is used by `random` only.
+/// The imaginary parts of a measure for `modes` stored modes of a state of size N. `draw` is used
+/// by `random` only.
 [[gnu::cold]] inline std::vector<double> measure_frequencies(DiagonalMeasure measure, Index state,
                                                              Index modes, const Random& draw,
                                                              Index first_draw) {

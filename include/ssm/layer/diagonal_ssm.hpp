@@ -14,8 +14,9 @@
 
 namespace ssm {
 
-/// How the parallel form of a diagonal SSM is computed: `automatic` as the backend's cost model says (prefers_convolution),
-/// by scan where it has none. Both give the same numbers; calls that carry states always scan.
+/// How the parallel form of a diagonal SSM is computed: `automatic` as the backend's cost model
+/// says (prefers_convolution), by scan where it has none. Both give the same numbers; calls that
+/// carry states always scan.
 enum class DiagonalForm { scan, convolution, automatic };
 
 struct DiagonalSsmConfig {
@@ -39,7 +40,8 @@ struct DiagonalSsmOptions {
 /// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, P, 2|1]    P = N/2 complex or N real modes
 /// Cost    O(B·L·channels·P) by scan, O(channels·L·(P + B·log L)) by convolution
-/// Throws  ShapeError; ArgumentError  for an odd N with complex modes, which does not compile in the type
+/// Throws  ShapeError; ArgumentError  for an odd N with complex modes, which does not compile in
+///                                    the type
 /// Source  Gu et al. 2022 (S4D); Fu et al. 2023 (H3) §3.1; parameter names of HazyResearch/H3
 template <DiagonalSsmConfig Config>
 class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
@@ -78,7 +80,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   DiagonalSsm() requires(Config.channels != dyn && Config.state != dyn)
       : DiagonalSsm(DiagonalSsmOptions{}) {}
   /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
-  /// Throws  ArgumentError  for what contradicts the type, an odd state with complex modes, another measure than `real` with
+  /// Throws  ArgumentError  for what contradicts the type, an odd state with complex modes, another
+  ///                        measure than `real` with
   ///         real ones, and steps that are no range
   explicit DiagonalSsm(DiagonalSsmOptions options)
       : channels_(resolve_extent(Config.channels, options.channels, "channels")),
@@ -153,7 +156,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     fill(ctx, Fill<T, Space>{.y = ddt});
     fill(ctx, Fill<T, Space>{.y = dA.flatten()});
     auto dC = gradients.C.reshape(channels_, mode_count(), parts);
-    // A forward call that convolved carried no states; their gradients alone can still force a scan here.
+    // A forward call that convolved carried no states; their gradients alone can still force a scan
+    // here.
     const bool convolve =
         tape.convolved && ends.final_state == nullptr && ends.initial_state == nullptr;
     if (!convolve) {

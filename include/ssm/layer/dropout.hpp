@@ -8,8 +8,9 @@
 
 namespace ssm {
 
-/// A layer's own dropout, while it is trained: nothing happens without a seed, which only a call that asks for it brings
-/// (SequenceOptions::dropout). The gradient is the same call with the same seed, which the layer keeps on its tape.
+/// A layer's own dropout, while it is trained: nothing happens without a seed, which only a call
+/// that asks for it brings (SequenceOptions::dropout). The gradient is the same call with the same
+/// seed, which the layer keeps on its tape.
 /// x    contiguous, changed in place
 /// Throws  ArgumentError  where a backend without dropout is asked for some
 template <class B, class V>

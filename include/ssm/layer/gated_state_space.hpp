@@ -24,13 +24,15 @@ struct GatedStateSpaceOptions {
   double dt_max = 0.1;
 };
 
-/// The gated state-space layer (GSS): an SSM over few channels, lifted and gated by a nonlinear function of the input.
+/// The gated state-space layer (GSS): an SSM over few channels, lifted and gated by a nonlinear
+/// function of the input.
 ///   u = gelu(to_state(x))      v = gelu(to_gate(x))      y = out(lift(diagonal(u)) ⊙ v)
 /// x, y     [B, L, channels]   y must not overlap x
 /// states   diagonal [B, H, N/2, 2]
 /// Cost    2·B·L·(channels·H + H·F + 2·channels·F) operations and O(B·L·H·N)
 /// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type
-/// Source  Mehta et al. 2022 (GSS) §3, with S4D's kernel in place of DSS's; there is no published code
+/// Source  Mehta et al. 2022 (GSS) §3, with S4D's kernel in place of DSS's; there is no published
+///         code
 template <GatedStateSpaceConfig Config>
 class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
   static_assert(Config.state == dyn || Config.state % 2 == 0,
@@ -73,7 +75,8 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
   GatedStateSpace() requires(width != dyn && gates != dyn && few != dyn && Config.state != dyn)
       : GatedStateSpace(GatedStateSpaceOptions{}) {}
   /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
-  /// Throws  ArgumentError  for what contradicts the type, an odd state, and steps that are no range
+  /// Throws  ArgumentError  for what contradicts the type, an odd state, and steps that are no
+  ///                        range
   explicit GatedStateSpace(GatedStateSpaceOptions options)
       : to_state_({.inputs = resolve_extent(width, options.channels, "channels"),
                    .outputs = resolve_extent(few, options.state_channels, "state_channels")}),

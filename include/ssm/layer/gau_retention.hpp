@@ -31,7 +31,8 @@ struct GauRetentionOptions {
   DenseFusion fusion = DenseFusion::carried;
 };
 
-/// DenseRetNet's mixer: retention in a gated attention unit, whose keys and values take over from earlier layers' ones.
+/// DenseRetNet's mixer: retention in a gated attention unit, whose keys and values take over from
+/// earlier layers' ones.
 ///   q = SiLU(Wq·x)    k = SiLU(Wk·x)/√(query_key_dim/heads)    (v, g) = SiLU(to_hidden·x)
 ///   with sources i:   k ← RMS(k + Σ_i k_select(x) ⊙ k_i)    v ← RMS(v + Σ_i v_select(x) ⊙ v_i)
 ///   y = to_out(g ⊙ RMS(retention(rotate(q), rotate(k), v)))
@@ -40,8 +41,8 @@ struct GauRetentionOptions {
 /// layer's state gives (DenseReadout):
 ///   o = retention(rotate(q), rotate(k), v) + v_select(x) ⊙ Σ_i retention(rotate(k_select(x) ⊙ q), rotate(k_i), v_i)
 ///   y = to_out(g ⊙ RMS(o))
-/// What later layers read are k and v before they are joined with the sources. Without sources the gates are there, but
-/// unused, and so are their norms, which only carried fusion has.
+/// What later layers read are k and v before they are joined with the sources. Without sources the
+/// gates are there, but unused, and so are their norms, which only carried fusion has.
 /// x, y     [B, L, channels]   y must not overlap x
 /// states   retention [B, heads, query_key_dim/heads, value_dim/heads], position [B]
 /// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and DecayedAttention, for
@@ -81,7 +82,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   struct Hidden {
     View<T, 3, Space> k{};  // [B, L, query_key_dim]
     View<T, 3, Space> v{};  // [B, L, value_dim]
-    // For reading only: copies of the initial state's; null from zero, and the position in gradients.
+    // For reading only: copies of the initial state's; null from zero, and the position in
+    // gradients.
     View<T, 4, Space> initial_state{};
     View<std::int64_t, 1, Space> position{};
   };
@@ -248,7 +250,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                        Sources<T, Space>(), Hidden<T, Space>());
   }
 
-  /// `dsources` are added to; `dhidden` is what later layers want of k and v, null views for nothing.
+  /// `dsources` are added to; `dhidden` is what later layers want of k and v, null views for
+  /// nothing.
   template <class B, class T>
     requires RunsOn<GauRetention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

@@ -23,7 +23,8 @@ struct H3Options {
   double dt_max = 0.1;
 };
 
-/// The H3 layer: a shift SSM remembers keys, a diagonal SSM accumulates key–value products, queries read them out.
+/// The H3 layer: a shift SSM remembers keys, a diagonal SSM accumulates key–value products, queries
+/// read them out.
 ///   q, k, v = projections of x     k̃ = shift(k)
 ///   s[i,j,h] = diagonal(k̃[h,i]·v[h,j])     o[h,j] = Σ_i q[h,i]·s[i,j,h]     y = output_linear(o)
 /// Channel c is head h = c div head_dim, sub-channel c mod head_dim.
@@ -71,7 +72,8 @@ class H3 : public LayerVerbs<H3<Config>> {
   /// All sizes in the type.
   H3() requires(heads != dyn && modes != dyn) : H3(H3Options{}) {}
   /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
-  /// Throws  ArgumentError  for what contradicts the type, sizes that do not fit together, and steps that are no range
+  /// Throws  ArgumentError  for what contradicts the type, sizes that do not fit together, and
+  ///                        steps that are no range
   explicit H3(H3Options options)
       : head_dim_(
             resolve_extent(Config.head_dim, options.head_dim, H3Config{}.head_dim, "head_dim")),

@@ -81,7 +81,8 @@ class HiddenFusion {
       norm_.evaluate(ctx, p.norm, sum, y, tape ? &tape->norm : nullptr);
   }
 
-  /// dsum is the gradient of h and of every dense_i alike; overwritten, may be the same memory as dy without normalization.
+  /// dsum is the gradient of h and of every dense_i alike; overwritten, may be the same memory as
+  /// dy without normalization.
   template <class B, class T>
     requires RunsOn<HiddenFusion, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

@@ -12,9 +12,10 @@
 namespace ssm {
 
 /// What attention remembers of B sequences.
-/// k, v       [T, B, heads, K]    rotated keys and values, time first, so that a step appends in place
-/// position   [B], on the host    how many of the T rows each sequence has; nothing reads the rows behind them, which are zero
-///                                in a state that began empty
+/// k, v       [T, B, heads, K]    rotated keys and values, time first, so that a step appends in
+///                                place
+/// position   [B], on the host    how many of the T rows each sequence has; nothing reads the rows
+///                                behind them, which are zero in a state that began empty
 template <class T, class Space = HostSpace>
 struct KeyValueState {
   DynamicTensor<T, 4, Space> k;
@@ -22,8 +23,8 @@ struct KeyValueState {
   DynamicTensor<std::int64_t, 1, HostSpace> position;
 };
 
-/// How attention appends to a KeyValueState and differentiates by it. Sequences that are not packed and have all of the T rows
-/// each are copied in one call, others one by one.
+/// How attention appends to a KeyValueState and differentiates by it. Sequences that are not packed
+/// and have all of the T rows each are copied in one call, others one by one.
 class KeyValueCache {
  public:
   KeyValueCache(Index heads, Index width)
@@ -103,7 +104,8 @@ class KeyValueCache {
     View<T, 3, Space> v;
     std::span<const std::int64_t> position;
   };
-  /// The initial cache with room for what comes, in the final state or, if that is not wanted, in scratch memory.
+  /// The initial cache with room for what comes, in the final state or, if that is not wanted, in
+  /// scratch memory.
   template <class T, class B, class Frame>
   Cache<T, typename B::Space> open(
       Context<B>& ctx, Frame& frame, const Past& past,
@@ -170,7 +172,8 @@ class KeyValueCache {
     return all;
   }
 
-  /// Adds the gradient of the final cache to that of the joined rows or, without a cache, of the new ones.
+  /// Adds the gradient of the final cache to that of the joined rows or, without a cache, of the
+  /// new ones.
   template <class T, class B>
   void add_final(Context<B>& ctx, const Past& past,
                  const DynamicTensor<T, 4, typename B::Space>& final_gradient,
@@ -194,7 +197,8 @@ class KeyValueCache {
       match_rows(past, gradient, given, add_rows);
   }
 
-  /// The gradient of the initial cache: of the joined rows, but nothing where new rows were written over it.
+  /// The gradient of the initial cache: of the joined rows, but nothing where new rows were written
+  /// over it.
   template <class T, class B>
   void write_initial(Context<B>& ctx, const Past& past,
                      std::type_identity_t<View<T, 3, typename B::Space>> gradient,
@@ -228,7 +232,8 @@ class KeyValueCache {
                                        .y = by_batch<T, Space>(to.slice(0, 0, from.extent(0)))});
   }
 
-  /// Calls run(rows, the same positions in the cache [S, T, D]) for the new rows [B, L, D] of every sequence.
+  /// Calls run(rows, the same positions in the cache [S, T, D]) for the new rows [B, L, D] of every
+  /// sequence.
   template <class X, class Y, class Run>
   static void match_rows(const Past& past, const X& rows, const Y& all, Run&& run) {
     if (past.is_even) return run(rows, all.slice(1, past.rows, past.rows + rows.extent(1)));

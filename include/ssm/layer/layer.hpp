@@ -27,12 +27,14 @@ namespace ssm {
 ///   L::for_each_parameter(visit, parameters...)                            names and tensors, in lockstep
 ///   L::for_each_state(visit, states...)                                    likewise, visit(name, tensors...)
 ///   L::runs_on<B, T>                 whether backend B has the primitives it calls; left out, what `evaluate` requires
-/// A layer is a small value and holds no tensors. Its laws are checked by tests/support/layer_laws.hpp.
+/// A layer is a small value and holds no tensors. Its laws are checked by
+/// tests/support/layer_laws.hpp.
 ///
-/// x, y, dy and dx of every verb are tensors, views, or what `view_of` takes (Eigen matrices), in any layout, [B, L, D], or
-/// [L, D] for one sequence. What does not lie as the layer wants it (OperandLayout) is copied on the way. y must not overlap x,
-/// nor dx dy.
-/// Throws  ShapeError     by name of layer and operand; from backward also where batch or length is not that of forward
+/// x, y, dy and dx of every verb are tensors, views, or what `view_of` takes (Eigen matrices), in
+/// any layout, [B, L, D], or [L, D] for one sequence. What does not lie as the layer wants it
+/// (OperandLayout) is copied on the way. y must not overlap x, nor dx dy.
+/// Throws  ShapeError     by name of layer and operand; from backward also where batch or length is
+///                        not that of forward
 ///         ArgumentError  where y and x, or dx and dy, begin at the same element
 template <class L>
 class LayerVerbs {
@@ -40,7 +42,8 @@ class LayerVerbs {
   template <class B, class T>
   static constexpr bool runs_on = detail::Evaluates<L, B, T>;
 
-  /// Train: whole sequences in parallel, remembering what `backward` needs. x must outlive the tape's use, unless it is copied.
+  /// Train: whole sequences in parallel, remembering what `backward` needs. x must outlive the
+  /// tape's use, unless it is copied.
   template <class B, class P, class X, class Y, class Tape>
     requires(!std::is_same_v<std::remove_const_t<Tape>, SequenceOptions<StateOf<P>>>)
   void forward(Context<B>& ctx, const P& parameters, X&& x, Y&& y, Tape& tape,
@@ -61,7 +64,8 @@ class LayerVerbs {
                 nullptr, options);
   }
 
-  /// The gradients of what `forward` with this tape computed: dx is overwritten, `gradients` are added to.
+  /// The gradients of what `forward` with this tape computed: dx is overwritten, `gradients` are
+  /// added to.
   template <class B, class P, class Tape, class DY,
             class DX = View<typename P::Scalar, 3, typename P::Space>, class G>
     requires(!ReadsTokens<typename P::Layer>)  // L itself is incomplete here
@@ -94,7 +98,8 @@ class LayerVerbs {
                 nullptr, {.initial_state = &state, .final_state = &state});
   }
 
-  /// Infer: one position, x_t and y_t [B, D], or [D] for one sequence; advances `state`. Allocates nothing after the first call.
+  /// Infer: one position, x_t and y_t [B, D], or [D] for one sequence; advances `state`. Allocates
+  /// nothing after the first call.
   template <class B, class P, class X, class Y, class State>
   void step(Context<B>& ctx, const P& parameters, X&& x_t, Y&& y_t, State& state) const {
     using Call = detail::VerbCall<L, B, P>;
@@ -104,7 +109,8 @@ class LayerVerbs {
                 {.initial_state = &state, .final_state = &state}, true);
   }
 
-  /// Parameters in the published initialization, the same numbers for every backend and any number of threads.
+  /// Parameters in the published initialization, the same numbers for every backend and any number
+  /// of threads.
   template <class T = float, class B>
   auto initialize(const Context<B>& ctx, Seed seed) const {
     if constexpr (B::Space::host_readable) {
@@ -118,7 +124,8 @@ class LayerVerbs {
     }
   }
 
-  /// An empty tape: for these parameters, for float or another scalar on the host, or for any backend.
+  /// An empty tape: for these parameters, for float or another scalar on the host, or for any
+  /// backend.
   template <class P>
   TapeOf<P> make_tape(const P&) const {
     return {};

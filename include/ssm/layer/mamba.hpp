@@ -78,7 +78,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   Mamba() requires(width != dyn && inner_width != dyn && rank_width != dyn && taps != dyn &&
                    states != dyn)
       : Mamba(MambaOptions{}) {}
-  /// Sizes that are `dyn` in the type, or follow from such, come from here, and so does the initialization.
+  /// Sizes that are `dyn` in the type, or follow from such, come from here, and so does the
+  /// initialization.
   /// Throws  ArgumentError  for what contradicts the type or itself, and steps that are no range
   explicit Mamba(MambaOptions options)
       : state_(resolve_extent(states, options.state, MambaConfig{}.state, "state")),
@@ -130,7 +131,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                              [&](const auto& g) { selective_scan_backward(ctx, g); });
   }
 
-  /// Where the intermediate results of a call go: to the tape, or to workspace; u elsewhere, if that is given.
+  /// Where the intermediate results of a call go: to the tape, or to workspace; u elsewhere, if
+  /// that is given.
   template <class T, class Space, class Frame>
   Parts<T, Space> buffers(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
                           View<T, 3, Space> u = {}) const {
@@ -184,7 +186,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     out_.evaluate(ctx, p.out_proj, parts.mixed, y, nullptr);
   }
 
-  /// `backward` with the scan in the caller's hands: run(SelectiveScanBackward) fills every gradient it is given.
+  /// `backward` with the scan in the caller's hands: run(SelectiveScanBackward) fills every
+  /// gradient it is given.
   template <class B, class T, class Run>
   void differentiate_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                           const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
@@ -256,7 +259,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     return p;
   }
 
-  /// A = −1 … −N in every channel, D = 1, and a bias of dt_proj whose softplus is log-uniform in dt_min … dt_max.
+  /// A = −1 … −N in every channel, D = 1, and a bias of dt_proj whose softplus is log-uniform in
+  /// dt_min … dt_max.
   template <class T>
   [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     in_.fill_parameters(p.in_proj, seed.fork("in_proj"));

@@ -16,8 +16,9 @@ struct MeanPoolConfig {
 
 /// The mean over the sequence so far, at every position.
 ///   y_t = (x_1 + … + x_t) / t
-/// So it is causal and streams like any other layer. What a classifier reads is the last position, the mean over the whole
-/// sequence (`last_position(y)`); a stream has an answer after every position. It learns nothing.
+/// So it is causal and streams like any other layer. What a classifier reads is the last position,
+/// the mean over the whole sequence (`last_position(y)`); a stream has an answer after every
+/// position. It learns nothing.
 /// x, y    [B, L, channels]
 /// state   sum [B, channels], position [B]: how many positions it is the sum of
 /// Cost    O(B·L·channels)

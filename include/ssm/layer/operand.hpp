@@ -11,7 +11,8 @@
 
 namespace ssm {
 
-/// A layer that reads tokens, and not sequences of vectors, says `static constexpr bool reads_tokens = true`.
+/// A layer that reads tokens, and not sequences of vectors, says
+/// `static constexpr bool reads_tokens = true`.
 template <class L>
 concept ReadsTokens = requires {
   requires bool{L::reads_tokens};
@@ -26,7 +27,8 @@ namespace detail {
 
 enum class Operand { x, y, dy, dx };
 
-// Each of these says in one sentence what is wrong with an operand. `fits` is passed through, so that a verb stops there.
+// Each of these says in one sentence what is wrong with an operand. `fits` is passed through, so
+// that a verb stops there.
 template <Operand name, bool fits>
 constexpr bool is_tensor_like() {
   static_assert(fits || name != Operand::x, "x is nothing that ssm::view_of takes");
@@ -73,7 +75,8 @@ constexpr bool is_writable() {
   return fits;
 }
 
-/// Whether a verb takes X as this operand of layer L, with elements of T in Space; a static_assert says why not.
+/// Whether a verb takes X as this operand of layer L, with elements of T in Space; a static_assert
+/// says why not.
 template <Operand name, class L, class T, class Space, bool is_step, class X>
 constexpr bool is_operand() {
   if constexpr (is_tensor_like<name, TensorLike<X>>()) {
@@ -136,8 +139,8 @@ constexpr Index static_width() {
   return V::rank() == 0 ? dyn : V::Shape::static_extent(V::rank() - 1);
 }
 
-/// The name of a class without its namespace and template arguments: how messages name a layer. Reads what g++ and clang++ write
-/// behind "L = ".
+/// The name of a class without its namespace and template arguments: how messages name a layer.
+/// Reads what g++ and clang++ write behind "L = ".
 template <class L>
 [[gnu::cold]] std::string class_name() {
   std::string_view name = __PRETTY_FUNCTION__;
@@ -148,7 +151,8 @@ template <class L>
   return std::string(name);
 }
 
-/// Throws  ShapeError  unless the extents agree, where `dyn` accepts any. Of a step the axis of positions is left out.
+/// Throws  ShapeError  unless the extents agree, where `dyn` accepts any. Of a step the axis of
+///                     positions is left out.
 template <class L, class T, class Space>
 void require_operand(const char* operand, const View<T, 3, Space>& actual,
                      const std::array<Index, 3>& expected, bool is_step = false) {

@@ -5,9 +5,11 @@
 
 namespace ssm {
 
-/// How x, y and their gradients must lie in memory for a layer's `evaluate` and `differentiate`. A layer says so by
+/// How x, y and their gradients must lie in memory for a layer's `evaluate` and `differentiate`. A
+/// layer says so by
 ///   static constexpr OperandLayout operand_layout = OperandLayout::even_rows;
-/// and is `contiguous` if it says nothing. The verbs copy what lies otherwise, and copy nothing else.
+/// and is `contiguous` if it says nothing. The verbs copy what lies otherwise, and copy nothing
+/// else.
 enum class OperandLayout {
   contiguous,  // row-major without gaps
   even_rows,  // channels contiguous, positions evenly spaced over the whole batch: some columns of a matrix

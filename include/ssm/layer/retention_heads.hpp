@@ -12,10 +12,12 @@
 
 namespace ssm {
 
-/// Which of the two published normalizers the head norm's eps stands for: they agree where eps does not count.
+/// Which of the two published normalizers the head norm's eps stands for: they agree where eps does
+/// not count.
 ///   recurrent   eps·D_n          what decoding computes
 ///   parallel    eps·D_n·A_n²     what the training code computes, with A_n a constant for the gradient
-/// A call that carries a state computes the recurrent form in either case, as the published code does.
+/// A call that carries a state computes the recurrent form in either case, as the published code
+/// does.
 enum class RetentionForm { recurrent, parallel };
 
 /// What retention carries between calls.
@@ -34,12 +36,13 @@ struct RetentionHeadsConfig {
   double eps = 1e-6;
 };
 
-/// What the retention layers share, from projections to what the last projection reads: multi-scale decay, rotation by
-/// position, RMS norm of every head, gate.
+/// What the retention layers share, from projections to what the last projection reads: multi-scale
+/// decay, rotation by position, RMS norm of every head, gate.
 ///   o_n = q_n·S_n,  S_n = γ_h·S_{n−1} + k_n ⊗ v_n,  γ_h = 1 − 2^(−5−h)
 ///   mixed = act(gate) ⊙ o · (mean(o²) + eps·D_n)^−½ · weight
 /// q, k                 [B, L, key_dim]     contiguous; rotated in place, k also scaled
-/// v, gate, mixed       [B, L, value_dim]   contiguous; gate before its activation; mixed overwritten
+/// v, gate, mixed       [B, L, value_dim]   contiguous; gate before its activation; mixed
+///                                          overwritten
 /// weight               [value_dim/heads]   optional, shared by the heads
 /// more                 [B, L, value_dim]   optional: joins o before its norm
 /// Source  Sun et al. 2023 (RetNet) §2; torchscale, MultiScaleRetention

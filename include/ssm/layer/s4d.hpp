@@ -26,10 +26,12 @@ struct S4DOptions {
   double dt_max = 0.1;
 };
 
-/// S4D as the layer of a residual block: an SSM per channel, a nonlinearity, and one linear map over the channels.
+/// S4D as the layer of a residual block: an SSM per channel, a nonlinearity, and one linear map
+/// over the channels.
 ///   y = output_linear(gelu_erf(K∗x + D·x))      K[l] = 2·Re Σ_p C_p·B̄_p·Ā_p^l
-/// All channels share one A = −exp(log_w_real) + i·w_imag; dt, C and D are each channel's own. B is one: what it could
-/// learn, C learns. For an A per channel, or a B that learns, combine DiagonalSsm and Linear.
+/// All channels share one A = −exp(log_w_real) + i·w_imag; dt, C and D are each channel's own. B is
+/// one: what it could learn, C learns. For an A per channel, or a B that learns, combine
+/// DiagonalSsm and Linear.
 /// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, P, 2]    P = N/2
 /// Cost    O(B·L·channels·P) + 2·B·L·channels² operations
@@ -69,7 +71,8 @@ class S4D : public LayerVerbs<S4D<Config>> {
   /// All sizes in the type.
   S4D() requires(width != dyn && modes != dyn) : S4D(S4DOptions{}) {}
   /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
-  /// Throws  ArgumentError  for what contradicts the type, an odd state, and steps that are no range
+  /// Throws  ArgumentError  for what contradicts the type, an odd state, and steps that are no
+  ///                        range
   explicit S4D(S4DOptions options)
       : state_(resolve_extent(Config.state, options.state, S4DConfig{}.state, "state")),
         discretization_(options.discretization),
@@ -198,8 +201,8 @@ class S4D : public LayerVerbs<S4D<Config>> {
     return measure_ == DiagonalMeasure::real ? 1.0 + static_cast<double>(mode) : 0.5;
   }
 
-  /// C = c·b with c a standard complex normal number of each channel, and b one of each mode, scaled so that the response
-  /// to a constant input has variance one.
+  /// C = c·b with c a standard complex normal number of each channel, and b one of each mode,
+  /// scaled so that the response to a constant input has variance one.
   template <class T>
   void fill_readout(Parameters<T>& p, const std::vector<double>& frequencies, Seed seed) const {
     const auto complex_normal = [](const Random& random, Index i) {

@@ -13,8 +13,9 @@ struct SelectiveTransitionConfig {
 };
 using SelectiveTransitionOptions = SelectiveTransitionConfig;
 
-/// Chooses, position by position, what a layer takes over from earlier layers' hidden states. As a layer it is the gate
-/// a = SiLU(fc2(SiLU(fc1(x)))); `select` applies it, and one gate may serve any number of sources.
+/// Chooses, position by position, what a layer takes over from earlier layers' hidden states. As a
+/// layer it is the gate a = SiLU(fc2(SiLU(fc1(x)))); `select` applies it, and one gate may serve
+/// any number of sources.
 ///   y = h ⊙ a(x)
 /// x      [B, L, channels]   the input of the layer that receives
 /// a      [B, L, width]   must not overlap x

@@ -19,9 +19,9 @@ std::optional<Seed> fork(const std::optional<Seed>& seed, const Part& part) {
 }
 }  // namespace detail
 
-/// What a sequence brings along and leaves behind. Left out: not packed, zero initial state, final state not wanted, nothing
-/// dropped. `dropout` seeds the dropout of layers that have some, in calls with a tape.
-/// `initial_state` and `final_state` may be the same object.
+/// What a sequence brings along and leaves behind. Left out: not packed, zero initial state, final
+/// state not wanted, nothing dropped. `dropout` seeds the dropout of layers that have some, in
+/// calls with a tape. `initial_state` and `final_state` may be the same object.
 template <class State>
 struct SequenceOptions {
   Segments segments = {};
@@ -47,8 +47,8 @@ struct SequenceOptions {
   }
 };
 
-/// The gradients at both ends of a sequence: that of the final state comes in (zero if left out), that of the initial
-/// state goes out (overwritten).
+/// The gradients at both ends of a sequence: that of the final state comes in (zero if left out),
+/// that of the initial state goes out (overwritten).
 template <class State>
 struct SequenceGradients {
   const State* final_state = nullptr;

@@ -17,7 +17,8 @@ struct ShiftSsmOptions {
   Index state = dyn;  // left out: the type's, or 64
 };
 
-/// A shift state-space model per channel: the state is the last N inputs, the output a learned N-tap filter and a skip.
+/// A shift state-space model per channel: the state is the last N inputs, the output a learned
+/// N-tap filter and a skip.
 ///   s_t[0] = B[0]·x_t    s_t[n] = s_{t−1}[n−1] + B[n]·x_t    y_t = Σ_n C[n]·s_t[n] + D·x_t
 /// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, N]

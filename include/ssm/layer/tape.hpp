@@ -18,7 +18,8 @@ using StateOf = typename P::Layer::template State<typename P::Scalar, typename P
 template <class P>
 using TapeOf = typename P::Layer::template Tape<typename P::Scalar, typename P::Space>;
 
-/// Copies every tensor of a state, in order with the context's primitives; the copy grows as needed.
+/// Copies every tensor of a state, in order with the context's primitives; the copy grows as
+/// needed.
 template <class L, class B, class State>
 void copy_state(Context<B>& ctx, const State& from, State& to) {
   L::for_each_state([&](const std::string&, const auto& source,
@@ -26,12 +27,14 @@ void copy_state(Context<B>& ctx, const State& from, State& to) {
                     from, to);
 }
 
-/// A type that does not take part in template argument deduction: of a pointer to it, nullptr may be passed.
+/// A type that does not take part in template argument deduction: of a pointer to it, nullptr may
+/// be passed.
 template <class X>
 using NonDeduced = std::type_identity_t<X>;
 
-/// A base of every layer's tape: what the verbs themselves remember of a call. With it x may have any strides; without it
-/// `forward` with a tape refuses an x that the layer cannot read as it lies.
+/// A base of every layer's tape: what the verbs themselves remember of a call. With it x may have
+/// any strides; without it `forward` with a tape refuses an x that the layer cannot read as it
+/// lies.
 template <class T, class Space>
 struct InputTape {
   DynamicTensor<T, 3, Space> copied_x;       // where x does not lie as the layer wants it

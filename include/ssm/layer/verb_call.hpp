@@ -15,8 +15,9 @@
 
 namespace ssm::detail {
 
-/// How a verb of layer L, with parameters P on backend B, calls what the layer has written: which operands it takes, and which it
-/// copies on the way. Operands of all types become views first, so that `evaluate` and `differentiate` are instantiated once.
+/// How a verb of layer L, with parameters P on backend B, calls what the layer has written: which
+/// operands it takes, and which it copies on the way. Operands of all types become views first, so
+/// that `evaluate` and `differentiate` are instantiated once.
 template <class L, class B, class P>
 class VerbCall {
   using T = typename P::Scalar;

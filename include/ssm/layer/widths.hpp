@@ -7,7 +7,8 @@
 
 namespace ssm {
 
-/// How many channels a layer takes: what it calls `inputs()`, or `channels()` where both sides are one width.
+/// How many channels a layer takes: what it calls `inputs()`, or `channels()` where both sides are
+/// one width.
 template <class L>
 Index input_channels(const L& layer) {
   if constexpr (requires { layer.inputs(); })
@@ -16,7 +17,8 @@ Index input_channels(const L& layer) {
     return layer.channels();
 }
 
-/// How many channels a layer gives: what it calls `outputs()`, or `channels()` where both sides are one width.
+/// How many channels a layer gives: what it calls `outputs()`, or `channels()` where both sides are
+/// one width.
 template <class L>
 Index output_channels(const L& layer) {
   if constexpr (requires { layer.outputs(); })

@@ -12,10 +12,11 @@
 
 namespace ssm {
 
-/// A layer twice, with weights for each direction of time: every position hears of the past and of the future.
+/// A layer twice, with weights for each direction of time: every position hears of the past and of
+/// the future.
 ///   y = forward(x) + reversed(backward(reversed(x)))
-/// It is not causal and so has no state: it trains and evaluates whole sequences, packed ones too, and refuses prefill, step
-/// and states. Inside a Residual or a Sequential, the whole model does.
+/// It is not causal and so has no state: it trains and evaluates whole sequences, packed ones too,
+/// and refuses prefill, step and states. Inside a Residual or a Sequential, the whole model does.
 /// x       [B, L, inputs]
 /// y       [B, L, outputs]   contiguous
 /// Tensors are named "forward." and "backward." before the layer's own names.

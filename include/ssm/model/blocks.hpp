@@ -15,7 +15,8 @@
 
 namespace ssm {
 
-// Words for writing a model as a list of blocks. A word W of one's own needs the first of these alone:
+// Words for writing a model as a list of blocks. A word W of one's own needs the first of these
+// alone:
 //   W::Layer<Width>          the block at a width, a layer of that many channels
 //   W::make<Width>()         one of them, where it is made of more than its type; left out: Layer<Width>()
 //   W::final_norm<Width>()   the norm that follows the last block, where W is the first; left out: LayerNorm<Width>()
@@ -65,7 +66,8 @@ struct MambaBlock {
   }
 };
 
-/// Retention with values and gated feed-forward layers twice as wide as the block, and heads of 256 channels.
+/// Retention with values and gated feed-forward layers twice as wide as the block, and heads of 256
+/// channels.
 /// Source  Sun et al. 2023 (RetNet) §3.1; its tensors are named as RetNetNames expects
 struct RetNetBlock {
   static constexpr Index heads(Index width) { return width % 256 == 0 ? width / 256 : 1; }
@@ -117,8 +119,9 @@ using LanguageModelOf = BasicLanguageModel<Sequential<typename Blocks::template 
                                            decltype(make_final_norm<Channels, Blocks...>()), Names>;
 }  // namespace detail
 
-/// A language model as a list of blocks, all sizes in the type. Names say what its tensors are called and how it begins; with
-/// those of a family and its blocks alone, checkpoints of that family fit.
+/// A language model as a list of blocks, all sizes in the type. Names say what its tensors are
+/// called and how it begins; with those of a family and its blocks alone, checkpoints of that
+/// family fit.
 ///   using Small = NamedLanguageModel<MambaNames, Vocabulary{256}, Width{192}, MambaBlock, MambaBlock>;
 template <class Names, Vocabulary vocabulary, Width width, class... Blocks>
 class NamedLanguageModel : public detail::LanguageModelOf<width.channels, Names, Blocks...> {

@@ -10,11 +10,13 @@
 
 namespace ssm {
 
-/// Two layers in turn: y = second(first(x)). Adds nothing to the names of their tensors but that of a `Named` part.
+/// Two layers in turn: y = second(first(x)). Adds nothing to the names of their tensors but that of
+/// a `Named` part.
 /// x       [B, L, inputs]
 /// y       [B, L, outputs]   y must not overlap x
 /// state   of both
-/// Throws  ArgumentError  from the constructors, where the first gives another number of channels than the second takes
+/// Throws  ArgumentError  from the constructors, where the first gives another number of channels
+///                        than the second takes
 template <class First, class Second>
 class Chain : public LayerVerbs<Chain<First, Second>> {
  public:

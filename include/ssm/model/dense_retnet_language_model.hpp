@@ -10,7 +10,8 @@
 
 namespace ssm {
 
-/// The sizes of a DenseRetNet language model: gated attention units with retention, keys and values densely connected.
+/// The sizes of a DenseRetNet language model: gated attention units with retention, keys and values
+/// densely connected.
 struct DenseRetNetLanguageModelConfig {
   Index d_model = 1536;
   Index n_layer = 16;
@@ -49,8 +50,8 @@ struct DenseRetNetNames {
 
 using DenseRetNetMixer = GauRetention<GauRetentionConfig{}>;
 
-/// A DenseRetNet language model with all sizes at run time: gated attention units with retention, whose keys and values take in
-/// those of the m units before.
+/// A DenseRetNet language model with all sizes at run time: gated attention units with retention,
+/// whose keys and values take in those of the m units before.
 /// Source  He et al. 2024 (DenseSSM) §3.4; WailordHe/DenseSSM, modeling_dense_gau_retnet
 using DenseRetNetLanguageModel =
     BasicLanguageModel<DenseStack<RmsNorm<>, DenseRetNetMixer, "input_layernorm", "self_attn">,

@@ -15,7 +15,8 @@
 
 namespace ssm {
 
-/// A layer that reads what earlier layers of its kind computed at the same positions, beside its input:
+/// A layer that reads what earlier layers of its kind computed at the same positions, beside its
+/// input:
 ///   L::Hidden<T, Space>       views of what later layers read of it, or of its gradient
 ///   L::KeptHidden<T, Space>   the tensors behind them, for a tape
 ///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, batch, length, sequences, has_initial_state)
@@ -37,7 +38,8 @@ struct DenseStackConfig {
 ///   h ← h + layer_l(norm_l(h); hidden_{l−m} … hidden_{l−1})      hidden_l: what layer l computed before any fusion
 /// x, y    [B, L, D]   y must not overlap x
 /// state   of the layers
-/// Tensors of block i are named "layers.i." before `norm_name` and `inner_name` and the parts' own names.
+/// Tensors of block i are named "layers.i." before `norm_name` and `inner_name` and the parts' own
+/// names.
 /// Source  He et al. 2024 (DenseSSM) §3
 template <class NormLayer, class Inner, FixedString norm_name = "norm",
           FixedString inner_name = "mixer">
@@ -73,7 +75,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     bool has_initial_state = false;
   };
 
-  /// Throws  ArgumentError  without blocks, for a negative number of sources and for more than 8, and for a dropout that is not
+  /// Throws  ArgumentError  without blocks, for a negative number of sources and for more than 8,
+  ///                        and for a dropout that is not
   ///         in [0, 1)
   DenseStack(DenseStackConfig config, NormLayer norm, std::vector<Inner> layers)
       : sources_(config.sources),
@@ -161,8 +164,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     auto frame = ctx.workspace().frame();
     const std::size_t count = layers_.size();
     if (ends.initial_state != nullptr) ends.initial_state->blocks.resize(count);
-    // The gradient of a layer's hidden tensors gathers while the layers that read it are passed. That of an initial state may
-    // be wanted although the state was zero, and not there.
+    // The gradient of a layer's hidden tensors gathers while the layers that read it are passed.
+    // That of an initial state may be wanted although the state was zero, and not there.
     const bool has_initial_state = tape.has_initial_state || ends.initial_state != nullptr;
     Ring<T, Space> ring;
     for (std::size_t i = 0; i < std::min(count, ring_size()); ++i) {

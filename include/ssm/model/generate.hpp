@@ -19,7 +19,8 @@
 
 namespace ssm {
 
-/// How a text is continued. Sampling stages apply in the order of `Sampling`; each is off at its default.
+/// How a text is continued. Sampling stages apply in the order of `Sampling`; each is off at its
+/// default.
 struct GenerateOptions {
   double temperature = 1;  // ≤ 0: always the likeliest token
   Index top_k = 0;
@@ -30,13 +31,14 @@ struct GenerateOptions {
   std::vector<Token> stop = {};  // the text ends before any of these
 };
 
-/// The tokens that follow a prompt, one at a time: an input range that runs the model recurrently as it is read.
-/// With a state of one's own the text goes on from there, and the state has always read all that was handed out; so it can be
-/// saved, or continued with another prompt.
+/// The tokens that follow a prompt, one at a time: an input range that runs the model recurrently
+/// as it is read. With a state of one's own the text goes on from there, and the state has always
+/// read all that was handed out; so it can be saved, or continued with another prompt.
 /// The context, the layer, the parameters and such a state must outlive it.
-/// Cost    the prompt once in parallel, then one `step` for each token; allocates nothing per token beyond the growth of
-///         attention caches
-/// Throws  ArgumentError  for an empty prompt, tokens outside the vocabulary, or options outside their range
+/// Cost    the prompt once in parallel, then one `step` for each token; allocates nothing per token
+///         beyond the growth of attention caches
+/// Throws  ArgumentError  for an empty prompt, tokens outside the vocabulary, or options outside
+///                        their range
 template <class B, class P>
 class Generation {
   using L = typename P::Layer;

@@ -25,8 +25,8 @@ void fill_value(const View<T, 1>& tensor, T value) {
 // An initialization replaces what the layers began with, tensor by tensor:
 //   fill(spec, tensor, values, size)
 
-/// GPT-2's: linear weights and embeddings N(0, deviation²), linear biases 0, and the weights that write to the residual stream
-/// (out_proj, fc2) scaled by 1/√(2·blocks).
+/// GPT-2's: linear weights and embeddings N(0, deviation²), linear biases 0, and the weights that
+/// write to the residual stream (out_proj, fc2) scaled by 1/√(2·blocks).
 /// Source  HazyResearch/H3, _init_weights
 struct Gpt2Initialization {
   template <class T>
@@ -53,8 +53,8 @@ struct NormalInitialization {
   }
 };
 
-/// Mamba's: embeddings N(0, deviation²), linear biases 0 but for the step size's, out_proj scaled by 1/√blocks; everything else
-/// as the layer begins.
+/// Mamba's: embeddings N(0, deviation²), linear biases 0 but for the step size's, out_proj scaled
+/// by 1/√blocks; everything else as the layer begins.
 /// Source  state-spaces/mamba, mixer_seq_simple
 struct MambaInitialization {
   template <class T>

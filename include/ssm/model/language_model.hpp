@@ -43,13 +43,15 @@ struct LanguageModelConfig {
       0.02;  // standard deviation of weights, for initializations that ask for it
 };
 
-/// Tokens in, logits over the next token out. Without a head of its own the embedding's weight is the head.
+/// Tokens in, logits over the next token out. Without a head of its own the embedding's weight is
+/// the head.
 ///   h = scale · table[tokens] (+ positions[t])      logits = norm(backbone(h)) · headᵀ
 /// x        tokens [B, L]
 /// y        logits [B, L, padded], or [B, 1, padded] for the last position alone
 /// state    the backbone's; position [B], on the host: how many positions each sequence has seen
 /// Cost    the blocks' + 2·B·L·D·padded operations
-/// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were learned, or a tape where the
+/// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were
+///                                    learned, or a tape where the
 ///         weights are kept in bf16
 /// Source  Fu et al. 2023 (H3) §4; the layout of HazyResearch/H3 checkpoints
 template <class Backbone, class FinalNorm, class Names = H3Names>

@@ -6,7 +6,8 @@
 
 namespace ssm {
 
-/// What a classifier says of a whole sequence: the last position of each, with no copy. Of a gradient it is what a loss fills.
+/// What a classifier says of a whole sequence: the last position of each, with no copy. Of a
+/// gradient it is what a loss fills.
 ///   cross_entropy(ctx, last_position(y), labels, last_position(dy));
 /// y        [B, L, D]
 /// result   [B, D]      a view of y

@@ -61,14 +61,15 @@ using MambaMixer = Mamba<mamba_at_run_time>;
 using DenseMambaMixer =
     DenseMamba<DenseMambaConfig{.mamba = mamba_at_run_time, .select_hidden = dyn}>;
 
-/// A Mamba language model with all sizes at run time: h ← h + mixer(rms(h)), a final norm, and a head that may be the
-/// embedding.
+/// A Mamba language model with all sizes at run time: h ← h + mixer(rms(h)), a final norm, and a
+/// head that may be the embedding.
 /// Source  Gu and Dao 2023 (Mamba); huggingface/transformers, MambaForCausalLM
 using MambaLanguageModel =
     BasicLanguageModel<Stack<Residual<RmsNorm<>, MambaMixer>>, RmsNorm<>, MambaNames>;
 
 /// The same with every mixer reading the hidden states of the m mixers before it.
-/// Source  He et al. 2024 (DenseSSM) §3; the published code has no DenseMamba, docs/60_models.md says what is fixed here
+/// Source  He et al. 2024 (DenseSSM) §3; the published code has no DenseMamba, docs/60_models.md
+///         says what is fixed here
 using DenseMambaLanguageModel =
     BasicLanguageModel<DenseStack<RmsNorm<>, DenseMambaMixer>, RmsNorm<>, MambaNames>;
 

@@ -8,8 +8,8 @@
 
 namespace ssm {
 
-/// A layer and its weights together: what a checkpoint gives, a trainer trains, and generation takes. Its verbs are the
-/// layer's, with the weights in their place.
+/// A layer and its weights together: what a checkpoint gives, a trainer trains, and generation
+/// takes. Its verbs are the layer's, with the weights in their place.
 ///   Model model{layer, layer.initialize(ctx, Seed{1})};
 ///   model.forward(ctx, x, y);
 template <class P>

@@ -9,8 +9,8 @@
 
 namespace ssm {
 
-/// A block of a Sequential or a part of a Chain with a name of its own, which comes before those of its tensors in checkpoints
-/// and states; of a Sequential it takes the place of "layers.i".
+/// A block of a Sequential or a part of a Chain with a name of its own, which comes before those of
+/// its tensors in checkpoints and states; of a Sequential it takes the place of "layers.i".
 ///   Sequential<Named<"encoder", Linear<…>>, Block, Block, Named<"head", Linear<…>>>
 /// It is the layer in every other way.
 template <FixedString block_name, class L>

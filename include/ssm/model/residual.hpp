@@ -36,7 +36,8 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     std::optional<Seed> dropout;
   };
 
-  /// Throws  ArgumentError  where the inner layer does not take and give as many channels as the norm
+  /// Throws  ArgumentError  where the inner layer does not take and give as many channels as the
+  ///                        norm
   Residual() requires(
       std::is_default_constructible_v<NormLayer>&& std::is_default_constructible_v<Inner>) {
     require_widths();

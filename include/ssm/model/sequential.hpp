@@ -15,12 +15,15 @@
 
 namespace ssm {
 
-/// Blocks of different types in turn, all known at compile time; each takes as many channels as the one before it gives.
+/// Blocks of different types in turn, all known at compile time; each takes as many channels as the
+/// one before it gives.
 ///   y = block_{n−1}( … block_0(x))
 /// x       [B, L, inputs]
 /// y       [B, L, outputs]   y must not overlap x
-/// Tensors of block i are named "layers.i." before the block's own names, or by the name of a `Named` block.
-/// Throws  ArgumentError  from the constructors, where a block gives another number of channels than the next one takes
+/// Tensors of block i are named "layers.i." before the block's own names, or by the name of a
+/// `Named` block.
+/// Throws  ArgumentError  from the constructors, where a block gives another number of channels
+///                        than the next one takes
 template <class... Blocks>
 class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   static constexpr std::size_t count = sizeof...(Blocks);

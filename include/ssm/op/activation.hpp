@@ -16,7 +16,8 @@ namespace ssm {
 ///   softplus    ln(1 + e^x)
 enum class ActivationKind { none, relu, gelu_tanh, gelu_erf, silu, sigmoid, tanh, softplus };
 
-/// y = act(x), or y = act(x) ⊙ gate where a gate is given. With `none` and a gate it is the elementwise product.
+/// y = act(x), or y = act(x) ⊙ gate where a gate is given. With `none` and a gate it is the
+/// elementwise product.
 /// x, gate, y   [M, D]   any strides; y overwritten, may be the same memory as x or gate
 /// Cost    O(M·D)
 /// Throws  ShapeError  if extents differ

@@ -15,9 +15,10 @@ namespace ssm {
 /// q, y        [B, L, H, K]        y overwritten; must not alias the inputs
 /// k, v        [B, T₀ + L, H, K]
 /// segments                        optional: B = 1, attention stays inside each segment; without `cached` T₀ = 0
-/// cached      [S], on the host    optional: how many earlier positions each of the S sequences has, packed or not. Then
-///                                 k, v are [S, T, H, K]: row i holds the cached[i] earlier positions of sequence i, its new
-///                                 ones, and elements that nothing reads
+/// cached      [S], on the host    optional: how many earlier positions each of the S sequences
+///                                 has, packed or not. Then k, v are [S, T, H, K]: row i holds the
+///                                 cached[i] earlier positions of sequence i, its new ones, and
+///                                 elements that nothing reads
 /// log_sum     [B, L, H]           optional, overwritten: ln Σ exp of the scores, for the gradient
 /// Cost    O(B·H·L·(T₀+L)·K), no L×L matrix in memory
 /// Throws  ShapeError
@@ -34,7 +35,8 @@ struct Attention {
   View<T, 3, Space> log_sum{};
 };
 
-/// Where the keys and values of a sequence are: its query j sees the positions begin … begin + cached + j of row `batch`.
+/// Where the keys and values of a sequence are: its query j sees the positions begin …
+/// begin + cached + j of row `batch`.
 struct AttentionKeys {
   Index batch;
   Index begin;
@@ -47,8 +49,8 @@ AttentionKeys keys_of(const Attention<T, Space>& a, const Sequence& sequence) {
   return {sequence.row, 0, static_cast<Index>(a.cached[static_cast<std::size_t>(sequence.row)])};
 }
 
-/// The vector–Jacobian product of Attention; dq, dk, dv overwritten (dk, dv for cached positions too, and zero where nothing
-/// reads k and v).
+/// The vector–Jacobian product of Attention; dq, dk, dv overwritten (dk, dv for cached positions
+/// too, and zero where nothing reads k and v).
 template <class T, class Space>
 struct AttentionBackward {
   Attention<T, Space> forward{};      // reads scale, q, k, v, segments, cached
@@ -60,7 +62,8 @@ struct AttentionBackward {
   View<T, 4, Space> dv{};
 };
 
-/// Rotates pairs of channels by an angle that grows with the position (rotary embedding, half-split pairs).
+/// Rotates pairs of channels by an angle that grows with the position (rotary embedding, half-split
+/// pairs).
 ///   (x[j], x[j+r/2]) → rotation by direction · position · base^(−2j/r),  j < r/2;  channels from r on stay
 /// x, y        [B, L, H, K]   y overwritten; may be the same memory as x
 /// position    of the first row of every sequence, of every segment where rows are packed

@@ -19,7 +19,8 @@ struct ScanInputs {
   View<T, 3, Space> initial_state{};  // [S, D, N]   optional, zero if left out
 };
 
-/// Scans in a cascade: the input of the last is the sum of the states of the others, times a gate for every channel.
+/// Scans in a cascade: the input of the last is the sum of the states of the others, times a gate
+/// for every channel.
 ///   state_t[n] = exp(dt_t·A[d,n]) · state_{t−1}[n] + gate[b,t,d] · Σ_i source^i_t[n]
 ///   y[b,t,d]   = Σ_n C[b,t,n]·state_t[n]
 /// sources                       at most 8; their states are computed again, none is stored
@@ -33,7 +34,8 @@ struct ScanInputs {
 /// y               [B, L, D]     overwritten; must not alias the inputs
 /// Cost    O((m + 1)·B·L·D·N) for m sources, with one exponential a state, position and scan; O(m·D·N) of workspace
 /// Throws  ShapeError  if B, L, D or N disagree; ArgumentError  for more than 8 sources
-/// Source  He et al. 2024 (DenseSSM) §3.2, the autoregressive form: the fused state is what is carried on
+/// Source  He et al. 2024 (DenseSSM) §3.2, the autoregressive form: the fused state is what is
+///         carried on
 template <class T, class Space>
 struct CascadedScan {
   static constexpr std::size_t max_sources = 8;
@@ -49,8 +51,9 @@ struct CascadedScan {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of CascadedScan. Gradients of the gate, dt, C and the initial state are overwritten, those of
-/// A and of the sources are added to. Each may be left out, and so may any of a source's.
+/// The vector–Jacobian product of CascadedScan. Gradients of the gate, dt, C and the initial state
+/// are overwritten, those of A and of the sources are added to. Each may be left out, and so may
+/// any of a source's.
 template <class T, class Space>
 struct CascadedScanBackward {
   CascadedScan<T, Space> forward{};  // y and final_state are not read

@@ -6,7 +6,8 @@
 
 namespace ssm {
 
-/// Convolves each channel with its own causal kernel: the parallel form of a linear time-invariant SSM.
+/// Convolves each channel with its own causal kernel: the parallel form of a linear time-invariant
+/// SSM.
 ///   u = gate_in · x
 ///   y[b,t,d] = gate_out[b,t,d] · ( Σ_{s<K, s≤t} kernel[d,s] · u[b,t−s,d]  +  skip[d] · u[b,t,d] )
 /// kernel              [D, K]      time domain; K may differ from L
@@ -29,8 +30,8 @@ struct CausalConvolution {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of CausalConvolution. Gradients of inputs are overwritten and may be left out;
-/// gradients of parameters are added to and may be left out.
+/// The vector–Jacobian product of CausalConvolution. Gradients of inputs are overwritten and may be
+/// left out; gradients of parameters are added to and may be left out.
 template <class T, class Space>
 struct CausalConvolutionBackward {
   CausalConvolution<T, Space> forward{};  // y is not read

@@ -9,7 +9,8 @@ namespace ssm {
 /// What becomes of the losses of all rows.
 enum class Reduction { mean, sum };
 
-/// Negative log-likelihood of the targets under softmax(logits), with its gradient in the same pass.
+/// Negative log-likelihood of the targets under softmax(logits), with its gradient in the same
+/// pass.
 ///   loss = Σ_m −ln softmax(logits[m])[targets[m]]  over rows whose target is not `ignore_index`,
 ///          divided by their number for `mean` (0 if there are none)
 ///   dlogits[m,v] = scale · (softmax(logits[m])[v] − [v = targets[m]])  (/ number for `mean`), 0 in ignored rows

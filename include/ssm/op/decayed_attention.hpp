@@ -8,13 +8,16 @@
 
 namespace ssm {
 
-/// Linear attention whose memory fades, a fixed rate a head: retention, and linear attention where log_decay is 0.
+/// Linear attention whose memory fades, a fixed rate a head: retention, and linear attention where
+/// log_decay is 0.
 ///   S_n = γ·S_{n−1} + k_n ⊗ v_n      y_n = q_n·S_n = Σ_{m≤n} γ^{n−m}·(q_n·k_m)·v_m  +  γ^{n+1}·q_n·S_{−1}
-/// with γ = exp(log_decay[h]). Positions may be taken one by one, by chunks, or all together: the results agree.
+/// with γ = exp(log_decay[h]). Positions may be taken one by one, by chunks, or all together: the
+/// results agree.
 /// q, k            [B, L, H, K]
 /// v               [B, L, H, V]
 /// log_decay       [H]           not positive
-/// chunk                         positions that are multiplied with each other directly; 0: the backend chooses
+/// chunk                         positions that are multiplied with each other directly; 0: the
+///                               backend chooses
 /// segments                      optional: B = 1, each segment is a sequence with a row of state
 /// initial_state   [S, H, K, V]  optional, zero if left out
 /// final_state     [S, H, K, V]  optional, overwritten; may be the same memory as initial_state
@@ -35,7 +38,8 @@ struct DecayedAttention {
   View<T, 4, Space> y{};
 };
 
-/// The vector–Jacobian product of DecayedAttention; everything overwritten. Decay rates are constants.
+/// The vector–Jacobian product of DecayedAttention; everything overwritten. Decay rates are
+/// constants.
 template <class T, class Space>
 struct DecayedAttentionBackward {
   DecayedAttention<T, Space> forward{};  // y and final_state are not read
@@ -47,7 +51,8 @@ struct DecayedAttentionBackward {
   View<T, 4, Space> dinitial_state{};  // optional
 };
 
-/// The sum of the absolute scores of every query, from a zero state: what the published training code divides by.
+/// The sum of the absolute scores of every query, from a zero state: what the published training
+/// code divides by.
 ///   y[b,n,h] = Σ_{m≤n} |γ^{n−m}·q_n·k_m|
 /// q, k        [B, L, H, K]
 /// log_decay   [H]
@@ -63,14 +68,17 @@ struct DecayedScoreNorm {
   View<T, 3, Space> y{};
 };
 
-/// By how much retention's published normalizers enlarge the eps of the head norm behind it, at absolute position n.
+/// By how much retention's published normalizers enlarge the eps of the head norm behind it, at
+/// absolute position n.
 ///   D_n = Σ_{j≤n} γ^j       y[b,t,h] = D_n,  or D_n·A_n² with A_n = clamp(score_norm/√D_n, 1, 5·10⁴)
 /// log_decay    [H]
-/// position     [S]         optional: absolute position of each sequence's first row, zero if left out
+/// position     [S]         optional: absolute position of each sequence's first row, zero if left
+///                          out
 /// score_norm   [B, L, H]   optional
 /// y            [B, L, H]   overwritten; may be the same memory as score_norm
 /// Throws  ShapeError
-/// Source  Sun et al. 2023 (RetNet) §2.4: dividing by √D_n and A_n before a norm is dividing its eps instead
+/// Source  Sun et al. 2023 (RetNet) §2.4: dividing by √D_n and A_n before a norm is dividing its
+///         eps instead
 template <class T, class Space>
 struct RetentionScale {
   View<const T, 1, Space> log_decay{};

@@ -5,7 +5,8 @@
 
 namespace ssm {
 
-/// From what is learned to what the dynamics use: a positive step and eigenvalues with negative real part.
+/// From what is learned to what the dynamics use: a positive step and eigenvalues with negative
+/// real part.
 ///   dt = exp(log_dt)       A = −exp(inv_A_real) + i·A_imag
 /// log_dt      [R]           log-seconds; left out where steps come from elsewhere, then so is dt
 /// inv_A_real  [R, P]

@@ -7,8 +7,8 @@
 
 namespace ssm {
 
-/// A complex number as two scalars. Unlike std::complex it is the same on every device and its product is the plain
-/// formula, without the repair of infinities.
+/// A complex number as two scalars. Unlike std::complex it is the same on every device and its
+/// product is the plain formula, without the repair of infinities.
 template <class T>
 struct Complex {
   T re{};
@@ -84,7 +84,8 @@ struct DiscretizeGradient {
 
 namespace detail {
 
-/// Both discretizations are Ā = decay(z), B̄ = dt·B·gain(z) with z = dt·A; these are the functions and their derivatives.
+/// Both discretizations are Ā = decay(z), B̄ = dt·B·gain(z) with z = dt·A; these are the functions
+/// and their derivatives.
 template <class Z>
 struct StepFactors {
   Z decay;
@@ -103,7 +104,8 @@ constexpr StepFactors<Z> bilinear_factors(Z z) {
           .gain_slope = gain * gain / T{2}};
 }
 
-/// gain = (eᶻ − 1) / z, whose differences lose all digits near 0: the series Σ zᵏ/(k+1)! holds there, A = 0 included.
+/// gain = (eᶻ − 1) / z, whose differences lose all digits near 0: the series Σ zᵏ/(k+1)! holds
+/// there, A = 0 included.
 template <class T, class Z>
 constexpr StepFactors<Z> zero_order_hold_factors(Z z) {
   constexpr int terms = 20;  // 1/21! is below the last bit of a double

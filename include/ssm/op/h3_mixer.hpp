@@ -7,7 +7,8 @@
 
 namespace ssm {
 
-/// The heart of H3 between its projections: shift → outer product with v → diagonal SSM → contraction with q.
+/// The heart of H3 between its projections: shift → outer product with v → diagonal
+/// SSM → contraction with q.
 ///   k̃           = shift(k)                                             ShiftConvolution per channel, D channels
 ///   kv[i,j,h]   = k̃[h·hd+i] · v[h·hd+j]                                channel c = h·hd + sub-channel, h the slow index
 ///   s[i,j,h]    = diagonal(kv[i,j,h])                                  DiagonalScan, one SSM per head h, with its skip
@@ -17,12 +18,14 @@ namespace ssm {
 /// shift_skip         [D]
 /// dt, skip           [H]                  H = D / hd heads; hd = D / H
 /// A, B, C            [H, P, 1|2]
-/// shift states       [S, D, N]            initial optional (zero); final optional, may be the same memory
+/// shift states       [S, D, N]            initial optional (zero); final optional, may be the same
+///                                         memory
 /// diagonal states    [S, hd, hd, H, P, 1|2]   axes sequence, i, j, h, mode, number
 /// y                  [B, L, D]            overwritten; must not alias the inputs
 /// Cost    O(B·L·D·(N + hd·P)), O(B·L·D·hd) of workspace
 /// Throws  ShapeError
-/// Source  Fu et al. 2023 (H3) §3.2 and Algorithm 1; order of channels as in the CUDA kernel of HazyResearch/H3
+/// Source  Fu et al. 2023 (H3) §3.2 and Algorithm 1; order of channels as in the CUDA kernel of
+///         HazyResearch/H3
 template <class T, class Space>
 struct H3Mixer {
   View<const T, 3, Space> q{};
@@ -45,8 +48,8 @@ struct H3Mixer {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of H3Mixer. Gradients of q, k, v and the initial states are overwritten, gradients of the
-/// parameters are added to.
+/// The vector–Jacobian product of H3Mixer. Gradients of q, k, v and the initial states are
+/// overwritten, gradients of the parameters are added to.
 template <class T, class Space>
 struct H3MixerBackward {
   H3Mixer<T, Space> forward;  // y and the final states are not read

@@ -11,11 +11,13 @@ enum class NormalizationKind { layer, rms };
 /// Normalizes every row.
 ///   layer   y = (x − mean(x)) / √(mean((x − mean(x))²) + eps) · weight + bias
 ///   rms     y = x / √(mean(x²) + eps) · weight
-/// with eps·eps_scale[m] in place of eps where eps_scale is given: a row that was c times smaller wants eps_scale = c².
+/// with eps·eps_scale[m] in place of eps where eps_scale is given: a row that was c times smaller
+/// wants eps_scale = c².
 /// x, y           [M, D]   y overwritten; may be the same memory as x when no gradient is wanted
 /// weight, bias   [D]      optional
 /// eps_scale      [M]      optional
-/// mean, scale    [M]      optional, overwritten: the mean (layer only) and the reciprocal root, for the gradient
+/// mean, scale    [M]      optional, overwritten: the mean (layer only) and the reciprocal root,
+///                         for the gradient
 /// Cost    O(M·D)
 /// Throws  ShapeError
 template <class T, class Space>
@@ -31,8 +33,8 @@ struct Normalization {
   View<T, 1, Space> scale{};
 };
 
-/// The vector–Jacobian product of Normalization. dx overwritten, or added to where `accumulate` is set (a residual stream);
-/// dweight and dbias are added to and optional.
+/// The vector–Jacobian product of Normalization. dx overwritten, or added to where `accumulate` is
+/// set (a residual stream); dweight and dbias are added to and optional.
 template <class T, class Space>
 struct NormalizationBackward {
   Normalization<T, Space> forward{};  // reads kind, x, weight

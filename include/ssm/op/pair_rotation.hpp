@@ -8,11 +8,13 @@
 
 namespace ssm {
 
-/// Rotates neighboring pairs of channels by an angle that grows with the position, in retention's spacing of angles.
+/// Rotates neighboring pairs of channels by an angle that grows with the position, in retention's
+/// spacing of angles.
 ///   (x[2i], x[2i+1]) → scale · rotation by direction · n · base^(−i/(K/2−1)),  i < K/2      exponent 0 where K = 2
 /// with n the absolute position: position[s] + the row's place in its sequence.
 /// x, y        [B, L, H, K]   K even; y overwritten, may be the same memory as x
-/// position    [S]            optional: absolute position of each sequence's first row, zero if left out
+/// position    [S]            optional: absolute position of each sequence's first row, zero if
+///                            left out
 /// direction   +1, or −1 for the gradient
 /// Throws  ShapeError
 /// Source  Sun et al. 2023 (RetNet) §2.1; torchscale, theta_shift

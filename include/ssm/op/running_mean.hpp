@@ -28,7 +28,8 @@ struct RunningMean {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of RunningMean. Gradients of x and of the initial sum are overwritten; each may be left out.
+/// The vector–Jacobian product of RunningMean. Gradients of x and of the initial sum are
+/// overwritten; each may be left out.
 ///   dx[b,t,d] = dfinal_sum[s,d] + Σ_{i≥t} dy[b,i,d] / (position[s] + i + 1)
 /// dx   may be the same memory as dy
 template <class T, class Space>

@@ -7,8 +7,8 @@
 
 namespace ssm {
 
-/// How a token is drawn from logits. The stages apply in this order; each is off at its default, and each looks at the
-/// probabilities of what the one before kept, renormalized to sum to one.
+/// How a token is drawn from logits. The stages apply in this order; each is off at its default,
+/// and each looks at the probabilities of what the one before kept, renormalized to sum to one.
 struct Sampling {
   double temperature = 1;  // ≤ 0: the largest logit, the lowest token among equals
   Index top_k = 0;         // keep the k likeliest tokens, of equals the lower ones; 0 keeps all
@@ -16,7 +16,8 @@ struct Sampling {
   double min_p = 0;        // then those at least min_p times as likely as the likeliest
 };
 
-/// Draws one token per row from softmax(logits / temperature), cut to what top-k, then top-p, then min-p keep.
+/// Draws one token per row from softmax(logits / temperature), cut to what top-k, then top-p, then
+/// min-p keep.
 /// logits    [B, V]    the first `vocabulary` columns count; the rest is padding
 /// tokens    [B]       overwritten
 /// counter             position in the random stream; row b draws number counter·B + b of `seed`

@@ -42,9 +42,10 @@ struct SelectiveScan {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of SelectiveScan. Gradients of u, dt, B, C, the gate and the initial state are
-/// overwritten, or added to where `accumulate` is set; gradients of A, skip and dt_bias are added to. Each may be left
-/// out. States are computed again from a few that are kept: no [B, L, D, N] array is formed.
+/// The vector–Jacobian product of SelectiveScan. Gradients of u, dt, B, C, the gate and the initial
+/// state are overwritten, or added to where `accumulate` is set; gradients of A, skip and dt_bias
+/// are added to. Each may be left out. States are computed again from a few that are kept: no [B,
+/// L, D, N] array is formed.
 template <class T, class Space>
 struct SelectiveScanBackward {
   SelectiveScan<T, Space> forward{};  // y, dt_used and final_state are not read

@@ -19,7 +19,8 @@ struct SequenceWork {
   constexpr Index products() const { return batch * length * terms; }  // a channel
 };
 
-/// A backend that knows where a diagonal SSM is faster as a convolution than as a scan, `terms` being its modes.
+/// A backend that knows where a diagonal SSM is faster as a convolution than as a scan, `terms`
+/// being its modes.
 template <class B, class T>
 concept ChoosesDiagonalForm = requires(const SequenceWork& work) {
   { B::template prefers_convolution<T>(work) } -> std::same_as<bool>;

@@ -6,7 +6,8 @@
 
 namespace ssm {
 
-/// A shift state-space model: an N-tap causal filter whose taps are the correlation of C with B, plus a skip.
+/// A shift state-space model: an N-tap causal filter whose taps are the correlation of C with B,
+/// plus a skip.
 ///   state_t[0] = B[d,0]·x[b,t,d]      state_t[n] = state_{t−1}[n−1] + B[d,n]·x[b,t,d]
 ///   y[b,t,d]   = Σ_n C[d,n]·state_t[n]  +  skip[d]·x[b,t,d]
 /// From a zero state this is the filter taps[s] = Σ_{j<N−s} B[d,j]·C[d,j+s], s < N.
@@ -32,8 +33,8 @@ struct ShiftConvolution {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of ShiftConvolution. Gradients of x and the initial state are overwritten; gradients of B,
-/// C, skip are added to. Each may be left out.
+/// The vector–Jacobian product of ShiftConvolution. Gradients of x and the initial state are
+/// overwritten; gradients of B, C, skip are added to. Each may be left out.
 template <class T, class Space>
 struct ShiftConvolutionBackward {
   ShiftConvolution<T, Space> forward{};  // y and final_state are not read

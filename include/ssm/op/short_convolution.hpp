@@ -33,8 +33,8 @@ struct ShortConvolution {
   View<T, 3, Space> y{};
 };
 
-/// The vector–Jacobian product of ShortConvolution. Gradients of x and the initial state are overwritten; gradients of
-/// weight and bias are added to. Each may be left out.
+/// The vector–Jacobian product of ShortConvolution. Gradients of x and the initial state are
+/// overwritten; gradients of weight and bias are added to. Each may be left out.
 template <class T, class Space>
 struct ShortConvolutionBackward {
   ShortConvolution<T, Space> forward{};  // y and final_state are not read

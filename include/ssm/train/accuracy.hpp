@@ -6,7 +6,8 @@
 
 namespace ssm {
 
-/// The share of rows whose largest logit is that of their target; the first of equals counts. On the host.
+/// The share of rows whose largest logit is that of their target; the first of equals counts. On
+/// the host.
 /// logits    [M, V] or [B, L, V]
 /// targets   [M] or [B, L]; rows whose target is `ignored` do not count
 /// Throws  ShapeError  unless there is a target for every row

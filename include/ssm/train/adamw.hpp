@@ -20,13 +20,14 @@ struct AdamWConfig {
   double clip_norm = 0;                 // of all gradients together; 0: no clipping
 };
 
-/// AdamW over a parameter struct, with groups: SSM dynamics (ParameterSpec::weight_decay is false) are never decayed, norms and
-/// biases only where the configuration says so, and what ParameterSpec::own_learning_rate marks moves at ssm_rate.
+/// AdamW over a parameter struct, with groups: SSM dynamics (ParameterSpec::weight_decay is false)
+/// are never decayed, norms and biases only where the configuration says so, and what
+/// ParameterSpec::own_learning_rate marks moves at ssm_rate.
 ///   AdamW optimizer(ctx, layer, parameters, {.rate = 6e-4, .clip_norm = 1});
 ///   optimizer.update(ctx, parameters, gradients, schedule.rate(step));
 /// Gradients are first scaled by min(1, clip_norm / (‖g‖ + 1e-6)).
-/// Cost    one pass over the gradients, and one over parameters, gradients and both moments; no memory for tensors after
-///         the constructor
+/// Cost    one pass over the gradients, and one over parameters, gradients and both moments; no
+///         memory for tensors after the constructor
 /// Source  Loshchilov & Hutter 2019; Fu et al. 2023 (H3), appendix; see AdamWUpdate for the formula
 template <class P>
 class AdamW {
@@ -53,8 +54,9 @@ class AdamW {
     return global_norm(ctx, gradients, sum_of_squares_);
   }
 
-  /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns the norm of all gradients
-  /// before clipping; where it is not finite, nothing is changed and the update does not count.
+  /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns
+  /// the norm of all gradients before clipping; where it is not finite, nothing is changed and the
+  /// update does not count.
   /// Throws  ArgumentError  for weights that are kept in bf16
   template <HasOptimizerUpdate B>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate) {

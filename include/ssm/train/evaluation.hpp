@@ -18,8 +18,9 @@ inline std::size_t held_out_begin(std::size_t tokens, double held_out) {
 /// For tokens that are bytes.
 inline double bits_per_byte(const TextLoss& loss) { return loss.mean() / std::numbers::ln2; }
 
-/// After how many tokens a model starts afresh while it is evaluated, 0 for never. Attention over a whole text would be
-/// quadratic, so models with attention start afresh every 1024 tokens; learned positions end.
+/// After how many tokens a model starts afresh while it is evaluated, 0 for never. Attention over a
+/// whole text would be quadratic, so models with attention start afresh every 1024 tokens; learned
+/// positions end.
 /// context   what is asked for, in place of this
 constexpr Index evaluation_context(bool has_attention, Index positions,
                                    std::optional<Index> context = std::nullopt) {

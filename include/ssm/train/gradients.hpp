@@ -20,7 +20,8 @@ void set_zero(Context<B>& ctx, P& gradients) {
       gradients);
 }
 
-/// The 2-norm over all tensors together, summed in double in `sum`, [1]. The result is read on the host.
+/// The 2-norm over all tensors together, summed in double in `sum`, [1]. The result is read on the
+/// host.
 template <class B, class P>
   requires HasOptimizerUpdate<B> && HasRearrange<B>
 double global_norm(Context<B>& ctx, const P& gradients,

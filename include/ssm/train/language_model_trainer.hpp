@@ -22,12 +22,14 @@ struct LanguageModelTrainerConfig {
   AdamWConfig optimizer{};
 };
 
-/// Trains a language model on windows of a text, one window of every stream an update. With `carry` the state at the end of
-/// a window is the past of the next (truncated backpropagation through time), so that the model learns to run on and on.
+/// Trains a language model on windows of a text, one window of every stream an update. With `carry`
+/// the state at the end of a window is the past of the next (truncated backpropagation through
+/// time), so that the model learns to run on and on.
 ///   LanguageModelTrainer trainer(ctx, layer, parameters, {.batch = 16, .carry = 16, .optimizer = {.rate = 2e-3}});
 ///   trainer.update(ctx, layer, parameters, streams, schedule.rate(trainer.step()));
-/// Everything random is a function of seeds and the number of the update: with the same parameters, moments and states a
-/// run that was stopped makes the same updates, bit for bit on the same backend and number of threads.
+/// Everything random is a function of seeds and the number of the update: with the same parameters,
+/// moments and states a run that was stopped makes the same updates, bit for bit on the same
+/// backend and number of threads.
 template <class P>
 class LanguageModelTrainer {
   using L = typename P::Layer;
@@ -50,8 +52,8 @@ class LanguageModelTrainer {
         states_.push_back(layer.template initial_state<T>(ctx, config.batch));
   }
 
-  /// One update at the learning rate `rate`. Where the loss or the gradient is not finite, the parameters stay as they
-  /// were and the result says so.
+  /// One update at the learning rate `rate`. Where the loss or the gradient is not finite, the
+  /// parameters stay as they were and the result says so.
   template <class B>
   TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextStreams& streams,
                       double rate) {
@@ -82,7 +84,8 @@ class LanguageModelTrainer {
   AdamW<P>& optimizer() { return optimizer_; }
   const AdamW<P>& optimizer() const { return optimizer_; }
   const P& gradients() const { return gradients_; }
-  /// What is carried to the next window, one state for each batch of an update; none without `carry`.
+  /// What is carried to the next window, one state for each batch of an update; none without
+  /// `carry`.
   std::vector<StateOf<P>>& states() { return states_; }
   const std::vector<StateOf<P>>& states() const { return states_; }
 

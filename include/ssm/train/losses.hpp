@@ -105,8 +105,10 @@ double mean_squared_error(Context<B>& ctx, const Y& y, const Target& target) {
       ctx, detail::with_three_axes(view_of(y)), detail::with_three_axes(view_of(target)), {});
 }
 
-/// The mean of −ln softmax(logits)[target] over all rows whose target is not `ignored`, with its gradient: classification.
-/// logits, dlogits   [M, V] or [B, L, V]   dlogits overwritten, zero in ignored rows; may be left out
+/// The mean of −ln softmax(logits)[target] over all rows whose target is not `ignored`, with its
+/// gradient: classification.
+/// logits, dlogits   [M, V] or [B, L, V]   dlogits overwritten, zero in ignored rows; may be left
+///                                         out
 /// targets           [M] or [B, L], tokens
 /// Cost    O(M·V); waits for the result
 /// Throws  ShapeError; ArgumentError  for a target that is neither a class nor ignored

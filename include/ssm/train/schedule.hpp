@@ -11,7 +11,8 @@
 
 namespace ssm {
 
-/// How the learning rate changes after the warm-up; f = (s − w) / (T − w) with s the step, w the warm-up, T the total.
+/// How the learning rate changes after the warm-up; f = (s − w) / (T − w) with s the step, w the
+/// warm-up, T the total.
 ///   constant      base
 ///   linear        base · max(0, 1 − f)
 ///   polynomial    (base − end)·(1 − f)^power + end, and end after T

@@ -41,8 +41,9 @@ struct LabeledSequence {
   std::vector<Token> targets;
 };
 
-/// The tokens of associative recall and induction heads: numbers 0 … size−3, the query marker "=>", and "." for no answer.
-/// A token's id is its place among the names sorted as strings, so "." is first, "=>" last, and "10" comes before "2".
+/// The tokens of associative recall and induction heads: numbers 0 … size−3, the query marker "=>",
+/// and "." for no answer. A token's id is its place among the names sorted as strings, so "." is
+/// first, "=>" last, and "10" comes before "2".
 /// Throws  ArgumentError  for a size below 4 and for names that do not exist
 class SyntheticVocabulary {
  public:
@@ -102,7 +103,8 @@ struct InductionHeads {
     return next_token_targets(sequence);
   }
 
-  /// The least mean loss of all targets, in nats: a model far below it sees the future or remembers its training data.
+  /// The least mean loss of all targets, in nats: a model far below it sees the future or remembers
+  /// its training data.
   double loss_floor() const {
     const auto places = static_cast<double>(length - 2);
     const double token = std::log(static_cast<double>(vocabulary - 2));
@@ -115,7 +117,8 @@ struct InductionHeads {
 
 /// Which value belonged to this key?
 ///   n/2 pairs key, value, where a value is the same whenever its key comes again; then "=>", a key, and its value
-/// The first half of the ordinary tokens are keys, the second half values. Every sequence has its own map from keys to values.
+/// The first half of the ordinary tokens are keys, the second half values. Every sequence has its
+/// own map from keys to values.
 /// length            n; the model reads n + 2 tokens
 /// allow_no_answer   the last key may be one that has not come, with the answer "."
 /// Throws  ArgumentError  for an odd length or vocabulary
@@ -171,10 +174,11 @@ struct AssociativeRecall {
 
 enum class MultiQueryFill { zeros, random };
 
-/// Multi-query associative recall (MQAR): many keys are asked for, all over the rest of the sequence.
+/// Multi-query associative recall (MQAR): many keys are asked for, all over the rest of the
+/// sequence.
 ///   K pairs key, value; then every key once more, in slot g of every second position with probability ∝ (g + 1)^(a−1)
-/// The target of a query's own position is the key's value; all other positions are ignored. Token 0 fills the gaps, keys are
-/// 1 … V/2−1, values V/2 … V−1.
+/// The target of a query's own position is the key's value; all other positions are ignored. Token
+/// 0 fills the gaps, keys are 1 … V/2−1, values V/2 … V−1.
 /// Throws  ArgumentError  unless length is even, 4·pairs ≤ length and there are enough keys
 /// Source  Arora et al. 2023 (Zoology) §4
 struct MultiQueryRecall {
@@ -282,7 +286,8 @@ TaskSequences different_sequences(const Task& task, Draws& draws, Index count) {
   return result;
 }
 
-/// Training and test sequences from one stream, the training sequences first; both may hold the same sequence.
+/// Training and test sequences from one stream, the training sequences first; both may hold the
+/// same sequence.
 struct TaskSplits {
   TaskSequences training;
   TaskSequences test;
@@ -296,7 +301,8 @@ TaskSplits task_splits(const Task& task, Seed seed, Index training, Index test) 
   return splits;
 }
 
-/// Makes every target but the last of each sequence an ignored one: how recall and induction are scored.
+/// Makes every target but the last of each sequence an ignored one: how recall and induction are
+/// scored.
 inline void keep_last_target(TaskSequences& sequences) {
   for (Index i = 0; i < sequences.count * sequences.length; ++i)
     if ((i + 1) % sequences.length != 0)

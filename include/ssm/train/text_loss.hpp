@@ -26,11 +26,12 @@ struct TextLossOptions {
   Index streams = 1;   // the text in as many equal parts side by side, each with a state of its own
 };
 
-/// How well a language model predicts a text it reads from beginning to end, carrying its state from chunk to chunk: every
-/// token but the first of each stream is predicted from all that came before.
-/// The text may be in memory or in a file: it is read chunk by chunk.
+/// How well a language model predicts a text it reads from beginning to end, carrying its state
+/// from chunk to chunk: every token but the first of each stream is predicted from all that came
+/// before. The text may be in memory or in a file: it is read chunk by chunk.
 /// Cost    one forward pass; memory for streams × chunk positions
-/// Throws  ArgumentError  for tokens outside the vocabulary or options outside their range; and what reading the text throws
+/// Throws  ArgumentError  for tokens outside the vocabulary or options outside their range; and
+///                        what reading the text throws
 template <class B, class P>
 class TextLossMeter {
   using T = typename P::Scalar;
@@ -69,7 +70,8 @@ class TextLossMeter {
   }
 
  private:
-  /// Positions begin … begin+count−1 of each stream; positions behind the end of the text do not count.
+  /// Positions begin … begin+count−1 of each stream; positions behind the end of the text do not
+  /// count.
   double chunk_loss(TokenView text, Index streams, Index length, Index begin, Index count,
                     StateOf<P>& state) {
     DynamicTensor<Token, 2> tokens({streams, count});

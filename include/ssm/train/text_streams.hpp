@@ -13,13 +13,15 @@
 
 namespace ssm {
 
-/// A text read by several streams at once, spread over it, each window by window: window s+1 of a stream begins where
-/// window s ends, and after the last one the stream goes on near the beginning of the text. So a state can be carried from
-/// window to window, and window s is a function of the seed and s alone: training resumes at any step.
+/// A text read by several streams at once, spread over it, each window by window: window s+1 of a
+/// stream begins where window s ends, and after the last one the stream goes on near the beginning
+/// of the text. So a state can be carried from window to window, and window s is a function of the
+/// seed and s alone: training resumes at any step.
 ///   tokens   window[0 … length−1]        targets   the same window one token later
 /// The text, in memory or a file, must outlive it.
 /// Cost    reads the windows that are asked for and nothing else
-/// Throws  ArgumentError  for a text without a whole window and its last target; and what reading the text throws
+/// Throws  ArgumentError  for a text without a whole window and its last target; and what reading
+///                        the text throws
 class TextStreams {
  public:
   TextStreams(TokenView text, Index length, Index streams, Seed seed)

@@ -22,12 +22,12 @@ struct UpdateOptions {
   StateOf<P>* final_state = nullptr;
 };
 
-/// Trains a model on any loss of its outputs. It owns what must fit together for that: gradients, tape, optimizer, and
-/// room for the outputs.
+/// Trains a model on any loss of its outputs. It owns what must fit together for that: gradients,
+/// tape, optimizer, and room for the outputs.
 ///   Trainer trainer(ctx, model, {.rate = 1e-3});
 ///   trainer.update(x, [&](auto y, auto dy) { return mean_squared_error(ctx, y, target, dy); });
-/// The context and the model must outlive it. Dropout is a function of `seed` and the number of the update: with the same
-/// parameters and moments, a run that was stopped makes the same updates.
+/// The context and the model must outlive it. Dropout is a function of `seed` and the number of the
+/// update: with the same parameters and moments, a run that was stopped makes the same updates.
 template <class B, class P>
 class Trainer {
   using L = typename P::Layer;
@@ -44,9 +44,9 @@ class Trainer {
         gradients_(model.layer.template zero_parameters<T>(ctx)),
         tape_(model.layer.template make_tape<T>(ctx)) {}
 
-  /// One update. `loss(y, dy)` returns the loss of the outputs y and writes its gradient to dy, which is zero before; a
-  /// loss that looks at some positions alone writes those. Where the loss or the gradient is not finite, the parameters
-  /// stay as they were and the result says so.
+  /// One update. `loss(y, dy)` returns the loss of the outputs y and writes its gradient to dy,
+  /// which is zero before; a loss that looks at some positions alone writes those. Where the loss
+  /// or the gradient is not finite, the parameters stay as they were and the result says so.
   /// x       [B, L, inputs], or the tokens of a language model [B, L]
   /// y, dy   [B, L, outputs]
   template <TensorLike X, class Loss>

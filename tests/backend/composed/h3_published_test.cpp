@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Numbers of HazyResearch/H3's layer in double precision: every tensor is base + scale·sin(phase + 0.7·i), printed to
-// seven digits.
+// Numbers of HazyResearch/H3's layer in double precision: every tensor is
+// base + scale·sin(phase + 0.7·i), printed to seven digits.
 #include <doctest/doctest.h>
 
 #include <array>

@@ -15,7 +15,8 @@
 namespace ssm::test {
 namespace {
 
-/// One call with all its memory: two heads of four channels, `cached` positions before the first query.
+/// One call with all its memory: two heads of four channels, `cached` positions before the first
+/// query.
 template <class T = double>
 struct AttentionCall {
   AttentionCall(Index batch, Index length, Index cached, Segments offsets = {})
@@ -133,7 +134,8 @@ TEST_CASE("gradients of packed segments equal central differences") {
   check_gradients(call);
 }
 
-/// Three packed sequences of 4, 0 and 2 new positions behind 3, 1 and 0 cached ones, or a batch of three with two new ones each.
+/// Three packed sequences of 4, 0 and 2 new positions behind 3, 1 and 0 cached ones, or a batch of
+/// three with two new ones each.
 struct CachedCall : AttentionCall<> {
   explicit CachedCall(bool is_packed)
       : AttentionCall<>(is_packed ? 1 : 3, is_packed ? 6 : 2, 0,

@@ -5,7 +5,8 @@
 
 namespace ssm::composed {
 
-/// Where the entries of a head are: channel h·width + i of q, k, v, and (i·width + j)·count + h of the outer product.
+/// Where the entries of a head are: channel h·width + i of q, k, v, and (i·width + j)·count + h of
+/// the outer product.
 struct H3Heads {
   template <class T, class Space>
   explicit H3Heads(const ssm::H3Mixer<T, Space>& a)
@@ -57,8 +58,8 @@ struct H3ContractionBackward {
   View<T, 3, Space> dsums{};
 };
 
-/// These four on memory that the host reads, and the layout of what lies between the steps of the mixer. A backend whose
-/// memory the host cannot read brings its own.
+/// These four on memory that the host reads, and the layout of what lies between the steps of the
+/// mixer. A backend whose memory the host cannot read brings its own.
 struct HostProducts {
   template <class T, class Frame>
   static auto sequences(Frame& frame, Index batch, Index length, Index channels) {

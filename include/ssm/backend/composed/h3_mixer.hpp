@@ -8,10 +8,12 @@
 
 namespace ssm::composed {
 
-/// H3Mixer from the backend's own ShiftConvolution and DiagonalScan. With one channel a head the gates of the scan are all
-/// it takes; wider heads write the outer product, one scan channel (i·hd + j)·H + h for each of its entries.
-/// Wider heads need states whose axes i, j, h can be walked with one stride.
-/// Products   what wider heads do beside the scans, and the layout of what lies between, as HostProducts has it
+/// H3Mixer from the backend's own ShiftConvolution and DiagonalScan. With one channel a head the
+/// gates of the scan are all it takes; wider heads write the outer product, one scan channel
+/// (i·hd + j)·H + h for each of its entries. Wider heads need states whose axes i, j, h can be
+/// walked with one stride.
+/// Products   what wider heads do beside the scans, and the layout of what lies between, as
+///            HostProducts has it
 template <class Products>
 struct BasicH3Mixer {
   template <class Ctx, class T>

@@ -8,7 +8,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::attention and ssm::rotary: tiles of queries for a sequence, the cache in place for a few positions.
+/// ssm::attention and ssm::rotary: tiles of queries for a sequence, the cache in place for a few
+/// positions.
 template <class Arch>
 struct Attention {
   template <class Ctx, class T>

@@ -87,7 +87,8 @@ class AttentionForward {
     }
   }
 
-  /// Scores become weights relative to the largest so far; what was summed before is scaled down to it.
+  /// Scores become weights relative to the largest so far; what was summed before is scaled down to
+  /// it.
   static void weigh(T* tile, Index keys, Index width, T* y, Running& running) {
     Register factor[wide];
     unrolled<wide>([&](auto j) {

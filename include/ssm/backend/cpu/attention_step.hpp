@@ -9,9 +9,10 @@
 
 namespace ssm::cpu {
 
-/// Attention of a few queries over many cached keys, which are read where they lie, once per query: keys outside, heads
-/// inside, so that a cache whose heads are neighbors is read from front to back. Threads share the queries or, where these
-/// are too few, the keys: each sums its part relative to its own largest score.
+/// Attention of a few queries over many cached keys, which are read where they lie, once per query:
+/// keys outside, heads inside, so that a cache whose heads are neighbors is read from front to
+/// back. Threads share the queries or, where these are too few, the keys: each sums its part
+/// relative to its own largest score.
 template <class T, class Arch>
 class AttentionStep {
  public:
@@ -46,7 +47,8 @@ class AttentionStep {
   using Register = Batch<T, Arch>;
   static constexpr Index lanes = lane_count<T, Arch>;
 
-  /// All heads of one query with a part of the keys. Of a head it leaves Σ weight·v, then the largest score and Σ weight.
+  /// All heads of one query with a part of the keys. Of a head it leaves Σ weight·v, then the
+  /// largest score and Σ weight.
   class Part {
    public:
     Part(const ssm::Attention<T, HostSpace>& a, Index query, Index part, Index parts,

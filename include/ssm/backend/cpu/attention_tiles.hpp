@@ -11,8 +11,9 @@
 
 namespace ssm::cpu {
 
-/// Tiles of scores with the queries in lanes and the keys in rows: softmax and its gradient are then plain arithmetic
-/// between registers, and a tile of weights is already the operand that the next product wants.
+/// Tiles of scores with the queries in lanes and the keys in rows: softmax and its gradient are
+/// then plain arithmetic between registers, and a tile of weights is already the operand that the
+/// next product wants.
 template <class T, class Arch>
 struct AttentionTiles {
   using Register = Batch<T, Arch>;
@@ -30,7 +31,8 @@ struct AttentionTiles {
     return round_up(width, std::max<Index>(channels_wide * lanes, rows));
   }
 
-  /// Positions begin … begin+count−1 of one head, [position][padded width]; zero beyond, up to `padded` positions.
+  /// Positions begin … begin+count−1 of one head, [position][padded width]; zero beyond, up to
+  /// `padded` positions.
   template <class V>
   static void copy_rows(const V& view, Index b, Index h, Index begin, Index count, Index padded,
                         T* to) {

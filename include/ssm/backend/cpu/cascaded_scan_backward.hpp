@@ -10,9 +10,10 @@
 
 namespace ssm::cpu {
 
-/// The gradient of CascadedScan. A first pass keeps the states of all scans at every `chunk` positions; then, from the last
-/// chunk to the first, those inside are computed again, a group at a time, and the adjoints run back over them: the cascaded
-/// scan's first, whose gated adjoints are what enters the sources' ones.
+/// The gradient of CascadedScan. A first pass keeps the states of all scans at every `chunk`
+/// positions; then, from the last chunk to the first, those inside are computed again, a group at a
+/// time, and the adjoints run back over them: the cascaded scan's first, whose gated adjoints are
+/// what enters the sources' ones.
 template <class T, class Arch>
 class CascadedScanBackward {
  public:
@@ -96,7 +97,8 @@ class CascadedScanBackward {
   T* drate(std::size_t scan) const { return dinput(scan) + chunk * lanes; }
   T* dy() const { return dinput(modes_.scans()); }
   T* dgate() const { return dy() + chunk * lanes; }
-  /// What is summed over channels, [chunk][N]: the gradient of a source's B, of the cascaded scan's C.
+  /// What is summed over channels, [chunk][N]: the gradient of a source's B, of the cascaded scan's
+  /// C.
   T* shared(std::size_t scan) const { return shared_ + static_cast<Index>(scan) * chunk * size_; }
   T* adjoint(std::size_t scan) const { return adjoints_ + static_cast<Index>(scan) * size_; }
   T* boundary(Index c) const {
@@ -140,7 +142,8 @@ class CascadedScanBackward {
     for (std::size_t i = 0; i < modes_.scans(); ++i) store_shared(i, c);
   }
 
-  /// Runs an adjoint back over a group of states: enter(which, t) is what enters it, seen(which, t, λ) sees it.
+  /// Runs an adjoint back over a group of states: enter(which, t) is what enters it, seen(which, t,
+  /// λ) sees it.
   template <class Enter, class See>
   [[gnu::always_inline]] void run_back(std::size_t scan, Index c, Index n, Enter&& enter,
                                        See&& see) const {
@@ -171,7 +174,8 @@ class CascadedScanBackward {
     });
   }
 
-  /// λ_t = C_t·dy_t + exp(Δ_{t+1}·A)·λ_{t+1}; leaves gate·λ where the sum of the sources' states was.
+  /// λ_t = C_t·dy_t + exp(Δ_{t+1}·A)·λ_{t+1}; leaves gate·λ where the sum of the sources' states
+  /// was.
   void run_own(Index c, Index n) const {
     const std::size_t own = modes_.sources();
     const auto& C = modes_.own().C();

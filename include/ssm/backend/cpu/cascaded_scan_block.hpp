@@ -10,8 +10,8 @@
 
 namespace ssm::cpu {
 
-/// What CascadedScan's kernels share for a whole call: rates, B and C as SelectiveScan's kernels want them, of the sources in
-/// their order and of the cascaded scan after them.
+/// What CascadedScan's kernels share for a whole call: rates, B and C as SelectiveScan's kernels
+/// want them, of the sources in their order and of the cascaded scan after them.
 template <class T, class Arch>
 class CascadedModes {
  public:
@@ -46,8 +46,9 @@ class CascadedModes {
   std::array<std::optional<Modes>, max_scans> all_;
 };
 
-/// One block of channels of one sequence, a channel in each lane, some positions at a time. Within them a group of states of
-/// all sources goes first, and what they add up to then drives the same group of the cascaded scan.
+/// One block of channels of one sequence, a channel in each lane, some positions at a time. Within
+/// them a group of states of all sources goes first, and what they add up to then drives the same
+/// group of the cascaded scan.
 template <class T, class Arch>
 class CascadedBlock {
  public:
@@ -79,7 +80,8 @@ class CascadedBlock {
   T* u(std::size_t scan) const { return row(scan, 2); }
   T* y() const { return memory_ + modes_.scans() * rows_per_scan * chunk * lanes; }
   T* drive() const { return y() + chunk * lanes; }  // [chunk][group]
-  // Kept: states before every position and at the end, [chunk + 1][group], and by what they decay, [chunk][group].
+  // Kept: states before every position and at the end, [chunk + 1][group], and by what they decay,
+  // [chunk][group].
   T* states(std::size_t scan) const {
     return drive() + (group * chunk + static_cast<Index>(scan) * (2 * chunk + 1) * group) * lanes;
   }
@@ -111,8 +113,8 @@ class CascadedBlock {
     }
   }
 
-  /// Advances a group of states of all scans from `from` to `to`, [scan][N], and adds what is read to y. With Keep the states
-  /// go to the scratch in place of `to`.
+  /// Advances a group of states of all scans from `from` to `to`, [scan][N], and adds what is read
+  /// to y. With Keep the states go to the scratch in place of `to`.
   template <bool Keep>
   void advance(Index begin, Index length, Index n, const T* from, T* to) const {
     const Index size = modes_.own().padded() * lanes;

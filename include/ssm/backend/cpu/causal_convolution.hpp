@@ -7,8 +7,9 @@
 
 namespace ssm::cpu {
 
-/// ssm::causal_convolution: term by term where the kernel is short, in the frequency domain where it is long.
-/// `Fft` is LaneFft, or EigenFft or FftwFft from their headers: libraries to compare with.
+/// ssm::causal_convolution: term by term where the kernel is short, in the frequency domain where
+/// it is long. `Fft` is LaneFft, or EigenFft or FftwFft from their headers: libraries to compare
+/// with.
 template <class Arch, class Fft = LaneFft>
 struct CausalConvolution {
   template <class Ctx, class T>

@@ -19,17 +19,19 @@ inline Index longest_sequence(Index length, Segments segments) {
   return longest;
 }
 
-/// Into what a causal convolution is cut: blocks of positions and, of the same length, parts of the kernel.
+/// Into what a causal convolution is cut: blocks of positions and, of the same length, parts of the
+/// kernel.
 ///   y_i = Σ_j kernel_j * x_{i−j}
-/// Small blocks stay in the cache, large ones have fewer products; the choice is by counted operations, so that it depends
-/// on nothing but the shape.
+/// Small blocks stay in the cache, large ones have fewer products; the choice is by counted
+/// operations, so that it depends on nothing but the shape.
 struct ConvolutionCut {
   Index block = 4;   // positions
   Index parts = 1;   // of the kernel
   Index blocks = 1;  // of the longest sequence
   double cost = 0;   // in cycles a register
 
-  /// The cheapest cut for a batch of sequences. `terms` ≥ 1 of the kernel reach the longest of them.
+  /// The cheapest cut for a batch of sequences. `terms` ≥ 1 of the kernel reach the longest of
+  /// them.
   static ConvolutionCut best(Index batch, Index length, Segments segments, Index terms) {
     const Index longest = longest_sequence(length, segments);
     ConvolutionCut found = with_block(fft_length(longest), batch, length, segments, terms);
@@ -86,8 +88,8 @@ struct ConvolutionCut {
   }
 };
 
-/// How the work of a convolution is shared: a unit is a register of channels and a share of the sequences. Threads take units
-/// or, where these are too few, the blocks of a sequence.
+/// How the work of a convolution is shared: a unit is a register of channels and a share of the
+/// sequences. Threads take units or, where these are too few, the blocks of a sequence.
 struct ConvolutionShape {
   template <class T>
   ConvolutionShape(const CausalConvolution<T, HostSpace>& a, Index lanes, const Threads& threads,

@@ -13,12 +13,14 @@
 
 namespace ssm::cpu {
 
-/// CausalConvolution in the frequency domain, a register of channels at a time. Blocks of positions and parts of the kernel
-/// are transformed; a block of outputs is the sum of products of their spectra. The kernel's spectra serve all sequences of a
-/// unit of work; gates are applied on the way in and out, the skip is added to the first term.
+/// CausalConvolution in the frequency domain, a register of channels at a time. Blocks of positions
+/// and parts of the kernel are transformed; a block of outputs is the sum of products of their
+/// spectra. The kernel's spectra serve all sequences of a unit of work; gates are applied on the
+/// way in and out, the skip is added to the first term.
 ///   y_i = Re F⁻¹ Σ_j K_j·(U_{i−j} − i·U_{i−j−1})
 ///   du_i = Re F⁻¹ Σ_j conj(K_j)·V_{i+j}        dkernel_j = Re F⁻¹ Σ_i conj(U_i)·V_{i+j}        V_i = G_i + i·G_{i+1}
-/// with the transforms U of gate_in·x and G of gate_out·dy: modulo Xⁿ = i a shift by a block is a multiplication by i.
+/// with the transforms U of gate_in·x and G of gate_out·dy: modulo Xⁿ = i a shift by a block is a
+/// multiplication by i.
 template <class T, class Arch, class Fft>
 class CausalConvolutionFft {
  public:
@@ -86,7 +88,8 @@ class CausalConvolutionFft {
     });
   }
 
-  /// What a worker needs: spectra of the blocks of one or two operands and of the kernel, with its gradient or without.
+  /// What a worker needs: spectra of the blocks of one or two operands and of the kernel, with its
+  /// gradient or without.
   struct Memory {
     template <class Frame>
     static Memory take(Frame& frame, const Shape& shape, const Plan& plan, Index operands,
@@ -216,7 +219,8 @@ class CausalConvolutionFft {
           target.result.store(first + j, Register::load_aligned(rows + j * lanes));
     }
 
-    /// body(index, first position, positions, worker) for every block of a sequence or part of a kernel.
+    /// body(index, first position, positions, worker) for every block of a sequence or part of a
+    /// kernel.
     template <class F>
     void for_each_range(Index count, Index length, Index begin, F&& body) const {
       const Index block = shape_.cut.block;

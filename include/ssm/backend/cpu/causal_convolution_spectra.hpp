@@ -8,14 +8,16 @@
 
 namespace ssm::cpu {
 
-/// The spectra of the blocks of an operand, or of the parts of a kernel, of a register of channels. Points are taken four at a
-/// time through all blocks: independent sums hide the latency of the products, and what they read stays in the cache.
+/// The spectra of the blocks of an operand, or of the parts of a kernel, of a register of channels.
+/// Points are taken four at a time through all blocks: independent sums hide the latency of the
+/// products, and what they read stays in the cache.
 template <class T, class Plan>
 class ConvolutionSpectra {
  public:
   static constexpr Index quad_points = 4;
 
-  /// Scalars from one spectrum to the next: not a power of two, so that the same points fall into different cache sets.
+  /// Scalars from one spectrum to the next: not a power of two, so that the same points fall into
+  /// different cache sets.
   static Index padded_size(const Plan& plan) { return (plan.points() + quad_points) * Plan::point; }
 
   ConvolutionSpectra(const Plan& plan, const View<T, 2>& memory)

@@ -7,8 +7,8 @@
 
 namespace ssm::cpu {
 
-/// The states of some neighboring channels of one sequence, between memory, [S, D, N] or [S, D, P, 1|2], and scratch with
-/// a channel in each lane, [N][lanes] or [P][2][lanes].
+/// The states of some neighboring channels of one sequence, between memory, [S, D, N] or [S, D, P,
+/// 1|2], and scratch with a channel in each lane, [N][lanes] or [P][2][lanes].
 template <class T, class Arch>
 struct ChannelStates {
   static constexpr Index lanes = lane_count<T, Arch>;

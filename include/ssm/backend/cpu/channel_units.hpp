@@ -7,8 +7,9 @@
 
 namespace ssm::cpu {
 
-/// How sequences and blocks of channels are shared out among threads: a unit is a slot of sequences and a group of
-/// neighboring blocks. Sums over sequences are kept by slot, sums over channels by group, and added up in order.
+/// How sequences and blocks of channels are shared out among threads: a unit is a slot of sequences
+/// and a group of neighboring blocks. Sums over sequences are kept by slot, sums over channels by
+/// group, and added up in order.
 struct ChannelUnits {
   Index sequences, blocks, slots, groups;
 

@@ -10,10 +10,12 @@
 
 namespace ssm::cpu {
 
-/// DecayedHead by chunks of C rows, as three products of packed panels: with i, j in a chunk that S enters,
+/// DecayedHead by chunks of C rows, as three products of packed panels: with i, j in a chunk that S
+/// enters,
 ///   P_ij = γ^{i−j}·q_i·k_j for j ≤ i      y_i = Σ_j P_ij·v_j + γ^{i+1}·q_i·S      S ← γ^C·S + Σ_j γ^{C−1−j}·k_j ⊗ v_j
-/// The state is kept as panels of columns all the way: it is read as the right operand of the readout and written as the
-/// result of the update. Per row: 4·K·V operations for the state, (K + V)·C or less within the chunk.
+/// The state is kept as panels of columns all the way: it is read as the right operand of the
+/// readout and written as the result of the update. Per row: 4·K·V operations for the state,
+/// (K + V)·C or less within the chunk.
 template <class T, class Arch>
 class DecayedChunks {
  public:

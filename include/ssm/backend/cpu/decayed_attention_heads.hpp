@@ -7,8 +7,9 @@
 
 namespace ssm::cpu {
 
-/// DecayedAttention and its gradient over all heads of all sequences; heads and, where these are too few, columns of their
-/// results are shared out over the threads. Each gradient is decayed attention again, in time or against it:
+/// DecayedAttention and its gradient over all heads of all sequences; heads and, where these are
+/// too few, columns of their results are shared out over the threads. Each gradient is decayed
+/// attention again, in time or against it:
 ///   dq_n = S_n·dy_n:              queries dy, keys v, values k, state Sᵀ
 ///   with R_n = γ·R_{n+1} + q_n ⊗ dy_n from the last row to the first,
 ///   dk_n = R_n·v_n:               queries v, keys dy, values q, state Rᵀ
@@ -128,7 +129,8 @@ class DecayedHeads {
     return std::clamp<Index>(wanted, 1, std::max<Index>(1, a.q.extent(1)));
   }
 
-  /// Runs head_of(kind, sequence, head), kind < kinds, for every head of every sequence, in parts of its columns.
+  /// Runs head_of(kind, sequence, head), kind < kinds, for every head of every sequence, in parts
+  /// of its columns.
   template <class Ctx, class HeadOf>
   static void run(Ctx& ctx, const ssm::DecayedAttention<T, HostSpace>& a, Index kinds,
                   HeadOf&& head_of) {

@@ -30,8 +30,8 @@ struct DecayedHead {
   Strided<T> final{}, y{};
 };
 
-/// Into how many parts each of `units` equal pieces of work is cut, at most `pieces`, so that threads get equal shares:
-/// one where the units share out evenly or are many.
+/// Into how many parts each of `units` equal pieces of work is cut, at most `pieces`, so that
+/// threads get equal shares: one where the units share out evenly or are many.
 inline Index even_parts(int threads, Index units, Index pieces) {
   if (units == 0 || units >= 4 * threads) return 1;
   Index parts = 1;

@@ -66,7 +66,8 @@ class DiagonalKernelForward {
   }
 };
 
-/// The gradient of DiagonalKernel. With h = Σ_l dkernel[l]·Ā^l and s = Σ_l dkernel[l]·l·Ā^(l−1), again split in two tables,
+/// The gradient of DiagonalKernel. With h = Σ_l dkernel[l]·Ā^l and s = Σ_l dkernel[l]·l·Ā^(l−1),
+/// again split in two tables,
 ///   dC = conj(w·B̄·h),  dB̄ = conj(w·C·h),  dĀ = conj(w·C·B̄·s)
 template <class T, class Arch, int Parts>
 class DiagonalKernelGradient {

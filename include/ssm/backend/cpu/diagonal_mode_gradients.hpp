@@ -5,8 +5,8 @@
 
 namespace ssm::cpu {
 
-/// Sums over positions for the gradients of Ā, B̄ and C, kept per slot of sequences and block of channels, and their way
-/// back through the discretization to dt, A, B, C.
+/// Sums over positions for the gradients of Ā, B̄ and C, kept per slot of sequences and block of
+/// channels, and their way back through the discretization to dt, A, B, C.
 template <class T, class Arch>
 class DiagonalModeGradients {
  public:
@@ -50,7 +50,8 @@ class DiagonalModeGradients {
     }
   }
 
-  /// Adds everything to the gradients of the parameters: modes in parallel, slots and blocks in order.
+  /// Adds everything to the gradients of the parameters: modes in parallel, slots and blocks in
+  /// order.
   void add_to(const Threads& threads, const ssm::DiagonalScanBackward<T, HostSpace>& g) {
     constexpr Index grain = 4;  // modes
     parallel(threads, g.forward.A.extent(1), grain, [&](Range range, int) {

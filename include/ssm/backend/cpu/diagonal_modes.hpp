@@ -36,7 +36,8 @@ class DiagonalModes {
     });
   }
 
-  /// A whole number of groups; modes beyond the last have zero coefficients, and therefore stay zero.
+  /// A whole number of groups; modes beyond the last have zero coefficients, and therefore stay
+  /// zero.
   Index modes() const { return modes_; }
   /// Registers that cover the channels; block g reads the coefficients of pattern g mod patterns().
   Index blocks() const { return (a_.x.extent(2) + lanes - 1) / lanes; }

@@ -9,9 +9,10 @@
 
 namespace ssm::cpu {
 
-/// What DiagonalKernel's row and its gradient share: positions l = width·j + i, powers Ā^l = (Ā^width)^j · Ā^i. Both tables of
-/// powers are short and come from recurrences in double precision, so that the phase of Ā^l is exact to the rounding of
-/// its two factors; everything of size L is a matrix product in T.
+/// What DiagonalKernel's row and its gradient share: positions l = width·j + i, powers
+/// Ā^l = (Ā^width)^j · Ā^i. Both tables of powers are short and come from recurrences in double
+/// precision, so that the phase of Ā^l is exact to the rounding of its two factors; everything of
+/// size L is a matrix product in T.
 template <class T, class Arch, int Parts>
 class DiagonalPowers {
  public:
@@ -68,7 +69,8 @@ class DiagonalPowers {
     return load_number<double, Arch, Parts>(buffer);
   }
 
-  /// to[j][column] = Σ_k left[j][k] · right[k][column] for all blocks j; `right` and `columns` in panels.
+  /// to[j][column] = Σ_k left[j][k] · right[k][column] for all blocks j; `right` and `columns` in
+  /// panels.
   void multiply(const T* left, Index left_stride, const T* right, Index right_rows, Index columns,
                 T* to) const {
     using Register = Batch<T, Arch>;

@@ -8,8 +8,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::diagonal_scan: by channels for a sequence, by modes for a single position. Real modes run as complex ones whose
-/// imaginary parts are zero: half as much code to compile.
+/// ssm::diagonal_scan: by channels for a sequence, by modes for a single position. Real modes run
+/// as complex ones whose imaginary parts are zero: half as much code to compile.
 template <class Arch>
 struct DiagonalScan {
   template <class Ctx, class T>

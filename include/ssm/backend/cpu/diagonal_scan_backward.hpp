@@ -6,10 +6,11 @@
 
 namespace ssm::cpu {
 
-/// The gradient of DiagonalScan with a channel in each lane. A first pass keeps the state at every `chunk` positions; then,
-/// from the last chunk to the first, the states inside are computed again, some modes at a time, and the adjoint runs
-/// back over them, all within the first-level cache.
-/// From a zero state and without gradients of states, B̄ and C factor out of both recurrences: x = B̄·x′, λ = w·C*·μ, and
+/// The gradient of DiagonalScan with a channel in each lane. A first pass keeps the state at every
+/// `chunk` positions; then, from the last chunk to the first, the states inside are computed again,
+/// some modes at a time, and the adjoint runs back over them, all within the first-level cache.
+/// From a zero state and without gradients of states, B̄ and C factor out of both recurrences:
+/// x = B̄·x′, λ = w·C*·μ, and
 /// the sums for B̄ and for C are one:  Σ g·x′* = Σ u·μ.
 template <class T, class Arch>
 class DiagonalScanBackward {
@@ -21,7 +22,8 @@ class DiagonalScanBackward {
     auto frame = ctx.workspace().frame();
     const Modes modes(frame, threads, a);
     const Index sequences = sequence_count(a.x.extent(0), a.segments);
-    // Sequences share sums within a slot, and slots are added in order; their number does not depend on the threads.
+    // Sequences share sums within a slot, and slots are added in order; their number does not
+    // depend on the threads.
     constexpr Index wanted_units = 32;
     const Index slots = std::clamp<Index>(wanted_units / std::max<Index>(1, modes.blocks()), 1,
                                           std::max<Index>(1, sequences));
@@ -125,7 +127,8 @@ class DiagonalScanBackward {
       return length;
     }
 
-    /// Advances `Width` modes over a chunk; with Keep, the states before every position and at the end go to `states_`.
+    /// Advances `Width` modes over a chunk; with Keep, the states before every position and at the
+    /// end go to `states_`.
     template <bool Folded, bool Keep, int Width>
     void run_states(Index p, Index length, const T* from, T* to) const {
       Number state[Width], A[Width], B[Width];
@@ -196,7 +199,8 @@ class DiagonalScanBackward {
       }
     }
 
-    /// λ_t = w·C*·g_t + Ā*·λ_{t+1} for `Width` modes, and what it adds to du and to the sums for Ā, B̄, C.
+    /// λ_t = w·C*·g_t + Ā*·λ_{t+1} for `Width` modes, and what it adds to du and to the sums for Ā,
+    /// B̄, C.
     template <bool Folded, int Width>
     void run_adjoint(Index p, Index slot, Index length) const {
       Number A[Width], B[Width], C[Width], lambda[Width], sum_A[Width], sum_B[Width], sum_C[Width];

@@ -7,9 +7,9 @@
 
 namespace ssm::cpu {
 
-/// DiagonalScan with a channel in each lane: modes in the inner loop, `tile` positions of each at a time so that loading
-/// and storing its state costs nothing. From a zero state B̄ is folded into C and the recurrence runs on unit input:
-/// 6 operations a mode, where 8 are needed with a state.
+/// DiagonalScan with a channel in each lane: modes in the inner loop, `tile` positions of each at a
+/// time so that loading and storing its state costs nothing. From a zero state B̄ is folded into C
+/// and the recurrence runs on unit input: 6 operations a mode, where 8 are needed with a state.
 template <class T, class Arch>
 class DiagonalScanForward {
  public:

@@ -5,8 +5,8 @@
 
 namespace ssm::cpu {
 
-/// DiagonalScan over a single position: the modes lie in lanes, as they do in memory, so that a step reads the
-/// coefficients and the state once and rearranges nothing.
+/// DiagonalScan over a single position: the modes lie in lanes, as they do in memory, so that a
+/// step reads the coefficients and the state once and rearranges nothing.
 template <class T, class Arch>
 class DiagonalScanStep {
  public:

@@ -9,7 +9,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::dropout; the random numbers are those of ssm::Random, drawn for several counters side by side.
+/// ssm::dropout; the random numbers are those of ssm::Random, drawn for several counters side by
+/// side.
 template <class Arch>
 struct Dropout {
   template <class Ctx, class T>
@@ -33,7 +34,8 @@ struct Dropout {
  private:
   static constexpr int lanes = 16;
 
-  /// The first two words of Philox4x32-10 for `lanes` counters; the loops over lanes are what a compiler vectorizes.
+  /// The first two words of Philox4x32-10 for `lanes` counters; the loops over lanes are what a
+  /// compiler vectorizes.
   static void random_words(std::uint64_t seed, std::uint64_t first, std::uint64_t* word) {
     std::uint32_t c0[lanes], c1[lanes], c2[lanes], c3[lanes];
     for (int i = 0; i < lanes; ++i) {

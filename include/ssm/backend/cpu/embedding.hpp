@@ -9,7 +9,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::embedding, rows in parallel; its gradient splits the columns, so that every row of the table is summed in order.
+/// ssm::embedding, rows in parallel; its gradient splits the columns, so that every row of the
+/// table is summed in order.
 template <class Arch>
 struct Embedding {
   template <class Ctx, class T>

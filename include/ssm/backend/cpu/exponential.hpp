@@ -13,7 +13,8 @@ namespace ssm::cpu {
 inline constexpr double log2_of_e = 1.44269504088896340736;
 inline constexpr double ln_of_2 = 0.69314718055994530942;
 
-/// Coefficients, the lowest first, of the polynomials behind the functions below, with the least worst relative error:
+/// Coefficients, the lowest first, of the polynomials behind the functions below, with the least
+/// worst relative error:
 ///   exp2    2^x for 0 ≤ x < 1          atanh   2·artanh(√x) / √x for 0 ≤ x ≤ 1/9
 template <class T>
 struct Polynomials;
@@ -59,8 +60,8 @@ template <class R, class T, std::size_t N>
   return sum;
 }
 
-/// 2^x to the last place or two, NaN for NaN, in half the operations of xsimd::exp. Without AVX-512 nothing is smaller than
-/// the smallest normal number.
+/// 2^x to the last place or two, NaN for NaN, in half the operations of xsimd::exp. Without AVX-512
+/// nothing is smaller than the smallest normal number.
 template <class R>
 [[gnu::always_inline]] inline R exp2_of(const R& x) {
   using T = typename R::value_type;

@@ -12,9 +12,9 @@
 
 namespace ssm::cpu {
 
-/// Complex FFTs by FFTW, in double and single precision. `Planning` is FFTW's: FFTW_ESTIMATE plans at once and always alike;
-/// FFTW_MEASURE and FFTW_PATIENT take up to seconds a length, and what they choose, and with it the last bits of every result,
-/// depends on the moment.
+/// Complex FFTs by FFTW, in double and single precision. `Planning` is FFTW's: FFTW_ESTIMATE plans
+/// at once and always alike; FFTW_MEASURE and FFTW_PATIENT take up to seconds a length, and what
+/// they choose, and with it the last bits of every result, depends on the moment.
 template <class T, unsigned Planning>
 class FftwRows {
  public:

@@ -10,15 +10,18 @@
 
 namespace ssm::cpu {
 
-/// The transform under the causal convolution, for a channel in each lane: no shuffles, no transpositions, no library.
+/// The transform under the causal convolution, for a channel in each lane: no shuffles, no
+/// transpositions, no library.
 ///   z[k] = Σ_{j<n} u[j] · ρ_k^j     where ρ_0 … ρ_{n−1} are the n roots of ρ^n = i, in an order of the plan's own
-/// Modulo Xⁿ = i the product of two real polynomials of n terms keeps its first n coefficients in the real part and the
-/// others in the imaginary part: a linear convolution of twice the length, without zero padding, unweighted and with a plain
-/// product of spectra. Each pass splits X^len − σ^len into `radix` factors, so its constants belong to a block, not to a
-/// position, and spectra stay in the order in which the factors come: nobody looks at it.
+/// Modulo Xⁿ = i the product of two real polynomials of n terms keeps its first n coefficients in
+/// the real part and the others in the imaginary part: a linear convolution of twice the length,
+/// without zero padding, unweighted and with a plain product of spectra. Each pass splits
+/// X^len − σ^len into `radix` factors, so its constants belong to a block, not to a position, and
+/// spectra stay in the order in which the factors come: nobody looks at it.
 /// spectrum   [n, 2, lanes]   real parts, then imaginary parts of the lanes
 /// Cost    about 3.5·n·log₂ n operations on registers a direction, in place
-/// Source  Crandall & Fagin 1994 (right-angle convolution); Bernstein 2007, "The tangent FFT" §2 (the ring view)
+/// Source  Crandall & Fagin 1994 (right-angle convolution); Bernstein 2007, "The tangent FFT" §2
+///         (the ring view)
 template <class T, class Arch>
 class LanePlan {
  public:
@@ -53,7 +56,8 @@ class LanePlan {
     value.im.store_aligned(z + lanes);
   }
 
-  /// The spectrum of u, of which load(first, n, to) writes n rows to consecutive registers; rows from count on are zero.
+  /// The spectrum of u, of which load(first, n, to) writes n rows to consecutive registers; rows
+  /// from count on are zero.
   template <class Load>
   void forward(T* z, Index count, int, Load&& load) const {
     alignas(64) T rows[4 * chunk * lanes];
@@ -72,8 +76,8 @@ class LanePlan {
     for (Index t = 0; t < 4; ++t) descend(z + t * quarter * point, 1, t);
   }
 
-  /// The rows first … first + n − 1 < count of the real part of what has this spectrum, as store(first, n, from). The
-  /// spectrum is destroyed.
+  /// The rows first … first + n − 1 < count of the real part of what has this spectrum, as
+  /// store(first, n, from). The spectrum is destroyed.
   template <class Store>
   void inverse(T* z, Index count, int, Store&& store) const {
     alignas(64) T rows[4 * chunk * lanes];

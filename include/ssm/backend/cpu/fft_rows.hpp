@@ -11,11 +11,12 @@
 
 namespace ssm::cpu {
 
-/// The transform of LanePlan through a library's FFT of one sequence: a channel in each row, weighted so that the cyclic
-/// transform becomes the one modulo Xⁿ = i.
+/// The transform of LanePlan through a library's FFT of one sequence: a channel in each row,
+/// weighted so that the cyclic transform becomes the one modulo Xⁿ = i.
 ///   z[k] = Σ_{j<n} u[j]·w[j]·e^(−2πi·jk/n)        w[j] = e^(πi·j/2n)
 /// spectrum   [lanes, n, 2]   interleaved; rows padded to whole registers
-/// `Rows` transforms n complex numbers in place: forward(row, worker), inverse(row, worker), neither scaled.
+/// `Rows` transforms n complex numbers in place: forward(row, worker), inverse(row, worker),
+/// neither scaled.
 template <class T, class Arch, class Rows>
 class RowPlan {
  public:

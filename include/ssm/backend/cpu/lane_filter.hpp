@@ -11,8 +11,9 @@ constexpr Index whole_filter_groups(Index n) {
   return (n + filter_group - 1) / filter_group * filter_group;
 }
 
-/// value(t) for begin ≤ t < end into consecutive registers of scratch; zero outside first … last−1. Scratch keeps the
-/// kernels off the operand's stride, at which every position may fall into the same cache set.
+/// value(t) for begin ≤ t < end into consecutive registers of scratch; zero outside first … last−1.
+/// Scratch keeps the kernels off the operand's stride, at which every position may fall into the
+/// same cache set.
 template <class T, class Arch, class F>
 void stage(F&& value, Index begin, Index end, Index first, Index last, T* to) {
   constexpr Index lanes = lane_count<T, Arch>;
@@ -20,7 +21,8 @@ void stage(F&& value, Index begin, Index end, Index first, Index last, T* to) {
     (t >= first && t < last ? value(t) : Batch<T, Arch>(T{0})).store_aligned(to);
 }
 
-/// sums[j] += Σ_{s<taps} tap[s] · row[j + Direction·s] for j < Tile; rows and taps are registers in scratch.
+/// sums[j] += Σ_{s<taps} tap[s] · row[j + Direction·s] for j < Tile; rows and taps are registers in
+/// scratch.
 template <int Direction, int Tile, class T, class Arch>
 void add_filtered(const T* row, const T* tap, Index taps, Batch<T, Arch> (&sums)[Tile]) {
   using Register = Batch<T, Arch>;
@@ -45,7 +47,8 @@ void add_filtered(const T* row, const T* tap, Index taps, Batch<T, Arch> (&sums)
   unrolled<Tile>([&](auto j) { sums[j] = sum[j]; });
 }
 
-/// sums[s] += Σ_{t<length} gradient[t] · row[t − s] for s < taps: a filter's gradient. length and taps are whole groups.
+/// sums[s] += Σ_{t<length} gradient[t] · row[t − s] for s < taps: a filter's gradient. length and
+/// taps are whole groups.
 template <class T, class Arch>
 void add_correlation(const T* row, const T* gradient, Index length, Index taps, T* sums) {
   using Register = Batch<T, Arch>;

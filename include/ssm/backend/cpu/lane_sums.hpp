@@ -5,8 +5,9 @@
 
 namespace ssm::cpu {
 
-/// Σ of the lanes of as many registers as there are lanes: lane i of the result is the sum over rows[i]. Neighboring lanes
-/// are added while two registers become one, three operations each. Overwrites the rows.
+/// Σ of the lanes of as many registers as there are lanes: lane i of the result is the sum over
+/// rows[i]. Neighboring lanes are added while two registers become one, three operations each.
+/// Overwrites the rows.
 template <class T, class Arch>
 Batch<T, Arch> lane_sums(Batch<T, Arch>* rows) {
   using Shuffle = Interleave<T, Arch>;

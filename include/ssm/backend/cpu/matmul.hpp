@@ -7,8 +7,9 @@
 
 namespace ssm::cpu {
 
-/// ssm::matmul: packed panels and a register-blocked kernel, with the epilogue applied while a tile is in the cache.
-/// A slice of the depth at a time is packed by all threads, then the tiles of c are shared out.
+/// ssm::matmul: packed panels and a register-blocked kernel, with the epilogue applied while a tile
+/// is in the cache. A slice of the depth at a time is packed by all threads, then the tiles of c
+/// are shared out.
 /// Source  Goto & van de Geijn 2008; Van Zee & van de Geijn 2015 (BLIS)
 template <class Arch>
 struct Matmul {

@@ -8,8 +8,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::matmul by Eigen's product, for comparison and for whoever prefers it; it costs 3 s of compilation and
-/// runs on one thread. Operands whose
+/// ssm::matmul by Eigen's product, for comparison and for whoever prefers it; it costs 3 s of
+/// compilation and runs on one thread. Operands whose
 /// strides Eigen's products cannot take are copied first.
 ///   struct Mine : ssm::Cpu, ssm::cpu::MatmulEigen<> { using ssm::cpu::MatmulEigen<>::matmul; };
 template <class Arch = xsimd::default_arch>

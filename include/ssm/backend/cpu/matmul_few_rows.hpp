@@ -6,8 +6,9 @@
 
 namespace ssm::cpu {
 
-/// Matmul where a has few rows and the columns of b are contiguous, as in y = x·Wᵀ for a handful of tokens: the weights are
-/// read once, unpacked, one after the other in the order of memory, which is what the prefetcher is fastest at.
+/// Matmul where a has few rows and the columns of b are contiguous, as in y = x·Wᵀ for a handful of
+/// tokens: the weights are read once, unpacked, one after the other in the order of memory, which
+/// is what the prefetcher is fastest at.
 template <class T, class Arch>
 class MatmulFewRows {
  public:

@@ -8,8 +8,9 @@
 
 namespace ssm::cpu {
 
-/// Matmul of operands with any strides: panels of a (`height` rows) and of b (`width` columns) are copied so that the
-/// kernel reads both in order; the columns of c lie in lanes, the rows of a are broadcast.
+/// Matmul of operands with any strides: panels of a (`height` rows) and of b (`width` columns) are
+/// copied so that the kernel reads both in order; the columns of c lie in lanes, the rows of a are
+/// broadcast.
 template <class T, class Arch>
 class MatmulPanels {
  public:
@@ -22,7 +23,8 @@ class MatmulPanels {
     auto frame = workspace.frame();
     const auto left = frame.template tensor<T>(row_panels, slice, height);
     const auto right = frame.template tensor<T>(column_panels, slice, width);
-    // A plain sum grows in c itself. Before an activation the slices' sums wait in c, or apart from what c holds.
+    // A plain sum grows in c itself. Before an activation the slices' sums wait in c, or apart from
+    // what c holds.
     const bool plain = a.activation == ActivationKind::none && !a.z;
     const auto partial = plain || depth <= max_depth ? View<T, 2>()
                          : a.accumulate              ? frame.template tensor<T>(rows, columns)
@@ -68,7 +70,8 @@ class MatmulPanels {
     Index depth;
   };
 
-  /// to[k][i] = view(begin + k, first + i) for k < depth and i < Size; columns that the view lacks become zero.
+  /// to[k][i] = view(begin + k, first + i) for k < depth and i < Size; columns that the view lacks
+  /// become zero.
   template <Index Size, class Source>
   static void pack(const View<const Source, 2>& view, Index begin, Index depth, Index first,
                    T* to) {
@@ -92,7 +95,8 @@ class MatmulPanels {
     }
   }
 
-  /// The tiles of c in a range of row panels and of column panels; blocks of row panels stay in the second-level cache.
+  /// The tiles of c in a range of row panels and of column panels; blocks of row panels stay in the
+  /// second-level cache.
   static void multiply(const ssm::Matmul<T, HostSpace>& a, const View<T, 3>& left,
                        const View<T, 3>& right, const View<T, 2>& partial, Pass pass,
                        Range row_panels, Range column_panels) {

@@ -22,7 +22,8 @@ void for_each_register(Index columns, F&& body) {
 
 }  // namespace detail
 
-/// ssm::normalization, one row at a time; parameter gradients are summed part by part, then in the order of the parts.
+/// ssm::normalization, one row at a time; parameter gradients are summed part by part, then in the
+/// order of the parts.
 template <class Arch>
 struct Normalization {
   template <class Ctx, class T>

@@ -8,7 +8,8 @@
 
 namespace ssm::cpu {
 
-/// A register of real numbers (Parts = 1), or two registers of complex ones; in memory the parts follow each other.
+/// A register of real numbers (Parts = 1), or two registers of complex ones; in memory the parts
+/// follow each other.
 template <class T, class Arch, int Parts>
 using NumberOf = std::conditional_t<Parts == 2, Complex<Batch<T, Arch>>, Batch<T, Arch>>;
 
@@ -74,8 +75,8 @@ R real_multiply_add(const Complex<R>& a, const Complex<R>& b, const R& c) {
   return xsimd::fma(a.re, b.re, negated_multiply_add(a.im, b.im, c));
 }
 
-/// Numbers of `parts` scalars that lie `stride` apart in memory, their parts `part_stride`: one in each lane, zero beyond
-/// `count` and `parts`.
+/// Numbers of `parts` scalars that lie `stride` apart in memory, their parts `part_stride`: one in
+/// each lane, zero beyond `count` and `parts`.
 template <class T, class Arch, int Parts>
 NumberOf<T, Arch, Parts> gather_numbers(const T* from, Index stride, Index part_stride, Index count,
                                         Index parts = Parts) {

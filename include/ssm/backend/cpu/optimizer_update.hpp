@@ -38,7 +38,8 @@ struct OptimizerUpdate {
                     });
   }
 
-  /// Blocks of a fixed length are summed in lanes, the blocks in order in double: the threads do not change the sum.
+  /// Blocks of a fixed length are summed in lanes, the blocks in order in double: the threads do
+  /// not change the sum.
   template <class Ctx, class T>
   static void sum_of_squares(Ctx& ctx, const ssm::SumOfSquares<T, typename Ctx::Space>& a) {
     constexpr Index lanes = lane_count<T, Arch>;

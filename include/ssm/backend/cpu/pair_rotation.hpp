@@ -11,8 +11,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::pair_rotation: the angles of a position are shared by the heads. Within a run of positions each one follows from
-/// the one before by a rotation in double precision.
+/// ssm::pair_rotation: the angles of a position are shared by the heads. Within a run of positions
+/// each one follows from the one before by a rotation in double precision.
 template <class Arch>
 struct PairRotation {
   template <class Ctx, class T>

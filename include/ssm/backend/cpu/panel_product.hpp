@@ -5,9 +5,10 @@
 
 namespace ssm::cpu {
 
-/// sums[i·Wide + j] += Σ_k left[i·row_stride + k·depth_stride] · right[k·right_stride + j·lanes]: the register-blocked kernel
-/// of every matrix product here. Columns of the result lie in lanes; `left` is broadcast, so its strides cost nothing.
-/// Strides may be std::integral_constant. `right` is aligned.
+/// sums[i·Wide + j] += Σ_k left[i·row_stride + k·depth_stride] · right[k·right_stride + j·lanes]:
+/// the register-blocked kernel of every matrix product here. Columns of the result lie in lanes;
+/// `left` is broadcast, so its strides cost nothing. Strides may be std::integral_constant. `right`
+/// is aligned.
 template <int Rows, int Wide, class T, class Arch, class RowStride, class DepthStride,
           class RightStride>
 [[gnu::always_inline]] inline void add_panel_product(const T* left, RowStride row_stride,

@@ -31,7 +31,8 @@ class Threads {
   ThreadPool* pool_;
 };
 
-/// Into how many parts `parallel` splits a loop: some for each thread, so that one whose core is busy can do fewer.
+/// Into how many parts `parallel` splits a loop: some for each thread, so that one whose core is
+/// busy can do fewer.
 inline Index part_count(int threads, Index count, Index grain) {
   constexpr Index parts_a_thread = 4;
   const Index limit =
@@ -62,10 +63,11 @@ struct ParallelBody {
   threads.pool().run(threads, static_cast<int>(loop.parts), {run_part, &loop});
 }
 
-/// Calls body(Range, worker) for contiguous parts of 0 … count−1 that are all of it, in parallel. A part has at least `grain`
-/// iterations; where that leaves one part, the caller does it. `worker`, below `threads`, does one part at a time: it
-/// chooses scratch memory. Which worker does a part is up to chance, so sums are kept by part or by index and never by worker;
-/// the parts depend on the arguments alone. Throws what `body` throws.
+/// Calls body(Range, worker) for contiguous parts of 0 … count−1 that are all of it, in parallel. A
+/// part has at least `grain` iterations; where that leaves one part, the caller does it. `worker`,
+/// below `threads`, does one part at a time: it chooses scratch memory. Which worker does a part is
+/// up to chance, so sums are kept by part or by index and never by worker; the parts depend on the
+/// arguments alone. Throws what `body` throws.
 template <class F>
 void parallel(const Threads& threads, Index count, Index grain, F&& body) {
   using Body = std::remove_reference_t<F>;
@@ -76,7 +78,8 @@ void parallel(const Threads& threads, Index count, Index grain, F&& body) {
   parallel(threads, count, grain, ParallelBody{call, address});
 }
 
-/// Parallel over registers of a matrix: body(row, column, count) for every piece of at most `lanes` columns.
+/// Parallel over registers of a matrix: body(row, column, count) for every piece of at most `lanes`
+/// columns.
 template <class F>
 void parallel_pieces(const Threads& threads, Index rows, Index columns, Index lanes, F&& body) {
   constexpr Index grain = 512;  // pieces below which a thread is not worth waking

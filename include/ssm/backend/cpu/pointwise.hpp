@@ -10,8 +10,8 @@
 
 namespace ssm::cpu {
 
-/// act(x) and act'(x) for a register; the formulas of ActivationKind, with the tanh of a GELU written as a sigmoid of twice
-/// its argument.
+/// act(x) and act'(x) for a register; the formulas of ActivationKind, with the tanh of a GELU
+/// written as a sigmoid of twice its argument.
 template <ActivationKind Kind, class B>
 B activated(const B& x) {
   using T = typename B::value_type;
@@ -62,7 +62,8 @@ B activation_slope(const B& x) {
   if constexpr (Kind == ActivationKind::none) return one;
 }
 
-/// Calls body(std::integral_constant<ActivationKind, k>) for the run-time kind: one decision per call, none per element.
+/// Calls body(std::integral_constant<ActivationKind, k>) for the run-time kind: one decision per
+/// call, none per element.
 template <class F>
 void with_activation(ActivationKind kind, F&& body) {
   using K = ActivationKind;

@@ -5,7 +5,8 @@
 
 namespace ssm::cpu {
 
-/// Some neighboring channels of one sequence of a [B, L, D] operand, one in each lane of a register.
+/// Some neighboring channels of one sequence of a [B, L, D] operand, one in each lane of a
+/// register.
 template <class T, class Arch>
 class Positions {
  public:
@@ -33,8 +34,8 @@ class Positions {
   Index count_;
 };
 
-/// Asks for the lines of one channel at some positions of a [B, L, D] operand, into the second-level cache. Rows that lie
-/// pages apart are beyond what the machine foresees by itself.
+/// Asks for the lines of one channel at some positions of a [B, L, D] operand, into the
+/// second-level cache. Rows that lie pages apart are beyond what the machine foresees by itself.
 template <class T>
 void prefetch(const View<T, 3, HostSpace>& view, Index batch, Index begin, Index length,
               Index channel) {

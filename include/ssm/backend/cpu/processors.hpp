@@ -19,7 +19,8 @@ namespace ssm::cpu {
 
 namespace detail {
 
-/// Processors' worth of time that a control group of Linux and those around it may use; infinite without a limit.
+/// Processors' worth of time that a control group of Linux and those around it may use; infinite
+/// without a limit.
 ///   root    where control groups are mounted, /sys/fs/cgroup
 ///   path    the group's, as in /proc/self/cgroup: "/", "/a/b"
 /// Version 2 has the limit and its period in `cpu.max`, version 1 in two files.
@@ -75,8 +76,9 @@ inline int wanted_threads(const char* variable) {
 
 }  // namespace detail
 
-/// Threads a context starts with: as many as there are processors that this process may run on (its affinity) and has time on
-/// (its control group's limit, rounded up), and no more than OMP_NUM_THREADS says. At least one.
+/// Threads a context starts with: as many as there are processors that this process may run on (its
+/// affinity) and has time on (its control group's limit, rounded up), and no more than
+/// OMP_NUM_THREADS says. At least one.
 inline int default_thread_count() {
   int count = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 #if defined(__linux__)

@@ -25,8 +25,8 @@ int densest_axis(const View<T, 3, HostSpace>& view) {
 
 }  // namespace detail
 
-/// ssm::rearrange in square tiles, so that neither side is walked against its cache lines; ssm::add and ssm::fill by
-/// registers.
+/// ssm::rearrange in square tiles, so that neither side is walked against its cache lines; ssm::add
+/// and ssm::fill by registers.
 template <class Arch>
 struct Rearrange {
   template <class Ctx, class T>

@@ -30,7 +30,8 @@ class Resources {
     parallel(threads(), count, 1, [&](Range range, int) { body(range.begin, range.end); });
   }
 
-  /// The plan of this type and length, made for all threads at the first call and kept; safe from any thread.
+  /// The plan of this type and length, made for all threads at the first call and kept; safe from
+  /// any thread.
   template <class Plan>
   const Plan& plan(Index length) {
     const std::lock_guard lock(plans_->mutex);

@@ -9,8 +9,8 @@
 
 namespace ssm::cpu {
 
-/// Rotary: the angles of a position are shared by batch and heads. Within a run of positions each one follows from the one
-/// before by a rotation in double precision.
+/// Rotary: the angles of a position are shared by batch and heads. Within a run of positions each
+/// one follows from the one before by a rotation in double precision.
 template <class T>
 class RotaryRotation {
  public:

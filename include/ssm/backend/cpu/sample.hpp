@@ -12,7 +12,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::sample: a row on each thread, weights in double precision, and no more sorting than top-k and top-p need.
+/// ssm::sample: a row on each thread, weights in double precision, and no more sorting than top-k
+/// and top-p need.
 template <class Arch>
 struct Sample {
   template <class Ctx, class T>
@@ -42,7 +43,8 @@ struct Sample {
   static constexpr Index lanes = lane_count<double, Arch>;
   static constexpr Index padded(Index n) { return (n + lanes - 1) / lanes * lanes; }
 
-  /// Scratch for one row: exp((logit − best logit) / temperature) of each token, and room to sort tokens.
+  /// Scratch for one row: exp((logit − best logit) / temperature) of each token, and room to sort
+  /// tokens.
   struct Row {
     double* weight;
     Index* order;
@@ -105,7 +107,8 @@ struct Sample {
     }
   }
 
-  /// How many of the likeliest tokens top-k, top-p and min-p keep; unless these are all, they begin `order`.
+  /// How many of the likeliest tokens top-k, top-p and min-p keep; unless these are all, they begin
+  /// `order`.
   static Index keep_likely(const Sampling& sampling, const Row& row) {
     const Index vocabulary = row.vocabulary;
     Index kept = vocabulary;
@@ -128,7 +131,8 @@ struct Sample {
     return std::min(count, available);
   }
 
-  /// Sorts ever longer fronts of `order` until their weights reach the share; returns how many reach it.
+  /// Sorts ever longer fronts of `order` until their weights reach the share; returns how many
+  /// reach it.
   static Index likeliest_share(double share, const Row& row, Index available) {
     double total = 0;
     for (Index i = 0; i < available; ++i) total += row.weight[row.order[i]];

@@ -11,15 +11,17 @@
 
 namespace ssm::cpu {
 
-/// What SelectiveScan's kernels share for a whole call: A·log₂e, [N][lanes] per block of channels, and B and C with their
-/// states adjacent. N is padded with zeros to a whole number of groups everywhere.
+/// What SelectiveScan's kernels share for a whole call: A·log₂e, [N][lanes] per block of channels,
+/// and B and C with their states adjacent. N is padded with zeros to a whole number of groups
+/// everywhere.
 template <class T, class Arch>
 class SelectiveModes {
  public:
   using Register = Batch<T, Arch>;
   static constexpr Index lanes = lane_count<T, Arch>;
   static constexpr int group = 4;  // states at a time: they hide each other's latency
-  // Blocks that take turns: their rows stay within a few pages, their states within the second-level cache.
+  // Blocks that take turns: their rows stay within a few pages, their states within the
+  // second-level cache.
   static constexpr Index largest_group = 16;
 
   template <class Frame>

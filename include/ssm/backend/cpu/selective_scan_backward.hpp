@@ -8,9 +8,9 @@
 
 namespace ssm::cpu {
 
-/// The gradient of SelectiveScan with a channel in each lane. A first pass keeps the state at every `chunk` positions; then,
-/// from the last chunk to the first, the states inside are computed again, some at a time, and the adjoint runs back
-/// over them, all within the first-level cache.
+/// The gradient of SelectiveScan with a channel in each lane. A first pass keeps the state at every
+/// `chunk` positions; then, from the last chunk to the first, the states inside are computed again,
+/// some at a time, and the adjoint runs back over them, all within the first-level cache.
 template <class T, class Arch>
 class SelectiveScanBackward {
  public:
@@ -59,8 +59,8 @@ class SelectiveScanBackward {
     value.store_aligned(rows + i * lanes);
   }
 
-  /// What one block needs while it works on one chunk: a register a position each, and a group of states. One pointer, so
-  /// that the compiler sees all distances.
+  /// What one block needs while it works on one chunk: a register a position each, and a group of
+  /// states. One pointer, so that the compiler sees all distances.
   struct Scratch {
     T* memory;
     static constexpr Index row = chunk * lanes;
@@ -194,8 +194,8 @@ class SelectiveScanBackward {
       }
     }
 
-    /// Advances a group of states over a chunk; with Keep, those before every position and at the end go to the scratch,
-    /// and so do the factors by which they decay.
+    /// Advances a group of states over a chunk; with Keep, those before every position and at the
+    /// end go to the scratch, and so do the factors by which they decay.
     template <bool Keep>
     void run_states(Index block, Index c, Index n, const T* from, T* to) const {
       const Scratch scratch = scratch_;

@@ -7,9 +7,9 @@
 
 namespace ssm::cpu {
 
-/// SelectiveScan with a channel in each lane: states in the inner loop, `tile` positions of each at a time so that loading and
-/// storing it costs nothing. Neighboring blocks take turns every `chunk` positions, so that whole lines of a
-/// few pages are read at a time.
+/// SelectiveScan with a channel in each lane: states in the inner loop, `tile` positions of each at
+/// a time so that loading and storing it costs nothing. Neighboring blocks take turns every `chunk`
+/// positions, so that whole lines of a few pages are read at a time.
 template <class T, class Arch>
 class SelectiveScanForward {
  public:
@@ -146,8 +146,8 @@ class SelectiveScanForward {
   };
 };
 
-/// SelectiveScan over a single position: the states lie in lanes, as they do in memory, so that a step reads A and the
-/// state once and rearranges nothing.
+/// SelectiveScan over a single position: the states lie in lanes, as they do in memory, so that a
+/// step reads A and the state once and rearranges nothing.
 template <class T, class Arch>
 class SelectiveScanStep {
  public:
@@ -193,7 +193,8 @@ class SelectiveScanStep {
     Positions<T, Arch>(a.y, b, channel, count).store(0, y);
   }
 
-  /// Advances the states from n on, as many as there are lanes, of some neighboring channels, and adds what they say.
+  /// Advances the states from n on, as many as there are lanes, of some neighboring channels, and
+  /// adds what they say.
   static void advance(const ssm::SelectiveScan<T, HostSpace>& a, Index b, Index channel,
                       Index channels, Index n, const T* rates, const T* inputs, Register* reads) {
     const Index count = std::min(lanes, a.A.extent(1) - n);

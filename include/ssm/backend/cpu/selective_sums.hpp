@@ -5,8 +5,9 @@
 
 namespace ssm::cpu {
 
-/// What SelectiveScan's gradient gathers. Sums over sequences: of A, skip and dt_bias, [N + 2][lanes] per slot and block.
-/// Sums over channels: of B and C, [B, L, N] per group of blocks. Both are added up in order.
+/// What SelectiveScan's gradient gathers. Sums over sequences: of A, skip and dt_bias,
+/// [N + 2][lanes] per slot and block. Sums over channels: of B and C, [B, L, N] per group of
+/// blocks. Both are added up in order.
 template <class T, class Arch>
 class SelectiveSums {
  public:

@@ -6,7 +6,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::shift_convolution: a filter over channels in lanes for a sequence, the state itself for a single position.
+/// ssm::shift_convolution: a filter over channels in lanes for a sequence, the state itself for a
+/// single position.
 template <class Arch>
 struct ShiftConvolution {
   template <class Ctx, class T>

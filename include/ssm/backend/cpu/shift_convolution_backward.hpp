@@ -5,8 +5,9 @@
 
 namespace ssm::cpu {
 
-/// The gradient of ShiftConvolution with a channel in each lane: dx by the filter run backwards in time, the taps' gradient by
-/// correlation, then B and C from the taps; the terms with states are added where they reach.
+/// The gradient of ShiftConvolution with a channel in each lane: dx by the filter run backwards in
+/// time, the taps' gradient by correlation, then B and C from the taps; the terms with states are
+/// added where they reach.
 template <class T, class Arch>
 class ShiftConvolutionBackward {
  public:
@@ -53,7 +54,8 @@ class ShiftConvolutionBackward {
     (at(rows, n) + value).store_aligned(rows + n * lanes);
   }
 
-  /// One sequence of one block of channels. `sums` holds the gradients of the taps, of B and of C, [3][padded][lanes].
+  /// One sequence of one block of channels. `sums` holds the gradients of the taps, of B and of C,
+  /// [3][padded][lanes].
   class Block {
    public:
     Block(const ssm::ShiftConvolutionBackward<T, HostSpace>& g, const Filter& filter, Sequence s,
@@ -112,7 +114,8 @@ class ShiftConvolutionBackward {
       }
     }
 
-    /// Registers of an operand from its end or its beginning, zero after `length`; returns a whole number of groups.
+    /// Registers of an operand from its end or its beginning, zero after `length`; returns a whole
+    /// number of groups.
     Index take(const Positions<const T, Arch>& from, bool latest_first, T* to) const {
       const Index taken = std::min(filter_.padded(), whole_filter_groups(length_));
       for (Index k = 0; k < taken; ++k) {

@@ -5,8 +5,8 @@
 
 namespace ssm::cpu {
 
-/// ShiftConvolution with a channel in each lane, as a filter; the state before only reaches the first N − 1 outputs, and the
-/// state after only sees the last N inputs.
+/// ShiftConvolution with a channel in each lane, as a filter; the state before only reaches the
+/// first N − 1 outputs, and the state after only sees the last N inputs.
 template <class T, class Arch>
 class ShiftConvolutionForward {
  public:
@@ -104,7 +104,8 @@ class ShiftConvolutionForward {
   };
 };
 
-/// ShiftConvolution over a single position: the state is shifted and read once, its N numbers in lanes.
+/// ShiftConvolution over a single position: the state is shifted and read once, its N numbers in
+/// lanes.
 template <class T, class Arch>
 class ShiftConvolutionStep {
  public:

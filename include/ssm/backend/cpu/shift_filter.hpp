@@ -13,8 +13,8 @@ namespace ssm::cpu {
 
 /// The taps of ShiftConvolution's filter, [N][lanes] per block of channels, computed once per call:
 ///   taps[s] = Σ_{j<N−s} B[j]·C[j+s], the skip added to taps[0]
-/// with B and C in the same order beside them. Each is padded with zeros to a whole number of groups, and has a margin
-/// of zeros at both ends, so that filters may run over its ends.
+/// with B and C in the same order beside them. Each is padded with zeros to a whole number of
+/// groups, and has a margin of zeros at both ends, so that filters may run over its ends.
 template <class T, class Arch>
 class ShiftFilter {
  public:
@@ -44,7 +44,8 @@ class ShiftFilter {
   const T* B(Index block) const { return &memory_(block, 1, margin, 0); }
   const T* C(Index block) const { return &memory_(block, 2, margin, 0); }
 
-  /// to[n] += Σ_{s<taps} tap[s] · row[n + Direction·s] for n < N, where `row` is zero outside 0 … N−1.
+  /// to[n] += Σ_{s<taps} tap[s] · row[n + Direction·s] for n < N, where `row` is zero outside 0 …
+  /// N−1.
   template <int Direction>
   void add_all(const T* row, const T* tap, Index taps, T* to) const {
     for (Index n = 0; n < padded_; n += group) {

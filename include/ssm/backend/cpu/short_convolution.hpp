@@ -6,7 +6,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::short_convolution: by registers of channels for a sequence, channel by channel for a single position.
+/// ssm::short_convolution: by registers of channels for a sequence, channel by channel for a single
+/// position.
 template <class Arch>
 struct ShortConvolution {
   template <class Ctx, class T>

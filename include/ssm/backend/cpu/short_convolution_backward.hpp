@@ -5,8 +5,9 @@
 
 namespace ssm::cpu {
 
-/// The gradient of ShortConvolution with a channel in each lane, from the last position to the first: the filtered sums are
-/// computed again, and what later positions say is carried along, W − 1 registers a block.
+/// The gradient of ShortConvolution with a channel in each lane, from the last position to the
+/// first: the filtered sums are computed again, and what later positions say is carried along,
+/// W − 1 registers a block.
 template <class T, class Arch>
 class ShortConvolutionBackward {
  public:
@@ -52,7 +53,8 @@ class ShortConvolutionBackward {
     value.store_aligned(rows + i * lanes);
   }
 
-  /// One block of channels of one sequence. The carry holds the gradients of the sums of the next W − 1 positions.
+  /// One block of channels of one sequence. The carry holds the gradients of the sums of the next
+  /// W − 1 positions.
   class Block {
    public:
     Block(const Operands& g, const Taps& taps, Sequence s, Index block, const T* state, T* carry,
@@ -169,7 +171,8 @@ class ShortConvolutionBackward {
                    sums_ + block * (width_ + 1) * lanes);
     }
 
-    /// The final state is the last W inputs: its gradient goes to them, and to the initial state where they are fewer.
+    /// The final state is the last W inputs: its gradient goes to them, and to the initial state
+    /// where they are fewer.
     ///   dinitial[w] = Σ_{k<w} carry[k] · weight[w − 1 − k]
     void finish(Index block) const {
       const Index count = taps_.count(block);

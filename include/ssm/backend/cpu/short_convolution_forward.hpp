@@ -5,8 +5,8 @@
 
 namespace ssm::cpu {
 
-/// ShortConvolution with a channel in each lane, `tile` positions of neighboring blocks in turn: memory is read and written
-/// once, in whole lines.
+/// ShortConvolution with a channel in each lane, `tile` positions of neighboring blocks in turn:
+/// memory is read and written once, in whole lines.
 template <class T, class Arch>
 class ShortConvolutionForward {
  public:
@@ -158,7 +158,8 @@ class ShortConvolutionStep {
     Positions<T, Arch>(a.y, b, channel, count).store(0, sum);
   }
 
-  /// The filtered sum of one channel, and its state moved on by one, in rising order: it may lie where it lay.
+  /// The filtered sum of one channel, and its state moved on by one, in rising order: it may lie
+  /// where it lay.
   static T advance(const ssm::ShortConvolution<T, HostSpace>& a, Index b, Index d) {
     const Index width = a.weight.extent(1);
     const T x = a.x(b, 0, d);

@@ -42,7 +42,8 @@ class ShortTaps {
   View<T, 3> memory_;
 };
 
-/// The inputs of one block of channels of one sequence; before its first position lies the initial state, [W][lanes].
+/// The inputs of one block of channels of one sequence; before its first position lies the initial
+/// state, [W][lanes].
 template <class T, class Arch>
 class ShortInputs {
  public:

@@ -4,8 +4,9 @@
 #include <type_traits>
 #include <utility>
 
-// g++ 12 finds uninitialized variables in its own AVX-512 intrinsics, even under -isystem. It asks the place where they are
-// defined: a program that includes <immintrin.h> or Eigen before this must give -Wno-maybe-uninitialized itself.
+// g++ 12 finds uninitialized variables in its own AVX-512 intrinsics, even under -isystem. It asks
+// the place where they are defined: a program that includes <immintrin.h> or Eigen before this must
+// give -Wno-maybe-uninitialized itself.
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -21,7 +22,8 @@
 
 namespace ssm::cpu {
 
-/// One vector register. This file is the only one that knows how xsimd's versions (8.1 … 14) differ.
+/// One vector register. This file is the only one that knows how xsimd's versions (8.1 … 14)
+/// differ.
 template <class T, class Arch>
 using Batch = xsimd::batch<T, Arch>;
 
@@ -103,7 +105,8 @@ template <class T, class Arch>
     scatter_apart<T, Arch>(to, stride, count, value);
 }
 
-/// Σ of the lanes. Called hadd before xsimd 9, reduce_add since; found through the argument's namespace.
+/// Σ of the lanes. Called hadd before xsimd 9, reduce_add since; found through the argument's
+/// namespace.
 template <class T, class Arch>
 T sum_of_lanes(const Batch<T, Arch>& value) {
   if constexpr (requires { reduce_add(value); })
@@ -120,7 +123,8 @@ T largest_lane(const Batch<T, Arch>& value) {  // reduce_max is not in 8.1
   return largest;
 }
 
-/// body(0), …, body(N−1) with constant indices: the arrays that they index stay in registers at any optimization level.
+/// body(0), …, body(N−1) with constant indices: the arrays that they index stay in registers at any
+/// optimization level.
 template <int N, class F>
 [[gnu::always_inline]] inline void unrolled(F&& body) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
@@ -151,8 +155,8 @@ Batch<T, Arch> sigmoid(const Batch<T, Arch>& x) {
   return one / (one + xsimd::exp(-x));
 }
 
-/// Pointwise work may walk either axis of its operands: this puts the one along which the leading operand is contiguous
-/// innermost.
+/// Pointwise work may walk either axis of its operands: this puts the one along which the leading
+/// operand is contiguous innermost.
 template <class T>
 bool wants_turning(const View<T, 2, HostSpace>& leading) {
   return leading.stride(1) != 1 && leading.stride(0) == 1;
@@ -162,7 +166,8 @@ View<T, 2, HostSpace> turned(const View<T, 2, HostSpace>& view, bool turn) {
   return view && turn ? view.transpose(0, 1) : view;
 }
 
-/// A view of rank 2 read and written a register at a time along its second axis; one of rank 1 is every row.
+/// A view of rank 2 read and written a register at a time along its second axis; one of rank 1 is
+/// every row.
 template <class T, class Arch>
 class Rows {
  public:

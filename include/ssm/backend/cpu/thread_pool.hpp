@@ -17,10 +17,11 @@
 
 namespace ssm::cpu {
 
-/// The threads of one context. They are started by the first call that needs them and end with the pool. The caller works
-/// too, as worker 0. Parts are shared out evenly; a worker that is done takes parts of the others, so that a core which is
-/// busy with something else does fewer. Whoever has nothing to do waits for some microseconds and then sleeps.
-/// A child made by fork() starts threads of its own. One call at a time; a call from inside a part runs on its own thread.
+/// The threads of one context. They are started by the first call that needs them and end with the
+/// pool. The caller works too, as worker 0. Parts are shared out evenly; a worker that is done
+/// takes parts of the others, so that a core which is busy with something else does fewer. Whoever
+/// has nothing to do waits for some microseconds and then sleeps. A child made by fork() starts
+/// threads of its own. One call at a time; a call from inside a part runs on its own thread.
 class ThreadPool {
  public:
   /// call(of, part, worker) does one part; a worker does one part at a time.
@@ -36,7 +37,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool() { dismiss(); }
 
-  /// Does parts 0 … parts−1 once each on at most `workers` threads. Throws what a part threw; then some may not be done.
+  /// Does parts 0 … parts−1 once each on at most `workers` threads. Throws what a part threw; then
+  /// some may not be done.
   void run(int workers, int parts, Task task) {
     workers = is_running_ ? 1 : std::min({workers, parts, max_workers});
     if (workers > 1) workers = hire(workers);
@@ -79,7 +81,8 @@ class ThreadPool {
     std::exception_ptr error;
     std::atomic<bool> is_over{false};
 
-    /// Starts threads until there are `size` workers or the system refuses. They leave signals to the program's own.
+    /// Starts threads until there are `size` workers or the system refuses. They leave signals to
+    /// the program's own.
     void hire() {
       sigset_t all, before;
       sigfillset(&all);
@@ -141,8 +144,8 @@ class ThreadPool {
         unfinished.notify_one();
     }
 
-    /// The share as it was before a part was taken from it, or 0. What is taken belongs to a call that waits for it; whoever
-    /// comes late finds nothing, or a share of the next call.
+    /// The share as it was before a part was taken from it, or 0. What is taken belongs to a call
+    /// that waits for it; whoever comes late finds nothing, or a share of the next call.
     static std::uint64_t take_from(std::atomic<std::uint64_t>& share, int self) {
       std::uint64_t seen = share;
       while ((seen & 0xffff) != 0 && self < static_cast<int>(seen >> 16 & 0xffff))
@@ -193,7 +196,8 @@ class ThreadPool {
     crew_.reset();
   }
 
-  /// Whether `is_ready` became true within the time that is worth waiting without giving the core away.
+  /// Whether `is_ready` became true within the time that is worth waiting without giving the core
+  /// away.
   template <class Condition>
   static bool spin(Condition&& is_ready) {
     using Clock = std::chrono::steady_clock;

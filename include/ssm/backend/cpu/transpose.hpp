@@ -9,8 +9,8 @@
 
 namespace ssm::cpu {
 
-/// Exchanges rows and lanes of a square of registers. xsimd's zip functions mean different things on different registers;
-/// the compilers' own shuffle does not.
+/// Exchanges rows and lanes of a square of registers. xsimd's zip functions mean different things
+/// on different registers; the compilers' own shuffle does not.
 template <class T, class Arch>
 class Transposition {
  public:
@@ -78,7 +78,8 @@ class Interleave {
   }
 };
 
-/// to[column · lanes + row] = from[row · stride + column] for `count` ≤ lanes rows and `length` columns; other lanes zero.
+/// to[column · lanes + row] = from[row · stride + column] for `count` ≤ lanes rows and `length`
+/// columns; other lanes zero.
 template <class T, class Arch>
 void rows_to_lanes(const T* from, Index stride, Index count, Index length, T* to) {
   using Register = Batch<T, Arch>;
@@ -94,7 +95,8 @@ void rows_to_lanes(const T* from, Index stride, Index count, Index length, T* to
   }
 }
 
-/// The other way round: visit(row, column, width, register) for every piece of at most `lanes` columns of each row.
+/// The other way round: visit(row, column, width, register) for every piece of at most `lanes`
+/// columns of each row.
 template <class T, class Arch, class F>
 void lanes_to_rows(const T* from, Index count, Index length, F&& visit) {
   using Register = Batch<T, Arch>;

@@ -6,8 +6,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Activation and ssm::ActivationBackward. T: float, double; the functions
-/// are evaluated in T.
+/// The compiled half; formula and shapes as ssm::Activation and ssm::ActivationBackward. T: float,
+/// double; the functions are evaluated in T.
 template <class T>
 SSM_CUDA_API void activation(const ssm::Activation<T, CudaSpace>& a, Stream stream);
 template <class T>

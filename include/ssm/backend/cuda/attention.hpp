@@ -8,7 +8,8 @@ namespace ssm::cuda {
 
 /// The compiled half; formulas and shapes as the operands of ssm::. T: float, double, sums in T.
 /// cached, positions   the operands of that name where the device can read them, or null
-/// A warp walks over a query's keys, 16 at a time, and rescales what it has when a larger score comes.
+/// A warp walks over a query's keys, 16 at a time, and rescales what it has when a larger score
+/// comes.
 template <class T>
 SSM_CUDA_API void attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
                             const std::int64_t* cached, Stream stream);

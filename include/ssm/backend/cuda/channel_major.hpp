@@ -8,8 +8,8 @@
 
 namespace ssm::cuda {
 
-/// Sequences as the tensor-core kernels take them, positions contiguous: in place where they lie so, else transposed
-/// through workspace.
+/// Sequences as the tensor-core kernels take them, positions contiguous: in place where they lie
+/// so, else transposed through workspace.
 ///   ChannelMajor<Ctx> sequences(ctx, stream);
 ///   call.x = sequences.input(a.x);
 ///   call.y = sequences.output(a.y);
@@ -37,7 +37,8 @@ class ChannelMajor {
     copies_[count_++] = {.x = copy, .y = y};
     return {copy.data(), copy.stride(0), copy.stride(2)};
   }
-  /// The gradient of an operand, which the kernels write where the operand was given, wanted or not.
+  /// The gradient of an operand, which the kernels write where the operand was given, wanted or
+  /// not.
   Sequences<float> gradient(const View<float, 3, Space>& wanted,
                             const View<const float, 3, Space>& of) {
     if (!of) return {};

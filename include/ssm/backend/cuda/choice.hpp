@@ -8,18 +8,21 @@
 
 namespace ssm::cuda {
 
-/// Whether a block of the current device has the shared memory that the tensor-core kernels need, 222 KB: from Hopper on.
+/// Whether a block of the current device has the shared memory that the tensor-core kernels need,
+/// 222 KB: from Hopper on.
 SSM_CUDA_API bool has_tensor_core_kernels();
 
-/// Which kernel a float sequence goes to where both the tensor-core kernel and the general one can take it: the argument
-/// of cuda::primitive::BasicDiagonalScan, BasicShiftConvolution and BasicCausalConvolution.
+/// Which kernel a float sequence goes to where both the tensor-core kernel and the general one can
+/// take it: the argument of cuda::primitive::BasicDiagonalScan, BasicShiftConvolution and
+/// BasicCausalConvolution.
 ///
-/// The tensor-core kernels cost a fixed time, in which a channel's matrices are made and read and operands are transposed,
-/// and then little an element. The general ones cost a multiply-add for every term of every element. Bounds are where the
-/// two took the same time on an H200 at 768 channels (bench/cuda_choice.cpp, bench/baselines/cuda_choice_h200.json).
+/// The tensor-core kernels cost a fixed time, in which a channel's matrices are made and read and
+/// operands are transposed, and then little an element. The general ones cost a multiply-add for
+/// every term of every element. Bounds are where the two took the same time on an H200 at 768
+/// channels (bench/cuda_choice.cpp, bench/baselines/cuda_choice_h200.json).
 struct Automatic {
-  /// General: 1.75 us a position forward, 8 backward, for 8192 sequences of a channel at once. Tensor cores: 110 and 430 us, and
-  /// little more with the length.
+  /// General: 1.75 us a position forward, 8 backward, for 8192 sequences of a channel at once.
+  /// Tensor cores: 110 and 430 us, and little more with the length.
   static bool diagonal_scan(const SequenceWork& work) {
     const Index rounds = std::max<Index>(1, work.batch * work.channels / 8192);
     return work.length * rounds >= 64;
@@ -30,8 +33,8 @@ struct Automatic {
   static bool causal_convolution(const SequenceWork& work) {
     return work.terms >= 12 && work.products() >= 65'536;
   }
-  /// A scan's fixed time is the larger, above all backwards, its time an element the smaller. Without gradients it is as
-  /// fast or faster at any length worth a choice.
+  /// A scan's fixed time is the larger, above all backwards, its time an element the smaller.
+  /// Without gradients it is as fast or faster at any length worth a choice.
   static bool convolves(const SequenceWork& work) {
     return work.is_backward &&
            (work.length <= 1024 || (work.length <= 4096 && work.length <= 256 * work.batch));

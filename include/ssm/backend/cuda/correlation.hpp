@@ -7,8 +7,9 @@
 
 namespace ssm::cuda {
 
-/// The gradient of a filter's taps, a sum over all positions for each lag and channel: in chunks of positions, so that
-/// there are enough threads. Depends on the sizes alone, and with it the order of additions.
+/// The gradient of a filter's taps, a sum over all positions for each lag and channel: in chunks of
+/// positions, so that there are enough threads. Depends on the sizes alone, and with it the order
+/// of additions.
 struct Correlation {
   Index positions;  // of the whole batch
   Index channels;

@@ -26,25 +26,27 @@ SSM_CUDA_API void deallocate(void* pointer) noexcept;
 /// Page-locked host memory, which the device reads and writes too, slowly. Throws OutOfMemory.
 SSM_CUDA_API void* allocate_page_locked(std::size_t bytes);
 SSM_CUDA_API void deallocate_page_locked(void* pointer) noexcept;
-/// Between any two memories, in order with the streams of create_stream: after what they were given before, before what
-/// comes later. A copy to the host waits until it is done; host memory that is copied from has been read when it returns.
-/// Streams that others made with cudaStreamNonBlocking are outside this order. Throws Failure.
+/// Between any two memories, in order with the streams of create_stream: after what they were given
+/// before, before what comes later. A copy to the host waits until it is done; host memory that is
+/// copied from has been read when it returns. Streams that others made with cudaStreamNonBlocking
+/// are outside this order. Throws Failure.
 SSM_CUDA_API void copy(void* to, const void* from, std::size_t bytes);
 /// In the same order; does not wait.
 SSM_CUDA_API void fill_zero(void* to, std::size_t bytes);
-/// A copy that is queued behind what the stream was given before. Host memory that is not page-locked has been read when
-/// it returns. Throws Failure.
+/// A copy that is queued behind what the stream was given before. Host memory that is not
+/// page-locked has been read when it returns. Throws Failure.
 SSM_CUDA_API void copy(void* to, const void* from, std::size_t bytes, Stream stream);
 
-/// A stream of `device`, which becomes the host thread's current one. It is in order with the legacy default stream, so
-/// with copy and fill_zero.
+/// A stream of `device`, which becomes the host thread's current one. It is in order with the
+/// legacy default stream, so with copy and fill_zero.
 /// Throws  Failure  without a usable device of that index
 SSM_CUDA_API Stream create_stream(Device device);
 SSM_CUDA_API void destroy_stream(Stream stream) noexcept;
 /// Waits until the stream has done all it was given. Throws Failure if something of it failed.
 SSM_CUDA_API void synchronize(Stream stream);
 
-/// Memory of the device. The host cannot index it; CudaSpace::copy crosses, and waits where it copies to the host.
+/// Memory of the device. The host cannot index it; CudaSpace::copy crosses, and waits where it
+/// copies to the host.
 struct CudaSpace {
   static constexpr bool host_readable = false;
   static constexpr std::string_view name() { return "CUDA device memory"; }
@@ -54,11 +56,12 @@ struct CudaSpace {
   static void fill_zero(void* to, std::size_t bytes) { cuda::fill_zero(to, bytes); }
 };
 
-/// How products of float matrices are computed: in float, or with factors rounded to 10 bits and sums in float (TF32), on
-/// tensor cores.
+/// How products of float matrices are computed: in float, or with factors rounded to 10 bits and
+/// sums in float (TF32), on tensor cores.
 enum class MatmulPrecision { exact, tf32 };
 
-/// What matrix products need beside a stream: cuBLASLt, loaded at the first product, and the algorithms chosen so far.
+/// What matrix products need beside a stream: cuBLASLt, loaded at the first product, and the
+/// algorithms chosen so far.
 class MatmulLibrary;
 SSM_CUDA_API MatmulLibrary* create_matmul_library(MatmulPrecision precision);
 SSM_CUDA_API void destroy_matmul_library(MatmulLibrary* library) noexcept;
@@ -85,12 +88,15 @@ class Resources {
   void copy(void* to, const void* from, std::size_t bytes) const {
     cuda::copy(to, from, bytes, stream());
   }
-  /// Waits for everything this context was given. Allocation and copies to the host wait as well; nothing else does.
+  /// Waits for everything this context was given. Allocation and copies to the host wait as well;
+  /// nothing else does.
   void synchronize() const { cuda::synchronize(stream()); }
-  /// Calls that queue the same work on the same memory every time: the first one is recorded, later ones are one launch.
+  /// Calls that queue the same work on the same memory every time: the first one is recorded, later
+  /// ones are one launch.
   ///   cuda::Resources::Recording step;
   ///   step(ctx, [&] { layer.step(ctx, parameters, x_t, y_t, state); });
-  /// Recorded once more when the context's workspace has grown. The call must have run before, so that nothing allocates.
+  /// Recorded once more when the context's workspace has grown. The call must have run before, so
+  /// that nothing allocates.
   class Recording {
    public:
     template <class Ctx, class Run>

@@ -6,9 +6,9 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::DiagonalKernel and ssm::DiagonalKernelBackward. T: float, double. Powers,
-/// and sums over modes and positions, are in double precision. A thread starts at its first position by squaring and takes
-/// every so many positions from there.
+/// The compiled half; formula and shapes as ssm::DiagonalKernel and ssm::DiagonalKernelBackward. T:
+/// float, double. Powers, and sums over modes and positions, are in double precision. A thread
+/// starts at its first position by squaring and takes every so many positions from there.
 /// scratch   diagonal_kernel_scratch_count(R, P), for the gradient R·P numbers
 template <class T>
 SSM_CUDA_API void diagonal_kernel(const ssm::DiagonalKernel<T, CudaSpace>& a, double* scratch,

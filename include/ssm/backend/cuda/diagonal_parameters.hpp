@@ -6,7 +6,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::DiagonalParameters and ssm::DiagonalParametersBackward. T: float, double.
+/// The compiled half; formula and shapes as ssm::DiagonalParameters and
+/// ssm::DiagonalParametersBackward. T: float, double.
 template <class T>
 SSM_CUDA_API void diagonal_parameters(const ssm::DiagonalParameters<T, CudaSpace>& a,
                                       Stream stream);

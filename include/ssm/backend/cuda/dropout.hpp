@@ -6,7 +6,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Dropout: the same elements are kept on every backend. T: float, double.
+/// The compiled half; formula and shapes as ssm::Dropout: the same elements are kept on every
+/// backend. T: float, double.
 template <class T>
 SSM_CUDA_API void dropout(const ssm::Dropout<T, CudaSpace>& a, Stream stream);
 

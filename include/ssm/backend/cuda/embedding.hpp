@@ -8,8 +8,9 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Embedding and ssm::EmbeddingBackward. T: float, double. A token outside
-/// the table, where the host could not look, gives a row of NaN and no gradient.
+/// The compiled half; formula and shapes as ssm::Embedding and ssm::EmbeddingBackward. T: float,
+/// double. A token outside the table, where the host could not look, gives a row of NaN and no
+/// gradient.
 /// scratch   embedding_scratch_count(M, V)   the positions of every token, in order
 template <class T>
 SSM_CUDA_API void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream);
@@ -17,8 +18,9 @@ template <class T>
 SSM_CUDA_API void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* scratch,
                                      Stream stream);
 
-/// How the positions of equal tokens are found without sorting: `count` slices of positions, of `length` each. A position
-/// is compared with the others of its slice; a slice counts its tokens in a table of V.
+/// How the positions of equal tokens are found without sorting: `count` slices of positions, of
+/// `length` each. A position is compared with the others of its slice; a slice counts its tokens in
+/// a table of V.
 struct EmbeddingSlices {
   Index length;
   Index count;

@@ -11,7 +11,8 @@ namespace ssm::cuda {
 /// taps shift_skip       [D, tap_count], [D] or null   the shift SSM's kernel
 /// diagonal              the diagonal SSM, `modes` stored modes
 /// y           [B, D, L]  overwritten; must not alias an input
-/// tape        h3_mixer_tape bytes, 256-byte aligned, or null: what the backward pass need not compute again
+/// tape        h3_mixer_tape bytes, 256-byte aligned, or null: what the backward pass need not
+///             compute again
 template <class T>
 struct H3Mixer {
   int batch = 0;
@@ -28,9 +29,10 @@ struct H3Mixer {
 };
 
 /// The H3 layer between its projections:  y = q ⊙ diagonal(v ⊙ shift(k)). A function for callers with their own device
-/// pointers: Cuda::h3_mixer, which ssm::H3 calls, is composed of shift_convolution and diagonal_scan instead.
-/// One pass: v ⊙ shift(k) is formed on the way into the state-space model and never stored.
-/// 16-bit data of at most 64 channels or 1024 positions are copied to floats first, as by diagonal_scan.
+/// pointers: Cuda::h3_mixer, which ssm::H3 calls, is composed of shift_convolution and
+/// diagonal_scan instead. One pass: v ⊙ shift(k) is formed on the way into the state-space model
+/// and never stored. 16-bit data of at most 64 channels or 1024 positions are copied to floats
+/// first, as by diagonal_scan.
 /// Cost    320 multiply-adds an element, 8 bytes an element of 16-bit data; 4 more with a tape
 /// Throws  Failure  if a size is out of range or a launch fails
 /// Source  Fu et al. 2023 (H3) algorithm 1
@@ -41,12 +43,13 @@ SSM_CUDA_API void h3_mixer(const H3Mixer<T>& call, void* workspace, Stream strea
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_workspace(const H3Mixer<T>& call);
 
-/// Bytes of a tape of h3_mixer: shift(k), for bf16 data v ⊙ shift(k); the diagonal model's output before q; each
-/// [B, D, L]; and its checkpoints.
+/// Bytes of a tape of h3_mixer: shift(k), for bf16 data v ⊙ shift(k); the diagonal model's output
+/// before q; each [B, D, L]; and its checkpoints.
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_tape(const H3Mixer<T>& call);
 
-/// Arguments of h3_mixer_backward: the forward call's (its tape as that call left it, or null: recomputed), and
+/// Arguments of h3_mixer_backward: the forward call's (its tape as that call left it, or null:
+/// recomputed), and
 /// dy, dq dk dv          [B, D, L]  the latter overwritten
 /// the others            as the parameters; added to; the skips' may be null
 template <class T>

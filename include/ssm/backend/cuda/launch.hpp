@@ -33,7 +33,8 @@ class SSM_CUDA_API Failure : public Error {
   using Error::Error;
 };
 
-/// Number of usable devices: 0 on a machine without a GPU or driver, where every launch throws Failure.
+/// Number of usable devices: 0 on a machine without a GPU or driver, where every launch throws
+/// Failure.
 SSM_CUDA_API int device_count() noexcept;
 
 }  // namespace ssm::cuda

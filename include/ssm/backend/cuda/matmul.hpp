@@ -7,9 +7,10 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Matmul. T: float, double. Products by cuBLASLt in T, of floats as the
-/// context's MatmulPrecision says. Activations, and a bias where z is wanted, are a pass of their own over c. A matrix kept
-/// in bf16 is expanded to T in each product, 10 bytes of traffic a number; matmul_few_rows reads it as it is.
+/// The compiled half; formula and shapes as ssm::Matmul. T: float, double. Products by cuBLASLt in
+/// T, of floats as the context's MatmulPrecision says. Activations, and a bias where z is wanted,
+/// are a pass of their own over c. A matrix kept in bf16 is expanded to T in each product, 10 bytes
+/// of traffic a number; matmul_few_rows reads it as it is.
 /// scratch   matmul_scratch_count(a) numbers: operands without a unit stride, and b_bf16 as T
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
 template <class T>

@@ -6,13 +6,14 @@
 
 namespace ssm::cuda {
 
-/// The product of at most this many rows reads a matrix kept in bf16 as it is. More rows do enough arithmetic to pay for
-/// expanding it.
+/// The product of at most this many rows reads a matrix kept in bf16 as it is. More rows do enough
+/// arithmetic to pay for expanding it.
 inline constexpr Index matmul_few_rows_limit = 16;
 
-/// The compiled half; formula and shapes as ssm::Matmul, for a step's few rows by weights kept in bf16: they are read once
-/// for every 8 rows, 2 bytes each, products and sums are in T. T: float, double. b_bf16 [K, N] has stride 1 along K, as
-/// the transpose of a layer's weight has; a_sum is not given.
+/// The compiled half; formula and shapes as ssm::Matmul, for a step's few rows by weights kept in
+/// bf16: they are read once for every 8 rows, 2 bytes each, products and sums are in T. T: float,
+/// double. b_bf16 [K, N] has stride 1 along K, as the transpose of a layer's weight has; a_sum is
+/// not given.
 /// Cost    2·K·N bytes for every 8 rows
 template <class T>
 SSM_CUDA_API void matmul_few_rows(const ssm::Matmul<T, CudaSpace>& a, Stream stream);

@@ -8,9 +8,10 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T: float, double. Sums over a
-/// row and over rows are in double precision.
-/// sums   [2, normalization_slices(M, D), D]   scratch for dweight and dbias: rows are summed slice by slice, then the slices
+/// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T:
+/// float, double. Sums over a row and over rows are in double precision.
+/// sums   [2, normalization_slices(M, D), D]   scratch for dweight and dbias: rows are summed slice
+///                                             by slice, then the slices
 template <class T>
 SSM_CUDA_API void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream);
 template <class T>

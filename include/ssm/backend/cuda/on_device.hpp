@@ -9,7 +9,8 @@
 
 namespace ssm::cuda {
 
-/// The same operands for the compiled functions, which know one space: addresses mean the same to both sides.
+/// The same operands for the compiled functions, which know one space: addresses mean the same to
+/// both sides.
 template <template <class, class> class Operands, class T, class Space>
 auto on_device(const Operands<T, Space>& operands) {
   return std::bit_cast<Operands<T, CudaSpace>>(operands);
@@ -22,7 +23,8 @@ void queue(Ctx& ctx, Work&& work) {
   if constexpr (Ctx::Space::host_readable) ctx.resources().synchronize();
 }
 
-/// Offsets of packed sequences where the device can read them; null offsets where sequences are not packed.
+/// Offsets of packed sequences where the device can read them; null offsets where sequences are not
+/// packed.
 struct DeviceSegments {
   const Index* offsets = nullptr;
   Index count = 0;  // sequences

@@ -7,7 +7,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::AdamWUpdate, evaluated in T, and ssm::SumOfSquares. T: float, double.
+/// The compiled half; formula and shapes as ssm::AdamWUpdate, evaluated in T, and
+/// ssm::SumOfSquares. T: float, double.
 /// partial   [sum_slices(n).count]   scratch
 template <class T>
 SSM_CUDA_API void adamw_update(const ssm::AdamWUpdate<T, CudaSpace>& a, Stream stream);

@@ -6,7 +6,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formulas and shapes as the operands of ssm::. T: float, double; angles in double.
+/// The compiled half; formulas and shapes as the operands of ssm::. T: float, double; angles in
+/// double.
 template <class T>
 SSM_CUDA_API void pair_rotation(const ssm::PairRotation<T, CudaSpace>& a, DeviceSegments segments,
                                 Stream stream);

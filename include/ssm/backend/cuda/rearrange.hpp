@@ -6,7 +6,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Rearrange, ssm::Add and ssm::Fill. T: float, double.
+/// The compiled half; formula and shapes as ssm::Rearrange, ssm::Add and ssm::Fill. T: float,
+/// double.
 template <class T>
 SSM_CUDA_API void rearrange(const ssm::Rearrange<T, CudaSpace>& a, Stream stream);
 template <class T>

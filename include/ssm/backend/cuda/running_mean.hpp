@@ -6,8 +6,9 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formulas and shapes as ssm::RunningMean and ssm::RunningMeanBackward. T: float, double; sums in double.
-/// A thread for every channel of a sequence, which walks its positions.
+/// The compiled half; formulas and shapes as ssm::RunningMean and ssm::RunningMeanBackward. T:
+/// float, double; sums in double. A thread for every channel of a sequence, which walks its
+/// positions.
 template <class T>
 SSM_CUDA_API void running_mean(const ssm::RunningMean<T, CudaSpace>& a, DeviceSegments segments,
                                Stream stream);

@@ -9,8 +9,8 @@
 
 namespace ssm::cuda {
 
-/// Where the search for the last token that top-k or top-p keeps stands. Tokens are ordered by weight, then from the last
-/// to the first; the bits of both are found from the highest on.
+/// Where the search for the last token that top-k or top-p keeps stands. Tokens are ordered by
+/// weight, then from the last to the first; the bits of both are found from the highest on.
 struct SampleCut {
   std::uint64_t weight;  // bits of a double
   std::uint64_t order;   // V − 1 − token
@@ -18,7 +18,8 @@ struct SampleCut {
   double wanted;
 };
 
-/// Device memory that a call works in; a row of V tokens is V / sample_slice slices, rounded up, and likewise groups.
+/// Device memory that a call works in; a row of V tokens is V / sample_slice slices, rounded up,
+/// and likewise groups.
 struct SampleScratch {
   double* best_logit = nullptr;  // [B, slices]
   Index* best_token = nullptr;   // [B, slices]
@@ -60,9 +61,10 @@ SampleScratch sample_scratch(Frame& frame, Index batch, Index vocabulary,
   return scratch;
 }
 
-/// The compiled half; formula and shapes as ssm::Sample: the same token for the same seed as on every backend, but where
-/// rounding decides. T: float, double; weights and their sums are in double precision. A row with a logit that is not finite,
-/// where the host could not look, draws token −1.
+/// The compiled half; formula and shapes as ssm::Sample: the same token for the same seed as on
+/// every backend, but where rounding decides. T: float, double; weights and their sums are in
+/// double precision. A row with a logit that is not finite, where the host could not look, draws
+/// token −1.
 /// Cost    5 launches; top-k and top-p 40 to 50 more each, and as many passes over the weights
 template <class T>
 SSM_CUDA_API void sample(const ssm::Sample<T, CudaSpace>& a, const SampleScratch& scratch,

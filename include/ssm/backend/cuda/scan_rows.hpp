@@ -6,7 +6,8 @@
 
 namespace ssm::cuda {
 
-/// The complex coefficients of a scan, or their gradients, as the tensor-core kernels take them: one row a channel.
+/// The complex coefficients of a scan, or their gradients, as the tensor-core kernels take them:
+/// one row a channel.
 struct ScanRows {
   float* dt = nullptr;          // [D]
   float* skip = nullptr;        // [D]
@@ -25,7 +26,8 @@ struct ScanRows {
         C(B + channels * modes) {}
 };
 
-/// Gives every channel its own copy of its row of coefficients; rows.skip is written where a.skip is given.
+/// Gives every channel its own copy of its row of coefficients; rows.skip is written where a.skip
+/// is given.
 SSM_CUDA_API void expand_scan_rows(const ssm::DiagonalScan<float, CudaSpace>& a,
                                    const ScanRows& rows, Stream stream);
 /// Adds the channels' gradients to those of their rows, in order and in double.

@@ -7,8 +7,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half for every call that ssm::CausalConvolution allows: the direct sum, a thread an element, O(B·D·L·K).
-/// Sums over the kernel's terms are in T. T: float, double.
+/// The compiled half for every call that ssm::CausalConvolution allows: the direct sum, a thread an
+/// element, O(B·D·L·K). Sums over the kernel's terms are in T. T: float, double.
 template <class T>
 SSM_CUDA_API void general_causal_convolution(const ssm::CausalConvolution<T, CudaSpace>& a,
                                              DeviceSegments segments, Stream stream);

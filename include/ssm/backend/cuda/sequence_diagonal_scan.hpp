@@ -8,8 +8,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half for every call that ssm::DiagonalScan allows: a warp runs one channel of one sequence, a lane a mode.
-/// States are kept in T. T: float, double.
+/// The compiled half for every call that ssm::DiagonalScan allows: a warp runs one channel of one
+/// sequence, a lane a mode. States are kept in T. T: float, double.
 template <class T>
 SSM_CUDA_API void general_diagonal_scan(const ssm::DiagonalScan<T, CudaSpace>& a,
                                         DeviceSegments segments, Stream stream);

@@ -7,8 +7,8 @@
 
 namespace ssm::cuda {
 
-/// The compiled half for every call that ssm::ShiftConvolution allows: the direct sum over the taps, a thread an element.
-/// One position is one kernel.
+/// The compiled half for every call that ssm::ShiftConvolution allows: the direct sum over the
+/// taps, a thread an element. One position is one kernel.
 /// workspace   D·N scalars
 template <class T>
 SSM_CUDA_API void general_shift_convolution(const ssm::ShiftConvolution<T, CudaSpace>& a,

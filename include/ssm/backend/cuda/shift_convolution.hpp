@@ -24,8 +24,10 @@ struct ShiftConvolution {
 
 /// Convolves each channel with its own short kernel, as block-Toeplitz products on tensor cores:
 ///   y_t = gate_t · (Σ_{s < taps} kernel_s · x_{t−s} + skip · x_t)
-/// 16-bit data of at most 64 channels or 1024 positions are copied to floats first, as by diagonal_scan.
-/// Cost    128 multiply-adds an element whatever the number of taps, each input read once, any length
+/// 16-bit data of at most 64 channels or 1024 positions are copied to floats first, as by
+/// diagonal_scan.
+/// Cost    128 multiply-adds an element whatever the number of taps, each input read once, any
+///         length
 /// Throws  Failure  if a size is out of range or the launch fails
 /// Source  Fu et al. 2023 (H3) §3.1
 template <class T>
@@ -55,8 +57,8 @@ struct ShiftConvolutionBackward {
   float* dskip = nullptr;
 };
 
-/// The adjoint of shift_convolution: the same products transposed, and the taps' gradient as products over chunks.
-/// Sums have a fixed order. Throws as shift_convolution.
+/// The adjoint of shift_convolution: the same products transposed, and the taps' gradient as
+/// products over chunks. Sums have a fixed order. Throws as shift_convolution.
 template <class T>
 SSM_CUDA_API void shift_convolution_backward(const ShiftConvolutionBackward<T>& call,
                                              void* workspace, Stream stream);

@@ -24,7 +24,8 @@ SSM_CUDA_API void shift_final_state(const ssm::ShiftConvolution<T, CudaSpace>& a
 template <class T>
 SSM_CUDA_API void shift_initial_gradient(const ssm::ShiftConvolutionBackward<T, CudaSpace>& g,
                                          DeviceSegments segments, Stream stream);
-/// Adds to the gradients of B, C and skip: through the taps, of which `dtaps` are the gradients, and through the states.
+/// Adds to the gradients of B, C and skip: through the taps, of which `dtaps` are the gradients,
+/// and through the states.
 template <class T>
 SSM_CUDA_API void add_shift_gradients(const ssm::ShiftConvolutionBackward<T, CudaSpace>& g,
                                       const View<const T, 2, CudaSpace>& dtaps,

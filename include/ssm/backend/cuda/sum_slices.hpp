@@ -7,8 +7,9 @@
 
 namespace ssm::cuda {
 
-/// How a long sum is cut, so that its order depends on the number of summands alone: `count` slices of `length`, each the
-/// sum of a warp, added by one warp. At least 1024 summands a slice, at most 2048 slices.
+/// How a long sum is cut, so that its order depends on the number of summands alone: `count` slices
+/// of `length`, each the sum of a warp, added by one warp. At least 1024 summands a slice, at most
+/// 2048 slices.
 struct SumSlices {
   Index length;
   Index count;

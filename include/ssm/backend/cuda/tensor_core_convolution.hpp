@@ -15,7 +15,8 @@ class TensorCoreConvolution {
  public:
   using Space = typename Ctx::Space;
 
-  /// Whether they can: sequences of at most 2^20 positions that are not packed, kernels without gaps.
+  /// Whether they can: sequences of at most 2^20 positions that are not packed, kernels without
+  /// gaps.
   static bool can(const ssm::CausalConvolution<float, Space>& a) {
     constexpr Index max_positions = Index{1} << 20;
     constexpr Index limit = std::numeric_limits<int>::max();

@@ -10,8 +10,8 @@
 
 namespace ssm::cuda {
 
-/// ssm::DiagonalScan by the tensor-core kernels: operands in their layout, one row of coefficients a channel, contiguous
-/// states.
+/// ssm::DiagonalScan by the tensor-core kernels: operands in their layout, one row of coefficients
+/// a channel, contiguous states.
 template <class Ctx>
 class TensorCoreScan {
  public:

@@ -6,9 +6,9 @@
 
 namespace ssm::cuda {
 
-/// ssm::Rearrange where neighbors in memory lie along different axes, of the last two, in x and y: through tiles of
-/// 32 × 32, so that both sides are read and written in whole lines. Any strides are right, these are quick.
-/// T: float, double.
+/// ssm::Rearrange where neighbors in memory lie along different axes, of the last two, in x and y:
+/// through tiles of 32 × 32, so that both sides are read and written in whole lines. Any strides
+/// are right, these are quick. T: float, double.
 template <class T>
 SSM_CUDA_API void transpose(const ssm::Rearrange<T, CudaSpace>& a, Stream stream);
 

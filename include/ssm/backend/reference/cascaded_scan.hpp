@@ -123,8 +123,8 @@ struct CascadedScan {
     }
   }
 
-  /// One channel of one sequence. All states are computed again and kept; then, with λ and μ^i the gradients of the cascaded
-  /// state and of the sources' ones,
+  /// One channel of one sequence. All states are computed again and kept; then, with λ and μ^i the
+  /// gradients of the cascaded state and of the sources' ones,
   ///   λ_t = C_t·dy_t + exp(Δ_{t+1}·A)·λ_{t+1}        dgate_t = Σ_n λ_t·Σ_i source^i_t
   ///   μ^i_t = gate_t·λ_t + exp(Δ^i_{t+1}·A^i)·μ^i_{t+1}
   /// and the sums of a selective scan for each.
@@ -181,7 +181,8 @@ struct CascadedScan {
     for (Index i = 0; i < count; ++i) source_backward(g, i, b, t, d, before, adjoint, sums);
   }
 
-  /// `adjoint` is the gradient of the source's state, and then what of it reaches the position before.
+  /// `adjoint` is the gradient of the source's state, and then what of it reaches the position
+  /// before.
   template <class T, class Space>
   static void source_backward(const ssm::CascadedScanBackward<T, Space>& g, Index i, Index b,
                               Index t, Index d, const View<double, 2>& before,

@@ -8,7 +8,8 @@
 
 namespace ssm::reference {
 
-/// DecayedAttention by its recurrence, a position at a time, in double precision; DecayedScoreNorm by its sum.
+/// DecayedAttention by its recurrence, a position at a time, in double precision; DecayedScoreNorm
+/// by its sum.
 struct DecayedAttention {
   template <class Ctx, class T>
   static void decayed_attention(Ctx& ctx, const ssm::DecayedAttention<T, typename Ctx::Space>& a) {
@@ -47,7 +48,8 @@ struct DecayedAttention {
       }
       load(g.dfinal_state, s, h, state);
       for (Index t = s.end; t-- > s.begin;) {
-        // The final state's gradient is R/γ already: it does not fade on the way to the last position.
+        // The final state's gradient is R/γ already: it does not fade on the way to the last
+        // position.
         advance(state, t + 1 == s.end ? 1 : decay, a.q, g.dy, s.batch, t, h);
         rows_times(state, a.v, g.dk, s.batch, t, h);
         for (Index j = 0; j < a.v.extent(3); ++j) {

@@ -114,7 +114,8 @@ struct DiagonalScan {
     }
   }
 
-  /// One channel of one sequence. The states are computed again and kept; then, with λ_t = ∂loss/∂state_t,
+  /// One channel of one sequence. The states are computed again and kept; then, with
+  /// λ_t = ∂loss/∂state_t,
   ///   λ_t = w·conj(C)·g_t + conj(Ā)·λ_{t+1}     g = gate_out·dy
   ///   du_t = Re Σ conj(B̄)·λ_t + skip·g_t        dĀ += λ_t·conj(state_{t−1})     dB̄ += λ_t·u_t
   template <class Z, class Ctx, class T>

@@ -8,7 +8,8 @@
 
 namespace ssm::reference {
 
-/// Sample, one row at a time: one uniform number, looked up in the sum of the kept probabilities in the order of tokens.
+/// Sample, one row at a time: one uniform number, looked up in the sum of the kept probabilities in
+/// the order of tokens.
 struct Sample {
   template <class Ctx, class T>
   static void sample(Ctx& ctx, const ssm::Sample<T, typename Ctx::Space>& a) {
@@ -46,7 +47,8 @@ struct Sample {
     return best;
   }
 
-  /// The probabilities up to a common factor: the likeliest is one, so that equal logits sum without rounding.
+  /// The probabilities up to a common factor: the likeliest is one, so that equal logits sum
+  /// without rounding.
   template <class T, class Space>
   static void softmax(const ssm::Sample<T, Space>& a, Index b, Index best,
                       const View<double, 1>& probability) {
@@ -56,8 +58,9 @@ struct Sample {
     }
   }
 
-  /// Sets the probabilities of the tokens that top-k, top-p and min-p leave out to zero. Sorted from the likeliest on,
-  /// and by token among equals, each of the three keeps a prefix; top-p a share of what top-k kept.
+  /// Sets the probabilities of the tokens that top-k, top-p and min-p leave out to zero. Sorted
+  /// from the likeliest on, and by token among equals, each of the three keeps a prefix; top-p a
+  /// share of what top-k kept.
   static void drop_unlikely(const Sampling& sampling, const View<double, 1>& probability,
                             const View<Index, 1>& order) {
     const Index vocabulary = probability.extent(0);

@@ -119,7 +119,8 @@ struct SelectiveScan {
     return sum;
   }
 
-  /// One channel of one sequence. The states are computed again and kept; then, with λ_t = ∂loss/∂state_t,
+  /// One channel of one sequence. The states are computed again and kept; then, with
+  /// λ_t = ∂loss/∂state_t,
   ///   λ_t = C_t·g_t + exp(Δ_{t+1}·A)·λ_{t+1}        g = silu(gate)·dy
   ///   du_t = Δ_t·Σ B_t·λ_t + skip·g_t               dB_t += λ_t·Δ_t·u_t        dC_t += g_t·state_t
   ///   dΔ_t = Σ λ_t·(A·exp(Δ_t·A)·state_{t−1} + B_t·u_t)       dA += λ_t·Δ_t·exp(Δ_t·A)·state_{t−1}

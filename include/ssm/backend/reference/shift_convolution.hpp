@@ -70,7 +70,8 @@ struct ShiftConvolution {
       after(n) = (n > 0 ? before(n - 1) : 0.0) + a.B(d, n) * x;
   }
 
-  /// One channel of one sequence. The states are computed again and kept; then, with λ_t = ∂loss/∂state_t,
+  /// One channel of one sequence. The states are computed again and kept; then, with
+  /// λ_t = ∂loss/∂state_t,
   ///   λ_t[n] = C[n]·dy_t + λ_{t+1}[n+1]     dx_t = Σ B[n]·λ_t[n] + skip·dy_t
   ///   dB[n] += λ_t[n]·x_t                   dC[n] += dy_t·state_t[n]
   template <class Ctx, class T>

@@ -6,7 +6,8 @@
 
 namespace ssm::reference {
 
-/// ShortConvolution over the initial state and the inputs in one row, one channel after the other, in double precision.
+/// ShortConvolution over the initial state and the inputs in one row, one channel after the other,
+/// in double precision.
 struct ShortConvolution {
   template <class Ctx, class T>
   static void short_convolution(Ctx& ctx, const ssm::ShortConvolution<T, typename Ctx::Space>& a) {
