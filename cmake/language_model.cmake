@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 # ssm_add_language_model(target include_dir): the library behind ssm/language_model.hpp as ssm::language_model, compiled in the
 # project that uses it, with that project's flags. Each family of ssm/family/families.hpp on each backend is a source of its
-# own. Backends: reference and cpu, and cuda where SSM_BUILD_CUDA is on or ssm::cuda was found.
+# own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where SSM_BUILD_CUDA is on or
+# ssm::cuda was found.
 set(SSM_LANGUAGE_MODEL_TEMPLATES "${CMAKE_CURRENT_LIST_DIR}/language_model")
 
 function(ssm_add_language_model target include_dir)
   set(list "${include_dir}/ssm/family/families.hpp")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${list}")
-  file(STRINGS "${list}" line REGEX "^using Families = TypeList<")
-  string(REGEX MATCHALL "[A-Za-z0-9]+Family" families "${line}")
+  file(READ "${list}" text)
+  string(REGEX MATCH "using Families =[ \n]*TypeList<[^>]*>" text "${text}")
+  string(REGEX MATCHALL "[A-Za-z0-9]+Family" families "${text}")
   if(NOT families)
-    message(FATAL_ERROR "${list} has no line 'using Families = TypeList<...>;'")
+    message(FATAL_ERROR "${list} has no 'using Families = TypeList<...>;'")
   endif()
 
   # The policy type of a backend, its headers, and the names it goes by at run time.
@@ -27,6 +29,15 @@ function(ssm_add_language_model target include_dir)
   set(backends reference cpu)
   if(SSM_BUILD_CUDA OR TARGET ssm::cuda)
     list(APPEND backends cuda)
+  endif()
+  if(SSM_LANGUAGE_MODEL_BACKENDS)
+    foreach(backend IN LISTS SSM_LANGUAGE_MODEL_BACKENDS)
+      if(NOT backend IN_LIST backends)
+        list(JOIN backends ", " here)
+        message(FATAL_ERROR "SSM_LANGUAGE_MODEL_BACKENDS: no backend '${backend}' here; there are ${here}")
+      endif()
+    endforeach()
+    set(backends ${SSM_LANGUAGE_MODEL_BACKENDS})
   endif()
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/${target}")
   set(sources "")

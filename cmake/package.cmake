@@ -11,6 +11,18 @@ foreach(component IN LISTS SSM_COMPONENTS)
     COMPONENT development)
 endforeach()
 
+# Component language_model is sources that the project which uses it compiles.
+if(TARGET ssm_language_model)
+  list(APPEND SSM_COMPONENTS language_model)  # the last: it takes ssm::cuda in where that was found
+  string(APPEND SSM_COMPONENT_TABLE "set(ssm_bases_language_model cpu io)\nset(ssm_packages_language_model \"\")\n")
+  cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR
+    BASE_DIRECTORY "${CMAKE_INSTALL_PREFIX}/${package_dir}" OUTPUT_VARIABLE SSM_CMAKE_INCLUDEDIR)
+  configure_file("${CMAKE_CURRENT_LIST_DIR}/ssm-language_model.cmake.in" "${PROJECT_BINARY_DIR}/ssm-language_model.cmake" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/ssm-language_model.cmake" "${CMAKE_CURRENT_LIST_DIR}/language_model.cmake"
+    DESTINATION "${package_dir}" COMPONENT development)
+  install(DIRECTORY "${CMAKE_CURRENT_LIST_DIR}/language_model" DESTINATION "${package_dir}" COMPONENT development)
+endif()
+
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/ssmConfig.cmake.in" "${PROJECT_BINARY_DIR}/ssmConfig.cmake"
   INSTALL_DESTINATION "${package_dir}" NO_SET_AND_CHECK_MACRO)
 set(arch_independent ARCH_INDEPENDENT)

@@ -48,15 +48,15 @@ int main() {
   ssm::Context<ssm::Cpu> ctx;
   const Classifier layer;
   ssm::Model model{layer, layer.initialize(ctx, ssm::Seed{3})};
-  ssm::Trainer trainer(ctx, model, {.rate = 4e-3, .ssm_rate = 4e-3, .clip_norm = 1});
+  ssm::Trainer trainer(ctx, model, {.rate = 1.2e-2, .ssm_rate = 1.2e-2, .clip_norm = 1});
   const ssm::Schedule schedule{
-      .kind = ssm::ScheduleKind::cosine, .base = 4e-3, .warmup_steps = 20, .total_steps = 700};
+      .kind = ssm::ScheduleKind::cosine, .base = 1.2e-2, .warmup_steps = 20, .total_steps = 500};
   ssm::DynamicTensor<float, 3> images({32, pixels, 1});
   ssm::DynamicTensor<ssm::Token, 1> labels({32});
   const auto loss = [&](auto y, auto dy) {
     return ssm::cross_entropy(ctx, ssm::last_position(y), labels, ssm::last_position(dy));
   };
-  for (std::uint64_t step = 0; step < 700; ++step) {
+  for (std::uint64_t step = 0; step < 500; ++step) {
     draw(images, labels, ssm::Seed{1}.fork(step));
     const auto result =
         trainer.update(images, loss, {.rate = schedule.rate(static_cast<ssm::Index>(step))});

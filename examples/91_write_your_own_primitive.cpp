@@ -133,6 +133,9 @@ class Accumulate : public ssm::LayerVerbs<Accumulate> {
   ssm::Index channels() const { return channels_; }
 
   template <class B, class T>
+  static constexpr bool runs_on = HasRunningSum<B, T>;
+
+  template <class B, class T>
     requires HasRunningSum<B, T>
   void evaluate(ssm::Context<B>& ctx, const Parameters<T, typename B::Space>&,
                 ssm::Input<B, T, ssm::dyn, ssm::dyn, ssm::dyn> x,

@@ -37,7 +37,7 @@ def main():
         if path.name == "REUSE.toml":
             continue
         checked += 1
-        if not any(IDENTIFIER in line for line in path.read_text(encoding="utf-8").splitlines()[:2]):
+        if not any(IDENTIFIER in line for line in path.read_text(encoding="utf-8").splitlines()[:4]):
             problems.append(f"{path.relative_to(ROOT)}:1: no license: '{IDENTIFIER}' belongs here")
     if (ROOT / "LICENSE").read_bytes() != (ROOT / "LICENSES/Apache-2.0.txt").read_bytes():
         problems.append("LICENSE:1: differs from LICENSES/Apache-2.0.txt")

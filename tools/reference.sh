@@ -5,6 +5,7 @@
 # Needs Doxygen 1.9 (Debian: doxygen). Fails where a public name has no docstring, Doxygen cannot read one, or a link leads
 # nowhere.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/.."
 
 if ! command -v doxygen >/dev/null; then
@@ -12,16 +13,23 @@ if ! command -v doxygen >/dev/null; then
   exit 77
 fi
 folder=${1:-build/reference}
+[[ $# -eq 0 || $folder == /* ]] || folder=$here/$folder
 mkdir -p "$folder"
 rm -rf "$folder/html"
 version=$(sed -n 's/^project(ssm VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)
+# What an entity is stands first, not below the list of its members.
+doxygen -l "$folder/layout.xml"
+sed -i -e '/<detaileddescription/d' \
+  -e 's|^\( *\)<briefdescription.*|\1<briefdescription visible="no"/>\n\1<detaileddescription title=""/>|' "$folder/layout.xml"
 {
   cat docs/reference/Doxyfile
+  echo "LAYOUT_FILE = \"$folder/layout.xml\""
   echo "PROJECT_NUMBER = $version"
   echo "OUTPUT_DIRECTORY = \"$folder\""
   echo "WARN_LOGFILE = \"$folder/warnings.txt\""
 } >"$folder/Doxyfile"
 doxygen "$folder/Doxyfile"
+tools/reference_filter.py --mend "$folder/html"
 tools/reference_filter.py --linked-files | while read -r file; do
   mkdir -p "$folder/html/files/$(dirname "$file")"
   cp "$file" "$folder/html/files/$file"

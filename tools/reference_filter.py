@@ -11,7 +11,9 @@ and concepts of a primitive (op/) are documented where its operands are, and get
 
 In a page, links to files that are no pages lead to copies under files/ (tools/reference.sh makes them).
 
-usage: reference_filter.py FILE
+usage: reference_filter.py FILE             the file for Doxygen
+       reference_filter.py --linked-files   what pages link to that is no page
+       reference_filter.py --mend FOLDER    removes links in Doxygen's HTML to what it does not write
 """
 import pathlib
 import re
@@ -60,6 +62,7 @@ def kept(indent, lines):
 
 def table(indent, rows):
     """Rows of cells as an HTML table; the first column is names."""
+    rows = [[row[0], " ".join(row[1:])] if row[0] in ("Cost", "Throws", "Source") else row for row in rows]
     lines = [f'{indent}/// <table class="operands">']
     widest = max(len(row) for row in rows)
     for row in rows:
@@ -137,7 +140,8 @@ def group_of(path):
 def header(path, text):
     group = group_of(path)
     lines, result, i = text.split("\n"), [], 0
-    scopes, statement, has_doc = [], "", False
+    scopes, statement, has_doc, named = [], "", False, set()  # named: functions that have a docstring
+    heads = []  # the docstring that the declarations up to the next blank line share
     while i < len(lines):
         match = DOC.match(lines[i])
         at_namespace = bool(scopes) and scopes[-1] == "namespace" and not statement.strip()
@@ -149,22 +153,34 @@ def header(path, text):
             if "code" in scopes:
                 result += lines[i - len(texts):i]
             else:
-                result += docstring(match[1], texts)
+                said = docstring(match[1], texts)
                 if at_namespace and group:
-                    result.append(f"{match[1]}/// @ingroup {group}")
+                    said.append(f"{match[1]}/// @ingroup {group}")
+                if at_namespace:
+                    heads = said
+                result += said
             has_doc = True
             continue
         line = lines[i]
+        if not line.strip():
+            heads = []
         trailing = TRAILING.match(line)
         if trailing and scopes and scopes[-1] == "type" and "(" not in line.split("//")[0]:
             line = f"{trailing['code']}  ///< {escaped(trailing['comment'])}"
-        if not has_doc and scopes and not statement.strip():
+        if line.strip() and not has_doc and scopes and not statement.strip():
             said = understood(lines, i, scopes[-1], group)
+            if not said and at_namespace and heads and re.match(r"[\w\[]", line):
+                result += heads
+                named.add(function_name(lines, i))
+            elif not said and scopes[-1] == "namespace" and function_name(lines, i) in named:
+                said = "@overload"
             if said:
                 indent = re.match(r" *", lines[i])[0]
                 result.append(f"{indent}/// {said}")
                 if at_namespace and group:
                     result.append(f"{indent}/// @ingroup {group}")
+        if has_doc and scopes and scopes[-1] == "namespace" and not statement.strip():
+            named.add(function_name(lines, i))
         if line.strip() and not line.strip().startswith("//"):
             has_doc = False
         result.append(line)
@@ -187,8 +203,17 @@ def header(path, text):
                 statement = ""
             elif not lines[i].lstrip().startswith("#"):
                 statement += c
+        if re.match(r"\s*(public|private|protected):", lines[i]):
+            statement = ""
         i += 1
     return "\n".join(result)
+
+
+def function_name(lines, i):
+    """The name of the function or class whose declaration begins at line i, or None."""
+    declaration = without_template(" ".join(line.strip() for line in lines[i:i + 6]))
+    match = re.match(r"(?:requires *\(.*?\) )?(?:struct|class) (\w+)|[^;{}=]*?(\w+|operator\W+)\(", declaration)
+    return match and (match[1] or match[2])
 
 
 def understood(lines, i, scope, group):
@@ -204,6 +229,9 @@ def understood(lines, i, scope, group):
         return f"The sizes and choices of a {config[1]}."
     if group == "op":
         return primitive(lines, i)
+    part = re.match(r"struct (?:Basic)?(\w+)", declaration)
+    if group == "backend_cuda" and part and "namespace primitive {" in lines:
+        return f"The Cuda backend's part for {part[1]}."
     return None
 
 
@@ -244,7 +272,24 @@ def linked_files():
                 yield file.relative_to(ROOT).as_posix()
 
 
+def mend(folder):
+    """Doxygen 1.9 links to a section that it leaves out where all nested classes are private, and to pages of private ones."""
+    for path in pathlib.Path(folder).glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        mended = text
+        if 'name="nested-classes"' not in text:
+            mended = re.sub(r'<a href="#nested-classes">[^<]*</a>(?: &#124;\s*)?', "", mended)
+        if path.name.endswith("-members.html"):
+            mended = re.sub(r'<a class="el" href="([^"#]+\.html)[^"]*">([^<]*)</a>',
+                            lambda m: m[0] if (path.parent / m[1]).exists() else m[2], mended)
+        if mended != text:
+            path.write_text(mended, encoding="utf-8")
+
+
 def main(arguments):
+    if arguments[0] == "--mend":
+        mend(arguments[1])
+        return
     if arguments == ["--linked-files"]:
         print("\n".join(sorted(set(linked_files()))))
         return

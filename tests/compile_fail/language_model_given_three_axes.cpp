@@ -1,7 +1,7 @@
 // expect: tokens must be .L. or .B, L.
 // SPDX-License-Identifier: Apache-2.0
 #include <ssm/backend/reference.hpp>
-#include <ssm/model/h3_language_model.hpp>
+#include <ssm/model/blocks.hpp>
 
 using Model = ssm::LanguageModel<ssm::Vocabulary{8}, ssm::Width{4}, ssm::H3Block>;
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <span>
 #include <ssm/core/elementwise.hpp>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -22,7 +23,8 @@ struct Elsewhere : ssm::HostSpace {
 };
 static_assert(ssm::HostTensor<View<float, 2>> && ssm::HostTensor<const DynamicTensor<float, 2>&>);
 static_assert(ssm::HostTensor<std::span<double>> && ssm::HostTensor<Eigen::MatrixXf>);
-static_assert(!ssm::HostTensor<View<float, 2, Elsewhere>> && !ssm::HostTensor<std::vector<float>>);
+static_assert(ssm::HostTensor<std::vector<float>>);
+static_assert(!ssm::HostTensor<View<float, 2, Elsewhere>> && !ssm::HostTensor<std::string>);
 
 /// Elements 0, 1, 2, … in row-major order.
 template <class T>

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "ssm/core/fill_random.hpp"
+#include "ssm/laws/allocation_count.hpp"
 #include "ssm/layer/h3.hpp"
-#include "support/allocation_count.hpp"
 #include "support/backends.hpp"
 
 namespace {

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <Eigen/Core>
+#include <array>
 #include <numbers>
 #include <string>
 #include <utility>
@@ -212,27 +213,34 @@ TEST_CASE("no layer works in place: the verbs say so") {
         }) == "H3: dx must not be the same memory as dy");
 }
 
-/// y = 2·x, on any backend; its tape cannot keep a copy of x.
-class Doubler : public ssm::LayerVerbs<Doubler> {
+struct EmptyTape {};
+struct NamedTape : ssm::InputTape<double, ssm::HostSpace> {
+  Index sequences = 7;  // its own, as a stack of layers may have it
+};
+
+/// y = 2·x, on any backend.
+template <class TapeType>
+class DoublerWith : public ssm::LayerVerbs<DoublerWith<TapeType>> {
  public:
   template <class T, class Space = ssm::HostSpace>
-  struct Parameters : ssm::ParametersOf<Doubler, T, Space> {};
+  struct Parameters : ssm::ParametersOf<DoublerWith, T, Space> {};
   template <class, class = ssm::HostSpace>
   using State = ssm::NoState;
-  template <class T, class Space = ssm::HostSpace>
-  struct Tape {};
+  template <class, class = ssm::HostSpace>
+  using Tape = TapeType;
 
   Index channels() const { return 4; }
   template <class B, class T>
   void evaluate(ssm::Context<B>&, const Parameters<T>&,
                 ssm::Input<B, T, ssm::dyn, ssm::dyn, ssm::dyn> x,
-                ssm::Output<B, T, ssm::dyn, ssm::dyn, ssm::dyn> y, ssm::NonDeduced<Tape<T>>*,
+                ssm::Output<B, T, ssm::dyn, ssm::dyn, ssm::dyn> y, TapeType*,
                 const ssm::SequenceOptions<ssm::NoState>& = {}) const {
     CHECK(x.is_contiguous());
     CHECK(y.is_contiguous());
     ssm::map([](T element) { return 2 * element; }, y, x);
   }
 };
+using Doubler = DoublerWith<EmptyTape>;  // whose tape cannot keep a copy of x
 
 TEST_CASE(
     "a layer that says nothing of its operands gets contiguous ones, on a backend without "
@@ -247,9 +255,10 @@ TEST_CASE(
     for (Index d = 0; d < 4; ++d) CHECK(y(1, 5 - t, d) == 2 * x(1, t, d));
   auto tape = Doubler().make_tape(none);
   CHECK_NOTHROW(Doubler().forward(ctx, none, x, y, tape));
-  CHECK(message([&] { Doubler().forward(ctx, none, x.slice(1, 0, 3), y.slice(1, 0, 3), tape); }) ==
-        "Doubler: x is strided, and the layer's tape, which is no ssm::InputTape, cannot keep a "
-        "copy; give it ssm::clone(x)");
+  CHECK(
+      message([&] { Doubler().forward(ctx, none, x.slice(1, 0, 3), y.slice(1, 0, 3), tape); }) ==
+      "DoublerWith: x is strided, and the layer's tape, which is no ssm::InputTape, cannot keep a "
+      "copy; give it ssm::clone(x)");
 }
 
 TEST_CASE(
@@ -293,6 +302,19 @@ TEST_CASE(
     model.step(ctx, p, std::vector{tokens[static_cast<std::size_t>(t)]}, logits.select(0, t),
                state);
   CHECK(ssm::all_close(logits, row, ssm::tolerance<double>.value));
+}
+
+TEST_CASE("a tape's own names do not get in the way of what the verbs remember on it") {
+  ssm::Context<ssm::HostMemory> ctx;
+  const DoublerWith<NamedTape>::Parameters<double> none;
+  DynamicTensor<double, 3> x({2, 6, 4});
+  DynamicTensor<double, 3> y({2, 3, 4});
+  auto tape = DoublerWith<NamedTape>().make_tape(none);
+  DoublerWith<NamedTape>().forward(ctx, none, x.slice(1, 0, 3), y, tape);
+  CHECK(tape.sequences == 7);
+  const ssm::InputTape<double, ssm::HostSpace>& kept = tape;
+  CHECK(kept.sequences == std::array<Index, 2>{2, 3});
+  CHECK(kept.copied_x.extent(1) == 3);
 }
 
 /// A backend with a matrix product of its own.

@@ -54,7 +54,7 @@ TEST_CASE("there is no last position of nothing, and widths are checked") {
   Context<Reference> ctx;
   DynamicTensor<double, 3> x({1, 4, 2}), z({1, 4, 2});
   CHECK_THROWS_WITH_AS(layer.forward(ctx, layer.initialize<double>(ctx, Seed{1}), x, z),
-                       "mean_pool: x must be [*, *, 3], got [1, 4, 2]", ShapeError);
+                       "MeanPool: x must be [1, 4, 3], got [1, 4, 2]", ShapeError);
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     Tensor<T, Extents<dyn, D, 1>, Space> h;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<MinGru, State<T, Space>> {
+  struct Tape : SequenceTape<MinGru, State<T, Space>>, InputTape<T, Space> {
     typename Map::template Tape<T, Space> gate, hidden;
     DynamicTensor<T, 3, Space> k, z, v, dt;
   };
@@ -75,7 +75,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   }
 
   template <class B, class T>
-  void backward(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, D> dy,
                 Output<B, T, dyn, dyn, D> dx, Parameters<T, typename B::Space>& gradients,
                 const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
@@ -102,8 +102,8 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     apply_backward<B, T>(ctx, ActivationKind::sigmoid, tape.k, dz, dz);
     apply_backward<B, T>(ctx, ActivationKind::softplus, tape.k, ddt, dk);
     add(ctx, Add<T, Space>{.a = dz.flatten(), .b = dk.flatten(), .y = dk.flatten()});
-    map_.backward(ctx, p.gate, tape.gate, dk, dz, gradients.gate);
-    map_.backward(ctx, p.hidden, tape.hidden, dv, dx, gradients.hidden);
+    map_.differentiate(ctx, p.gate, tape.gate, dk, dz, gradients.gate);
+    map_.differentiate(ctx, p.hidden, tape.hidden, dv, dx, gradients.hidden);
     add(ctx, Add<T, Space>{.a = dx.flatten(), .b = dz.flatten(), .y = dx.flatten()});
   }
 

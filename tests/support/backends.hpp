@@ -28,12 +28,21 @@ void for_each_backend(Visit&& visit) {
 #endif
 }
 
-/// Whether models are checked in both scalars on a backend.
+/// Whether a backend's loops take a register of numbers at a time.
 template <class B>
-inline constexpr bool has_every_scalar = false;
+inline constexpr bool has_vectors = false;
+/// Whether it shares large operands among threads: the Cuda backend does on a device.
+template <class B>
+inline constexpr bool has_threads = false;
 #ifdef SSM_TEST_ON_HOST
 template <>
-inline constexpr bool has_every_scalar<Cpu> = true;
+inline constexpr bool has_vectors<Cpu> = true;
+template <>
+inline constexpr bool has_threads<Cpu> = true;
+#endif
+#if defined(SSM_TEST_ON_CUDA) && defined(SSM_TEST_ON_DEVICE)
+template <class Kernels>
+inline constexpr bool has_threads<BasicCuda<HostSpace, Kernels>> = true;
 #endif
 
 /// Calls visit.operator()<Backend, Scalar>(name) for every backend and scalar under test.

@@ -83,7 +83,8 @@ inline constexpr auto every_combinator = std::tuple(
                                     .value_dim = 4,
                                     .heads = 1,
                                     .k_hidden = 2,
-                                    .v_hidden = 1});
+                                    .v_hidden = 1,
+                                    .eps = 0.5});
                  return DenseStack<RmsNorm<3>, Layer>({.sources = 2}, RmsNorm<3>(),
                                                       std::vector<Layer>(3, layer));
                }));

@@ -31,16 +31,16 @@ inline constexpr auto every_layer_variant = std::tuple(
     layer_case(
         {.name = "H3", .sizes = "zero-order hold", .header = "ssm/layer/h3.hpp", .source = ""},
         [] {
-          return H3<H3Config{
-              .channels = 3, .state = 4, .discretization = Discretization::zero_order_hold}>();
+          return H3<H3Config{.channels = 3, .state = 4}>(
+              {.discretization = Discretization::zero_order_hold});
         }),
     layer_case({.name = "S4D",
                 .sizes = "at run time, bilinear",
                 .header = "ssm/layer/s4d.hpp",
                 .source = ""},
                [] {
-                 return S4D<S4DConfig{.state = dyn, .discretization = Discretization::bilinear}>(
-                     {.channels = 5, .state = 6});
+                 return S4D<S4DConfig{.state = dyn}>(
+                     {.channels = 5, .state = 6, .discretization = Discretization::bilinear});
                }),
     layer_case({.name = "CausalAttention",
                 .sizes = "wide, one head",
@@ -55,15 +55,17 @@ inline constexpr auto every_layer_variant = std::tuple(
                  return Mamba<MambaConfig{.state = dyn, .conv_width = dyn}>(
                      {.channels = 19, .state = 2, .conv_width = 4, .dt_min = 0.05, .dt_max = 0.5});
                }),
-    layer_case(
-        {.name = "Retention",
-         .sizes = "GELU as its gate",
-         .header = "ssm/layer/retention.hpp",
-         .source = ""},
-        [] {
-          return Retention<RetentionConfig{.eps = 0.5}>(
-              {.channels = 6, .value_dim = 6, .heads = 3, .gate = ActivationKind::gelu_tanh});
-        }),
+    layer_case({.name = "Retention",
+                .sizes = "GELU as its gate",
+                .header = "ssm/layer/retention.hpp",
+                .source = ""},
+               [] {
+                 return Retention<RetentionConfig{}>({.channels = 6,
+                                                      .value_dim = 6,
+                                                      .heads = 3,
+                                                      .gate = ActivationKind::gelu_tanh,
+                                                      .eps = 0.5});
+               }),
     layer_case({.name = "GauRetention",
                 .sizes = "heads and hidden units",
                 .header = "ssm/layer/gau_retention.hpp",
@@ -74,9 +76,8 @@ inline constexpr auto every_layer_variant = std::tuple(
                                                         .value_dim = 6,
                                                         .heads = 2,
                                                         .k_hidden = 1,
-                                                        .v_hidden = 2,
-                                                        .eps = 0.5,
-                                                        .fusion = DenseFusion::readout}>();
+                                                        .v_hidden = 2}>(
+                     {.eps = 0.5, .fusion = DenseFusion::readout});
                }),
     layer_case({.name = "SelectiveTransition",
                 .sizes = "wide",
@@ -107,9 +108,8 @@ inline constexpr auto every_layer_variant = std::tuple(
                 .header = "ssm/layer/feed_forward.hpp",
                 .source = ""},
                [] {
-                 return FeedForward<FeedForwardConfig{
-                     .activation = ActivationKind::silu, .gated = true, .bias = false}>(
-                     {.channels = 5, .hidden = 18});
+                 return FeedForward<FeedForwardConfig{.gated = true, .bias = false}>(
+                     {.channels = 5, .hidden = 18, .activation = ActivationKind::silu});
                }));
 
 inline auto dense_scans(Index sources, std::size_t layers, DenseFusion fusion) {
@@ -190,15 +190,15 @@ inline constexpr auto every_model_variant = std::tuple(
 
 /// Layers as wide as in models, for the laws about blocking, threads and memory.
 inline constexpr auto every_wide_layer = std::tuple(
-    layer_case({.name = "DiagonalSsm",
-                .form = "scan",
-                .header = "ssm/layer/diagonal_ssm.hpp",
-                .source = ""},
-               [] {
-                 return DiagonalSsm<DiagonalSsmConfig{
-                     .state = dyn, .discretization = Discretization::zero_order_hold}>(
-                     {.channels = 192, .state = 16});
-               }),
+    layer_case(
+        {.name = "DiagonalSsm",
+         .form = "scan",
+         .header = "ssm/layer/diagonal_ssm.hpp",
+         .source = ""},
+        [] {
+          return DiagonalSsm<DiagonalSsmConfig{.state = dyn}>(
+              {.channels = 192, .state = 16, .discretization = Discretization::zero_order_hold});
+        }),
     layer_case(
         {.name = "DiagonalSsm",
          .form = "convolution",
@@ -238,18 +238,19 @@ inline constexpr auto every_wide_layer = std::tuple(
                }),
     layer_case({.name = "Retention", .form = "", .header = "ssm/layer/retention.hpp", .source = ""},
                [] {
-                 return Retention<RetentionConfig{.eps = 0.5}>(
-                     {.channels = 192, .value_dim = 288, .heads = 3});
+                 return Retention<RetentionConfig{}>(
+                     {.channels = 192, .value_dim = 288, .heads = 3, .eps = 0.5});
                }),
     layer_case(
         {.name = "GauRetention", .form = "", .header = "ssm/layer/gau_retention.hpp", .source = ""},
         [] {
-          return GauRetention<GauRetentionConfig{.eps = 0.5}>({.channels = 96,
-                                                               .query_key_dim = 48,
-                                                               .value_dim = 192,
-                                                               .heads = 2,
-                                                               .k_hidden = 3,
-                                                               .v_hidden = 6});
+          return GauRetention<GauRetentionConfig{}>({.channels = 96,
+                                                     .query_key_dim = 48,
+                                                     .value_dim = 192,
+                                                     .heads = 2,
+                                                     .k_hidden = 3,
+                                                     .v_hidden = 6,
+                                                     .eps = 0.5});
         }),
     layer_case({.name = "Linear", .form = "", .header = "ssm/layer/linear.hpp", .source = ""},
                [] { return Linear<LinearConfig{}>({.inputs = 768, .outputs = 192}); }),
@@ -260,9 +261,8 @@ inline constexpr auto every_wide_layer = std::tuple(
                 .header = "ssm/layer/feed_forward.hpp",
                 .source = ""},
                [] {
-                 return FeedForward<FeedForwardConfig{
-                     .activation = ActivationKind::silu, .gated = true, .bias = false}>(
-                     {.channels = 192, .hidden = 512});
+                 return FeedForward<FeedForwardConfig{.gated = true, .bias = false}>(
+                     {.channels = 192, .hidden = 512, .activation = ActivationKind::silu});
                }));
 
 }  // namespace ssm::laws

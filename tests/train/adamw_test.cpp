@@ -9,10 +9,10 @@
 #include "ssm/backend/cpu.hpp"
 #include "ssm/backend/reference.hpp"
 #include "ssm/core/scalar.hpp"  // tolerance
+#include "ssm/laws/allocation_count.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/norm.hpp"
 #include "ssm/layer/shift_ssm.hpp"
-#include "support/allocation_count.hpp"
 
 namespace ssm::test {
 namespace {

@@ -77,6 +77,7 @@ struct BasicCpu : cpu::Activation<Arch>,
   }
 };
 
+/// The backend for the instruction set that the translation unit is compiled for, with an FFT of its own.
 using Cpu = BasicCpu<>;
 
 }  // namespace ssm

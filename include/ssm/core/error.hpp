@@ -9,6 +9,7 @@
 
 namespace ssm {
 
+/// Signed, for extents, strides, positions and counts.
 using Index = std::ptrdiff_t;
 
 /// An extent that is known only at run time.

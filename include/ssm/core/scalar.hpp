@@ -139,6 +139,7 @@ inline constexpr Tolerance tolerance<Float16>{.value = 1e-3, .gradient = 1e-2};
 template <>
 inline constexpr Tolerance tolerance<BFloat16>{.value = 1e-2, .gradient = 5e-2};
 
+/// The name of a scalar in messages and names of tests: "float", "bf16".
 template <class T>
 constexpr std::string_view scalar_name() {
   if constexpr (std::same_as<T, float>) return "float";

@@ -43,6 +43,7 @@ struct Sequence {
   Index end;
 };
 
+/// The sequence of that row: all positions of an element of the batch, or one segment where there are any.
 inline Sequence sequence_at(Index row, Index length, Segments segments) {
   if (segments.empty()) return {.row = row, .batch = row, .begin = 0, .end = length};
   const auto i = static_cast<std::size_t>(row);

@@ -26,6 +26,7 @@ namespace ssm {
 template <MemorySpace Space>
 class Workspace {
  public:
+  /// Gives memory until its end, and all of that back then.
   class Frame {
    public:
     Frame(Frame&& other) noexcept

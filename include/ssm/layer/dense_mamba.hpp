@@ -159,8 +159,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     differentiate<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
   }
 
-  /// The sources' gradients are added to `dsources`; `dhidden` is what later layers say of `hidden`, null where they say
-  /// nothing.
+  /// The sources' gradients are added to `dsources`; `dhidden` is the gradient of `hidden` from later
+  /// layers, null if there is none.
   template <class B, class T>
     requires RunsOn<DenseMamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

@@ -88,7 +88,7 @@ struct DenseMambaScans {
                                                           .y = y});
   }
 
-  /// The block's own scan, and what later layers, and `ddt_used` if it is given, say of it.
+  /// The gradient of the block's own scan, from later layers and from `ddt_used` if it is given.
   template <class B, class T>
   static void own_backward(Context<B>& ctx, SelectiveScanBackward<T, typename B::Space> g,
                            const Hidden<T, typename B::Space>& dhidden,

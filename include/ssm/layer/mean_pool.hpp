@@ -35,7 +35,7 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
     DynamicTensor<std::int64_t, 1, Space> position;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : SequenceTape<MeanPool, State<T, Space>> {};
+  struct Tape : SequenceTape<MeanPool, State<T, Space>>, InputTape<T, Space> {};
 
   /// All sizes in the type.
   MeanPool() requires(Config.channels != dyn) : MeanPool(Config) {}

@@ -133,7 +133,8 @@ class VerbCall {
   }
 
  private:
-  static constexpr bool keeps_x = std::is_base_of_v<InputTape<T, Space>, Tape>;
+  using Keeper = InputTape<T, Space>;  // whatever names the tape has for itself
+  static constexpr bool keeps_x = std::is_base_of_v<Keeper, Tape>;
 
   template <Index in, Index out>
   static constexpr bool has_widths = requires(
@@ -163,7 +164,7 @@ class VerbCall {
   /// Batch or length of the forward call, or `dyn` where the tape does not know.
   static Index calls(const Tape& tape, std::size_t axis) {
     if constexpr (keeps_x)
-      return tape.sequences[axis];
+      return static_cast<const Keeper&>(tape).sequences[axis];
     else
       return dyn;
   }
@@ -196,10 +197,11 @@ class VerbCall {
   template <class Frame>
   static Input kept(Context<B>& ctx, Frame& frame, const Input& x, Tape& tape) {
     if constexpr (keeps_x) {
-      tape.sequences = {x.extent(0), x.extent(1)};
+      Keeper& keeper = tape;
+      keeper.sequences = {x.extent(0), x.extent(1)};
       return copied(ctx, x, [&] {
-        tape.copied_x.resize(x.extents());
-        return tape.copied_x.view();
+        keeper.copied_x.resize(x.extents());
+        return keeper.copied_x.view();
       });
     } else {
       if (!ReadsTokens<L> && !lies_well(x)) refuse_strided(class_name<L>());

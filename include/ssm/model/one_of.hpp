@@ -8,6 +8,7 @@
 
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
 
 namespace ssm {
 
@@ -42,9 +43,14 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
 
   /// Which kind it is, counted from 0.
   std::size_t kind() const { return layer_.index(); }
-  Index channels() const {
-    return std::visit([](const auto& layer) { return layer.channels(); }, layer_);
+  Index inputs() const {
+    return std::visit([](const auto& layer) { return input_channels(layer); }, layer_);
   }
+  Index outputs() const {
+    return std::visit([](const auto& layer) { return output_channels(layer); }, layer_);
+  }
+  /// Of kinds that leave the width as it is.
+  Index channels() const { return inputs(); }
 
   template <class B, class T>
   static constexpr bool runs_on = (RunsOn<Kinds, B, T> && ...);

@@ -6,6 +6,7 @@
 
 namespace ssm {
 
+/// What becomes of the losses of all rows.
 enum class Reduction { mean, sum };
 
 /// Negative log-likelihood of the targets under softmax(logits), with its gradient in the same pass.

@@ -5,6 +5,7 @@
 
 namespace ssm {
 
+/// LayerNorm or RMSNorm; the formulas are at Normalization.
 enum class NormalizationKind { layer, rms };
 
 /// Normalizes every row.

@@ -7,8 +7,8 @@
 
 namespace ssm {
 
-/// What a call over sequences asks for: what kernels and forms are chosen by. `terms`: modes, taps or kernel terms,
-/// whatever a direct sum adds for an output.
+/// The size of a call over sequences, by which kernels and forms are chosen. `terms`: multiply-adds
+/// per output of the direct form, that is modes, taps or kernel terms.
 struct SequenceWork {
   Index batch = 0;
   Index length = 0;

@@ -189,6 +189,7 @@ struct BasicH3Mixer {
   }
 };
 
+/// The mixer whose outer products are loops on the host.
 using H3Mixer = BasicH3Mixer<HostProducts>;
 
 }  // namespace ssm::composed

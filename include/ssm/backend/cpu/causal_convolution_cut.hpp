@@ -10,6 +10,7 @@
 
 namespace ssm::cpu {
 
+/// Positions of the longest sequence of a batch or a packed row.
 inline Index longest_sequence(Index length, Segments segments) {
   if (segments.empty()) return length;
   Index longest = 0;

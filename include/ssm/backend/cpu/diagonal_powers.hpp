@@ -104,6 +104,7 @@ class DiagonalRow {
   DiagonalRow(const ssm::DiagonalKernel<T, HostSpace>& a, Index row)
       : a_(a), row_(row), modes_(a.A.extent(1)), dt_(static_cast<double>(a.dt(row))) {}
 
+  /// One mode of the row and what its step is made of.
   struct Mode {
     Number A, B, C;
     Number decay, input;  // Ā, B̄

@@ -9,6 +9,7 @@
 
 namespace ssm::cpu {
 
+/// log₂ e and ln 2.
 inline constexpr double log2_of_e = 1.44269504088896340736;
 inline constexpr double ln_of_2 = 0.69314718055994530942;
 
@@ -49,6 +50,7 @@ struct Polynomials<double> {
                                      0.1773974888053659};  // 5e-17
 };
 
+/// Σ coefficients[i]·xⁱ, by Horner.
 template <class R, class T, std::size_t N>
 [[gnu::always_inline]] inline R polynomial(const R& x, const T (&coefficients)[N]) {
   R sum(coefficients[N - 1]);
@@ -81,6 +83,7 @@ template <class R>
   return xsimd::ldexp(polynomial(R(bounded - whole), P::exp2), xsimd::to_int(whole));
 }
 
+/// e^x, with the accuracy of exp2_of.
 template <class R>
 [[gnu::always_inline]] inline R exp_of(const R& x) {
   using T = typename R::value_type;

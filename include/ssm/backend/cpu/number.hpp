@@ -12,6 +12,7 @@ namespace ssm::cpu {
 template <class T, class Arch, int Parts>
 using NumberOf = std::conditional_t<Parts == 2, Complex<Batch<T, Arch>>, Batch<T, Arch>>;
 
+/// Aligned loads and stores of one register of numbers.
 template <class T, class Arch, int Parts>
 NumberOf<T, Arch, Parts> load_number(const T* from) {
   using R = Batch<T, Arch>;
@@ -120,6 +121,7 @@ void with_parts(Index parts, F&& body) {
     body(std::integral_constant<int, 1>{});
 }
 
+/// e^z and a choice by lanes, in the same words for real and complex numbers.
 template <class R>
 R exponential_of(const R& z) {
   return xsimd::exp(z);

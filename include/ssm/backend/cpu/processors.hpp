@@ -52,11 +52,13 @@ inline double control_group_limit() {
     const auto first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos || line.compare(second + 1, 1, "/") != 0) continue;
     const std::string path = line.substr(second + 1);
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    if (controllers == ",,") {
-      limit = std::min(limit, control_group_limit("/sys/fs/cgroup", path));
-    } else if (controllers.find(",cpu,") != std::string::npos) {
-      limit = std::min(limit, control_group_limit("/sys/fs/cgroup/cpu", path));
+    std::string_view controllers(line.data() + first + 1, second - first - 1);
+    if (controllers.empty()) limit = std::min(limit, control_group_limit("/sys/fs/cgroup", path));
+    while (!controllers.empty()) {
+      const std::string_view controller = controllers.substr(0, controllers.find(','));
+      if (controller == "cpu")
+        limit = std::min(limit, control_group_limit("/sys/fs/cgroup/cpu", path));
+      controllers.remove_prefix(std::min(controllers.size(), controller.size() + 1));
     }
   }
   return limit;

@@ -29,6 +29,7 @@ using Batch = xsimd::batch<T, Arch>;
 template <class T, class Arch>
 inline constexpr Index lane_count = static_cast<Index>(Batch<T, Arch>::size);
 
+/// Unaligned loads and stores of one register.
 template <class T, class Arch>
 Batch<T, Arch> load(const T* from) {
   return Batch<T, Arch>::load_unaligned(from);
