@@ -14,7 +14,7 @@ struct Operands {
         skip(random_tensor<float>("skip", channels)),
         bias(random_tensor<float>("bias", channels)),
         u(random_tensor<float>("u", batch, length, channels)),
-        dt(random_tensor<float>("dt", batch, length, channels)),
+        dt(random_tensor<float>("delta", batch, length, channels)),
         gate(random_tensor<float>("gate", batch, length, channels)),
         dy(random_tensor<float>("dy", batch, length, channels)),
         B(random_tensor<float>("B", batch, length, states)),

@@ -41,12 +41,12 @@ struct CascadedCall {
         rows(sequence_count(n.batch, n.segments)),
         A(negative("A", n)),
         gate(wide("gate", n)),
-        dt(positive(wide("dt", n))),
+        dt(positive(wide("delta", n))),
         C(narrow("C", n)),
         y(wide("y", n)),
         dy(wide("dy", n)),
         dgate(wide("dgate", n)),
-        ddt(wide("ddt", n)),
+        ddt(wide("ddelta", n)),
         dC(narrow("dC", n)),
         initial_state(state("initial", n)),
         final_state(nan_tensor<T>(rows, n.channels, n.states)),
@@ -56,12 +56,12 @@ struct CascadedCall {
     for (Index i = 0; i < n.sources; ++i) {
       const std::string name = "source " + std::to_string(i) + " ";
       sources.push_back({.u = wide(name + "u", n),
-                         .dt = positive(wide(name + "dt", n)),
+                         .dt = positive(wide(name + "delta", n)),
                          .B = narrow(name + "B", n),
                          .A = negative(name + "A", n),
                          .initial_state = state(name + "initial", n)});
       gradients.push_back({.u = wide(name + "du", n),
-                           .dt = wide(name + "ddt", n),
+                           .dt = wide(name + "ddelta", n),
                            .B = narrow(name + "dB", n),
                            .A = random_tensor<T>(name + "dA", n.channels, n.states),
                            .initial_state = state(name + "dinitial", n)});
