@@ -59,7 +59,7 @@ class ThreadPool {
   /// A worker, and its parts of the present call.
   struct alignas(64) Worker {
     std::atomic<std::uint64_t> share{
-        0};  // number of the call, how many workers may take parts, parts left
+        0};  // number of the call, workers that may take parts, parts left
     std::atomic<std::uint32_t> call{0};  // changes when there is something to do
     std::atomic<bool> is_asleep{false};
     std::thread thread;
@@ -117,7 +117,7 @@ class ThreadPool {
       }
       for (int w = 1; w < count; ++w) {
         worker(w).call = call;
-        if (worker(w).is_asleep) worker(w).call.notify_one();
+        if (worker(w).is_asleep.exchange(false)) worker(w).call.notify_one();
       }
       take(0);
       if (spin([this] { return unfinished == 0; })) return;
@@ -190,9 +190,8 @@ class ThreadPool {
   void dismiss() {
     if (crew_ != nullptr && crew_->process == getpid())
       crew_->dismiss();
-    else
-      static_cast<void>(
-          crew_.release());  // the parent's: its threads are not here and cannot be joined
+    else  // the parent's: its threads are not here and cannot be joined
+      static_cast<void>(crew_.release());
     crew_.reset();
   }
 
