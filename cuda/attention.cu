@@ -97,8 +97,9 @@ struct AttentionRow {
   Operand<T, 3> log_sum;
 };
 
-/// With p the attention of query t to key s:  dv_s += p·dy_t,  dscore = scale·p·(dy_t·v_s − dy_t·y_t),
-/// dq_t += dscore·k_s,  dk_s += dscore·q_t.
+/// With p the attention of query t to key s:
+///   dscore = scale·p·(dy_t·v_s − dy_t·y_t)
+///   dv_s += p·dy_t    dq_t += dscore·k_s    dk_s += dscore·q_t
 template <class T>
 struct AttentionGradient {
   SSM_DEVICE T weight(Index b, Index t, Index row, Index s, Index h, Lanes lanes) const {

@@ -84,7 +84,9 @@ void kernel_of(const ssm::DiagonalKernel<T, CudaSpace>& a, double* scratch, Stre
   });
 }
 
-/// kernel[l] = w·Re(v·Āˡ) with v = C·B̄:  dv = w·Σ dkernel[l]·conj(Āˡ),  dĀ = w·conj(v)·Σ dkernel[l+1]·(l+1)·conj(Āˡ).
+/// With kernel[l] = w·Re(v·Āˡ) and v = C·B̄:
+///   dv = w·Σ dkernel[l]·conj(Āˡ)
+///   dĀ = w·conj(v)·Σ dkernel[l+1]·(l+1)·conj(Āˡ)
 template <class Z, class T>
 void gradients_of(const ssm::DiagonalKernelBackward<T, CudaSpace>& g, double* ddt_parts,
                   Stream stream) {

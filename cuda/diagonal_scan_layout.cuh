@@ -41,14 +41,15 @@ __host__ __device__ constexpr int stored_vector(int row, int vector) {
 
 /// The 64 × 64 matrices of a channel, each [inner, outer]; p position, s state (re, im
 /// interleaved).
-///   lift     [p, s]  b·a^(63−p)                 rows of a chunk → what it adds to the state
-///   toeplitz [p, q]  K[q−p], q ≥ p              the chunk's own output; K the kernel's first 64 taps
-///   lower    [s, q]  2·Re(c·a^(q+1) · )         the state's output
+///   lift     [p, s]  b·a^(63−p)          rows of a chunk → what it adds to the state
+///   toeplitz [p, q]  K[q−p], q ≥ p       the chunk's own output; K the kernel's first 64 taps
+///   lower    [s, q]  2·Re(c·a^(q+1) · )  the state's output
 ///   raise    [p, s], backward [p, q], spread [s, q]: their transposes, for the adjoint walk
 enum Matrix { kToeplitz, kLower, kLift, kRaise, kBackward, kSpread, kMatrices };
 
 /// Rows of a channel's table of powers, [kTableRows, kTablePitch].
-///   one row of chunks, 2 rows … : a^64, a^(64R), a^(128R), a^(256R), a^(64R·g) for g = 0 … 7, a^(512R), a, b, c, 0
+///   one row of chunks, 2 rows … : a^64, a^(64R), a^(128R), a^(256R),
+///                                 a^(64R·g) for g = 0 … 7, a^(512R), a, b, c, 0
 enum TableRow {
   kRow = 0,
   kGroup = 1,

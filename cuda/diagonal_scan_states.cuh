@@ -21,7 +21,8 @@ __device__ inline float2 shift_lanes(float2 v, int delta, bool down) {
 
 /// Scans the rows of two output tiles, the first of them `first`, over the chunks of the warp's
 /// tile, and of its neighbors:
-///   forward  state_{j+1} = a^64 · state_j + v_j           reverse  state_j = conj(a^64) · state_{j+1} + v_j
+///   forward  state_{j+1} = a^64 · state_j + v_j
+///   reverse  state_j = conj(a^64) · state_{j+1} + v_j
 /// v    [2][R]  contributions of this lane's rows, one mode each
 /// out  [2][R]  the state each row starts from (forward: before it; reverse: after it)
 /// The carry moves on by one tile (by `warps` tiles). Stores come last, so that both scans overlap.

@@ -10,8 +10,8 @@ struct BackwardLaunch {
   DiagonalScanBackward<T> call;
   const char* workspace;
   const Complex<float>* checkpoints;
-  const float2*
-      tail_state;  // [S, D, kModes]  gradient that dfinal_state sends to the state before the last chunk
+  /// [S, D, kModes]  gradient that dfinal_state sends to the state before the last chunk
+  const float2* tail_state;
   const float* tail_input;  // [S, D, kChunk]  and to the last chunk's inputs
   float2* partial;          // [D, groups, 3, kModes]  gradients of c, b̄ and ā
   float* partial_skip;      // [D, groups]

@@ -244,9 +244,9 @@ __device__ inline void load_tile(LeftFragmentsOf<T>& a, const T* x, const T* gat
   }
 }
 
-/// Columns of half `v` of  a · left + b · right, matrices of `Terms` terms. The triangular ones have nothing in the halves
-/// that the comparisons leave out: `Left`, `Right` is −1 where inner positions are at most the
-/// outer ones' half, 1 where they are at least that, 0 for a full matrix.
+/// Columns of half `v` of a · left + b · right, matrices of `Terms` terms. The triangular ones have
+/// nothing in the halves that the comparisons leave out: `Left`, `Right` is −1 where inner
+/// positions are at most the outer ones' half, 1 where they are at least that, 0 for a full matrix.
 template <int Terms, int Left, int Right, int OperandTerms, int Rows>
 __device__ inline void multiply_half(float (&sum)[Rows][4][4], int v,
                                      const LeftFragments<OperandTerms, Rows>& a, Packed left,

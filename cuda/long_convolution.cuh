@@ -9,8 +9,10 @@ namespace ssm::cuda::device {
 
 // Sequences longer than a block's transform, by overlap-add in the frequency domain. With u_j and
 // k_i blocks of 8192 positions, padded to 16384 points, and U_j, K_i their spectra:
-//   Y_m = Σ_{i+j=m} K_i·U_j          block m's output is the first half of Y_m plus the second half of Y_{m−1},
-//   Z_m = Y_m + (−1)^f·Y_{m−1}       the first half of Z_m's inverse: the sign at frequency f shifts by half a period
+//   Y_m = Σ_{i+j=m} K_i·U_j
+//   Z_m = Y_m + (−1)^f·Y_{m−1}
+// Block m's output is the first half of Y_m plus the second half of Y_{m−1}: the first half of
+// Z_m's inverse, as the sign at frequency f shifts by half a period.
 
 template <class T>
 using LongTransform = Transform<32, 32, half_terms<T>>;

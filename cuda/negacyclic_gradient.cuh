@@ -8,13 +8,15 @@ namespace ssm::cuda::device {
 // The kernel's gradient is a correlation summed over the batch, dkernel[τ] = Σ_b Σ_t
 // ds_t · u_{t−τ}. Where convolve_negacyclic multiplies polynomials in n2, a second transform, over
 // n2, finishes the job here:
-//   X̂[k, j] = Σ_n2 X[k, n2]·exp(−2πi·n2·κ/(32·R))·exp(−2πi·n2·j/32),   P_i[k, j] = Σ_rows conj(Û_{m−i})·dŜ_m
+//   X̂[k, j]   = Σ_n2 X[k, n2]·exp(−2πi·n2·κ/(32·R))·exp(−2πi·n2·j/32)
+//   P_i[k, j] = Σ_rows conj(Û_{m−i})·dŜ_m
 // so that the sum over the batch stays in registers: two numbers a lane, frequency and i.
 
 // Sequences of more than eight blocks go by pairs of pieces of eight, piece p of u with piece p + d
 // of ds: by time differences from d pieces on as above, and those below d pieces with u and ds in
 // each other's place:
-//   Σ_t ds_{H·d + t} · u_{t − (τ − H·d)}  and  Σ_t u_t · ds_{H·d + t − (H·d − τ)},   H positions a piece
+//   Σ_t ds_{H·d + t} · u_{t − (τ − H·d)}  and  Σ_t u_t · ds_{H·d + t − (H·d − τ)}
+// with H positions a piece.
 
 struct NegacyclicGradientLaunch {
   int batch, channels, length, taps;

@@ -8,10 +8,10 @@ namespace ssm::cuda::device {
 // Negacyclic convolution by a partial transform: over one of two axes, with Toeplitz products over
 // the other. A block of `length` positions t = n1·32 + n2, zero-padded to twice that, is a
 // polynomial modulo z^(2·length) + 1; with R = 2·Outer and κ = k + 1/2, a transform over n1 alone,
-//   X[k, n2] = Σ_{n1 < Outer} x[n1, n2]·exp(−2πi·n1·κ/R),   k < Outer (the other frequencies are conjugates),
-// leaves at each k a product of polynomials in n2 modulo z^32 − exp(−2πi·κ/R): a 32 × 32 complex
-// matrix whose entries depend only on the difference of row and column, the same for every sequence
-// of a channel. The inverse is
+//   X[k, n2] = Σ_{n1 < Outer} x[n1, n2]·exp(−2πi·n1·κ/R),   k < Outer
+// (the other frequencies are conjugates), leaves at each k a product of polynomials in n2 modulo
+// z^32 − exp(−2πi·κ/R): a 32 × 32 complex matrix whose entries depend only on the difference of row
+// and column, the same for every sequence of a channel. The inverse is
 //   y[n1, n2] = 1/Outer · Σ_k Re Y[k, n2]·exp(2πi·n1·κ/R)
 // No twiddles, two passes through shared memory. Frequencies k and Outer − 1 − k share the sums
 // over even and over odd n1, so that the outer stages cost Outer multiply-adds an element each, the
@@ -43,8 +43,7 @@ struct NegacyclicPlan {
   static constexpr int bytes = ring_at + rows * ring_bytes;
 };
 
-// Shared memory by
-// address ------------------------------------------------------------------------------------------
+// Shared memory by address ------------------------------------------------------------------------
 
 __device__ inline unsigned shared_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
@@ -140,8 +139,7 @@ __device__ inline unsigned subtract_halves(unsigned a, unsigned b) {
   return reinterpret_cast<const unsigned&>(sum);
 }
 
-// The outer
-// stages --------------------------------------------------------------------------------------------------
+// The outer stages --------------------------------------------------------------------------------
 
 /// Of packed matrices: [parity of n1][part][tile of 16 outputs][step of 16 inputs], each a left
 /// operand.

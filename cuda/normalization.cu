@@ -98,7 +98,8 @@ void add_parameter_gradients(const ssm::NormalizationBackward<T, CudaSpace>& g, 
 
 }  // namespace
 
-/// With n = (x − mean)·scale and g = weight·dy:  dx = scale·(g − mean(g) − n·mean(g·n)), without mean(g) for rms.
+/// With n = (x − mean)·scale and g = weight·dy:
+///   dx = scale·(g − mean(g) − n·mean(g·n))      without mean(g) for rms
 template <class T>
 void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, double* sums,
                             Stream stream) {

@@ -8,8 +8,7 @@
 
 namespace ssm::cuda::device {
 
-// Complex arithmetic, the same on host and
-// device -----------------------------------------------------------------
+// Complex arithmetic, the same on host and device -------------------------------------------------
 
 __host__ __device__ constexpr float2 multiply(float2 a, float2 b) {
   return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x};
@@ -23,8 +22,7 @@ __host__ __device__ constexpr double2 multiply(double2 a, double2 b) {
   return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x};
 }
 
-// 16-bit
-// pairs ----------------------------------------------------------------------------------------------------
+// 16-bit pairs ------------------------------------------------------------------------------------
 
 __device__ inline unsigned pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -53,8 +51,7 @@ __device__ inline void split_bf16(float low, float high, unsigned (&pairs)[Terms
   }
 }
 
-// Eight neighboring
-// positions ------------------------------------------------------------------------------------
+// Eight neighboring positions ---------------------------------------------------------------------
 
 template <class T>
 inline constexpr int operand_terms = 2;  // bf16 terms that represent a scalar of this type
@@ -172,8 +169,7 @@ __device__ inline bool is_aligned(const T* p) {
   return (reinterpret_cast<unsigned long long>(p) & 15) == 0;
 }
 
-// Tensor
-// cores ----------------------------------------------------------------------------------------------------
+// Tensor cores ------------------------------------------------------------------------------------
 
 /// c += a · b for a 16 × 16 by 16 × 8 tile, bf16 operands, float sums.
 __device__ inline void multiply_tile(float (&c)[4], const unsigned (&a)[4], unsigned b0,

@@ -12,7 +12,8 @@ namespace mine {
 /// Running sums.
 ///   y[b,t,d] = initial_state[b,d] + Σ_{s≤t} x[b,s,d]      final_state[b,d] = y[b,L−1,d]
 /// x, y            [B, L, D]   y overwritten
-/// segments        optional: B = 1, and S sequences lie one after another in the row; otherwise S = B
+/// segments        optional: B = 1, and S sequences lie one after another in the row; otherwise
+///                 S = B
 /// initial_state   [S, D]      optional, zero if left out
 /// final_state     [S, D]      optional, overwritten; may be the same memory as initial_state
 /// Throws  ShapeError
@@ -26,7 +27,8 @@ struct RunningSum {
 };
 
 /// The vector–Jacobian product of RunningSum.
-///   dx[b,t,d] = dfinal_state[b,d] + Σ_{s≥t} dy[b,s,d]      dinitial_state[b,d] = dfinal_state[b,d] + Σ_s dy[b,s,d]
+///   dx[b,t,d]           = dfinal_state[b,d] + Σ_{s≥t} dy[b,s,d]
+///   dinitial_state[b,d] = dfinal_state[b,d] + Σ_s dy[b,s,d]
 template <class T, class Space>
 struct RunningSumBackward {
   ssm::View<const T, 3, Space> dy{};

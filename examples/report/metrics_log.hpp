@@ -17,8 +17,8 @@
 namespace ssm::cli {
 
 /// The numbers of a training run as JSON lines: one object per entry, each with its "step".
-///   MetricsLog log("run/metrics.jsonl", 100);      // resumed after step 100: later entries are dropped
-///   log.append({{"step", 110}, {"loss", 1.5}});    // in the file, whole, when this returns
+///   MetricsLog log("run/metrics.jsonl", 100);    // resumed after step 100: drops later entries
+///   log.append({{"step", 110}, {"loss", 1.5}});  // in the file, whole, when this returns
 /// Throws  CheckpointError  if the file cannot be read or written, or holds something else
 class MetricsLog {
  public:

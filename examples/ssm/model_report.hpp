@@ -26,8 +26,8 @@ struct ModelReport {
   std::string family;                                       // empty without a config.json
   std::vector<std::pair<std::string, std::string>> config;  // "ssm_cfg.d_state", "64"
   nlohmann::json config_json;
-  std::string
-      misfit;  // why the tensors are not those of the config, empty where they are or nothing is known
+  /// Why the tensors are not those of the config, empty where they are or nothing is known.
+  std::string misfit;
   std::vector<TensorReport> tensors;  // layer 2 before layer 10
   std::vector<std::string> files;
   std::uint64_t parameters = 0;

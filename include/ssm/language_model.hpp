@@ -298,8 +298,8 @@ struct FreshLanguageModel {
 
 /// Opens a language model from a folder with config.json and weights, or from the newest checkpoint
 /// of a training run.
-/// Throws  CheckpointError  if a file is missing, damaged, or not what its config says; ArgumentError  for a backend that is not
-///         there or that the family does not run on
+/// Throws  CheckpointError  if a file is missing, damaged, or not what its config says;
+///         ArgumentError    for a backend that is not there or that the family does not run on
 AnyLanguageModel open_language_model(const std::filesystem::path& path,
                                      const BackendOptions& options = {});
 /// Throws  ArgumentError  for an unknown family or sizes that do not fit; CheckpointError  for a

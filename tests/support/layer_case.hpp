@@ -10,7 +10,9 @@ namespace ssm::laws {
 
 /// One layer, or one way to configure it: what every list of layers (tests, tables, benchmarks) is
 /// made of.
-///   for_each_case(every_layer, [](const auto& layer_case) { use(layer_case.title(), layer_case.make()); });
+///   for_each_case(every_layer, [](const auto& layer_case) {
+///     use(layer_case.title(), layer_case.make());
+///   });
 template <class Make>
 struct LayerCase {
   using Layer = std::invoke_result_t<Make>;

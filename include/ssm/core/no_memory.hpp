@@ -25,7 +25,8 @@ struct NoMemory {
 /// A backend without memory and without primitives: layers say the names and extents of their
 /// tensors and allocate nothing.
 ///   const auto shapes = layer.zero_parameters<float>(ssm::Context<ssm::ShapesOnly>());
-///   ssm::for_each_parameter([](const ssm::ParameterSpec& spec, const auto& tensor) { … tensor.extents() … }, shapes);
+///   ssm::for_each_parameter(
+///       [](const ssm::ParameterSpec& spec, const auto& tensor) { … tensor.extents() … }, shapes);
 struct ShapesOnly {
   using Space = NoMemory;
   struct Resources {};

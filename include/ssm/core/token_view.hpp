@@ -41,8 +41,10 @@ class TokenSource {
 
 /// A text as tokens, or a part of one, wherever they are: in memory, or in a TokenSource. Passed by
 /// value, like a string_view; what it views must outlive it.
-///   const std::vector<Token> tokens = …;     TokenView text = tokens;
-///   const ByteTokens book("book.txt");       TokenView last = TokenView(book).subview(begin, count);
+///   const std::vector<Token> tokens = …;
+///   TokenView text = tokens;
+///   const ByteTokens book("book.txt");
+///   TokenView last = TokenView(book).subview(begin, count);
 /// Cost    a copy of the tokens that are read, and of no others
 class TokenView {
  public:

@@ -15,9 +15,12 @@ namespace ssm {
 
 /// A view of anything tensor-like, and of memory that belongs to somebody else; elements are const
 /// where the owner is.
-///   view_of(tensor)   view_of(view)   view_of(std::span)   view_of(std::vector)   view_of(Eigen matrix or map)
-///   view_of(pointer, {batch, length, channels})                                    // row-major
-///   view_of(pointer, {batch, length, channels}, {length * channels, 1, length})    // each sequence column-major
+///   view_of(tensor)   view_of(view)   view_of(std::span)   view_of(std::vector)
+///   view_of(Eigen matrix or map)
+///   // row-major
+///   view_of(pointer, {batch, length, channels})
+///   // each sequence column-major
+///   view_of(pointer, {batch, length, channels}, {length * channels, 1, length})
 template <class T, class E, class S>
 TensorView<T, E, S> view_of(const TensorView<T, E, S>& view) {
   return view;

@@ -20,8 +20,9 @@ namespace ssm {
 ///   auto frame = ctx.workspace().frame();
 ///   auto scores = frame.template tensor<float>(batch, length);     // gone with the frame
 /// The memory is the workspace's own, or the caller's:
-///   std::vector<std::byte> memory(warm.workspace().peak() + 64);   // as much as the same calls have used elsewhere
-///   ctx.workspace().borrow(memory);                                // from here on nothing else is allocated
+///   // as much as the same calls have used elsewhere
+///   std::vector<std::byte> memory(warm.workspace().peak() + 64);
+///   ctx.workspace().borrow(memory);  // from here on nothing else is allocated
 /// Elements are unspecified; with `fill_with_nan(true)` floating-point scratch starts as NaN, so
 /// that reading what was never written shows.
 template <MemorySpace Space>

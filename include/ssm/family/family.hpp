@@ -27,9 +27,12 @@ namespace ssm {
 ///   describes(json)                   whether a config.json is one of this family
 ///   read(json), write(config)         config.json in and out
 ///   make(config)                      the layer
-///   other_embedding                   another word for the embedding in files of other programs, or ""
-///   extents_of_constant(config, name) of tensors that may be in files though they follow from the config
-///   standard(), for_each_option(config, visit), derive(config, given)      a fresh model by settings
+///   other_embedding                   another word for the embedding in files of other programs,
+///                                     or ""
+///   extents_of_constant(config, name) of tensors that may be in files though they follow from the
+///                                     config
+///   standard(), for_each_option(config, visit), derive(config, given)
+///                                     a fresh model by settings
 /// and, where a family needs them:
 ///   has_attention(config)             whether its states grow with the text
 ///   complete(config, tensors)         what config.json leaves to the tensors

@@ -15,7 +15,7 @@ namespace ssm {
 
 /// The bytes of a file as tokens, token b the byte b, as ByteTokenizer has them. They are read
 /// where they are asked for, so a text may be larger than the memory.
-///   const ByteTokens text("book.txt");                       // a pipe or "-" as well, see open_input
+///   const ByteTokens text("book.txt");  // a pipe or "-" as well, see open_input
 ///   const TextStreams streams(text, 256, 16, Seed{1});
 /// Throws  CheckpointError  as open_input and FileReader
 class ByteTokens : public TokenSource {

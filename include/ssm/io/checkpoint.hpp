@@ -42,7 +42,8 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
 
 /// Adds every tensor of a parameter struct under prefix + its name; the writer borrows them until
 /// it is finished. Weights that are kept in bf16 are written so.
-///   save_parameters(writer, parameters, "model.");   save_parameters(writer, moments, "adamw.mean.");
+///   save_parameters(writer, parameters, "model.");
+///   save_parameters(writer, moments, "adamw.mean.");
 /// Throws  CheckpointError  if two tensors have one name
 template <class P>
 void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string_view prefix = "") {
@@ -58,8 +59,9 @@ void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string
 /// Everything is checked before the first element changes. Tensors of the file that do not begin
 /// with the prefix are no concern of this call.
 /// Throws  CheckpointError  if a tensor is missing, has other extents or no floating-point type, if
-///                          one under the prefix is
-///         not expected, or if the file was cut since it was opened; ArgumentError  for weights that are kept in bf16
+///                          one under the prefix is not expected, or if the file was cut since it
+///                          was opened;
+///         ArgumentError    for weights that are kept in bf16
 template <TensorSource S, class P>
 void load_parameters(const S& file, P& parameters, std::string_view prefix = "",
                      UnexpectedTensors unexpected = UnexpectedTensors::refuse) {

@@ -156,7 +156,8 @@ inline std::filesystem::path model_folder(const std::filesystem::path& path) {
 /// beside it may remove that checkpoint while it is opened, because a newer one is there: then
 /// `open` is called again, for the newer one. Files that are open stay readable, so `open` may read
 /// for as long as it likes once it has opened all it needs.
-///   const auto model = open_newest("run/", [&](const auto& folder) { return load_h3(ctx, folder); });
+///   const auto model =
+///       open_newest("run/", [&](const auto& folder) { return load_h3(ctx, folder); });
 /// Throws  CheckpointError  if there is no model; and what `open` throws for a folder that is there
 template <class Open>
 auto open_newest(const std::filesystem::path& path, Open&& open) {

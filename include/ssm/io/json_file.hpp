@@ -24,8 +24,8 @@ namespace ssm {
 
 /// A JSON object from outside, read field by field; each complaint names the file and the field.
 ///   const JsonObject config = read_json("config.json");
-///   const auto width = config.integer("d_model", 1);                    // must be there, at least 1
-///   const auto eps = config.number("layer_norm_epsilon", 1e-5);         // 1e-5 where it is left out or null
+///   const auto width = config.integer("d_model", 1);             // must be there, at least 1
+///   const auto eps = config.number("layer_norm_epsilon", 1e-5);  // 1e-5 where left out or null
 /// Throws  CheckpointError
 class JsonObject {
  public:

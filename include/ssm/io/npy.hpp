@@ -44,13 +44,13 @@ constexpr std::string_view npy_dtype() {
 
 /// One array in numpy's file format, versions 1 to 3; the header is checked when it is opened.
 ///   const NpyFile file("x.npy");
-///   file.read(x);                                           // into any host tensor of the same extents
-///   auto y = file.read<float, 2>();                         // or into a new one
-///   file.read_from(1000, part);                             // elements 1000, 1001, … of a long row
-///   const NpyFile piped(open_input("-"));                   // see open_input
+///   file.read(x);                          // into any host tensor of the same extents
+///   auto y = file.read<float, 2>();        // or into a new one
+///   file.read_from(1000, part);            // elements 1000, 1001, … of a long row
+///   const NpyFile piped(open_input("-"));  // see open_input
 /// Throws  CheckpointError  if the file is damaged, longer or shorter than its header says, of
-///                          other extents or of a type
-///         that does not convert (floats to any float; integers of 1 to 8 bytes to any scalar that holds them)
+///                          other extents or of a type that does not convert (floats to any float;
+///                          integers of 1 to 8 bytes to any scalar that holds them)
 /// Source  numpy.lib.format
 class NpyFile {
  public:

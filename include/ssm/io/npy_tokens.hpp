@@ -13,11 +13,11 @@ namespace ssm {
 
 /// A .npy file of whole numbers as one text of tokens. They are read where they are asked for, so a
 /// text may be larger than the memory.
-///   const NpyTokens text("tokens.npy");                      // a pipe or "-" as well, see open_input
+///   const NpyTokens text("tokens.npy");  // a pipe or "-" as well, see open_input
 ///   const TextLoss loss = text_loss(ctx, model.layer, model.parameters, text);
 /// Throws  CheckpointError  as NpyFile, for any other shape than [N] or [1, N], for numbers that
-///                          are not whole, and where they are
-///         read for one that is negative or too large to be a token
+///                          are not whole, and where they are read for one that is negative or too
+///                          large to be a token
 class NpyTokens : public TokenSource {
  public:
   explicit NpyTokens(const std::filesystem::path& path) : NpyTokens(open_input(path)) {}

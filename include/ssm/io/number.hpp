@@ -75,7 +75,10 @@ inline bool is_decimal(std::string_view text) {
 
 /// The whole number that a text is, from `least` to `most`: decimal digits with or without a sign,
 /// and nothing else. Nothing wraps or is brought into the range: 2⁶⁴ is no seed, nor is −1.
-///   "12" → 12      "" → "is empty"      "1e3" → "'1e3' is no whole number"      "-1" → "'-1' is less than 0"
+///   "12"  → 12
+///   ""    → "is empty"
+///   "1e3" → "'1e3' is no whole number"
+///   "-1"  → "'-1' is less than 0"
 template <std::integral T>
 ParsedNumber<T> parse_whole_number(std::string_view text, T least = std::numeric_limits<T>::min(),
                                    T most = std::numeric_limits<T>::max()) {
@@ -107,7 +110,10 @@ ParsedNumber<T> parse_whole_number(std::string_view text, T least = std::numeric
 
 /// The number that a text is, from `least` to `most`: in decimal, with or without an exponent;
 /// never infinite, never NaN.
-///   "1e-3" → 0.001      "" → "is empty"      "nan" → "'nan' is no number"      "1e999" → "'1e999' is too large"
+///   "1e-3"  → 0.001
+///   ""      → "is empty"
+///   "nan"   → "'nan' is no number"
+///   "1e999" → "'1e999' is too large"
 inline ParsedNumber<double> parse_number(std::string_view text,
                                          double least = std::numeric_limits<double>::lowest(),
                                          double most = std::numeric_limits<double>::max()) {

@@ -37,12 +37,12 @@ constexpr std::string_view safetensors_dtype() {
 
 /// A safetensors file, checked as a whole when it is opened; tensors are read when asked for.
 ///   const SafetensorsFile file("model.safetensors");
-///   file.read("embedding.weight", weight);                  // into any host tensor of the same extents
-///   auto bias = file.read<float, 1>("head.bias");           // or into a new one
+///   file.read("embedding.weight", weight);         // into any host tensor of the same extents
+///   auto bias = file.read<float, 1>("head.bias");  // or into a new one
 /// Cost    the header stays in memory; reading adds one small buffer, never a copy of the file
 /// Throws  CheckpointError  if the file is damaged in any way, or the tensor is missing, of other
-///                          extents, or of a
-///         type that does not convert (F64 F32 F16 BF16 convert to any float; I64 I32 to any scalar that holds them)
+///                          extents, or of a type that does not convert (F64 F32 F16 BF16 convert
+///                          to any float; I64 I32 to any scalar that holds them)
 /// Source  safetensors format, github.com/huggingface/safetensors
 class SafetensorsFile {
  public:
@@ -164,8 +164,8 @@ class SafetensorsFile {
 /// Collects tensors by name and writes them as one safetensors file.
 ///   SafetensorsWriter writer("model.safetensors");
 ///   writer.metadata("step", "100");
-///   writer.add("head.bias", bias);                          // borrowed until finish(); a temporary tensor is kept
-///   writer.add<BFloat16>("head.weight", weight);            // stored as another scalar
+///   writer.add("head.bias", bias);                // borrowed until finish(); a temporary is kept
+///   writer.add<BFloat16>("head.weight", weight);  // stored as another scalar
 ///   writer.finish();
 /// The file appears whole, and on the disk, when `finish` returns; if it throws, what was there
 /// before is untouched.

@@ -33,7 +33,8 @@ struct LanguageModelMaker {
 /// all compiled, and call open_language_model.
 ///   #include <ssm/backend/cpu.hpp>
 ///   #include <ssm/language_model/header_only.hpp>
-///   auto model = ssm::open_language_model_on<ssm::Cpu, ssm::TypeList<ssm::MambaFamily>>("mamba-130m-hf/");
+///   auto model =
+///       ssm::open_language_model_on<ssm::Cpu, ssm::TypeList<ssm::MambaFamily>>("mamba-130m-hf/");
 /// Throws  as open_language_model
 template <class B, class List = Families>
 AnyLanguageModel open_language_model_on(const std::filesystem::path& path,

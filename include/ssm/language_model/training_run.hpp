@@ -47,9 +47,10 @@ struct TrainingMoment {
 ///   run.run();
 /// A run bounded by steps and resumed after any interruption ends with the same weights, bit for
 /// bit, as one that was never interrupted, on the same backend and number of threads.
-/// Throws  ArgumentError  for a text that is too short or another one, a folder that holds a run,
-///                        settings that contradict the
-///         resumed run's, a loss that is not finite any more; CheckpointError. The last checkpoint stays
+/// Throws  CheckpointError; ArgumentError  for a text that is too short or another one, a folder
+///                                         that holds a run, settings that contradict the resumed
+///                                         run's, a loss that is not finite any more. The last
+///                                         checkpoint stays
 class TrainingRun {
   using Clock = std::chrono::steady_clock;
 

@@ -16,8 +16,8 @@ namespace ssm::laws {
 /// What checking one law on one backend in one scalar gave.
 struct Finding {
   bool holds;
-  std::string
-      text;  // "causality on mine::Backend float: y[0, 3, 2], batch 1, length 64: error 0.01, allowed 0.0002"
+  /// "causality on mine::Backend float: y[0, 3, 2], batch 1, length 64: error 0.01, allowed 0.0002"
+  std::string text;
 };
 
 /// The type's name, as the compiler spells it.
@@ -49,7 +49,8 @@ std::vector<Finding> every_law_in(const L& layer) {
 }
 
 /// The same on every one of these backends, in float and in double.
-///   for (const auto& finding : ssm::laws::every_law_against<mine::Reference, mine::Reference, mine::Fast>(layer))
+///   for (const auto& finding :
+///        ssm::laws::every_law_against<mine::Reference, mine::Reference, mine::Fast>(layer))
 ///     if (!finding.holds) std::cerr << finding.text << '\n';
 /// Cost    seconds for a layer of a few channels; use small ones
 template <class Oracle, class... Backends, class L>

@@ -95,12 +95,12 @@ void copy_state_tensor(Context<B>& ctx, const StateRows& rows, const Tensor<T, E
 /// Copies what a state remembers of one sequence over that of one sequence of another state of the
 /// same layer, so that sequences join and leave a batch. They may have read differently much.
 ///   auto batch = model.layer.initial_state(ctx, 8);
-///   copy_state_row(ctx, model.layer, session, 0, batch, 3);      // sequence 0 of a session becomes sequence 3
-///   copy_state_row(ctx, model.layer, batch, 3, session, 0);      // and back
+///   // sequence 0 of a session becomes sequence 3, and back
+///   copy_state_row(ctx, model.layer, session, 0, batch, 3);
+///   copy_state_row(ctx, model.layer, batch, 3, session, 0);
 /// Cost    the memory of one sequence twice; one copy for each tensor, in caches for each position
 /// Throws  ShapeError  if a row is not there, the states are not of this layer, or caches without
-///                     positions of their sequences
-///         differ in length; nothing has changed then
+///                     positions of their sequences differ in length; nothing has changed then
 template <class B, class L, class State>
 void copy_state_row(Context<B>& ctx, const L& layer, const State& from, Index row, State& to,
                     Index to_row) {

@@ -4,7 +4,8 @@
 namespace ssm {
 
 /// Where what a layer selects from earlier layers' hidden states joins its own.
-///   readout   h′_t = h_t + Σ_i a_t ⊙ h^i_t     read, but not carried on: the recurrence stays what it was
+///   readout   h′_t = h_t + Σ_i a_t ⊙ h^i_t
+///             read, but not carried on: the recurrence stays what it was
 ///   carried   the sum enters the recurrence, and so what comes after it
 /// In both, h^i is what the earlier layer computed by itself: connections do not compound.
 /// Source  He et al. 2024 (DenseSSM) §3.2: its convolutional and its autoregressive form

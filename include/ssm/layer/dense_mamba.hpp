@@ -27,7 +27,8 @@ struct DenseMambaOptions {
 /// (DenseSSM).
 ///   a_t = silu(h_select.fc2(silu(h_select.fc1(x_t))))
 ///   readout   y_t = out_proj( (C_t·h_t + D·u_t + Σ_i a_t ⊙ C_t·h^i_t) ⊙ silu(z_t) )
-///   carried   y_t = out_proj( (C_t·(h_t + e_t) + D·u_t) ⊙ silu(z_t) )      e_t = exp(Δ_t·A)·e_{t−1} + Σ_i a_t ⊙ h^i_t
+///   carried   y_t = out_proj( (C_t·(h_t + e_t) + D·u_t) ⊙ silu(z_t) )
+///             e_t = exp(Δ_t·A)·e_{t−1} + Σ_i a_t ⊙ h^i_t
 /// h is this block's own scan, h^i that of source i. The gate does not depend on n, so no state is
 /// stored: C_t·h^i_t is a scan with the source's u, Δ, A, B and this block's C, and e a scan that
 /// those drive. The recurrence is linear, so carrying h + e as one state, which fusion enters, is

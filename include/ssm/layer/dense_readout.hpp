@@ -10,7 +10,8 @@ namespace ssm {
 
 /// What a retention layer reads of earlier layers' states, when fusion is for reading only
 /// (DenseSSM).
-///   y_t = a_v ⊙ Σ_i rotate(a_k ⊙ q)_t·S^i_t      S^i_t = γ·S^i_{t−1} + rotate(k^i)_t ⊗ v^i_t      a_k, a_v = gates(x)
+///   y_t   = a_v ⊙ Σ_i rotate(a_k ⊙ q)_t·S^i_t      a_k, a_v = gates(x)
+///   S^i_t = γ·S^i_{t−1} + rotate(k^i)_t ⊗ v^i_t
 /// The state of a source is a matrix of keys by values, and the gates, of the widths of keys and
 /// values, choose its rows and columns. That of the keys acts before the rotation, so that what is
 /// read depends on distances alone.

@@ -11,7 +11,8 @@ namespace ssm {
 
 /// A dense connection of DenseSSM: what is selected from earlier layers' hidden states joins this
 /// layer's own.
-///   y = RMS(h + Σ_i a(x) ⊙ h_i)      with one gate a for all sources, so that their sum is what passes it
+///   y = RMS(h + Σ_i a(x) ⊙ h_i)
+/// with one gate a for all sources, so that their sum is what passes it.
 /// x        [B, L, channels]
 /// h, h_i   [B, L, width]   contiguous
 /// y        [B, L, width]

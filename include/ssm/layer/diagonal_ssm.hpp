@@ -36,7 +36,8 @@ struct DiagonalSsmOptions {
 
 /// A diagonal state-space model per channel (S4D), in H3's parametrization.
 ///   dt = exp(log_dt)    A = −exp(inv_A_real) + i·A_imag    (Ā, B̄) = discretize(dt, A, B)
-///   s_t = Ā·s_{t−1} + B̄·x_t      y_t = 2·Re Σ_p C_p·s_{t,p} + D·x_t      (without the 2 and Re for real modes)
+///   s_t = Ā·s_{t−1} + B̄·x_t
+///   y_t = 2·Re Σ_p C_p·s_{t,p} + D·x_t      (without the 2 and Re for real modes)
 /// x, y    [B, L, channels]   y must not overlap x
 /// state   [B, channels, P, 2|1]    P = N/2 complex or N real modes
 /// Cost    O(B·L·channels·P) by scan, O(channels·L·(P + B·log L)) by convolution

@@ -39,14 +39,15 @@ struct GauRetentionOptions {
 /// That is `carried` fusion, as in the published code: the state is of joined keys and values. With
 /// `readout`, gated queries read the sources' own states, and the gated sum is added to what this
 /// layer's state gives (DenseReadout):
-///   o = retention(rotate(q), rotate(k), v) + v_select(x) ⊙ Σ_i retention(rotate(k_select(x) ⊙ q), rotate(k_i), v_i)
+///   o = retention(rotate(q), rotate(k), v)
+///       + v_select(x) ⊙ Σ_i retention(rotate(k_select(x) ⊙ q), rotate(k_i), v_i)
 ///   y = to_out(g ⊙ RMS(o))
 /// What later layers read are k and v before they are joined with the sources. Without sources the
 /// gates are there, but unused, and so are their norms, which only carried fusion has.
 /// x, y     [B, L, channels]   y must not overlap x
 /// states   retention [B, heads, query_key_dim/heads, value_dim/heads], position [B]
-/// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and DecayedAttention, for
-///         `readout` one more for each source
+/// Cost    2·B·L·channels·(2·query_key_dim + 3·value_dim) operations for the projections, and
+///         DecayedAttention, for `readout` one more for each source
 /// Throws  ShapeError; ArgumentError  if heads do not divide the widths
 /// Source  He et al. 2024 (DenseSSM) §3.4; parameter names of the published DenseRetNet
 template <GauRetentionConfig Config>

@@ -18,15 +18,22 @@
 namespace ssm {
 
 /// The verbs of a layer, derived from the things that a layer L writes itself:
-///   L::Parameters<T, Space>, L::State<T, Space>, L::Tape<T, Space>        what it learns, carries, and remembers
-///   layer.evaluate(ctx, parameters, x, y, tape | nullptr, options)         whole sequences, states in and out
-///   layer.differentiate(ctx, parameters, tape, dy, dx, gradients, ends)    vector–Jacobian product
-///   layer.channels(), or layer.inputs() and layer.outputs()                the widths of x and y
-///   layer.initial_state<T>(ctx, sequences), layer.zero_parameters<T>(ctx)  zeros of the right sizes
-///   layer.fill_parameters(parameters, initializer)                         the published initialization, on the host
-///   L::for_each_parameter(visit, parameters...)                            names and tensors, in lockstep
-///   L::for_each_state(visit, states...)                                    likewise, visit(name, tensors...)
-///   L::runs_on<B, T>                 whether backend B has the primitives it calls; left out, what `evaluate` requires
+///   L::Parameters<T, Space>                         what it learns
+///   L::State<T, Space>                              what it carries
+///   L::Tape<T, Space>                               what it remembers
+///   layer.evaluate(ctx, parameters, x, y, tape | nullptr, options)
+///                                                   whole sequences, states in and out
+///   layer.differentiate(ctx, parameters, tape, dy, dx, gradients, ends)
+///                                                   vector–Jacobian product
+///   layer.channels(), or layer.inputs() and layer.outputs()
+///                                                   the widths of x and y
+///   layer.initial_state<T>(ctx, sequences), layer.zero_parameters<T>(ctx)
+///                                                   zeros of the right sizes
+///   layer.fill_parameters(parameters, initializer)  the published initialization, on the host
+///   L::for_each_parameter(visit, parameters...)     names and tensors, in lockstep
+///   L::for_each_state(visit, states...)             likewise, visit(name, tensors...)
+///   L::runs_on<B, T>                                whether backend B has the primitives it calls;
+///                                                   left out, what `evaluate` requires
 /// A layer is a small value and holds no tensors. Its laws are checked by
 /// tests/support/layer_laws.hpp.
 ///

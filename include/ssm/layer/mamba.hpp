@@ -15,7 +15,8 @@
 namespace ssm {
 
 /// The Mamba block: a gated selective SSM behind a short convolution.
-///   (x′, z) = in_proj(x)     u = silu(conv1d(x′))     (δ, B, C) = x_proj(u)     Δ = softplus(dt_proj(δ))
+///   (x′, z) = in_proj(x)         u = silu(conv1d(x′))
+///   (δ, B, C) = x_proj(u)        Δ = softplus(dt_proj(δ))
 ///   y = out_proj(selective_scan(u, Δ, A = −exp(A_log), B, C, D) ⊙ silu(z))
 /// x, y     [B, L, channels]   y must not overlap x
 /// states   conv [B, inner, W], the last W inputs, oldest first; ssm [B, inner, N]

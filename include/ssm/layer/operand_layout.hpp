@@ -12,8 +12,8 @@ namespace ssm {
 /// else.
 enum class OperandLayout {
   contiguous,  // row-major without gaps
-  even_rows,  // channels contiguous, positions evenly spaced over the whole batch: some columns of a matrix
-  any  // whatever the strides
+  even_rows,   // channels contiguous, positions evenly spaced over the batch: columns of a matrix
+  any          // whatever the strides
 };
 
 /// Whether channels are contiguous and positions evenly spaced over the whole batch.

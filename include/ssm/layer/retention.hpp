@@ -23,12 +23,14 @@ struct RetentionOptions {
 
 /// Multi-scale retention: linear attention whose memory fades at another rate in every head, and
 /// positions as rotations.
-///   q, k = rotate(Wq·x), rotate(Wk·x)/√(channels/heads)      S_n = γ_h·S_{n−1} + k_n ⊗ v_n      o_n = q_n·S_n
+///   q, k = rotate(Wq·x), rotate(Wk·x)/√(channels/heads)
+///   S_n = γ_h·S_{n−1} + k_n ⊗ v_n      o_n = q_n·S_n
 ///   y = out_proj(act(g) ⊙ RMS(o)),  v = Wv·x,  g = Wg·x
 /// x, y     [B, L, channels]   y must not overlap x
 /// states   retention [B, heads, channels/heads, value_dim/heads], position [B]: of each sequence's
 ///          next row
-/// Cost    2·B·L·channels·(2·channels + 3·value_dim) operations for the projections, and DecayedAttention
+/// Cost    2·B·L·channels·(2·channels + 3·value_dim) operations for the projections, and
+///         DecayedAttention
 /// Throws  ShapeError; ArgumentError  if heads do not divide the widths
 /// Source  Sun et al. 2023 (RetNet) §2; parameter names of torchscale's MultiScaleRetention
 template <RetentionConfig Config>

@@ -15,7 +15,8 @@ namespace ssm {
 /// Which of the two published normalizers the head norm's eps stands for: they agree where eps does
 /// not count.
 ///   recurrent   eps·D_n          what decoding computes
-///   parallel    eps·D_n·A_n²     what the training code computes, with A_n a constant for the gradient
+///   parallel    eps·D_n·A_n²     what the training code computes, with A_n a constant for the
+///                                gradient
 /// A call that carries a state computes the recurrent form in either case, as the published code
 /// does.
 enum class RetentionForm { recurrent, parallel };

@@ -7,9 +7,10 @@
 namespace ssm {
 
 /// Whether a layer's verbs, forward, backward, prefill and step, compile for backend B in scalar T:
-/// whether the backend has the
-/// primitives that the layer calls. A layer says so by  template <class B, class T> static constexpr bool runs_on = …;
+/// whether the backend has the primitives that the layer calls.
 ///   static_assert(RunsOn<Mamba<MambaConfig{.channels = 256}>, Cpu>);
+/// A layer says so by
+///   template <class B, class T> static constexpr bool runs_on = …;
 template <class L, class B, class T = float>
 concept RunsOn = bool{L::template runs_on<B, T>};
 

@@ -36,7 +36,8 @@ struct S4DOptions {
 /// state   [B, channels, P, 2]    P = N/2
 /// Cost    O(B·L·channels·P) + 2·B·L·channels² operations
 /// Throws  ShapeError; ArgumentError  for an odd N, which does not compile in the type
-/// Source  Gu et al. 2022 (S4D); parameter names and initialization of HazyResearch/safari, S4D with n_ssm = 1
+/// Source  Gu et al. 2022 (S4D); parameter names and initialization of HazyResearch/safari, S4D
+///         with n_ssm = 1
 template <S4DConfig Config>
 class S4D : public LayerVerbs<S4D<Config>> {
   static_assert(Config.state == dyn || Config.state % 2 == 0,

@@ -18,8 +18,10 @@ namespace ssm {
 // Words for writing a model as a list of blocks. A word W of one's own needs the first of these
 // alone:
 //   W::Layer<Width>          the block at a width, a layer of that many channels
-//   W::make<Width>()         one of them, where it is made of more than its type; left out: Layer<Width>()
-//   W::final_norm<Width>()   the norm that follows the last block, where W is the first; left out: LayerNorm<Width>()
+//   W::make<Width>()         one of them, where it is made of more than its type; left out:
+//                            Layer<Width>()
+//   W::final_norm<Width>()   the norm that follows the last block, where W is the first; left out:
+//                            LayerNorm<Width>()
 
 struct H3Block {
   template <Index Width>
@@ -122,7 +124,8 @@ using LanguageModelOf = BasicLanguageModel<Sequential<typename Blocks::template 
 /// A language model as a list of blocks, all sizes in the type. Names say what its tensors are
 /// called and how it begins; with those of a family and its blocks alone, checkpoints of that
 /// family fit.
-///   using Small = NamedLanguageModel<MambaNames, Vocabulary{256}, Width{192}, MambaBlock, MambaBlock>;
+///   using Small = NamedLanguageModel<MambaNames, Vocabulary{256}, Width{192}, MambaBlock,
+///                                    MambaBlock>;
 template <class Names, Vocabulary vocabulary, Width width, class... Blocks>
 class NamedLanguageModel : public detail::LanguageModelOf<width.channels, Names, Blocks...> {
  public:

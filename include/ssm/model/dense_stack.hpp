@@ -19,10 +19,12 @@ namespace ssm {
 /// input:
 ///   L::Hidden<T, Space>       views of what later layers read of it, or of its gradient
 ///   L::KeptHidden<T, Space>   the tensors behind them, for a tape
-///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, batch, length, sequences, has_initial_state)
+///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, batch, length, sequences,
+///                          has_initial_state)
 ///   L::for_each_hidden(visit, hidden)                       visit(view), those that are there
 ///   layer.evaluate(…, options, sources, hidden)             sources oldest first; fills hidden
-///   layer.differentiate(…, ends, sources, hidden, dsources, dhidden)   adds to dsources, reads dhidden
+///   layer.differentiate(…, ends, sources, hidden, dsources, dhidden)
+///                                                           adds to dsources, reads dhidden
 template <class L>
 concept DenseConnectable = requires(typename L::template Hidden<float, HostSpace> hidden,
                                     typename L::template KeptHidden<float, HostSpace> kept) {
@@ -35,7 +37,8 @@ struct DenseStackConfig {
 };
 
 /// Pre-norm residual blocks of one densely connected layer.
-///   h ← h + layer_l(norm_l(h); hidden_{l−m} … hidden_{l−1})      hidden_l: what layer l computed before any fusion
+///   h ← h + layer_l(norm_l(h); hidden_{l−m} … hidden_{l−1})
+/// with hidden_l what layer l computed before any fusion.
 /// x, y    [B, L, D]   y must not overlap x
 /// state   of the layers
 /// Tensors of block i are named "layers.i." before `norm_name` and `inner_name` and the parts' own

@@ -184,7 +184,8 @@ class Generation {
 };
 
 /// Continues a prompt.
-///   for (Token token : generate(ctx, layer, parameters, prompt, {.temperature = 0.8, .tokens = 200})) …
+///   for (Token token : generate(ctx, layer, parameters, prompt,
+///                               {.temperature = 0.8, .tokens = 200})) …
 template <class B, class P>
 Generation<B, P> generate(Context<B>& ctx, const typename P::Layer& layer, const P& parameters,
                           std::span<const Token> prompt, const GenerateOptions& options = {}) {

@@ -14,8 +14,10 @@ namespace ssm {
 
 /// A layer that is one of several kinds, which one is known at run time: the mixers of a hybrid
 /// model. Adds nothing to names.
-///   using Mixer = OneOf<H3<H3Config{}>, Mamba<MambaConfig{}>, CausalAttention<CausalAttentionConfig{}>>;
-///   std::vector<Mixer> mixers{H3<H3Config{}>({.channels = 64}), Mamba<MambaConfig{}>({.channels = 64})};
+///   using Mixer =
+///       OneOf<H3<H3Config{}>, Mamba<MambaConfig{}>, CausalAttention<CausalAttentionConfig{}>>;
+///   std::vector<Mixer> mixers{H3<H3Config{}>({.channels = 64}),
+///                             Mamba<MambaConfig{}>({.channels = 64})};
 /// x, y    [B, L, D]   y must not overlap x
 /// Throws  ArgumentError  for parameters, a tape or a state of another kind
 template <class... Kinds>

@@ -14,7 +14,8 @@ namespace ssm {
 /// where k, v hold T₀ earlier positions followed by the L new ones.
 /// q, y        [B, L, H, K]        y overwritten; must not alias the inputs
 /// k, v        [B, T₀ + L, H, K]
-/// segments                        optional: B = 1, attention stays inside each segment; without `cached` T₀ = 0
+/// segments                        optional: B = 1, attention stays inside each segment; without
+///                                 `cached` T₀ = 0
 /// cached      [S], on the host    optional: how many earlier positions each of the S sequences
 ///                                 has, packed or not. Then k, v are [S, T, H, K]: row i holds the
 ///                                 cached[i] earlier positions of sequence i, its new ones, and
@@ -64,7 +65,8 @@ struct AttentionBackward {
 
 /// Rotates pairs of channels by an angle that grows with the position (rotary embedding, half-split
 /// pairs).
-///   (x[j], x[j+r/2]) → rotation by direction · position · base^(−2j/r),  j < r/2;  channels from r on stay
+///   (x[j], x[j+r/2]) → rotation by direction · position · base^(−2j/r),  j < r/2
+/// Channels from r on stay.
 /// x, y        [B, L, H, K]   y overwritten; may be the same memory as x
 /// position    of the first row of every sequence, of every segment where rows are packed
 /// positions   [S], on the host    optional: the same for each sequence, in place of `position`

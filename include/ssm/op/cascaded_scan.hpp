@@ -32,7 +32,8 @@ struct ScanInputs {
 /// initial_state   [S, D, N]     optional, zero if left out; S sequences
 /// final_state     [S, D, N]     optional, overwritten; may be the same memory as initial_state
 /// y               [B, L, D]     overwritten; must not alias the inputs
-/// Cost    O((m + 1)·B·L·D·N) for m sources, with one exponential a state, position and scan; O(m·D·N) of workspace
+/// Cost    O((m + 1)·B·L·D·N) for m sources, with one exponential a state, position and scan;
+///         O(m·D·N) of workspace
 /// Throws  ShapeError  if B, L, D or N disagree; ArgumentError  for more than 8 sources
 /// Source  He et al. 2024 (DenseSSM) §3.2, the autoregressive form: the fused state is what is
 ///         carried on

@@ -13,7 +13,8 @@ enum class Reduction { mean, sum };
 /// pass.
 ///   loss = Σ_m −ln softmax(logits[m])[targets[m]]  over rows whose target is not `ignore_index`,
 ///          divided by their number for `mean` (0 if there are none)
-///   dlogits[m,v] = scale · (softmax(logits[m])[v] − [v = targets[m]])  (/ number for `mean`), 0 in ignored rows
+///   dlogits[m,v] = scale · (softmax(logits[m])[v] − [v = targets[m]])  (/ number for `mean`),
+///                  0 in ignored rows
 /// logits    [M, V]   nats, finite
 /// targets   [M]
 /// loss      [1]      overwritten

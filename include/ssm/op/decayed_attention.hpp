@@ -10,7 +10,8 @@ namespace ssm {
 
 /// Linear attention whose memory fades, a fixed rate a head: retention, and linear attention where
 /// log_decay is 0.
-///   S_n = γ·S_{n−1} + k_n ⊗ v_n      y_n = q_n·S_n = Σ_{m≤n} γ^{n−m}·(q_n·k_m)·v_m  +  γ^{n+1}·q_n·S_{−1}
+///   S_n = γ·S_{n−1} + k_n ⊗ v_n
+///   y_n = q_n·S_n = Σ_{m≤n} γ^{n−m}·(q_n·k_m)·v_m  +  γ^{n+1}·q_n·S_{−1}
 /// with γ = exp(log_decay[h]). Positions may be taken one by one, by chunks, or all together: the
 /// results agree.
 /// q, k            [B, L, H, K]
@@ -70,7 +71,8 @@ struct DecayedScoreNorm {
 
 /// By how much retention's published normalizers enlarge the eps of the head norm behind it, at
 /// absolute position n.
-///   D_n = Σ_{j≤n} γ^j       y[b,t,h] = D_n,  or D_n·A_n² with A_n = clamp(score_norm/√D_n, 1, 5·10⁴)
+///   D_n = Σ_{j≤n} γ^j
+///   y[b,t,h] = D_n,  or D_n·A_n² with A_n = clamp(score_norm/√D_n, 1, 5·10⁴)
 /// log_decay    [H]
 /// position     [S]         optional: absolute position of each sequence's first row, zero if left
 ///                          out

@@ -8,7 +8,8 @@ namespace ssm {
 
 /// The convolution kernel of a diagonal state-space model: what turns DiagonalScan into
 /// CausalConvolution.
-///   kernel[r,l] = w · Re Σ_p C[r,p] · B̄[r,p] · Ā[r,p]^l              w = 2 for complex modes, 1 for real ones
+///   kernel[r,l] = w · Re Σ_p C[r,p] · B̄[r,p] · Ā[r,p]^l
+/// with w = 2 for complex modes, 1 for real ones.
 /// dt        [R]           seconds
 /// A, B, C   [R, P, 1|2]
 /// kernel    [R, L]        overwritten

@@ -10,21 +10,22 @@ namespace ssm {
 /// A diagonal state-space model in (dt, A, B, C) form, run as a recurrence; the length-L kernel is
 /// never formed.
 ///   u = gate_in · x
-///   state_t[p] = Ā[r,p] · state_{t−1}[p] + B̄[r,p] · u[b,t,d]          r = d mod R, for every mode p
+///   state_t[p] = Ā[r,p] · state_{t−1}[p] + B̄[r,p] · u[b,t,d]      r = d mod R, for every mode p
 ///   y[b,t,d]   = gate_out[b,t,d] · ( w · Re Σ_p C[r,p] · state_t[p]  +  skip[r] · u[b,t,d] )
 /// Ā and B̄ come from dt, A, B by `discretization`. The last axis of A, B, C and the states is a
 /// number: 2 scalars (real, imaginary) where one of each conjugate pair is stored, then w = 2; or 1
 /// scalar (all real), then w = 1.
-/// dt                  [R]           seconds; R divides D: channel d uses row d mod R
+/// dt                  [R]             seconds; R divides D: channel d uses row d mod R
 /// A, B, C             [R, P, 1|2]
-/// skip                [R]           optional
+/// skip                [R]             optional
 /// x                   [B, L, D]
-/// gate_in, gate_out   [B, L, D]     optional
-/// segments                          optional: B = 1, each segment is a sequence with a row of state
+/// gate_in, gate_out   [B, L, D]       optional
+/// segments                            optional: B = 1, each segment is a sequence with a row of
+///                                     state
 /// initial_state       [S, D, P, 1|2]  optional, zero if left out; S sequences
 /// final_state         [S, D, P, 1|2]  optional, overwritten; may be the same memory as
 ///                                     initial_state
-/// y                   [B, L, D]     overwritten; must not alias the inputs
+/// y                   [B, L, D]       overwritten; must not alias the inputs
 /// Cost    O(B·L·D·P), O(R·P) of workspace
 /// Throws  ShapeError  if B, L, D, P disagree or R does not divide D
 /// Source  Gu et al. 2022 (S4D) §3; Fu et al. 2023 (H3) §3.1 and Algorithm 2

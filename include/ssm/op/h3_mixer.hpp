@@ -9,9 +9,9 @@ namespace ssm {
 
 /// The heart of H3 between its projections: shift → outer product with v → diagonal
 /// SSM → contraction with q.
-///   k̃           = shift(k)                                             ShiftConvolution per channel, D channels
-///   kv[i,j,h]   = k̃[h·hd+i] · v[h·hd+j]                                channel c = h·hd + sub-channel, h the slow index
-///   s[i,j,h]    = diagonal(kv[i,j,h])                                  DiagonalScan, one SSM per head h, with its skip
+///   k̃           = shift(k)                  ShiftConvolution per channel, D channels
+///   kv[i,j,h]   = k̃[h·hd+i] · v[h·hd+j]     channel c = h·hd + sub-channel, h the slow index
+///   s[i,j,h]    = diagonal(kv[i,j,h])       DiagonalScan, one SSM per head h, with its skip
 ///   y[h·hd+j]   = Σ_i q[h·hd+i] · s[i,j,h]
 /// q, k, v            [B, L, D]
 /// shift_B, shift_C   [D, N]

@@ -18,7 +18,8 @@ namespace ssm {
 /// c        [M, N]   row-major rows; must not alias a or b
 /// z        [M, N]   optional, overwritten: what the activation's gradient needs
 /// a_sum    [M]      optional, added to: a bias gradient, when a is dYᵀ
-/// A linear layer stores its weight W as [out, in]:  y = x·Wᵀ + bias,  dx = dy·W,  dW += dyᵀ·x,  dbias += Σ dy.
+/// A linear layer stores its weight W as [out, in]:
+///   y = x·Wᵀ + bias    dx = dy·W    dW += dyᵀ·x    dbias += Σ dy
 /// Cost    2·M·N·K operations
 /// Throws  ShapeError; ArgumentError  for both b and b_bf16
 template <class T, class Space>

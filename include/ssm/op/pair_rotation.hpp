@@ -10,8 +10,9 @@ namespace ssm {
 
 /// Rotates neighboring pairs of channels by an angle that grows with the position, in retention's
 /// spacing of angles.
-///   (x[2i], x[2i+1]) → scale · rotation by direction · n · base^(−i/(K/2−1)),  i < K/2      exponent 0 where K = 2
-/// with n the absolute position: position[s] + the row's place in its sequence.
+///   (x[2i], x[2i+1]) → scale · rotation by direction · n · base^(−i/(K/2−1)),  i < K/2
+/// with n the absolute position: position[s] + the row's place in its sequence. The exponent is 0
+/// where K = 2.
 /// x, y        [B, L, H, K]   K even; y overwritten, may be the same memory as x
 /// position    [S]            optional: absolute position of each sequence's first row, zero if
 ///                            left out

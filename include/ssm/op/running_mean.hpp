@@ -9,7 +9,8 @@
 namespace ssm {
 
 /// The mean of every channel over all positions so far; at the last position, over the sequence.
-///   y[b,t,d] = (initial_sum[s,d] + Σ_{i≤t} x[b,i,d]) / (position[s] + t + 1)      t counted in its sequence s
+///   y[b,t,d] = (initial_sum[s,d] + Σ_{i≤t} x[b,i,d]) / (position[s] + t + 1)
+/// with t counted in its sequence s.
 /// x             [B, L, D]
 /// segments      optional: B = 1, each segment is a sequence with a row of sums
 /// initial_sum   [S, D]      optional, zero if left out; S sequences

@@ -25,7 +25,8 @@ struct LanguageModelTrainerConfig {
 /// Trains a language model on windows of a text, one window of every stream an update. With `carry`
 /// the state at the end of a window is the past of the next (truncated backpropagation through
 /// time), so that the model learns to run on and on.
-///   LanguageModelTrainer trainer(ctx, layer, parameters, {.batch = 16, .carry = 16, .optimizer = {.rate = 2e-3}});
+///   LanguageModelTrainer trainer(ctx, layer, parameters,
+///                                {.batch = 16, .carry = 16, .optimizer = {.rate = 2e-3}});
 ///   trainer.update(ctx, layer, parameters, streams, schedule.rate(trainer.step()));
 /// Everything random is a function of seeds and the number of the update: with the same parameters,
 /// moments and states a run that was stopped makes the same updates, bit for bit on the same

@@ -17,11 +17,14 @@ namespace ssm {
 ///   linear        base · max(0, 1 − f)
 ///   polynomial    (base − end)·(1 − f)^power + end, and end after T
 ///   cosine        base · max(0, (1 + cos(2π·cycles·f)) / 2)
-///   cosine_timm   minimum + (base − minimum)·(1 + cos(π·s/T)) / 2, s counted from the very start, and minimum from T on
+///   cosine_timm   minimum + (base − minimum)·(1 + cos(π·s/T)) / 2, s counted from the very start,
+///                 and minimum from T on
 enum class ScheduleKind { constant, linear, polynomial, cosine, cosine_timm };
 
 /// The learning rate of update 0, 1, …
-///   before the warm-up ends: base·s/w, or warmup_initial + s·(base − warmup_initial)/w for cosine_timm
+/// Before the warm-up ends:
+///   base·s/w
+///   warmup_initial + s·(base − warmup_initial)/w    for cosine_timm
 /// Source  transformers' and timm's schedulers of the same names
 struct Schedule {
   ScheduleKind kind = ScheduleKind::constant;

@@ -82,7 +82,8 @@ inline LabeledSequence next_token_targets(const std::vector<Token>& sequence) {
 }
 
 /// Which token followed the query marker the first time?
-///   n random tokens, one of the first n−2 overwritten by "=>", then "=>" and a copy of the token after the first one
+///   n random tokens, one of the first n−2 overwritten by "=>", then "=>" and a copy of the token
+///   after the first one
 /// length   n; the model reads n + 1 tokens
 /// Throws  ArgumentError  for a length below 3
 /// Source  Fu et al. 2023 (H3) §3.1; Olsson et al. 2022
@@ -116,7 +117,8 @@ struct InductionHeads {
 };
 
 /// Which value belonged to this key?
-///   n/2 pairs key, value, where a value is the same whenever its key comes again; then "=>", a key, and its value
+///   n/2 pairs key, value, where a value is the same whenever its key comes again; then "=>",
+///   a key, and its value
 /// The first half of the ordinary tokens are keys, the second half values. Every sequence has its
 /// own map from keys to values.
 /// length            n; the model reads n + 2 tokens
@@ -176,7 +178,8 @@ enum class MultiQueryFill { zeros, random };
 
 /// Multi-query associative recall (MQAR): many keys are asked for, all over the rest of the
 /// sequence.
-///   K pairs key, value; then every key once more, in slot g of every second position with probability ∝ (g + 1)^(a−1)
+///   K pairs key, value; then every key once more, in slot g of every second position with
+///   probability ∝ (g + 1)^(a−1)
 /// The target of a query's own position is the key's value; all other positions are ignored. Token
 /// 0 fills the gaps, keys are 1 … V/2−1, values V/2 … V−1.
 /// Throws  ArgumentError  unless length is even, 4·pairs ≤ length and there are enough keys

@@ -117,7 +117,8 @@ class TextLossMeter {
 };
 
 /// The loss of a whole text.
-///   const TextLoss loss = text_loss(ctx, model.layer, model.parameters, tokens);      // a vector, a span, a TokenSource
+///   // tokens: a vector, a span, a TokenSource
+///   const TextLoss loss = text_loss(ctx, model.layer, model.parameters, tokens);
 ///   const double bits_per_byte = loss.nats / std::numbers::ln2 / bytes;
 template <class B, class P>
 TextLoss text_loss(Context<B>& ctx, const typename P::Layer& layer, const P& parameters,

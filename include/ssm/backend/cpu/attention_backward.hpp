@@ -8,7 +8,8 @@ namespace ssm::cpu {
 
 /// The gradient of Attention: weights are computed again from log_sum, a tile at a time; heads in
 /// parallel.
-/// With p the weight of a key and δ = dy·y:  dscore = p·(dy·v − δ),  dv += p·dy,  dk += dscore·q,  dq += dscore·k.
+/// With p the weight of a key and δ = dy·y:
+///   dscore = p·(dy·v − δ)    dv += p·dy    dk += dscore·q    dq += dscore·k
 /// Source  Dao et al. 2022 (FlashAttention), Algorithm 4
 template <class T, class Arch>
 class AttentionBackward {

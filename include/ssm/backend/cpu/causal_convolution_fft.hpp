@@ -17,8 +17,10 @@ namespace ssm::cpu {
 /// and parts of the kernel are transformed; a block of outputs is the sum of products of their
 /// spectra. The kernel's spectra serve all sequences of a unit of work; gates are applied on the
 /// way in and out, the skip is added to the first term.
-///   y_i = Re F⁻¹ Σ_j K_j·(U_{i−j} − i·U_{i−j−1})
-///   du_i = Re F⁻¹ Σ_j conj(K_j)·V_{i+j}        dkernel_j = Re F⁻¹ Σ_i conj(U_i)·V_{i+j}        V_i = G_i + i·G_{i+1}
+///   y_i       = Re F⁻¹ Σ_j K_j·(U_{i−j} − i·U_{i−j−1})
+///   du_i      = Re F⁻¹ Σ_j conj(K_j)·V_{i+j}
+///   dkernel_j = Re F⁻¹ Σ_i conj(U_i)·V_{i+j}
+///   V_i       = G_i + i·G_{i+1}
 /// with the transforms U of gate_in·x and G of gate_out·dy: modulo Xⁿ = i a shift by a block is a
 /// multiplication by i.
 template <class T, class Arch, class Fft>

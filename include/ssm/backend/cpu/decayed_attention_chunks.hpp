@@ -12,7 +12,9 @@ namespace ssm::cpu {
 
 /// DecayedHead by chunks of C rows, as three products of packed panels: with i, j in a chunk that S
 /// enters,
-///   P_ij = γ^{i−j}·q_i·k_j for j ≤ i      y_i = Σ_j P_ij·v_j + γ^{i+1}·q_i·S      S ← γ^C·S + Σ_j γ^{C−1−j}·k_j ⊗ v_j
+///   P_ij = γ^{i−j}·q_i·k_j for j ≤ i
+///   y_i  = Σ_j P_ij·v_j + γ^{i+1}·q_i·S
+///   S    ← γ^C·S + Σ_j γ^{C−1−j}·k_j ⊗ v_j
 /// The state is kept as panels of columns all the way: it is read as the right operand of the
 /// readout and written as the result of the update. Per row: 4·K·V operations for the state,
 /// (K + V)·C or less within the chunk.
@@ -73,8 +75,10 @@ class DecayedChunks {
     finish(head);
   }
 
-  /// Two heads that keep the same state, one of them transposed:  S_n = γ·S_{n−1} + k_n ⊗ v_n  with y_n = q_n·S_n, and
-  /// the follower's y_n = S_n·q_n, whose keys are the leader's values and the other way round.
+  /// Two heads that keep the same state, one of them transposed:
+  ///   S_n = γ·S_{n−1} + k_n ⊗ v_n
+  /// with y_n = q_n·S_n, and the follower's y_n = S_n·q_n, whose keys are the leader's values and
+  /// the other way round.
   static void run(DecayedChunks leader, const DecayedHead<T>& head, DecayedChunks follower,
                   const DecayedHead<T>& other) {
     leader.begin(head);

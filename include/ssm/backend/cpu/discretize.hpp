@@ -5,7 +5,8 @@
 
 namespace ssm::cpu {
 
-/// ssm::discretize for a register of modes:  Ā = decay(z), B̄ = dt·B·gain(z) with z = dt·A, and the derivatives.
+/// ssm::discretize for a register of modes, and the derivatives.
+///   Ā = decay(z)    B̄ = dt·B·gain(z)    with z = dt·A
 template <class Z>
 struct StepFactors {
   Z decay, gain, decay_slope, gain_slope;

@@ -12,12 +12,13 @@ namespace ssm::cpu {
 
 /// The transform under the causal convolution, for a channel in each lane: no shuffles, no
 /// transpositions, no library.
-///   z[k] = Σ_{j<n} u[j] · ρ_k^j     where ρ_0 … ρ_{n−1} are the n roots of ρ^n = i, in an order of the plan's own
-/// Modulo Xⁿ = i the product of two real polynomials of n terms keeps its first n coefficients in
-/// the real part and the others in the imaginary part: a linear convolution of twice the length,
-/// without zero padding, unweighted and with a plain product of spectra. Each pass splits
-/// X^len − σ^len into `radix` factors, so its constants belong to a block, not to a position, and
-/// spectra stay in the order in which the factors come: nobody looks at it.
+///   z[k] = Σ_{j<n} u[j] · ρ_k^j
+/// where ρ_0 … ρ_{n−1} are the n roots of ρ^n = i, in an order of the plan's own. Modulo Xⁿ = i the
+/// product of two real polynomials of n terms keeps its first n coefficients in the real part and
+/// the others in the imaginary part: a linear convolution of twice the length, without zero
+/// padding, unweighted and with a plain product of spectra. Each pass splits X^len − σ^len into
+/// `radix` factors, so its constants belong to a block, not to a position, and spectra stay in the
+/// order in which the factors come: nobody looks at it.
 /// spectrum   [n, 2, lanes]   real parts, then imaginary parts of the lanes
 /// Cost    about 3.5·n·log₂ n operations on registers a direction, in place
 /// Source  Crandall & Fagin 1994 (right-angle convolution); Bernstein 2007, "The tangent FFT" §2

@@ -88,7 +88,8 @@ struct Normalization {
     return sum_of_lanes(sum) / static_cast<T>(width);
   }
 
-  /// With x̂ = (x − mean)·scale and h = dy ⊙ weight:  dx = scale · (h − mean(h) − x̂ · mean(h ⊙ x̂)), mean(h) for layer only.
+  /// With x̂ = (x − mean)·scale and h = dy ⊙ weight:
+  ///   dx = scale · (h − mean(h) − x̂ · mean(h ⊙ x̂))      mean(h) for layer only
   template <class T>
   static void backward_row(const ssm::NormalizationBackward<T, HostSpace>& g, Index m, T* sums) {
     using Register = Batch<T, Arch>;

@@ -158,7 +158,10 @@ class ShiftConvolutionBackward {
     Positions<T, Arch> dx_;
   };
 
-  /// dB[j] += Σ_s dtaps[s]·C[j+s],  dC[j+s] += Σ_j dtaps[s]·B[j],  dskip += dtaps[0]; the slots are added in order.
+  /// The slots are added in order:
+  ///   dB[j]   += Σ_s dtaps[s]·C[j+s]
+  ///   dC[j+s] += Σ_j dtaps[s]·B[j]
+  ///   dskip   += dtaps[0]
   static void add_gradients(const ssm::ShiftConvolutionBackward<T, HostSpace>& g,
                             const Filter& filter, const View<T, 5>& sums, Index block) {
     T* total = &sums(0, block, 0, 0, 0);

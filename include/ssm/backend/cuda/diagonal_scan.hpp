@@ -52,7 +52,9 @@ struct DiagonalScan {
 
 /// Runs a diagonal state-space model over every channel by state passing; nothing of length L is
 /// stored.
-///   u_t = gate_in_t · x_t,   s_t = a·s_{t−1} + b·u_t,   y_t = gate_out_t · (2·Re Σ_n c_n·s_t,n + skip·u_t)
+///   u_t = gate_in_t · x_t
+///   s_t = a·s_{t−1} + b·u_t
+///   y_t = gate_out_t · (2·Re Σ_n c_n·s_t,n + skip·u_t)
 /// Chunks of 64 positions are three 64 × 64 products on tensor cores (bf16 operands; two bf16 terms
 /// for half data, three for float data), joined by a scan of the states in float. 16-bit data of at
 /// most 64 channels or 1024 positions (of all sequences together) are copied to floats first, so
@@ -82,9 +84,9 @@ SSM_CUDA_API std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape&
 /// ddt da db dc dskip      as the parameters; added to; dskip may be null
 /// ungated                   [B, D, L]      y of a forward call without gate_out, or null:
 ///                                          recomputed
-/// x_is_gated                x holds gate_in · x, or x where |gate_in| < 2^−100, as h3_mixer's tape does. Only for bf16 data
-///                           that is not copied to floats, with gate_in, checkpoints, and ungated
-///                           where dgate_out is wanted
+/// x_is_gated                x holds gate_in · x, or x where |gate_in| < 2^−100, as h3_mixer's tape
+///                           does. Only for bf16 data that is not copied to floats, with gate_in,
+///                           checkpoints, and ungated where dgate_out is wanted
 /// Gradients of complex numbers are ∂/∂re + i·∂/∂im.
 template <class T>
 struct DiagonalScanBackward {

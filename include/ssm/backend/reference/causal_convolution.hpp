@@ -17,7 +17,10 @@ struct CausalConvolution {
     });
   }
 
-  /// With g = gate_out·dy:  du_t = Σ_{s ≥ t} kernel[s−t]·g_s + skip·g_t,  dkernel[s] += Σ_t g_t·u_{t−s},  dskip += Σ g_t·u_t.
+  /// With g = gate_out·dy:
+  ///   du_t        = Σ_{s ≥ t} kernel[s−t]·g_s + skip·g_t
+  ///   dkernel[s] += Σ_t g_t·u_{t−s}
+  ///   dskip      += Σ g_t·u_t
   template <class Ctx, class T>
   static void causal_convolution_backward(
       Ctx&, const ssm::CausalConvolutionBackward<T, typename Ctx::Space>& g) {

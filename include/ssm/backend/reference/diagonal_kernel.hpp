@@ -47,7 +47,9 @@ struct DiagonalKernel {
     }
   }
 
-  /// kernel[l] = w·Re(v·Āˡ) with v = C·B̄:  dv = w·Σ dkernel[l]·conj(Āˡ),  dĀ = w·conj(v)·Σ dkernel[l]·l·conj(Āˡ⁻¹).
+  /// With kernel[l] = w·Re(v·Āˡ) and v = C·B̄:
+  ///   dv = w·Σ dkernel[l]·conj(Āˡ)
+  ///   dĀ = w·conj(v)·Σ dkernel[l]·l·conj(Āˡ⁻¹)
   template <class Z, class T, class Space>
   static void mode_backward(const ssm::DiagonalKernelBackward<T, Space>& g, Index r, Index p) {
     const auto& a = g.forward;

@@ -31,7 +31,8 @@ struct Normalization {
     }
   }
 
-  /// With n = (x − mean)·scale and g = weight·dy:  dx = scale·(g − mean(g) − n·mean(g·n)), without mean(g) for rms.
+  /// With n = (x − mean)·scale and g = weight·dy:
+  ///   dx = scale·(g − mean(g) − n·mean(g·n))      without mean(g) for rms
   template <class Ctx, class T>
   static void normalization_backward(Ctx&,
                                      const ssm::NormalizationBackward<T, typename Ctx::Space>& g) {
