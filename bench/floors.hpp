@@ -23,12 +23,14 @@ inline double seconds_of(auto&& body) {
 template <class T>
 double fused_rate(int threads) {
   using Register = cpu::Batch<T, xsimd::default_arch>;
+  cpu::ThreadPool pool;
+  const cpu::Threads crew(threads, pool);
   constexpr int independent = 12;
   constexpr Index rounds = 400000;
   double best = 0;
   for (int repeat = 0; repeat < 5; ++repeat) {
     const double seconds = seconds_of([&] {
-      cpu::parallel(threads, threads, 1, [&](cpu::Range, int) {
+      cpu::parallel(crew, threads, 1, [&](cpu::Range, int) {
         Register sum[independent];
         for (auto& s : sum) s = Register(T{1});
         Register factor(T(0.999)), addend(T(1e-3));
@@ -48,13 +50,15 @@ double fused_rate(int threads) {
 inline double read_rate(int threads) {
   using Register = cpu::Batch<float, xsimd::default_arch>;
   constexpr Index lanes = cpu::lane_count<float, xsimd::default_arch>;
+  cpu::ThreadPool pool;
+  const cpu::Threads crew(threads, pool);
   static const DynamicTensor<float, 1> memory({Index{1} << 26});
   const Index steps = memory.size() / (4 * lanes);
   double best = 0;
   for (int repeat = 0; repeat < 10; ++repeat) {
     const bool one_stream = repeat % 2 == 0;
     const double seconds = seconds_of([&] {
-      cpu::parallel(threads, steps, 1, [&](cpu::Range range, int) {
+      cpu::parallel(crew, steps, 1, [&](cpu::Range range, int) {
         const Index count = range.end - range.begin;
         const float* from = memory.data() + 4 * range.begin * lanes;
         const Index step = (one_stream ? 4 : 1) * lanes, apart = one_stream ? lanes : count * lanes;

@@ -7,31 +7,16 @@
 
 #include "ssm/backend/reference.hpp"
 #include "ssm/layer/dense_mamba.hpp"
-#include "ssm/layer/gau_retention.hpp"
 #include "ssm/layer/norm.hpp"
 
 namespace ssm::test {
 namespace {
 
-using Unit = GauRetention<GauRetentionConfig{}>;
-using DenseUnits = DenseStack<RmsNorm<>, Unit, "input_layernorm", "self_attn">;
 using Scan = DenseMamba<DenseMambaConfig{
     .mamba = {.channels = 4, .inner = 5, .state = 3, .conv_width = 2, .dt_rank = 2},
     .select_hidden = 2}>;
 using DenseScans = DenseStack<RmsNorm<4>, Scan>;
 
-DenseUnits units(Index sources, std::size_t layers, DenseFusion fusion = DenseFusion::carried) {
-  const Unit unit({.channels = 4,
-                   .query_key_dim = 4,
-                   .value_dim = 6,
-                   .heads = 2,
-                   .k_hidden = 2,
-                   .v_hidden = 3,
-                   .eps = 0.5,
-                   .fusion = fusion});
-  return DenseUnits({.sources = sources}, RmsNorm<>({.channels = 4, .eps = 0.5}),
-                    std::vector<Unit>(layers, unit));
-}
 DenseScans scans(Index sources, std::size_t layers, DenseFusion fusion = DenseFusion::readout) {
   return DenseScans({.sources = sources}, RmsNorm<4>(),
                     std::vector<Scan>(layers, Scan({.fusion = fusion})));

@@ -12,8 +12,8 @@
 #include "layer.hpp"
 
 // [laws of the layer]
-struct Fast : ssm::Cpu,
-              mine::RunningSumLoops {};  // a backend of one's own with a kernel of one's own
+// A backend of one's own with a kernel of one's own.
+struct Fast : ssm::Cpu, mine::RunningSumLoops {};
 
 TEST_CASE("Accumulate obeys every law") {
   ssm::laws::check_every_law_against<mine::Reference, mine::Reference, Fast>(mine::Accumulate(5));
