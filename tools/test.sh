@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Installs what is missing, builds everything, and runs every test: unit tests, layer laws, examples, consumer
 # projects, and the conformance cases.
-#   tools/test.sh [PRESET]    default ci: the release build with every public header also compiled alone
+#   tools/test.sh [PRESET]    default ci: the release build, with FFTW
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

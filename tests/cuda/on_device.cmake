@@ -12,7 +12,8 @@ function(ssm_test_on_device name target)
   target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)  # beside the programs, for tools/test_gpu.sh
   add_test(NAME ${name}.on_device COMMAND ${target})
-  set_tests_properties(${name}.on_device PROPERTIES LABELS gpu SKIP_RETURN_CODE 77)
+  set_tests_properties(${name}.on_device PROPERTIES LABELS gpu SKIP_RETURN_CODE 77
+    RESOURCE_LOCK gpu)  # programs that share a device take turns, each many times slower
 endfunction()
 
 file(GLOB sources CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" cuda/*_test.cpp)
