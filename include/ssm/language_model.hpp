@@ -58,6 +58,7 @@ class LanguageModelState {
 /// must outlive it.
 class GeneratedTokens {
  public:
+  /// Reads the tokens once, in order; each step runs the model.
   class Iterator {
    public:
     using value_type = Token;
@@ -94,6 +95,7 @@ class GeneratedTokens {
 /// as it is read.
 class GeneratedText {
  public:
+  /// Reads the pieces once, in order; each step runs the model until a piece is whole.
   class Iterator {
    public:
     using value_type = std::string;

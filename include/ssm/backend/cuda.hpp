@@ -66,6 +66,7 @@ struct BasicCuda : cuda::primitive::Activation,
   }
 };
 
+/// The Cuda backend, which chooses the form of a kernel by the size of the work.
 using Cuda = BasicCuda<>;
 
 }  // namespace ssm

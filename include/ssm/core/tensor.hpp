@@ -186,10 +186,12 @@ class Tensor {
 template <class T, int Rank, class Space = HostSpace>
 using DynamicTensor = Tensor<T, DynamicExtents<Rank>, Space>;
 
+/// The view of a tensor.
 template <class T, class E, class S>
 TensorView<T, E, S> view_of(Tensor<T, E, S>& tensor) {
   return tensor.view();
 }
+/// The read-only view of a tensor.
 template <class T, class E, class S>
 TensorView<const T, E, S> view_of(const Tensor<T, E, S>& tensor) {
   return tensor.view();

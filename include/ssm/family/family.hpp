@@ -154,8 +154,8 @@ void require_fit(const JsonObject& json, ModelTensors tensors) {
 ///   auto model = ssm::load_language_model<ssm::MambaFamily>(ctx, "mamba-130m-hf/");
 ///   auto exact = ssm::load_language_model<ssm::H3Family, double>(ctx, "h3-125m/");
 /// Throws  CheckpointError  if a file is damaged, a tensor is missing, unexpected or of other
-///                          extents than the config's, or a
-///         head that is said to be the embedding is not
+///                          extents than the config's, or a head that is said to be the embedding
+///                          is not
 template <LanguageModelFamily F, class T = float, class B>
 ModelOf<F, T, typename B::Space> load_language_model(Context<B>& ctx,
                                                      const std::filesystem::path& folder) {

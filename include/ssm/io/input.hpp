@@ -126,8 +126,8 @@ inline void require_input(const struct stat& status, bool is_standard, const std
 /// the reader or the process.
 ///   const NpyFile tokens(open_input("-"));
 /// Throws  CheckpointError  if it is a folder, missing, a device other than /dev/null and a
-///                          terminal as standard input, cannot
-///         be read or kept, or is larger than the limit
+///                          terminal as standard input, cannot be read or kept, or is larger than
+///                          the limit
 inline FileReader open_input(const std::filesystem::path& path, const InputLimits& limits = {}) {
   const bool is_standard = path == standard_input || path == "/dev/stdin";
   const std::string name = is_standard ? "standard input" : path.string();

@@ -159,8 +159,7 @@ inline JsonObject parse_json(std::string_view text, const std::string& file) {
 
 /// Numbers may be NaN, Infinity and -Infinity, which Python writes.
 /// Throws  CheckpointError  unless the file holds one JSON object of at most `limit` bytes, nested
-///                          32 deep at most, with no
-///         field twice
+///                          32 deep at most, with no field twice
 inline JsonObject read_json(const std::filesystem::path& path, std::uint64_t limit = 1 << 20) {
   return parse_json(read_text_file(path, limit), path.string());
 }

@@ -57,8 +57,7 @@ inline std::optional<std::uint64_t> read_total_size(const JsonObject& metadata) 
 ///                                        file, …}}.
 /// Whether the files hold what it says is checked by ModelTensors.
 /// Throws  CheckpointError  if it is not of this form, lists no tensor, lists one twice, or names
-///                          anything but a .safetensors
-///         file beside it
+///                          anything but a .safetensors file beside it
 /// Source  huggingface_hub, split_torch_state_dict_into_shards
 inline ModelIndex read_model_index(const std::filesystem::path& path) {
   const JsonObject json = read_json(path, detail::longest_model_index);

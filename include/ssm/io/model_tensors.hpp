@@ -46,8 +46,8 @@ inline std::filesystem::path shard_path(const std::filesystem::path& folder,
 ///   auto weight = tensors.read<float, 2>("lm_head.weight");     // converts F64 F32 F16 BF16
 /// Cost    the headers stay in memory; one open file for each shard
 /// Throws  CheckpointError  if a file is missing or damaged, two files have a tensor of one name,
-///                          the index and the shards
-///         disagree, or a shard is not in the folder; and as SafetensorsFile does
+///                          the index and the shards disagree, or a shard is not in the folder; and
+///                          as SafetensorsFile does
 class ModelTensors {
  public:
   /// A folder, a .safetensors file or an index. In a folder, model.safetensors goes before shards.

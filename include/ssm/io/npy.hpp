@@ -27,6 +27,7 @@ concept NpyScalar = (StoredScalar<T> && !std::same_as<T, BFloat16>) ||
                     std::same_as<T, std::int16_t> || std::same_as<T, std::uint16_t> ||
                     std::same_as<T, std::uint32_t> || std::same_as<T, std::uint64_t>;
 
+/// What numpy calls a scalar in the header of a file: "<f4" for float.
 template <NpyScalar T>
 constexpr std::string_view npy_dtype() {
   if constexpr (std::same_as<T, double>) return "<f8";

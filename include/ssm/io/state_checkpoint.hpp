@@ -105,8 +105,7 @@ class StateReader {
 ///   load_state<L>(SafetensorsFile("state.safetensors"), state);
 /// Cost    the state once more in memory, so that nothing changes unless all of the file is sound
 /// Throws  CheckpointError  if a tensor is missing or of other extents, if caches differ in length,
-///                          or if a position is negative
-///         or behind the caches
+///                          or if a position is negative or behind the caches
 template <class L, class State>
 void load_state(const SafetensorsFile& file, State& state, std::string_view prefix = "") {
   State loaded;

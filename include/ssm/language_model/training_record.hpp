@@ -83,6 +83,8 @@ inline void write_record(const std::filesystem::path& path, const TrainingRecord
   write_text_file(path, json.dump(2) + "\n");
 }
 
+/// Reads what write_record wrote.
+/// Throws  CheckpointError  if the file is missing or damaged, or is of another format
 inline TrainingRecord read_record(const std::filesystem::path& path) {
   const JsonObject json = read_json(path);
   if (json.text("format", "") != detail::training_format)

@@ -16,6 +16,7 @@ struct CausalAttentionConfig {
   Index channels = dyn;
   Index heads = dyn;
 };
+/// The sizes and choices of a CausalAttention that are given at run time.
 struct CausalAttentionOptions {
   Index channels = dyn;
   Index heads = dyn;

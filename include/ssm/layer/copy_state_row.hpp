@@ -23,8 +23,7 @@ struct StateRows {
 };
 
 /// Throws  ShapeError  unless both tensors have the axes of `fresh`, that of a state of one
-///                     sequence without positions, and the
-///         rows are there
+///                     sequence without positions, and the rows are there
 template <class Fresh, class Tensor>
 StateRows state_rows(const std::string& name, const Fresh& fresh, const Tensor& from, Index row,
                      const Tensor& to, Index to_row) {

@@ -16,6 +16,7 @@ struct DenseMambaConfig {
   Index select_hidden = 0;  // hidden width of the gate; 0: channels / select_reduction, at least 1
   Index select_reduction = dyn;  // where `select_hidden` is 0; dyn: 32, or at run time
 };
+/// The sizes and choices of a DenseMamba that are given at run time.
 struct DenseMambaOptions {
   MambaOptions mamba{};
   Index select_hidden = dyn;     // left out: the type's, or channels / select_reduction, at least 1

@@ -25,6 +25,7 @@ struct DiagonalSsmConfig {
   bool complex = true;
   DiagonalForm form = DiagonalForm::scan;
 };
+/// The sizes and choices of a DiagonalSsm that are given at run time.
 struct DiagonalSsmOptions {
   Index channels = dyn;
   Index state = dyn;  // left out: the type's, or 64
@@ -82,8 +83,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
       : DiagonalSsm(DiagonalSsmOptions{}) {}
   /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
   /// Throws  ArgumentError  for what contradicts the type, an odd state with complex modes, another
-  ///                        measure than `real` with
-  ///         real ones, and steps that are no range
+  ///                        measure than `real` with real ones, and steps that are no range
   explicit DiagonalSsm(DiagonalSsmOptions options)
       : channels_(resolve_extent(Config.channels, options.channels, "channels")),
         state_(resolve_extent(Config.state, options.state, DiagonalSsmConfig{}.state, "state")),

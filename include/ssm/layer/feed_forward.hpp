@@ -13,6 +13,7 @@ struct FeedForwardConfig {
   bool gated = false;  // SwiGLU and its kin: the activation multiplies a second projection
   bool bias = true;    // of all projections
 };
+/// The sizes and choices of a FeedForward that are given at run time.
 struct FeedForwardOptions {
   Index channels = dyn;
   Index hidden = dyn;

@@ -13,6 +13,7 @@ struct GatedStateSpaceConfig {
   Index state_channels = dyn;  // H, of the SSM; fewer than the input has
   Index state = 64;            // N
 };
+/// The sizes and choices of a GatedStateSpace that are given at run time.
 struct GatedStateSpaceOptions {
   Index channels = dyn;
   Index gate_channels = dyn;

@@ -40,6 +40,7 @@ class GauProjections {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> q, k, v;  // before SiLU
   };
+  /// Where q, k [B, L, query_key_dim] and v, g [B, L, value_dim] are written.
   template <class T, class Space = HostSpace>
   struct Results {
     View<T, 3, Space> q{}, k{}, v{}, g{};

@@ -19,6 +19,7 @@ struct GauRetentionConfig {
   Index k_hidden = dyn;  // inner width of the gate on earlier layers' keys
   Index v_hidden = dyn;  // … and values
 };
+/// The sizes and choices of a GauRetention that are given at run time.
 struct GauRetentionOptions {
   Index channels = dyn;
   Index query_key_dim = dyn;
@@ -88,6 +89,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     View<T, 4, Space> initial_state{};
     View<std::int64_t, 1, Space> position{};
   };
+  /// The memory behind a Hidden: k [B, L, query_key_dim], v [B, L, value_dim], and copies of the
+  /// initial state's retention and position, empty where it starts from zero.
   template <class T, class Space = HostSpace>
   struct KeptHidden {
     DynamicTensor<T, 3, Space> k;

@@ -13,6 +13,7 @@ struct H3Config {
   Index state = 64;
   Index head_dim = 1;
 };
+/// The sizes and choices of an H3 that are given at run time.
 struct H3Options {
   Index channels = dyn;
   Index state = dyn;     // left out: the type's, or 64

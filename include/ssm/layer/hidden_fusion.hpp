@@ -12,6 +12,7 @@ struct HiddenFusionConfig {
   Index channels = dyn;
   bool normalize = true;  // RMS normalization of the sum
 };
+/// The sizes and choices of a HiddenFusion that are given at run time.
 struct HiddenFusionOptions {
   Index channels = dyn;
   double eps = 1e-6;  // of the normalization

@@ -14,6 +14,7 @@ struct LinearConfig {
   Index outputs = dyn;
   bool bias = true;  // whether there may be one
 };
+/// The sizes and choices of a Linear that are given at run time.
 struct LinearOptions {
   Index inputs = dyn;
   Index outputs = dyn;

@@ -18,6 +18,7 @@ struct MambaConfig {
   bool conv_bias = true;  // whether there may be one
   bool bias = false;      // of in_proj and out_proj; whether there may be one
 };
+/// The sizes and choices of a Mamba that are given at run time.
 struct MambaOptions {
   Index channels = dyn;
   Index inner = dyn;                   // left out: the type's, or expand · channels

@@ -12,6 +12,7 @@ struct NormConfig {
   bool weight = true;
   bool bias = kind == NormalizationKind::layer;  // which is the only one to have any
 };
+/// The sizes and choices of a Norm that are given at run time.
 struct NormOptions {
   Index channels = dyn;
   double eps = 1e-5;
@@ -141,8 +142,10 @@ class Norm : public LayerVerbs<Norm<Config>> {
   double eps_;
 };
 
+/// Normalizes by mean and variance, with a learned scale and offset.
 template <Index Channels = dyn>
 using LayerNorm = Norm<NormConfig{.kind = NormalizationKind::layer, .channels = Channels}>;
+/// Normalizes by the root mean square, with a learned scale.
 template <Index Channels = dyn>
 using RmsNorm = Norm<NormConfig{.kind = NormalizationKind::rms, .channels = Channels}>;
 

@@ -12,6 +12,7 @@ struct RetentionConfig {
   Index heads = dyn;
   bool head_weight = false;  // a learned weight behind the head norm
 };
+/// The sizes and choices of a Retention that are given at run time.
 struct RetentionOptions {
   Index channels = dyn;
   Index value_dim = dyn;

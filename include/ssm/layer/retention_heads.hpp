@@ -73,6 +73,7 @@ class RetentionHeads {
   Index head_key_dim() const { return config_.key_dim / config_.heads; }
   Index head_value_dim() const { return config_.value_dim / config_.heads; }
 
+  /// What the heads read and write, in the shapes of the class.
   template <class T, class Space, class Key = T>
   struct Operands {
     View<const T, 1, Space> weight{};
@@ -149,6 +150,7 @@ class RetentionHeads {
                                          .y = as_rows(a.mixed)});
   }
 
+  /// Where the gradients of the operands are written.
   template <class T, class Space>
   struct Gradients {
     View<T, 3, Space> q{};  // of q and k before rotation and scaling

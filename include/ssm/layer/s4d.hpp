@@ -17,6 +17,7 @@ struct S4DConfig {
   Index channels = dyn;
   Index state = 64;  // N: real state size, stored as N/2 complex modes
 };
+/// The sizes and choices of an S4D that are given at run time.
 struct S4DOptions {
   Index channels = dyn;
   Index state = dyn;  // left out: the type's, or 64

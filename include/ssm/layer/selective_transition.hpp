@@ -11,6 +11,7 @@ struct SelectiveTransitionConfig {
   Index hidden = dyn;
   Index width = dyn;  // channels of the hidden state that is selected from
 };
+/// The sizes of a SelectiveTransition that are given at run time.
 using SelectiveTransitionOptions = SelectiveTransitionConfig;
 
 /// Chooses, position by position, what a layer takes over from earlier layers' hidden states. As a

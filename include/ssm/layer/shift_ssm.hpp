@@ -12,6 +12,7 @@ struct ShiftSsmConfig {
   Index channels = dyn;
   Index state = 64;  // N: how many positions are remembered
 };
+/// The sizes of a ShiftSsm that are given at run time.
 struct ShiftSsmOptions {
   Index channels = dyn;
   Index state = dyn;  // left out: the type's, or 64

@@ -23,6 +23,8 @@ namespace ssm {
 //   W::final_norm<Width>()   the norm that follows the last block, where W is the first; left out:
 //                            LayerNorm<Width>()
 
+/// H3 and a feed-forward layer of four times the width, each behind a LayerNorm and with a
+/// residual.
 struct H3Block {
   template <Index Width>
   using Layer =
@@ -30,6 +32,8 @@ struct H3Block {
                    FeedForward<FeedForwardConfig{.channels = Width, .hidden = 4 * Width}>>;
 };
 
+/// Causal attention, with heads of 64 channels where they divide the width and one head otherwise,
+/// and a feed-forward layer of four times the width, each behind a LayerNorm and with a residual.
 struct AttentionBlock {
   static constexpr Index heads(Index width) { return width % 64 == 0 ? width / 64 : 1; }
   template <Index Width>

@@ -48,6 +48,7 @@ struct DenseRetNetNames {
   using Initialization = NormalInitialization;
 };
 
+/// The mixer of a DenseRetNet, with all sizes at run time.
 using DenseRetNetMixer = GauRetention<GauRetentionConfig{}>;
 
 /// A DenseRetNet language model with all sizes at run time: gated attention units with retention,

@@ -52,6 +52,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
  public:
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<DenseStack, T, Space> {
+    /// What a block learns: its norm and its layer.
     struct Block {
       typename NormLayer::template Parameters<T, Space> norm;
       typename Inner::template Parameters<T, Space> inner;
@@ -64,6 +65,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   };
   template <class T, class Space = HostSpace>
   struct Tape : InputTape<T, Space> {
+    /// What a block keeps for `backward`, its hidden state among it.
     struct Block {
       DynamicTensor<T, 3, Space> x;  // what the block read; the first block's is the caller's
       typename NormLayer::template Tape<T, Space> norm;
@@ -79,8 +81,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   };
 
   /// Throws  ArgumentError  without blocks, for a negative number of sources and for more than 8,
-  ///                        and for a dropout that is not
-  ///         in [0, 1)
+  ///                        and for a dropout that is not in [0, 1)
   DenseStack(DenseStackConfig config, NormLayer norm, std::vector<Inner> layers)
       : sources_(config.sources),
         dropout_(detail::require_probability("DenseStack", config.dropout)),

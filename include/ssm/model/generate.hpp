@@ -46,6 +46,7 @@ class Generation {
   using Space = typename P::Space;
 
  public:
+  /// Reads the tokens once, in order; each step runs the model.
   class Iterator {
    public:
     using value_type = Token;

@@ -44,7 +44,9 @@ struct H3LanguageModelConfig {
   }
 };
 
+/// The H3 mixer of an H3 language model, with all sizes at run time.
 using H3Mixer1d = H3<H3Config{.state = dyn, .head_dim = dyn}>;
+/// A pre-norm block whose mixer is H3 or causal attention, chosen at run time.
 using H3HybridBlock =
     PreNormBlock<LayerNorm<>, OneOf<H3Mixer1d, CausalAttention<CausalAttentionConfig{}>>,
                  FeedForward<FeedForwardConfig{}>>;

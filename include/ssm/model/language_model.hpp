@@ -51,8 +51,7 @@ struct LanguageModelConfig {
 /// state    the backbone's; position [B], on the host: how many positions each sequence has seen
 /// Cost    the blocks' + 2·B·L·D·padded operations
 /// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were
-///                                    learned, or a tape where the
-///         weights are kept in bf16
+///                                    learned, or a tape where the weights are kept in bf16
 /// Source  Fu et al. 2023 (H3) §4; the layout of HazyResearch/H3 checkpoints
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {

@@ -55,9 +55,12 @@ struct MambaNames {
   using Initialization = MambaInitialization;
 };
 
+/// A Mamba block with all sizes at run time.
 inline constexpr MambaConfig mamba_at_run_time{
     .inner = dyn, .state = dyn, .conv_width = dyn, .dt_rank = dyn, .bias = true};
+/// The mixer of a Mamba language model, with all sizes at run time.
 using MambaMixer = Mamba<mamba_at_run_time>;
+/// The same, reading the hidden states of earlier mixers too.
 using DenseMambaMixer =
     DenseMamba<DenseMambaConfig{.mamba = mamba_at_run_time, .select_hidden = dyn}>;
 

@@ -41,8 +41,11 @@ struct RetNetNames {
   using Initialization = RetNetInitialization;
 };
 
+/// The mixer of a RetNet, with all sizes at run time.
 using RetNetMixer = Retention<RetentionConfig{}>;
+/// The gated feed-forward layer of a RetNet, without biases, with all sizes at run time.
 using RetNetFeedForward = FeedForward<FeedForwardConfig{.gated = true, .bias = false}>;
+/// Retention and then the feed-forward layer, each behind an RmsNorm and with a residual.
 using RetNetDecoderBlock =
     Chain<Residual<RmsNorm<>, RetNetMixer, "retention_layer_norm", "retention">,
           Residual<RmsNorm<>, RetNetFeedForward, "final_layer_norm", "ffn">>;

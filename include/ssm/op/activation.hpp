@@ -39,6 +39,7 @@ struct ActivationBackward {
   View<T, 2, Space> dgate{};  // left out without a gate
 };
 
+/// Backends that have the primitive Activation.
 template <class B, class T = float>
 concept HasActivation = requires(Context<B>& ctx, const Activation<T, typename B::Space>& a,
                                  const ActivationBackward<T, typename B::Space>& g) {
@@ -46,6 +47,7 @@ concept HasActivation = requires(Context<B>& ctx, const Activation<T, typename B
   B::activation_backward(ctx, g);
 };
 
+/// Computes Activation: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasActivation<B, T>
 void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
@@ -55,6 +57,8 @@ void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   B::activation(ctx, a);
 }
 
+/// Computes ActivationBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasActivation<B, T>
 void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B::Space>& g) {

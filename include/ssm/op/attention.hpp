@@ -44,6 +44,7 @@ struct AttentionKeys {
   Index cached;
 };
 
+/// Where the keys and values of a sequence are in `a`.
 template <class T, class Space>
 AttentionKeys keys_of(const Attention<T, Space>& a, const Sequence& sequence) {
   if (a.cached.empty()) return {sequence.batch, sequence.begin, a.k.extent(1) - a.q.extent(1)};
@@ -93,6 +94,7 @@ Index first_position(const Rotary<T, Space>& a, const Sequence& sequence) {
   return static_cast<Index>(a.positions[static_cast<std::size_t>(sequence.row)]);
 }
 
+/// Backends that have the primitive Attention.
 template <class B, class T = float>
 concept HasAttention = requires(Context<B>& ctx, const Attention<T, typename B::Space>& a,
                                 const AttentionBackward<T, typename B::Space>& g,
@@ -146,6 +148,7 @@ void require_operands(const Attention<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes Attention: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasAttention<B, T>
 void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
@@ -154,6 +157,8 @@ void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
   B::attention(ctx, a);
 }
 
+/// Computes AttentionBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasAttention<B, T>
 void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
@@ -169,6 +174,7 @@ void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::
   B::attention_backward(ctx, g);
 }
 
+/// Computes Rotary: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasAttention<B, T>
 void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {

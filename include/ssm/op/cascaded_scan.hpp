@@ -68,6 +68,7 @@ struct CascadedScanBackward {
   View<T, 3, Space> dinitial_state{};
 };
 
+/// Backends that have the primitive CascadedScan.
 template <class B, class T = float>
 concept HasCascadedScan = requires(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a,
                                    const CascadedScanBackward<T, typename B::Space>& g) {
@@ -116,6 +117,7 @@ CascadedExtents require_operands(const CascadedScan<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes CascadedScan: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a) {
@@ -124,6 +126,8 @@ void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a)
   B::cascaded_scan(ctx, a);
 }
 
+/// Computes CascadedScanBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan_backward(Context<B>& ctx, const CascadedScanBackward<T, typename B::Space>& g) {

@@ -43,6 +43,7 @@ struct CausalConvolutionBackward {
   View<T, 1, Space> dskip{};
 };
 
+/// Backends that have the primitive CausalConvolution.
 template <class B, class T = float>
 concept HasCausalConvolution = requires(Context<B>& ctx,
                                         const CausalConvolution<T, typename B::Space>& a,
@@ -67,6 +68,8 @@ void require_operands(const CausalConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes CausalConvolution: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::Space>& a) {
@@ -75,6 +78,8 @@ void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::
   B::causal_convolution(ctx, a);
 }
 
+/// Computes CausalConvolutionBackward: its docstring has the formula, the shapes, the cost and what
+/// is thrown.
 template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution_backward(Context<B>& ctx,

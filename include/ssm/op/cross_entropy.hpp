@@ -32,11 +32,13 @@ struct CrossEntropy {
   View<T, 2, Space> dlogits{};
 };
 
+/// Backends that have the primitive CrossEntropy.
 template <class B, class T = float>
 concept HasCrossEntropy = requires(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {
   B::cross_entropy(ctx, a);
 };
 
+/// Computes CrossEntropy: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasCrossEntropy<B, T>
 void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {

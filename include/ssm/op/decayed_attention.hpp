@@ -90,6 +90,7 @@ struct RetentionScale {
   View<T, 3, Space> y{};
 };
 
+/// Backends that have the primitive DecayedAttention.
 template <class B, class T = float>
 concept HasDecayedAttention = requires(Context<B>& ctx,
                                        const DecayedAttention<T, typename B::Space>& a,
@@ -122,6 +123,8 @@ std::array<Index, 4> require_operands(const DecayedAttention<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes DecayedAttention: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Space>& a) {
@@ -130,6 +133,8 @@ void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Sp
   B::decayed_attention(ctx, a);
 }
 
+/// Computes DecayedAttentionBackward: its docstring has the formula, the shapes, the cost and what
+/// is thrown.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention_backward(Context<B>& ctx,
@@ -147,6 +152,8 @@ void decayed_attention_backward(Context<B>& ctx,
   B::decayed_attention_backward(ctx, g);
 }
 
+/// Computes DecayedScoreNorm: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::Space>& a) {
@@ -160,6 +167,7 @@ void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::S
   B::decayed_score_norm(ctx, a);
 }
 
+/// Computes RetentionScale: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void retention_scale(Context<B>& ctx, const RetentionScale<T, typename B::Space>& a) {

@@ -37,6 +37,7 @@ struct DiagonalKernelBackward {
   View<T, 3, Space> dC{};
 };
 
+/// Backends that have the primitive DiagonalKernel.
 template <class B, class T = float>
 concept HasDiagonalKernel = requires(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a,
                                      const DiagonalKernelBackward<T, typename B::Space>& g) {
@@ -55,6 +56,7 @@ void require_operands(const DiagonalKernel<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes DiagonalKernel: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a) {
@@ -63,6 +65,8 @@ void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>
   B::diagonal_kernel(ctx, a);
 }
 
+/// Computes DiagonalKernelBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel_backward(Context<B>& ctx,

@@ -38,6 +38,7 @@ struct DiagonalParametersBackward {
   View<T, 2, Space> dA_imag{};  // left out for real modes
 };
 
+/// Backends that have the primitive DiagonalParameters.
 template <class B, class T = float>
 concept HasDiagonalParameters =
     requires(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a,
@@ -46,6 +47,8 @@ concept HasDiagonalParameters =
   B::diagonal_parameters_backward(ctx, g);
 };
 
+/// Computes DiagonalParameters: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a) {
@@ -60,6 +63,8 @@ void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B
   B::diagonal_parameters(ctx, a);
 }
 
+/// Computes DiagonalParametersBackward: its docstring has the formula, the shapes, the cost and
+/// what is thrown.
 template <class B, class T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters_backward(Context<B>& ctx,

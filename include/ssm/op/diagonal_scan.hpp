@@ -65,6 +65,7 @@ struct DiagonalScanBackward {
   View<T, 1, Space> dskip{};
 };
 
+/// Backends that have the primitive DiagonalScan.
 template <class B, class T = float>
 concept HasDiagonalScan = requires(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a,
                                    const DiagonalScanBackward<T, typename B::Space>& g) {
@@ -104,6 +105,7 @@ void require_operands(const DiagonalScan<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes DiagonalScan: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
@@ -112,6 +114,8 @@ void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a)
   B::diagonal_scan(ctx, a);
 }
 
+/// Computes DiagonalScanBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {

@@ -20,11 +20,13 @@ struct Dropout {
   View<T, 1, Space> y{};
 };
 
+/// Backends that have the primitive Dropout.
 template <class B, class T = float>
 concept HasDropout = requires(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
   B::dropout(ctx, a);
 };
 
+/// Computes Dropout: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasDropout<B, T>
 void dropout(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {

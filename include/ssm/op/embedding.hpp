@@ -29,6 +29,7 @@ struct EmbeddingBackward {
   View<T, 2, Space> dtable{};
 };
 
+/// Backends that have the primitive Embedding.
 template <class B, class T = float>
 concept HasEmbedding = requires(Context<B>& ctx, const Embedding<T, typename B::Space>& a,
                                 const EmbeddingBackward<T, typename B::Space>& g) {
@@ -49,6 +50,7 @@ void require_tokens(const char* op, const View<const Token, 1, Space>& tokens, I
 }
 }  // namespace detail
 
+/// Computes Embedding: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasEmbedding<B, T>
 void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
@@ -62,6 +64,8 @@ void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
   B::embedding(ctx, a);
 }
 
+/// Computes EmbeddingBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasEmbedding<B, T>
 void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::Space>& g) {

@@ -71,6 +71,7 @@ struct H3MixerBackward {
   View<T, 1, Space> dskip{};
 };
 
+/// Backends that have the primitive H3Mixer.
 template <class B, class T = float>
 concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a,
                               const H3MixerBackward<T, typename B::Space>& g) {
@@ -115,6 +116,7 @@ void require_operands(const H3Mixer<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes H3Mixer: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
@@ -123,6 +125,8 @@ void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
   B::h3_mixer(ctx, a);
 }
 
+/// Computes H3MixerBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {

@@ -35,11 +35,13 @@ struct Matmul {
   View<T, 1, Space> a_sum{};
 };
 
+/// Backends that have the primitive Matmul.
 template <class B, class T = float>
 concept HasMatmul = requires(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
   B::matmul(ctx, a);
 };
 
+/// Computes Matmul: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {

@@ -47,6 +47,7 @@ struct NormalizationBackward {
   View<T, 1, Space> dbias{};
 };
 
+/// Backends that have the primitive Normalization.
 template <class B, class T = float>
 concept HasNormalization = requires(Context<B>& ctx, const Normalization<T, typename B::Space>& a,
                                     const NormalizationBackward<T, typename B::Space>& g) {
@@ -54,6 +55,7 @@ concept HasNormalization = requires(Context<B>& ctx, const Normalization<T, type
   B::normalization_backward(ctx, g);
 };
 
+/// Computes Normalization: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasNormalization<B, T>
 void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a) {
@@ -70,6 +72,8 @@ void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a
   B::normalization(ctx, a);
 }
 
+/// Computes NormalizationBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasNormalization<B, T>
 void normalization_backward(Context<B>& ctx, const NormalizationBackward<T, typename B::Space>& g) {

@@ -39,6 +39,7 @@ struct SumOfSquares {
   View<double, 1, Space> sum{};
 };
 
+/// Backends that have the primitive OptimizerUpdate.
 template <class B, class T = float>
 concept HasOptimizerUpdate = requires(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a,
                                       const SumOfSquares<T, typename B::Space>& s) {
@@ -46,6 +47,7 @@ concept HasOptimizerUpdate = requires(Context<B>& ctx, const AdamWUpdate<T, type
   B::sum_of_squares(ctx, s);
 };
 
+/// Computes AdamWUpdate: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasOptimizerUpdate<B, T>
 void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
@@ -57,6 +59,7 @@ void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
   B::adamw_update(ctx, a);
 }
 
+/// Computes SumOfSquares: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasOptimizerUpdate<B, T>
 void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a) {

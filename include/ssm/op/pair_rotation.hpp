@@ -42,6 +42,7 @@ struct AdvancePosition {
   View<std::int64_t, 1, Space> y{};
 };
 
+/// Backends that have the primitive PairRotation.
 template <class B, class T = float>
 concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<T, typename B::Space>& a,
                                    const AdvancePosition<typename B::Space>& p) {
@@ -49,6 +50,7 @@ concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<T, typena
   B::advance_position(ctx, p);
 };
 
+/// Computes PairRotation: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasPairRotation<B, T>
 void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {

@@ -34,6 +34,7 @@ struct Fill {
   View<T, 1, Space> y{};
 };
 
+/// Backends that have the primitive Rearrange.
 template <class B, class T = float>
 concept HasRearrange = requires(Context<B>& ctx, const Rearrange<T, typename B::Space>& r,
                                 const Add<T, typename B::Space>& a,
@@ -43,6 +44,7 @@ concept HasRearrange = requires(Context<B>& ctx, const Rearrange<T, typename B::
   B::fill(ctx, f);
 };
 
+/// Computes Rearrange: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasRearrange<B, T>
 void rearrange(Context<B>& ctx, const Rearrange<T, typename B::Space>& a) {
@@ -51,6 +53,7 @@ void rearrange(Context<B>& ctx, const Rearrange<T, typename B::Space>& a) {
   B::rearrange(ctx, a);
 }
 
+/// Computes Add: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasRearrange<B, T>
 void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
@@ -60,6 +63,7 @@ void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
   B::add(ctx, a);
 }
 
+/// Computes Fill: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasRearrange<B, T>
 void fill(Context<B>& ctx, const Fill<T, typename B::Space>& a) {

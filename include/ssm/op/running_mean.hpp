@@ -43,6 +43,7 @@ struct RunningMeanBackward {
   View<T, 2, Space> dinitial_sum{};
 };
 
+/// Backends that have the primitive RunningMean.
 template <class B, class T = float>
 concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<T, typename B::Space>& a,
                                   const RunningMeanBackward<T, typename B::Space>& g) {
@@ -50,6 +51,7 @@ concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<T, typename
   B::running_mean_backward(ctx, g);
 };
 
+/// Computes RunningMean: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
@@ -65,6 +67,8 @@ void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
   B::running_mean(ctx, a);
 }
 
+/// Computes RunningMeanBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean_backward(Context<B>& ctx, const RunningMeanBackward<T, typename B::Space>& g) {

@@ -34,11 +34,13 @@ struct Sample {
   View<Token, 1, Space> tokens{};
 };
 
+/// Backends that have the primitive Sample.
 template <class B, class T = float>
 concept HasSample = requires(Context<B>& ctx, const Sample<T, typename B::Space>& a) {
   B::sample(ctx, a);
 };
 
+/// Computes Sample: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasSample<B, T>
 void sample(Context<B>& ctx, const Sample<T, typename B::Space>& a) {

@@ -64,6 +64,7 @@ struct SelectiveScanBackward {
   View<T, 3, Space> dinitial_state{};
 };
 
+/// Backends that have the primitive SelectiveScan.
 template <class B, class T = float>
 concept HasSelectiveScan = requires(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a,
                                     const SelectiveScanBackward<T, typename B::Space>& g) {
@@ -94,6 +95,7 @@ void require_operands(const SelectiveScan<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes SelectiveScan: its docstring has the formula, the shapes, the cost and what is thrown.
 template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
@@ -102,6 +104,8 @@ void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& 
   B::selective_scan(ctx, a);
 }
 
+/// Computes SelectiveScanBackward: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan_backward(Context<B>& ctx,

@@ -47,6 +47,7 @@ struct ShiftConvolutionBackward {
   View<T, 1, Space> dskip{};
 };
 
+/// Backends that have the primitive ShiftConvolution.
 template <class B, class T = float>
 concept HasShiftConvolution = requires(Context<B>& ctx,
                                        const ShiftConvolution<T, typename B::Space>& a,
@@ -74,6 +75,8 @@ void require_operands(const ShiftConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes ShiftConvolution: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Space>& a) {
@@ -82,6 +85,8 @@ void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Sp
   B::shift_convolution(ctx, a);
 }
 
+/// Computes ShiftConvolutionBackward: its docstring has the formula, the shapes, the cost and what
+/// is thrown.
 template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution_backward(Context<B>& ctx,

@@ -46,6 +46,7 @@ struct ShortConvolutionBackward {
   View<T, 1, Space> dbias{};
 };
 
+/// Backends that have the primitive ShortConvolution.
 template <class B, class T = float>
 concept HasShortConvolution = requires(Context<B>& ctx,
                                        const ShortConvolution<T, typename B::Space>& a,
@@ -74,6 +75,8 @@ void require_operands(const ShortConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
+/// Computes ShortConvolution: its docstring has the formula, the shapes, the cost and what is
+/// thrown.
 template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Space>& a) {
@@ -82,6 +85,8 @@ void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Sp
   B::short_convolution(ctx, a);
 }
 
+/// Computes ShortConvolutionBackward: its docstring has the formula, the shapes, the cost and what
+/// is thrown.
 template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution_backward(Context<B>& ctx,

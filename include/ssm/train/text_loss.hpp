@@ -20,6 +20,7 @@ struct TextLoss {
   double mean() const { return tokens == 0 ? 0 : nats / static_cast<double>(tokens); }
 };
 
+/// How a text is read for its loss.
 struct TextLossOptions {
   Index context = 0;   // tokens after which the state starts afresh; 0: never
   Index chunk = 1024;  // tokens at once: memory, not the result, depends on it

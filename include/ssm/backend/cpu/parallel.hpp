@@ -46,6 +46,7 @@ struct ParallelBody {
   void* body;
 };
 
+/// The loop below, with its body as an address.
 [[gnu::noinline]] inline void parallel(const Threads& threads, Index count, Index grain,
                                        ParallelBody body) {
   struct Loop {

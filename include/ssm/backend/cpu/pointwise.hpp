@@ -30,6 +30,7 @@ B activated(const B& x) {
   if constexpr (Kind == ActivationKind::none) return x;
 }
 
+/// The derivative of an activation at x, in a batch of scalars.
 template <ActivationKind Kind, class B>
 B activation_slope(const B& x) {
   using T = typename B::value_type;

@@ -15,6 +15,7 @@ template <class T>
 SSM_CUDA_API void cross_entropy(const ssm::CrossEntropy<T, CudaSpace>& a, double* scratch,
                                 Stream stream);
 
+/// How many numbers of scratch the cross-entropy of `rows` rows takes.
 constexpr Index cross_entropy_scratch_count(Index rows) {
   return rows + sum_slices(rows).count + 1;
 }

@@ -18,6 +18,7 @@ inline constexpr Index matmul_few_rows_limit = 16;
 template <class T>
 SSM_CUDA_API void matmul_few_rows(const ssm::Matmul<T, CudaSpace>& a, Stream stream);
 
+/// Whether matmul_few_rows computes it: bf16 weights with stride 1 along K, no a_sum, few rows.
 template <class T>
 bool has_few_rows(const ssm::Matmul<T, CudaSpace>& a) {
   return a.b_bf16 && !a.a_sum && a.c.extent(0) <= matmul_few_rows_limit &&

@@ -67,6 +67,7 @@ struct BasicCausalConvolution {
     return Choice::causal_convolution(work) && has_tensor_core_kernels();
   }
 };
+/// The Cuda backend's part for CausalConvolution, its form chosen by the size of the work.
 using CausalConvolution = BasicCausalConvolution<>;
 
 }  // namespace primitive

@@ -20,6 +20,7 @@ SSM_CUDA_API void general_diagonal_scan_backward(const ssm::DiagonalScanBackward
                                                  DeviceSegments segments, T* workspace,
                                                  Stream stream);
 
+/// How far apart the states are that general_diagonal_scan_backward keeps.
 inline constexpr Index kKeptScanState = 64;  // positions from one to the next
 
 /// Rows of kept states: those of sequence s begin at row begin(s)/kKeptScanState + s, where packed.
@@ -77,6 +78,7 @@ struct BasicDiagonalScan {
     return Choice::diagonal_scan(work) && TensorCoreScan<Ctx>::can(a) && has_tensor_core_kernels();
   }
 };
+/// The Cuda backend's part for DiagonalScan, its form chosen by the size of the work.
 using DiagonalScan = BasicDiagonalScan<>;
 
 }  // namespace primitive

@@ -76,6 +76,7 @@ struct BasicShiftConvolution {
     return Choice::shift_convolution(work) && has_tensor_core_kernels();
   }
 };
+/// The Cuda backend's part for ShiftConvolution, its form chosen by the size of the work.
 using ShiftConvolution = BasicShiftConvolution<>;
 
 }  // namespace primitive
