@@ -252,6 +252,8 @@ def page(path, text):
     def led(match):
         mark, words, target = match.groups()
         file = (path.parent / target.split("#")[0]).resolve()
+        if file in PAGES and "#" in target and not target.startswith("#"):
+            return f"[{words}]({target.split('#')[0]})"  # Doxygen 1.9 does not find a heading of another page
         if re.match(r"[a-z]+:|#", target) or file in PAGES or not file.is_relative_to(ROOT):
             return match[0]
         if mark:  # an image: Doxygen copies it, and wants its name alone

@@ -47,7 +47,7 @@ concept HasActivation = requires(Context<B>& ctx, const Activation<T, typename B
   B::activation_backward(ctx, g);
 };
 
-/// Computes Activation: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Activation, whose docstring says the rest.
 template <class B, class T>
   requires HasActivation<B, T>
 void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
@@ -57,8 +57,7 @@ void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   B::activation(ctx, a);
 }
 
-/// Computes ActivationBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes ActivationBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasActivation<B, T>
 void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B::Space>& g) {

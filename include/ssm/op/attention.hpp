@@ -148,7 +148,7 @@ void require_operands(const Attention<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes Attention: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Attention, whose docstring says the rest.
 template <class B, class T>
   requires HasAttention<B, T>
 void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
@@ -157,8 +157,7 @@ void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
   B::attention(ctx, a);
 }
 
-/// Computes AttentionBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes AttentionBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasAttention<B, T>
 void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
@@ -174,7 +173,7 @@ void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::
   B::attention_backward(ctx, g);
 }
 
-/// Computes Rotary: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Rotary, whose docstring says the rest.
 template <class B, class T>
   requires HasAttention<B, T>
 void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {

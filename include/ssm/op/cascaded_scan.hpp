@@ -117,7 +117,7 @@ CascadedExtents require_operands(const CascadedScan<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes CascadedScan: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes CascadedScan, whose docstring says the rest.
 template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a) {
@@ -126,8 +126,7 @@ void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a)
   B::cascaded_scan(ctx, a);
 }
 
-/// Computes CascadedScanBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes CascadedScanBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan_backward(Context<B>& ctx, const CascadedScanBackward<T, typename B::Space>& g) {

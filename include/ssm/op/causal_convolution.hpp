@@ -68,8 +68,7 @@ void require_operands(const CausalConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes CausalConvolution: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes CausalConvolution, whose docstring says the rest.
 template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::Space>& a) {
@@ -78,8 +77,7 @@ void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::
   B::causal_convolution(ctx, a);
 }
 
-/// Computes CausalConvolutionBackward: its docstring has the formula, the shapes, the cost and what
-/// is thrown.
+/// Computes CausalConvolutionBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution_backward(Context<B>& ctx,

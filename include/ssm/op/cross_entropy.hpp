@@ -38,7 +38,7 @@ concept HasCrossEntropy = requires(Context<B>& ctx, const CrossEntropy<T, typena
   B::cross_entropy(ctx, a);
 };
 
-/// Computes CrossEntropy: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes CrossEntropy, whose docstring says the rest.
 template <class B, class T>
   requires HasCrossEntropy<B, T>
 void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {

@@ -123,8 +123,7 @@ std::array<Index, 4> require_operands(const DecayedAttention<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes DecayedAttention: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes DecayedAttention, whose docstring says the rest.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Space>& a) {
@@ -133,8 +132,7 @@ void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Sp
   B::decayed_attention(ctx, a);
 }
 
-/// Computes DecayedAttentionBackward: its docstring has the formula, the shapes, the cost and what
-/// is thrown.
+/// Computes DecayedAttentionBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention_backward(Context<B>& ctx,
@@ -152,8 +150,7 @@ void decayed_attention_backward(Context<B>& ctx,
   B::decayed_attention_backward(ctx, g);
 }
 
-/// Computes DecayedScoreNorm: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes DecayedScoreNorm, whose docstring says the rest.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::Space>& a) {
@@ -167,7 +164,7 @@ void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::S
   B::decayed_score_norm(ctx, a);
 }
 
-/// Computes RetentionScale: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes RetentionScale, whose docstring says the rest.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void retention_scale(Context<B>& ctx, const RetentionScale<T, typename B::Space>& a) {

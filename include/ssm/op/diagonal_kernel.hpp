@@ -56,7 +56,7 @@ void require_operands(const DiagonalKernel<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes DiagonalKernel: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes DiagonalKernel, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a) {
@@ -65,8 +65,7 @@ void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>
   B::diagonal_kernel(ctx, a);
 }
 
-/// Computes DiagonalKernelBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes DiagonalKernelBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel_backward(Context<B>& ctx,

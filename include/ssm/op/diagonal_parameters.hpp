@@ -47,8 +47,7 @@ concept HasDiagonalParameters =
   B::diagonal_parameters_backward(ctx, g);
 };
 
-/// Computes DiagonalParameters: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes DiagonalParameters, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a) {
@@ -63,8 +62,7 @@ void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B
   B::diagonal_parameters(ctx, a);
 }
 
-/// Computes DiagonalParametersBackward: its docstring has the formula, the shapes, the cost and
-/// what is thrown.
+/// Computes DiagonalParametersBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters_backward(Context<B>& ctx,

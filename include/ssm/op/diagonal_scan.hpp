@@ -105,7 +105,7 @@ void require_operands(const DiagonalScan<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes DiagonalScan: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes DiagonalScan, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
@@ -114,8 +114,7 @@ void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a)
   B::diagonal_scan(ctx, a);
 }
 
-/// Computes DiagonalScanBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes DiagonalScanBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {

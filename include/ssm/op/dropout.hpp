@@ -26,7 +26,7 @@ concept HasDropout = requires(Context<B>& ctx, const Dropout<T, typename B::Spac
   B::dropout(ctx, a);
 };
 
-/// Computes Dropout: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Dropout, whose docstring says the rest.
 template <class B, class T>
   requires HasDropout<B, T>
 void dropout(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {

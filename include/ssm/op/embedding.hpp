@@ -50,7 +50,7 @@ void require_tokens(const char* op, const View<const Token, 1, Space>& tokens, I
 }
 }  // namespace detail
 
-/// Computes Embedding: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Embedding, whose docstring says the rest.
 template <class B, class T>
   requires HasEmbedding<B, T>
 void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
@@ -64,8 +64,7 @@ void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
   B::embedding(ctx, a);
 }
 
-/// Computes EmbeddingBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes EmbeddingBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasEmbedding<B, T>
 void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::Space>& g) {

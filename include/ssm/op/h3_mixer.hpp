@@ -116,7 +116,7 @@ void require_operands(const H3Mixer<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes H3Mixer: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes H3Mixer, whose docstring says the rest.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
@@ -125,8 +125,7 @@ void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
   B::h3_mixer(ctx, a);
 }
 
-/// Computes H3MixerBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes H3MixerBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {

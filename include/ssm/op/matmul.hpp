@@ -41,7 +41,7 @@ concept HasMatmul = requires(Context<B>& ctx, const Matmul<T, typename B::Space>
   B::matmul(ctx, a);
 };
 
-/// Computes Matmul: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Matmul, whose docstring says the rest.
 template <class B, class T>
   requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {

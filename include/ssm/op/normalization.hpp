@@ -55,7 +55,7 @@ concept HasNormalization = requires(Context<B>& ctx, const Normalization<T, type
   B::normalization_backward(ctx, g);
 };
 
-/// Computes Normalization: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Normalization, whose docstring says the rest.
 template <class B, class T>
   requires HasNormalization<B, T>
 void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a) {
@@ -72,8 +72,7 @@ void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a
   B::normalization(ctx, a);
 }
 
-/// Computes NormalizationBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes NormalizationBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasNormalization<B, T>
 void normalization_backward(Context<B>& ctx, const NormalizationBackward<T, typename B::Space>& g) {

@@ -47,7 +47,7 @@ concept HasOptimizerUpdate = requires(Context<B>& ctx, const AdamWUpdate<T, type
   B::sum_of_squares(ctx, s);
 };
 
-/// Computes AdamWUpdate: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes AdamWUpdate, whose docstring says the rest.
 template <class B, class T>
   requires HasOptimizerUpdate<B, T>
 void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
@@ -59,7 +59,7 @@ void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
   B::adamw_update(ctx, a);
 }
 
-/// Computes SumOfSquares: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes SumOfSquares, whose docstring says the rest.
 template <class B, class T>
   requires HasOptimizerUpdate<B, T>
 void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a) {

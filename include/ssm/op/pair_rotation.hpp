@@ -50,7 +50,7 @@ concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<T, typena
   B::advance_position(ctx, p);
 };
 
-/// Computes PairRotation: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes PairRotation, whose docstring says the rest.
 template <class B, class T>
   requires HasPairRotation<B, T>
 void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {

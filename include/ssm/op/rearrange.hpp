@@ -44,7 +44,7 @@ concept HasRearrange = requires(Context<B>& ctx, const Rearrange<T, typename B::
   B::fill(ctx, f);
 };
 
-/// Computes Rearrange: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Rearrange, whose docstring says the rest.
 template <class B, class T>
   requires HasRearrange<B, T>
 void rearrange(Context<B>& ctx, const Rearrange<T, typename B::Space>& a) {
@@ -53,7 +53,7 @@ void rearrange(Context<B>& ctx, const Rearrange<T, typename B::Space>& a) {
   B::rearrange(ctx, a);
 }
 
-/// Computes Add: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Add, whose docstring says the rest.
 template <class B, class T>
   requires HasRearrange<B, T>
 void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
@@ -63,7 +63,7 @@ void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
   B::add(ctx, a);
 }
 
-/// Computes Fill: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Fill, whose docstring says the rest.
 template <class B, class T>
   requires HasRearrange<B, T>
 void fill(Context<B>& ctx, const Fill<T, typename B::Space>& a) {

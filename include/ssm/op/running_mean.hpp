@@ -51,7 +51,7 @@ concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<T, typename
   B::running_mean_backward(ctx, g);
 };
 
-/// Computes RunningMean: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes RunningMean, whose docstring says the rest.
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
@@ -67,8 +67,7 @@ void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
   B::running_mean(ctx, a);
 }
 
-/// Computes RunningMeanBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes RunningMeanBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean_backward(Context<B>& ctx, const RunningMeanBackward<T, typename B::Space>& g) {

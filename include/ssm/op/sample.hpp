@@ -40,7 +40,7 @@ concept HasSample = requires(Context<B>& ctx, const Sample<T, typename B::Space>
   B::sample(ctx, a);
 };
 
-/// Computes Sample: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes Sample, whose docstring says the rest.
 template <class B, class T>
   requires HasSample<B, T>
 void sample(Context<B>& ctx, const Sample<T, typename B::Space>& a) {

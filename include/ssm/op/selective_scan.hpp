@@ -95,7 +95,7 @@ void require_operands(const SelectiveScan<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes SelectiveScan: its docstring has the formula, the shapes, the cost and what is thrown.
+/// Computes SelectiveScan, whose docstring says the rest.
 template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
@@ -104,8 +104,7 @@ void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& 
   B::selective_scan(ctx, a);
 }
 
-/// Computes SelectiveScanBackward: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes SelectiveScanBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan_backward(Context<B>& ctx,

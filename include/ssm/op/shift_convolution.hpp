@@ -75,8 +75,7 @@ void require_operands(const ShiftConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes ShiftConvolution: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes ShiftConvolution, whose docstring says the rest.
 template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Space>& a) {
@@ -85,8 +84,7 @@ void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Sp
   B::shift_convolution(ctx, a);
 }
 
-/// Computes ShiftConvolutionBackward: its docstring has the formula, the shapes, the cost and what
-/// is thrown.
+/// Computes ShiftConvolutionBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution_backward(Context<B>& ctx,

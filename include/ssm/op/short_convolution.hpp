@@ -75,8 +75,7 @@ void require_operands(const ShortConvolution<T, Space>& a) {
 }
 }  // namespace detail
 
-/// Computes ShortConvolution: its docstring has the formula, the shapes, the cost and what is
-/// thrown.
+/// Computes ShortConvolution, whose docstring says the rest.
 template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Space>& a) {
@@ -85,8 +84,7 @@ void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Sp
   B::short_convolution(ctx, a);
 }
 
-/// Computes ShortConvolutionBackward: its docstring has the formula, the shapes, the cost and what
-/// is thrown.
+/// Computes ShortConvolutionBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution_backward(Context<B>& ctx,
