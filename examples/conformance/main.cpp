@@ -82,16 +82,24 @@ std::string name_of(const fs::path& path) {
   return (fs::is_directory(tidy) ? tidy.filename() : tidy.stem()).string();
 }
 
-bool is_wanted(const std::vector<std::string>& wanted, const std::string& op) {
-  return wanted.empty() || std::find(wanted.begin(), wanted.end(), op) != wanted.end();
-}
+/// Which kinds of cases are run: those of `only`, or all where it is empty, but none of `without`.
+struct Selection {
+  std::vector<std::string> only, without;
 
-void run_case(const fs::path& path, const std::vector<Kind>& kinds,
-              const std::vector<std::string>& wanted, Tally& tally) {
+  bool has(const std::string& op) const {
+    const auto is_in = [&](const std::vector<std::string>& ops) {
+      return std::find(ops.begin(), ops.end(), op) != ops.end();
+    };
+    return (only.empty() || is_in(only)) && !is_in(without);
+  }
+};
+
+void run_case(const fs::path& path, const std::vector<Kind>& kinds, const Selection& wanted,
+              Tally& tally) {
   const std::string name = name_of(path);
   try {
     const Case which = read_case(path);
-    if (!is_wanted(wanted, which.op)) return;
+    if (!wanted.has(which.op)) return;
     const auto kind =
         std::find_if(kinds.begin(), kinds.end(), [&](const Kind& k) { return k.op == which.op; });
     if (kind == kinds.end()) return tally.unsupported(name, which.op);
@@ -106,8 +114,8 @@ void run_case(const fs::path& path, const std::vector<Kind>& kinds,
   }
 }
 
-void run_path(const fs::path& path, const std::vector<Kind>& kinds,
-              const std::vector<std::string>& wanted, Tally& tally) {
+void run_path(const fs::path& path, const std::vector<Kind>& kinds, const Selection& wanted,
+              Tally& tally) {
   try {
     if (!fs::exists(path)) return tally.fail(path.string(), "does not exist");
     const std::vector<fs::path> cases = cases_under(path);
@@ -140,7 +148,7 @@ int main(int argc, char** argv) {
   CLI::App app(description, "ssm-conformance");
   std::string backend = "cpu";
   std::string scalar = "double";
-  std::vector<std::string> wanted;
+  Selection wanted;
   std::vector<std::string> paths;
   std::vector<std::string> known;
   for (const Kind& kind : kinds_of("reference", "double")) known.emplace_back(kind.op);
@@ -150,11 +158,14 @@ int main(int argc, char** argv) {
   app.add_option("--scalar", scalar, "In which arithmetic")
       ->check(CLI::IsMember({"double", "float"}))
       ->capture_default_str();
-  app.add_option("--kinds", wanted,
+  app.add_option("--kinds", wanted.only,
                  "Only cases of these (the cases' config.op), separated by commas")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::IsMember(known));
+  app.add_option("--without", wanted.without, "No cases of these, separated by commas")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_option("PATH", paths, "A case file, a model_* folder, or a folder of them")->required();
   app.set_version_flag("--version", SSM_VERSION);
   app.footer(examples);
