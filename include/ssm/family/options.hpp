@@ -118,7 +118,8 @@ inline std::string option_form(DenseFusion) { return "readout|carried"; }
 ///                      do not fit
 template <class Family>
 typename Family::Config with_options(typename Family::Config config, const ModelOptions& given) {
-  for (const auto& [name, text] : given) {
+  for (const auto& entry : given) {
+    const std::string &name = entry.first, &text = entry.second;  // a lambda can hold these
     bool known = false;
     Family::for_each_option(config, [&](std::string_view option, auto& value, const char*) {
       if (option != name) return;

@@ -8,6 +8,9 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+#if defined(__clang__) && __has_include(<mm_malloc.h>)
+#include <mm_malloc.h>  // declares posix_memalign without noexcept: before our definition alone
+#endif
 
 namespace ssm::laws {
 
