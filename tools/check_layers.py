@@ -45,7 +45,7 @@ OTHERS = {
     CPU: re.compile(r"xsimd/.+|(pthread|sched|signal|unistd)\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
-    "laws": re.compile(r"doctest/doctest\.h"),
+    "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
 }
 OF_LIBRARY = {  # headers of backend/cpu/ that a component of their own holds: nothing else may need these libraries
