@@ -9,7 +9,7 @@
 TEST_CASE("H3 and a language model of it obey every law on Mine") {
   ssm::laws::check_every_law<Mine>(ssm::H3<ssm::H3Config{.channels = 4, .state = 4}>());
   ssm::laws::check_every_law<Mine>(
-      ssm::LanguageModel<ssm::Vocabulary{5}, ssm::Width{4}, ssm::H3Block>());
+      ssm::LanguageModel<ssm::Vocabulary{5}, ssm::Width{8}, ssm::H3Block>());
 }
 // [/laws of the backend]
 
