@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <span>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -46,6 +47,15 @@ constexpr bool static_extents_agree(const Extents<E...>*, const Extents<F...>*) 
     return false;
 }
 
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_view(const char* op, int operand,
+                                                               std::span<const Index> expected,
+                                                               std::span<const Index> extents,
+                                                               bool missing) {
+  const std::string name = "operand " + std::to_string(operand);
+  if (missing) throw ShapeError(op, name, "is missing");
+  throw ShapeError(op, name, expected, extents);
+}
+
 template <class First, class View>
 void require_same_extents(const char* op, int operand, const First& first, const View& view) {
   static_assert(First::rank() == View::rank(), "the operands differ in rank");
@@ -53,42 +63,54 @@ void require_same_extents(const char* op, int operand, const First& first, const
                     static_extents_agree(static_cast<const typename First::Shape*>(nullptr),
                                          static_cast<const typename View::Shape*>(nullptr)),
                 "the operands have static extents that differ");
-  const std::string name = "operand " + std::to_string(operand);
-  if (!view && view.size() != 0) throw ShapeError(op, name, "is missing");
-  if (first.extents().to_array() != view.extents().to_array())
-    throw ShapeError(op, name, first.extents().to_array(), view.extents().to_array());
+  const bool missing = !view && view.size() != 0;
+  if (!missing && first.extents() == view.extents()) return;
+  refuse_view(op, operand, first.extents().to_array(), view.extents().to_array(), missing);
 }
 
 /// The loops over several views of equal extents, in row-major order. Axes are joined where every
 /// view allows it, so that contiguous operands are one row; calls row(count, a...) where
-/// a[0…count−1] are the elements, by pointer if adjacent.
-template <class Row, class... Views>
+/// a[0…count−1] are the elements, by pointer if adjacent. Rank and extents are run-time values: the
+/// compiler sees one walk for each kind of row and element, with room for so many axes.
+template <std::size_t room, class Row, class... Elements>
 class RowWalk {
  public:
-  static constexpr std::size_t count = sizeof...(Views);
-  static constexpr int rank = std::tuple_element_t<0, std::tuple<Views...>>::rank();
+  static constexpr std::size_t count = sizeof...(Elements);
+  using Offsets = std::array<Index, count>;
 
-  RowWalk(Row& row, const Views&... views) : row_(row), data_(views.data()...) {
-    const auto& extents = std::get<0>(std::forward_as_tuple(views...)).extents();
-    for (int axis = 0; axis < rank; ++axis) {
-      if (extents[axis] == 1) continue;
-      const Offsets steps{views.stride(axis)...};
-      if (axes_ > 0 && joins(steps, extents[axis])) {
-        axis_[axes_ - 1] = {axis_[axes_ - 1].extent * extents[axis], steps};
-      } else {
-        axis_[axes_++] = {extents[axis], steps};
-      }
-    }
+  RowWalk(Row& row, Elements*... data) : row_(row), data_(data...) {}
+
+  /// The next axis inwards; its extent and the steps of each view.
+  void add_axis(Index extent, const Offsets& steps) {
+    if (extent == 1) return;
+    if (axes_ > 0 && joins(steps, extent))
+      axis_[axes_ - 1] = {axis_[axes_ - 1].extent * extent, steps};
+    else
+      axis_[axes_++] = {extent, steps};
   }
 
   void run() {
     for (std::size_t axis = 0; axis < axes_; ++axis)
       if (axis_[axis].extent == 0) return;
-    visit(Offsets{});
+    const Axis last = axes_ == 0 ? Axis{1, Offsets{}} : axis_[axes_ - 1];
+    const std::size_t outer = axes_ == 0 ? 0 : axes_ - 1;
+    std::array<Index, room> index{};
+    Offsets at{};
+    for (;;) {
+      visit_row(last, at, std::make_index_sequence<count>());
+      std::size_t axis = outer;
+      for (; axis > 0; --axis) {
+        const Axis& next = axis_[axis - 1];
+        for (std::size_t v = 0; v < count; ++v) at[v] += next.steps[v];
+        if (++index[axis - 1] < next.extent) break;
+        for (std::size_t v = 0; v < count; ++v) at[v] -= next.extent * next.steps[v];
+        index[axis - 1] = 0;
+      }
+      if (axis == 0) return;
+    }
   }
 
  private:
-  using Offsets = std::array<Index, count>;
   struct Axis {
     Index extent;
     Offsets steps;
@@ -100,33 +122,17 @@ class RowWalk {
       all = all && axis_[axes_ - 1].steps[i] == inner[i] * extent;
     return all;
   }
-  template <std::size_t axis = 0>
-  void visit(Offsets at) {
-    if constexpr (axis + 1 <
-                  static_cast<std::size_t>(rank)) {  // g++ 12 must see that the recursion ends
-      if (axis + 1 < axes_) {
-        for (Index i = 0; i < axis_[axis].extent; ++i) {
-          visit<axis + 1>(at);
-          for (std::size_t v = 0; v < count; ++v) at[v] += axis_[axis].steps[v];
-        }
-        return;
-      }
-    }
-    visit_row(at, std::make_index_sequence<count>());
-  }
   template <std::size_t... V>
-  void visit_row(const Offsets& at, std::index_sequence<V...>) {
-    const Axis last = axes_ == 0 ? Axis{1, Offsets{}} : axis_[axes_ - 1];
+  void visit_row(const Axis& last, const Offsets& at, std::index_sequence<V...>) {
     if (((last.steps[V] == 1) && ...))
       row_(last.extent, std::get<V>(data_) + at[V]...);
     else
-      row_(last.extent,
-           StridedRow<typename Views::Element>{std::get<V>(data_) + at[V], last.steps[V]}...);
+      row_(last.extent, StridedRow<Elements>{std::get<V>(data_) + at[V], last.steps[V]}...);
   }
 
   Row& row_;
-  std::tuple<typename Views::Element*...> data_;
-  std::array<Axis, static_cast<std::size_t>(rank) + 1> axis_{};
+  std::tuple<Elements*...> data_;
+  std::array<Axis, room> axis_{};
   std::size_t axes_ = 0;
 };
 
@@ -135,7 +141,12 @@ void for_each_row(const char* op, Row&& row, const First& first, const More&... 
   int operand = 0;
   require_same_extents(op, operand++, first, first);
   (require_same_extents(op, operand++, first, more), ...);
-  RowWalk<std::remove_reference_t<Row>, First, More...>(row, first, more...).run();
+  constexpr std::size_t room = First::rank() > 8 ? static_cast<std::size_t>(First::rank()) : 8;
+  RowWalk<room, std::remove_reference_t<Row>, typename First::Element, typename More::Element...>
+  walk(row, first.data(), more.data()...);
+  for (int axis = 0; axis < First::rank(); ++axis)
+    walk.add_axis(first.extent(axis), {first.stride(axis), more.stride(axis)...});
+  walk.run();
 }
 
 /// Half-precision elements as float, others as they are: what arithmetic sees.
@@ -147,6 +158,35 @@ constexpr auto arithmetic(T value) {
     return value;
 }
 
+/// What the functions below do to a row: named, so that their code does not depend on extents.
+template <class F>
+struct RowOf {
+  F& f;
+  void operator()(Index count, auto... row) const {
+    for (Index i = 0; i < count; ++i) f(row[i]...);
+  }
+};
+template <class T>
+struct FillRow {
+  T element;
+  void operator()(Index count, auto out) const {
+    for (Index i = 0; i < count; ++i) out[i] = element;
+  }
+};
+template <class Value, class F>
+struct MapRow {
+  F& f;
+  void operator()(Index count, auto out, auto... in) const {
+    for (Index i = 0; i < count; ++i) out[i] = scalar_cast<Value>(f(arithmetic(in[i])...));
+  }
+};
+template <class To, class From>
+struct CopyRow {
+  void operator()(Index count, auto target, auto source) const {
+    for (Index i = 0; i < count; ++i) target[i] = scalar_cast<To>(From(source[i]));
+  }
+};
+
 }  // namespace detail
 
 /// Calls f(a[i], b[i], …) for every element, in row-major order, by reference.
@@ -156,12 +196,8 @@ constexpr auto arithmetic(T value) {
 template <class F, HostTensor... Views>
   requires(sizeof...(Views) > 0)
 void for_each_element(F&& f, Views&&... views) {
-  detail::for_each_row(
-      "for_each_element",
-      [&f](Index count, auto... row) {
-        for (Index i = 0; i < count; ++i) f(row[i]...);
-      },
-      view_of(views)...);
+  detail::for_each_row("for_each_element", detail::RowOf<std::remove_reference_t<F>>{f},
+                       view_of(views)...);
 }
 
 /// output[i] = f(inputs[i]…) for every element.
@@ -171,26 +207,15 @@ void for_each_element(F&& f, Views&&... views) {
 /// Throws  ShapeError  if extents differ
 template <class F, HostTensor Output, HostTensor... Inputs>
 void map(F&& f, Output&& output, const Inputs&... inputs) {
-  using Value = ValueOf<Output>;
-  detail::for_each_row(
-      "map",
-      [&f](Index count, auto out, auto... in) {
-        for (Index i = 0; i < count; ++i)
-          out[i] = scalar_cast<Value>(f(detail::arithmetic(in[i])...));
-      },
-      view_of(output), view_of(inputs)...);
+  using Row = detail::MapRow<ValueOf<Output>, std::remove_reference_t<F>>;
+  detail::for_each_row("map", Row{f}, view_of(output), view_of(inputs)...);
 }
 
 /// Sets every element to `value`.
 template <HostTensor Output, class U>
 void fill(Output&& output, U value) {
-  const auto element = scalar_cast<ValueOf<Output>>(value);
-  detail::for_each_row(
-      "fill",
-      [element](Index count, auto out) {
-        for (Index i = 0; i < count; ++i) out[i] = element;
-      },
-      view_of(output));
+  using Value = ValueOf<Output>;
+  detail::for_each_row("fill", detail::FillRow<Value>{scalar_cast<Value>(value)}, view_of(output));
 }
 
 /// Copies between any two layouts and scalar types; halves round to nearest even, integers
@@ -200,13 +225,8 @@ void fill(Output&& output, U value) {
 /// Throws  ShapeError  if extents differ
 template <HostTensor From, HostTensor To>
 void copy(const From& from, To&& to) {
-  detail::for_each_row(
-      "copy",
-      [](Index count, auto target, auto source) {
-        for (Index i = 0; i < count; ++i)
-          target[i] = scalar_cast<ValueOf<To>>(ValueOf<From>(source[i]));
-      },
-      view_of(to), view_of(from));
+  detail::for_each_row("copy", detail::CopyRow<ValueOf<To>, ValueOf<From>>(), view_of(to),
+                       view_of(from));
 }
 
 /// A tensor of the same scalar, extents and space, all zero.

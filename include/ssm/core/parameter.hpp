@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "ssm/core/tensor.hpp"
@@ -20,14 +21,51 @@ struct ParameterSpec {
   bool own_learning_rate = false;  // true: the optimizer's rate for SSM dynamics applies
 };
 
+namespace detail {
+/// `first`.`second`, or the one that is not empty.
+inline std::string dotted(const std::string& first, const std::string& second) {
+  return first.empty() ? second : second.empty() ? first : first + "." + second;
+}
+
+/// A visitor behind a prefix. Prefixes in prefixes are one visitor of the same type, so that the
+/// compiler sees each layer's parameters once for a visitor, however deep in a model.
+template <class Visit>
+class ScopedVisit {
+ public:
+  ScopedVisit(std::string prefix, Visit& visit) : prefix_(std::move(prefix)), visit_(&visit) {}
+  ScopedVisit(std::string prefix, const ScopedVisit& outer)
+      : prefix_(dotted(outer.prefix_, prefix)), visit_(outer.visit_) {}
+
+  template <class... Tensors>
+  void operator()(ParameterSpec spec, Tensors&... tensors) const {
+    spec.name = dotted(prefix_, spec.name);
+    (*visit_)(std::move(spec), tensors...);
+  }
+
+ private:
+  std::string prefix_;
+  Visit* visit_;
+};
+template <class Visit>
+struct ScopedVisitOf {
+  using type = ScopedVisit<Visit>;
+};
+template <class Visit>
+struct ScopedVisitOf<ScopedVisit<Visit>> {
+  using type = ScopedVisit<Visit>;
+};
+template <class Visit>
+struct ScopedVisitOf<const ScopedVisit<Visit>> {
+  using type = ScopedVisit<Visit>;
+};
+}  // namespace detail
+
 /// Puts a prefix before every name an inner layer reports: scoped("mixer", visit) turns "D" into
-/// "mixer.D". An empty prefix adds nothing.
+/// "mixer.D". An empty prefix adds nothing. `visit` is borrowed.
 template <class Visit>
 auto scoped(std::string prefix, Visit&& visit) {
-  return [prefix = std::move(prefix), &visit](ParameterSpec spec, auto&... tensors) {
-    if (!prefix.empty()) spec.name = prefix + "." + spec.name;
-    visit(std::move(spec), tensors...);
-  };
+  using Scoped = typename detail::ScopedVisitOf<std::remove_reference_t<Visit>>::type;
+  return Scoped(std::move(prefix), visit);
 }
 
 /// What every parameter struct says of itself: whose it is, in which scalar, and where.

@@ -101,29 +101,32 @@ class Random {
   /// it).
   template <class Body>
   void for_each_block(std::uint64_t first, Index count, Body&& body) const {
+    Block bits;
     for (Index begin = 0; begin < count; begin += lanes) {
-      Block c;
+      draw(first + static_cast<std::uint64_t>(begin), bits);
+      body(bits, begin, static_cast<int>(std::min<Index>(lanes, count - begin)));
+    }
+  }
+  [[gnu::noinline]] void draw(std::uint64_t first, Block& c) const {
+    for (int j = 0; j < lanes; ++j) {
+      const std::uint64_t i = first + static_cast<std::uint64_t>(j);
+      c[0][j] = static_cast<std::uint32_t>(i);
+      c[1][j] = static_cast<std::uint32_t>(i >> 32);
+      c[2][j] = c[3][j] = 0;
+    }
+    auto key0 = static_cast<std::uint32_t>(seed_.value);
+    auto key1 = static_cast<std::uint32_t>(seed_.value >> 32);
+    for (int round = 0; round < 10; ++round) {
       for (int j = 0; j < lanes; ++j) {
-        const std::uint64_t i = first + static_cast<std::uint64_t>(begin + j);
-        c[0][j] = static_cast<std::uint32_t>(i);
-        c[1][j] = static_cast<std::uint32_t>(i >> 32);
-        c[2][j] = c[3][j] = 0;
+        const std::uint64_t a = std::uint64_t{0xD2511F53U} * c[0][j];
+        const std::uint64_t b = std::uint64_t{0xCD9E8D57U} * c[2][j];
+        c[0][j] = static_cast<std::uint32_t>(b >> 32) ^ c[1][j] ^ key0;
+        c[1][j] = static_cast<std::uint32_t>(b);
+        c[2][j] = static_cast<std::uint32_t>(a >> 32) ^ c[3][j] ^ key1;
+        c[3][j] = static_cast<std::uint32_t>(a);
       }
-      auto key0 = static_cast<std::uint32_t>(seed_.value);
-      auto key1 = static_cast<std::uint32_t>(seed_.value >> 32);
-      for (int round = 0; round < 10; ++round) {
-        for (int j = 0; j < lanes; ++j) {
-          const std::uint64_t a = std::uint64_t{0xD2511F53U} * c[0][j];
-          const std::uint64_t b = std::uint64_t{0xCD9E8D57U} * c[2][j];
-          c[0][j] = static_cast<std::uint32_t>(b >> 32) ^ c[1][j] ^ key0;
-          c[1][j] = static_cast<std::uint32_t>(b);
-          c[2][j] = static_cast<std::uint32_t>(a >> 32) ^ c[3][j] ^ key1;
-          c[3][j] = static_cast<std::uint32_t>(a);
-        }
-        key0 += 0x9E3779B9U;
-        key1 += 0xBB67AE85U;
-      }
-      body(c, begin, static_cast<int>(std::min<Index>(lanes, count - begin)));
+      key0 += 0x9E3779B9U;
+      key1 += 0xBB67AE85U;
     }
   }
 

@@ -42,6 +42,29 @@ bool fits(From value) {
     return true;
 }
 
+/// Elements on their way into a file as `Stored`, some at a time.
+template <class Stored, class Value>
+class ElementWriter {
+ public:
+  ElementWriter(AtomicFile& file, Index count) : file_(file) {
+    buffer_.reserve(static_cast<std::size_t>(std::min(count, elements_at_once)));
+  }
+  void operator()(const Value& value) {
+    if (!fits<Stored>(value))
+      throw CheckpointError(file_.name(), "", "a value does not fit the integers it is stored in");
+    buffer_.push_back(scalar_cast<Stored>(value));
+    if (buffer_.size() == buffer_.capacity()) flush();
+  }
+  void flush() {
+    file_.write(std::as_bytes(std::span(buffer_)));
+    buffer_.clear();
+  }
+
+ private:
+  AtomicFile& file_;
+  std::vector<Stored> buffer_;
+};
+
 /// Writes the elements of a view in row-major order as `Stored`.
 template <class Stored, class View>
 void write_elements(AtomicFile& file, const View& view) {
@@ -52,21 +75,45 @@ void write_elements(AtomicFile& file, const View& view) {
       return file.write(
           std::as_bytes(std::span(view.data(), static_cast<std::size_t>(view.size()))));
   }
-  std::vector<Stored> buffer;
-  buffer.reserve(static_cast<std::size_t>(std::min(view.size(), elements_at_once)));
-  for_each_element(
-      [&](const Value& value) {
-        if (!fits<Stored>(value))
-          throw CheckpointError(file.name(), "",
-                                "a value does not fit the integers it is stored in");
-        buffer.push_back(scalar_cast<Stored>(value));
-        if (buffer.size() < buffer.capacity()) return;
-        file.write(std::as_bytes(std::span(buffer)));
-        buffer.clear();
-      },
-      view);
-  file.write(std::as_bytes(std::span(buffer)));
+  ElementWriter<Stored, Value> writer(file, view.size());
+  for_each_element(writer, view);
+  writer.flush();
 }
+
+/// `Stored` elements of a file from byte `offset` on, some at a time.
+template <class Stored, class Value>
+class ElementReader {
+ public:
+  ElementReader(const FileReader& file, const std::string& tensor, std::uint64_t offset,
+                Index count)
+      : file_(file), tensor_(tensor), offset_(offset), left_(count) {}
+
+  void operator()(Value& value) {
+    if (next_ == buffer_.size()) refill();
+    if constexpr (std::integral<Stored> && std::integral<Value>)
+      if (!fits<Value>(buffer_[next_]))
+        throw CheckpointError(
+            file_.name(), tensor_,
+            "holds " + std::to_string(buffer_[next_]) + ", beyond the integers asked for");
+    value = scalar_cast<Value>(buffer_[next_++]);
+  }
+
+ private:
+  void refill() {
+    buffer_.resize(static_cast<std::size_t>(std::min(left_, elements_at_once)));
+    file_.read(offset_, std::as_writable_bytes(std::span(buffer_)));
+    offset_ += buffer_.size() * sizeof(Stored);
+    left_ -= static_cast<Index>(buffer_.size());
+    next_ = 0;
+  }
+
+  const FileReader& file_;
+  const std::string& tensor_;
+  std::uint64_t offset_;
+  Index left_;
+  std::vector<Stored> buffer_;
+  std::size_t next_ = 0;
+};
 
 /// Fills a view in row-major order with `Stored` elements from byte `offset` on.
 template <class Stored, class View>
@@ -81,26 +128,7 @@ void read_elements(const FileReader& file, const std::string& tensor, std::uint6
         return file.read(offset, std::as_writable_bytes(std::span(
                                      view.data(), static_cast<std::size_t>(view.size()))));
     }
-    Index left = view.size();
-    std::vector<Stored> buffer;
-    std::size_t next = 0;
-    for_each_element(
-        [&](Value& value) {
-          if (next == buffer.size()) {
-            buffer.resize(static_cast<std::size_t>(std::min(left, elements_at_once)));
-            file.read(offset, std::as_writable_bytes(std::span(buffer)));
-            offset += buffer.size() * sizeof(Stored);
-            left -= static_cast<Index>(buffer.size());
-            next = 0;
-          }
-          if constexpr (std::integral<Stored> && std::integral<Value>)
-            if (!fits<Value>(buffer[next]))
-              throw CheckpointError(
-                  file.name(), tensor,
-                  "holds " + std::to_string(buffer[next]) + ", beyond the integers asked for");
-          value = scalar_cast<Value>(buffer[next++]);
-        },
-        view);
+    for_each_element(ElementReader<Stored, Value>(file, tensor, offset, view.size()), view);
   }
 }
 
@@ -121,17 +149,18 @@ inline Index checked_size(std::span<const Index> shape) {
   return empty ? 0 : product;
 }
 
+inline void require_same_shape(const std::string& file, const std::string& tensor,
+                               std::span<const Index> shape, std::span<const Index> wanted,
+                               bool has_memory) {
+  if (!has_memory) throw CheckpointError(file, tensor, "has no memory to go to");
+  if (!std::equal(shape.begin(), shape.end(), wanted.begin(), wanted.end()))
+    throw CheckpointError(
+        file, tensor, "is " + shape_text(shape) + " in the file, asked for " + shape_text(wanted));
+}
 template <class View>
 void require_shape(const std::string& file, const std::string& tensor, std::span<const Index> shape,
                    const View& view) {
-  const auto wanted = view.extents().to_array();
-  if (!view && view.size() != 0) throw CheckpointError(file, tensor, "has no memory to go to");
-  bool same = shape.size() == wanted.size();
-  for (std::size_t axis = 0; same && axis < wanted.size(); ++axis)
-    same = shape[axis] == wanted[axis];
-  if (!same)
-    throw CheckpointError(
-        file, tensor, "is " + shape_text(shape) + " in the file, asked for " + shape_text(wanted));
+  require_same_shape(file, tensor, shape, view.extents().to_array(), view || view.size() == 0);
 }
 
 /// A tensor of the file's shape. Throws CheckpointError if the rank differs.
