@@ -42,7 +42,7 @@ EVERYWHERE = {"require_cxx20.hpp"}  # the compiler is asked before anything else
 WHOLE = {"core", "op", "layer", "model", "train"}  # what ssm.hpp holds
 STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <Eigen/Core>
 OTHERS = {
-    CPU: re.compile(r"xsimd/.+|(pthread|sched|signal|unistd)\.h|\w+intrin\.h"),
+    CPU: re.compile(r"xsimd/.+|(limits|pthread|sched|signal|time|unistd)\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
     "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),

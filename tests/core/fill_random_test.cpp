@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <ssm/backend/cuda/new_threads.hpp>
 #include <ssm/core/compare.hpp>
 #include <ssm/core/fill_random.hpp>
 #include <ssm/core/initializer.hpp>
@@ -80,13 +81,17 @@ TEST_CASE("numbers drawn some at a time are those drawn one by one") {
 TEST_CASE("an initializer's numbers are those of its seed, whoever draws which ranges") {
   constexpr Index count = 100'000;
   const Random uniform(Seed{9}.fork("u")), normal(Seed{9}.fork(3));
-  const auto backwards = [](Index n, const ssm::Initializer::Body& body) {
-    for (Index end = n; end > 0; end -= std::min<Index>(end, 33'333))
-      body(std::max<Index>(0, end - 33'333), end);
+  struct Backwards {
+    void for_ranges(Index n, const ssm::Initializer::Body& body) const {
+      for (Index end = n; end > 0; end -= std::min<Index>(end, 33'333))
+        body(std::max<Index>(0, end - 33'333), end);
+    }
   };
+  const Backwards backwards;
+  const ssm::cuda::NewThreads new_threads;
   for (const ssm::Initializer& initializer :
        {ssm::Initializer(Seed{9}), ssm::Initializer(Seed{9}, backwards),
-        ssm::Initializer(Seed{9}, ssm::Initializer::on_new_threads)}) {
+        ssm::Initializer(Seed{9}, new_threads)}) {
     std::vector<float> x(count), y(count);
     initializer.fork("u").fill_uniform(x.data(), count, -3, 3);
     initializer.fork(3).fill_normal(y.data(), count, 0.5);

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
-#include <functional>
+#include <concepts>
+#include <cstdint>
 #include <string_view>
-#include <thread>
-#include <utility>
-#include <vector>
 
 #include "ssm/core/error.hpp"  // Index
 #include "ssm/core/random.hpp"
@@ -19,28 +16,38 @@ namespace ssm {
 ///   initializer.fork("in_proj").fill_uniform(p.weight.data(), p.weight.size(), -bound, bound);
 class Initializer {
  public:
-  /// Calls body(begin, end) for ranges that together are 0 … count−1, on one thread or on several.
-  using Body = std::function<void(Index begin, Index end)>;
-  using Loop = std::function<void(Index count, const Body& body)>;
+  /// A function of a range, body(begin, end), that is borrowed.
+  class Body {
+   public:
+    template <class F>
+      requires(!std::same_as<F, Body>)
+    Body(const F& of)
+        : of_(&of), call_([](const void* f, Index begin, Index end) {
+            (*static_cast<const F*>(f))(begin, end);
+          }) {}
+    void operator()(Index begin, Index end) const { call_(of_, begin, end); }
 
-  Initializer(Seed seed, Loop loop = {}) : seed_(seed), loop_(std::move(loop)) {}
+   private:
+    const void* of_;
+    void (*call_)(const void* of, Index begin, Index end);
+  };
+
+  Initializer(Seed seed) : seed_(seed) {}
+  /// With threads, which are borrowed: threads.for_ranges(count, body) calls body(begin, end) for
+  /// ranges that together are 0 … count−1.
+  template <class Threads>
+    requires requires(const Threads& threads, const Body& body) {
+      threads.for_ranges(Index{}, body);
+    }
+  Initializer(Seed seed, const Threads& threads)
+      : seed_(seed), threads_(&threads), loop_([](const void* of, Index count, const Body& body) {
+          static_cast<const Threads*>(of)->for_ranges(count, body);
+        }) {}
   operator Seed() const { return seed_; }
 
-  /// A Loop for contexts without threads of their own: one thread for each processor, for the
-  /// length of the call.
-  static void on_new_threads(Index count, const Body& body) {
-    const Index parts = std::max<Index>(1, std::thread::hardware_concurrency());
-    std::vector<std::jthread> threads;
-    for (Index part = 1; part < parts; ++part)
-      threads.emplace_back([&body, begin = count * part / parts, end = count * (part + 1) / parts] {
-        body(begin, end);
-      });
-    body(0, count / parts);
-  }
-
   /// An independent stream for a part, by number or by name, drawn by the same threads.
-  Initializer fork(std::uint64_t part) const { return {seed_.fork(part), loop_}; }
-  Initializer fork(std::string_view name) const { return {seed_.fork(name), loop_}; }
+  Initializer fork(std::uint64_t part) const { return with(seed_.fork(part)); }
+  Initializer fork(std::string_view name) const { return with(seed_.fork(name)); }
 
   /// to[i] = low + (high − low) · Random(seed).uniform(i)
   template <class T>
@@ -60,16 +67,22 @@ class Initializer {
   }
 
  private:
+  Initializer with(Seed seed) const {
+    Initializer other(*this);
+    other.seed_ = seed;
+    return other;
+  }
   void for_ranges(Index count, const Body& body) const {
     constexpr Index least = 1 << 14;  // numbers for which another thread is worth waking
-    if (loop_ && count >= 2 * least)
-      loop_(count, body);
+    if (loop_ != nullptr && count >= 2 * least)
+      loop_(threads_, count, body);
     else
       body(0, count);
   }
 
   Seed seed_;
-  Loop loop_;
+  const void* threads_ = nullptr;
+  void (*loop_)(const void* threads, Index count, const Body& body) = nullptr;
 };
 
 }  // namespace ssm

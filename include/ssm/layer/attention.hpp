@@ -196,7 +196,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.Wqkv = projection_.template zero_parameters<T>(ctx);
     p.out_proj = readout_.template zero_parameters<T>(ctx);

@@ -243,7 +243,7 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.mamba = mamba_.template zero_parameters<T>(ctx);
     p.select = select_.template zero_parameters<T>(ctx);

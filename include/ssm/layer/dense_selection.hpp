@@ -87,7 +87,7 @@ class DenseSelection {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.select = select_.template zero_parameters<T>(ctx);
     p.fusion = fusion_.template zero_parameters<T>(ctx);

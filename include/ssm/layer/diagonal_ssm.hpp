@@ -214,7 +214,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
     Parameters<T, typename B::Space> p;
     p.log_dt.reset({channels_});
     p.inv_A_real.reset({channels_, mode_count()});

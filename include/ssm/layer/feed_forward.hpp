@@ -143,7 +143,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.fc1 = up_.template zero_parameters<T>(ctx);
     if (Config.gated) p.gate = up_.template zero_parameters<T>(ctx);

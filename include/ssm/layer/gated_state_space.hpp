@@ -168,7 +168,7 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
     return diagonal_.template initial_state<T>(ctx, sequences);
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.to_state = to_state_.template zero_parameters<T>(ctx);
     p.to_gate = to_gate_.template zero_parameters<T>(ctx);

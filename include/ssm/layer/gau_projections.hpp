@@ -111,7 +111,7 @@ class GauProjections {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.q_proj = key_.template zero_parameters<T>(ctx);
     p.k_proj = key_.template zero_parameters<T>(ctx);

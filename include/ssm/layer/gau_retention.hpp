@@ -275,7 +275,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.projections = projections_.template zero_parameters<T>(ctx);
     p.group_norm.reset({heads_.head_value_dim()});

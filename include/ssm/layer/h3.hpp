@@ -174,7 +174,7 @@ class H3 : public LayerVerbs<H3<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     for (auto* linear : {&p.q_proj, &p.k_proj, &p.v_proj, &p.output_linear})
       *linear = projection_.template zero_parameters<T>(ctx);

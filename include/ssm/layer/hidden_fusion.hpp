@@ -97,7 +97,7 @@ class HiddenFusion {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     if constexpr (Config.normalize) p.norm = norm_.template zero_parameters<T>(ctx);
     return p;

@@ -126,7 +126,7 @@ class LayerVerbs {
       return result;
     } else {
       auto result = self().template zero_parameters<T>(Context<HostMemory>());
-      self().fill_parameters(result, Initializer(seed, Initializer::on_new_threads));
+      self().fill_parameters(result, initializer_on(ctx.resources(), seed));
       return copy_to(ctx, self(), result);
     }
   }
@@ -152,10 +152,8 @@ class LayerVerbs {
   /// Draws on the threads of resources that have some.
   template <class Resources>
   static Initializer initializer_on(const Resources& resources, Seed seed) {
-    if constexpr (requires(const Initializer::Body& body) { resources.for_ranges(Index{}, body); })
-      return {seed, [&resources](Index count, const Initializer::Body& body) {
-                resources.for_ranges(count, body);
-              }};
+    if constexpr (std::is_constructible_v<Initializer, Seed, const Resources&>)
+      return {seed, resources};
     else
       return seed;
   }

@@ -114,7 +114,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
     Parameters<T, typename B::Space> p;
     p.weight.reset({outputs_, inputs_});
     if (has_bias_) p.bias.reset({outputs_});

@@ -247,7 +247,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.in_proj = in_.template zero_parameters<T>(ctx);
     p.conv_weight.reset({inner(), Index{1}, taps_});

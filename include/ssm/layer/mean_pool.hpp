@@ -96,7 +96,7 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
     return state;
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
     return {};
   }
   template <class T>

@@ -109,7 +109,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
     Parameters<T, typename B::Space> p;
     if (Config.weight) p.weight.reset({channels_});
     if (has_bias) p.bias.reset({channels_});

@@ -151,6 +151,15 @@ template <class L>
   return std::string(name);
 }
 
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_operand(
+    const std::string& layer, std::string operand, bool is_given,
+    const std::array<Index, 3>& expected, const std::array<Index, 3>& actual, bool is_step) {
+  if (is_step)
+    refuse_extents(layer, operand + "_t", is_given, std::array{expected[0], expected[2]},
+                   std::array{actual[0], actual[2]});
+  refuse_extents(layer, operand, is_given, expected, actual);
+}
+
 /// Throws  ShapeError  unless the extents agree, where `dyn` accepts any. Of a step the axis of
 ///                     positions is left out.
 template <class L, class T, class Space>
@@ -161,12 +170,9 @@ void require_operand(const char* operand, const View<T, 3, Space>& actual,
     const Index wanted = expected[static_cast<std::size_t>(axis)];
     agree = agree && (wanted == dyn || wanted == actual.extent(axis));
   }
-  if (agree) return;
-  const auto extents = actual.extents().to_array();
-  if (is_step)
-    refuse_extents(class_name<L>(), std::string(operand) + "_t", static_cast<bool>(actual),
-                   std::array{expected[0], expected[2]}, std::array{extents[0], extents[2]});
-  refuse_extents(class_name<L>(), operand, static_cast<bool>(actual), expected, extents);
+  if (!agree)
+    refuse_operand(class_name<L>(), operand, static_cast<bool>(actual), expected,
+                   actual.extents().to_array(), is_step);
 }
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_same_memory(const std::string& layer,

@@ -172,7 +172,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.q_proj = keys_.template zero_parameters<T>(ctx);
     p.k_proj = keys_.template zero_parameters<T>(ctx);

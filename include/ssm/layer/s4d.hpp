@@ -149,7 +149,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.log_dt.reset({channels()});
     p.log_w_real.reset({Index{1}, mode_count()});

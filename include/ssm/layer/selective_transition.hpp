@@ -159,7 +159,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.fc1 = down_.template zero_parameters<T>(ctx);
     p.fc2 = up_.template zero_parameters<T>(ctx);

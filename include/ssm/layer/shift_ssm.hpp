@@ -107,7 +107,7 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
   }
 
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
     Parameters<T, typename B::Space> p;
     p.B.reset({channels_, state_});
     p.C.reset({Index{1}, channels_, state_});

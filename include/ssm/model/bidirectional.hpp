@@ -98,7 +98,7 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     return {};
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.forward = layer_.template zero_parameters<T>(ctx);
     p.backward = layer_.template zero_parameters<T>(ctx);

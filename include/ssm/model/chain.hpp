@@ -94,7 +94,7 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     return state;
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.first = first_.template zero_parameters<T>(ctx);
     p.second = second_.template zero_parameters<T>(ctx);

@@ -208,7 +208,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     return state;
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.embedding.reset({config_.padded, channels()});
     if (config_.positions > 0) p.positions.reset({config_.positions, channels()});

@@ -96,7 +96,7 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
     return state;
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     of_kind(kind(),
             [&](auto i) { as<i>(p) = std::get<i>(layer_).template zero_parameters<T>(ctx); });

@@ -104,7 +104,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     return initial_state_of<T>(inner_, ctx, sequences, reserve);
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     p.norm = norm_.template zero_parameters<T>(ctx);
     p.inner = inner_.template zero_parameters<T>(ctx);

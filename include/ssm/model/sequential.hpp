@@ -122,7 +122,7 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
     return state;
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     for_each_index([&](auto i) {
       std::get<i>(p.blocks) = std::get<i>(blocks_).template zero_parameters<T>(ctx);

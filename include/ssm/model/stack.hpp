@@ -116,7 +116,7 @@ class Stack : public LayerVerbs<Stack<Block>> {
     return state;
   }
   template <class T = float, class B>
-  Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
+  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
     Parameters<T, typename B::Space> p;
     for (const Block& block : blocks_) p.blocks.push_back(block.template zero_parameters<T>(ctx));
     return p;

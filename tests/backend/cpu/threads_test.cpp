@@ -251,7 +251,9 @@ TEST_CASE("the limit of a control group and of those around it holds") {
     std::filesystem::create_directories((folder.path() / name).parent_path());
     std::ofstream(folder.path() / name) << text;
   };
-  const auto limit = [&](const char* path) { return cpu::detail::control_group_limit(root, path); };
+  const auto limit = [&](const char* path) {
+    return cpu::detail::control_group_limit(root.c_str(), path);
+  };
   constexpr double unlimited = std::numeric_limits<double>::infinity();
   CHECK(limit("/") == unlimited);
   CHECK(limit("/no/such/group") == unlimited);

@@ -12,33 +12,36 @@ template <class T, class Arch>
 class MatmulEpilogue {
  public:
   explicit MatmulEpilogue(const ssm::Matmul<T, HostSpace>& a)
-      : a_(a), bias_(a.bias), c_(a.c), z_(a.z) {}
-
-  /// Products c[m, n … n+count) at `products`; any count.
-  void finish(Index m, Index n, Index count, const T* products) const {
-    if (a_.activation == ActivationKind::none)
-      return write<ActivationKind::none>(m, n, count, products);
-    with_activation(a_.activation, [&](auto kind) { write<kind()>(m, n, count, products); });
+      : a_(a), bias_(a.bias), c_(a.c), z_(a.z) {
+    if (a.activation != ActivationKind::none)
+      with_activation(a.activation, [&](auto kind) { activate_ = activate<kind()>; });
   }
 
- private:
-  template <ActivationKind Kind>
-  [[gnu::noinline]] void write(Index m, Index n, Index count, const T* products) const {
+  /// Products c[m, n … n+count) at `products`; any count.
+  [[gnu::noinline]] void finish(Index m, Index n, Index count, const T* products) const {
     constexpr Index lanes = lane_count<T, Arch>;
     for (Index i = 0; i < count; i += lanes) {
       const Index piece = std::min(lanes, count - i);
       Batch<T, Arch> value = gather<T, Arch>(products + i, 1, piece);
       if (bias_) value += bias_.load(0, n + i, piece);
       if (z_) z_.store(m, n + i, piece, value);
-      value = activated<Kind>(value);
+      if (activate_ != nullptr) value = activate_(value);
       if (a_.accumulate) value += c_.load(m, n + i, piece);
       c_.store(m, n + i, piece, value);
     }
   }
 
+ private:
+  /// A call for each register, so that the loop is compiled once and not for every activation.
+  template <ActivationKind Kind>
+  static Batch<T, Arch> activate(Batch<T, Arch> x) {
+    return activated<Kind>(x);
+  }
+
   const ssm::Matmul<T, HostSpace>& a_;
   Rows<const T, Arch> bias_;
   Rows<T, Arch> c_, z_;
+  Batch<T, Arch> (*activate_)(Batch<T, Arch>) = nullptr;
 };
 
 }  // namespace ssm::cpu

@@ -18,10 +18,9 @@ class Resources {
   Resources() : Resources(default_thread_count()) {}
   explicit Resources(int threads)
       : threads_(std::clamp(threads, 1, ThreadPool::max_workers)),
-        pool_(std::make_unique<ThreadPool>()),
-        plans_(std::make_unique<Plans>()) {}
+        owned_(std::make_unique<Owned>()) {}
 
-  Threads threads() const { return {threads_, *pool_}; }
+  Threads threads() const { return {threads_, owned_->pool}; }
   void set_threads(int threads) { threads_ = std::clamp(threads, 1, ThreadPool::max_workers); }
 
   /// Calls body(begin, end) for ranges that together are 0 … count−1, on the context's threads.
@@ -34,14 +33,14 @@ class Resources {
   /// any thread.
   template <class Plan>
   const Plan& plan(Index length) {
-    const std::lock_guard lock(plans_->mutex);
-    for (const auto& entry : plans_->entries)
+    const std::lock_guard lock(owned_->mutex);
+    for (const auto& entry : owned_->plans)
       if (entry->type == &PlanEntry<Plan>::tag && entry->length == length &&
           entry->threads == threads_)
         return static_cast<const PlanEntry<Plan>&>(*entry).plan;
     auto made = std::make_unique<PlanEntry<Plan>>(length, threads_);
     const Plan& result = made->plan;
-    plans_->entries.push_back(std::move(made));
+    owned_->plans.push_back(std::move(made));
     return result;
   }
 
@@ -62,13 +61,13 @@ class Resources {
     static constexpr char tag = 0;  // its address names the type without run-time type information
     Plan plan;
   };
-  struct Plans {
-    std::mutex mutex;
-    std::vector<std::unique_ptr<Entry>> entries;
+  struct Owned {  // stays where it is when the resources are moved
+    ThreadPool pool;
+    std::mutex mutex;  // of the plans
+    std::vector<std::unique_ptr<Entry>> plans;
   };
   int threads_;
-  std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Plans> plans_;
+  std::unique_ptr<Owned> owned_;
 };
 
 }  // namespace ssm::cpu

@@ -3,16 +3,14 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <system_error>
-#include <thread>
 #include <utility>
 
 namespace ssm::cpu {
@@ -54,15 +52,44 @@ class ThreadPool {
 
  private:
   /// How long to wait without giving the core away: about what it costs to sleep and be woken.
-  static constexpr std::chrono::microseconds spin_time{50};
+  static constexpr std::int64_t spin_time = 50'000;  // ns
+
+  struct Crew;
+
+  /// One thread sleeps until another says that something has become true.
+  class Event {
+   public:
+    template <class Condition>
+    void wait(Condition&& is_ready) {
+      pthread_mutex_lock(&mutex_);
+      has_waiter_ = true;
+      while (!is_ready()) pthread_cond_wait(&woken_, &mutex_);
+      has_waiter_ = false;
+      pthread_mutex_unlock(&mutex_);
+    }
+    /// After what the other waits for has become true. Costs a read where nobody sleeps.
+    void notify() {
+      if (!has_waiter_) return;
+      pthread_mutex_lock(&mutex_);
+      pthread_cond_signal(&woken_);
+      pthread_mutex_unlock(&mutex_);
+    }
+
+   private:
+    pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t woken_ = PTHREAD_COND_INITIALIZER;
+    std::atomic<bool> has_waiter_{false};
+  };
 
   /// A worker, and its parts of the present call.
   struct alignas(64) Worker {
     std::atomic<std::uint64_t> share{
         0};  // number of the call, workers that may take parts, parts left
     std::atomic<std::uint32_t> call{0};  // changes when there is something to do
-    std::atomic<bool> is_asleep{false};
-    std::thread thread;
+    Event event;
+    pthread_t thread{};
+    Crew* crew = nullptr;
+    int number = 0;
   };
 
   struct Crew {
@@ -76,7 +103,7 @@ class ThreadPool {
     int parts = 0;
     Task task{};
     std::atomic<int> unfinished{0};
-    std::atomic<bool> caller_is_asleep{false};
+    Event event;  // for the caller
     std::atomic<bool> has_failed{false};
     std::exception_ptr error;
     std::atomic<bool> is_over{false};
@@ -87,10 +114,11 @@ class ThreadPool {
       sigset_t all, before;
       sigfillset(&all);
       pthread_sigmask(SIG_SETMASK, &all, &before);
-      try {
-        for (; hired < size; ++hired)
-          worker(hired).thread = std::thread([this, self = hired] { work(self); });
-      } catch (const std::system_error&) {
+      for (; hired < size; ++hired) {
+        Worker& next = worker(hired);
+        next.crew = this;
+        next.number = hired;
+        if (pthread_create(&next.thread, nullptr, start, &next) != 0) break;
       }
       pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
@@ -99,8 +127,8 @@ class ThreadPool {
       is_over = true;
       for (int w = 1; w < hired; ++w) {
         ++worker(w).call;
-        worker(w).call.notify_one();
-        worker(w).thread.join();
+        worker(w).event.notify();
+        pthread_join(worker(w).thread, nullptr);
       }
     }
 
@@ -117,13 +145,11 @@ class ThreadPool {
       }
       for (int w = 1; w < count; ++w) {
         worker(w).call = call;
-        if (worker(w).is_asleep.exchange(false)) worker(w).call.notify_one();
+        worker(w).event.notify();
       }
       take(0);
-      if (spin([this] { return unfinished == 0; })) return;
-      caller_is_asleep = true;
-      for (int left = unfinished; left != 0; left = unfinished) unfinished.wait(left);
-      caller_is_asleep = false;
+      const auto is_done = [this] { return unfinished == 0; };
+      if (!spin(is_done)) event.wait(is_done);
     }
 
     Worker& worker(int w) const { return workers[static_cast<std::size_t>(w)]; }
@@ -140,8 +166,7 @@ class ThreadPool {
           ++done;
         }
       }
-      if (done > 0 && unfinished.fetch_sub(done) == done && caller_is_asleep)
-        unfinished.notify_one();
+      if (done > 0 && unfinished.fetch_sub(done) == done) event.notify();
     }
 
     /// The share as it was before a part was taken from it, or 0. What is taken belongs to a call
@@ -162,14 +187,16 @@ class ThreadPool {
       }
     }
 
+    static void* start(void* worker) {
+      const Worker& self = *static_cast<const Worker*>(worker);
+      self.crew->work(self.number);
+      return nullptr;
+    }
     void work(int self) {
       Worker& mine = worker(self);
       for (std::uint32_t seen = 0;;) {
-        if (!spin([&] { return mine.call != seen; })) {
-          mine.is_asleep = true;
-          mine.call.wait(seen);
-          mine.is_asleep = false;
-        }
+        const auto is_called = [&] { return mine.call != seen; };
+        if (!spin(is_called)) mine.event.wait(is_called);
         seen = mine.call;
         if (is_over) return;
         take(self);
@@ -199,15 +226,19 @@ class ThreadPool {
   /// away.
   template <class Condition>
   static bool spin(Condition&& is_ready) {
-    using Clock = std::chrono::steady_clock;
-    const auto end = Clock::now() + spin_time;
+    const std::int64_t end = now() + spin_time;
     do {
       for (int i = 0; i < 16; ++i) {
         if (is_ready()) return true;
         pause();
       }
-    } while (Clock::now() < end);
+    } while (now() < end);
     return false;
+  }
+  static std::int64_t now() {  // ns; <chrono> takes long to compile
+    timespec time{};
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
   }
   /// Lets the other thread of a core go first.
   static void pause() {

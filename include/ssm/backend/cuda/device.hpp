@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "ssm/backend/cuda/launch.hpp"
+#include "ssm/backend/cuda/new_threads.hpp"
 
 namespace ssm {
 
@@ -91,6 +92,12 @@ class Resources {
   /// Waits for everything this context was given. Allocation and copies to the host wait as well;
   /// nothing else does.
   void synchronize() const { cuda::synchronize(stream()); }
+  /// Calls body(begin, end) for ranges that together are 0 … count−1, on threads of the host: what
+  /// is drawn there before it goes to the device.
+  template <class Body>
+  void for_ranges(Index count, const Body& body) const {
+    NewThreads().for_ranges(count, body);
+  }
   /// Calls that queue the same work on the same memory every time: the first one is recorded, later
   /// ones are one launch.
   ///   cuda::Resources::Recording step;
