@@ -9,6 +9,7 @@
 
 #include "ssm/core/compare.hpp"
 #include "ssm/core/elementwise.hpp"
+#include "ssm/laws/layer_laws.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/norm.hpp"
 #include "ssm/layer/s4d.hpp"

@@ -3,36 +3,44 @@
 
 #include <type_traits>
 
-#include "ssm/laws/doctest.hpp"
+#include "ssm/laws/layer_on.hpp"
 #include "ssm/layer/runs_on.hpp"
 #include "support/backends.hpp"
+#include "support/check_subject.hpp"
 
 namespace ssm::laws {
+
+/// Every law for one layer on one backend in one scalar, held against Reference in double.
+template <class B, class T, class L>
+void check_layer_in(const L& layer, const char* backend) {
+  LayerOn<L, B, T> subject(layer, backend);
+  LayerOn<L, Reference, double> reference(layer, "oracle");
+  check_subject(subject, reference);
+}
 
 /// Every law for one layer on every backend under test that it runs on, in float and in double; on
 /// the CUDA backend's loops in float, as they are the same in both.
 template <class L>
 void check_layer(const L& layer) {
-  for_each_backend([&]<class B>(const char*) {
+  for_each_backend([&]<class B>(const char* backend) {
     if constexpr (RunsOn<L, B>) {
+      check_layer_in<B, float>(layer, backend);
       if constexpr (std::is_same_v<B, Reference> || has_threads<B>)
-        check_every_law<B>(layer);
-      else
-        check(every_law_in<Reference, B, float>(layer));
+        check_layer_in<B, double>(layer, backend);
     }
   });
 }
 
 /// The same for other sizes and options of a layer that is checked so already: on Reference in
-/// double and on Cuda in float, which is what takes less time to compile; on Cpu, whose vectors
+/// double and on Cpu in float, which is what takes less time to compile; on Cpu, whose vectors
 /// differ, in both.
 template <class L>
 void check_variant(const L& layer) {
-  for_each_backend([&]<class B>(const char*) {
+  for_each_backend([&]<class B>(const char* backend) {
     if constexpr (RunsOn<L, B>) {
-      if constexpr (!std::is_same_v<B, Reference>) check(every_law_in<Reference, B, float>(layer));
+      if constexpr (!std::is_same_v<B, Reference>) check_layer_in<B, float>(layer, backend);
       if constexpr (std::is_same_v<B, Reference> || has_vectors<B>)
-        check(every_law_in<Reference, B, double>(layer));
+        check_layer_in<B, double>(layer, backend);
     }
   });
 }
@@ -42,9 +50,9 @@ void check_variant(const L& layer) {
 /// on the others.
 template <class L>
 void check_model(const L& model) {
-  for_each_backend([&]<class B>(const char*) {
+  for_each_backend([&]<class B>(const char* backend) {
     using T = std::conditional_t<std::is_same_v<B, Reference>, double, float>;
-    if constexpr (RunsOn<L, B>) check(every_law_in<Reference, B, T>(model));
+    if constexpr (RunsOn<L, B>) check_layer_in<B, T>(model, backend);
   });
 }
 
@@ -52,10 +60,15 @@ void check_model(const L& model) {
 /// the oracle, nor on loops.
 template <class L>
 void check_laws_at_scale(const L& layer) {
-  for_each_backend([&]<class B>(const char*) {
+  const auto check_in = [&]<class B, class T>(const char* backend, T) {
+    LayerOn<L, B, T> subject(layer, backend);
+    LayerOn<L, Reference, double> reference(layer, "oracle");
+    check_subject_at_scale(subject, reference);
+  };
+  for_each_backend([&]<class B>(const char* backend) {
     if constexpr (has_threads<B> && RunsOn<L, B>) {
-      check(laws_at_scale_in<Reference, B, float>(layer));
-      check(laws_at_scale_in<Reference, B, double>(layer));
+      check_in.template operator()<B>(backend, float());
+      check_in.template operator()<B>(backend, double());
     }
   });
 }

@@ -12,6 +12,28 @@
 
 namespace ssm::laws {
 
+/// Stacks of DenseSSM: each layer hands its hidden state to those above it.
+inline auto dense_scans(Index sources, std::size_t layers, DenseFusion fusion) {
+  using Layer = DenseMamba<DenseMambaConfig{
+      .mamba = {.channels = 4, .inner = 5, .state = 3, .conv_width = 2, .dt_rank = 2},
+      .select_hidden = 2}>;
+  return DenseStack<RmsNorm<4>, Layer>({.sources = sources}, RmsNorm<4>(),
+                                       std::vector<Layer>(layers, Layer({.fusion = fusion})));
+}
+inline auto dense_units(Index sources, std::size_t layers, DenseFusion fusion) {
+  using Layer = GauRetention<GauRetentionConfig{}>;
+  const Layer layer({.channels = 4,
+                     .query_key_dim = 4,
+                     .value_dim = 6,
+                     .heads = 2,
+                     .k_hidden = 2,
+                     .v_hidden = 3,
+                     .eps = 0.5,
+                     .fusion = fusion});
+  return DenseStack<RmsNorm<>, Layer>({.sources = sources}, RmsNorm<>({.channels = 4, .eps = 0.5}),
+                                      std::vector<Layer>(layers, layer));
+}
+
 /// Every combinator of layers, which is a layer itself; as `every_layer`.
 inline constexpr auto every_combinator = std::tuple(
     layer_case(
@@ -49,45 +71,22 @@ inline constexpr auto every_combinator = std::tuple(
           using Shift = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
           return OneOf<Shift, LayerNorm<3>>(LayerNorm<3>());
         }),
-    layer_case(
-        {.name = "DenseStack",
-         .form = "DenseMamba",
-         .header = "ssm/model/dense_stack.hpp",
-         .source = "He et al. 2024 (DenseSSM)"},
-        [] {
-          using Layer =
-              DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 2, .dt_rank = 1}}>;
-          return DenseStack<RmsNorm<3>, Layer>({.sources = 2}, RmsNorm<3>(), std::vector<Layer>(3));
-        }),
-    layer_case(
-        {.name = "DenseStack",
-         .form = "DenseMamba",
-         .sizes = "carried",
-         .header = "ssm/model/dense_stack.hpp",
-         .source = "He et al. 2024 (DenseSSM)"},
-        [] {
-          using Layer =
-              DenseMamba<DenseMambaConfig{.mamba = {.channels = 3, .state = 2, .dt_rank = 1}}>;
-          return DenseStack<RmsNorm<3>, Layer>(
-              {.sources = 2}, RmsNorm<3>(),
-              std::vector<Layer>(3, Layer({.fusion = DenseFusion::carried})));
-        }),
+    layer_case({.name = "DenseStack",
+                .form = "DenseMamba",
+                .header = "ssm/model/dense_stack.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] { return dense_scans(2, 3, DenseFusion::readout); }),
+    layer_case({.name = "DenseStack",
+                .form = "DenseMamba",
+                .sizes = "carried",
+                .header = "ssm/model/dense_stack.hpp",
+                .source = "He et al. 2024 (DenseSSM)"},
+               [] { return dense_scans(3, 4, DenseFusion::carried); }),
     layer_case({.name = "DenseStack",
                 .form = "GauRetention",
                 .header = "ssm/model/dense_stack.hpp",
                 .source = "He et al. 2024 (DenseSSM)"},
-               [] {
-                 using Layer = GauRetention<GauRetentionConfig{}>;
-                 const Layer layer({.channels = 3,
-                                    .query_key_dim = 2,
-                                    .value_dim = 4,
-                                    .heads = 1,
-                                    .k_hidden = 2,
-                                    .v_hidden = 1,
-                                    .eps = 0.5});
-                 return DenseStack<RmsNorm<3>, Layer>({.sources = 2}, RmsNorm<3>(),
-                                                      std::vector<Layer>(3, layer));
-               }));
+               [] { return dense_units(2, 3, DenseFusion::carried); }));
 
 /// Every language model: tokens in, logits out.
 inline constexpr auto every_language_model = std::tuple(

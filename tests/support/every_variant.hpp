@@ -19,7 +19,7 @@ inline constexpr auto every_layer_variant = std::tuple(
                 .sizes = "a state of one",
                 .header = "ssm/layer/shift_ssm.hpp",
                 .source = ""},
-               [] { return ShiftSsm<ShiftSsmConfig{.channels = 2, .state = 1}>(); }),
+               [] { return ShiftSsm<ShiftSsmConfig{.state = dyn}>({.channels = 2, .state = 1}); }),
     layer_case({.name = "H3",
                 .sizes = "wide, two channels per head",
                 .header = "ssm/layer/h3.hpp",
@@ -31,8 +31,11 @@ inline constexpr auto every_layer_variant = std::tuple(
     layer_case(
         {.name = "H3", .sizes = "zero-order hold", .header = "ssm/layer/h3.hpp", .source = ""},
         [] {
-          return H3<H3Config{.channels = 3, .state = 4}>(
-              {.discretization = Discretization::zero_order_hold});
+          return H3<H3Config{.state = dyn, .head_dim = dyn}>(
+              {.channels = 3,
+               .state = 4,
+               .head_dim = 1,
+               .discretization = Discretization::zero_order_hold});
         }),
     layer_case({.name = "S4D",
                 .sizes = "at run time, bilinear",
@@ -111,27 +114,6 @@ inline constexpr auto every_layer_variant = std::tuple(
                  return FeedForward<FeedForwardConfig{.gated = true, .bias = false}>(
                      {.channels = 5, .hidden = 18, .activation = ActivationKind::silu});
                }));
-
-inline auto dense_scans(Index sources, std::size_t layers, DenseFusion fusion) {
-  using Layer = DenseMamba<DenseMambaConfig{
-      .mamba = {.channels = 4, .inner = 5, .state = 3, .conv_width = 2, .dt_rank = 2},
-      .select_hidden = 2}>;
-  return DenseStack<RmsNorm<4>, Layer>({.sources = sources}, RmsNorm<4>(),
-                                       std::vector<Layer>(layers, Layer({.fusion = fusion})));
-}
-inline auto dense_units(Index sources, std::size_t layers, DenseFusion fusion) {
-  using Layer = GauRetention<GauRetentionConfig{}>;
-  const Layer layer({.channels = 4,
-                     .query_key_dim = 4,
-                     .value_dim = 6,
-                     .heads = 2,
-                     .k_hidden = 2,
-                     .v_hidden = 3,
-                     .eps = 0.5,
-                     .fusion = fusion});
-  return DenseStack<RmsNorm<>, Layer>({.sources = sources}, RmsNorm<>({.channels = 4, .eps = 0.5}),
-                                      std::vector<Layer>(layers, layer));
-}
 
 /// The same of what is made of layers.
 inline constexpr auto every_model_variant = std::tuple(

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ssm/laws/report.hpp"
@@ -26,22 +29,46 @@ inline double loss(Subject& subject, const Call& call) {
   return sum;
 }
 
-/// d loss / d(values along direction) by central differences of fourth order. `values` is part of
-/// `call`.
+/// d loss / d(values along direction) by central differences: steps are halved and extrapolated to
+/// zero (Ridders 1982) until the estimates agree, as far as rounding lets them. One step for all
+/// would be too long behind a normalization of small numbers, too short for rounding elsewhere.
+/// `values` is part of `call`.
 inline double central_difference(Subject& subject, const Call& call, std::vector<double>& values,
                                  const std::vector<double>& direction) {
+  constexpr double longest_step = 4e-3;  // parameters and inputs are of the order of one
+  constexpr std::size_t halvings = 12;
+  constexpr double close_enough = 1e-11;
   double length = 0;
   for (const double d : direction) length += d * d;
-  const double h = 1e-3 / std::sqrt(length);  // rounding and truncation both stay below 1e-11
   const std::vector<double> middle = values;
   const auto at = [&](double step) {
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = middle[i] + step * direction[i];
     return loss(subject, call);
   };
-  const double near = at(h) - at(-h);
-  const double far = at(2 * h) - at(-2 * h);
+
+  double best = std::numeric_limits<double>::quiet_NaN();
+  double smallest_change = std::numeric_limits<double>::infinity();
+  std::vector<double> previous;  // of growing order, from steps twice as long
+  for (std::size_t k = 0; k < halvings; ++k) {
+    const double h = std::ldexp(longest_step, -static_cast<int>(k)) / std::sqrt(length);
+    std::vector<double> row{(at(h) - at(-h)) / (2 * h)};
+    for (std::size_t order = 1; order <= k; ++order) {
+      const double rate = std::ldexp(1.0, 2 * static_cast<int>(order));
+      row.push_back((rate * row[order - 1] - previous[order - 1]) / (rate - 1));
+      const double difference = std::max(std::abs(row[order] - row[order - 1]),
+                                         std::abs(row[order] - previous[order - 1]));
+      if (difference < smallest_change) {
+        smallest_change = difference;
+        best = row[order];
+      }
+    }
+    const double change = smallest_change / std::max(1.0, std::abs(best));
+    const bool rounding = change < 1e-9 && std::abs(row[k] - previous[k - 1]) > 2 * smallest_change;
+    if (rounding || change <= close_enough) break;
+    previous = std::move(row);
+  }
   values = middle;
-  return (8 * near - far) / (12 * h);
+  return best;
 }
 
 /// Element by element in small tensors; large ones along random signs, which no wrong element

@@ -69,15 +69,4 @@ std::vector<Finding> every_law_on(const L& layer) {
   return every_law_against<Reference, Backends...>(layer);
 }
 
-/// The laws that large operands could break: those about blocking, threads and memory. For layers
-/// that are too large for the others to be checked in reasonable time.
-template <class Oracle, class B, class T, class L>
-std::vector<Finding> laws_at_scale_in(const L& layer) {
-  LayerOn<L, B, T> subject(layer, backend_name<B>());
-  LayerOn<L, Oracle, double> reference(layer, "oracle");
-  return found({backends_agree(subject, reference, {{2, 65}}), step_allocates_nothing(subject),
-                same_seed_gives_same_bits(subject)},
-               subject);
-}
-
 }  // namespace ssm::laws

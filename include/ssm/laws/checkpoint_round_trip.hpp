@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ssm/io/checkpoint.hpp"
@@ -35,9 +36,10 @@ struct FlatParameters : ParametersOf<FlatParameters<T>, T, HostSpace> {
   }
 };
 
-/// Writes a file, forgets the elements, and reads them back.
+/// What a file of T holds after these tensors have been written to it.
 template <class T>
-void save_and_load(FlatParameters<T>& parameters) {
+Bundle through_checkpoint_of(const Bundle& tensors) {
+  FlatParameters<T> parameters(tensors);
   const auto path = std::filesystem::temp_directory_path() /
                     ("ssm_layer_laws_" + std::to_string(std::random_device()()) + ".safetensors");
   SafetensorsWriter writer(path);
@@ -46,6 +48,11 @@ void save_and_load(FlatParameters<T>& parameters) {
   for (auto& tensor : parameters.tensors) fill(tensor, 0);
   load_parameters(SafetensorsFile(path), parameters, "layer.");
   std::filesystem::remove(path);
+  return parameters.read_back(tensors);
+}
+inline Bundle through_checkpoint(const Bundle& tensors, std::string_view scalar) {
+  return scalar == scalar_name<double>() ? through_checkpoint_of<double>(tensors)
+                                         : through_checkpoint_of<float>(tensors);
 }
 
 }  // namespace ssm::laws

@@ -5,12 +5,12 @@
 #include <array>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
 
 #include "ssm/laws/allocation_count.hpp"
-#include "ssm/laws/checkpoint_round_trip.hpp"
 #include "ssm/laws/subject.hpp"
 #include "ssm/layer/layer.hpp"
 
@@ -45,6 +45,7 @@ class LayerOn : public Subject {
   }
 
   std::string name() const override { return name_; }
+  std::string_view scalar() const override { return scalar_name<T>(); }
   Tolerance tolerance() const override { return ssm::tolerance<T>; }
   Index outputs() const override {
     if constexpr (ReadsTokens<L>)
@@ -125,10 +126,9 @@ class LayerOn : public Subject {
     return {.y = y.read("y"), .final_state = read_state(state, "final ")};
   }
 
-  Outcome forward_initialized(Seed seed, const NamedTensor& from, bool reload) override {
-    Parameters parameters = layer_.template initialize<T>(*context_, seed);
-    if (reload) parameters = through_checkpoint(parameters);
-    return evaluate(Call{.x = from}, parameters, write_input(Strides::none, from), nullptr);
+  Outcome forward_initialized(Seed seed, const NamedTensor& x) override {
+    return evaluate(Call{.x = x}, layer_.template initialize<T>(*context_, seed),
+                    write_input(Strides::none, x), nullptr);
   }
 
   std::size_t allocations_after_first_step(const Call& call) override {
@@ -166,14 +166,6 @@ class LayerOn : public Subject {
     Outcome result{.y = y.read("y")};
     if (call.keep_states) result.final_state = read_state(final, "final ");
     return result;
-  }
-
-  /// Through a file on the disk and back into zeroed parameters.
-  Parameters through_checkpoint(const Parameters& parameters) {
-    const Bundle saved = read_parameters(parameters);
-    FlatParameters<T> flat(saved);
-    save_and_load(flat);
-    return write_parameters(flat.read_back(saved));
   }
 
   Index inputs() const {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ssm/core/scalar.hpp"  // Tolerance
@@ -47,7 +48,8 @@ class Subject {
  public:
   virtual ~Subject() = default;
 
-  virtual std::string name() const = 0;  // "cpu float"
+  virtual std::string name() const = 0;         // "cpu float"
+  virtual std::string_view scalar() const = 0;  // "float", "double"
   virtual Tolerance tolerance() const = 0;
   virtual Index outputs() const = 0;
 
@@ -63,9 +65,8 @@ class Subject {
   virtual Outcome prefill(const Call& call) = 0;  // y and the state, from zero if none is given
   virtual Outcome step(const Call& call) = 0;     // the same, one position at a time
 
-  /// Initializes from `seed` and runs forward; with `reload` the parameters go through a checkpoint
-  /// in between.
-  virtual Outcome forward_initialized(Seed seed, const NamedTensor& x, bool reload) = 0;
+  /// Forward with what `initialize` gives, whether it is visited as a parameter or not.
+  virtual Outcome forward_initialized(Seed seed, const NamedTensor& x) = 0;
   /// Heap allocations during all steps of the call but the first.
   virtual std::size_t allocations_after_first_step(const Call& call) = 0;
 };

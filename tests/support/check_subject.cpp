@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "support/check_subject.hpp"
+
+#include "ssm/laws/doctest.hpp"
+
+namespace ssm::laws {
+
+void check_subject(Subject& subject, Subject& reference) {
+  check(found(every_law(subject, reference), subject));
+}
+void check_subject_at_scale(Subject& subject, Subject& reference) {
+  check(found(laws_at_scale(subject, reference), subject));
+}
+
+}  // namespace ssm::laws
