@@ -68,6 +68,16 @@ int wrong_roundings(std::uint16_t largest) {
   return wrong;
 }
 
+TEST_CASE("a number that an integer cannot hold becomes the nearest one, and a NaN zero") {
+  CHECK(ssm::scalar_cast<std::int8_t>(302.2) == 127);
+  CHECK(ssm::scalar_cast<std::int8_t>(-1e30F) == -128);
+  CHECK(ssm::scalar_cast<std::int8_t>(-128.9) == -128);
+  CHECK(ssm::scalar_cast<std::uint16_t>(-0.5) == 0);
+  CHECK(ssm::scalar_cast<std::int64_t>(1e19) == std::numeric_limits<std::int64_t>::max());
+  CHECK(ssm::scalar_cast<std::int32_t>(std::numeric_limits<double>::quiet_NaN()) == 0);
+  CHECK(ssm::scalar_cast<std::int32_t>(ssm::BFloat16(-2.75F)) == -2);
+}
+
 }  // namespace
 
 TEST_CASE(

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 
 namespace ssm {
@@ -109,7 +110,8 @@ struct AccumulatorOf<T> {
 template <class T>
 using Accumulator = typename AccumulatorOf<T>::Type;
 
-/// Converts between any two scalars; half types go through float.
+/// Converts between any two scalars; half types go through float. Fractions are cut off; what an
+/// integer cannot hold becomes its largest or smallest value, and a NaN zero.
 template <class To, class From>
 constexpr To scalar_cast(From value) {
   if constexpr (std::same_as<To, From>)
@@ -118,8 +120,15 @@ constexpr To scalar_cast(From value) {
     return scalar_cast<To>(static_cast<float>(value));
   else if constexpr (HalfStorage<To>)
     return To(static_cast<float>(value));
-  else
+  else if constexpr (std::floating_point<From> && std::integral<To>) {
+    constexpr To low = std::numeric_limits<To>::min();
+    constexpr To high = std::numeric_limits<To>::max();
+    if (value >= static_cast<From>(high)) return high;
+    if (value >= static_cast<From>(low)) return static_cast<To>(value);
+    return value == value ? low : To{0};
+  } else {
     return static_cast<To>(value);
+  }
 }
 
 /// How far a correct result may be from the exact one: |x − y| ≤ tolerance · max(1, max|y|).
