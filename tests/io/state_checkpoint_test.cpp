@@ -69,7 +69,7 @@ class DamagedState {
   using Tensors = std::vector<std::pair<std::string, std::vector<Index>>>;
 
   template <class L>
-  explicit DamagedState(const L& layer) : path_((folder_ / "state").string()) {
+  explicit DamagedState(const L& layer) : folder_(), path_((folder_ / "state").string()) {
     Session session(layer, 2);
     session.read(5, 1);
     save(path_, session);

@@ -87,11 +87,12 @@ class SafetensorsFile {
   void read(std::string_view name, Output&& output) const {
     const auto view = view_of(output);
     require_readable(name, view);
-    const SafetensorsEntry& tensor = at(name);
-    visit_dtype(tensor, [&](auto scalar) {
-      detail::read_elements<typename decltype(scalar)::type>(file_, detail::printable(name),
-                                                             data_ + tensor.begin, view);
-    });
+    using Value = typename decltype(view)::Value;
+    if (view.is_contiguous()) return read_values(name, view.data(), view.size());
+    DynamicTensor<Value, 1> values(view.size());
+    read_values(name, values.data(), values.size());
+    detail::InOrder<Value> next{values.data()};
+    for_each_element(next, view);
   }
 
   /// A new tensor with the extents of the file.
@@ -132,6 +133,15 @@ class SafetensorsFile {
     if (found == index_.end())
       throw CheckpointError(path_name(), detail::printable(name), "is missing");
     return header_.tensors[found->second];
+  }
+  /// All elements, in order, whatever they are stored as: compiled once for a type of elements.
+  template <class Value>
+  void read_values(std::string_view name, Value* to, Index count) const {
+    const SafetensorsEntry& tensor = at(name);
+    visit_dtype(tensor, [&](auto scalar) {
+      detail::read_elements<typename decltype(scalar)::type>(
+          file_, detail::printable(name), data_ + tensor.begin, View<Value, 1>(to, {count}));
+    });
   }
   template <class Visit>
   void visit_dtype(const SafetensorsEntry& tensor, Visit&& visit) const {

@@ -115,6 +115,13 @@ class ElementReader {
   std::size_t next_ = 0;
 };
 
+/// Elements that lie one behind the other, for whoever visits others in order.
+template <class Value>
+struct InOrder {
+  const Value* next;
+  void operator()(Value& value) { value = *next++; }
+};
+
 /// Fills a view in row-major order with `Stored` elements from byte `offset` on.
 template <class Stored, class View>
 void read_elements(const FileReader& file, const std::string& tensor, std::uint64_t offset,
