@@ -73,6 +73,12 @@ TEST_CASE("gradients of a normalized HiddenFusion equal central differences") {
   });
 }
 
+TEST_CASE("HiddenFusion refuses an eps that nothing would use") {
+  CHECK_NOTHROW(Normalized({.channels = 2, .eps = 1e-3}));
+  CHECK_THROWS_WITH_AS(Sum({.channels = 2, .eps = 1e-3}),
+                       "HiddenFusion: eps is given, but nothing is normalized", ssm::ArgumentError);
+}
+
 TEST_CASE("HiddenFusion refuses a source of other extents") {
   ssm::Context<ssm::Reference> ctx;
   const Sum layer({.channels = 2});

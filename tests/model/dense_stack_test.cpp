@@ -7,6 +7,7 @@
 
 #include "ssm/backend/reference.hpp"
 #include "ssm/layer/dense_mamba.hpp"
+#include "ssm/layer/gau_retention.hpp"
 #include "ssm/layer/norm.hpp"
 
 namespace ssm::test {
@@ -49,6 +50,15 @@ TEST_CASE("a dense stack says what it cannot be") {
   CHECK_THROWS_AS(scans(2, 0), ArgumentError);
   CHECK_THROWS_AS(scans(-1, 2), ArgumentError);
   CHECK_THROWS_AS(scans(9, 2), ArgumentError);
+  using Layer = GauRetention<GauRetentionConfig{}>;
+  const Layer narrow({.channels = 3,
+                      .query_key_dim = 2,
+                      .value_dim = 4,
+                      .heads = 1,
+                      .k_hidden = 2,
+                      .v_hidden = 2});
+  CHECK_THROWS_WITH_AS((DenseStack<RmsNorm<>, Layer>({}, RmsNorm<>({.channels = 4}), {narrow})),
+                       "DenseStack: a layer takes 3 channels, the norm gives 4", ArgumentError);
 }
 
 }  // namespace

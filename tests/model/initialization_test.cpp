@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "ssm/backend/cpu.hpp"
 #include "ssm/backend/reference.hpp"
@@ -14,6 +15,10 @@
 using namespace ssm;
 
 namespace {
+
+struct RetNetsInitialization : H3Names {
+  using Initialization = RetNetInitialization;
+};
 
 template <class Model>
 void check_same_bits(const Model& model) {
@@ -33,6 +38,20 @@ void check_same_bits(const Model& model) {
 }
 
 }  // namespace
+
+TEST_CASE("a deviation that the initialization does not read is refused") {
+  using Block = Residual<LayerNorm<4>, Linear<LinearConfig{.inputs = 4, .outputs = 4}>>;
+  using Backbone = Stack<Block>;
+  const auto model = [](LanguageModelConfig config) {
+    return BasicLanguageModel<Backbone, LayerNorm<4>, RetNetsInitialization>(
+        config, Backbone(std::vector<Block>(1)), LayerNorm<4>());
+  };
+  CHECK_NOTHROW(model({.vocabulary = 5}));
+  CHECK_THROWS_WITH_AS(
+      model({.vocabulary = 5, .initializer_range = 0.1}),
+      "language model: initializer_range is given, but its initialization does not read it",
+      ArgumentError);
+}
 
 TEST_CASE("initial weights are the same bits on any number of threads") {
   check_same_bits(make_language_model(H3LanguageModelConfig{

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "ssm/layer/norm.hpp"
@@ -15,7 +16,7 @@ struct HiddenFusionConfig {
 /// The sizes and choices of a HiddenFusion that are given at run time.
 struct HiddenFusionOptions {
   Index channels = dyn;
-  double eps = 1e-6;  // of the normalization
+  std::optional<double> eps{};  // of the normalization, 1e-6 if left out
 };
 
 /// Joins a layer's hidden state with what it selected from earlier layers.
@@ -45,10 +46,13 @@ class HiddenFusion {
   /// All sizes in the type.
   HiddenFusion() requires(width != dyn) : HiddenFusion(HiddenFusionOptions{}) {}
   /// Sizes that are `dyn` in the type, and eps, come from here.
-  /// Throws  ArgumentError  for what contradicts the type
+  /// Throws  ArgumentError  for what contradicts the type, as eps does where nothing is normalized
   explicit HiddenFusion(HiddenFusionOptions options)
       : norm_({.channels = resolve_extent(width, options.channels, "channels"),
-               .eps = options.eps}) {}
+               .eps = options.eps.value_or(1e-6)}) {
+    if (!Config.normalize && options.eps)
+      throw ArgumentError("HiddenFusion: eps is given, but nothing is normalized");
+  }
 
   template <class B, class T>
   static constexpr bool runs_on = (HasRearrange<B, T> &&

@@ -80,14 +80,19 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     bool has_initial_state = false;
   };
 
-  /// Throws  ArgumentError  without blocks, for a negative number of sources and for more than 8,
-  ///                        and for a dropout that is not in [0, 1)
+  /// Throws  ArgumentError  without blocks, for layers of another width than the norm, for a
+  ///                        negative number of sources and for more than 8, and for a dropout that
+  ///                        is not in [0, 1)
   DenseStack(DenseStackConfig config, NormLayer norm, std::vector<Inner> layers)
       : sources_(config.sources),
         dropout_(detail::require_probability("DenseStack", config.dropout)),
         norm_(std::move(norm)),
         layers_(std::move(layers)) {
     if (layers_.empty()) throw ArgumentError("DenseStack: a model needs at least one block");
+    for (const Inner& layer : layers_)
+      if (layer.channels() != norm_.channels())
+        throw ArgumentError("DenseStack: a layer takes " + std::to_string(layer.channels()) +
+                            " channels, the norm gives " + std::to_string(norm_.channels()));
     if (sources_ < 0 || sources_ > static_cast<Index>(max_sources))
       throw ArgumentError("DenseStack: a layer can read 0 to " + std::to_string(max_sources) +
                           " earlier ones, not " + std::to_string(sources_));

@@ -73,6 +73,7 @@ struct MambaInitialization {
 /// RetNet's: the embedding and the head N(0, 1/channels); everything else as the layer begins.
 /// Source  microsoft/torchscale, RetNetDecoder
 struct RetNetInitialization {
+  static constexpr bool reads_deviation = false;  // an initializer_range is refused
   template <class T>
   static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,
                    const ModelSize& size) {

@@ -39,8 +39,8 @@ struct LanguageModelConfig {
   bool has_tied_head = true;     // the head is the embedding; else a weight of its own
   double embedding_scale = 1;    // of what is looked up, not of the head
   double embedding_dropout = 0;  // training only: of what is looked up
-  double initializer_range =
-      0.02;  // standard deviation of weights, for initializations that ask for it
+  /// Standard deviation of weights, 0.02 if left out; for initializations that read it.
+  std::optional<double> initializer_range{};
 };
 
 /// Tokens in, logits over the next token out. Without a head of its own the embedding's weight is
@@ -91,7 +91,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   explicit BasicLanguageModel(
       LanguageModelConfig config) requires std::is_default_constructible_v<Backbone>
       : BasicLanguageModel(config, Backbone(), FinalNorm()) {}
-  /// Throws  ArgumentError  for an empty vocabulary or one larger than its padding
+  /// Throws  ArgumentError  for an empty vocabulary or one larger than its padding, and for an
+  ///                        initializer_range that the initialization does not read
   BasicLanguageModel(LanguageModelConfig config, Backbone backbone, FinalNorm norm)
       : config_(config), backbone_(std::move(backbone)), norm_(std::move(norm)) {
     detail::require_probability("language model", config_.embedding_dropout);
@@ -99,6 +100,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     if (config_.vocabulary < 1 || config_.padded < config_.vocabulary)
       throw ArgumentError("language model: a vocabulary of " + std::to_string(config_.vocabulary) +
                           " in an embedding of " + std::to_string(config_.padded) + " rows");
+    if constexpr (requires { requires !Names::Initialization::reads_deviation; })
+      if (config_.initializer_range)
+        throw ArgumentError(
+            "language model: initializer_range is given, but its initialization does not read it");
   }
 
   Index vocabulary() const { return config_.vocabulary; }
@@ -228,7 +233,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
           Names::Initialization::fill(spec, View<T, 1>(tensor.flatten()), seed.fork(spec.name),
                                       {.channels = channels(),
                                        .blocks = block_count(),
-                                       .deviation = config_.initializer_range});
+                                       .deviation = config_.initializer_range.value_or(0.02)});
         },
         p);
   }
