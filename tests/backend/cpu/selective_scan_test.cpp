@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "compare.hpp"
+#include "ssm/core/elementwise.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
@@ -49,6 +50,8 @@ struct Run {
         dskip(random_tensor<T>("dskip", test.channels)),
         dbias(random_tensor<T>("dbias", test.channels)) {
     for_each_index(A, [&](auto... i) { A(i...) = -std::exp(A(i...)); });
+    // Negative steps would grow without bound, and the bias may make a small one so.
+    if (!test.softplus) for_each_element([](T& step) { step = T(1) + std::abs(step); }, dt.view);
   }
 
   SelectiveScan<T, HostSpace> forward(const Case& test) {
