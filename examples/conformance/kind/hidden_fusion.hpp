@@ -12,7 +12,9 @@ namespace ssm::conformance {
 template <class B, class T, bool normalize>
 void check_hidden_fusion_with(Trial& trial) {
   using Layer = HiddenFusion<HiddenFusionConfig{.normalize = normalize}>;
-  const Layer layer({.channels = trial.size("width"), .eps = trial.number("eps")});
+  HiddenFusionOptions options{.channels = trial.size("width")};
+  if (normalize) options.eps = trial.number("eps");
+  const Layer layer(options);
   Context<B> ctx;
   ctx.workspace().fill_with_nan(true);
   auto parameters = layer.template zero_parameters<T>(ctx);
