@@ -36,10 +36,16 @@ class ScopedVisit {
   ScopedVisit(std::string prefix, const ScopedVisit& outer)
       : prefix_(dotted(outer.prefix_, prefix)), visit_(outer.visit_) {}
 
+  /// A parameter.
   template <class... Tensors>
   void operator()(ParameterSpec spec, Tensors&... tensors) const {
     spec.name = dotted(prefix_, spec.name);
     (*visit_)(std::move(spec), tensors...);
+  }
+  /// A tensor of a state, which has a name alone.
+  template <class... Tensors>
+  void operator()(const std::string& name, Tensors&... tensors) const {
+    (*visit_)(dotted(prefix_, name), tensors...);
   }
 
  private:
@@ -61,7 +67,7 @@ struct ScopedVisitOf<const ScopedVisit<Visit>> {
 }  // namespace detail
 
 /// Puts a prefix before every name an inner layer reports: scoped("mixer", visit) turns "D" into
-/// "mixer.D". An empty prefix adds nothing. `visit` is borrowed.
+/// "mixer.D"; the names of states too. An empty prefix adds nothing. `visit` is borrowed.
 template <class Visit>
 auto scoped(std::string prefix, Visit&& visit) {
   using Scoped = typename detail::ScopedVisitOf<std::remove_reference_t<Visit>>::type;

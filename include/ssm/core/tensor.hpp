@@ -35,7 +35,7 @@ class Tensor {
       requires(Shape::rank() == 1 || Shape::rank_dynamic() == 1)
       : Tensor(Shape(length[0])) {}
   Tensor(Tensor&& other) noexcept { swap(other); }
-  [[gnu::noinline]] Tensor& operator=(Tensor&& other) noexcept {
+  Tensor& operator=(Tensor&& other) noexcept {
     Tensor(std::move(other)).swap(*this);
     return *this;
   }

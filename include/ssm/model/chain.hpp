@@ -111,10 +111,8 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     Second::for_each_parameter(scoped(detail::block_name<Second>(""), visit), p.second...);
   }
   static void for_each_state(auto&& visit, auto&... state) {
-    First::for_each_state(detail::scoped_state(detail::block_name<First>(""), visit),
-                          state.first...);
-    Second::for_each_state(detail::scoped_state(detail::block_name<Second>(""), visit),
-                           state.second...);
+    First::for_each_state(scoped(detail::block_name<First>(""), visit), state.first...);
+    Second::for_each_state(scoped(detail::block_name<Second>(""), visit), state.second...);
   }
 
  private:

@@ -5,7 +5,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "ssm/core/parameter.hpp"  // dotted
 #include "ssm/model/fixed_string.hpp"
 
 namespace ssm {
@@ -31,43 +30,6 @@ std::string block_name(std::string otherwise) {
     return Block::name();
   else
     return otherwise;
-}
-
-/// A visitor of states behind a prefix, as ScopedVisit is one of parameters.
-template <class Visit>
-class ScopedStateVisit {
- public:
-  ScopedStateVisit(std::string prefix, Visit& visit) : prefix_(std::move(prefix)), visit_(&visit) {}
-  ScopedStateVisit(std::string prefix, const ScopedStateVisit& outer)
-      : prefix_(dotted(outer.prefix_, prefix)), visit_(outer.visit_) {}
-
-  template <class... Tensors>
-  void operator()(const std::string& name, Tensors&... tensors) const {
-    (*visit_)(dotted(prefix_, name), tensors...);
-  }
-
- private:
-  std::string prefix_;
-  Visit* visit_;
-};
-template <class Visit>
-struct ScopedStateVisitOf {
-  using type = ScopedStateVisit<Visit>;
-};
-template <class Visit>
-struct ScopedStateVisitOf<ScopedStateVisit<Visit>> {
-  using type = ScopedStateVisit<Visit>;
-};
-template <class Visit>
-struct ScopedStateVisitOf<const ScopedStateVisit<Visit>> {
-  using type = ScopedStateVisit<Visit>;
-};
-
-/// Puts a block's name before every name of its states; nothing where it is empty.
-template <class Visit>
-auto scoped_state(std::string block, Visit&& visit) {
-  using Scoped = typename ScopedStateVisitOf<std::remove_reference_t<Visit>>::type;
-  return Scoped(std::move(block), visit);
 }
 }  // namespace detail
 

@@ -144,8 +144,8 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
   }
   static void for_each_state(auto&& visit, auto&... state) {
     for_each_index([&](auto i) {
-      std::tuple_element_t<i, std::tuple<Blocks...>>::for_each_state(
-          detail::scoped_state(name<i>(), visit), std::get<i>(state.blocks)...);
+      std::tuple_element_t<i, std::tuple<Blocks...>>::for_each_state(scoped(name<i>(), visit),
+                                                                     std::get<i>(state.blocks)...);
     });
   }
 

@@ -18,12 +18,13 @@ namespace ssm::cpu {
 
 namespace detail {
 
-/// The two numbers in a file, or in one file each; infinite without both.
+/// The two numbers in a file, or in one file each, divided; infinite without both.
 [[gnu::cold]] inline double ratio_in_files(const char* folder, const char* first,
-                                           const char* second) {
+                                           const char* second = nullptr) {
   double numbers[2] = {0, 0};
   int count = 0;
   for (const char* name : {first, second}) {
+    if (name == nullptr) continue;
     char path[PATH_MAX];
     std::snprintf(path, sizeof(path), "%s/%s", folder, name);
     std::FILE* const file = std::fopen(path, "r");
@@ -47,7 +48,7 @@ namespace detail {
   for (std::size_t length = std::strlen(folder);; --length) {
     while (length > shortest && folder[length - 1] == '/') --length;
     folder[length] = '\0';
-    limit = std::min({limit, ratio_in_files(folder, "cpu.max", "cpu.max"),
+    limit = std::min({limit, ratio_in_files(folder, "cpu.max"),
                       ratio_in_files(folder, "cpu.cfs_quota_us", "cpu.cfs_period_us")});
     while (length > shortest && folder[length - 1] != '/') --length;
     if (length <= shortest) return limit;
