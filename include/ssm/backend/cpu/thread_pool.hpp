@@ -2,6 +2,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,8 +18,10 @@ namespace ssm::cpu {
 
 /// The threads of one context. They are started by the first call that needs them and end with the
 /// pool. The caller works too, as worker 0. Parts are shared out evenly; a worker that is done
-/// takes parts of the others, so that a core which is busy with something else does fewer. Whoever
-/// has nothing to do waits for some microseconds and then sleeps. A child made by fork() starts
+/// takes parts of the others, so that a core which is busy with something else does fewer. Between
+/// parts a worker offers its core to others from time to time, so that the system seldom takes it
+/// in the middle of a part, which the call would wait for. Whoever has nothing to do waits for some
+/// microseconds and then sleeps. A child made by fork() starts
 /// threads of its own. One call at a time; a call from inside a part runs on its own thread.
 class ThreadPool {
  public:
@@ -53,6 +56,9 @@ class ThreadPool {
  private:
   /// How long to wait without giving the core away: about what it costs to sleep and be woken.
   static constexpr std::int64_t spin_time = 50'000;  // ns
+  /// How long to work without offering the core: less than the system lets a thread run while
+  /// another waits.
+  static constexpr std::int64_t turn_time = 1'000'000;  // ns
 
   struct Crew;
 
@@ -90,6 +96,7 @@ class ThreadPool {
     pthread_t thread{};
     Crew* crew = nullptr;
     int number = 0;
+    std::int64_t turn_end = 0;  // when to offer the core
   };
 
   struct Crew {
@@ -155,7 +162,8 @@ class ThreadPool {
     Worker& worker(int w) const { return workers[static_cast<std::size_t>(w)]; }
     int end_of(int w, int count) const { return parts * (w + 1) / count; }
 
-    /// Does the worker's own parts, then what the others have not begun.
+    /// Does the worker's own parts, then what the others have not begun. The caller does not offer
+    /// its core: what lies between calls waits for it alone.
     void take(int self) {
       int done = 0;
       for (int i = 0; i < size; ++i) {
@@ -164,8 +172,16 @@ class ThreadPool {
           const int count = static_cast<int>(share >> 16 & 0xffff);
           do_part(end_of(owner, count) - static_cast<int>(share & 0xffff), self);
           ++done;
+          if (self > 0 && now() >= worker(self).turn_end) {
+            finish(std::exchange(done, 0));
+            sched_yield();
+            worker(self).turn_end = now() + turn_time;
+          }
         }
       }
+      finish(done);
+    }
+    void finish(int done) {
       if (done > 0 && unfinished.fetch_sub(done) == done) event.notify();
     }
 
