@@ -64,6 +64,9 @@ class Extents {
     return all;
   }
 
+  /// The extents in memory, where all are known at run time.
+  constexpr const Index* data() const requires(rank_dynamic() == rank()) { return dynamic_.data(); }
+
   template <Index... F>
   friend constexpr bool operator==(const Extents& a, const Extents<F...>& b) {
     if constexpr (sizeof...(F) != sizeof...(E)) {

@@ -2,8 +2,12 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct ActivationBackward;
 
 /// A pointwise nonlinearity.
 ///   none        x
@@ -27,6 +31,14 @@ struct Activation {
   View<const T, 2, Space> x{};
   View<const T, 2, Space> gate{};
   View<T, 2, Space> y{};
+
+  static constexpr const char* name = "activation";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = ActivationBackward<T, Space>;
+    visit(input("x", "MD").with_gradient(), &Activation::x, &Gradient::dx);
+    visit(input("gate", "MD").optional().with_gradient(), &Activation::gate, &Gradient::dgate);
+    visit(output("y", "MD"), &Activation::y, &Gradient::dy);
+  }
 };
 
 /// The vector–Jacobian product of Activation:  dx = act'(x) ⊙ gate ⊙ dy,  dgate = act(x) ⊙ dy.
@@ -51,9 +63,7 @@ concept HasActivation = requires(Context<B>& ctx, const Activation<T, typename B
 template <class B, class T>
   requires HasActivation<B, T>
 void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
-  require_extents("activation", "x", a.x, {dyn, dyn});
-  require_extents_if_given("activation", "gate", a.gate, a.x.extents().to_array());
-  require_extents("activation", "y", a.y, a.x.extents().to_array());
+  require_operands(a);
   B::activation(ctx, a);
 }
 
@@ -61,13 +71,7 @@ void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasActivation<B, T>
 void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B::Space>& g) {
-  const char* op = "activation_backward";
-  require_extents(op, "x", g.forward.x, {dyn, dyn});
-  const auto shape = g.forward.x.extents().to_array();
-  require_extents_if_given(op, "gate", g.forward.gate, shape);
-  require_extents(op, "dy", g.dy, shape);
-  require_extents(op, "dx", g.dx, shape);
-  if (g.forward.gate) require_extents(op, "dgate", g.dgate, shape);
+  require_gradients<Activation<T, typename B::Space>>(g);
   B::activation_backward(ctx, g);
 }
 

@@ -5,9 +5,29 @@
 #include <span>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct AttentionBackward;
+
+namespace detail {
+/// Throws  ShapeError  unless there is one number, not negative, for each sequence
+inline void require_positions(const char* op, const char* operand,
+                              std::span<const std::int64_t> positions, Index sequences) {
+  if (positions.empty()) return;
+  if (static_cast<Index>(positions.size()) != sequences)
+    throw ShapeError(op, operand,
+                     "must have " + std::to_string(sequences) +
+                         " elements, one for each sequence, got " +
+                         std::to_string(positions.size()));
+  for (const std::int64_t position : positions)
+    if (position < 0)
+      throw ShapeError(op, operand, "must not be negative, got " + std::to_string(position));
+}
+}  // namespace detail
 
 /// Causal multi-head softmax attention over cached and new positions.
 ///   y[b,t,h] = Σ_{s ≤ T₀+t} softmax_s( scale · q[b,t,h]·k[b,s,h] ) · v[b,s,h]
@@ -34,6 +54,36 @@ struct Attention {
   std::span<const std::int64_t> cached{};
   View<T, 4, Space> y{};
   View<T, 3, Space> log_sum{};
+
+  static constexpr const char* name = "attention";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = AttentionBackward<T, Space>;
+    visit(input("q", "BLHK").with_gradient(), &Attention::q, &Gradient::dq);
+    visit(input("k", "RTHK").with_gradient(), &Attention::k, &Gradient::dk);
+    visit(input("v", "RTHK").with_gradient(), &Attention::v, &Gradient::dv);
+    visit(output("y", "BLHK"), &Attention::y, &Gradient::dy);
+    visit(output("log_sum", "BLH").optional(), &Attention::log_sum, nullptr);
+    visit(again("y", "BLHK"), &Attention::y, &Gradient::y);
+    visit(again("log_sum", "BLH"), &Attention::log_sum, &Gradient::log_sum);
+  }
+  void fix_extents(ExtentsByLetter& n) const {
+    if (q) n.set('R', cached.empty() ? q.extent(0) : sequence_count(q.extent(0), segments));
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    detail::require_positions(name, "cached", cached, n['S']);
+    const auto refuse = [&](Index queries) {
+      n.refuse("k", "has " + std::to_string(n['T']) + " positions for " + std::to_string(queries) +
+                        " queries");
+    };
+    if (cached.empty()) {
+      if (n['T'] < n['L'] || (!segments.empty() && n['T'] != n['L'])) refuse(n['L']);
+      return;
+    }
+    for_each_sequence(n['B'], n['L'], segments, [&](const Sequence& s) {
+      const auto earlier = static_cast<Index>(cached[static_cast<std::size_t>(s.row)]);
+      if (earlier > n['T'] || s.end - s.begin > n['T'] - earlier) refuse(earlier + s.end - s.begin);
+    });
+  }
 };
 
 /// Where the keys and values of a sequence are: its query j sees the positions begin …
@@ -85,6 +135,18 @@ struct Rotary {
   Segments segments{};
   View<const T, 4, Space> x{};
   View<T, 4, Space> y{};
+
+  static constexpr const char* name = "rotary";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("x", "BLHK"), &Rotary::x, nullptr);
+    visit(output("y", "BLHK"), &Rotary::y, nullptr);
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (dimension < 0 || dimension > n['K'] || dimension % 2 != 0)
+      n.refuse("dimension", "must be even and at most the head width " + std::to_string(n['K']) +
+                                ", got " + std::to_string(dimension));
+    detail::require_positions(name, "positions", positions, n['S']);
+  }
 };
 
 /// The position of a sequence's first row.
@@ -104,56 +166,11 @@ concept HasAttention = requires(Context<B>& ctx, const Attention<T, typename B::
   B::rotary(ctx, r);
 };
 
-namespace detail {
-/// Throws  ShapeError  unless there is one number, not negative, for each sequence
-inline void require_positions(const char* op, const char* operand,
-                              std::span<const std::int64_t> positions, Index sequences) {
-  if (positions.empty()) return;
-  if (static_cast<Index>(positions.size()) != sequences)
-    throw ShapeError(op, operand,
-                     "must have " + std::to_string(sequences) +
-                         " elements, one for each sequence, got " +
-                         std::to_string(positions.size()));
-  for (const std::int64_t position : positions)
-    if (position < 0)
-      throw ShapeError(op, operand, "must not be negative, got " + std::to_string(position));
-}
-
-template <class T, class Space>
-void require_operands(const Attention<T, Space>& a) {
-  const char* op = "attention";
-  require_extents(op, "q", a.q, {dyn, dyn, dyn, dyn});
-  const auto shape = a.q.extents().to_array();
-  require_segments(op, a.segments, shape[0], shape[1]);
-  const Index sequences = sequence_count(shape[0], a.segments);
-  require_positions(op, "cached", a.cached, sequences);
-  const Index rows = a.cached.empty() ? shape[0] : sequences;
-  require_extents(op, "k", a.k, {rows, dyn, shape[2], shape[3]});
-  require_extents(op, "v", a.v, a.k.extents().to_array());
-  const Index total = a.k.extent(1);
-  const auto refuse = [&](Index queries) {
-    throw ShapeError(
-        op, "k",
-        "has " + std::to_string(total) + " positions for " + std::to_string(queries) + " queries");
-  };
-  if (a.cached.empty()) {
-    if (total < shape[1] || (!a.segments.empty() && total != shape[1])) refuse(shape[1]);
-  } else {
-    for_each_sequence(shape[0], shape[1], a.segments, [&](const Sequence& s) {
-      const Index cached = keys_of(a, s).cached;
-      if (cached > total || s.end - s.begin > total - cached) refuse(cached + s.end - s.begin);
-    });
-  }
-  require_extents_if_given(op, "log_sum", a.log_sum, {shape[0], shape[1], shape[2]});
-}
-}  // namespace detail
-
 /// Computes Attention, whose docstring says the rest.
 template <class B, class T>
   requires HasAttention<B, T>
 void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("attention", "y", a.y, a.q.extents().to_array());
+  require_operands(a);
   B::attention(ctx, a);
 }
 
@@ -161,15 +178,7 @@ void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasAttention<B, T>
 void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
-  const char* op = "attention_backward";
-  detail::require_operands(g.forward);
-  const auto shape = g.forward.q.extents().to_array();
-  require_extents(op, "y", g.y, shape);
-  require_extents(op, "log_sum", g.log_sum, {shape[0], shape[1], shape[2]});
-  require_extents(op, "dy", g.dy, shape);
-  require_extents(op, "dq", g.dq, shape);
-  require_extents(op, "dk", g.dk, g.forward.k.extents().to_array());
-  require_extents(op, "dv", g.dv, g.forward.k.extents().to_array());
+  require_gradients<Attention<T, typename B::Space>>(g);
   B::attention_backward(ctx, g);
 }
 
@@ -177,15 +186,7 @@ void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::
 template <class B, class T>
   requires HasAttention<B, T>
 void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {
-  require_extents("rotary", "x", a.x, {dyn, dyn, dyn, dyn});
-  require_extents("rotary", "y", a.y, a.x.extents().to_array());
-  if (a.dimension < 0 || a.dimension > a.x.extent(3) || a.dimension % 2 != 0)
-    throw ShapeError("rotary", "dimension",
-                     "must be even and at most the head width " + std::to_string(a.x.extent(3)) +
-                         ", got " + std::to_string(a.dimension));
-  require_segments("rotary", a.segments, a.x.extent(0), a.x.extent(1));
-  detail::require_positions("rotary", "positions", a.positions,
-                            sequence_count(a.x.extent(0), a.segments));
+  require_operands(a);
   B::rotary(ctx, a);
 }
 

@@ -4,9 +4,13 @@
 #include <span>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct CascadedScanBackward;
 
 /// What the states of a selective scan follow from, or the gradients of that.
 ///   state_t[n] = exp(dt_t·A[d,n]) · state_{t−1}[n] + dt_t · B[b,t,n] · u[b,t,d]
@@ -50,6 +54,35 @@ struct CascadedScan {
   View<const T, 3, Space> initial_state{};
   View<T, 3, Space> final_state{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "cascaded_scan";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = CascadedScanBackward<T, Space>;
+    visit(input("dt", "BLD"), &CascadedScan::dt, &Gradient::ddt);
+    visit(parameter("A", "DN"), &CascadedScan::A, &Gradient::dA);
+    visit(input("C", "BLN"), &CascadedScan::C, &Gradient::dC);
+    visit(input("gate", "BLD").optional(), &CascadedScan::gate, &Gradient::dgate);
+    visit(ssm::initial_state("initial_state", "SDN"), &CascadedScan::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SDN"), &CascadedScan::final_state,
+          &Gradient::dfinal_state);
+    visit(output("y", "BLD"), &CascadedScan::y, &Gradient::dy);
+  }
+  void fix_extents(ExtentsByLetter& n) const {
+    if (sources.size() > max_sources)
+      throw ArgumentError("cascaded_scan: " + std::to_string(sources.size()) +
+                          " sources, 8 at most");
+    if (dt && !gate && !sources.empty()) n.refuse("gate", "is missing");
+  }
+  void require_rest(ExtentsByLetter& n) const {
+    for (const auto& source : sources) {
+      n.require(input("source u", "BLD"), source.u);
+      n.require(input("source dt", "BLD"), source.dt);
+      n.require(input("source B", "BLN"), source.B);
+      n.require(parameter("source A", "DN"), source.A);
+      n.require(ssm::initial_state("source initial_state", "SDN"), source.initial_state);
+    }
+  }
 };
 
 /// The vector–Jacobian product of CascadedScan. Gradients of the gate, dt, C and the initial state
@@ -66,6 +99,20 @@ struct CascadedScanBackward {
   View<T, 2, Space> dA{};
   View<T, 3, Space> dC{};
   View<T, 3, Space> dinitial_state{};
+
+  void require_rest(ExtentsByLetter& n) const {
+    if (!dsources.empty() && dsources.size() != forward.sources.size())
+      throw ArgumentError("cascaded_scan_backward: gradients of " +
+                          std::to_string(dsources.size()) + " sources out of " +
+                          std::to_string(forward.sources.size()));
+    for (const auto& source : dsources) {
+      n.require(input("source du", "BLD").optional(), source.u);
+      n.require(input("source ddt", "BLD").optional(), source.dt);
+      n.require(input("source dB", "BLN").optional(), source.B);
+      n.require(parameter("source dA", "DN").optional(), source.A);
+      n.require(input("source dinitial_state", "SDN").optional(), source.initial_state);
+    }
+  }
 };
 
 /// Backends that have the primitive CascadedScan.
@@ -76,53 +123,11 @@ concept HasCascadedScan = requires(Context<B>& ctx, const CascadedScan<T, typena
   B::cascaded_scan_backward(ctx, g);
 };
 
-namespace detail {
-/// The extents of a call: of a sequence of channels, of one of states, of A, and of a state.
-struct CascadedExtents {
-  std::array<Index, 3> channels, states;
-  std::array<Index, 2> rates;
-  std::array<Index, 3> state;
-};
-
-template <class T, class Space>
-CascadedExtents require_operands(const CascadedScan<T, Space>& a) {
-  const char* op = "cascaded_scan";
-  if (a.sources.size() > CascadedScan<T, Space>::max_sources)
-    throw ArgumentError("cascaded_scan: " + std::to_string(a.sources.size()) +
-                        " sources, 8 at most");
-  require_extents(op, "dt", a.dt, {dyn, dyn, dyn});
-  const auto n = a.dt.extents().to_array();
-  require_extents(op, "A", a.A, {n[2], dyn});
-  require_segments(op, a.segments, n[0], n[1]);
-  const Index states = a.A.extent(1);
-  const CascadedExtents shape{.channels = n,
-                              .states = {n[0], n[1], states},
-                              .rates = {n[2], states},
-                              .state = {sequence_count(n[0], a.segments), n[2], states}};
-  require_extents(op, "C", a.C, shape.states);
-  if (a.sources.empty())
-    require_extents_if_given(op, "gate", a.gate, n);
-  else
-    require_extents(op, "gate", a.gate, n);
-  for (const auto& source : a.sources) {
-    require_extents(op, "source u", source.u, n);
-    require_extents(op, "source dt", source.dt, n);
-    require_extents(op, "source B", source.B, shape.states);
-    require_extents(op, "source A", source.A, shape.rates);
-    require_extents_if_given(op, "source initial_state", source.initial_state, shape.state);
-  }
-  require_extents_if_given(op, "initial_state", a.initial_state, shape.state);
-  require_extents_if_given(op, "final_state", a.final_state, shape.state);
-  return shape;
-}
-}  // namespace detail
-
 /// Computes CascadedScan, whose docstring says the rest.
 template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a) {
-  const auto shape = detail::require_operands(a);
-  require_extents("cascaded_scan", "y", a.y, shape.channels);
+  require_operands(a);
   B::cascaded_scan(ctx, a);
 }
 
@@ -130,27 +135,7 @@ void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a)
 template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan_backward(Context<B>& ctx, const CascadedScanBackward<T, typename B::Space>& g) {
-  const char* op = "cascaded_scan_backward";
-  const auto shape = detail::require_operands(g.forward);
-  require_extents(op, "dy", g.dy, shape.channels);
-  require_extents_if_given(op, "dfinal_state", g.dfinal_state, shape.state);
-  if (!g.dsources.empty() && g.dsources.size() != g.forward.sources.size())
-    throw ArgumentError("cascaded_scan_backward: gradients of " +
-                        std::to_string(g.dsources.size()) + " sources out of " +
-                        std::to_string(g.forward.sources.size()));
-  for (const auto& source : g.dsources) {
-    require_extents_if_given(op, "source du", source.u, shape.channels);
-    require_extents_if_given(op, "source ddt", source.dt, shape.channels);
-    require_extents_if_given(op, "source dB", source.B, shape.states);
-    require_extents_if_given(op, "source dA", source.A, shape.rates);
-    require_extents_if_given(op, "source dinitial_state", source.initial_state, shape.state);
-  }
-  require_extents_if_given(op, "dgate", g.dgate, shape.channels);
-  if (g.dgate && !g.forward.gate) throw ShapeError(op, "dgate", "is given, but the gate is not");
-  require_extents_if_given(op, "ddt", g.ddt, shape.channels);
-  require_extents_if_given(op, "dA", g.dA, shape.rates);
-  require_extents_if_given(op, "dC", g.dC, shape.states);
-  require_extents_if_given(op, "dinitial_state", g.dinitial_state, shape.state);
+  require_gradients<CascadedScan<T, typename B::Space>>(g);
   B::cascaded_scan_backward(ctx, g);
 }
 

@@ -2,9 +2,13 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct CausalConvolutionBackward;
 
 /// Convolves each channel with its own causal kernel: the parallel form of a linear time-invariant
 /// SSM.
@@ -28,6 +32,17 @@ struct CausalConvolution {
   View<const T, 3, Space> gate_out{};
   Segments segments{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "causal_convolution";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = CausalConvolutionBackward<T, Space>;
+    visit(input("x", "BLD"), &CausalConvolution::x, &Gradient::dx);
+    visit(parameter("kernel", "DK"), &CausalConvolution::kernel, &Gradient::dkernel);
+    visit(parameter("skip", "D").optional(), &CausalConvolution::skip, &Gradient::dskip);
+    visit(input("gate_in", "BLD").optional(), &CausalConvolution::gate_in, &Gradient::dgate_in);
+    visit(input("gate_out", "BLD").optional(), &CausalConvolution::gate_out, &Gradient::dgate_out);
+    visit(output("y", "BLD"), &CausalConvolution::y, &Gradient::dy);
+  }
 };
 
 /// The vector–Jacobian product of CausalConvolution. Gradients of inputs are overwritten and may be
@@ -52,28 +67,11 @@ concept HasCausalConvolution = requires(Context<B>& ctx,
   B::causal_convolution_backward(ctx, g);
 };
 
-namespace detail {
-template <class T, class Space>
-void require_operands(const CausalConvolution<T, Space>& a) {
-  const char* op = "causal_convolution";
-  require_extents(op, "x", a.x, {dyn, dyn, dyn});
-  const Index batch = a.x.extent(0);
-  const Index length = a.x.extent(1);
-  const Index channels = a.x.extent(2);
-  require_extents(op, "kernel", a.kernel, {channels, dyn});
-  require_extents_if_given(op, "skip", a.skip, {channels});
-  require_extents_if_given(op, "gate_in", a.gate_in, {batch, length, channels});
-  require_extents_if_given(op, "gate_out", a.gate_out, {batch, length, channels});
-  require_segments(op, a.segments, batch, length);
-}
-}  // namespace detail
-
 /// Computes CausalConvolution, whose docstring says the rest.
 template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("causal_convolution", "y", a.y, a.x.extents().to_array());
+  require_operands(a);
   B::causal_convolution(ctx, a);
 }
 
@@ -82,15 +80,7 @@ template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution_backward(Context<B>& ctx,
                                  const CausalConvolutionBackward<T, typename B::Space>& g) {
-  const char* op = "causal_convolution_backward";
-  detail::require_operands(g.forward);
-  const auto shape = g.forward.x.extents().to_array();
-  require_extents(op, "dy", g.dy, shape);
-  require_extents_if_given(op, "dx", g.dx, shape);
-  require_extents_if_given(op, "dgate_in", g.dgate_in, shape);
-  require_extents_if_given(op, "dgate_out", g.dgate_out, shape);
-  require_extents_if_given(op, "dkernel", g.dkernel, g.forward.kernel.extents().to_array());
-  require_extents_if_given(op, "dskip", g.dskip, {shape[2]});
+  require_gradients<CausalConvolution<T, typename B::Space>>(g);
   B::causal_convolution_backward(ctx, g);
 }
 

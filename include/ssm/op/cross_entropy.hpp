@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"  // Token
 
 namespace ssm {
@@ -30,6 +31,14 @@ struct CrossEntropy {
   double scale = 1;  // dL/dloss
   View<T, 1, Space> loss{};
   View<T, 2, Space> dlogits{};
+
+  static constexpr const char* name = "cross_entropy";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("logits", "MV"), &CrossEntropy::logits, nullptr);
+    visit(input("targets", "M"), &CrossEntropy::targets, nullptr);
+    visit(output("loss", "1"), &CrossEntropy::loss, nullptr);
+    visit(output("dlogits", "MV").optional(), &CrossEntropy::dlogits, nullptr);
+  }
 };
 
 /// Backends that have the primitive CrossEntropy.
@@ -42,20 +51,14 @@ concept HasCrossEntropy = requires(Context<B>& ctx, const CrossEntropy<T, typena
 template <class B, class T>
   requires HasCrossEntropy<B, T>
 void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {
-  const char* op = "cross_entropy";
-  require_extents(op, "logits", a.logits, {dyn, dyn});
-  const Index rows = a.logits.extent(0);
-  const Index vocabulary = a.logits.extent(1);
-  require_extents(op, "targets", a.targets, {rows});
-  require_extents(op, "loss", a.loss, {1});
-  require_extents_if_given(op, "dlogits", a.dlogits, {rows, vocabulary});
+  require_operands(a);
   if constexpr (B::Space::host_readable)
-    for (Index m = 0; m < rows; ++m) {
+    for (Index m = 0; m < a.logits.extent(0); ++m) {
       const Token target = a.targets(m);
-      if (target != a.ignore_index && (target < 0 || target >= vocabulary))
+      if (target != a.ignore_index && (target < 0 || target >= a.logits.extent(1)))
         throw ArgumentError("cross_entropy: target " + std::to_string(target) + " at row " +
                             std::to_string(m) + " is outside the vocabulary of " +
-                            std::to_string(vocabulary));
+                            std::to_string(a.logits.extent(1)));
     }
   B::cross_entropy(ctx, a);
 }

@@ -4,9 +4,13 @@
 #include <cstdint>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct DecayedAttentionBackward;
 
 /// Linear attention whose memory fades, a fixed rate a head: retention, and linear attention where
 /// log_decay is 0.
@@ -37,6 +41,23 @@ struct DecayedAttention {
   View<const T, 4, Space> initial_state{};
   View<T, 4, Space> final_state{};
   View<T, 4, Space> y{};
+
+  static constexpr const char* name = "decayed_attention";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = DecayedAttentionBackward<T, Space>;
+    visit(input("q", "BLHK").with_gradient(), &DecayedAttention::q, &Gradient::dq);
+    visit(input("k", "BLHK").with_gradient(), &DecayedAttention::k, &Gradient::dk);
+    visit(input("v", "BLHV").with_gradient(), &DecayedAttention::v, &Gradient::dv);
+    visit(input("log_decay", "H"), &DecayedAttention::log_decay, nullptr);
+    visit(ssm::initial_state("initial_state", "SHKV"), &DecayedAttention::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SHKV"), &DecayedAttention::final_state,
+          &Gradient::dfinal_state);
+    visit(output("y", "BLHV"), &DecayedAttention::y, &Gradient::dy);
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (chunk < 0) n.refuse("chunk", "is " + std::to_string(chunk));
+  }
 };
 
 /// The vector–Jacobian product of DecayedAttention; everything overwritten. Decay rates are
@@ -67,6 +88,14 @@ struct DecayedScoreNorm {
   View<const T, 1, Space> log_decay{};
   Segments segments{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "decayed_score_norm";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("q", "BLHK"), &DecayedScoreNorm::q, nullptr);
+    visit(input("k", "BLHK"), &DecayedScoreNorm::k, nullptr);
+    visit(input("log_decay", "H"), &DecayedScoreNorm::log_decay, nullptr);
+    visit(output("y", "BLH"), &DecayedScoreNorm::y, nullptr);
+  }
 };
 
 /// By how much retention's published normalizers enlarge the eps of the head norm behind it, at
@@ -88,6 +117,14 @@ struct RetentionScale {
   Segments segments{};
   View<const T, 3, Space> score_norm{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "retention_scale";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(output("y", "BLH"), &RetentionScale::y, nullptr);
+    visit(input("log_decay", "H"), &RetentionScale::log_decay, nullptr);
+    visit(input("position", "S").optional(), &RetentionScale::position, nullptr);
+    visit(input("score_norm", "BLH").optional(), &RetentionScale::score_norm, nullptr);
+  }
 };
 
 /// Backends that have the primitive DecayedAttention.
@@ -103,32 +140,11 @@ concept HasDecayedAttention = requires(Context<B>& ctx,
   B::retention_scale(ctx, s);
 };
 
-namespace detail {
-/// Returns the extents of a state. Throws ShapeError.
-template <class T, class Space>
-std::array<Index, 4> require_operands(const DecayedAttention<T, Space>& a) {
-  const char* op = "decayed_attention";
-  require_extents(op, "q", a.q, {dyn, dyn, dyn, dyn});
-  const auto shape = a.q.extents().to_array();
-  require_extents(op, "k", a.k, shape);
-  require_extents(op, "v", a.v, {shape[0], shape[1], shape[2], dyn});
-  require_extents(op, "log_decay", a.log_decay, {shape[2]});
-  require_segments(op, a.segments, shape[0], shape[1]);
-  if (a.chunk < 0) throw ShapeError(op, "chunk", "is " + std::to_string(a.chunk));
-  const std::array<Index, 4> states{sequence_count(shape[0], a.segments), shape[2], shape[3],
-                                    a.v.extent(3)};
-  require_extents_if_given(op, "initial_state", a.initial_state, states);
-  require_extents_if_given(op, "final_state", a.final_state, states);
-  return states;
-}
-}  // namespace detail
-
 /// Computes DecayedAttention, whose docstring says the rest.
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("decayed_attention", "y", a.y, a.v.extents().to_array());
+  require_operands(a);
   B::decayed_attention(ctx, a);
 }
 
@@ -137,16 +153,7 @@ template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention_backward(Context<B>& ctx,
                                 const DecayedAttentionBackward<T, typename B::Space>& g) {
-  const char* op = "decayed_attention_backward";
-  const auto states = detail::require_operands(g.forward);
-  const auto keys = g.forward.q.extents().to_array();
-  const auto values = g.forward.v.extents().to_array();
-  require_extents(op, "dy", g.dy, values);
-  require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
-  require_extents(op, "dq", g.dq, keys);
-  require_extents(op, "dk", g.dk, keys);
-  require_extents(op, "dv", g.dv, values);
-  require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);
+  require_gradients<DecayedAttention<T, typename B::Space>>(g);
   B::decayed_attention_backward(ctx, g);
 }
 
@@ -154,13 +161,7 @@ void decayed_attention_backward(Context<B>& ctx,
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::Space>& a) {
-  const char* op = "decayed_score_norm";
-  require_extents(op, "q", a.q, {dyn, dyn, dyn, dyn});
-  const auto shape = a.q.extents().to_array();
-  require_extents(op, "k", a.k, shape);
-  require_extents(op, "log_decay", a.log_decay, {shape[2]});
-  require_segments(op, a.segments, shape[0], shape[1]);
-  require_extents(op, "y", a.y, {shape[0], shape[1], shape[2]});
+  require_operands(a);
   B::decayed_score_norm(ctx, a);
 }
 
@@ -168,13 +169,7 @@ void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::S
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void retention_scale(Context<B>& ctx, const RetentionScale<T, typename B::Space>& a) {
-  const char* op = "retention_scale";
-  require_extents(op, "y", a.y, {dyn, dyn, dyn});
-  const auto shape = a.y.extents().to_array();
-  require_extents(op, "log_decay", a.log_decay, {shape[2]});
-  require_segments(op, a.segments, shape[0], shape[1]);
-  require_extents_if_given(op, "position", a.position, {sequence_count(shape[0], a.segments)});
-  require_extents_if_given(op, "score_norm", a.score_norm, shape);
+  require_operands(a);
   B::retention_scale(ctx, a);
 }
 

@@ -2,9 +2,13 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/op/discretization.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct DiagonalKernelBackward;
 
 /// The convolution kernel of a diagonal state-space model: what turns DiagonalScan into
 /// CausalConvolution.
@@ -24,6 +28,16 @@ struct DiagonalKernel {
   View<const T, 3, Space> C{};
   Discretization discretization = Discretization::bilinear;
   View<T, 2, Space> kernel{};
+
+  static constexpr const char* name = "diagonal_kernel";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = DiagonalKernelBackward<T, Space>;
+    visit(parameter("dt", "R").with_gradient(), &DiagonalKernel::dt, &Gradient::ddt);
+    visit(parameter("A", "RPZ").with_gradient(), &DiagonalKernel::A, &Gradient::dA);
+    visit(parameter("B", "RPZ").with_gradient(), &DiagonalKernel::B, &Gradient::dB);
+    visit(parameter("C", "RPZ").with_gradient(), &DiagonalKernel::C, &Gradient::dC);
+    visit(output("kernel", "RL"), &DiagonalKernel::kernel, &Gradient::dkernel);
+  }
 };
 
 /// The vector–Jacobian product of DiagonalKernel; every gradient is added to.
@@ -45,23 +59,11 @@ concept HasDiagonalKernel = requires(Context<B>& ctx, const DiagonalKernel<T, ty
   B::diagonal_kernel_backward(ctx, g);
 };
 
-namespace detail {
-template <class T, class Space>
-void require_operands(const DiagonalKernel<T, Space>& a) {
-  const char* op = "diagonal_kernel";
-  require_extents(op, "dt", a.dt, {dyn});
-  require_extents(op, "A", a.A, {a.dt.extent(0), dyn, dyn});
-  require_extents(op, "B", a.B, a.A.extents().to_array());
-  require_extents(op, "C", a.C, a.A.extents().to_array());
-}
-}  // namespace detail
-
 /// Computes DiagonalKernel, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("diagonal_kernel", "kernel", a.kernel, {a.dt.extent(0), dyn});
+  require_operands(a);
   B::diagonal_kernel(ctx, a);
 }
 
@@ -70,14 +72,7 @@ template <class B, class T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel_backward(Context<B>& ctx,
                               const DiagonalKernelBackward<T, typename B::Space>& g) {
-  const char* op = "diagonal_kernel_backward";
-  detail::require_operands(g.forward);
-  const auto coefficients = g.forward.A.extents().to_array();
-  require_extents(op, "dkernel", g.dkernel, {coefficients[0], dyn});
-  require_extents(op, "ddt", g.ddt, {coefficients[0]});
-  require_extents(op, "dA", g.dA, coefficients);
-  require_extents(op, "dB", g.dB, coefficients);
-  require_extents(op, "dC", g.dC, coefficients);
+  require_gradients<DiagonalKernel<T, typename B::Space>>(g);
   B::diagonal_kernel_backward(ctx, g);
 }
 

@@ -2,8 +2,12 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct DiagonalParametersBackward;
 
 /// From what is learned to what the dynamics use: a positive step and eigenvalues with negative
 /// real part.
@@ -22,6 +26,23 @@ struct DiagonalParameters {
   View<const T, 2, Space> A_imag{};
   View<T, 1, Space> dt{};
   View<T, 3, Space> A{};
+
+  static constexpr const char* name = "diagonal_parameters";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = DiagonalParametersBackward<T, Space>;
+    visit(parameter("inv_A_real", "RP").with_gradient(), &DiagonalParameters::inv_A_real,
+          &Gradient::dinv_A_real);
+    visit(parameter("log_dt", "R").optional(), &DiagonalParameters::log_dt, &Gradient::dlog_dt);
+    visit(parameter("A_imag", "RP").optional(), &DiagonalParameters::A_imag, &Gradient::dA_imag);
+    visit(output("dt", "R").optional(), &DiagonalParameters::dt, &Gradient::ddt);
+    visit(output("A", "RPZ"), &DiagonalParameters::A, &Gradient::dA);
+    visit(again("dt", "R").optional(), &DiagonalParameters::dt, &Gradient::dt);
+    visit(again("A", "RPZ"), &DiagonalParameters::A, &Gradient::A);
+  }
+  void fix_extents(ExtentsByLetter& n) const { n.set('Z', A_imag ? 2 : 1); }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (log_dt && !dt) n.refuse("dt", "is missing");
+  }
 };
 
 /// The vector–Jacobian product of DiagonalParameters; every gradient is added to.
@@ -51,14 +72,7 @@ concept HasDiagonalParameters =
 template <class B, class T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a) {
-  const char* op = "diagonal_parameters";
-  require_extents(op, "inv_A_real", a.inv_A_real, {dyn, dyn});
-  const Index rows = a.inv_A_real.extent(0);
-  const Index modes = a.inv_A_real.extent(1);
-  require_extents_if_given(op, "log_dt", a.log_dt, {rows});
-  require_extents_if_given(op, "A_imag", a.A_imag, {rows, modes});
-  if (a.log_dt) require_extents(op, "dt", a.dt, {rows});
-  require_extents(op, "A", a.A, {rows, modes, a.A_imag ? 2 : 1});
+  require_operands(a);
   B::diagonal_parameters(ctx, a);
 }
 
@@ -67,16 +81,7 @@ template <class B, class T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters_backward(Context<B>& ctx,
                                   const DiagonalParametersBackward<T, typename B::Space>& g) {
-  const char* op = "diagonal_parameters_backward";
-  require_extents(op, "A", g.A, {dyn, dyn, g.dA_imag ? 2 : 1});
-  const Index rows = g.A.extent(0);
-  const Index modes = g.A.extent(1);
-  require_extents_if_given(op, "dt", g.dt, {rows});
-  if (g.dt) require_extents(op, "ddt", g.ddt, {rows});
-  require_extents(op, "dA", g.dA, g.A.extents().to_array());
-  if (g.dt) require_extents(op, "dlog_dt", g.dlog_dt, {rows});
-  require_extents(op, "dinv_A_real", g.dinv_A_real, {rows, modes});
-  require_extents_if_given(op, "dA_imag", g.dA_imag, {rows, modes});
+  require_gradients<DiagonalParameters<T, typename B::Space>>(g);
   B::diagonal_parameters_backward(ctx, g);
 }
 

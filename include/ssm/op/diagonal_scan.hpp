@@ -2,10 +2,14 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/discretization.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct DiagonalScanBackward;
 
 /// A diagonal state-space model in (dt, A, B, C) form, run as a recurrence; the length-L kernel is
 /// never formed.
@@ -44,6 +48,32 @@ struct DiagonalScan {
   View<const T, 4, Space> initial_state{};
   View<T, 4, Space> final_state{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "diagonal_scan";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = DiagonalScanBackward<T, Space>;
+    visit(input("x", "BLD"), &DiagonalScan::x, &Gradient::dx);
+    visit(parameter("dt", "R"), &DiagonalScan::dt, &Gradient::ddt);
+    visit(parameter("A", "RPZ"), &DiagonalScan::A, &Gradient::dA);
+    visit(parameter("B", "RPZ"), &DiagonalScan::B, &Gradient::dB);
+    visit(parameter("C", "RPZ"), &DiagonalScan::C, &Gradient::dC);
+    visit(parameter("skip", "R").optional(), &DiagonalScan::skip, &Gradient::dskip);
+    visit(input("gate_in", "BLD").optional(), &DiagonalScan::gate_in, &Gradient::dgate_in);
+    visit(input("gate_out", "BLD").optional(), &DiagonalScan::gate_out, &Gradient::dgate_out);
+    visit(ssm::initial_state("initial_state", "SDPZ"), &DiagonalScan::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SDPZ"), &DiagonalScan::final_state,
+          &Gradient::dfinal_state);
+    visit(output("y", "BLD"), &DiagonalScan::y, &Gradient::dy);
+  }
+  void fix_extents(ExtentsByLetter& n) const {
+    const Index rows = dt.extent(0), channels = x.extent(2), parts = A.extent(2);
+    if (x && dt && (rows == 0 || channels % rows != 0))
+      n.refuse("dt", "has " + std::to_string(rows) + " rows, which do not divide the " +
+                         std::to_string(channels) + " channels");
+    if (A && parts != 1 && parts != 2)
+      n.refuse("A", "must have 1 or 2 scalars a number, got " + std::to_string(parts));
+  }
 };
 
 /// The vector–Jacobian product of DiagonalScan. Gradients of inputs and of the initial state are
@@ -73,44 +103,11 @@ concept HasDiagonalScan = requires(Context<B>& ctx, const DiagonalScan<T, typena
   B::diagonal_scan_backward(ctx, g);
 };
 
-namespace detail {
-template <class T, class Space>
-void require_operands(const DiagonalScan<T, Space>& a) {
-  const char* op = "diagonal_scan";
-  require_extents(op, "x", a.x, {dyn, dyn, dyn});
-  const Index batch = a.x.extent(0);
-  const Index length = a.x.extent(1);
-  const Index channels = a.x.extent(2);
-  require_extents(op, "dt", a.dt, {dyn});
-  const Index rows = a.dt.extent(0);
-  if (rows == 0 || channels % rows != 0)
-    throw ShapeError(op, "dt",
-                     "has " + std::to_string(rows) + " rows, which do not divide the " +
-                         std::to_string(channels) + " channels");
-  require_extents(op, "A", a.A, {rows, dyn, dyn});
-  const Index modes = a.A.extent(1);
-  const Index parts = a.A.extent(2);
-  if (parts != 1 && parts != 2)
-    throw ShapeError(op, "A", "must have 1 or 2 scalars a number, got " + std::to_string(parts));
-  require_extents(op, "B", a.B, {rows, modes, parts});
-  require_extents(op, "C", a.C, {rows, modes, parts});
-  require_extents_if_given(op, "skip", a.skip, {rows});
-  require_extents_if_given(op, "gate_in", a.gate_in, {batch, length, channels});
-  require_extents_if_given(op, "gate_out", a.gate_out, {batch, length, channels});
-  require_segments(op, a.segments, batch, length);
-  const Index sequences = sequence_count(batch, a.segments);
-  require_extents_if_given(op, "initial_state", a.initial_state,
-                           {sequences, channels, modes, parts});
-  require_extents_if_given(op, "final_state", a.final_state, {sequences, channels, modes, parts});
-}
-}  // namespace detail
-
 /// Computes DiagonalScan, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("diagonal_scan", "y", a.y, a.x.extents().to_array());
+  require_operands(a);
   B::diagonal_scan(ctx, a);
 }
 
@@ -118,23 +115,7 @@ void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a)
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {
-  const char* op = "diagonal_scan_backward";
-  detail::require_operands(g.forward);
-  const auto shape = g.forward.x.extents().to_array();
-  const auto coefficients = g.forward.A.extents().to_array();
-  const Index sequences = sequence_count(shape[0], g.forward.segments);
-  const std::array<Index, 4> states{sequences, shape[2], coefficients[1], coefficients[2]};
-  require_extents(op, "dy", g.dy, shape);
-  require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
-  require_extents_if_given(op, "dx", g.dx, shape);
-  require_extents_if_given(op, "dgate_in", g.dgate_in, shape);
-  require_extents_if_given(op, "dgate_out", g.dgate_out, shape);
-  require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);
-  require_extents_if_given(op, "ddt", g.ddt, {coefficients[0]});
-  require_extents_if_given(op, "dA", g.dA, coefficients);
-  require_extents_if_given(op, "dB", g.dB, coefficients);
-  require_extents_if_given(op, "dC", g.dC, coefficients);
-  require_extents_if_given(op, "dskip", g.dskip, {coefficients[0]});
+  require_gradients<DiagonalScan<T, typename B::Space>>(g);
   B::diagonal_scan_backward(ctx, g);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/random.hpp"
 
 namespace ssm {
@@ -18,6 +19,16 @@ struct Dropout {
   Seed seed{};
   View<const T, 1, Space> x{};
   View<T, 1, Space> y{};
+
+  static constexpr const char* name = "dropout";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("x", "N"), &Dropout::x, nullptr);
+    visit(output("y", "N"), &Dropout::y, nullptr);
+  }
+  void require_rest(const ExtentsByLetter&) const {
+    if (!(probability >= 0 && probability < 1))
+      throw ArgumentError("dropout: probability must be in [0, 1)");
+  }
 };
 
 /// Backends that have the primitive Dropout.
@@ -30,10 +41,7 @@ concept HasDropout = requires(Context<B>& ctx, const Dropout<T, typename B::Spac
 template <class B, class T>
   requires HasDropout<B, T>
 void dropout(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
-  require_extents("dropout", "x", a.x, {dyn});
-  require_extents("dropout", "y", a.y, {a.x.extent(0)});
-  if (!(a.probability >= 0 && a.probability < 1))
-    throw ArgumentError("dropout: probability must be in [0, 1)");
+  require_operands(a);
   B::dropout(ctx, a);
 }
 

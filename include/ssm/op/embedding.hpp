@@ -2,9 +2,13 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"  // BFloat16, Token
 
 namespace ssm {
+
+template <class T, class Space>
+struct EmbeddingBackward;
 
 /// Looks up one row of a table per token.
 ///   y[m] = table[tokens[m]]
@@ -19,6 +23,21 @@ struct Embedding {
   View<const BFloat16, 2, Space> table_bf16{};
   View<const Token, 1, Space> tokens{};
   View<T, 2, Space> y{};
+
+  static constexpr const char* name = "embedding";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = EmbeddingBackward<T, Space>;
+    visit(parameter("table", "VD").optional().with_gradient(), &Embedding::table,
+          &Gradient::dtable);
+    visit(parameter("table_bf16", "VD").optional(), &Embedding::table_bf16, nullptr);
+    visit(input("tokens", "M"), &Embedding::tokens, nullptr);
+    visit(output("y", "MD"), &Embedding::y, &Gradient::dy);
+    visit(again("tokens", "M"), &Embedding::tokens, &Gradient::tokens);
+  }
+  void fix_extents(ExtentsByLetter& n) const {
+    if (table && table_bf16) throw ArgumentError("embedding: table and table_bf16 are both given");
+    if (!table && !table_bf16) n.refuse("table", "is missing");
+  }
 };
 
 /// dtable[tokens[m]] += dy[m], added in the order of m.
@@ -54,13 +73,8 @@ void require_tokens(const char* op, const View<const Token, 1, Space>& tokens, I
 template <class B, class T>
   requires HasEmbedding<B, T>
 void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
-  if (a.table && a.table_bf16)
-    throw ArgumentError("embedding: table and table_bf16 are both given");
-  if (!a.table_bf16) require_extents("embedding", "table", a.table, {dyn, dyn});
-  const auto shape = a.table_bf16 ? a.table_bf16.extents() : a.table.extents();
-  require_extents("embedding", "tokens", a.tokens, {dyn});
-  require_extents("embedding", "y", a.y, {a.tokens.extent(0), shape[1]});
-  detail::require_tokens("embedding", a.tokens, shape[0]);
+  const ExtentsByLetter extents = require_operands(a);
+  detail::require_tokens("embedding", a.tokens, extents['V']);
   B::embedding(ctx, a);
 }
 
@@ -68,11 +82,8 @@ void embedding(Context<B>& ctx, const Embedding<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasEmbedding<B, T>
 void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::Space>& g) {
-  const char* op = "embedding_backward";
-  require_extents(op, "dtable", g.dtable, {dyn, dyn});
-  require_extents(op, "tokens", g.tokens, {dyn});
-  require_extents(op, "dy", g.dy, {g.tokens.extent(0), g.dtable.extent(1)});
-  detail::require_tokens(op, g.tokens, g.dtable.extent(0));
+  const ExtentsByLetter extents = require_gradients<Embedding<T, typename B::Space>>(g);
+  detail::require_tokens("embedding_backward", g.tokens, extents['V']);
   B::embedding_backward(ctx, g);
 }
 

@@ -2,10 +2,14 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/discretization.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct H3MixerBackward;
 
 /// The heart of H3 between its projections: shift → outer product with v → diagonal
 /// SSM → contraction with q.
@@ -46,6 +50,38 @@ struct H3Mixer {
   View<const T, 6, Space> initial_diagonal{};
   View<T, 6, Space> final_diagonal{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "h3_mixer";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = H3MixerBackward<T, Space>;
+    visit(input("q", "BLD").with_gradient(), &H3Mixer::q, &Gradient::dq);
+    visit(input("k", "BLD").with_gradient(), &H3Mixer::k, &Gradient::dk);
+    visit(input("v", "BLD").with_gradient(), &H3Mixer::v, &Gradient::dv);
+    visit(parameter("shift_B", "DN").with_gradient(), &H3Mixer::shift_B, &Gradient::dshift_B);
+    visit(parameter("shift_C", "DN").with_gradient(), &H3Mixer::shift_C, &Gradient::dshift_C);
+    visit(parameter("shift_skip", "D").with_gradient(), &H3Mixer::shift_skip,
+          &Gradient::dshift_skip);
+    visit(parameter("dt", "H").with_gradient(), &H3Mixer::dt, &Gradient::ddt);
+    visit(parameter("A", "HPZ").with_gradient(), &H3Mixer::A, &Gradient::dA);
+    visit(parameter("B", "HPZ").with_gradient(), &H3Mixer::B, &Gradient::dB);
+    visit(parameter("C", "HPZ").with_gradient(), &H3Mixer::C, &Gradient::dC);
+    visit(parameter("skip", "H").with_gradient(), &H3Mixer::skip, &Gradient::dskip);
+    visit(ssm::initial_state("initial_shift", "SDN"), &H3Mixer::initial_shift,
+          &Gradient::dinitial_shift);
+    visit(ssm::final_state("final_shift", "SDN"), &H3Mixer::final_shift, &Gradient::dfinal_shift);
+    visit(ssm::initial_state("initial_diagonal", "SWWHPZ"), &H3Mixer::initial_diagonal,
+          &Gradient::dinitial_diagonal);
+    visit(ssm::final_state("final_diagonal", "SWWHPZ"), &H3Mixer::final_diagonal,
+          &Gradient::dfinal_diagonal);
+    visit(output("y", "BLD"), &H3Mixer::y, &Gradient::dy);
+  }
+  void fix_extents(ExtentsByLetter& n) const {
+    const Index heads = dt.extent(0), channels = q.extent(2);
+    if (q && dt && (heads == 0 || channels % heads != 0))
+      n.refuse("dt", "has " + std::to_string(heads) + " heads, which do not divide the " +
+                         std::to_string(channels) + " channels");
+    if (heads > 0) n.set('W', channels / heads);
+  }
 };
 
 /// The vector–Jacobian product of H3Mixer. Gradients of q, k, v and the initial states are
@@ -79,49 +115,11 @@ concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<T, typename B::Spac
   B::h3_mixer_backward(ctx, g);
 };
 
-namespace detail {
-template <class T, class Space>
-void require_operands(const H3Mixer<T, Space>& a) {
-  const char* op = "h3_mixer";
-  require_extents(op, "q", a.q, {dyn, dyn, dyn});
-  const auto shape = a.q.extents().to_array();
-  const Index channels = shape[2];
-  require_extents(op, "k", a.k, shape);
-  require_extents(op, "v", a.v, shape);
-  require_extents(op, "shift_B", a.shift_B, {channels, dyn});
-  const Index taps = a.shift_B.extent(1);
-  require_extents(op, "shift_C", a.shift_C, {channels, taps});
-  require_extents(op, "shift_skip", a.shift_skip, {channels});
-  require_extents(op, "dt", a.dt, {dyn});
-  const Index heads = a.dt.extent(0);
-  if (heads == 0 || channels % heads != 0)
-    throw ShapeError(op, "dt",
-                     "has " + std::to_string(heads) + " heads, which do not divide the " +
-                         std::to_string(channels) + " channels");
-  require_extents(op, "A", a.A, {heads, dyn, dyn});
-  const auto coefficients = a.A.extents().to_array();
-  require_extents(op, "B", a.B, coefficients);
-  require_extents(op, "C", a.C, coefficients);
-  require_extents(op, "skip", a.skip, {heads});
-  require_segments(op, a.segments, shape[0], shape[1]);
-  const Index sequences = sequence_count(shape[0], a.segments);
-  const Index width = channels / heads;
-  const std::array<Index, 3> shift{sequences, channels, taps};
-  const std::array<Index, 6> diagonal{sequences, width,           width,
-                                      heads,     coefficients[1], coefficients[2]};
-  require_extents_if_given(op, "initial_shift", a.initial_shift, shift);
-  require_extents_if_given(op, "final_shift", a.final_shift, shift);
-  require_extents_if_given(op, "initial_diagonal", a.initial_diagonal, diagonal);
-  require_extents_if_given(op, "final_diagonal", a.final_diagonal, diagonal);
-}
-}  // namespace detail
-
 /// Computes H3Mixer, whose docstring says the rest.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("h3_mixer", "y", a.y, a.q.extents().to_array());
+  require_operands(a);
   B::h3_mixer(ctx, a);
 }
 
@@ -129,31 +127,7 @@ void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {
-  const char* op = "h3_mixer_backward";
-  const auto& a = g.forward;
-  detail::require_operands(a);
-  const auto shape = a.q.extents().to_array();
-  require_extents(op, "dq", g.dq, shape);
-  require_extents(op, "dk", g.dk, shape);
-  require_extents(op, "dv", g.dv, shape);
-  require_extents(op, "dy", g.dy, shape);
-  const Index sequences = sequence_count(shape[0], a.segments);
-  const Index heads = a.dt.extent(0);
-  const Index width = shape[2] / heads;
-  const std::array<Index, 3> shift{sequences, shape[2], a.shift_B.extent(1)};
-  const std::array<Index, 6> diagonal{sequences, width, width, heads, a.A.extent(1), a.A.extent(2)};
-  require_extents_if_given(op, "dfinal_shift", g.dfinal_shift, shift);
-  require_extents_if_given(op, "dfinal_diagonal", g.dfinal_diagonal, diagonal);
-  require_extents_if_given(op, "dinitial_shift", g.dinitial_shift, shift);
-  require_extents_if_given(op, "dinitial_diagonal", g.dinitial_diagonal, diagonal);
-  require_extents(op, "dshift_B", g.dshift_B, a.shift_B.extents().to_array());
-  require_extents(op, "dshift_C", g.dshift_C, a.shift_C.extents().to_array());
-  require_extents(op, "dshift_skip", g.dshift_skip, {shape[2]});
-  require_extents(op, "ddt", g.ddt, {heads});
-  require_extents(op, "dA", g.dA, a.A.extents().to_array());
-  require_extents(op, "dB", g.dB, a.A.extents().to_array());
-  require_extents(op, "dC", g.dC, a.A.extents().to_array());
-  require_extents(op, "dskip", g.dskip, {heads});
+  require_gradients<H3Mixer<T, typename B::Space>>(g);
   B::h3_mixer_backward(ctx, g);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"    // BFloat16
 #include "ssm/op/activation.hpp"  // ActivationKind
 
@@ -33,6 +34,21 @@ struct Matmul {
   View<T, 2, Space> c{};
   View<T, 2, Space> z{};
   View<T, 1, Space> a_sum{};
+
+  static constexpr const char* name = "matmul";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("a", "MK"), &Matmul::a, nullptr);
+    visit(input("b", "KN").optional(), &Matmul::b, nullptr);
+    visit(input("b_bf16", "KN").optional(), &Matmul::b_bf16, nullptr);
+    visit(input("bias", "N").optional(), &Matmul::bias, nullptr);
+    visit(updated("c", "MN"), &Matmul::c, nullptr);
+    visit(output("z", "MN").optional(), &Matmul::z, nullptr);
+    visit(updated("a_sum", "M").optional(), &Matmul::a_sum, nullptr);
+  }
+  void fix_extents(ExtentsByLetter& n) const {
+    if (b && b_bf16) throw ArgumentError("matmul: b and b_bf16 are both given");
+    if (a && !b && !b_bf16) n.refuse("b", "is missing");
+  }
 };
 
 /// Backends that have the primitive Matmul.
@@ -45,18 +61,7 @@ concept HasMatmul = requires(Context<B>& ctx, const Matmul<T, typename B::Space>
 template <class B, class T>
   requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
-  require_extents("matmul", "a", a.a, {dyn, dyn});
-  const Index rows = a.a.extent(0);
-  if (a.b && a.b_bf16) throw ArgumentError("matmul: b and b_bf16 are both given");
-  if (a.b_bf16)
-    require_extents("matmul", "b_bf16", a.b_bf16, {a.a.extent(1), dyn});
-  else
-    require_extents("matmul", "b", a.b, {a.a.extent(1), dyn});
-  const Index columns = a.b_bf16 ? a.b_bf16.extent(1) : a.b.extent(1);
-  require_extents_if_given("matmul", "bias", a.bias, {columns});
-  require_extents("matmul", "c", a.c, {rows, columns});
-  require_extents_if_given("matmul", "z", a.z, {rows, columns});
-  require_extents_if_given("matmul", "a_sum", a.a_sum, {rows});
+  require_operands(a);
   B::matmul(ctx, a);
 }
 

@@ -2,8 +2,12 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct NormalizationBackward;
 
 /// LayerNorm or RMSNorm; the formulas are at Normalization.
 enum class NormalizationKind { layer, rms };
@@ -31,6 +35,20 @@ struct Normalization {
   View<T, 2, Space> y{};
   View<T, 1, Space> mean{};
   View<T, 1, Space> scale{};
+
+  static constexpr const char* name = "normalization";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = NormalizationBackward<T, Space>;
+    visit(input("x", "MD").with_gradient(), &Normalization::x, &Gradient::dx);
+    visit(parameter("weight", "D").optional(), &Normalization::weight, &Gradient::dweight);
+    visit(parameter("bias", "D").optional(), &Normalization::bias, &Gradient::dbias);
+    visit(input("eps_scale", "M").optional(), &Normalization::eps_scale, nullptr);
+    visit(output("y", "MD"), &Normalization::y, &Gradient::dy);
+    visit(output("mean", "M").optional(), &Normalization::mean, nullptr);
+    visit(output("scale", "M").optional(), &Normalization::scale, nullptr);
+    visit(again("mean", "M").optional(), &Normalization::mean, &Gradient::mean);
+    visit(again("scale", "M"), &Normalization::scale, &Gradient::scale);
+  }
 };
 
 /// The vector–Jacobian product of Normalization. dx overwritten, or added to where `accumulate` is
@@ -45,6 +63,10 @@ struct NormalizationBackward {
   View<T, 2, Space> dx{};
   View<T, 1, Space> dweight{};
   View<T, 1, Space> dbias{};
+
+  void require_rest(ExtentsByLetter& n) const {
+    if (forward.kind == NormalizationKind::layer && !mean) n.refuse("mean", "is missing");
+  }
 };
 
 /// Backends that have the primitive Normalization.
@@ -59,16 +81,7 @@ concept HasNormalization = requires(Context<B>& ctx, const Normalization<T, type
 template <class B, class T>
   requires HasNormalization<B, T>
 void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a) {
-  const char* op = "normalization";
-  require_extents(op, "x", a.x, {dyn, dyn});
-  const Index rows = a.x.extent(0);
-  const Index width = a.x.extent(1);
-  require_extents_if_given(op, "weight", a.weight, {width});
-  require_extents_if_given(op, "bias", a.bias, {width});
-  require_extents_if_given(op, "eps_scale", a.eps_scale, {rows});
-  require_extents(op, "y", a.y, {rows, width});
-  require_extents_if_given(op, "mean", a.mean, {rows});
-  require_extents_if_given(op, "scale", a.scale, {rows});
+  require_operands(a);
   B::normalization(ctx, a);
 }
 
@@ -76,16 +89,7 @@ void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a
 template <class B, class T>
   requires HasNormalization<B, T>
 void normalization_backward(Context<B>& ctx, const NormalizationBackward<T, typename B::Space>& g) {
-  const char* op = "normalization_backward";
-  require_extents(op, "x", g.forward.x, {dyn, dyn});
-  const auto shape = g.forward.x.extents().to_array();
-  require_extents_if_given(op, "weight", g.forward.weight, {shape[1]});
-  if (g.forward.kind == NormalizationKind::layer) require_extents(op, "mean", g.mean, {shape[0]});
-  require_extents(op, "scale", g.scale, {shape[0]});
-  require_extents(op, "dy", g.dy, shape);
-  require_extents(op, "dx", g.dx, shape);
-  require_extents_if_given(op, "dweight", g.dweight, {shape[1]});
-  require_extents_if_given(op, "dbias", g.dbias, {shape[1]});
+  require_gradients<Normalization<T, typename B::Space>>(g);
   B::normalization_backward(ctx, g);
 }
 

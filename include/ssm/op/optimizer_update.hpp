@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 
 namespace ssm {
 
@@ -28,6 +29,14 @@ struct AdamWUpdate {
   View<const T, 1, Space> gradient{};
   View<T, 1, Space> first_moment{};
   View<T, 1, Space> second_moment{};
+
+  static constexpr const char* name = "adamw_update";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(updated("parameter", "N"), &AdamWUpdate::parameter, nullptr);
+    visit(input("gradient", "N"), &AdamWUpdate::gradient, nullptr);
+    visit(updated("first_moment", "N"), &AdamWUpdate::first_moment, nullptr);
+    visit(updated("second_moment", "N"), &AdamWUpdate::second_moment, nullptr);
+  }
 };
 
 /// sum[0] += Σ_i x[i]², added in an order that depends on n alone.
@@ -37,6 +46,12 @@ template <class T, class Space>
 struct SumOfSquares {
   View<const T, 1, Space> x{};
   View<double, 1, Space> sum{};
+
+  static constexpr const char* name = "sum_of_squares";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("x", "N"), &SumOfSquares::x, nullptr);
+    visit(updated("sum", "1"), &SumOfSquares::sum, nullptr);
+  }
 };
 
 /// Backends that have the primitive OptimizerUpdate.
@@ -51,11 +66,7 @@ concept HasOptimizerUpdate = requires(Context<B>& ctx, const AdamWUpdate<T, type
 template <class B, class T>
   requires HasOptimizerUpdate<B, T>
 void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
-  require_extents("adamw_update", "parameter", a.parameter, {dyn});
-  const Index n = a.parameter.extent(0);
-  require_extents("adamw_update", "gradient", a.gradient, {n});
-  require_extents("adamw_update", "first_moment", a.first_moment, {n});
-  require_extents("adamw_update", "second_moment", a.second_moment, {n});
+  require_operands(a);
   B::adamw_update(ctx, a);
 }
 
@@ -63,8 +74,7 @@ void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasOptimizerUpdate<B, T>
 void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a) {
-  require_extents("sum_of_squares", "x", a.x, {dyn});
-  require_extents("sum_of_squares", "sum", a.sum, {1});
+  require_operands(a);
   B::sum_of_squares(ctx, a);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
@@ -28,6 +29,16 @@ struct PairRotation {
   Segments segments{};
   View<const T, 4, Space> x{};
   View<T, 4, Space> y{};
+
+  static constexpr const char* name = "pair_rotation";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("x", "BLHK"), &PairRotation::x, nullptr);
+    visit(input("position", "S").optional(), &PairRotation::position, nullptr);
+    visit(output("y", "BLHK"), &PairRotation::y, nullptr);
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (n['K'] % 2 != 0) n.refuse("x", "has " + std::to_string(n['K']) + " channels, not pairs");
+  }
 };
 
 /// Moves every sequence's position past its rows: y[s] = position[s] + length of sequence s.
@@ -40,6 +51,17 @@ struct AdvancePosition {
   Segments segments{};
   View<const std::int64_t, 1, Space> position{};
   View<std::int64_t, 1, Space> y{};
+
+  static constexpr const char* name = "advance_position";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("position", "S").optional(), &AdvancePosition::position, nullptr);
+    visit(output("y", "S"), &AdvancePosition::y, nullptr);
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (!segments.empty() && sequence_count(1, segments) != n['S'])
+      n.refuse("y", "has " + std::to_string(n['S']) + " rows for " +
+                        std::to_string(sequence_count(1, segments)) + " segments");
+  }
 };
 
 /// Backends that have the primitive PairRotation.
@@ -54,25 +76,13 @@ concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<T, typena
 template <class B, class T>
   requires HasPairRotation<B, T>
 void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {
-  const char* op = "pair_rotation";
-  require_extents(op, "x", a.x, {dyn, dyn, dyn, dyn});
-  require_extents(op, "y", a.y, a.x.extents().to_array());
-  if (a.x.extent(3) % 2 != 0)
-    throw ShapeError(op, "x", "has " + std::to_string(a.x.extent(3)) + " channels, not pairs");
-  require_segments(op, a.segments, a.x.extent(0), a.x.extent(1));
-  require_extents_if_given(op, "position", a.position, {sequence_count(a.x.extent(0), a.segments)});
+  require_operands(a);
   B::pair_rotation(ctx, a);
 }
 
 template <HasPairRotation B>
 void advance_position(Context<B>& ctx, const AdvancePosition<typename B::Space>& a) {
-  const char* op = "advance_position";
-  require_extents(op, "y", a.y, {dyn});
-  require_extents_if_given(op, "position", a.position, {a.y.extent(0)});
-  if (!a.segments.empty() && sequence_count(1, a.segments) != a.y.extent(0))
-    throw ShapeError(op, "y",
-                     "has " + std::to_string(a.y.extent(0)) + " rows for " +
-                         std::to_string(sequence_count(1, a.segments)) + " segments");
+  require_operands(a);
   B::advance_position(ctx, a);
 }
 

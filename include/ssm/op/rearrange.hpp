@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 
 namespace ssm {
 
@@ -12,6 +13,12 @@ template <class T, class Space>
 struct Rearrange {
   View<const T, 3, Space> x{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "rearrange";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("x", "IJK"), &Rearrange::x, nullptr);
+    visit(output("y", "IJK"), &Rearrange::y, nullptr);
+  }
 };
 
 /// A sum of two tensors: y = a_scale·a + b_scale·b. b may be left out.
@@ -24,6 +31,13 @@ struct Add {
   double a_scale = 1;
   double b_scale = 1;
   View<T, 1, Space> y{};
+
+  static constexpr const char* name = "add";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("a", "N"), &Add::a, nullptr);
+    visit(input("b", "N").optional(), &Add::b, nullptr);
+    visit(output("y", "N"), &Add::y, nullptr);
+  }
 };
 
 /// Writes one value everywhere.
@@ -32,6 +46,11 @@ template <class T, class Space>
 struct Fill {
   double value = 0;
   View<T, 1, Space> y{};
+
+  static constexpr const char* name = "fill";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(output("y", "N"), &Fill::y, nullptr);
+  }
 };
 
 /// Backends that have the primitive Rearrange.
@@ -48,8 +67,7 @@ concept HasRearrange = requires(Context<B>& ctx, const Rearrange<T, typename B::
 template <class B, class T>
   requires HasRearrange<B, T>
 void rearrange(Context<B>& ctx, const Rearrange<T, typename B::Space>& a) {
-  require_extents("rearrange", "x", a.x, {dyn, dyn, dyn});
-  require_extents("rearrange", "y", a.y, a.x.extents().to_array());
+  require_operands(a);
   B::rearrange(ctx, a);
 }
 
@@ -57,9 +75,7 @@ void rearrange(Context<B>& ctx, const Rearrange<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasRearrange<B, T>
 void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
-  require_extents("add", "a", a.a, {dyn});
-  require_extents_if_given("add", "b", a.b, {a.a.extent(0)});
-  require_extents("add", "y", a.y, {a.a.extent(0)});
+  require_operands(a);
   B::add(ctx, a);
 }
 
@@ -67,7 +83,7 @@ void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasRearrange<B, T>
 void fill(Context<B>& ctx, const Fill<T, typename B::Space>& a) {
-  require_extents("fill", "y", a.y, {dyn});
+  require_operands(a);
   B::fill(ctx, a);
 }
 

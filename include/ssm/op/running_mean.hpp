@@ -4,9 +4,13 @@
 #include <cstdint>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct RunningMeanBackward;
 
 /// The mean of every channel over all positions so far; at the last position, over the sequence.
 ///   y[b,t,d] = (initial_sum[s,d] + Σ_{i≤t} x[b,i,d]) / (position[s] + t + 1)
@@ -27,6 +31,18 @@ struct RunningMean {
   View<const std::int64_t, 1, Space> position{};
   View<T, 2, Space> final_sum{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "running_mean";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = RunningMeanBackward<T, Space>;
+    visit(input("x", "BLD"), &RunningMean::x, &Gradient::dx);
+    visit(ssm::initial_state("initial_sum", "SD"), &RunningMean::initial_sum,
+          &Gradient::dinitial_sum);
+    visit(input("position", "S").optional(), &RunningMean::position, nullptr);
+    visit(ssm::final_state("final_sum", "SD"), &RunningMean::final_sum, &Gradient::dfinal_sum);
+    visit(output("y", "BLD"), &RunningMean::y, &Gradient::dy);
+    visit(again("position", "S").optional(), &RunningMean::position, &Gradient::position);
+  }
 };
 
 /// The vector–Jacobian product of RunningMean. Gradients of x and of the initial sum are
@@ -55,15 +71,7 @@ concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<T, typename
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
-  const char* op = "running_mean";
-  require_extents(op, "x", a.x, {dyn, dyn, dyn});
-  const auto shape = a.x.extents().to_array();
-  require_segments(op, a.segments, shape[0], shape[1]);
-  const Index sequences = sequence_count(shape[0], a.segments);
-  require_extents_if_given(op, "initial_sum", a.initial_sum, {sequences, shape[2]});
-  require_extents_if_given(op, "position", a.position, {sequences});
-  require_extents_if_given(op, "final_sum", a.final_sum, {sequences, shape[2]});
-  require_extents(op, "y", a.y, shape);
+  require_operands(a);
   B::running_mean(ctx, a);
 }
 
@@ -71,15 +79,7 @@ void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean_backward(Context<B>& ctx, const RunningMeanBackward<T, typename B::Space>& g) {
-  const char* op = "running_mean_backward";
-  require_extents(op, "dy", g.dy, {dyn, dyn, dyn});
-  const auto shape = g.dy.extents().to_array();
-  require_segments(op, g.segments, shape[0], shape[1]);
-  const Index sequences = sequence_count(shape[0], g.segments);
-  require_extents_if_given(op, "position", g.position, {sequences});
-  require_extents_if_given(op, "dfinal_sum", g.dfinal_sum, {sequences, shape[2]});
-  require_extents_if_given(op, "dx", g.dx, shape);
-  require_extents_if_given(op, "dinitial_sum", g.dinitial_sum, {sequences, shape[2]});
+  require_gradients<RunningMean<T, typename B::Space>>(g);
   B::running_mean_backward(ctx, g);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/random.hpp"
 #include "ssm/core/scalar.hpp"  // Token
 
@@ -32,6 +33,22 @@ struct Sample {
   Seed seed{};
   std::uint64_t counter = 0;
   View<Token, 1, Space> tokens{};
+
+  static constexpr const char* name = "sample";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("logits", "MV"), &Sample::logits, nullptr);
+    visit(output("tokens", "M"), &Sample::tokens, nullptr);
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (vocabulary != dyn && (vocabulary < 1 || vocabulary > n['V']))
+      throw ArgumentError("sample: vocabulary of " + std::to_string(vocabulary) + " with " +
+                          std::to_string(n['V']) + " logits");
+    if (!(sampling.top_p > 0 && sampling.top_p <= 1))
+      throw ArgumentError("sample: top_p must be in (0, 1]");
+    if (!(sampling.min_p >= 0 && sampling.min_p <= 1))
+      throw ArgumentError("sample: min_p must be in [0, 1]");
+    if (sampling.top_k < 0) throw ArgumentError("sample: top_k must not be negative");
+  }
 };
 
 /// Backends that have the primitive Sample.
@@ -44,16 +61,7 @@ concept HasSample = requires(Context<B>& ctx, const Sample<T, typename B::Space>
 template <class B, class T>
   requires HasSample<B, T>
 void sample(Context<B>& ctx, const Sample<T, typename B::Space>& a) {
-  require_extents("sample", "logits", a.logits, {dyn, dyn});
-  require_extents("sample", "tokens", a.tokens, {a.logits.extent(0)});
-  if (a.vocabulary != dyn && (a.vocabulary < 1 || a.vocabulary > a.logits.extent(1)))
-    throw ArgumentError("sample: vocabulary of " + std::to_string(a.vocabulary) + " with " +
-                        std::to_string(a.logits.extent(1)) + " logits");
-  if (!(a.sampling.top_p > 0 && a.sampling.top_p <= 1))
-    throw ArgumentError("sample: top_p must be in (0, 1]");
-  if (!(a.sampling.min_p >= 0 && a.sampling.min_p <= 1))
-    throw ArgumentError("sample: min_p must be in [0, 1]");
-  if (a.sampling.top_k < 0) throw ArgumentError("sample: top_k must not be negative");
+  require_operands(a);
   B::sample(ctx, a);
 }
 

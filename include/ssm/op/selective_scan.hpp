@@ -2,9 +2,13 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct SelectiveScanBackward;
 
 /// A state-space model per channel whose step, input and output follow the sequence (Mamba's S6).
 ///   Δ = dt + dt_bias                        then ln(1 + e^Δ) where `dt_softplus` is set
@@ -40,6 +44,25 @@ struct SelectiveScan {
   View<T, 3, Space> final_state{};
   View<T, 3, Space> dt_used{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "selective_scan";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = SelectiveScanBackward<T, Space>;
+    visit(input("u", "BLD"), &SelectiveScan::u, &Gradient::du);
+    visit(input("dt", "BLD"), &SelectiveScan::dt, &Gradient::ddt);
+    visit(parameter("A", "DN"), &SelectiveScan::A, &Gradient::dA);
+    visit(input("B", "BLN"), &SelectiveScan::B, &Gradient::dB);
+    visit(input("C", "BLN"), &SelectiveScan::C, &Gradient::dC);
+    visit(parameter("skip", "D").optional(), &SelectiveScan::skip, &Gradient::dskip);
+    visit(parameter("dt_bias", "D").optional(), &SelectiveScan::dt_bias, &Gradient::ddt_bias);
+    visit(input("gate", "BLD").optional(), &SelectiveScan::gate, &Gradient::dgate);
+    visit(ssm::initial_state("initial_state", "SDN"), &SelectiveScan::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SDN"), &SelectiveScan::final_state,
+          &Gradient::dfinal_state);
+    visit(output("dt_used", "BLD").optional(), &SelectiveScan::dt_used, &Gradient::ddt_used);
+    visit(output("y", "BLD"), &SelectiveScan::y, &Gradient::dy);
+  }
 };
 
 /// The vector–Jacobian product of SelectiveScan. Gradients of u, dt, B, C, the gate and the initial
@@ -72,35 +95,11 @@ concept HasSelectiveScan = requires(Context<B>& ctx, const SelectiveScan<T, type
   B::selective_scan_backward(ctx, g);
 };
 
-namespace detail {
-template <class T, class Space>
-void require_operands(const SelectiveScan<T, Space>& a) {
-  const char* op = "selective_scan";
-  require_extents(op, "u", a.u, {dyn, dyn, dyn});
-  const auto shape = a.u.extents().to_array();
-  const Index channels = shape[2];
-  require_extents(op, "dt", a.dt, shape);
-  require_extents(op, "A", a.A, {channels, dyn});
-  const Index states = a.A.extent(1);
-  require_extents(op, "B", a.B, {shape[0], shape[1], states});
-  require_extents(op, "C", a.C, {shape[0], shape[1], states});
-  require_extents_if_given(op, "skip", a.skip, {channels});
-  require_extents_if_given(op, "dt_bias", a.dt_bias, {channels});
-  require_extents_if_given(op, "gate", a.gate, shape);
-  require_segments(op, a.segments, shape[0], shape[1]);
-  const Index sequences = sequence_count(shape[0], a.segments);
-  require_extents_if_given(op, "initial_state", a.initial_state, {sequences, channels, states});
-  require_extents_if_given(op, "final_state", a.final_state, {sequences, channels, states});
-  require_extents_if_given(op, "dt_used", a.dt_used, shape);
-}
-}  // namespace detail
-
 /// Computes SelectiveScan, whose docstring says the rest.
 template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("selective_scan", "y", a.y, a.u.extents().to_array());
+  require_operands(a);
   B::selective_scan(ctx, a);
 }
 
@@ -109,27 +108,7 @@ template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan_backward(Context<B>& ctx,
                              const SelectiveScanBackward<T, typename B::Space>& g) {
-  const char* op = "selective_scan_backward";
-  const auto& a = g.forward;
-  detail::require_operands(a);
-  const auto shape = a.u.extents().to_array();
-  const auto coefficients = a.A.extents().to_array();
-  const std::array<Index, 3> shared{shape[0], shape[1], coefficients[1]};
-  const std::array<Index, 3> states{sequence_count(shape[0], a.segments), shape[2],
-                                    coefficients[1]};
-  require_extents(op, "dy", g.dy, shape);
-  require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
-  require_extents_if_given(op, "ddt_used", g.ddt_used, shape);
-  require_extents_if_given(op, "du", g.du, shape);
-  require_extents_if_given(op, "ddt", g.ddt, shape);
-  require_extents_if_given(op, "dA", g.dA, coefficients);
-  require_extents_if_given(op, "dB", g.dB, shared);
-  require_extents_if_given(op, "dC", g.dC, shared);
-  require_extents_if_given(op, "dskip", g.dskip, {shape[2]});
-  require_extents_if_given(op, "ddt_bias", g.ddt_bias, {shape[2]});
-  require_extents_if_given(op, "dgate", g.dgate, shape);
-  if (g.dgate && !a.gate) throw ShapeError(op, "dgate", "is given, but the gate is not");
-  require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);
+  require_gradients<SelectiveScan<T, typename B::Space>>(g);
   B::selective_scan_backward(ctx, g);
 }
 

@@ -2,9 +2,13 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct ShiftConvolutionBackward;
 
 /// A shift state-space model: an N-tap causal filter whose taps are the correlation of C with B,
 /// plus a skip.
@@ -31,6 +35,20 @@ struct ShiftConvolution {
   View<const T, 3, Space> initial_state{};
   View<T, 3, Space> final_state{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "shift_convolution";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = ShiftConvolutionBackward<T, Space>;
+    visit(input("x", "BLD"), &ShiftConvolution::x, &Gradient::dx);
+    visit(parameter("B", "DN"), &ShiftConvolution::B, &Gradient::dB);
+    visit(parameter("C", "DN"), &ShiftConvolution::C, &Gradient::dC);
+    visit(parameter("skip", "D").optional(), &ShiftConvolution::skip, &Gradient::dskip);
+    visit(ssm::initial_state("initial_state", "SDN"), &ShiftConvolution::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SDN"), &ShiftConvolution::final_state,
+          &Gradient::dfinal_state);
+    visit(output("y", "BLD"), &ShiftConvolution::y, &Gradient::dy);
+  }
 };
 
 /// The vector–Jacobian product of ShiftConvolution. Gradients of x and the initial state are
@@ -56,31 +74,11 @@ concept HasShiftConvolution = requires(Context<B>& ctx,
   B::shift_convolution_backward(ctx, g);
 };
 
-namespace detail {
-template <class T, class Space>
-void require_operands(const ShiftConvolution<T, Space>& a) {
-  const char* op = "shift_convolution";
-  require_extents(op, "x", a.x, {dyn, dyn, dyn});
-  const Index batch = a.x.extent(0);
-  const Index length = a.x.extent(1);
-  const Index channels = a.x.extent(2);
-  require_extents(op, "B", a.B, {channels, dyn});
-  const Index taps = a.B.extent(1);
-  require_extents(op, "C", a.C, {channels, taps});
-  require_extents_if_given(op, "skip", a.skip, {channels});
-  require_segments(op, a.segments, batch, length);
-  const Index sequences = sequence_count(batch, a.segments);
-  require_extents_if_given(op, "initial_state", a.initial_state, {sequences, channels, taps});
-  require_extents_if_given(op, "final_state", a.final_state, {sequences, channels, taps});
-}
-}  // namespace detail
-
 /// Computes ShiftConvolution, whose docstring says the rest.
 template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("shift_convolution", "y", a.y, a.x.extents().to_array());
+  require_operands(a);
   B::shift_convolution(ctx, a);
 }
 
@@ -89,19 +87,7 @@ template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution_backward(Context<B>& ctx,
                                 const ShiftConvolutionBackward<T, typename B::Space>& g) {
-  const char* op = "shift_convolution_backward";
-  detail::require_operands(g.forward);
-  const auto shape = g.forward.x.extents().to_array();
-  const auto kernel = g.forward.B.extents().to_array();
-  const std::array<Index, 3> states{sequence_count(shape[0], g.forward.segments), shape[2],
-                                    kernel[1]};
-  require_extents(op, "dy", g.dy, shape);
-  require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
-  require_extents_if_given(op, "dx", g.dx, shape);
-  require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);
-  require_extents_if_given(op, "dB", g.dB, kernel);
-  require_extents_if_given(op, "dC", g.dC, kernel);
-  require_extents_if_given(op, "dskip", g.dskip, {kernel[0]});
+  require_gradients<ShiftConvolution<T, typename B::Space>>(g);
   B::shift_convolution_backward(ctx, g);
 }
 

@@ -2,10 +2,14 @@
 #pragma once
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/activation.hpp"  // ActivationKind
 
 namespace ssm {
+
+template <class T, class Space>
+struct ShortConvolutionBackward;
 
 /// A short causal filter per channel, with a nonlinearity.
 ///   y[b,t,d] = act( Σ_w weight[d,w] · x[b,t−W+1+w,d]  +  bias[d] )
@@ -31,6 +35,24 @@ struct ShortConvolution {
   View<const T, 3, Space> initial_state{};
   View<T, 3, Space> final_state{};
   View<T, 3, Space> y{};
+
+  static constexpr const char* name = "short_convolution";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = ShortConvolutionBackward<T, Space>;
+    visit(input("x", "BLD"), &ShortConvolution::x, &Gradient::dx);
+    visit(parameter("weight", "DW"), &ShortConvolution::weight, &Gradient::dweight);
+    visit(parameter("bias", "D").optional(), &ShortConvolution::bias, &Gradient::dbias);
+    visit(ssm::initial_state("initial_state", "SDW"), &ShortConvolution::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SDW"), &ShortConvolution::final_state,
+          &Gradient::dfinal_state);
+    visit(output("y", "BLD"), &ShortConvolution::y, &Gradient::dy);
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (n['W'] == 0) n.refuse("weight", "must have at least one tap");
+    if (activation != ActivationKind::none && activation != ActivationKind::silu)
+      throw ArgumentError("short_convolution: the activation must be none or silu");
+  }
 };
 
 /// The vector–Jacobian product of ShortConvolution. Gradients of x and the initial state are
@@ -55,32 +77,11 @@ concept HasShortConvolution = requires(Context<B>& ctx,
   B::short_convolution_backward(ctx, g);
 };
 
-namespace detail {
-template <class T, class Space>
-void require_operands(const ShortConvolution<T, Space>& a) {
-  const char* op = "short_convolution";
-  require_extents(op, "x", a.x, {dyn, dyn, dyn});
-  const Index batch = a.x.extent(0);
-  const Index channels = a.x.extent(2);
-  require_extents(op, "weight", a.weight, {channels, dyn});
-  const Index width = a.weight.extent(1);
-  if (width == 0) throw ShapeError(op, "weight", "must have at least one tap");
-  require_extents_if_given(op, "bias", a.bias, {channels});
-  require_segments(op, a.segments, batch, a.x.extent(1));
-  const Index sequences = sequence_count(batch, a.segments);
-  require_extents_if_given(op, "initial_state", a.initial_state, {sequences, channels, width});
-  require_extents_if_given(op, "final_state", a.final_state, {sequences, channels, width});
-  if (a.activation != ActivationKind::none && a.activation != ActivationKind::silu)
-    throw ArgumentError("short_convolution: the activation must be none or silu");
-}
-}  // namespace detail
-
 /// Computes ShortConvolution, whose docstring says the rest.
 template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("short_convolution", "y", a.y, a.x.extents().to_array());
+  require_operands(a);
   B::short_convolution(ctx, a);
 }
 
@@ -89,17 +90,7 @@ template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution_backward(Context<B>& ctx,
                                 const ShortConvolutionBackward<T, typename B::Space>& g) {
-  const char* op = "short_convolution_backward";
-  detail::require_operands(g.forward);
-  const auto shape = g.forward.x.extents().to_array();
-  const auto taps = g.forward.weight.extents().to_array();
-  const std::array<Index, 3> states{sequence_count(shape[0], g.forward.segments), taps[0], taps[1]};
-  require_extents(op, "dy", g.dy, shape);
-  require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
-  require_extents_if_given(op, "dx", g.dx, shape);
-  require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);
-  require_extents_if_given(op, "dweight", g.dweight, taps);
-  require_extents_if_given(op, "dbias", g.dbias, {taps[0]});
+  require_gradients<ShortConvolution<T, typename B::Space>>(g);
   B::short_convolution_backward(ctx, g);
 }
 

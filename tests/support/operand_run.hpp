@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <any>
+#include <map>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "ssm/core/operands.hpp"
+#include "ssm/core/scalar.hpp"  // tolerance
+#include "support/layout.hpp"
+
+namespace ssm::test {
+
+/// The extents of a call by letter; that of S follows from B and the segments.
+using Sizes = std::map<char, Index>;
+
+/// One call of a primitive and one of its gradient, with memory of their own for every operand that
+/// the primitive describes. What is read is random, the same for the same name and extents; what
+/// is overwritten starts as NaN, what is added to as random numbers. Operands along a sequence lie
+/// in the layout, the others in rows.
+template <class Op, class Gradient>
+struct OperandRun {
+  /// `left_out` names operands that are not given; their gradients are not either. A state's and
+  /// its gradient's name are told apart: "initial_state", "dinitial_state".
+  OperandRun(Sizes sizes, Layout layout, Segments segments = {},
+             const std::vector<std::string_view>& left_out = {}) {
+    sizes['S'] = sequence_count(sizes['B'], segments);
+    if constexpr (requires { forward.segments; }) forward.segments = segments;
+    const auto is_given = [&](const std::string& name) {
+      return std::find(left_out.begin(), left_out.end(), name) == left_out.end();
+    };
+    Op::for_each_operand([&]<class V, class P>(const Operand& what, V Op::*member, P partner) {
+      const std::string name = what.name;
+      const bool is_state = what.role == Role::initial_state || what.role == Role::final_state;
+      const auto fill_as = [&](bool is_random) { return is_random ? Fill::random : Fill::nan; };
+      if (what.role != Role::again && is_given(name))
+        forward.*member = make<V>(name, what, sizes, layout,
+                                  fill_as(is_read(what) || what.role == Role::updated));
+      if constexpr (!std::is_same_v<P, std::nullptr_t>) {
+        using G = std::remove_cvref_t<decltype(gradient.*partner)>;
+        if (what.role == Role::again)
+          gradient.*partner = forward.*member;
+        else if (is_given("d" + name) && (is_state || is_given(name)))
+          gradient.*partner = make<G>("d" + name, what, sizes, layout,
+                                      fill_as(!is_read(what) || what.role == Role::parameter));
+      }
+    });
+  }
+  OperandRun(OperandRun&&) = default;
+
+  /// The call of the gradient, with the forward call as it is now.
+  const Gradient& backward() {
+    if constexpr (requires { gradient.forward; }) gradient.forward = forward;
+    return gradient;
+  }
+  /// An operand that was described as read, to give it other numbers.
+  template <class T, int Rank>
+  static View<T, Rank> writable(const View<const T, Rank>& operand) {
+    return {const_cast<T*>(operand.data()), operand.extents(), operand.strides()};
+  }
+
+  Op forward{};
+  Gradient gradient{};
+
+ private:
+  enum class Fill { random, nan };
+
+  template <class V>
+  V make(const std::string& name, const Operand& what, const Sizes& sizes, Layout layout,
+         Fill fill) {
+    using Value = typename V::Value;
+    constexpr int rank = V::rank();
+    std::array<Index, std::size_t{rank}> extents{};
+    for (std::size_t axis = 0; axis < extents.size(); ++axis) {
+      const char letter = what.letters[axis];
+      extents[axis] = letter <= '9' ? letter - '0' : sizes.at(letter);
+    }
+    const bool is_sequence = std::string_view(what.letters).starts_with("BL");
+    return std::apply(
+        [&](auto... n) {
+          auto placed = place<Value>(is_sequence ? layout : Layout::rows, n...);
+          if constexpr (std::is_floating_point_v<Value>)
+            if (fill == Fill::random) copy_into(placed.view, random_tensor<Value>(name, n...));
+          const View<Value, rank> view = placed.view;
+          memory_.push_back(std::make_shared<DynamicTensor<Value, 1>>(std::move(placed.memory)));
+          return V(view);
+        },
+        extents);
+  }
+
+  std::vector<std::shared_ptr<void>> memory_;
+};
+
+/// Everything that the calls wrote is the same, to the tolerance of the scalar.
+template <class Op, class Gradient>
+void expect_equal(const OperandRun<Op, Gradient>& actual,
+                  const OperandRun<Op, Gradient>& expected) {
+  Op::for_each_operand([&](const Operand& what, auto member, auto partner) {
+    using T = typename std::remove_cvref_t<decltype(actual.forward.*member)>::Value;
+    if (what.role == Role::again) return;
+    if (!is_read(what) && expected.forward.*member) {
+      CAPTURE(what.name);
+      CHECK(difference(actual.forward.*member, expected.forward.*member) < tolerance<T>.value);
+    }
+    if constexpr (!std::is_null_pointer_v<decltype(partner)>) {
+      if (is_read(what) && expected.gradient.*partner) {
+        CAPTURE(what.name);
+        CHECK(difference(actual.gradient.*partner, expected.gradient.*partner) <
+              tolerance<T>.gradient);
+      }
+    }
+  });
+}
+
+}  // namespace ssm::test
