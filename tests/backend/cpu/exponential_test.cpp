@@ -68,3 +68,25 @@ TEST_CASE_TEMPLATE("the ends are zero, one and infinity, and NaN stays NaN", T, 
   CHECK(lane(cpu::softplus_of(Register<T>(far))) == far);
   CHECK(std::isnan(lane(cpu::softplus_of(Register<T>(std::numeric_limits<T>::quiet_NaN())))));
 }
+
+TEST_CASE_TEMPLATE("sine and cosine are right to the last places, whatever the angle", T, float,
+                   double) {
+  const auto lane = [](const Register<T>& x) {
+    return cpu::largest_lane<T, xsimd::default_arch>(x);
+  };
+  double error = 0;
+  const auto look = [&](T x) {
+    const auto [sine, cosine] = cpu::sine_cosine_of(Register<T>(x));
+    const auto exact = static_cast<long double>(x);
+    error = std::max({error, static_cast<double>(std::abs(lane(sine) - std::sin(exact))),
+                      static_cast<double>(std::abs(lane(cosine) - std::cos(exact)))});
+  };
+  for (const double range : {1.0, 30.0, 1e4, 1e6, 1e9})
+    for (int i = -4000; i <= 4000; ++i) look(static_cast<T>(range * i / 4000));
+  for (int quarter = -9; quarter <= 9; ++quarter)
+    look(static_cast<T>(quarter * 1.5707963267948966));
+  CHECK(error / std::numeric_limits<T>::epsilon() < 2);
+  const auto [sine, cosine] = cpu::sine_cosine_of(Register<T>(std::numeric_limits<T>::infinity()));
+  CHECK(std::isnan(lane(sine)));
+  CHECK(std::isnan(lane(cosine)));
+}

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "ssm/backend/cpu/exponential.hpp"
 #include "ssm/backend/cpu/simd.hpp"
 #include "ssm/op/discretize.hpp"  // Complex
 
@@ -129,7 +130,7 @@ R exponential_of(const R& z) {
 }
 template <class R>
 Complex<R> exponential_of(const Complex<R>& z) {
-  const auto [sine, cosine] = xsimd::sincos(z.im);
+  const auto [sine, cosine] = sine_cosine_of(z.im);
   const R radius = xsimd::exp(z.re);
   return {radius * cosine, radius * sine};
 }
