@@ -84,12 +84,15 @@ TEST_CASE("gradients that nobody wants are not written") {
     Context<Convolutions<cuda::TensorCoreKernels>> ctx;
     Run<float> run(test, Layout::rows);
     CausalConvolutionBackward<float, HostSpace> backward{
-        .forward = {.kernel = run.kernel, .x = run.x, .gate_in = run.gate_in}, .dy = run.dy};
+        .forward = {.kernel = run.forward.kernel,
+                    .x = run.forward.x,
+                    .gate_in = run.forward.gate_in},
+        .dy = run.gradient.dy};
     causal_convolution_backward(ctx, backward);
-    backward.forward = run.forward(test);
-    backward.dskip = run.dskip;
+    backward.forward = run.forward;
+    backward.dskip = run.gradient.dskip;
     causal_convolution_backward(ctx, backward);
-    CHECK(difference(run.dskip, expected.dskip) < tolerance<float>.gradient);
+    CHECK(difference(run.gradient.dskip, expected.gradient.dskip) < tolerance<float>.gradient);
   }
   cuda::pretend_tensor_core_kernels(false);
 }

@@ -83,15 +83,11 @@ TEST_CASE_TEMPLATE("the state may be updated in place", T, float, double) {
     Run<T> in_place(test, Layout::rows);
     Context<Scans<cuda::Automatic>> ctx;
     apart.compute(ctx, test);
-    diagonal_scan(ctx, DiagonalScan<T, HostSpace>{.dt = in_place.dt,
-                                                  .A = in_place.A,
-                                                  .B = in_place.B,
-                                                  .C = in_place.C,
-                                                  .x = in_place.x,
-                                                  .initial_state = in_place.initial,
-                                                  .final_state = in_place.initial,
-                                                  .y = in_place.y});
-    CHECK(difference(in_place.initial, apart.final_state) == 0);
+    auto forward = in_place.forward;
+    forward.skip = {};
+    forward.final_state = in_place.writable(forward.initial_state);
+    diagonal_scan(ctx, forward);
+    CHECK(difference(forward.initial_state, apart.forward.final_state) == 0);
   }
 }
 
@@ -124,14 +120,14 @@ TEST_CASE("gradients that nobody wants are not written") {
     expected.compute(reference, test);
     Context<Scans<cuda::TensorCoreKernels>> ctx;
     Run<float> run(test, Layout::rows);
-    auto forward = run.forward(test);
+    auto forward = run.forward;
     forward.final_state = {};
-    DiagonalScanBackward<float, HostSpace> backward{.forward = forward, .dy = run.dy};
+    DiagonalScanBackward<float, HostSpace> backward{.forward = forward, .dy = run.gradient.dy};
     diagonal_scan_backward(ctx, backward);
-    backward.dgate_out = run.dgate_out;
-    backward.dfinal_state = run.dfinal;
+    backward.dgate_out = run.gradient.dgate_out;
+    backward.dfinal_state = run.gradient.dfinal_state;
     diagonal_scan_backward(ctx, backward);
-    CHECK(difference(run.dgate_out.view, expected.dgate_out.view) < tolerance<float>.gradient);
+    CHECK(difference(run.gradient.dgate_out, expected.gradient.dgate_out) < tolerance<float>.gradient);
   }
   cuda::pretend_tensor_core_kernels(false);
 }

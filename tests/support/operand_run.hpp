@@ -3,8 +3,9 @@
 
 #include <doctest/doctest.h>
 
-#include <any>
+#include <algorithm>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -19,20 +20,36 @@ namespace ssm::test {
 /// The extents of a call by letter; that of S follows from B and the segments.
 using Sizes = std::map<char, Index>;
 
+/// The names of operands that a case leaves out: those whose switch is off.
+struct Presence {
+  const char* name;
+  bool is_given;
+};
+inline std::vector<std::string_view> left_out(std::initializer_list<Presence> operands) {
+  std::vector<std::string_view> names;
+  for (const auto& [name, is_given] : operands)
+    if (!is_given) names.emplace_back(name);
+  return names;
+}
+
+/// What a call of a gradient does with the gradients of inputs: those of parameters are added to.
+enum class InputGradients { overwritten, added_to };
+
 /// One call of a primitive and one of its gradient, with memory of their own for every operand that
 /// the primitive describes. What is read is random, the same for the same name and extents; what
 /// is overwritten starts as NaN, what is added to as random numbers. Operands along a sequence lie
 /// in the layout, the others in rows.
 template <class Op, class Gradient>
 struct OperandRun {
-  /// `left_out` names operands that are not given; their gradients are not either. A state's and
+  /// `absent` names operands that are not given; their gradients are not either. A state's and
   /// its gradient's name are told apart: "initial_state", "dinitial_state".
   OperandRun(Sizes sizes, Layout layout, Segments segments = {},
-             const std::vector<std::string_view>& left_out = {}) {
+             const std::vector<std::string_view>& absent = {},
+             InputGradients inputs = InputGradients::overwritten) {
     sizes['S'] = sequence_count(sizes['B'], segments);
     if constexpr (requires { forward.segments; }) forward.segments = segments;
     const auto is_given = [&](const std::string& name) {
-      return std::find(left_out.begin(), left_out.end(), name) == left_out.end();
+      return std::find(absent.begin(), absent.end(), name) == absent.end();
     };
     Op::for_each_operand([&]<class V, class P>(const Operand& what, V Op::*member, P partner) {
       const std::string name = what.name;
@@ -43,11 +60,12 @@ struct OperandRun {
                                   fill_as(is_read(what) || what.role == Role::updated));
       if constexpr (!std::is_same_v<P, std::nullptr_t>) {
         using G = std::remove_cvref_t<decltype(gradient.*partner)>;
-        if (what.role == Role::again)
-          gradient.*partner = forward.*member;
-        else if (is_given("d" + name) && (is_state || is_given(name)))
+        if constexpr (std::is_assignable_v<G&, const V&>)
+          if (what.role == Role::again) gradient.*partner = forward.*member;
+        if (what.role != Role::again && is_given("d" + name) && (is_state || is_given(name)))
           gradient.*partner = make<G>("d" + name, what, sizes, layout,
-                                      fill_as(!is_read(what) || what.role == Role::parameter));
+                                      fill_as(!is_read(what) || what.role == Role::parameter ||
+                                              inputs == InputGradients::added_to));
       }
     });
   }
@@ -59,8 +77,8 @@ struct OperandRun {
     return gradient;
   }
   /// An operand that was described as read, to give it other numbers.
-  template <class T, int Rank>
-  static View<T, Rank> writable(const View<const T, Rank>& operand) {
+  template <class T, class E, class S>
+  static TensorView<T, E, S> writable(const TensorView<const T, E, S>& operand) {
     return {const_cast<T*>(operand.data()), operand.extents(), operand.strides()};
   }
 
@@ -115,6 +133,19 @@ void expect_equal(const OperandRun<Op, Gradient>& actual,
       }
     }
   });
+}
+
+/// The same, as expect_reference calls it.
+template <class Case, class Op, class Gradient>
+void expect_equal(const Case&, const OperandRun<Op, Gradient>& actual,
+                  const OperandRun<Op, Gradient>& expected) {
+  expect_equal(actual, expected);
+}
+
+/// Whether two calls of a gradient wrote the same bits there.
+template <class V>
+bool same_bits(const V& a, const V& b) {
+  return std::equal(a.data(), a.data() + a.size(), b.data());
 }
 
 }  // namespace ssm::test

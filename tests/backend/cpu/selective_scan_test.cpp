@@ -5,6 +5,7 @@
 
 #include "compare.hpp"
 #include "ssm/core/elementwise.hpp"
+#include "support/operand_run.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
@@ -21,127 +22,37 @@ struct Case {
 };
 
 template <class T>
-struct Run {
-  explicit Run(const Case& test) : Run(test, test.layout) {}
+struct Run : OperandRun<SelectiveScan<T, HostSpace>, SelectiveScanBackward<T, HostSpace>> {
   Run(const Case& test, Layout layout)
-      : sequences(sequence_count(test.batch, test.segments)),
-        A(random_tensor<T>("A", test.channels, test.states)),
-        skip(random_tensor<T>("skip", test.channels)),
-        bias(random_tensor<T>("bias", test.channels)),
-        u(wide("u", test, layout)),
-        dt(wide("delta", test, layout)),
-        gate(wide("gate", test, layout)),
-        dy(wide("dy", test, layout)),
-        ddt_used(wide("dstep", test, layout)),
-        y(wide("y", test, layout)),
-        dt_used(wide("y", test, layout)),
-        du(wide("du", test, layout)),
-        ddt(wide("ddelta", test, layout)),
-        dgate(wide("dgate", test, layout)),
-        B(narrow("B", test, layout)),
-        C(narrow("C", test, layout)),
-        dB(narrow("dB", test, layout)),
-        dC(narrow("dC", test, layout)),
-        initial(random_tensor<T>("initial", sequences, test.channels, test.states)),
-        dfinal(random_tensor<T>("dfinal", sequences, test.channels, test.states)),
-        final_state(nan_tensor<T>(sequences, test.channels, test.states)),
-        dinitial(random_tensor<T>("dinitial", sequences, test.channels, test.states)),
-        dA(random_tensor<T>("dA", test.channels, test.states)),
-        dskip(random_tensor<T>("dskip", test.channels)),
-        dbias(random_tensor<T>("dbias", test.channels)) {
-    for_each_index(A, [&](auto... i) { A(i...) = -std::exp(A(i...)); });
+      : Run::OperandRun(
+            {{'B', test.batch}, {'L', test.length}, {'D', test.channels}, {'N', test.states}},
+            layout, test.segments,
+            left_out({{"skip", test.optional},
+                      {"dt_bias", test.optional},
+                      {"gate", test.optional},
+                      {"dt_used", test.optional},
+                      {"initial_state", test.initial},
+                      {"dfinal_state", test.dfinal}}),
+            test.accumulate ? InputGradients::added_to : InputGradients::overwritten) {
+    this->forward.dt_softplus = test.softplus;
+    this->gradient.accumulate = test.accumulate;
+    const auto A = this->writable(this->forward.A);
+    for_each_element([](T& x) { x = -std::exp(x); }, A);
     // Negative steps would grow without bound, and the bias may make a small one so.
-    if (!test.softplus) for_each_element([](T& step) { step = T(1) + std::abs(step); }, dt.view);
-  }
-
-  SelectiveScan<T, HostSpace> forward(const Case& test) {
-    SelectiveScan<T, HostSpace> a{.u = u,
-                                  .dt = dt,
-                                  .A = A,
-                                  .B = B,
-                                  .C = C,
-                                  .dt_softplus = test.softplus,
-                                  .segments = test.segments,
-                                  .final_state = final_state,
-                                  .y = y};
-    if (test.initial) a.initial_state = initial;
-    if (!test.optional) return a;
-    a.skip = skip;
-    a.dt_bias = bias;
-    a.gate = gate;
-    a.dt_used = dt_used;
-    return a;
+    if (!test.softplus)
+      for_each_element([](T& step) { step = T(1) + std::abs(step); },
+                       this->writable(this->forward.dt));
   }
   template <class Ctx>
-  void compute(Ctx& ctx, const Case& test) {
-    selective_scan(ctx, forward(test));
-    SelectiveScanBackward<T, HostSpace> g{.forward = forward(test),
-                                          .dy = dy,
-                                          .accumulate = test.accumulate,
-                                          .du = du,
-                                          .ddt = ddt,
-                                          .dA = dA,
-                                          .dB = dB,
-                                          .dC = dC,
-                                          .dinitial_state = dinitial};
-    if (test.dfinal) g.dfinal_state = dfinal;
-    if (test.optional) {
-      g.ddt_used = ddt_used;
-      g.dskip = dskip;
-      g.ddt_bias = dbias;
-      g.dgate = dgate;
-    }
-    selective_scan_backward(ctx, g);
+  void compute(Ctx& ctx, const Case&) {
+    selective_scan(ctx, this->forward);
+    selective_scan_backward(ctx, this->backward());
   }
-
-  static Placed<T, 3> wide(const char* name, const Case& test, Layout layout) {
-    return place_copy(layout, random_tensor<T>(name, test.batch, test.length, test.channels));
-  }
-  static Placed<T, 3> narrow(const char* name, const Case& test, Layout layout) {
-    return place_copy(layout, random_tensor<T>(name, test.batch, test.length, test.states));
-  }
-
-  Index sequences;
-  DynamicTensor<T, 2> A;
-  DynamicTensor<T, 1> skip, bias;
-  Placed<T, 3> u, dt, gate, dy, ddt_used, y, dt_used, du, ddt, dgate, B, C, dB, dC;
-  DynamicTensor<T, 3> initial, dfinal, final_state, dinitial;
-  DynamicTensor<T, 2> dA;
-  DynamicTensor<T, 1> dskip, dbias;
 };
 
 template <class T>
-void check_same(const Run<T>& actual, const Run<T>& expected, Tolerance allowed) {
-  CHECK(difference(actual.y.view, expected.y.view) <= allowed.value);
-  CHECK(difference(actual.dt_used.view, expected.dt_used.view) <= allowed.value);
-  CHECK(difference(actual.final_state, expected.final_state) <= allowed.value);
-  CHECK(difference(actual.du.view, expected.du.view) <= allowed.gradient);
-  CHECK(difference(actual.ddt.view, expected.ddt.view) <= allowed.gradient);
-  CHECK(difference(actual.dgate.view, expected.dgate.view) <= allowed.gradient);
-  CHECK(difference(actual.dB.view, expected.dB.view) <= allowed.gradient);
-  CHECK(difference(actual.dC.view, expected.dC.view) <= allowed.gradient);
-  CHECK(difference(actual.dinitial, expected.dinitial) <= allowed.gradient);
-  CHECK(difference(actual.dA, expected.dA) <= allowed.gradient);
-  CHECK(difference(actual.dskip, expected.dskip) <= allowed.gradient);
-  CHECK(difference(actual.dbias, expected.dbias) <= allowed.gradient);
-}
-
-template <class T>
 void cpu_equals_reference(const Case& test) {
-  CAPTURE(test.batch);
-  CAPTURE(test.length);
-  CAPTURE(test.channels);
-  CAPTURE(test.states);
-  CAPTURE(test.initial);
-  CAPTURE(test.dfinal);
-  Context<Reference> reference;
-  Run<T> expected(test, Layout::rows);
-  expected.compute(reference, test);
-  on_each_thread_count([&](auto& ctx) {
-    Run<T> actual(test);
-    actual.compute(ctx, test);
-    check_same(actual, expected, tolerance<T>);
-  });
+  expect_reference_on_cpu<Run<T>>(test);
 }
 
 }  // namespace
@@ -208,15 +119,15 @@ TEST_CASE_TEMPLATE("no positions pass the state through, and no sequences are le
 TEST_CASE_TEMPLATE("the state may be updated in place", T, float, double) {
   for (const Index length : {0, 1, 9}) {
     const Case test{.length = length, .initial = true};
-    Run<T> apart(test);
-    Run<T> in_place(test);
+    Run<T> apart(test, Layout::rows);
+    Run<T> in_place(test, Layout::rows);
     Context<Cpu> ctx;
     apart.compute(ctx, test);
-    auto forward = in_place.forward(test);
-    forward.final_state = in_place.initial;
+    auto forward = in_place.forward;
+    forward.final_state = in_place.writable(forward.initial_state);
     selective_scan(ctx, forward);
-    CHECK(difference(in_place.initial, apart.final_state) == 0);
-    CHECK(difference(in_place.y.view, apart.y.view) == 0);
+    CHECK(difference(forward.initial_state, apart.forward.final_state) == 0);
+    CHECK(difference(forward.y, apart.forward.y) == 0);
   }
 }
 
@@ -224,28 +135,31 @@ TEST_CASE_TEMPLATE("large steps neither overflow nor hide what is not a number",
   const Case test{.batch = 2, .length = 3, .channels = 17, .initial = true};
   Context<Reference> reference;
   Context<Cpu> ctx;
-  Run<T> expected(test);
-  Run<T> actual(test);
+  Run<T> expected(test, Layout::rows);
+  Run<T> actual(test, Layout::rows);
   for (Run<T>* run : {&expected, &actual}) {
-    run->dt.view(0, 1, 2) = 1000;
-    run->dt.view(1, 1, 16) = -1000;
+    const auto dt = run->writable(run->forward.dt);
+    dt(0, 1, 2) = 1000;
+    dt(1, 1, 16) = -1000;
   }
   expected.compute(reference, test);
   actual.compute(ctx, test);
-  check_same(actual, expected, tolerance<T>);
-  actual.dt.view(0, 1, 2) = std::numeric_limits<T>::quiet_NaN();
+  expect_equal(actual, expected);
+  actual.writable(actual.forward.dt)(0, 1, 2) = std::numeric_limits<T>::quiet_NaN();
   actual.compute(ctx, test);
-  CHECK(std::isnan(actual.y.view(0, 2, 2)));
-  CHECK(std::isfinite(actual.y.view(0, 2, 3)));
+  CHECK(std::isnan(actual.forward.y(0, 2, 2)));
+  CHECK(std::isfinite(actual.forward.y(0, 2, 3)));
 }
 
 TEST_CASE("the same thread count gives the same gradient bits") {
   const Case test{.batch = 5, .length = 300, .channels = 96};
   on_each_thread_count([&](auto& ctx) {
-    Run<float> once(test);
-    Run<float> again(test);
+    Run<float> once(test, Layout::rows);
+    Run<float> again(test, Layout::rows);
     once.compute(ctx, test);
     again.compute(ctx, test);
-    check_same(again, once, Tolerance{});
+    CHECK(same_bits(again.gradient.dA, once.gradient.dA));
+    CHECK(same_bits(again.gradient.dB, once.gradient.dB));
+    CHECK(same_bits(again.gradient.ddt_bias, once.gradient.ddt_bias));
   });
 }

@@ -2,6 +2,7 @@
 #include "ssm/backend/cpu/short_convolution.hpp"
 
 #include "compare.hpp"
+#include "support/operand_run.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
@@ -17,65 +18,22 @@ struct Case {
 };
 
 template <class T>
-struct Run {
+struct Run : OperandRun<ShortConvolution<T, HostSpace>, ShortConvolutionBackward<T, HostSpace>> {
   Run(const Case& test, Layout layout)
-      : sequences(sequence_count(test.batch, test.segments)),
-        weight(random_tensor<T>("weight", test.channels, test.taps)),
-        bias(random_tensor<T>("bias", test.channels)),
-        x(place_copy(layout, random_tensor<T>("x", test.batch, test.length, test.channels))),
-        dy(place_copy(layout, random_tensor<T>("dy", test.batch, test.length, test.channels))),
-        initial(random_tensor<T>("initial", sequences, test.channels, test.taps)),
-        dfinal(random_tensor<T>("dfinal", sequences, test.channels, test.taps)),
-        y(place<T>(layout, test.batch, test.length, test.channels)),
-        dx(place<T>(layout, test.batch, test.length, test.channels)),
-        final_state(nan_tensor<T>(sequences, test.channels, test.taps)),
-        dinitial(nan_tensor<T>(sequences, test.channels, test.taps)),
-        dweight(random_tensor<T>("dweight", test.channels, test.taps)),
-        dbias(random_tensor<T>("dbias", test.channels)) {}
-
-  ShortConvolution<T, HostSpace> forward(const Case& test) {
-    return {.weight = weight,
-            .bias = test.bias ? bias.view() : View<T, 1>(),
-            .activation = test.activation,
-            .x = x,
-            .segments = test.segments,
-            .initial_state = test.initial ? initial.view() : View<T, 3>(),
-            .final_state = final_state,
-            .y = y};
+      : Run::OperandRun(
+            {{'B', test.batch}, {'L', test.length}, {'D', test.channels}, {'W', test.taps}}, layout,
+            test.segments,
+            left_out({{"bias", test.bias},
+                      {"initial_state", test.initial},
+                      {"dfinal_state", test.dfinal}})) {
+    this->forward.activation = test.activation;
   }
   template <class Ctx>
-  void compute(Ctx& ctx, const Case& test) {
-    short_convolution(ctx, forward(test));
-    short_convolution_backward(ctx, ShortConvolutionBackward<T, HostSpace>{
-                                        .forward = forward(test),
-                                        .dy = dy,
-                                        .dfinal_state = test.dfinal ? dfinal.view() : View<T, 3>(),
-                                        .dx = dx,
-                                        .dinitial_state = dinitial,
-                                        .dweight = dweight,
-                                        .dbias = test.bias ? dbias.view() : View<T, 1>()});
+  void compute(Ctx& ctx, const Case&) {
+    short_convolution(ctx, this->forward);
+    short_convolution_backward(ctx, this->backward());
   }
-
-  Index sequences;
-  DynamicTensor<T, 2> weight;
-  DynamicTensor<T, 1> bias;
-  Placed<T, 3> x, dy;
-  DynamicTensor<T, 3> initial, dfinal;
-  Placed<T, 3> y, dx;
-  DynamicTensor<T, 3> final_state, dinitial;
-  DynamicTensor<T, 2> dweight;
-  DynamicTensor<T, 1> dbias;
 };
-
-template <class T>
-void expect_equal(const Case&, const Run<T>& actual, const Run<T>& expected) {
-  CHECK(difference(actual.y.view, expected.y.view) < tolerance<T>.value);
-  CHECK(difference(actual.final_state, expected.final_state) == 0);
-  CHECK(difference(actual.dx.view, expected.dx.view) < tolerance<T>.gradient);
-  CHECK(difference(actual.dinitial, expected.dinitial) < tolerance<T>.gradient);
-  CHECK(difference(actual.dweight, expected.dweight) < tolerance<T>.gradient);
-  CHECK(difference(actual.dbias, expected.dbias) < tolerance<T>.gradient);
-}
 
 template <class T>
 void cpu_equals_reference(const Case& test) {
@@ -146,11 +104,11 @@ TEST_CASE_TEMPLATE("the state may be updated in place", T, float, double) {
     Run<T> in_place(test, Layout::rows);
     Context<Cpu> ctx;
     apart.compute(ctx, test);
-    auto forward = in_place.forward(test);
-    forward.final_state = in_place.initial;
+    auto forward = in_place.forward;
+    forward.final_state = in_place.writable(forward.initial_state);
     short_convolution(ctx, forward);
-    CHECK(difference(in_place.initial, apart.final_state) == 0);
-    CHECK(difference(in_place.y.view, apart.y.view) == 0);
+    CHECK(difference(forward.initial_state, apart.forward.final_state) == 0);
+    CHECK(difference(forward.y, apart.forward.y) == 0);
   }
 }
 
@@ -161,7 +119,6 @@ TEST_CASE("the same thread count gives the same gradient bits") {
     Run<float> again(test, Layout::rows);
     once.compute(ctx, test);
     again.compute(ctx, test);
-    CHECK(std::equal(once.dweight.data(), once.dweight.data() + once.dweight.size(),
-                     again.dweight.data()));
+    CHECK(same_bits(once.gradient.dweight, again.gradient.dweight));
   });
 }
