@@ -111,12 +111,12 @@ using DynamicExtents =
 /// Throws  ArgumentError  if neither is given or they contradict each other
 [[gnu::noinline]] inline Index resolve_extent(Index fixed, Index at_run_time, const char* name) {
   if (fixed != dyn && at_run_time != dyn && fixed != at_run_time)
-    throw ArgumentError(std::string(name) + " is " + std::to_string(fixed) + " in the type but " +
-                        std::to_string(at_run_time) + " at run time");
+    throw ArgumentError(
+        message({name, " is ", fixed, " in the type but ", at_run_time, " at run time"}));
   const Index value = fixed != dyn ? fixed : at_run_time;
   if (value <= 0)
-    throw ArgumentError(std::string(name) + " must be a positive number, got " +
-                        (value == dyn ? std::string("none") : std::to_string(value)));
+    throw ArgumentError(message({name, " must be a positive number, got ",
+                                 (value == dyn ? std::string("none") : std::to_string(value))}));
   return value;
 }
 
@@ -131,7 +131,7 @@ inline Index resolve_extent(Index fixed, Index at_run_time, Index by_default, co
 [[gnu::noinline]] inline bool resolve_presence(bool allowed, std::optional<bool> at_run_time,
                                                const char* name) {
   if (!allowed && at_run_time.value_or(false))
-    throw ArgumentError(std::string(name) + " is false in the type but true at run time");
+    throw ArgumentError(message({name, " is false in the type but true at run time"}));
   return at_run_time.value_or(allowed);
 }
 

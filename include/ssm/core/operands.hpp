@@ -125,8 +125,8 @@ class ExtentsByLetter {
   }
   /// Throws  ShapeError:  there is a gradient of an operand that there is not
   [[noreturn, gnu::cold, gnu::noinline]] void refuse_gradient(const Operand& what) const {
-    throw ShapeError(op_name(), std::string("d") + what.name,
-                     std::string("is given, but the ") + what.name + " is not");
+    throw ShapeError(op_name(), message({"d", what.name}),
+                     message({"is given, but the ", what.name, " is not"}));
   }
 
  private:

@@ -22,7 +22,7 @@ inline Index sequence_count(Index batch, Segments segments) {
 inline void require_segments(std::string_view op, Segments segments, Index batch, Index length) {
   if (segments.empty()) return;
   if (batch != 1)
-    throw ShapeError(op, "batch", "must be 1 with packed segments, got " + std::to_string(batch));
+    throw ShapeError(op, "batch", message({"must be 1 with packed segments, got ", batch}));
   std::size_t wrong = 0;
   while (wrong < segments.size() && segments[wrong] <= length &&
          (wrong == 0 ? segments[wrong] == 0 : segments[wrong] >= segments[wrong - 1]))
@@ -31,9 +31,8 @@ inline void require_segments(std::string_view op, Segments segments, Index batch
   if (wrong > last && last > 0 && segments[last] == length) return;
   if (wrong > last) wrong = last;
   throw ShapeError(op, "segments",
-                   "must rise from 0 to the length " + std::to_string(length) + ", but offset " +
-                       std::to_string(wrong) + " of " + std::to_string(segments.size()) + " is " +
-                       std::to_string(segments[wrong]));
+                   message({"must rise from 0 to the length ", length, ", but offset ", wrong,
+                            " of ", segments.size(), " is ", segments[wrong]}));
 }
 
 /// One sequence of a batch or of a packed row: `row` counts states, `batch` is the axis of the

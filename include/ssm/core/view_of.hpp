@@ -64,8 +64,8 @@ View<T, Rank> view_of(T* data, std::span<const Index> extents,
   const auto axes = static_cast<std::size_t>(Rank);
   if (extents.size() != axes || (!strides.empty() && strides.size() != axes))
     throw ShapeError("view_of", "memory",
-                     "must have " + std::to_string(Rank) + " extents and as many strides, got " +
-                         shape_text(extents) + " and " + shape_text(strides));
+                     message({"must have ", Rank, " extents and as many strides, got ",
+                              shape_text(extents), " and ", shape_text(strides)}));
   return [&]<std::size_t... I>(std::index_sequence<I...>) {
     const DynamicExtents<Rank> shape(extents[I]...);
     return strides.empty() ? View<T, Rank>(data, shape)

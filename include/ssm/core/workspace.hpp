@@ -138,7 +138,7 @@ class Workspace {
   }
   [[noreturn, gnu::cold, gnu::noinline]] static void refuse_borrowed(std::size_t wanted,
                                                                      std::size_t size) {
-    throw OutOfMemory(wanted, "a workspace that borrows " + std::to_string(size));
+    throw OutOfMemory(wanted, message({"a workspace that borrows ", size}));
   }
   void release(typename Frame::Mark mark) {
     for (std::size_t i = mark.block + 1; i < blocks_.size(); ++i) blocks_[i].used = 0;

@@ -71,14 +71,14 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
         projection_({.inputs = channels_, .outputs = 3 * channels_}),
         readout_({.inputs = channels_, .outputs = channels_}) {
     if (channels_ % heads_ != 0)
-      throw ArgumentError("CausalAttention: " + std::to_string(heads_) + " heads do not divide " +
-                          std::to_string(channels_) + " channels");
+      throw ArgumentError(
+          message({"CausalAttention: ", heads_, " heads do not divide ", channels_, " channels"}));
     if (rotary_dim_ == 0 && rotary_base_ != CausalAttentionOptions{}.rotary_base)
       throw ArgumentError("CausalAttention: rotary_base is given, but no rotary_dim");
     if (rotary_dim_ < 0 || rotary_dim_ % 2 != 0 || rotary_dim_ > channels_ / heads_)
-      throw ArgumentError("CausalAttention: rotary_dim " + std::to_string(rotary_dim_) +
-                          " must be even and at most the head width " +
-                          std::to_string(channels_ / heads_));
+      throw ArgumentError(
+          message({"CausalAttention: rotary_dim ", rotary_dim_,
+                   " must be even and at most the head width ", channels_ / heads_}));
   }
 
   Index channels() const { return channels_; }

@@ -35,8 +35,8 @@ StateRows state_rows(const std::string& name, const Fresh& fresh, const Tensor& 
     for (int i = 0; i <= axis; ++i) expected[static_cast<std::size_t>(i)] = dyn;
     require_extents("copy_state_row", name, tensor.view(), expected);
     if (wanted < 0 || wanted >= tensor.extent(axis))
-      throw ShapeError("copy_state_row", "sequence " + std::to_string(wanted),
-                       "is not one of the " + std::to_string(tensor.extent(axis)) + " of " + name);
+      throw ShapeError("copy_state_row", message({"sequence ", wanted}),
+                       message({"is not one of the ", tensor.extent(axis), " of ", name}));
   };
   require(from, row);
   require(to, to_row);

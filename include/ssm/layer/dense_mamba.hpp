@@ -278,9 +278,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     const Index hidden =
         resolve_extent(hidden_width, options.select_hidden, reduced, "select_hidden");
     if (is_reduced && hidden != reduced)
-      throw ArgumentError("select_hidden is " + std::to_string(hidden) +
-                          " but select_reduction is " + std::to_string(reduced_by) + " for " +
-                          std::to_string(channels) + " channels");
+      throw ArgumentError(message({"select_hidden is ", hidden, " but select_reduction is ",
+                                   reduced_by, " for ", channels, " channels"}));
     return hidden;
   }
 

@@ -27,8 +27,8 @@ enum class DiagonalMeasure { lin, inv, inv2, quad, legs, real, random };
 /// Throws  ArgumentError  unless 0 < dt_min ≤ dt_max
 inline void require_step_range(const char* layer, double dt_min, double dt_max) {
   if (!(dt_min > 0 && dt_min <= dt_max && std::isfinite(dt_max)))
-    throw ArgumentError(std::string(layer) + ": dt_min " + std::to_string(dt_min) + " and dt_max " +
-                        std::to_string(dt_max) + " must be a range of positive numbers");
+    throw ArgumentError(message({layer, ": dt_min ", dt_min, " and dt_max ", dt_max,
+                                 " must be a range of positive numbers"}));
 }
 
 /// The positive frequencies of HiPPO-LegS: its normal part is −1/2·I + S with S skew-symmetric,

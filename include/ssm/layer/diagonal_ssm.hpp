@@ -96,8 +96,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     if (!Config.complex && measure_ != DiagonalMeasure::real)
       throw ArgumentError("DiagonalSsm: measure must be real, or left out, with real modes");
     if (Config.complex && state_ % 2 != 0)
-      throw ArgumentError("DiagonalSsm: state " + std::to_string(state_) +
-                          " must be even: modes come in conjugate pairs");
+      throw ArgumentError(
+          message({"DiagonalSsm: state ", state_, " must be even: modes come in conjugate pairs"}));
   }
 
   Index channels() const { return channels_; }

@@ -29,7 +29,7 @@ namespace detail {
 /// Throws  ArgumentError  unless 0 ≤ probability < 1
 inline double require_probability(const char* layer, double probability) {
   if (!(probability >= 0 && probability < 1))
-    throw ArgumentError(std::string(layer) + ": dropout must be in [0, 1)");
+    throw ArgumentError(message({layer, ": dropout must be in [0, 1)"}));
   return probability;
 }
 }  // namespace detail

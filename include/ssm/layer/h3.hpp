@@ -209,8 +209,8 @@ class H3 : public LayerVerbs<H3<Config>> {
  private:
   static Index heads_of(Index channels, Index head_dim) {
     if (channels % head_dim != 0)
-      throw ArgumentError("H3: head_dim " + std::to_string(head_dim) + " does not divide " +
-                          std::to_string(channels) + " channels");
+      throw ArgumentError(
+          message({"H3: head_dim ", head_dim, " does not divide ", channels, " channels"}));
     return channels / head_dim;
   }
 

@@ -88,8 +88,8 @@ class KeyValueCache {
       const Index cached = past.of(s.row);
       if (cached < 0 || cached > past.rows)
         throw ShapeError("CausalAttention", "state position",
-                         "must lie between 0 and the " + std::to_string(past.rows) +
-                             " rows of the cache, got " + std::to_string(cached));
+                         message({"must lie between 0 and the ", past.rows,
+                                  " rows of the cache, got ", cached}));
       past.total = std::max(past.total, cached + s.end - s.begin);
       past.is_even = past.is_even && cached == past.rows;
     });

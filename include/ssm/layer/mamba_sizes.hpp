@@ -58,8 +58,8 @@ struct MambaSizes {
     const Index times = resolve_extent(expand, options.expand, default_expand, "expand");
     const Index result = resolve_extent(inner, options.inner, times * channels, "inner");
     if (is_expanded && result != times * channels)
-      throw ArgumentError("inner is " + std::to_string(result) + " but expand is " +
-                          std::to_string(times) + " for " + std::to_string(channels) + " channels");
+      throw ArgumentError(
+          message({"inner is ", result, " but expand is ", times, " for ", channels, " channels"}));
     return result;
   }
   static Index dt_rank_at(const MambaOptions& options) {

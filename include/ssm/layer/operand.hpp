@@ -178,7 +178,7 @@ void require_operand(const char* operand, const View<T, 3, Space>& actual,
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_same_memory(const std::string& layer,
                                                                       const char* written,
                                                                       const char* read) {
-  throw ArgumentError(layer + ": " + written + " must not be the same memory as " + read);
+  throw ArgumentError(message({layer, ": ", written, " must not be the same memory as ", read}));
 }
 
 }  // namespace detail

@@ -62,8 +62,8 @@ class RetentionHeads {
   explicit RetentionHeads(const RetentionHeadsConfig& config) : config_(config) {
     const auto require = [](Index width, Index divisor, const char* what) {
       if (width % divisor != 0)
-        throw ArgumentError("retention: " + std::string(what) + " " + std::to_string(width) +
-                            " is no multiple of " + std::to_string(divisor));
+        throw ArgumentError(
+            message({"retention: ", what, " ", width, " is no multiple of ", divisor}));
     };
     require(config_.value_dim, config_.heads, "value width");
     require(config_.key_dim, 2 * config_.heads, "key width");

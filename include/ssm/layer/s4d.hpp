@@ -85,8 +85,8 @@ class S4D : public LayerVerbs<S4D<Config>> {
                   .outputs = options.channels}) {
     require_step_range("S4D", dt_min_, dt_max_);
     if (state_ % 2 != 0)
-      throw ArgumentError("S4D: state " + std::to_string(state_) +
-                          " must be even: modes come in conjugate pairs");
+      throw ArgumentError(
+          message({"S4D: state ", state_, " must be even: modes come in conjugate pairs"}));
   }
 
   Index channels() const { return readout_.inputs(); }

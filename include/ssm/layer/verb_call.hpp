@@ -227,13 +227,14 @@ class VerbCall {
       refuse_layout(class_name<L>());
   }
   [[noreturn, gnu::cold, gnu::noinline]] static void refuse_strided(const std::string& layer) {
-    throw ArgumentError(layer +
-                        ": x is strided, and the layer's tape, which is no ssm::InputTape, cannot "
-                        "keep a copy; give it ssm::clone(x)");
+    throw ArgumentError(
+        message({layer,
+                 ": x is strided, and the layer's tape, which is no ssm::InputTape, cannot "
+                 "keep a copy; give it ssm::clone(x)"}));
   }
   [[noreturn, gnu::cold, gnu::noinline]] static void refuse_layout(const std::string& layer) {
-    throw ArgumentError(layer +
-                        ": an operand is strided, and the backend has nothing to copy it by");
+    throw ArgumentError(
+        message({layer, ": an operand is strided, and the backend has nothing to copy it by"}));
   }
 };
 

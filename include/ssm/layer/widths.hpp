@@ -32,8 +32,8 @@ namespace detail {
 [[gnu::cold]] inline void require_fitting(const char* who, const std::string& first, Index gives,
                                           const std::string& second, Index takes) {
   if (gives != takes)
-    throw ArgumentError(std::string(who) + ": " + first + " gives " + std::to_string(gives) +
-                        " channels, " + second + " takes " + std::to_string(takes));
+    throw ArgumentError(
+        message({who, ": ", first, " gives ", gives, " channels, ", second, " takes ", takes}));
 }
 }  // namespace detail
 

@@ -61,7 +61,7 @@ using DenseRetNetLanguageModel =
 /// Throws  ArgumentError  for sizes that do not fit together
 inline DenseRetNetLanguageModel make_language_model(const DenseRetNetLanguageModelConfig& config) {
   const auto require = [](bool holds, const char* what) {
-    if (!holds) throw ArgumentError(std::string("DenseRetNet language model: ") + what);
+    if (!holds) throw ArgumentError(message({"DenseRetNet language model: ", what}));
   };
   require(config.n_layer >= 1, "n_layer must be at least 1");
   require(config.k_select_reduction >= 1 && config.v_select_reduction >= 1 &&

@@ -91,11 +91,11 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     if (layers_.empty()) throw ArgumentError("DenseStack: a model needs at least one block");
     for (const Inner& layer : layers_)
       if (layer.channels() != norm_.channels())
-        throw ArgumentError("DenseStack: a layer takes " + std::to_string(layer.channels()) +
-                            " channels, the norm gives " + std::to_string(norm_.channels()));
+        throw ArgumentError(message({"DenseStack: a layer takes ", layer.channels(),
+                                     " channels, the norm gives ", norm_.channels()}));
     if (sources_ < 0 || sources_ > static_cast<Index>(max_sources))
-      throw ArgumentError("DenseStack: a layer can read 0 to " + std::to_string(max_sources) +
-                          " earlier ones, not " + std::to_string(sources_));
+      throw ArgumentError(message(
+          {"DenseStack: a layer can read 0 to ", max_sources, " earlier ones, not ", sources_}));
   }
 
   Index channels() const { return norm_.channels(); }

@@ -79,9 +79,9 @@ class Generation {
       throw ArgumentError("generate: the prompt is empty, a model begins with at least one token");
     for (const Token token : prompt)
       if (token < 0 || token >= layer.vocabulary())
-        throw ArgumentError("generate: token " + std::to_string(token) +
-                            " of the prompt is outside the vocabulary of " +
-                            std::to_string(layer.vocabulary()));
+        throw ArgumentError(
+            message({"generate: token ", token, " of the prompt is outside the vocabulary of ",
+                     layer.vocabulary()}));
     logits_.resize({1, layer.padded_vocabulary()});
     next_.resize({1});
     read(prompt);

@@ -58,7 +58,7 @@ using H3LanguageModel = BasicLanguageModel<Stack<H3HybridBlock>, LayerNorm<>>;
 /// Throws  ArgumentError  for sizes that do not fit together
 inline H3LanguageModel make_language_model(const H3LanguageModelConfig& config) {
   const auto require = [](bool holds, const std::string& what) {
-    if (!holds) throw ArgumentError("H3 language model: " + what);
+    if (!holds) throw ArgumentError(message({"H3 language model: ", what}));
   };
   require(config.n_layer >= 1, "n_layer must be at least 1");
   require(config.pad_vocab_size_multiple >= 1, "pad_vocab_size_multiple must be at least 1");

@@ -98,8 +98,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     detail::require_probability("language model", config_.embedding_dropout);
     if (config_.padded == dyn) config_.padded = config_.vocabulary;
     if (config_.vocabulary < 1 || config_.padded < config_.vocabulary)
-      throw ArgumentError("language model: a vocabulary of " + std::to_string(config_.vocabulary) +
-                          " in an embedding of " + std::to_string(config_.padded) + " rows");
+      throw ArgumentError(message({"language model: a vocabulary of ", config_.vocabulary,
+                                   " in an embedding of ", config_.padded, " rows"}));
     if constexpr (requires { requires !Names::Initialization::reads_deviation; })
       if (config_.initializer_range)
         throw ArgumentError(
@@ -302,9 +302,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       const Index start = at(first, s.row);
       const Index count = s.end - s.begin;
       if (start + count > config_.positions)
-        throw ArgumentError("language model: position " + std::to_string(start + count - 1) +
-                            " is beyond the " + std::to_string(config_.positions) +
-                            " learned positions");
+        throw ArgumentError(message({"language model: position ", start + count - 1,
+                                     " is beyond the ", config_.positions, " learned positions"}));
       auto target = y.select(0, s.batch).slice(0, s.begin, s.end).flatten();
       add(ctx,
           Add<T, Space>{

@@ -79,7 +79,7 @@ using DenseMambaLanguageModel =
 namespace detail {
 
 inline void require_mamba(bool holds, const char* what) {
-  if (!holds) throw ArgumentError(std::string("Mamba language model: ") + what);
+  if (!holds) throw ArgumentError(message({"Mamba language model: ", what}));
 }
 
 inline LanguageModelConfig language_model_config(const MambaLanguageModelConfig& config) {

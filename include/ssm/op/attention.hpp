@@ -20,12 +20,11 @@ inline void require_positions(const char* op, const char* operand,
   if (positions.empty()) return;
   if (static_cast<Index>(positions.size()) != sequences)
     throw ShapeError(op, operand,
-                     "must have " + std::to_string(sequences) +
-                         " elements, one for each sequence, got " +
-                         std::to_string(positions.size()));
+                     message({"must have ", sequences, " elements, one for each sequence, got ",
+                              positions.size()}));
   for (const std::int64_t position : positions)
     if (position < 0)
-      throw ShapeError(op, operand, "must not be negative, got " + std::to_string(position));
+      throw ShapeError(op, operand, message({"must not be negative, got ", position}));
 }
 }  // namespace detail
 
@@ -72,8 +71,7 @@ struct Attention {
   void require_rest(const ExtentsByLetter& n) const {
     detail::require_positions(name, "cached", cached, n['S']);
     const auto refuse = [&](Index queries) {
-      n.refuse("k", "has " + std::to_string(n['T']) + " positions for " + std::to_string(queries) +
-                        " queries");
+      n.refuse("k", message({"has ", n['T'], " positions for ", queries, " queries"}));
     };
     if (cached.empty()) {
       if (n['T'] < n['L'] || (!segments.empty() && n['T'] != n['L'])) refuse(n['L']);
@@ -143,8 +141,8 @@ struct Rotary {
   }
   void require_rest(const ExtentsByLetter& n) const {
     if (dimension < 0 || dimension > n['K'] || dimension % 2 != 0)
-      n.refuse("dimension", "must be even and at most the head width " + std::to_string(n['K']) +
-                                ", got " + std::to_string(dimension));
+      n.refuse("dimension",
+               message({"must be even and at most the head width ", n['K'], ", got ", dimension}));
     detail::require_positions(name, "positions", positions, n['S']);
   }
 };

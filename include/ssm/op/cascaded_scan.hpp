@@ -70,8 +70,7 @@ struct CascadedScan {
   }
   void fix_extents(ExtentsByLetter& n) const {
     if (sources.size() > max_sources)
-      throw ArgumentError("cascaded_scan: " + std::to_string(sources.size()) +
-                          " sources, 8 at most");
+      throw ArgumentError(message({"cascaded_scan: ", sources.size(), " sources, 8 at most"}));
     if (dt && !gate && !sources.empty()) n.refuse("gate", "is missing");
   }
   void require_rest(ExtentsByLetter& n) const {
@@ -102,9 +101,8 @@ struct CascadedScanBackward {
 
   void require_rest(ExtentsByLetter& n) const {
     if (!dsources.empty() && dsources.size() != forward.sources.size())
-      throw ArgumentError("cascaded_scan_backward: gradients of " +
-                          std::to_string(dsources.size()) + " sources out of " +
-                          std::to_string(forward.sources.size()));
+      throw ArgumentError(message({"cascaded_scan_backward: gradients of ", dsources.size(),
+                                   " sources out of ", forward.sources.size()}));
     for (const auto& source : dsources) {
       n.require(input("source du", "BLD").optional(), source.u);
       n.require(input("source ddt", "BLD").optional(), source.dt);

@@ -56,9 +56,8 @@ void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a)
     for (Index m = 0; m < a.logits.extent(0); ++m) {
       const Token target = a.targets(m);
       if (target != a.ignore_index && (target < 0 || target >= a.logits.extent(1)))
-        throw ArgumentError("cross_entropy: target " + std::to_string(target) + " at row " +
-                            std::to_string(m) + " is outside the vocabulary of " +
-                            std::to_string(a.logits.extent(1)));
+        throw ArgumentError(message({"cross_entropy: target ", target, " at row ", m,
+                                     " is outside the vocabulary of ", a.logits.extent(1)}));
     }
   B::cross_entropy(ctx, a);
 }

@@ -56,7 +56,7 @@ struct DecayedAttention {
     visit(output("y", "BLHV"), &DecayedAttention::y, &Gradient::dy);
   }
   void require_rest(const ExtentsByLetter& n) const {
-    if (chunk < 0) n.refuse("chunk", "is " + std::to_string(chunk));
+    if (chunk < 0) n.refuse("chunk", message({"is ", chunk}));
   }
 };
 

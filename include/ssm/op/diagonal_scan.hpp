@@ -69,10 +69,10 @@ struct DiagonalScan {
   void fix_extents(ExtentsByLetter& n) const {
     const Index rows = dt.extent(0), channels = x.extent(2), parts = A.extent(2);
     if (x && dt && (rows == 0 || channels % rows != 0))
-      n.refuse("dt", "has " + std::to_string(rows) + " rows, which do not divide the " +
-                         std::to_string(channels) + " channels");
+      n.refuse("dt",
+               message({"has ", rows, " rows, which do not divide the ", channels, " channels"}));
     if (A && parts != 1 && parts != 2)
-      n.refuse("A", "must have 1 or 2 scalars a number, got " + std::to_string(parts));
+      n.refuse("A", message({"must have 1 or 2 scalars a number, got ", parts}));
   }
 };
 

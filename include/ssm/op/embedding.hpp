@@ -63,9 +63,8 @@ void require_tokens(const char* op, const View<const Token, 1, Space>& tokens, I
   if constexpr (Space::host_readable)
     for (Index m = 0; m < tokens.extent(0); ++m)
       if (tokens(m) < 0 || tokens(m) >= vocabulary)
-        throw ArgumentError(std::string(op) + ": token " + std::to_string(tokens(m)) +
-                            " at position " + std::to_string(m) + " is outside the vocabulary of " +
-                            std::to_string(vocabulary));
+        throw ArgumentError(message({op, ": token ", tokens(m), " at position ", m,
+                                     " is outside the vocabulary of ", vocabulary}));
 }
 }  // namespace detail
 

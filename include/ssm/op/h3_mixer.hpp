@@ -78,8 +78,8 @@ struct H3Mixer {
   void fix_extents(ExtentsByLetter& n) const {
     const Index heads = dt.extent(0), channels = q.extent(2);
     if (q && dt && (heads == 0 || channels % heads != 0))
-      n.refuse("dt", "has " + std::to_string(heads) + " heads, which do not divide the " +
-                         std::to_string(channels) + " channels");
+      n.refuse("dt",
+               message({"has ", heads, " heads, which do not divide the ", channels, " channels"}));
     if (heads > 0) n.set('W', channels / heads);
   }
 };

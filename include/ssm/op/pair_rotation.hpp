@@ -37,7 +37,7 @@ struct PairRotation {
     visit(output("y", "BLHK"), &PairRotation::y, nullptr);
   }
   void require_rest(const ExtentsByLetter& n) const {
-    if (n['K'] % 2 != 0) n.refuse("x", "has " + std::to_string(n['K']) + " channels, not pairs");
+    if (n['K'] % 2 != 0) n.refuse("x", message({"has ", n['K'], " channels, not pairs"}));
   }
 };
 
@@ -59,8 +59,8 @@ struct AdvancePosition {
   }
   void require_rest(const ExtentsByLetter& n) const {
     if (!segments.empty() && sequence_count(1, segments) != n['S'])
-      n.refuse("y", "has " + std::to_string(n['S']) + " rows for " +
-                        std::to_string(sequence_count(1, segments)) + " segments");
+      n.refuse("y",
+               message({"has ", n['S'], " rows for ", sequence_count(1, segments), " segments"}));
   }
 };
 

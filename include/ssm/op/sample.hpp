@@ -41,8 +41,8 @@ struct Sample {
   }
   void require_rest(const ExtentsByLetter& n) const {
     if (vocabulary != dyn && (vocabulary < 1 || vocabulary > n['V']))
-      throw ArgumentError("sample: vocabulary of " + std::to_string(vocabulary) + " with " +
-                          std::to_string(n['V']) + " logits");
+      throw ArgumentError(
+          message({"sample: vocabulary of ", vocabulary, " with ", n['V'], " logits"}));
     if (!(sampling.top_p > 0 && sampling.top_p <= 1))
       throw ArgumentError("sample: top_p must be in (0, 1]");
     if (!(sampling.min_p >= 0 && sampling.min_p <= 1))

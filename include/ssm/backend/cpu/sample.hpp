@@ -60,8 +60,8 @@ struct Sample {
       if (sum == T{0}) continue;
       for (Index v = 0; v < vocabulary; ++v)
         if (!std::isfinite(a.logits(b, v)))
-          throw ArgumentError("sample: the logit of token " + std::to_string(v) + " in row " +
-                              std::to_string(b) + " is not finite");
+          throw ArgumentError(
+              message({"sample: the logit of token ", v, " in row ", b, " is not finite"}));
     }
   }
 
