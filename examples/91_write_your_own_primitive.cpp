@@ -9,6 +9,9 @@
 // [operands]
 namespace mine {
 
+template <class T, class Space>
+struct RunningSumBackward;
+
 /// Running sums.
 ///   y[b,t,d] = initial_state[b,d] + Σ_{s≤t} x[b,s,d]      final_state[b,d] = y[b,L−1,d]
 /// x, y            [B, L, D]   y overwritten
@@ -24,6 +27,16 @@ struct RunningSum {
   ssm::View<const T, 2, Space> initial_state{};
   ssm::View<T, 3, Space> y{};
   ssm::View<T, 2, Space> final_state{};
+
+  static constexpr const char* name = "running_sum";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = RunningSumBackward<T, Space>;
+    visit(ssm::input("x", "BLD").with_gradient(), &RunningSum::x, &Gradient::dx);
+    visit(ssm::initial_state("initial_state", "SD"), &RunningSum::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SD"), &RunningSum::final_state, &Gradient::dfinal_state);
+    visit(ssm::output("y", "BLD"), &RunningSum::y, &Gradient::dy);
+  }
 };
 
 /// The vector–Jacobian product of RunningSum.
@@ -48,27 +61,14 @@ concept HasRunningSum = requires(ssm::Context<B>& ctx, const RunningSum<T, typen
 template <class B, class T>
   requires HasRunningSum<B, T>
 void running_sum(ssm::Context<B>& ctx, const RunningSum<T, typename B::Space>& a) {
-  const char* op = "running_sum";
-  ssm::require_extents(op, "x", a.x, {ssm::dyn, ssm::dyn, ssm::dyn});
-  ssm::require_extents(op, "y", a.y, a.x.extents().to_array());
-  ssm::require_segments(op, a.segments, a.x.extent(0), a.x.extent(1));
-  const ssm::Index sequences = ssm::sequence_count(a.x.extent(0), a.segments);
-  ssm::require_extents_if_given(op, "initial_state", a.initial_state, {sequences, a.x.extent(2)});
-  ssm::require_extents_if_given(op, "final_state", a.final_state, {sequences, a.x.extent(2)});
+  ssm::require_operands(a);
   B::running_sum(ctx, a);
 }
 
 template <class B, class T>
   requires HasRunningSum<B, T>
 void running_sum_backward(ssm::Context<B>& ctx, const RunningSumBackward<T, typename B::Space>& g) {
-  const char* op = "running_sum_backward";
-  ssm::require_extents(op, "dy", g.dy, {ssm::dyn, ssm::dyn, ssm::dyn});
-  ssm::require_extents(op, "dx", g.dx, g.dy.extents().to_array());
-  ssm::require_segments(op, g.segments, g.dy.extent(0), g.dy.extent(1));
-  const ssm::Index sequences = ssm::sequence_count(g.dy.extent(0), g.segments);
-  ssm::require_extents_if_given(op, "dfinal_state", g.dfinal_state, {sequences, g.dy.extent(2)});
-  ssm::require_extents_if_given(op, "dinitial_state", g.dinitial_state,
-                                {sequences, g.dy.extent(2)});
+  ssm::require_gradients<RunningSum<T, typename B::Space>>(g);
   B::running_sum_backward(ctx, g);
 }
 

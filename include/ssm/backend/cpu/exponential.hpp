@@ -152,8 +152,8 @@ struct SineCosine {
   R sine, cosine;
 };
 
-/// To the last place or two, compared with 1. Angles of many turns are left to the standard library,
-/// a lane at a time.
+/// To the last place or two, compared with 1. Angles of many turns are left to the standard
+/// library, a lane at a time.
 template <class R>
 inline SineCosine<R> sine_cosine_of(const R& x) {
   using T = typename R::value_type;
