@@ -13,6 +13,7 @@
 #include "kind/h3.hpp"
 #include "kind/hidden_fusion.hpp"
 #include "kind/mamba.hpp"
+#include "kind/mamba2.hpp"
 #include "kind/normalization.hpp"
 #include "kind/retention.hpp"
 #include "kind/schedule.hpp"
@@ -50,6 +51,8 @@ const std::vector<Kind>& kinds() {
       list.push_back({"selective_transition", check_selective_transition<B, T>});
       list.push_back({"short_convolution", check_short_convolution<B, T>});
     }
+    if constexpr (HasSsdScan<B> && HasShortConvolution<B>)
+      list.push_back({"mamba2_block", check_mamba2<B, T>});
     if constexpr (HasDecayedAttention<B>) {
       list.push_back({"gau_retention", check_gau_retention<B, T>});
       list.push_back({"retention", check_retention<B, T>});
