@@ -30,8 +30,8 @@
 #include "ssm/backend/cpu/selective_scan.hpp"
 #include "ssm/backend/cpu/shift_convolution.hpp"
 #include "ssm/backend/cpu/short_convolution.hpp"
+#include "ssm/backend/cpu/ssd_scan.hpp"
 #include "ssm/backend/reference/running_mean.hpp"
-#include "ssm/backend/reference/ssd_scan.hpp"
 #include "ssm/op/sequence_work.hpp"
 namespace ssm {
 
@@ -62,7 +62,7 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::SelectiveScan<Arch>,
                   cpu::ShiftConvolution<Arch>,
                   cpu::ShortConvolution<Arch>,
-                  reference::SsdScan {
+                  cpu::SsdScan<Arch> {
   using Space = HostSpace;
   using Resources = cpu::Resources;
 

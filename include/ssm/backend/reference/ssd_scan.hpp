@@ -60,6 +60,12 @@ struct SsdScan {
     }
   }
 
+  /// Δ_t
+  template <class T, class Space>
+  static double step(const ssm::SsdScan<T, Space>& a, Index b, Index t, Index h) {
+    return std::clamp(free_step(a, b, t, h), a.dt_min, a.dt_max);
+  }
+
  private:
   /// What is gathered from several heads or sequences.
   struct Sums {
@@ -102,10 +108,6 @@ struct SsdScan {
   static double free_step(const ssm::SsdScan<T, Space>& a, Index b, Index t, Index h) {
     const double raw = raw_step(a, b, t, h);
     return a.dt_softplus ? std::max(raw, 0.0) + std::log1p(std::exp(-std::abs(raw))) : raw;
-  }
-  template <class T, class Space>
-  static double step(const ssm::SsdScan<T, Space>& a, Index b, Index t, Index h) {
-    return std::clamp(free_step(a, b, t, h), a.dt_min, a.dt_max);
   }
   /// dΔ/d(dt + dt_bias)
   template <class T, class Space>
