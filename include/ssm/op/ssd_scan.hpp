@@ -22,14 +22,14 @@ namespace ssm {
 /// B, C            [B, L, G, N]  shared by the H/G heads of a group; G divides H
 /// skip            [H]           optional
 /// dt_bias         [H]           optional
-/// chunk                         positions that are multiplied with each other directly; 0: the
-///                               backend chooses
+/// chunk                         positions that are multiplied with each other directly, where a
+///                               backend does so; 0: the backend chooses
 /// segments                      optional: batch of one, each segment is a sequence with a row of
 ///                               state
 /// initial_state   [S, H, P, N]  optional, zero if left out; S sequences
 /// final_state     [S, H, P, N]  optional, overwritten; may be the same memory as initial_state
 /// y               [B, L, H, P]  overwritten; must not alias the inputs
-/// Cost    2·B·L·H·(2·N·P + chunk·(N + P)/2) operations, no L×L matrix in memory
+/// Cost    4·B·L·H·N·P operations, and B·L·H·chunk·(N + P) more by chunks; no L×L matrix in memory
 /// Throws  ShapeError  if B, L, H, P or N disagree or G does not divide H; ArgumentError  for
 ///         limits that no step meets
 /// Source  Dao and Gu 2024 (Mamba-2) §6; state-spaces/mamba, ssd_minimal_discrete

@@ -126,8 +126,8 @@ TEST_CASE_TEMPLATE("the scan equals the reference at every length", T, float, do
 }
 
 TEST_CASE_TEMPLATE("any widths, groups and numbers of states", T, float, double) {
-  for (const Index channels : {1, 3, 4, 9, 32})
-    for (const Index terms : {1, 7, 16, 33})
+  for (const Index channels : {0, 1, 3, 4, 9, 32})
+    for (const Index terms : {0, 1, 7, 16, 33})
       for (const Index groups : {1, 3})
         for (const Index length : {1, 17})
           cpu_equals_reference<T>({.length = length,

@@ -65,6 +65,13 @@ struct SsdScan {
   static double step(const ssm::SsdScan<T, Space>& a, Index b, Index t, Index h) {
     return std::clamp(free_step(a, b, t, h), a.dt_min, a.dt_max);
   }
+  /// dΔ/d(dt + dt_bias)
+  template <class T, class Space>
+  static double step_slope(const ssm::SsdScan<T, Space>& a, Index b, Index t, Index h) {
+    const double free = free_step(a, b, t, h);
+    if (free < a.dt_min || free > a.dt_max) return 0;
+    return a.dt_softplus ? 1 / (1 + std::exp(-raw_step(a, b, t, h))) : 1;
+  }
 
  private:
   /// What is gathered from several heads or sequences.
@@ -109,14 +116,6 @@ struct SsdScan {
     const double raw = raw_step(a, b, t, h);
     return a.dt_softplus ? std::max(raw, 0.0) + std::log1p(std::exp(-std::abs(raw))) : raw;
   }
-  /// dΔ/d(dt + dt_bias)
-  template <class T, class Space>
-  static double step_slope(const ssm::SsdScan<T, Space>& a, Index b, Index t, Index h) {
-    const double free = free_step(a, b, t, h);
-    if (free < a.dt_min || free > a.dt_max) return 0;
-    return a.dt_softplus ? 1 / (1 + std::exp(-raw_step(a, b, t, h))) : 1;
-  }
-
   template <class T, class Space>
   static void advance(const ssm::SsdScan<T, Space>& a, Index b, Index t, Index h,
                       const View<double, 2>& before, const View<double, 2>& after) {
