@@ -138,7 +138,8 @@ struct SsdScan {
   /// λ_t = ∂loss/∂state_t,
   ///   λ_t = dy_t ⊗ C_t + exp(Δ_{t+1}·A)·λ_{t+1}
   ///   dx_t = Δ_t·λ_t·B_t + skip·dy_t      dB_t += Δ_t·x_t·λ_t       dC_t += dy_t·state_t
-  ///   dΔ_t = x_t·λ_t·B_t + A·c_t          dA += Δ_t·c_t             c_t = exp(Δ_t·A)·⟨λ_t, state_{t−1}⟩
+  ///   dΔ_t = x_t·λ_t·B_t + A·c_t        dA += Δ_t·c_t
+  ///   c_t  = exp(Δ_t·A)·⟨λ_t, state_{t−1}⟩
   template <class Ctx, class T>
   static void head_backward(Ctx& ctx, const ssm::SsdScanBackward<T, typename Ctx::Space>& g,
                             Sequence s, Index h, const Sums& sums) {
