@@ -13,6 +13,7 @@
 #include "kind/h3.hpp"
 #include "kind/hidden_fusion.hpp"
 #include "kind/mamba.hpp"
+#include "kind/mamba2.hpp"
 #include "kind/normalization.hpp"
 #include "kind/retention.hpp"
 #include "kind/schedule.hpp"
@@ -20,6 +21,7 @@
 #include "kind/selective_transition.hpp"
 #include "kind/shift_ssm.hpp"
 #include "kind/short_convolution.hpp"
+#include "kind/ssd_scan.hpp"
 
 namespace ssm::conformance {
 
@@ -50,6 +52,9 @@ const std::vector<Kind>& kinds() {
       list.push_back({"selective_transition", check_selective_transition<B, T>});
       list.push_back({"short_convolution", check_short_convolution<B, T>});
     }
+    if constexpr (HasSsdScan<B>) list.push_back({"ssd_scan", check_ssd_scan<B, T>});
+    if constexpr (HasSsdScan<B> && HasShortConvolution<B>)
+      list.push_back({"mamba2_block", check_mamba2<B, T>});
     if constexpr (HasDecayedAttention<B>) {
       list.push_back({"gau_retention", check_gau_retention<B, T>});
       list.push_back({"retention", check_retention<B, T>});

@@ -56,12 +56,14 @@ END
 
 h3=(--model h3 --layers 2 --state 4)
 mamba=(--model mamba --layers 2 --state 4)
+mamba2=(--model mamba2 --layers 2 --state 4 --head-dim 16 --groups 2)
 retnet=(--model retnet --layers 2 --heads 2 --dropout 0.1)
 dense_retnet=(--model dense-retnet --layers 3 --heads 2 --select-reduction 4 --dropout 0.1)
 dense_mamba=(--model dense-mamba --layers 3 --state 4 --select-reduction 4)
 check h3 "${h3[@]}" --residual-dropout 0.1
 check hybrid "${h3[@]}" --attention-layers 1 --heads 2
 check mamba "${mamba[@]}"
+check mamba2 "${mamba2[@]}"
 check retnet "${retnet[@]}"
 for fusion in readout carried; do
   check dense-retnet-$fusion "${dense_retnet[@]}" --fusion $fusion
@@ -85,6 +87,7 @@ same_as_whole() {
   done
 }
 same_as_whole h3 "${h3[@]}" --residual-dropout 0.1
+same_as_whole mamba2 "${mamba2[@]}"
 same_as_whole retnet "${retnet[@]}"
 same_as_whole dense-mamba-carried "${dense_mamba[@]}" --fusion carried
 same_as_whole dense-retnet-readout "${dense_retnet[@]}" --fusion readout

@@ -85,7 +85,7 @@ TEST_CASE("a model_type that no family has is named, with the families there are
   CHECK_THROWS_WITH_AS(
       family_of(json),
       "config.json: describes a model of the type 'falcon_mamba'; known families are "
-      "h3, mamba, retnet, dense-retnet, dense-mamba",
+      "h3, mamba, mamba2, retnet, dense-retnet, dense-mamba",
       CheckpointError);
 }
 

@@ -219,7 +219,7 @@ TEST_CASE("an original config that asks for another function is refused") {
         std::string::npos);
   CHECK(complaint(original, "attn_layer_idx", Json::array()).empty());
   CHECK(complaint(original, "ssm_cfg", 3).find("'ssm_cfg'") != std::string::npos);
-  CHECK(complaint(original, "layer", "Mamba2", "ssm_cfg").find("'ssm_cfg.layer'") !=
+  CHECK(complaint(original, "layer", "Mamba3", "ssm_cfg").find("'ssm_cfg.layer'") !=
         std::string::npos);
   CHECK(complaint(original, "expand", -1, "ssm_cfg").find("'ssm_cfg.expand'") != std::string::npos);
   CHECK(complaint(original, "dt_rank", 1.5, "ssm_cfg").find("'ssm_cfg.dt_rank'") !=

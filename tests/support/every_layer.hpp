@@ -10,6 +10,7 @@
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/mamba.hpp"
+#include "ssm/layer/mamba2.hpp"
 #include "ssm/layer/mean_pool.hpp"
 #include "ssm/layer/norm.hpp"
 #include "ssm/layer/retention.hpp"
@@ -159,6 +160,33 @@ inline constexpr auto every_layer = std::tuple(
                  return Mamba<MambaConfig{
                      .inner = dyn, .state = dyn, .conv_width = dyn, .conv_bias = false}>(
                      {.channels = 5, .inner = 4, .state = 3, .conv_width = 2});
+               }),
+    layer_case(
+        {.name = "Mamba2",
+         .sizes = "in the type",
+         .header = "ssm/layer/mamba2.hpp",
+         .source = "Dao and Gu 2024 (Mamba-2)"},
+        [] {
+          return Mamba2<Mamba2Config{.channels = 3, .head_dim = 2, .state = 4, .bias = true}>(
+              {.eps = 0.5, .dt_min = 0.05, .dt_max = 0.5, .A_max = 4});
+        }),
+    layer_case({.name = "Mamba2",
+                .sizes = "at run time, groups, without biases",
+                .header = "ssm/layer/mamba2.hpp",
+                .source = "Dao and Gu 2024 (Mamba-2)"},
+               [] {
+                 return Mamba2<Mamba2Config{.inner = dyn,
+                                            .head_dim = dyn,
+                                            .groups = dyn,
+                                            .state = dyn,
+                                            .conv_width = dyn,
+                                            .conv_bias = false}>({.channels = 5,
+                                                                  .inner = 12,
+                                                                  .head_dim = 3,
+                                                                  .groups = 2,
+                                                                  .state = 3,
+                                                                  .conv_width = 2,
+                                                                  .eps = 0.5});
                }),
     layer_case({.name = "DenseMamba",
                 .form = "readout",

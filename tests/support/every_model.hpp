@@ -6,6 +6,7 @@
 #include "ssm/model/blocks.hpp"
 #include "ssm/model/dense_retnet_language_model.hpp"
 #include "ssm/model/h3_language_model.hpp"
+#include "ssm/model/mamba2_language_model.hpp"
 #include "ssm/model/mamba_language_model.hpp"
 #include "ssm/model/retnet_language_model.hpp"
 #include "support/layer_case.hpp"
@@ -116,6 +117,17 @@ inline constexpr auto every_language_model = std::tuple(
                                                                      .d_inner = 6,
                                                                      .d_state = 3,
                                                                      .dt_rank = 2});
+               }),
+    layer_case({.name = "Mamba2LanguageModel",
+                .header = "ssm/model/mamba2_language_model.hpp",
+                .source = "Dao and Gu 2024 (Mamba-2)"},
+               [] {
+                 return make_language_model(Mamba2LanguageModelConfig{.d_model = 4,
+                                                                      .n_layer = 2,
+                                                                      .vocab_size = 5,
+                                                                      .d_inner = 6,
+                                                                      .head_dim = 3,
+                                                                      .d_state = 3});
                }),
     layer_case({.name = "DenseMambaLanguageModel",
                 .header = "ssm/model/mamba_language_model.hpp",

@@ -44,6 +44,8 @@ inline constexpr auto every_primitive = std::tuple(
         "short_convolution", []<class B, class T> { return HasShortConvolution<B, T>; }),
     primitive_case<reference::SelectiveScan>(
         "selective_scan", []<class B, class T> { return HasSelectiveScan<B, T>; }),
+    primitive_case<reference::SsdScan>("ssd_scan",
+                                       []<class B, class T> { return HasSsdScan<B, T>; }),
     primitive_case<reference::CascadedScan>("cascaded_scan",
                                             []<class B, class T> { return HasCascadedScan<B, T>; }),
     primitive_case<composed::H3Mixer>("h3_mixer",

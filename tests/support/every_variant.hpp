@@ -58,6 +58,30 @@ inline constexpr auto every_layer_variant = std::tuple(
                  return Mamba<MambaConfig{.state = dyn, .conv_width = dyn}>(
                      {.channels = 19, .state = 2, .conv_width = 4, .dt_min = 0.05, .dt_max = 0.5});
                }),
+    layer_case({.name = "Mamba2",
+                .sizes = "wide, groups, steps clamped",
+                .header = "ssm/layer/mamba2.hpp",
+                .source = ""},
+               [] {
+                 return Mamba2<Mamba2Config{.head_dim = dyn, .groups = dyn, .state = dyn}>(
+                     {.channels = 19,
+                      .head_dim = 19,
+                      .groups = 2,
+                      .state = 17,
+                      .eps = 0.5,
+                      .dt_limit_min = 0.03,
+                      .dt_limit_max = 0.8,
+                      .dt_min = 0.05,
+                      .dt_max = 0.5});
+               }),
+    layer_case({.name = "Mamba2",
+                .sizes = "a group for each head of one channel",
+                .header = "ssm/layer/mamba2.hpp",
+                .source = ""},
+               [] {
+                 return Mamba2<Mamba2Config{.head_dim = dyn, .groups = dyn, .state = dyn}>(
+                     {.channels = 2, .head_dim = 1, .groups = 4, .state = 1, .eps = 0.5});
+               }),
     layer_case({.name = "Retention",
                 .sizes = "GELU as its gate",
                 .header = "ssm/layer/retention.hpp",
@@ -217,6 +241,11 @@ inline constexpr auto every_wide_layer = std::tuple(
                [] {
                  return Mamba<MambaConfig{.state = dyn, .conv_width = dyn}>(
                      {.channels = 96, .state = 16, .conv_width = 4});
+               }),
+    layer_case({.name = "Mamba2", .form = "", .header = "ssm/layer/mamba2.hpp", .source = ""},
+               [] {
+                 return Mamba2<Mamba2Config{.groups = dyn, .state = dyn}>(
+                     {.channels = 96, .groups = 3, .state = 64, .eps = 0.5});
                }),
     layer_case({.name = "Retention", .form = "", .header = "ssm/layer/retention.hpp", .source = ""},
                [] {

@@ -120,6 +120,16 @@ struct Recorder : Reference {
     Reference::selective_scan_backward(ctx, a);
   }
   template <class Ctx, class A>
+  static void ssd_scan(Ctx& ctx, const A& a) {
+    called.insert("ssd_scan");
+    Reference::ssd_scan(ctx, a);
+  }
+  template <class Ctx, class A>
+  static void ssd_scan_backward(Ctx& ctx, const A& a) {
+    called.insert("ssd_scan");
+    Reference::ssd_scan_backward(ctx, a);
+  }
+  template <class Ctx, class A>
   static void cascaded_scan(Ctx& ctx, const A& a) {
     called.insert("cascaded_scan");
     Reference::cascaded_scan(ctx, a);

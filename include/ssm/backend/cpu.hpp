@@ -30,6 +30,7 @@
 #include "ssm/backend/cpu/selective_scan.hpp"
 #include "ssm/backend/cpu/shift_convolution.hpp"
 #include "ssm/backend/cpu/short_convolution.hpp"
+#include "ssm/backend/cpu/ssd_scan.hpp"
 #include "ssm/backend/reference/running_mean.hpp"
 #include "ssm/op/sequence_work.hpp"
 namespace ssm {
@@ -60,7 +61,8 @@ struct BasicCpu : cpu::Activation<Arch>,
                   cpu::Sample<Arch>,
                   cpu::SelectiveScan<Arch>,
                   cpu::ShiftConvolution<Arch>,
-                  cpu::ShortConvolution<Arch> {
+                  cpu::ShortConvolution<Arch>,
+                  cpu::SsdScan<Arch> {
   using Space = HostSpace;
   using Resources = cpu::Resources;
 

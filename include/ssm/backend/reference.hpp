@@ -26,6 +26,7 @@
 #include "ssm/backend/reference/selective_scan.hpp"
 #include "ssm/backend/reference/shift_convolution.hpp"
 #include "ssm/backend/reference/short_convolution.hpp"
+#include "ssm/backend/reference/ssd_scan.hpp"
 namespace ssm {
 
 /// Every primitive as plain loops that read like its formula, summed in double precision on one
@@ -51,7 +52,8 @@ struct Reference : reference::Activation,
                    reference::Sample,
                    reference::SelectiveScan,
                    reference::ShiftConvolution,
-                   reference::ShortConvolution {
+                   reference::ShortConvolution,
+                   reference::SsdScan {
   using Space = HostSpace;
   struct Resources {};
 };

@@ -10,6 +10,7 @@
 #include "ssm/family/family.hpp"
 #include "ssm/family/h3.hpp"
 #include "ssm/family/mamba.hpp"
+#include "ssm/family/mamba2.hpp"
 #include "ssm/family/retnet.hpp"
 
 namespace ssm {
@@ -18,7 +19,8 @@ template <class... F>
 struct TypeList {};
 
 /// The one list of families. A family whose files others could be taken for stands before them.
-using Families = TypeList<H3Family, MambaFamily, RetNetFamily, DenseRetNetFamily, DenseMambaFamily>;
+using Families = TypeList<H3Family, MambaFamily, Mamba2Family, RetNetFamily, DenseRetNetFamily,
+                          DenseMambaFamily>;
 
 /// Calls visit.operator()<Family>() for every family of a list, in order.
 template <class... F, class Visit>
