@@ -27,7 +27,7 @@ using EveryOp =
          Matmul<float, S>, Normalization<float, S>, PairRotation<float, S>, Rearrange<float, S>,
          RetentionScale<float, S>, Rotary<float, S>, RunningMean<float, S>, Sample<float, S>,
          SelectiveScan<float, S>, ShiftConvolution<float, S>, ShortConvolution<float, S>,
-         SumOfSquares<float, S>>;
+         SsdScan<float, S>, SumOfSquares<float, S>>;
 
 template <class Op>
 void check_description() {

@@ -6,9 +6,13 @@
 #include <string>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
+
+template <class T, class Space>
+struct SsdScanBackward;
 
 /// A state-space model per head whose step, input and output follow the sequence, with one decay
 /// rate a head (Mamba-2's state-space duality).
@@ -50,6 +54,32 @@ struct SsdScan {
   View<const T, 4, Space> initial_state{};
   View<T, 4, Space> final_state{};
   View<T, 4, Space> y{};
+
+  static constexpr const char* name = "ssd_scan";
+  static constexpr void for_each_operand(auto&& visit) {
+    using Gradient = SsdScanBackward<T, Space>;
+    visit(input("x", "BLHP"), &SsdScan::x, &Gradient::dx);
+    visit(input("dt", "BLH"), &SsdScan::dt, &Gradient::ddt);
+    visit(parameter("A", "H"), &SsdScan::A, &Gradient::dA);
+    visit(input("B", "BLGN"), &SsdScan::B, &Gradient::dB);
+    visit(input("C", "BLGN"), &SsdScan::C, &Gradient::dC);
+    visit(parameter("skip", "H").optional(), &SsdScan::skip, &Gradient::dskip);
+    visit(parameter("dt_bias", "H").optional(), &SsdScan::dt_bias, &Gradient::ddt_bias);
+    visit(ssm::initial_state("initial_state", "SHPN"), &SsdScan::initial_state,
+          &Gradient::dinitial_state);
+    visit(ssm::final_state("final_state", "SHPN"), &SsdScan::final_state, &Gradient::dfinal_state);
+    visit(output("y", "BLHP"), &SsdScan::y, &Gradient::dy);
+  }
+  void fix_extents(ExtentsByLetter& n) const {
+    const Index heads = x.extent(2), groups = B.extent(2);
+    if (x && B && (groups == 0 || heads % groups != 0))
+      n.refuse("B",
+               message({"has ", groups, " groups, which do not divide the ", heads, " heads"}));
+  }
+  void require_rest(const ExtentsByLetter& n) const {
+    if (chunk < 0) n.refuse("chunk", message({"is ", chunk}));
+    if (!(dt_min <= dt_max)) throw ArgumentError("ssd_scan: dt_min is greater than dt_max");
+  }
 };
 
 /// The vector–Jacobian product of SsdScan. Gradients of x, dt, B, C and the initial state are
@@ -78,41 +108,11 @@ concept HasSsdScan = requires(Context<B>& ctx, const SsdScan<T, typename B::Spac
   B::ssd_scan_backward(ctx, g);
 };
 
-namespace detail {
-/// Returns the extents of a state. Throws ShapeError, ArgumentError.
-template <class T, class Space>
-std::array<Index, 4> require_operands(const SsdScan<T, Space>& a) {
-  const char* op = "ssd_scan";
-  require_extents(op, "x", a.x, {dyn, dyn, dyn, dyn});
-  const auto shape = a.x.extents().to_array();
-  require_extents(op, "dt", a.dt, {shape[0], shape[1], shape[2]});
-  require_extents(op, "A", a.A, {shape[2]});
-  require_extents(op, "B", a.B, {shape[0], shape[1], dyn, dyn});
-  const Index groups = a.B.extent(2);
-  if (groups == 0 || shape[2] % groups != 0)
-    throw ShapeError(op, "B",
-                     "has " + std::to_string(groups) + " groups, which do not divide the " +
-                         std::to_string(shape[2]) + " heads");
-  require_extents(op, "C", a.C, a.B.extents().to_array());
-  require_extents_if_given(op, "skip", a.skip, {shape[2]});
-  require_extents_if_given(op, "dt_bias", a.dt_bias, {shape[2]});
-  if (a.chunk < 0) throw ShapeError(op, "chunk", "is " + std::to_string(a.chunk));
-  if (!(a.dt_min <= a.dt_max)) throw ArgumentError("ssd_scan: dt_min is greater than dt_max");
-  require_segments(op, a.segments, shape[0], shape[1]);
-  const std::array<Index, 4> states{sequence_count(shape[0], a.segments), shape[2], shape[3],
-                                    a.B.extent(3)};
-  require_extents_if_given(op, "initial_state", a.initial_state, states);
-  require_extents_if_given(op, "final_state", a.final_state, states);
-  return states;
-}
-}  // namespace detail
-
 /// Computes SsdScan, whose docstring says the rest.
 template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan(Context<B>& ctx, const SsdScan<T, typename B::Space>& a) {
-  detail::require_operands(a);
-  require_extents("ssd_scan", "y", a.y, a.x.extents().to_array());
+  require_operands(a);
   B::ssd_scan(ctx, a);
 }
 
@@ -120,21 +120,7 @@ void ssd_scan(Context<B>& ctx, const SsdScan<T, typename B::Space>& a) {
 template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan_backward(Context<B>& ctx, const SsdScanBackward<T, typename B::Space>& g) {
-  const char* op = "ssd_scan_backward";
-  const auto states = detail::require_operands(g.forward);
-  const auto x = g.forward.x.extents().to_array();
-  const auto dt = g.forward.dt.extents().to_array();
-  const auto shared = g.forward.B.extents().to_array();
-  require_extents(op, "dy", g.dy, x);
-  require_extents_if_given(op, "dfinal_state", g.dfinal_state, states);
-  require_extents_if_given(op, "dx", g.dx, x);
-  require_extents_if_given(op, "ddt", g.ddt, dt);
-  require_extents_if_given(op, "dA", g.dA, {x[2]});
-  require_extents_if_given(op, "dB", g.dB, shared);
-  require_extents_if_given(op, "dC", g.dC, shared);
-  require_extents_if_given(op, "dskip", g.dskip, {x[2]});
-  require_extents_if_given(op, "ddt_bias", g.ddt_bias, {x[2]});
-  require_extents_if_given(op, "dinitial_state", g.dinitial_state, states);
+  require_gradients<SsdScan<T, typename B::Space>>(g);
   B::ssd_scan_backward(ctx, g);
 }
 
