@@ -80,8 +80,8 @@ class LayerVerbs {
                 G& gradients, const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;
     if constexpr (Call::template has_tape<Tape>() && Call::template has_gradients<G>() &&
-                  Call::runs() && Call::template takes<detail::Operand::dy, false, DY>() &&
-                  Call::template takes<detail::Operand::dx, false, DX>())
+                  Call::runs() && Call::template takes<detail::VerbOperand::dy, false, DY>() &&
+                  Call::template takes<detail::VerbOperand::dx, false, DX>())
       Call::run_back(ctx, self(), parameters, tape, Call::sequences(dy), Call::sequences(dx),
                      gradients, ends);
   }
@@ -92,7 +92,7 @@ class LayerVerbs {
                 const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;
     if constexpr (Call::template has_tape<Tape>() && Call::template has_gradients<G>() &&
-                  Call::runs() && Call::template takes<detail::Operand::dy, false, DY>())
+                  Call::runs() && Call::template takes<detail::VerbOperand::dy, false, DY>())
       Call::run_back(ctx, self(), parameters, tape, Call::sequences(dy), {}, gradients, ends);
   }
 

@@ -25,70 +25,74 @@ using InputOf =
 
 namespace detail {
 
-enum class Operand { x, y, dy, dx };
+enum class VerbOperand { x, y, dy, dx };
 
 // Each of these says in one sentence what is wrong with an operand. `fits` is passed through, so
 // that a verb stops there.
-template <Operand name, bool fits>
+template <VerbOperand name, bool fits>
 constexpr bool is_tensor_like() {
-  static_assert(fits || name != Operand::x, "x is nothing that ssm::view_of takes");
-  static_assert(fits || name != Operand::y, "y is nothing that ssm::view_of takes");
-  static_assert(fits || name != Operand::dy, "dy is nothing that ssm::view_of takes");
-  static_assert(fits || name != Operand::dx, "dx is nothing that ssm::view_of takes");
+  static_assert(fits || name != VerbOperand::x, "x is nothing that ssm::view_of takes");
+  static_assert(fits || name != VerbOperand::y, "y is nothing that ssm::view_of takes");
+  static_assert(fits || name != VerbOperand::dy, "dy is nothing that ssm::view_of takes");
+  static_assert(fits || name != VerbOperand::dx, "dx is nothing that ssm::view_of takes");
   return fits;
 }
-template <Operand name, bool is_token, bool is_step, bool fits>
+template <VerbOperand name, bool is_token, bool is_step, bool fits>
 constexpr bool has_fitting_rank() {
-  constexpr bool is_x = name == Operand::x;
+  constexpr bool is_x = name == VerbOperand::x;
   static_assert(fits || !is_x || is_token || is_step, "x must be [L, D] or [B, L, D]");
   static_assert(fits || !is_x || is_token || !is_step, "x_t must be [D] or [B, D]");
   static_assert(fits || !is_x || !is_token || is_step, "tokens must be [L] or [B, L]");
   static_assert(fits || !is_x || !is_token || !is_step, "the tokens of a step must be [B]");
-  static_assert(fits || name != Operand::y || is_step, "y must be [L, D] or [B, L, D]");
-  static_assert(fits || name != Operand::y || !is_step, "y_t must be [D] or [B, D]");
-  static_assert(fits || name != Operand::dy, "dy must be [L, D] or [B, L, D]");
-  static_assert(fits || name != Operand::dx, "dx must be [L, D] or [B, L, D]");
+  static_assert(fits || name != VerbOperand::y || is_step, "y must be [L, D] or [B, L, D]");
+  static_assert(fits || name != VerbOperand::y || !is_step, "y_t must be [D] or [B, D]");
+  static_assert(fits || name != VerbOperand::dy, "dy must be [L, D] or [B, L, D]");
+  static_assert(fits || name != VerbOperand::dx, "dx must be [L, D] or [B, L, D]");
   return fits;
 }
-template <Operand name, bool is_token, bool fits>
+template <VerbOperand name, bool is_token, bool fits>
 constexpr bool has_fitting_scalar() {
-  static_assert(fits || name != Operand::x || is_token,
+  static_assert(fits || name != VerbOperand::x || is_token,
                 "x is of another scalar than the parameters");
-  static_assert(fits || name != Operand::x || !is_token, "tokens must be of type ssm::Token");
-  static_assert(fits || name != Operand::y, "y is of another scalar than the parameters");
-  static_assert(fits || name != Operand::dy, "dy is of another scalar than the parameters");
-  static_assert(fits || name != Operand::dx, "dx is of another scalar than the parameters");
+  static_assert(fits || name != VerbOperand::x || !is_token, "tokens must be of type ssm::Token");
+  static_assert(fits || name != VerbOperand::y, "y is of another scalar than the parameters");
+  static_assert(fits || name != VerbOperand::dy, "dy is of another scalar than the parameters");
+  static_assert(fits || name != VerbOperand::dx, "dx is of another scalar than the parameters");
   return fits;
 }
-template <Operand name, bool fits>
+template <VerbOperand name, bool fits>
 constexpr bool lies_in_fitting_memory() {
-  static_assert(fits || name != Operand::x, "x lies in other memory than the context's backend");
-  static_assert(fits || name != Operand::y, "y lies in other memory than the context's backend");
-  static_assert(fits || name != Operand::dy, "dy lies in other memory than the context's backend");
-  static_assert(fits || name != Operand::dx, "dx lies in other memory than the context's backend");
+  static_assert(fits || name != VerbOperand::x,
+                "x lies in other memory than the context's backend");
+  static_assert(fits || name != VerbOperand::y,
+                "y lies in other memory than the context's backend");
+  static_assert(fits || name != VerbOperand::dy,
+                "dy lies in other memory than the context's backend");
+  static_assert(fits || name != VerbOperand::dx,
+                "dx lies in other memory than the context's backend");
   return fits;
 }
-template <Operand name, bool fits>
+template <VerbOperand name, bool fits>
 constexpr bool is_writable() {
-  static_assert(fits || name != Operand::y, "y is const, and is to be written");
-  static_assert(fits || name != Operand::dx, "dx is const, and is to be written");
+  static_assert(fits || name != VerbOperand::y, "y is const, and is to be written");
+  static_assert(fits || name != VerbOperand::dx, "dx is const, and is to be written");
   return fits;
 }
 
 /// Whether a verb takes X as this operand of layer L, with elements of T in Space; a static_assert
 /// says why not.
-template <Operand name, class L, class T, class Space, bool is_step, class X>
+template <VerbOperand name, class L, class T, class Space, bool is_step, class X>
 constexpr bool is_operand() {
   if constexpr (is_tensor_like<name, TensorLike<X>>()) {
     using V = ViewTypeOf<X>;
-    constexpr bool is_token = name == Operand::x && ReadsTokens<L>;
+    constexpr bool is_token = name == VerbOperand::x && ReadsTokens<L>;
     constexpr int batched = is_token || is_step ? (is_token && is_step ? 1 : 2) : 3;
     constexpr bool is_vector = MatrixLike<X> && requires {
       requires bool(X::IsVectorAtCompileTime);
     };
     constexpr int rank = is_vector && batched < 3 ? 1 : V::rank();
     constexpr bool may_lack_batch = !(is_token && is_step);
-    constexpr bool must_write = name == Operand::y || name == Operand::dx;
+    constexpr bool must_write = name == VerbOperand::y || name == VerbOperand::dx;
     using Wanted = std::conditional_t<is_token, Token, T>;
     const bool fits[] = {
         has_fitting_rank < name,

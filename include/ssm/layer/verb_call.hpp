@@ -41,13 +41,14 @@ class VerbCall {
       return false;
     }
   }
-  template <Operand name, bool is_step, class X>
+  template <VerbOperand name, bool is_step, class X>
   static constexpr bool takes() {
     return is_operand<name, L, T, Space, is_step, std::remove_reference_t<X>>();
   }
   template <bool is_step, class X, class Y>
   static constexpr bool evaluates() {
-    if constexpr (runs() && takes<Operand::x, is_step, X>() && takes<Operand::y, is_step, Y>()) {
+    if constexpr (runs() && takes<VerbOperand::x, is_step, X>() &&
+                  takes<VerbOperand::y, is_step, Y>()) {
       constexpr Index in = ReadsTokens<L> ? dyn : static_width<std::remove_reference_t<X>>();
       constexpr Index out = static_width<std::remove_reference_t<Y>>();
       if constexpr (in != dyn || out != dyn)
