@@ -116,7 +116,8 @@ class ExtentsByLetter {
   /// Throws  ShapeError  unless the segments cut L into sequences
   void require_segments() {
     if ((*this)['B'] == dyn || (*this)['L'] == dyn || (*this)['S'] != dyn) return;
-    ssm::require_segments(op_name(), segments_, (*this)['B'], (*this)['L']);
+    if (!are_segments(segments_, (*this)['B'], (*this)['L']))
+      detail::refuse_segments(op_name(), segments_, (*this)['B'], (*this)['L']);
     set('S', sequence_count((*this)['B'], segments_));
   }
   [[noreturn, gnu::cold, gnu::noinline]] void refuse(const char* name,

@@ -18,21 +18,36 @@ inline Index sequence_count(Index batch, Segments segments) {
   return segments.empty() ? batch : static_cast<Index>(segments.size()) - 1;
 }
 
-/// Throws  ShapeError  unless the offsets rise from 0 to `length` and the batch is one
-inline void require_segments(std::string_view op, Segments segments, Index batch, Index length) {
-  if (segments.empty()) return;
+/// Whether the offsets rise from 0 to `length` and the batch is one; or nothing is packed.
+inline bool are_segments(Segments segments, Index batch, Index length) {
+  if (segments.empty()) return true;
+  if (batch != 1 || segments.size() < 2 || segments.front() != 0 || segments.back() != length)
+    return false;
+  for (std::size_t i = 1; i < segments.size(); ++i)
+    if (segments[i] < segments[i - 1]) return false;
+  return true;
+}
+
+namespace detail {
+[[noreturn, gnu::cold, gnu::noinline]] inline void refuse_segments(std::string_view op,
+                                                                   Segments segments, Index batch,
+                                                                   Index length) {
   if (batch != 1)
     throw ShapeError(op, "batch", message({"must be 1 with packed segments, got ", batch}));
   std::size_t wrong = 0;
   while (wrong < segments.size() && segments[wrong] <= length &&
          (wrong == 0 ? segments[wrong] == 0 : segments[wrong] >= segments[wrong - 1]))
     ++wrong;
-  const std::size_t last = segments.size() - 1;
-  if (wrong > last && last > 0 && segments[last] == length) return;
-  if (wrong > last) wrong = last;
+  if (wrong == segments.size()) --wrong;
   throw ShapeError(op, "segments",
                    message({"must rise from 0 to the length ", length, ", but offset ", wrong,
                             " of ", segments.size(), " is ", segments[wrong]}));
+}
+}  // namespace detail
+
+/// Throws  ShapeError  unless the offsets rise from 0 to `length` and the batch is one
+inline void require_segments(std::string_view op, Segments segments, Index batch, Index length) {
+  if (!are_segments(segments, batch, length)) detail::refuse_segments(op, segments, batch, length);
 }
 
 /// One sequence of a batch or of a packed row: `row` counts states, `batch` is the axis of the
