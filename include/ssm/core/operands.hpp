@@ -48,11 +48,13 @@ struct Operand {
   bool is_optional = false;           // may be left out
   bool has_optional_gradient = true;  // of what is read
 
+  /// The same, which a call may leave out.
   constexpr Operand optional() const {
     Operand other = *this;
     other.is_optional = true;
     return other;
   }
+  /// The same, whose gradient the call of the gradient may not leave out.
   constexpr Operand with_gradient() const {
     Operand other = *this;
     other.has_optional_gradient = false;
@@ -60,24 +62,31 @@ struct Operand {
   }
 };
 
+/// An operand with Role::input.
 constexpr Operand input(const char* name, const char* letters) {
   return {name, letters, Role::input};
 }
+/// An operand with Role::parameter.
 constexpr Operand parameter(const char* name, const char* letters) {
   return {name, letters, Role::parameter};
 }
+/// An operand with Role::initial_state, optional.
 constexpr Operand initial_state(const char* name, const char* letters) {
   return {name, letters, Role::initial_state, true};
 }
+/// An operand with Role::final_state, optional.
 constexpr Operand final_state(const char* name, const char* letters) {
   return {name, letters, Role::final_state, true};
 }
+/// An operand with Role::output.
 constexpr Operand output(const char* name, const char* letters) {
   return {name, letters, Role::output};
 }
+/// An operand with Role::updated.
 constexpr Operand updated(const char* name, const char* letters) {
   return {name, letters, Role::updated};
 }
+/// An operand with Role::again.
 constexpr Operand again(const char* name, const char* letters) {
   return {name, letters, Role::again};
 }
@@ -96,7 +105,9 @@ class ExtentsByLetter {
     extents_.fill(dyn);
   }
 
+  /// The extent of a letter, or `dyn` where no operand has fixed it yet.
   Index operator[](char letter) const { return extents_[place(letter)]; }
+  /// Fixes the extent of a letter.
   void set(char letter, Index extent) { extents_[place(letter)] = extent; }
 
   /// From here on errors are about the call of the gradient, "scale_backward".
@@ -120,6 +131,7 @@ class ExtentsByLetter {
       detail::refuse_segments(op_name(), segments_, (*this)['B'], (*this)['L']);
     set('S', sequence_count((*this)['B'], segments_));
   }
+  /// Throws  ShapeError:  the operand of that name, and the reason
   [[noreturn, gnu::cold, gnu::noinline]] void refuse(const char* name,
                                                      const std::string& reason) const {
     throw ShapeError(op_name(), name, reason);
