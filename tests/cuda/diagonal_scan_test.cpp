@@ -127,7 +127,8 @@ TEST_CASE("gradients that nobody wants are not written") {
     backward.dgate_out = run.gradient.dgate_out;
     backward.dfinal_state = run.gradient.dfinal_state;
     diagonal_scan_backward(ctx, backward);
-    CHECK(difference(run.gradient.dgate_out, expected.gradient.dgate_out) < tolerance<float>.gradient);
+    CHECK(difference(run.gradient.dgate_out, expected.gradient.dgate_out) <
+          tolerance<float>.gradient);
   }
   cuda::pretend_tensor_core_kernels(false);
 }
