@@ -114,24 +114,37 @@ struct OperandRun {
   std::vector<std::shared_ptr<void>> memory_;
 };
 
+/// Calls visit(what, actual, expected, is_gradient) for everything that the calls wrote.
+template <class Op, class Gradient, class Visit>
+void for_each_result(const OperandRun<Op, Gradient>& actual,
+                     const OperandRun<Op, Gradient>& expected, Visit&& visit) {
+  Op::for_each_operand([&](const Operand& what, auto member, auto partner) {
+    if (what.role == Role::again) return;
+    if (!is_read(what) && expected.forward.*member)
+      visit(what, actual.forward.*member, expected.forward.*member, false);
+    if constexpr (!std::is_null_pointer_v<decltype(partner)>)
+      if (is_read(what) && expected.gradient.*partner)
+        visit(what, actual.gradient.*partner, expected.gradient.*partner, true);
+  });
+}
+
 /// Everything that the calls wrote is the same, to the tolerance of the scalar.
 template <class Op, class Gradient>
 void expect_equal(const OperandRun<Op, Gradient>& actual,
                   const OperandRun<Op, Gradient>& expected) {
-  Op::for_each_operand([&](const Operand& what, auto member, auto partner) {
-    using T = typename std::remove_cvref_t<decltype(actual.forward.*member)>::Value;
-    if (what.role == Role::again) return;
-    if (!is_read(what) && expected.forward.*member) {
-      CAPTURE(what.name);
-      CHECK(difference(actual.forward.*member, expected.forward.*member) < tolerance<T>.value);
-    }
-    if constexpr (!std::is_null_pointer_v<decltype(partner)>) {
-      if (is_read(what) && expected.gradient.*partner) {
+  for_each_result(
+      actual, expected, [](const Operand& what, const auto& a, const auto& b, bool is_gradient) {
+        using T = typename std::remove_cvref_t<decltype(a)>::Value;
         CAPTURE(what.name);
-        CHECK(difference(actual.gradient.*partner, expected.gradient.*partner) <
-              tolerance<T>.gradient);
-      }
-    }
+        CHECK(difference(a, b) < (is_gradient ? tolerance<T>.gradient : tolerance<T>.value));
+      });
+}
+/// To the last bit.
+template <class Op, class Gradient>
+void expect_same(const OperandRun<Op, Gradient>& actual, const OperandRun<Op, Gradient>& expected) {
+  for_each_result(actual, expected, [](const Operand& what, const auto& a, const auto& b, bool) {
+    CAPTURE(what.name);
+    CHECK(difference(a, b) == 0);
   });
 }
 
@@ -140,12 +153,6 @@ template <class Case, class Op, class Gradient>
 void expect_equal(const Case&, const OperandRun<Op, Gradient>& actual,
                   const OperandRun<Op, Gradient>& expected) {
   expect_equal(actual, expected);
-}
-
-/// Whether two calls of a gradient wrote the same bits there.
-template <class V>
-bool same_bits(const V& a, const V& b) {
-  return std::equal(a.data(), a.data() + a.size(), b.data());
 }
 
 }  // namespace ssm::test

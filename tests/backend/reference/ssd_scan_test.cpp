@@ -339,7 +339,6 @@ TEST_CASE("operands that do not fit are named") {
   refuses([&](auto& a) { a.initial_state = turned; },
           "ssd_scan: initial_state must be [2, 4, 3, 5], got [2, 4, 5, 3]");
   refuses([&](auto& a) { a.y = {}; }, "ssd_scan: y is missing");
-  refuses([&](auto& a) { a.chunk = -1; }, "ssd_scan: chunk is -1");
   auto limits = call.operands();
   limits.dt_min = 2;
   limits.dt_max = 1;
