@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <limits>
-
 #include "../check_layer.hpp"  // not_a_number, filled_like
 #include "ssm/op/ssd_scan.hpp"
 
@@ -68,7 +66,6 @@ void check_ssd_scan(Trial& trial) {
                                 .skip = skip,
                                 .dt_bias = dt_bias,
                                 .dt_softplus = trial.config().boolean("dt_softplus", false),
-                                .dt_min = -std::numeric_limits<double>::infinity(),
                                 .segments = segments,
                                 .initial_state = initial,
                                 .final_state = final,

@@ -150,12 +150,12 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     require_divides("head_dim", head_dim_, inner(), "channels inside");
     require_divides("groups", groups_, heads(), "heads");
     if (!(dt_limit_min_ >= 0 && dt_limit_min_ <= dt_limit_max_))
-      throw ArgumentError("Mamba2: dt_limit_min " + std::to_string(dt_limit_min_) +
-                          " and dt_limit_max " + std::to_string(dt_limit_max_) +
-                          " must be a range of numbers that are not negative");
+      throw ArgumentError(
+          message({"Mamba2: dt_limit_min ", dt_limit_min_, " and dt_limit_max ", dt_limit_max_,
+                   " must be a range of numbers that are not negative"}));
     if (!(A_min_ > 0 && A_min_ <= A_max_ && std::isfinite(A_max_)))
-      throw ArgumentError("Mamba2: A_min " + std::to_string(A_min_) + " and A_max " +
-                          std::to_string(A_max_) + " must be a range of positive numbers");
+      throw ArgumentError(message({"Mamba2: A_min ", A_min_, " and A_max ", A_max_,
+                                   " must be a range of positive numbers"}));
   }
 
   Index channels() const { return out_.outputs(); }
@@ -370,8 +370,8 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
  private:
   static void require_divides(const char* name, Index divisor, Index whole, const char* what) {
     if (whole % divisor != 0)
-      throw ArgumentError("Mamba2: " + std::string(name) + " " + std::to_string(divisor) +
-                          " does not divide " + std::to_string(whole) + " " + what);
+      throw ArgumentError(
+          message({"Mamba2: ", name, " ", divisor, " does not divide ", whole, " ", what}));
   }
 
   /// What the convolution filters: u, B and C.

@@ -26,14 +26,12 @@ struct SsdScanBackward;
 /// B, C            [B, L, G, N]  shared by the H/G heads of a group; G divides H
 /// skip            [H]           optional
 /// dt_bias         [H]           optional
-/// chunk                         positions that are multiplied with each other directly, where a
-///                               backend does so; 0: the backend chooses
 /// segments                      optional: batch of one, each segment is a sequence with a row of
 ///                               state
 /// initial_state   [S, H, P, N]  optional, zero if left out; S sequences
 /// final_state     [S, H, P, N]  optional, overwritten; may be the same memory as initial_state
 /// y               [B, L, H, P]  overwritten; must not alias the inputs
-/// Cost    4·B·L·H·N·P operations, and B·L·H·chunk·(N + P) more by chunks; no L×L matrix in memory
+/// Cost    4·B·L·H·N·P operations, no L×L matrix in memory
 /// Throws  ShapeError  if B, L, H, P or N disagree or G does not divide H; ArgumentError  for
 ///         limits that no step meets
 /// Source  Dao and Gu 2024 (Mamba-2) §6; state-spaces/mamba, ssd_minimal_discrete
@@ -47,9 +45,8 @@ struct SsdScan {
   View<const T, 1, Space> skip{};
   View<const T, 1, Space> dt_bias{};
   bool dt_softplus = false;
-  double dt_min = 0;
+  double dt_min = -std::numeric_limits<double>::infinity();
   double dt_max = std::numeric_limits<double>::infinity();
-  Index chunk = 0;
   Segments segments{};
   View<const T, 4, Space> initial_state{};
   View<T, 4, Space> final_state{};
@@ -76,8 +73,7 @@ struct SsdScan {
       n.refuse("B",
                message({"has ", groups, " groups, which do not divide the ", heads, " heads"}));
   }
-  void require_rest(const ExtentsByLetter& n) const {
-    if (chunk < 0) n.refuse("chunk", message({"is ", chunk}));
+  void require_rest(const ExtentsByLetter&) const {
     if (!(dt_min <= dt_max)) throw ArgumentError("ssd_scan: dt_min is greater than dt_max");
   }
 };
