@@ -98,17 +98,25 @@ concept Real = std::same_as<T, float> || std::same_as<T, double>;
 template <class T>
 concept HalfStorage = std::same_as<T, BFloat16> || std::same_as<T, Float16>;
 
-/// The type in which sums of T are kept.
+namespace detail {
 template <class T>
-struct AccumulatorOf {
+struct WideOf {
   using Type = T;
 };
 template <HalfStorage T>
-struct AccumulatorOf<T> {
+struct WideOf<T> {
   using Type = float;
 };
 template <class T>
-using Accumulator = typename AccumulatorOf<T>::Type;
+struct WideOf<const T> {
+  using Type = const typename WideOf<T>::Type;
+};
+}  // namespace detail
+
+/// What goes with sequences and weight matrices in T: the type of all other parameters, of states,
+/// gradients of parameters, statistics, and of arithmetic. float for the half types, else T itself.
+template <class T>
+using Wide = typename detail::WideOf<T>::Type;
 
 /// Converts between any two scalars; half types go through float. Fractions are cut off; what an
 /// integer cannot hold becomes its largest or smallest value, and a NaN zero.

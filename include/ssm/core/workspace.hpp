@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/core/scalar.hpp"
 #include "ssm/core/tensor_view.hpp"
 
 namespace ssm {
@@ -116,6 +117,8 @@ class Workspace {
     T* result = reinterpret_cast<T*>(take_bytes(bytes));
     if constexpr (Space::host_readable && std::numeric_limits<T>::has_quiet_NaN)
       if (fill_with_nan_) std::fill_n(result, count, std::numeric_limits<T>::quiet_NaN());
+    if constexpr (Space::host_readable && HalfStorage<T>)
+      if (fill_with_nan_) std::fill_n(result, count, T(std::numeric_limits<float>::quiet_NaN()));
     return result;
   }
   std::byte* take_bytes(std::size_t bytes) {

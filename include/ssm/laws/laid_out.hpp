@@ -45,7 +45,7 @@ class LaidOut {
   LaidOut(Strides strides, Index batch, Index length, Index width) {
     const Index size = 4 + batch * (length + 3) * (width + 3);
     memory_.resize({3 * size});
-    ssm::fill(memory_, std::numeric_limits<T>::quiet_NaN());
+    ssm::fill(memory_, scalar_cast<T>(std::numeric_limits<Wide<T>>::quiet_NaN()));
     T* start = memory_.data() + size;
     const View<T, 3> plain(start, {batch, length, width});
     switch (strides) {
@@ -65,13 +65,13 @@ class LaidOut {
         view_ = plain.reverse(1);
         break;
     }
-    ssm::fill(view_, T{0});
+    ssm::fill(view_, T{});
     gaps_ = nan_count();
   }
   LaidOut(Strides strides, const NamedTensor& from)
       : LaidOut(strides, from.extents[0], from.extents[1], from.extents[2]) {
     std::size_t next = 0;
-    ssm::for_each_element([&](T& element) { element = static_cast<T>(from.values[next++]); },
+    ssm::for_each_element([&](T& element) { element = scalar_cast<T>(from.values[next++]); },
                           view_);
   }
 
@@ -83,8 +83,9 @@ class LaidOut {
     Index own = 0;
     ssm::for_each_element(
         [&](const T& element) {
-          own += std::isnan(element) ? 1 : 0;
-          result.values.push_back(static_cast<double>(element));
+          const auto value = scalar_cast<double>(element);
+          own += std::isnan(value) ? 1 : 0;
+          result.values.push_back(value);
         },
         view_);
     if (nan_count() != gaps_ + own && !result.values.empty())
@@ -95,7 +96,7 @@ class LaidOut {
  private:
   Index nan_count() const {
     return std::count_if(memory_.data(), memory_.data() + memory_.size(),
-                         [](T element) { return std::isnan(element); });
+                         [](T element) { return std::isnan(scalar_cast<double>(element)); });
   }
 
   DynamicTensor<T, 1> memory_;

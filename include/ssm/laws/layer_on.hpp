@@ -33,6 +33,7 @@ class LayerOn : public Subject {
   using Parameters = typename L::template Parameters<T, Space>;
   using State = typename L::template State<T, Space>;
   using Tape = typename L::template Tape<T, Space>;
+  using Gradients = GradientsOf<Parameters>;
   using Sequence = LaidOut<T>;
   using Sequences =  // what the layer reads
       std::conditional_t<ReadsTokens<L>, DynamicTensor<Token, 2, Space>, Sequence>;
@@ -45,7 +46,7 @@ class LayerOn : public Subject {
   }
 
   std::string name() const override { return name_; }
-  std::string_view scalar() const override { return scalar_name<T>(); }
+  std::string_view scalar() const override { return scalar_name<Wide<T>>(); }
   Tolerance tolerance() const override { return ssm::tolerance<T>; }
   Index outputs() const override {
     if constexpr (ReadsTokens<L>)
@@ -71,6 +72,13 @@ class LayerOn : public Subject {
   Bundle initial_parameters(Seed seed) override {
     return read_parameters(layer_.template initialize<T>(*context_, seed));
   }
+  Bundle kept_parameters(const Bundle& parameters) override {
+    return read_parameters(write_parameters(parameters));
+  }
+  NamedTensor kept_sequence(const NamedTensor& sequence) const override {
+    if (sequence.extents.size() < 3) return sequence;  // tokens
+    return Sequence(Strides::none, sequence).read(sequence.name);
+  }
   Bundle zero_state(Index sequences) override {
     return read_state(layer_.template initial_state<T>(*context_, sequences));
   }
@@ -85,7 +93,7 @@ class LayerOn : public Subject {
     const Sequences x = write_input(call.strides, call.x);
     Outcome result = evaluate(call, parameters, x, &*tape_);
     const Sequence dy(call.strides, call.dy);
-    Parameters gradients = write_parameters(call.gradients);
+    Gradients gradients = write_parameters<Wide<T>>(call.gradients);
     State dfinal;
     State dinitial;
     SequenceGradients<State> ends;
@@ -185,25 +193,27 @@ class LayerOn : public Subject {
   }
   Sequence unwritten_sequence(const Call& call, Index width) {
     Sequence sequence(call.strides, call.batch(), call.length(), width);
-    ssm::fill(sequence.view(), call.unwritten);
+    ssm::fill(sequence.view(), scalar_cast<T>(call.unwritten));
     return sequence;
   }
   template <class U, class E>
   static void fill_unwritten(Tensor<U, E, Space>& tensor, const Call& call) {
     const bool is_nan = call.unwritten != call.unwritten;
-    const U element = std::is_integral_v<U> && is_nan ? U(-1) : static_cast<U>(call.unwritten);
+    const U element = std::is_integral_v<U> && is_nan ? U(-1) : scalar_cast<U>(call.unwritten);
     std::fill_n(tensor.data(), tensor.size(), element);
   }
 
-  Parameters write_parameters(const Bundle& from) {
-    Parameters to = layer_.template zero_parameters<T>(*context_);
+  template <class U = T>
+  auto write_parameters(const Bundle& from) {
+    auto to = layer_.template zero_parameters<U>(*context_);
     std::size_t i = 0;
     if (!from.empty())
       L::for_each_parameter(
           [&](const ParameterSpec&, auto& tensor) { write(from.at(i++), tensor); }, to);
     return to;
   }
-  static Bundle read_parameters(const Parameters& from, const std::string& prefix = "") {
+  template <class P>
+  static Bundle read_parameters(const P& from, const std::string& prefix = "") {
     Bundle to;
     L::for_each_parameter(
         [&](const ParameterSpec& spec, const auto& tensor) {

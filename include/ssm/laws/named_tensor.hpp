@@ -149,14 +149,20 @@ inline NamedTensor tokens(std::string name, std::vector<Index> extents, Index co
   return result;
 }
 
+template <class T, class E>
+std::vector<double> numbers_of(const Tensor<T, E>& tensor) {
+  std::vector<double> values(static_cast<std::size_t>(tensor.size()));
+  std::transform(tensor.data(), tensor.data() + tensor.size(), values.begin(),
+                 [](T element) { return scalar_cast<double>(element); });
+  return values;
+}
+
 /// A layer's tensor as the laws see it.
 template <class T, class E>
 NamedTensor read(std::string name, const Tensor<T, E>& tensor) {
   const auto extents = tensor.extents().to_array();
-  return {std::move(name),
-          {extents.begin(), extents.end()},
-          {tensor.data(), tensor.data() + tensor.size()},
-          std::is_integral_v<T>};
+  return {
+      std::move(name), {extents.begin(), extents.end()}, numbers_of(tensor), std::is_integral_v<T>};
 }
 
 /// The other way: takes over the elements; sizes must agree.
@@ -165,7 +171,7 @@ void write(const NamedTensor& from, Tensor<T, E>& tensor) {
   if (static_cast<Index>(from.values.size()) != tensor.size())
     throw ShapeError("write", from.name, "has another size than the layer's tensor");
   std::transform(from.values.begin(), from.values.end(), tensor.data(),
-                 [](double value) { return static_cast<T>(value); });
+                 [](double value) { return scalar_cast<T>(value); });
 }
 
 }  // namespace ssm::laws

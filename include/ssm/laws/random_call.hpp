@@ -32,8 +32,9 @@ inline Call random_call(Subject& subject, Size size, Seed seed = Seed{7}) {
   call.parameters = subject.initial_parameters(seed);
   add(call.parameters, normal_like(call.parameters, seed.fork("disturbance")), 0.2);
   round_to_float(call.parameters);
-  call.x = subject.input("x", size.batch, size.length, seed);
-  call.dy = normal("dy", {size.batch, size.length, subject.outputs()}, seed);
+  call.parameters = subject.kept_parameters(call.parameters);
+  call.x = subject.kept_sequence(subject.input("x", size.batch, size.length, seed));
+  call.dy = subject.kept_sequence(normal("dy", {size.batch, size.length, subject.outputs()}, seed));
   return call;
 }
 

@@ -49,7 +49,7 @@ class Subject {
   virtual ~Subject() = default;
 
   virtual std::string name() const = 0;         // "cpu float"
-  virtual std::string_view scalar() const = 0;  // "float", "double"
+  virtual std::string_view scalar() const = 0;  // of parameters that no half type holds: "float"
   virtual Tolerance tolerance() const = 0;
   virtual Index outputs() const = 0;
 
@@ -59,6 +59,9 @@ class Subject {
   /// Normal numbers, or tokens of the vocabulary; the name goes into the seed.
   virtual NamedTensor input(std::string name, Index batch, Index length, Seed seed) const = 0;
   virtual Bundle initial_parameters(Seed seed) = 0;
+  /// The same, rounded as the layer keeps them.
+  virtual Bundle kept_parameters(const Bundle& parameters) = 0;
+  virtual NamedTensor kept_sequence(const NamedTensor& sequence) const = 0;
   virtual Bundle zero_state(Index sequences) = 0;
   virtual Outcome forward(const Call& call) = 0;        // y, and the final state
   virtual Outcome differentiate(const Call& call) = 0;  // forward with a tape, then backward

@@ -55,7 +55,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> qkv;    // q and k after rotation
     DynamicTensor<T, 3, Space> mixed;  // what out_proj reads
-    DynamicTensor<T, 3, Space> log_sum;
+    DynamicTensor<Wide<T>, 3, Space> log_sum;
   };
 
   /// All sizes in the type.
@@ -114,7 +114,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
                              .v = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 2))),
                              .segments = options.segments,
                              .y = by_head(mixed),
-                             .log_sum = tape ? tape->log_sum.view() : View<T, 3, Space>()};
+                             .log_sum = tape ? tape->log_sum.view() : View<Wide<T>, 3, Space>()};
     if (options.initial_state != nullptr || options.final_state != nullptr) {
       const auto cache = cache_.template open<T>(ctx, frame, past, options);
       cache_.template append<T>(ctx, past, part<T, Space>(qkv, 1), cache.k);
@@ -132,7 +132,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     requires RunsOn<CausalAttention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();

@@ -72,17 +72,17 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   };
   template <class T, class Space = HostSpace>
   struct State : Inner::template State<T, Space> {
-    DynamicTensor<T, 3, Space> fused;  // empty unless carried
+    DynamicTensor<Wide<T>, 3, Space> fused;  // empty unless carried
   };
   template <class T, class Space = HostSpace>
   struct Tape : InputTape<T, Space> {
     typename Inner::template Tape<T, Space> mamba;
     typename Select::template Tape<T, Space> select;
-    DynamicTensor<T, 3, Space> gate;     // a
-    DynamicTensor<T, 3, Space> reads;    // Σ_i C·h^i
-    DynamicTensor<T, 3, Space> total;    // what silu(z) multiplies
-    DynamicTensor<T, 3, Space> dt_used;  // Δ, where the caller gives no place
-    DynamicTensor<T, 3, Space> fused;    // the initial state's
+    DynamicTensor<T, 3, Space> gate;         // a
+    DynamicTensor<T, 3, Space> reads;        // Σ_i C·h^i
+    DynamicTensor<T, 3, Space> total;        // what silu(z) multiplies
+    DynamicTensor<T, 3, Space> dt_used;      // Δ, where the caller gives no place
+    DynamicTensor<Wide<T>, 3, Space> fused;  // the initial state's
   };
 
   /// What later layers read of this one, or the gradients of that; the initial state is a copy.
@@ -92,8 +92,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   template <class T, class Space = HostSpace>
   struct KeptHidden {
     DynamicTensor<T, 3, Space> u, dt, B;
-    DynamicTensor<T, 2, Space> A;
-    DynamicTensor<T, 3, Space> initial_state;
+    DynamicTensor<Wide<T>, 2, Space> A;
+    DynamicTensor<Wide<T>, 3, Space> initial_state;
   };
 
   /// All sizes in the type.
@@ -160,7 +160,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     requires RunsOn<DenseMamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     differentiate<B, T>(ctx, p, tape, dy, dx, gradients, ends, {}, {}, {}, {});
   }
@@ -171,7 +172,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     requires RunsOn<DenseMamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends,
                      std::type_identity_t<std::span<const Hidden<T, typename B::Space>>> sources,
                      const std::type_identity_t<Hidden<T, typename B::Space>>& hidden,
@@ -226,10 +228,10 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
         .u = buffer<T, Space>(frame, kept ? &kept->u : nullptr, batch, length, inner()),
         .dt = buffer<T, Space>(frame, kept ? &kept->dt : nullptr, batch, length, inner()),
         .B = buffer<T, Space>(frame, kept ? &kept->B : nullptr, batch, length, states),
-        .A = buffer<T, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
+        .A = buffer<Wide<T>, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
     if (has_initial_state)
-      hidden.initial_state = buffer<T, Space>(frame, kept ? &kept->initial_state : nullptr,
-                                              sequences, inner(), states);
+      hidden.initial_state = buffer<Wide<T>, Space>(frame, kept ? &kept->initial_state : nullptr,
+                                                    sequences, inner(), states);
     return hidden;
   }
 
@@ -311,12 +313,14 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     if (is_carried())
       Scans::template carry_sources<B, T>(
           ctx, scan, gate, sources,
-          options.initial_state ? options.initial_state->fused.view() : View<const T, 3, Space>(),
-          options.final_state ? options.final_state->fused.view() : View<T, 3, Space>(), more);
+          options.initial_state ? options.initial_state->fused.view()
+                                : View<const Wide<T>, 3, Space>(),
+          options.final_state ? options.final_state->fused.view() : View<Wide<T>, 3, Space>(),
+          more);
     else
       Scans::template read_sources<B, T>(ctx, scan, gate, sources,
                                          sequence(tape ? &tape->reads : nullptr), more);
-    Scans::template add_to<B, T>(ctx, total, more);
+    Scans::add_to(ctx, total, more);
     activation(ctx, Activation<T, Space>{.kind = ActivationKind::silu,
                                          .x = as_rows(z),
                                          .gate = as_rows(total),

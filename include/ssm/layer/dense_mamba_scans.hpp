@@ -23,8 +23,8 @@ struct DenseMambaScans {
     std::span<const Hidden<T, Space>> sources, dsources;
     const Hidden<T, Space>&hidden, &dhidden;
     View<T, 3, Space> dgate;
-    View<const T, 3, Space> dfinal_fused;
-    View<T, 3, Space> dinitial_fused;
+    View<const Wide<T>, 3, Space> dfinal_fused;
+    View<Wide<T>, 3, Space> dinitial_fused;
   };
 
   /// Has the scan leave its steps, and copies what else later layers read.
@@ -35,10 +35,10 @@ struct DenseMambaScans {
     const Index inner = scan.A.extent(0), states = scan.A.extent(1);
     scan.dt_used = hidden.dt;
     rearrange(ctx, Rearrange<T, Space>{.x = scan.B, .y = hidden.B});
-    rearrange(ctx, Rearrange<T, Space>{.x = scan.A.reshape(1, inner, states),
-                                       .y = hidden.A.reshape(1, inner, states)});
+    rearrange(ctx, Rearrange<Wide<T>, Space>{.x = scan.A.reshape(1, inner, states),
+                                             .y = hidden.A.reshape(1, inner, states)});
     if (hidden.initial_state && scan.initial_state)
-      rearrange(ctx, Rearrange<T, Space>{.x = scan.initial_state, .y = hidden.initial_state});
+      rearrange(ctx, Rearrange<Wide<T>, Space>{.x = scan.initial_state, .y = hidden.initial_state});
   }
 
   /// A source's states read by this block.
@@ -65,7 +65,7 @@ struct DenseMambaScans {
       auto read = reading<T, typename B::Space>(sources[i], scan.C, scan.segments);
       read.y = i == 0 ? reads : y;
       selective_scan(ctx, read);
-      if (i > 0) add_to<B, T>(ctx, reads, y);
+      if (i > 0) add_to(ctx, reads, y);
     }
     Select::template select<T>(ctx, gate, reads, y);
   }
@@ -75,8 +75,8 @@ struct DenseMambaScans {
   static void carry_sources(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& scan,
                             const View<T, 3, typename B::Space>& gate,
                             std::span<const Hidden<T, typename B::Space>> sources,
-                            const View<const T, 3, typename B::Space>& initial_fused,
-                            const View<T, 3, typename B::Space>& final_fused,
+                            const View<const Wide<T>, 3, typename B::Space>& initial_fused,
+                            const View<Wide<T>, 3, typename B::Space>& final_fused,
                             const View<T, 3, typename B::Space>& y) {
     cascaded_scan(ctx, CascadedScan<T, typename B::Space>{.sources = sources,
                                                           .gate = gate,
@@ -101,16 +101,16 @@ struct DenseMambaScans {
     const auto dB = g.dB;
     g.dB = frame.template tensor<T>(dB.extents());
     if (ddt_used)
-      add_to<B, T>(ctx, ddt_used, dhidden.dt);
+      add_to(ctx, ddt_used, dhidden.dt);
     else
       g.ddt_used = dhidden.dt;
     selective_scan_backward(ctx, g);
-    add_to<B, T>(ctx, g.dB, dhidden.B);
+    add_to(ctx, g.dB, dhidden.B);
     rearrange(ctx, Rearrange<T, Space>{.x = g.dB, .y = dB});
-    add_to<B, T>(ctx, g.du, dhidden.u);
-    add_to<B, T>(ctx, g.dA, dhidden.A);
+    add_to(ctx, g.du, dhidden.u);
+    add_to(ctx, g.dA, dhidden.A);
     if (g.dinitial_state && dhidden.initial_state)
-      add_to<B, T>(ctx, g.dinitial_state, dhidden.initial_state);
+      add_to(ctx, g.dinitial_state, dhidden.initial_state);
   }
 
   /// The gradient of z, then run(what is left for what silu(z) multiplies).
@@ -188,15 +188,15 @@ struct DenseMambaScans {
     const auto to = g.dC;
     g.dC = own_dC;
     own_backward<B, T>(ctx, g, with.dhidden, ddt_used);
-    add_to<B, T>(ctx, dC, own_dC);
+    add_to(ctx, dC, own_dC);
     rearrange(ctx, Rearrange<T, Space>{.x = dC, .y = to});
   }
 
   /// sum += more; both without gaps.
-  template <class B, class T, class V>
+  template <class B, class V>
   static void add_to(Context<B>& ctx, const V& sum, const V& more) {
-    add(ctx,
-        Add<T, typename B::Space>{.a = sum.flatten(), .b = more.flatten(), .y = sum.flatten()});
+    add(ctx, Add<typename V::Value, typename B::Space>{
+                 .a = sum.flatten(), .b = more.flatten(), .y = sum.flatten()});
   }
 };
 

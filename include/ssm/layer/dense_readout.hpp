@@ -88,8 +88,8 @@ class DenseReadout {
                      const View<T, 3, typename B::Space>& dy, std::span<const Source> sources,
                      std::span<const Source> dsources, Sequence<T, typename B::Space> dx,
                      Sequence<T, typename B::Space> dq,
-                     KeyParameters<T, typename B::Space>& k_gradients,
-                     ValueParameters<T, typename B::Space>& v_gradients) const {
+                     KeyParameters<Wide<T>, typename B::Space>& k_gradients,
+                     ValueParameters<Wide<T>, typename B::Space>& v_gradients) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto like = [&](const auto& tensor) {
@@ -112,13 +112,15 @@ class DenseReadout {
           .dk = heads_.template keys<T>(dk),
           .dv = heads_.template values<T>(dv)};
       auto part = ctx.workspace().frame();
-      if (to.initial_state) g.dinitial_state = part.template tensor<T>(to.initial_state.extents());
+      if (to.initial_state)
+        g.dinitial_state = part.template tensor<Wide<T>>(to.initial_state.extents());
       decayed_attention_backward(ctx, g);
       if (i > 0) add_to<T>(ctx, dqueries.flatten(), more.flatten());
       heads_.template rotate<T>(ctx, dk, -1, 1, sources[i].position, start.segments);
       if (to.k) add_to<T>(ctx, to.k.flatten(), dk.flatten());
       if (to.v) add_to<T>(ctx, to.v.flatten(), dv.flatten());
-      if (to.initial_state) add_to<T>(ctx, to.initial_state.flatten(), g.dinitial_state.flatten());
+      if (to.initial_state)
+        add_to<Wide<T>>(ctx, to.initial_state.flatten(), g.dinitial_state.flatten());
     }
     heads_.template rotate<T>(ctx, dqueries, -1, 1, position, start.segments);
     KeySelect::template select_backward<T>(ctx, tape.k_gate, tape.q, dqueries, more, dk_gate);
@@ -130,11 +132,10 @@ class DenseReadout {
  private:
   /// One source's state, read; its keys are rotated into `keys`.
   template <class T, class B, class Source>
-  DecayedAttention<T, typename B::Space> reading(Context<B>& ctx, const Source& source,
-                                                 Sequence<const T, typename B::Space> queries,
-                                                 const View<T, 3, typename B::Space>& keys,
-                                                 const View<T, 1, typename B::Space>& log_decay,
-                                                 Segments segments) const {
+  DecayedAttention<T, typename B::Space> reading(
+      Context<B>& ctx, const Source& source, Sequence<const T, typename B::Space> queries,
+      const View<T, 3, typename B::Space>& keys,
+      const View<Wide<T>, 1, typename B::Space>& log_decay, Segments segments) const {
     copy<T>(ctx, source.k, keys);
     heads_.template rotate<T>(ctx, keys, 1, 1, source.position, segments);
     auto read = heads_.template attention<T, typename B::Space>(queries, keys, source.v, log_decay,

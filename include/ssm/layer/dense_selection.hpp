@@ -70,7 +70,7 @@ class DenseSelection {
                      Sequence<const T, typename B::Space> dy, std::span<const Source> sources,
                      std::span<const Source> dsources, View<T, 3, typename B::Space> Source::*part,
                      Sequence<T, typename B::Space> dx, Sequence<T, typename B::Space> dh,
-                     Parameters<T, typename B::Space>& gradients, bool accumulate) const {
+                     Parameters<Wide<T>, typename B::Space>& gradients, bool accumulate) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     fusion_.differentiate(ctx, p.fusion, tape.fusion, dy, dh, gradients.fusion);

@@ -60,22 +60,22 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<DiagonalSsm, T, Space> {
-    Tensor<T, Extents<width>, Space> log_dt;             // log-seconds
-    Tensor<T, Extents<width, modes>, Space> inv_A_real;  // A = −exp(inv_A_real) + i·A_imag
-    Tensor<T, Extents<width, modes>, Space> A_imag;      // empty for real modes
-    Tensor<T, Extents<width, modes, parts>, Space> B;
-    Tensor<T, Extents<1, width, modes, parts>, Space> C;
-    Tensor<T, Extents<width>, Space> D;
+    Tensor<Wide<T>, Extents<width>, Space> log_dt;             // log-seconds
+    Tensor<Wide<T>, Extents<width, modes>, Space> inv_A_real;  // A = −exp(inv_A_real) + i·A_imag
+    Tensor<Wide<T>, Extents<width, modes>, Space> A_imag;      // empty for real modes
+    Tensor<Wide<T>, Extents<width, modes, parts>, Space> B;
+    Tensor<Wide<T>, Extents<1, width, modes, parts>, Space> C;
+    Tensor<Wide<T>, Extents<width>, Space> D;
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, width, modes, parts>, Space> diagonal;
+    Tensor<Wide<T>, Extents<dyn, width, modes, parts>, Space> diagonal;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<DiagonalSsm, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     bool convolved = false;
-    DynamicTensor<T, 2, Space> kernel;
+    DynamicTensor<Wide<T>, 2, Space> kernel;
   };
 
   /// All sizes in the type.
@@ -128,8 +128,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
     if constexpr (may_convolve) {
       if (convolve) {
-        auto kernel = buffer<T, typename B::Space>(frame, tape == nullptr ? nullptr : &tape->kernel,
-                                                   channels_, x.extent(1));
+        auto kernel = buffer<Wide<T>, typename B::Space>(
+            frame, tape == nullptr ? nullptr : &tape->kernel, channels_, x.extent(1));
         diagonal_kernel(ctx, kernel_of(scan, kernel));
         causal_convolution(
             ctx, CausalConvolution<T, typename B::Space>{
@@ -147,15 +147,16 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     requires RunsOn<DiagonalSsm, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto scan = operands(ctx, frame, p, tape.x, tape.segments);
-    auto ddt = frame.template tensor<T>(channels_);
-    auto dA = frame.template tensor<T>(channels_, mode_count(), parts);
-    fill(ctx, Fill<T, Space>{.y = ddt});
-    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    auto ddt = frame.template tensor<Wide<T>>(channels_);
+    auto dA = frame.template tensor<Wide<T>>(channels_, mode_count(), parts);
+    fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
+    fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
     auto dC = gradients.C.reshape(channels_, mode_count(), parts);
     // A forward call that convolved carried no states; their gradients alone can still force a scan
     // here.
@@ -177,8 +178,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
     if constexpr (may_convolve)
       if (convolve) {
-        auto dkernel = frame.template tensor<T>(channels_, dy.extent(1));
-        fill(ctx, Fill<T, Space>{.y = dkernel.flatten()});
+        auto dkernel = frame.template tensor<Wide<T>>(channels_, dy.extent(1));
+        fill(ctx, Fill<Wide<T>, Space>{.y = dkernel.flatten()});
         causal_convolution_backward(
             ctx, CausalConvolutionBackward<T, Space>{.forward = {.kernel = tape.kernel,
                                                                  .skip = p.D,
@@ -188,20 +189,20 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
                                                      .dx = dx,
                                                      .dkernel = dkernel,
                                                      .dskip = gradients.D});
-        diagonal_kernel_backward(ctx,
-                                 DiagonalKernelBackward<T, Space>{.forward = kernel_of(scan, {}),
-                                                                  .dkernel = dkernel,
-                                                                  .ddt = ddt,
-                                                                  .dA = dA,
-                                                                  .dB = gradients.B,
-                                                                  .dC = dC});
+        diagonal_kernel_backward(
+            ctx, DiagonalKernelBackward<Wide<T>, Space>{.forward = kernel_of(scan, {}),
+                                                        .dkernel = dkernel,
+                                                        .ddt = ddt,
+                                                        .dA = dA,
+                                                        .dB = gradients.B,
+                                                        .dC = dC});
       }
-    DiagonalParametersBackward<T, Space> g{.dt = scan.dt,
-                                           .A = scan.A,
-                                           .ddt = ddt,
-                                           .dA = dA,
-                                           .dlog_dt = gradients.log_dt,
-                                           .dinv_A_real = gradients.inv_A_real};
+    DiagonalParametersBackward<Wide<T>, Space> g{.dt = scan.dt,
+                                                 .A = scan.A,
+                                                 .ddt = ddt,
+                                                 .dA = dA,
+                                                 .dlog_dt = gradients.log_dt,
+                                                 .dinv_A_real = gradients.inv_A_real};
     if (Config.complex) g.dA_imag = gradients.A_imag;
     diagonal_parameters_backward(ctx, g);
   }
@@ -234,17 +235,19 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     const bool decaying_reals = measure_ == DiagonalMeasure::real;
     for (Index d = 0; d < channels_; ++d) {
       const auto channel = static_cast<std::uint64_t>(d);
-      p.log_dt(d) = static_cast<T>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
-      p.D(d) = static_cast<T>(skip.normal(channel));
+      p.log_dt(d) =
+          static_cast<Wide<T>>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
+      p.D(d) = static_cast<Wide<T>>(skip.normal(channel));
       const Index first = d * mode_count();
       const auto imaginary = measure_frequencies(measure_, state_, mode_count(), frequency, first);
       for (Index n = 0; n < mode_count(); ++n) {
-        p.inv_A_real(d, n) =
-            static_cast<T>(decaying_reals ? std::log(1.0 + static_cast<double>(n)) : std::log(0.5));
-        if (Config.complex) p.A_imag(d, n) = static_cast<T>(imaginary[static_cast<std::size_t>(n)]);
-        p.B(d, n, 0) = T{1};
+        p.inv_A_real(d, n) = static_cast<Wide<T>>(
+            decaying_reals ? std::log(1.0 + static_cast<double>(n)) : std::log(0.5));
+        if (Config.complex)
+          p.A_imag(d, n) = static_cast<Wide<T>>(imaginary[static_cast<std::size_t>(n)]);
+        p.B(d, n, 0) = Wide<T>{1};
         for (Index part = 0; part < parts; ++part)  // total variance 1
-          p.C(0, d, n, part) = static_cast<T>(
+          p.C(0, d, n, part) = static_cast<Wide<T>>(
               readout.normal(static_cast<std::uint64_t>((first + n) * parts + part)) /
               std::sqrt(static_cast<double>(parts)));
       }
@@ -283,11 +286,11 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
                                               const Parameters<T, typename B::Space>& p,
                                               View<const T, 3, typename B::Space> x,
                                               Segments segments) const {
-    auto dt = frame.template tensor<T>(channels_);
-    auto A = frame.template tensor<T>(channels_, mode_count(), parts);
+    auto dt = frame.template tensor<Wide<T>>(channels_);
+    auto A = frame.template tensor<Wide<T>>(channels_, mode_count(), parts);
     diagonal_parameters(
         ctx,
-        DiagonalParameters<T, typename B::Space>{
+        DiagonalParameters<Wide<T>, typename B::Space>{
             .log_dt = p.log_dt, .inv_A_real = p.inv_A_real, .A_imag = p.A_imag, .dt = dt, .A = A});
     return {.dt = dt,
             .A = A,
@@ -299,8 +302,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
             .segments = segments};
   }
   template <class T, class Space>
-  static DiagonalKernel<T, Space> kernel_of(const DiagonalScan<T, Space>& scan,
-                                            View<T, 2, Space> kernel) {
+  static DiagonalKernel<Wide<T>, Space> kernel_of(const DiagonalScan<T, Space>& scan,
+                                                  View<Wide<T>, 2, Space> kernel) {
     return {.dt = scan.dt,
             .A = scan.A,
             .B = scan.B,

@@ -111,7 +111,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     requires RunsOn<FeedForward, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("feed_forward", "dy", dy, tape.x.extents().to_array());

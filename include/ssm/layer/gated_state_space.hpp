@@ -131,7 +131,8 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
     requires RunsOn<GatedStateSpace, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();

@@ -87,10 +87,10 @@ class GauProjections {
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, const Results<T, typename B::Space>& d,
                      std::type_identity_t<View<T, 3, typename B::Space>> dx,
-                     Parameters<T, typename B::Space>& gradients, bool accumulate) const {
+                     Parameters<Wide<T>, typename B::Space>& gradients, bool accumulate) const {
     using Space = typename B::Space;
     const auto project = [&](const View<T, 3, Space>& dy, const DynamicTensor<T, 3, Space>* input,
-                             View<const T, 2, Space> weight, View<T, 2, Space> dweight) {
+                             View<const T, 2, Space> weight, View<Wide<T>, 2, Space> dweight) {
       if (input != nullptr)
         activation_backward(
             ctx, ActivationBackward<T, Space>{
@@ -105,9 +105,9 @@ class GauProjections {
     project(d.q, &tape.q, p.q_proj.weight, gradients.q_proj.weight);
     project(d.k, &tape.k, p.k_proj.weight, gradients.k_proj.weight);
     project(d.v, &tape.v, v_rows<const T, Space>(p.to_hidden.weight),
-            v_rows<T, Space>(gradients.to_hidden.weight));
+            v_rows<Wide<T>, Space>(gradients.to_hidden.weight));
     project(d.g, nullptr, g_rows<const T, Space>(p.to_hidden.weight),
-            g_rows<T, Space>(gradients.to_hidden.weight));
+            g_rows<Wide<T>, Space>(gradients.to_hidden.weight));
   }
 
   template <class T = float, class B>

@@ -71,7 +71,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<GauRetention, T, Space> {
     typename Projections::template Parameters<T, Space> projections;
-    DynamicTensor<T, 1, Space> group_norm;
+    DynamicTensor<Wide<T>, 1, Space> group_norm;
     typename Readout::template Parameters<T, Space> to_out;
     typename KeySelection::template Parameters<T, Space> k_selection;
     typename ValueSelection::template Parameters<T, Space> v_selection;
@@ -86,7 +86,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     View<T, 3, Space> v{};  // [B, L, value_dim]
     // For reading only: copies of the initial state's; null from zero, and the position in
     // gradients.
-    View<T, 4, Space> initial_state{};
+    View<Wide<T>, 4, Space> initial_state{};
     View<std::int64_t, 1, Space> position{};
   };
   /// The memory behind a Hidden: k [B, L, query_key_dim], v [B, L, value_dim], and copies of the
@@ -95,7 +95,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   struct KeptHidden {
     DynamicTensor<T, 3, Space> k;
     DynamicTensor<T, 3, Space> v;
-    DynamicTensor<T, 4, Space> initial_state;
+    DynamicTensor<Wide<T>, 4, Space> initial_state;
     DynamicTensor<std::int64_t, 1, Space> position;
   };
   template <class T, class Space = HostSpace>
@@ -159,9 +159,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     if (!is_carried() && has_initial_state) {
       hidden.position =
           buffer<std::int64_t, Space>(frame, kept ? &kept->position : nullptr, sequences);
-      hidden.initial_state =
-          buffer<T, Space>(frame, kept ? &kept->initial_state : nullptr, sequences,
-                           heads_.config().heads, heads_.head_key_dim(), heads_.head_value_dim());
+      hidden.initial_state = buffer<Wide<T>, Space>(frame, kept ? &kept->initial_state : nullptr,
+                                                    sequences, heads_.config().heads,
+                                                    heads_.head_key_dim(), heads_.head_value_dim());
     }
     return hidden;
   }
@@ -210,7 +210,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
                           tape ? &tape->projections : nullptr);
     if (hidden.initial_state && options.initial_state != nullptr) {
-      copy_flat<T>(ctx, options.initial_state->retention.flatten(), hidden.initial_state.flatten());
+      copy_flat<Wide<T>>(ctx, options.initial_state->retention.flatten(),
+                         hidden.initial_state.flatten());
       advance_position(ctx, AdvancePosition<Space>{.position = options.initial_state->position,
                                                    .y = hidden.position});
     }
@@ -247,7 +248,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     requires RunsOn<GauRetention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     differentiate_from(ctx, p, tape, tape.own.v, dy, dx, gradients, ends, Sources<T, Space>(),
@@ -260,7 +262,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     requires RunsOn<GauRetention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends,
                      std::type_identity_t<Sources<T, typename B::Space>> sources,
                      const Hidden<T, typename B::Space>& hidden,
@@ -288,7 +291,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   template <class T>
   [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     projections_.fill_parameters(p.projections, seed.fork("projections"));
-    for (Index i = 0; i < p.group_norm.size(); ++i) p.group_norm(i) = T{1};
+    for (Index i = 0; i < p.group_norm.size(); ++i) p.group_norm(i) = Wide<T>{1};
     readout_.fill_parameters(p.to_out, seed.fork("to_out"));
     k_selection_.fill_parameters(p.k_selection, seed.fork("k_selection"));
     v_selection_.fill_parameters(p.v_selection, seed.fork("v_selection"));
@@ -315,7 +318,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                           std::type_identity_t<View<const T, 3, typename B::Space>> own_v,
                           std::type_identity_t<View<const T, 3, typename B::Space>> dy,
                           std::type_identity_t<View<T, 3, typename B::Space>> dx,
-                          Parameters<T, typename B::Space>& gradients,
+                          Parameters<Wide<T>, typename B::Space>& gradients,
                           const SequenceGradients<State<T, typename B::Space>>& ends,
                           Sources<T, typename B::Space> sources,
                           Sources<T, typename B::Space> dsources,
@@ -367,7 +370,8 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     add_to<T>(ctx, dhidden.k.flatten(), d.k.flatten());
     add_to<T>(ctx, dhidden.v.flatten(), d.v.flatten());
     if (ends.initial_state != nullptr && dhidden.initial_state)
-      add_to<T>(ctx, dhidden.initial_state.flatten(), ends.initial_state->retention.flatten());
+      add_to<Wide<T>>(ctx, dhidden.initial_state.flatten(),
+                      ends.initial_state->retention.flatten());
     projections_.differentiate(ctx, p.projections, tape.projections, d, dx, gradients.projections,
                                !sources.empty());
   }

@@ -60,8 +60,9 @@ class H3 : public LayerVerbs<H3<Config>> {
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, width, Config.state>, Space> shift;
-    Tensor<T, Extents<dyn, Config.head_dim, Config.head_dim, heads, modes, 2>, Space> diagonal;
+    Tensor<Wide<T>, Extents<dyn, width, Config.state>, Space> shift;
+    Tensor<Wide<T>, Extents<dyn, Config.head_dim, Config.head_dim, heads, modes, 2>, Space>
+        diagonal;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<H3, State<T, Space>>, InputTape<T, Space> {
@@ -141,7 +142,8 @@ class H3 : public LayerVerbs<H3<Config>> {
     requires RunsOn<H3, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -221,13 +223,13 @@ class H3 : public LayerVerbs<H3<Config>> {
     using Space = typename B::Space;
     const Index rows = diagonal_.channels();
     const Index count = diagonal_.mode_count();
-    auto dt = frame.template tensor<T>(rows);
-    auto A = frame.template tensor<T>(rows, count, 2);
-    diagonal_parameters(ctx, DiagonalParameters<T, Space>{.log_dt = p.diagonal.log_dt,
-                                                          .inv_A_real = p.diagonal.inv_A_real,
-                                                          .A_imag = p.diagonal.A_imag,
-                                                          .dt = dt,
-                                                          .A = A});
+    auto dt = frame.template tensor<Wide<T>>(rows);
+    auto A = frame.template tensor<Wide<T>>(rows, count, 2);
+    diagonal_parameters(ctx, DiagonalParameters<Wide<T>, Space>{.log_dt = p.diagonal.log_dt,
+                                                                .inv_A_real = p.diagonal.inv_A_real,
+                                                                .A_imag = p.diagonal.A_imag,
+                                                                .dt = dt,
+                                                                .A = A});
     return {.shift_B = p.shift.B,
             .shift_C = p.shift.C.reshape(channels(), shift_.state()),
             .shift_skip = p.shift.D,
@@ -243,15 +245,15 @@ class H3 : public LayerVerbs<H3<Config>> {
   template <class B, class T, class Frame, class Sequence>
   void mixer_backward(Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
                       const Tape<T, typename B::Space>& tape, Sequence dmixed, Sequence dq,
-                      Sequence dk, Sequence dv, Parameters<T, typename B::Space>& gradients,
+                      Sequence dk, Sequence dv, Parameters<Wide<T>, typename B::Space>& gradients,
                       const SequenceGradients<State<T, typename B::Space>>& ends) const {
     using Space = typename B::Space;
     const Index rows = diagonal_.channels();
     const Index count = diagonal_.mode_count();
-    auto ddt = frame.template tensor<T>(rows);
-    auto dA = frame.template tensor<T>(rows, count, 2);
-    fill(ctx, Fill<T, Space>{.y = ddt});
-    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    auto ddt = frame.template tensor<Wide<T>>(rows);
+    auto dA = frame.template tensor<Wide<T>>(rows, count, 2);
+    fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
+    fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
     auto a = operands(ctx, frame, p, tape.segments);
     a.q = tape.q;
     a.k = tape.k;
@@ -282,14 +284,14 @@ class H3 : public LayerVerbs<H3<Config>> {
       g.dinitial_diagonal = ends.initial_state->diagonal;
     }
     h3_mixer_backward(ctx, g);
-    diagonal_parameters_backward(
-        ctx, DiagonalParametersBackward<T, Space>{.dt = a.dt,
-                                                  .A = a.A,
-                                                  .ddt = ddt,
-                                                  .dA = dA,
-                                                  .dlog_dt = gradients.diagonal.log_dt,
-                                                  .dinv_A_real = gradients.diagonal.inv_A_real,
-                                                  .dA_imag = gradients.diagonal.A_imag});
+    diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
+                                          .dt = a.dt,
+                                          .A = a.A,
+                                          .ddt = ddt,
+                                          .dA = dA,
+                                          .dlog_dt = gradients.diagonal.log_dt,
+                                          .dinv_A_real = gradients.diagonal.inv_A_real,
+                                          .dA_imag = gradients.diagonal.A_imag});
   }
 
   Index head_dim_;

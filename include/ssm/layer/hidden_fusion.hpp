@@ -93,7 +93,7 @@ class HiddenFusion {
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dsum,
-                     Parameters<T, typename B::Space>& gradients) const {
+                     Parameters<Wide<T>, typename B::Space>& gradients) const {
     if constexpr (Config.normalize)
       norm_.differentiate(ctx, p.norm, tape.norm, dy, dsum, gradients.norm);
     else

@@ -30,13 +30,13 @@ template <class B, class T>
 void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight,
                      View<const T, 2, typename B::Space> x, View<const T, 2, typename B::Space> dy,
                      View<T, 2, typename B::Space> dx, bool accumulate,
-                     View<T, 2, typename B::Space> dweight, View<T, 1, typename B::Space> dbias) {
+                     View<Wide<T>, 2, typename B::Space> dweight,
+                     View<Wide<T>, 1, typename B::Space> dbias) {
   using Space = typename B::Space;
   if (!weight) detail::refuse_training_in_bf16("linear");
   if (dx) matmul(ctx, Matmul<T, Space>{.a = dy, .b = weight, .accumulate = accumulate, .c = dx});
-  matmul(ctx,
-         Matmul<T, Space>{
-             .a = dy.transpose(0, 1), .b = x, .accumulate = true, .c = dweight, .a_sum = dbias});
+  weight_gradient(ctx,
+                  WeightGradient<T, Space>{.dy = dy, .x = x, .dweight = dweight, .dbias = dbias});
 }
 
 /// y = x·Wᵀ + bias at every position.
@@ -52,7 +52,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Linear, T, Space> {
     Weight<T, Extents<Config.outputs, Config.inputs>, Space> weight;
-    Tensor<T, Extents<Config.outputs>, Space> bias;  // empty without bias
+    Tensor<Wide<T>, Extents<Config.outputs>, Space> bias;  // empty without bias
   };
   template <class, class = HostSpace>
   using State = NoState;
@@ -98,7 +98,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
                      const Tape<T, typename B::Space>& tape,
                      Input<B, T, dyn, dyn, Config.outputs> dy,
                      Output<B, T, dyn, dyn, Config.inputs> dx,
-                     Parameters<T, typename B::Space>& gradients,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<NoState>& = {}) const {
     using Space = typename B::Space;
     const auto shape = tape.x.extents().to_array();

@@ -47,18 +47,18 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Mamba, T, Space> {
     typename InProjection::template Parameters<T, Space> in_proj;  // rows: x′, then z
-    Tensor<T, Extents<inner_width, 1, taps>, Space> conv_weight;
-    Tensor<T, Extents<inner_width>, Space> conv_bias;            // empty without bias
+    Tensor<Wide<T>, Extents<inner_width, 1, taps>, Space> conv_weight;
+    Tensor<Wide<T>, Extents<inner_width>, Space> conv_bias;      // empty without bias
     typename XProjection::template Parameters<T, Space> x_proj;  // rows: δ, B, C
     typename DtProjection::template Parameters<T, Space> dt_proj;
-    Tensor<T, Extents<inner_width, states>, Space> A_log;  // A = −exp(A_log)
-    Tensor<T, Extents<inner_width>, Space> D;
+    Tensor<Wide<T>, Extents<inner_width, states>, Space> A_log;  // A = −exp(A_log)
+    Tensor<Wide<T>, Extents<inner_width>, Space> D;
     typename OutProjection::template Parameters<T, Space> out_proj;
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, inner_width, taps>, Space> conv;
-    Tensor<T, Extents<dyn, inner_width, states>, Space> ssm;
+    Tensor<Wide<T>, Extents<dyn, inner_width, taps>, Space> conv;
+    Tensor<Wide<T>, Extents<dyn, inner_width, states>, Space> ssm;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<Mamba, State<T, Space>>, InputTape<T, Space> {
@@ -126,7 +126,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     requires RunsOn<Mamba, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     differentiate_with<B, T>(ctx, p, tape, dy, dx, gradients, ends, parts_of(tape),
                              [&](const auto& g) { selective_scan_backward(ctx, g); });
@@ -193,7 +194,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   void differentiate_with(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                           const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                           Output<B, T, dyn, dyn, width> dx,
-                          Parameters<T, typename B::Space>& gradients,
+                          Parameters<Wide<T>, typename B::Space>& gradients,
                           const SequenceGradients<State<T, typename B::Space>>& ends,
                           const Parts<const T, typename B::Space>& parts, Run&& run) const {
     using Space = typename B::Space;
@@ -203,8 +204,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     auto du = frame.template tensor<T>(parts.u.extents());
     auto dprojected = frame.template tensor<T>(parts.projected.extents());
     auto ddt = frame.template tensor<T>(parts.dt.extents());
-    auto dA = frame.template tensor<T>(inner(), state_);
-    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    auto dA = frame.template tensor<Wide<T>>(inner(), state_);
+    fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
     linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(parts.mixed),
                           as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
                           gradients.out_proj.weight, gradients.out_proj.bias);
@@ -223,10 +224,10 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->ssm;
     if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->ssm;
     run(g);
-    diagonal_parameters_backward(
-        ctx, DiagonalParametersBackward<T, Space>{.A = g.forward.A.reshape(inner(), state_, 1),
-                                                  .dA = dA.reshape(inner(), state_, 1),
-                                                  .dinv_A_real = gradients.A_log});
+    diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
+                                          .A = g.forward.A.reshape(inner(), state_, 1),
+                                          .dA = dA.reshape(inner(), state_, 1),
+                                          .dinv_A_real = gradients.A_log});
     linear_backward<B, T>(ctx, p.dt_proj.weight, as_rows(part(parts.projected, 0, rank_)),
                           as_rows(ddt), as_rows(part(dprojected, 0, rank_)), false,
                           gradients.dt_proj.weight, {});
@@ -275,15 +276,16 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     for (Index d = 0; d < inner(); ++d) {
       const auto channel = static_cast<std::uint64_t>(d);
       for (Index w = 0; w < taps_; ++w)
-        p.conv_weight(d, 0, w) = static_cast<T>(
+        p.conv_weight(d, 0, w) = static_cast<Wide<T>>(
             weight.uniform(static_cast<std::uint64_t>(d * taps_ + w), -bound, bound));
-      if (p.conv_bias) p.conv_bias(d) = static_cast<T>(bias.uniform(channel, -bound, bound));
+      if (p.conv_bias) p.conv_bias(d) = static_cast<Wide<T>>(bias.uniform(channel, -bound, bound));
       const double dt = std::max(
           std::exp(step.uniform(channel, std::log(dt_min_), std::log(dt_max_))), dt_floor_);
-      p.dt_proj.bias(d) = static_cast<T>(dt + std::log(-std::expm1(-dt)));  // softplus gives dt
+      p.dt_proj.bias(d) =
+          static_cast<Wide<T>>(dt + std::log(-std::expm1(-dt)));  // softplus gives dt
       for (Index n = 0; n < state_; ++n)
-        p.A_log(d, n) = static_cast<T>(std::log(1.0 + static_cast<double>(n)));
-      p.D(d) = T{1};
+        p.A_log(d, n) = static_cast<Wide<T>>(std::log(1.0 + static_cast<double>(n)));
+      p.D(d) = Wide<T>{1};
     }
   }
 
@@ -333,8 +335,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                                                const Parts<X, typename B::Space>& parts,
                                                Segments segments) const {
     using Space = typename B::Space;
-    auto A = frame.template tensor<T>(inner(), state_, 1);
-    diagonal_parameters(ctx, DiagonalParameters<T, Space>{.inv_A_real = p.A_log, .A = A});
+    auto A = frame.template tensor<Wide<T>>(inner(), state_, 1);
+    diagonal_parameters(ctx, DiagonalParameters<Wide<T>, Space>{.inv_A_real = p.A_log, .A = A});
     return {.u = parts.u,
             .dt = parts.dt,
             .A = A.reshape(inner(), state_),
@@ -353,7 +355,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                             const Parts<const T, typename B::Space>& parts,
                             View<const T, 3, typename B::Space> du,
                             View<T, 3, typename B::Space> dxz,
-                            Parameters<T, typename B::Space>& gradients,
+                            Parameters<Wide<T>, typename B::Space>& gradients,
                             const SequenceGradients<State<T, typename B::Space>>& ends) const {
     using Space = typename B::Space;
     ShortConvolutionBackward<T, Space> g{

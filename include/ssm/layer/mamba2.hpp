@@ -94,27 +94,27 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Mamba2, T, Space> {
     typename InProjection::template Parameters<T, Space> in_proj;  // rows: z, u, B, C, δ
-    Tensor<T, Extents<filtered_width, 1, taps>, Space> conv_weight;
-    Tensor<T, Extents<filtered_width>, Space> conv_bias;  // empty without bias
-    Tensor<T, Extents<head_count>, Space> dt_bias;
-    Tensor<T, Extents<head_count>, Space> A_log;  // A = −exp(A_log)
-    Tensor<T, Extents<head_count>, Space> D;
-    Tensor<T, Extents<inner_width>, Space> norm_weight;
+    Tensor<Wide<T>, Extents<filtered_width, 1, taps>, Space> conv_weight;
+    Tensor<Wide<T>, Extents<filtered_width>, Space> conv_bias;  // empty without bias
+    Tensor<Wide<T>, Extents<head_count>, Space> dt_bias;
+    Tensor<Wide<T>, Extents<head_count>, Space> A_log;  // A = −exp(A_log)
+    Tensor<Wide<T>, Extents<head_count>, Space> D;
+    Tensor<Wide<T>, Extents<inner_width>, Space> norm_weight;
     typename OutProjection::template Parameters<T, Space> out_proj;
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, filtered_width, taps>, Space> conv;
-    Tensor<T, Extents<dyn, head_count, head_width, states>, Space> ssm;
+    Tensor<Wide<T>, Extents<dyn, filtered_width, taps>, Space> conv;
+    Tensor<Wide<T>, Extents<dyn, head_count, head_width, states>, Space> ssm;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<Mamba2, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
-    DynamicTensor<T, 3, Space> projected;  // [B, L, 2·inner + 2·G·N + H]   z, u, B, C, δ
-    DynamicTensor<T, 3, Space> filtered;   // [B, L, inner + 2·G·N]         u, B, C
-    DynamicTensor<T, 3, Space> scanned;    // [B, L, inner]                 before the gate
-    DynamicTensor<T, 3, Space> mixed;      // [B, L, inner]                 what out_proj reads
-    DynamicTensor<T, 2, Space> scale;      // [G, B·L]                      of the norm
+    DynamicTensor<T, 3, Space> projected;    // [B, L, 2·inner + 2·G·N + H]   z, u, B, C, δ
+    DynamicTensor<T, 3, Space> filtered;     // [B, L, inner + 2·G·N]         u, B, C
+    DynamicTensor<T, 3, Space> scanned;      // [B, L, inner]                 before the gate
+    DynamicTensor<T, 3, Space> mixed;        // [B, L, inner]                 what out_proj reads
+    DynamicTensor<Wide<T>, 2, Space> scale;  // [G, B·L]                      of the norm
   };
 
   /// All sizes in the type.
@@ -225,7 +225,8 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     requires RunsOn<Mamba2, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -234,8 +235,8 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     auto gated = frame.template tensor<T>(tape.mixed.extents());
     auto dgated = frame.template tensor<T>(tape.mixed.extents());
     auto dmixed = frame.template tensor<T>(tape.mixed.extents());
-    auto dA = frame.template tensor<T>(heads(), 1, 1);
-    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    auto dA = frame.template tensor<Wide<T>>(heads(), 1, 1);
+    fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
 
     linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
                           as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
@@ -289,7 +290,7 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
       conv.dinitial_state = ends.initial_state->conv;
     }
     ssd_scan_backward(ctx, scan);
-    diagonal_parameters_backward(ctx, DiagonalParametersBackward<T, Space>{
+    diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
                                           .A = scan.forward.A.reshape(heads(), 1, 1),
                                           .dA = dA,
                                           .dinv_A_real = gradients.A_log.reshape(heads(), 1)});
@@ -338,11 +339,11 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
       const auto head = static_cast<std::uint64_t>(h);
       const double dt =
           std::max(std::exp(step.uniform(head, std::log(dt_min_), std::log(dt_max_))), dt_floor_);
-      p.dt_bias(h) = static_cast<T>(dt + std::log(-std::expm1(-dt)));  // softplus gives dt
-      p.A_log(h) = static_cast<T>(std::log(decay.uniform(head, A_min_, A_max_)));
-      p.D(h) = T{1};
+      p.dt_bias(h) = static_cast<Wide<T>>(dt + std::log(-std::expm1(-dt)));  // softplus gives dt
+      p.A_log(h) = static_cast<Wide<T>>(std::log(decay.uniform(head, A_min_, A_max_)));
+      p.D(h) = Wide<T>{1};
     }
-    for (Index d = 0; d < inner(); ++d) p.norm_weight(d) = T{1};
+    for (Index d = 0; d < inner(); ++d) p.norm_weight(d) = Wide<T>{1};
   }
 
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
@@ -421,9 +422,9 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
                                          Segments segments) const {
     using Space = typename B::Space;
     const Index shared = groups_ * state_;
-    auto A = frame.template tensor<T>(heads(), 1, 1);
+    auto A = frame.template tensor<Wide<T>>(heads(), 1, 1);
     diagonal_parameters(
-        ctx, DiagonalParameters<T, Space>{.inv_A_real = p.A_log.reshape(heads(), 1), .A = A});
+        ctx, DiagonalParameters<Wide<T>, Space>{.inv_A_real = p.A_log.reshape(heads(), 1), .A = A});
     return {.x = by_head(part(uBC, 0, inner()), heads(), head_dim_),
             .dt = steps(projected),
             .A = A.flatten(),

@@ -32,7 +32,7 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
   struct Parameters : ParametersOf<MeanPool, T, Space> {};
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, width>, Space> sum;
+    Tensor<Wide<T>, Extents<dyn, width>, Space> sum;
     DynamicTensor<std::int64_t, 1, Space> position;
   };
   template <class T, class Space = HostSpace>
@@ -76,7 +76,7 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
     requires RunsOn<MeanPool, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>&,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>&,
+                     Output<B, T, dyn, dyn, width> dx, Parameters<Wide<T>, typename B::Space>&,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     RunningMeanBackward<T, Space> g{.segments = tape.segments, .dy = dy, .dx = dx};

@@ -37,16 +37,16 @@ class Norm : public LayerVerbs<Norm<Config>> {
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Norm, T, Space> {
-    Tensor<T, Extents<width>, Space> weight;
-    Tensor<T, Extents<width>, Space> bias;
+    Tensor<Wide<T>, Extents<width>, Space> weight;
+    Tensor<Wide<T>, Extents<width>, Space> bias;
   };
   template <class, class = HostSpace>
   using State = NoState;
   template <class T, class Space = HostSpace>
   struct Tape : InputTape<T, Space> {
     View<const T, 3, Space> x;
-    DynamicTensor<T, 1, Space> mean;
-    DynamicTensor<T, 1, Space> scale;
+    DynamicTensor<Wide<T>, 1, Space> mean;
+    DynamicTensor<Wide<T>, 1, Space> scale;
   };
 
   /// All sizes in the type.
@@ -87,7 +87,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
     requires RunsOn<Norm, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
     using Space = typename B::Space;
     require_extents("norm", "dy", dy, tape.x.extents().to_array());
@@ -119,8 +120,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
   /// Weight one, bias zero.
   template <class T>
   [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer&) const {
-    for (Index d = 0; d < p.weight.size(); ++d) p.weight(d) = T{1};
-    for (Index d = 0; d < p.bias.size(); ++d) p.bias(d) = T{0};
+    for (Index d = 0; d < p.weight.size(); ++d) p.weight(d) = Wide<T>{1};
+    for (Index d = 0; d < p.bias.size(); ++d) p.bias(d) = Wide<T>{0};
   }
 
   static void for_each_parameter(auto&& visit, auto&... p) {

@@ -51,7 +51,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
     typename Keys::template Parameters<T, Space> k_proj;
     typename Values::template Parameters<T, Space> v_proj;
     typename Values::template Parameters<T, Space> g_proj;
-    DynamicTensor<T, 1, Space> group_norm;  // empty unless head_weight
+    DynamicTensor<Wide<T>, 1, Space> group_norm;  // empty unless head_weight
     typename Readout::template Parameters<T, Space> out_proj;
   };
   template <class T, class Space = HostSpace>
@@ -131,7 +131,8 @@ class Retention : public LayerVerbs<Retention<Config>> {
     requires RunsOn<Retention, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -197,7 +198,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
     fill_uniform(p.v_proj.weight, "v_proj", small);
     fill_uniform(p.g_proj.weight, "g_proj", small);
     fill_uniform(p.out_proj.weight, "out_proj", 0.5);
-    for (Index i = 0; i < p.group_norm.size(); ++i) p.group_norm(i) = T{1};
+    for (Index i = 0; i < p.group_norm.size(); ++i) p.group_norm(i) = Wide<T>{1};
   }
 
   static void for_each_parameter(auto&& visit, auto&... p) {

@@ -24,7 +24,7 @@ enum class RetentionForm { recurrent, parallel };
 /// What retention carries between calls.
 template <class T, class Space = HostSpace>
 struct RetentionState {
-  DynamicTensor<T, 4, Space> retention;            // [S, H, K, V], never normalized
+  DynamicTensor<Wide<T>, 4, Space> retention;      // [S, H, K, V], never normalized
   DynamicTensor<std::int64_t, 1, Space> position;  // [S]: positions consumed so far
 };
 
@@ -55,7 +55,7 @@ class RetentionHeads {
   struct Tape {
     DynamicTensor<T, 3, Space> o;           // before the head norm
     DynamicTensor<T, 3, Space> normalized;  // behind it
-    DynamicTensor<T, 1, Space> scale;
+    DynamicTensor<Wide<T>, 1, Space> scale;
   };
 
   /// Throws  ArgumentError  if heads do not divide the widths, or keys are not pairs
@@ -76,7 +76,7 @@ class RetentionHeads {
   /// What the heads read and write, in the shapes of the class.
   template <class T, class Space, class Key = T>
   struct Operands {
-    View<const T, 1, Space> weight{};
+    View<const Wide<T>, 1, Space> weight{};
     View<Key, 3, Space> q{};
     View<Key, 3, Space> k{};
     double k_scale = 1;
@@ -105,7 +105,7 @@ class RetentionHeads {
     const auto log_decay = log_decays<T>(ctx, frame);
     rotate<T>(ctx, a.q, 1, 1, position, options.segments);
     rotate<T>(ctx, a.k, 1, a.k_scale, position, options.segments);
-    const auto eps_scale = frame.template tensor<T>(batch, length, config_.heads);
+    const auto eps_scale = frame.template tensor<Wide<T>>(batch, length, config_.heads);
     const bool with_state = options.initial_state != nullptr || options.final_state != nullptr;
     const bool parallel = config_.form == RetentionForm::parallel && !with_state;
     if (parallel)
@@ -114,7 +114,7 @@ class RetentionHeads {
                                                          .log_decay = log_decay,
                                                          .segments = options.segments,
                                                          .y = eps_scale});
-    RetentionScale<T, Space> scale{
+    RetentionScale<Wide<T>, Space> scale{
         .log_decay = log_decay, .position = position, .segments = options.segments, .y = eps_scale};
     if (parallel) scale.score_norm = eps_scale;
     retention_scale(ctx, scale);
@@ -136,14 +136,14 @@ class RetentionHeads {
                                                    .segments = options.segments,
                                                    .position = position,
                                                    .y = options.final_state->position});
-    normalization(
-        ctx, Normalization<T, Space>{.kind = NormalizationKind::rms,
-                                     .eps = config_.eps,
-                                     .x = o.reshape(rows, head_value_dim()),
-                                     .weight = a.weight,
-                                     .eps_scale = eps_scale.flatten(),
-                                     .y = normalized.reshape(rows, head_value_dim()),
-                                     .scale = tape ? tape->scale.view() : View<T, 1, Space>()});
+    normalization(ctx, Normalization<T, Space>{
+                           .kind = NormalizationKind::rms,
+                           .eps = config_.eps,
+                           .x = o.reshape(rows, head_value_dim()),
+                           .weight = a.weight,
+                           .eps_scale = eps_scale.flatten(),
+                           .y = normalized.reshape(rows, head_value_dim()),
+                           .scale = tape ? tape->scale.view() : View<Wide<T>, 1, Space>()});
     activation(ctx, Activation<T, Space>{.kind = config_.gate,
                                          .x = as_rows(a.gate),
                                          .gate = as_rows(View<const T, 3, Space>(normalized)),
@@ -157,8 +157,8 @@ class RetentionHeads {
     View<T, 3, Space> k{};
     View<T, 3, Space> v{};
     View<T, 3, Space> gate{};
-    View<T, 1, Space> weight{};  // added to, optional
-    View<T, 3, Space> more{};    // optional
+    View<Wide<T>, 1, Space> weight{};  // added to, optional
+    View<T, 3, Space> more{};          // optional
   };
 
   /// `a` as evaluate left it, without mixed; `start` is what the layer's SequenceTape kept.
@@ -223,7 +223,8 @@ class RetentionHeads {
 
   template <class T, class Space>
   DecayedAttention<T, Space> attention(View<const T, 3, Space> q, View<const T, 3, Space> k,
-                                       View<const T, 3, Space> v, View<const T, 1, Space> log_decay,
+                                       View<const T, 3, Space> v,
+                                       View<const Wide<T>, 1, Space> log_decay,
                                        Segments segments) const {
     return {.q = keys<const T>(q),
             .k = keys<const T>(k),
@@ -244,10 +245,10 @@ class RetentionHeads {
 
   /// ln γ_h; lives as long as the frame.
   template <class T, class B, class Frame>
-  View<T, 1, typename B::Space> log_decays(Context<B>& ctx, Frame& frame) const {
-    const View<T, 1, typename B::Space> all = frame.template tensor<T>(config_.heads);
+  View<Wide<T>, 1, typename B::Space> log_decays(Context<B>& ctx, Frame& frame) const {
+    const View<Wide<T>, 1, typename B::Space> all = frame.template tensor<Wide<T>>(config_.heads);
     for (Index h = 0; h < config_.heads; ++h)
-      fill(ctx, Fill<T, typename B::Space>{
+      fill(ctx, Fill<Wide<T>, typename B::Space>{
                     .value = std::log1p(-std::exp2(-5.0 - static_cast<double>(h))),
                     .y = all.slice(0, h, h + 1)});
     return all;

@@ -52,16 +52,16 @@ class S4D : public LayerVerbs<S4D<Config>> {
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<S4D, T, Space> {
-    Tensor<T, Extents<width>, Space> log_dt;         // log-seconds
-    Tensor<T, Extents<1, modes>, Space> log_w_real;  // A = −exp(log_w_real) + i·w_imag
-    Tensor<T, Extents<1, modes>, Space> w_imag;
-    Tensor<T, Extents<1, width, modes, 2>, Space> C;
-    Tensor<T, Extents<1, width>, Space> D;
+    Tensor<Wide<T>, Extents<width>, Space> log_dt;         // log-seconds
+    Tensor<Wide<T>, Extents<1, modes>, Space> log_w_real;  // A = −exp(log_w_real) + i·w_imag
+    Tensor<Wide<T>, Extents<1, modes>, Space> w_imag;
+    Tensor<Wide<T>, Extents<1, width, modes, 2>, Space> C;
+    Tensor<Wide<T>, Extents<1, width>, Space> D;
     typename Readout::template Parameters<T, Space> output_linear;
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, width, modes, 2>, Space> diagonal;
+    Tensor<Wide<T>, Extents<dyn, width, modes, 2>, Space> diagonal;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<S4D, State<T, Space>>, InputTape<T, Space> {
@@ -126,7 +126,8 @@ class S4D : public LayerVerbs<S4D<Config>> {
     requires RunsOn<S4D, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -167,13 +168,14 @@ class S4D : public LayerVerbs<S4D<Config>> {
     const auto frequencies =
         measure_frequencies(measure_, state_, mode_count(), Random(seed.fork("w_imag")), 0);
     for (Index n = 0; n < mode_count(); ++n) {
-      p.log_w_real(0, n) = static_cast<T>(std::log(decay(n) + 1e-4));
-      p.w_imag(0, n) = static_cast<T>(frequencies[static_cast<std::size_t>(n)]);
+      p.log_w_real(0, n) = static_cast<Wide<T>>(std::log(decay(n) + 1e-4));
+      p.w_imag(0, n) = static_cast<Wide<T>>(frequencies[static_cast<std::size_t>(n)]);
     }
     for (Index d = 0; d < channels(); ++d) {
       const auto channel = static_cast<std::uint64_t>(d);
-      p.log_dt(d) = static_cast<T>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
-      p.D(0, d) = static_cast<T>(skip.normal(channel));
+      p.log_dt(d) =
+          static_cast<Wide<T>>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
+      p.D(0, d) = static_cast<Wide<T>>(skip.normal(channel));
     }
     fill_readout(p, frequencies, seed);
     readout_.fill_parameters(p.output_linear, seed.fork("output_linear"));
@@ -224,8 +226,8 @@ class S4D : public LayerVerbs<S4D<Config>> {
       for (Index n = 0; n < mode_count(); ++n) {
         const auto c = complex_normal(output, d * mode_count() + n) *
                        b[static_cast<std::size_t>(n)] / std::sqrt(variance);
-        p.C(0, d, n, 0) = static_cast<T>(c.real());
-        p.C(0, d, n, 1) = static_cast<T>(c.imag());
+        p.C(0, d, n, 0) = static_cast<Wide<T>>(c.real());
+        p.C(0, d, n, 1) = static_cast<Wide<T>>(c.imag());
       }
   }
 
@@ -246,37 +248,39 @@ class S4D : public LayerVerbs<S4D<Config>> {
                                               View<const T, 3, typename B::Space> x,
                                               Segments segments) const {
     using Space = typename B::Space;
-    auto dt = frame.template tensor<T>(channels());
-    auto A = frame.template tensor<T>(channels(), mode_count(), 2);
-    auto one = frame.template tensor<T>(2);
-    diagonal_parameters(
-        ctx, DiagonalParameters<T, Space>{.log_dt = p.log_dt,
-                                          .inv_A_real = for_every_channel<T, Space>(p.log_w_real),
-                                          .A_imag = for_every_channel<T, Space>(p.w_imag),
-                                          .dt = dt,
-                                          .A = A});
-    fill(ctx, Fill<T, Space>{.value = 1, .y = one.slice(0, 0, 1)});
-    fill(ctx, Fill<T, Space>{.value = 0, .y = one.slice(0, 1, 2)});
-    return {.dt = dt,
-            .A = A,
-            .B = View<const T, 3, Space>(one.data(), {channels(), mode_count(), 2}, {0, 0, 1}),
-            .C = p.C.reshape(channels(), mode_count(), 2),
-            .skip = p.D.flatten(),
-            .discretization = discretization_,
-            .x = x,
-            .segments = segments};
+    auto dt = frame.template tensor<Wide<T>>(channels());
+    auto A = frame.template tensor<Wide<T>>(channels(), mode_count(), 2);
+    auto one = frame.template tensor<Wide<T>>(2);
+    diagonal_parameters(ctx, DiagonalParameters<Wide<T>, Space>{
+                                 .log_dt = p.log_dt,
+                                 .inv_A_real = for_every_channel<Wide<T>, Space>(p.log_w_real),
+                                 .A_imag = for_every_channel<Wide<T>, Space>(p.w_imag),
+                                 .dt = dt,
+                                 .A = A});
+    fill(ctx, Fill<Wide<T>, Space>{.value = 1, .y = one.slice(0, 0, 1)});
+    fill(ctx, Fill<Wide<T>, Space>{.value = 0, .y = one.slice(0, 1, 2)});
+    return {
+        .dt = dt,
+        .A = A,
+        .B = View<const Wide<T>, 3, Space>(one.data(), {channels(), mode_count(), 2}, {0, 0, 1}),
+        .C = p.C.reshape(channels(), mode_count(), 2),
+        .skip = p.D.flatten(),
+        .discretization = discretization_,
+        .x = x,
+        .segments = segments};
   }
 
   template <class B, class T, class Frame>
   void scan_backward(Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, View<const T, 3, typename B::Space> dy,
-                     View<T, 3, typename B::Space> dx, Parameters<T, typename B::Space>& gradients,
+                     View<T, 3, typename B::Space> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends) const {
     using Space = typename B::Space;
-    auto ddt = frame.template tensor<T>(channels());
-    auto dA = frame.template tensor<T>(channels(), mode_count(), 2);
-    fill(ctx, Fill<T, Space>{.y = ddt});
-    fill(ctx, Fill<T, Space>{.y = dA.flatten()});
+    auto ddt = frame.template tensor<Wide<T>>(channels());
+    auto dA = frame.template tensor<Wide<T>>(channels(), mode_count(), 2);
+    fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
+    fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
     DiagonalScanBackward<T, Space> g{.forward = operands(ctx, frame, p, tape.x, tape.segments),
                                      .dy = dy,
                                      .dx = dx,
@@ -295,27 +299,28 @@ class S4D : public LayerVerbs<S4D<Config>> {
   template <class B, class T, class Frame>
   void dynamics_backward(Context<B>& ctx, Frame& frame,
                          const DiagonalScan<T, typename B::Space>& scan,
-                         View<const T, 1, typename B::Space> ddt,
-                         View<const T, 3, typename B::Space> dA,
-                         Parameters<T, typename B::Space>& gradients) const {
+                         View<const Wide<T>, 1, typename B::Space> ddt,
+                         View<const Wide<T>, 3, typename B::Space> dA,
+                         Parameters<Wide<T>, typename B::Space>& gradients) const {
     using Space = typename B::Space;
-    auto ones = frame.template tensor<T>(1, channels());
-    auto dreal = frame.template tensor<T>(channels(), mode_count());
-    auto dimag = frame.template tensor<T>(channels(), mode_count());
-    fill(ctx, Fill<T, Space>{.value = 1, .y = ones.flatten()});
-    fill(ctx, Fill<T, Space>{.y = dreal.flatten()});
-    fill(ctx, Fill<T, Space>{.y = dimag.flatten()});
-    diagonal_parameters_backward(ctx,
-                                 DiagonalParametersBackward<T, Space>{.dt = scan.dt,
-                                                                      .A = scan.A,
-                                                                      .ddt = ddt,
-                                                                      .dA = dA,
-                                                                      .dlog_dt = gradients.log_dt,
-                                                                      .dinv_A_real = dreal,
-                                                                      .dA_imag = dimag});
-    matmul(ctx,
-           Matmul<T, Space>{.a = ones, .b = dreal, .accumulate = true, .c = gradients.log_w_real});
-    matmul(ctx, Matmul<T, Space>{.a = ones, .b = dimag, .accumulate = true, .c = gradients.w_imag});
+    auto ones = frame.template tensor<Wide<T>>(1, channels());
+    auto dreal = frame.template tensor<Wide<T>>(channels(), mode_count());
+    auto dimag = frame.template tensor<Wide<T>>(channels(), mode_count());
+    fill(ctx, Fill<Wide<T>, Space>{.value = 1, .y = ones.flatten()});
+    fill(ctx, Fill<Wide<T>, Space>{.y = dreal.flatten()});
+    fill(ctx, Fill<Wide<T>, Space>{.y = dimag.flatten()});
+    diagonal_parameters_backward(
+        ctx, DiagonalParametersBackward<Wide<T>, Space>{.dt = scan.dt,
+                                                        .A = scan.A,
+                                                        .ddt = ddt,
+                                                        .dA = dA,
+                                                        .dlog_dt = gradients.log_dt,
+                                                        .dinv_A_real = dreal,
+                                                        .dA_imag = dimag});
+    matmul(ctx, Matmul<Wide<T>, Space>{
+                    .a = ones, .b = dreal, .accumulate = true, .c = gradients.log_w_real});
+    matmul(ctx, Matmul<Wide<T>, Space>{
+                    .a = ones, .b = dimag, .accumulate = true, .c = gradients.w_imag});
   }
 
   Index state_;

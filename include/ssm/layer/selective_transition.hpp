@@ -103,7 +103,8 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     requires RunsOn<SelectiveTransition, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, outer> dgate,
-                     Output<B, T, dyn, dyn, inner> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, inner> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
     using Space = typename B::Space;
     require_extents("selective_transition", "dgate", dgate,

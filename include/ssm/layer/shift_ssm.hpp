@@ -36,13 +36,13 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<ShiftSsm, T, Space> {
-    Tensor<T, Extents<width, taps>, Space> B;
-    Tensor<T, Extents<1, width, taps>, Space> C;
-    Tensor<T, Extents<width>, Space> D;
+    Tensor<Wide<T>, Extents<width, taps>, Space> B;
+    Tensor<Wide<T>, Extents<1, width, taps>, Space> C;
+    Tensor<Wide<T>, Extents<width>, Space> D;
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, width, taps>, Space> shift;
+    Tensor<Wide<T>, Extents<dyn, width, taps>, Space> shift;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<ShiftSsm, State<T, Space>>, InputTape<T, Space> {
@@ -84,7 +84,8 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
     requires RunsOn<ShiftSsm, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
-                     Output<B, T, dyn, dyn, width> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, width> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     ShiftConvolutionBackward<T, Space> g{.forward = operands<T, Space>(p, tape.x, tape.segments),
@@ -122,10 +123,10 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
     const Random skip(seed.fork("shift.D"));
     const double bound = 1 / std::sqrt(static_cast<double>(state_));
     for (Index d = 0; d < channels_; ++d) {
-      p.D(d) = static_cast<T>(skip.normal(static_cast<std::uint64_t>(d)));
+      p.D(d) = static_cast<Wide<T>>(skip.normal(static_cast<std::uint64_t>(d)));
       for (Index n = 0; n < state_; ++n) {
-        p.B(d, n) = n == 0 ? T{1} : T{0};
-        p.C(0, d, n) = static_cast<T>(
+        p.B(d, n) = n == 0 ? Wide<T>{1} : Wide<T>{0};
+        p.C(0, d, n) = static_cast<Wide<T>>(
             readout.uniform(static_cast<std::uint64_t>(d * state_ + n), -bound, bound));
       }
     }

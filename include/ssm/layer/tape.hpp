@@ -7,16 +7,21 @@
 #include <vector>
 
 #include "ssm/core/context.hpp"
+#include "ssm/core/scalar.hpp"    // Wide
 #include "ssm/core/transfer.hpp"  // copy_tensor
 #include "ssm/layer/sequence_options.hpp"
 
 namespace ssm {
 
-/// The state and the tape that belong to parameters, gradients or moments.
+/// The state, the tape and the gradients that belong to parameters, gradients or moments.
 template <class P>
 using StateOf = typename P::Layer::template State<typename P::Scalar, typename P::Space>;
 template <class P>
 using TapeOf = typename P::Layer::template Tape<typename P::Scalar, typename P::Space>;
+/// Gradients of parameters are wide, whatever the parameters are kept in.
+template <class P>
+using GradientsOf =
+    typename P::Layer::template Parameters<Wide<typename P::Scalar>, typename P::Space>;
 
 /// Copies every tensor of a state, in order with the context's primitives; the copy grows as
 /// needed.

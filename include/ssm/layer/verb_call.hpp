@@ -78,8 +78,10 @@ class VerbCall {
   }
   template <class Given>
   static constexpr bool has_gradients() {
-    constexpr bool fits = std::is_same_v<Given, P>;
-    static_assert(fits, "gradients must be of the type of the parameters, and not const");
+    constexpr bool fits = std::is_same_v<Given, GradientsOf<P>>;
+    static_assert(fits,
+                  "gradients must be of the type of the parameters, of parameters in a half type "
+                  "in float (ssm::GradientsOf), and not const");
     return fits;
   }
 
@@ -118,7 +120,7 @@ class VerbCall {
   }
 
   static void run_back(Context<B>& ctx, const L& layer, const P& parameters, const Tape& tape,
-                       const Read& dy, const Written& dx, P& gradients,
+                       const Read& dy, const Written& dx, GradientsOf<P>& gradients,
                        const SequenceGradients<StateOf<P>>& ends) {
     require_operand<L>("dy", dy, {calls(tape, 0), calls(tape, 1), output_width(layer)});
     auto frame = ctx.workspace().frame();

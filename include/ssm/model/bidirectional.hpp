@@ -81,7 +81,8 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     requires RunsOn<Bidirectional, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, dyn> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<NoState>& ends = {}) const {
     require_no_state(ends.initial_state != nullptr || ends.final_state != nullptr);
     auto frame = ctx.workspace().frame();

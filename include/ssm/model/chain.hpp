@@ -75,7 +75,8 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
     requires RunsOn<Chain, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, dyn> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     auto frame = ctx.workspace().frame();
     auto dbetween = frame.template tensor<T>(dy.extent(0), dy.extent(1), output_channels(first_));

@@ -66,7 +66,9 @@ struct MambaInitialization {
       detail::fill_value(tensor, T{0});
     if (spec.name.ends_with("out_proj.weight"))
       for (Index i = 0; i < tensor.size(); ++i)
-        tensor(i) *= static_cast<T>(1 / std::sqrt(static_cast<double>(size.blocks)));
+        tensor(i) =
+            scalar_cast<T>(scalar_cast<Wide<T>>(tensor(i)) *
+                           static_cast<Wide<T>>(1 / std::sqrt(static_cast<double>(size.blocks))));
   }
 };
 

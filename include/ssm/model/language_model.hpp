@@ -63,7 +63,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<BasicLanguageModel, T, Space> {
     Weight<T, DynamicExtents<2>, Space> embedding;  // [padded, D]
-    DynamicTensor<T, 2, Space> positions;           // [positions, D], empty without
+    DynamicTensor<Wide<T>, 2, Space> positions;     // [positions, D], empty without
     Weight<T, DynamicExtents<2>, Space> head;       // [padded, D], empty where it is the embedding
     typename Backbone::template Parameters<T, Space> backbone;
     typename FinalNorm::template Parameters<T, Space> norm;
@@ -172,7 +172,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     requires RunsOn<BasicLanguageModel, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
-                     Parameters<T, typename B::Space>& gradients,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -193,9 +193,11 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
         const Index first = tape.first_positions.size() > 0 ? at(tape.first_positions, s.row) : 0;
         const Index count = s.end - s.begin;
         auto target = gradients.positions.slice(0, first, first + count).flatten();
-        add(ctx, Add<T, Space>{.a = dnormed.select(0, s.batch).slice(0, s.begin, s.end).flatten(),
-                               .b = target,
-                               .y = target});
+        auto part = ctx.workspace().frame();
+        const View<T, 1, Space> rows =
+            dnormed.select(0, s.batch).slice(0, s.begin, s.end).flatten();
+        add(ctx, Add<Wide<T>, Space>{
+                     .a = converted<Wide<T>>(ctx, part, rows), .b = target, .y = target});
       });
     scale_embedding<T>(ctx, dnormed.flatten());
     embedding_backward(
@@ -230,7 +232,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     norm_.fill_parameters(p.norm, seed.fork("norm"));
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& tensor) {
-          Names::Initialization::fill(spec, View<T, 1>(tensor.flatten()), seed.fork(spec.name),
+          Names::Initialization::fill(spec, tensor.flatten(), seed.fork(spec.name),
                                       {.channels = channels(),
                                        .blocks = block_count(),
                                        .deviation = config_.initializer_range.value_or(0.02)});
@@ -305,9 +307,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
         throw ArgumentError(message({"language model: position ", start + count - 1,
                                      " is beyond the ", config_.positions, " learned positions"}));
       auto target = y.select(0, s.batch).slice(0, s.begin, s.end).flatten();
-      add(ctx,
-          Add<T, Space>{
-              .a = target, .b = p.positions.slice(0, start, start + count).flatten(), .y = target});
+      auto part = ctx.workspace().frame();
+      const View<const Wide<T>, 1, Space> rows =
+          p.positions.slice(0, start, start + count).flatten();
+      add(ctx, Add<T, Space>{.a = target, .b = converted<T>(ctx, part, rows), .y = target});
     });
   }
 

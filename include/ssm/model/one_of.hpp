@@ -76,7 +76,8 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
     requires RunsOn<OneOf, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
-                     Output<B, T, dyn, dyn, dyn> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, dyn> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     of_kind(kind(), [&](auto i) {
       constexpr std::size_t index = i;

@@ -3,6 +3,7 @@
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -53,8 +54,8 @@ struct ActivationBackward {
 
 /// Backends that have the primitive Activation.
 template <class B, class T = float>
-concept HasActivation = requires(Context<B>& ctx, const Activation<T, typename B::Space>& a,
-                                 const ActivationBackward<T, typename B::Space>& g) {
+concept HasActivation = requires(Context<B>& ctx, const Activation<Wide<T>, typename B::Space>& a,
+                                 const ActivationBackward<Wide<T>, typename B::Space>& g) {
   B::activation(ctx, a);
   B::activation_backward(ctx, g);
 };
@@ -64,7 +65,10 @@ template <class B, class T>
   requires HasActivation<B, T>
 void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   require_operands(a);
-  B::activation(ctx, a);
+  if constexpr (requires { B::activation(ctx, a); })
+    B::activation(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::activation(ctx, wide); });
 }
 
 /// Computes ActivationBackward, whose docstring says the rest.
@@ -72,7 +76,11 @@ template <class B, class T>
   requires HasActivation<B, T>
 void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B::Space>& g) {
   require_gradients<Activation<T, typename B::Space>>(g);
-  B::activation_backward(ctx, g);
+  if constexpr (requires { B::activation_backward(ctx, g); })
+    B::activation_backward(ctx, g);
+  else
+    detail::run_wide_gradient<Activation>(
+        ctx, g, [&](const auto& wide) { B::activation_backward(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -7,6 +7,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -52,7 +53,7 @@ struct Attention {
   Segments segments{};
   std::span<const std::int64_t> cached{};
   View<T, 4, Space> y{};
-  View<T, 3, Space> log_sum{};
+  View<Wide<T>, 3, Space> log_sum{};
 
   static constexpr const char* name = "attention";
   static constexpr void for_each_operand(auto&& visit) {
@@ -103,9 +104,9 @@ AttentionKeys keys_of(const Attention<T, Space>& a, const Sequence& sequence) {
 /// too, and zero where nothing reads k and v).
 template <class T, class Space>
 struct AttentionBackward {
-  Attention<T, Space> forward{};      // reads scale, q, k, v, segments, cached
-  View<const T, 4, Space> y{};        // as the forward call wrote it
-  View<const T, 3, Space> log_sum{};  // likewise
+  Attention<T, Space> forward{};            // reads scale, q, k, v, segments, cached
+  View<const T, 4, Space> y{};              // as the forward call wrote it
+  View<const Wide<T>, 3, Space> log_sum{};  // likewise
   View<const T, 4, Space> dy{};
   View<T, 4, Space> dq{};
   View<T, 4, Space> dk{};
@@ -156,9 +157,9 @@ Index first_position(const Rotary<T, Space>& a, const Sequence& sequence) {
 
 /// Backends that have the primitive Attention.
 template <class B, class T = float>
-concept HasAttention = requires(Context<B>& ctx, const Attention<T, typename B::Space>& a,
-                                const AttentionBackward<T, typename B::Space>& g,
-                                const Rotary<T, typename B::Space>& r) {
+concept HasAttention = requires(Context<B>& ctx, const Attention<Wide<T>, typename B::Space>& a,
+                                const AttentionBackward<Wide<T>, typename B::Space>& g,
+                                const Rotary<Wide<T>, typename B::Space>& r) {
   B::attention(ctx, a);
   B::attention_backward(ctx, g);
   B::rotary(ctx, r);
@@ -169,7 +170,10 @@ template <class B, class T>
   requires HasAttention<B, T>
 void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
   require_operands(a);
-  B::attention(ctx, a);
+  if constexpr (requires { B::attention(ctx, a); })
+    B::attention(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::attention(ctx, wide); });
 }
 
 /// Computes AttentionBackward, whose docstring says the rest.
@@ -177,7 +181,11 @@ template <class B, class T>
   requires HasAttention<B, T>
 void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
   require_gradients<Attention<T, typename B::Space>>(g);
-  B::attention_backward(ctx, g);
+  if constexpr (requires { B::attention_backward(ctx, g); })
+    B::attention_backward(ctx, g);
+  else
+    detail::run_wide_gradient<Attention>(
+        ctx, g, [&](const auto& wide) { B::attention_backward(ctx, wide); });
 }
 
 /// Computes Rotary, whose docstring says the rest.
@@ -185,7 +193,10 @@ template <class B, class T>
   requires HasAttention<B, T>
 void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {
   require_operands(a);
-  B::rotary(ctx, a);
+  if constexpr (requires { B::rotary(ctx, a); })
+    B::rotary(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::rotary(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
+#include <bit>
+#include <cstddef>
 #include <span>
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -16,11 +20,11 @@ struct CascadedScanBackward;
 ///   state_t[n] = exp(dt_t·A[d,n]) · state_{t−1}[n] + dt_t · B[b,t,n] · u[b,t,d]
 template <class T, class Space>
 struct ScanInputs {
-  View<T, 3, Space> u{};              // [B, L, D]
-  View<T, 3, Space> dt{};             // [B, L, D]   as it is used, after bias and softplus
-  View<T, 3, Space> B{};              // [B, L, N]
-  View<T, 2, Space> A{};              // [D, N]
-  View<T, 3, Space> initial_state{};  // [S, D, N]   optional, zero if left out
+  View<T, 3, Space> u{};                    // [B, L, D]
+  View<T, 3, Space> dt{};                   // [B, L, D]   as it is used, after bias and softplus
+  View<T, 3, Space> B{};                    // [B, L, N]
+  View<Wide<T>, 2, Space> A{};              // [D, N]
+  View<Wide<T>, 3, Space> initial_state{};  // [S, D, N]   optional, zero if left out
 };
 
 /// Scans in a cascade: the input of the last is the sum of the states of the others, times a gate
@@ -48,11 +52,11 @@ struct CascadedScan {
   std::span<const ScanInputs<T, Space>> sources{};
   View<const T, 3, Space> gate{};
   View<const T, 3, Space> dt{};
-  View<const T, 2, Space> A{};
+  View<const Wide<T>, 2, Space> A{};
   View<const T, 3, Space> C{};
   Segments segments{};
-  View<const T, 3, Space> initial_state{};
-  View<T, 3, Space> final_state{};
+  View<const Wide<T>, 3, Space> initial_state{};
+  View<Wide<T>, 3, Space> final_state{};
   View<T, 3, Space> y{};
 
   static constexpr const char* name = "cascaded_scan";
@@ -91,13 +95,13 @@ template <class T, class Space>
 struct CascadedScanBackward {
   CascadedScan<T, Space> forward{};  // y and final_state are not read
   View<const T, 3, Space> dy{};
-  View<const T, 3, Space> dfinal_state{};  // optional, zero if left out
+  View<const Wide<T>, 3, Space> dfinal_state{};  // optional, zero if left out
   std::span<const ScanInputs<T, Space>> dsources{};
   View<T, 3, Space> dgate{};
   View<T, 3, Space> ddt{};
-  View<T, 2, Space> dA{};
+  View<Wide<T>, 2, Space> dA{};
   View<T, 3, Space> dC{};
-  View<T, 3, Space> dinitial_state{};
+  View<Wide<T>, 3, Space> dinitial_state{};
 
   void require_rest(ExtentsByLetter& n) const {
     if (!dsources.empty() && dsources.size() != forward.sources.size())
@@ -113,10 +117,35 @@ struct CascadedScanBackward {
   }
 };
 
+namespace detail {
+/// Sources in a half type, or their gradients, as copies in float.
+template <class T, class Space>
+class WideSources {
+  using Source = ScanInputs<Wide<T>, Space>;
+
+ public:
+  template <class Copies>
+  WideSources(Copies& copies, std::span<const ScanInputs<T, Space>> sources, bool is_written)
+      : count_(sources.size()) {
+    for (std::size_t i = 0; i < count_; ++i) {
+      wide_[i] = std::bit_cast<Source>(sources[i]);
+      for (auto* sequence : {&wide_[i].u, &wide_[i].dt, &wide_[i].B})
+        copies.widen(*sequence, true, is_written);
+    }
+  }
+  std::span<const Source> all() const { return {wide_.data(), count_}; }
+
+ private:
+  std::array<Source, CascadedScan<T, Space>::max_sources> wide_;
+  std::size_t count_;
+};
+}  // namespace detail
+
 /// Backends that have the primitive CascadedScan.
 template <class B, class T = float>
-concept HasCascadedScan = requires(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a,
-                                   const CascadedScanBackward<T, typename B::Space>& g) {
+concept HasCascadedScan = requires(Context<B>& ctx,
+                                   const CascadedScan<Wide<T>, typename B::Space>& a,
+                                   const CascadedScanBackward<Wide<T>, typename B::Space>& g) {
   B::cascaded_scan(ctx, a);
   B::cascaded_scan_backward(ctx, g);
 };
@@ -126,7 +155,14 @@ template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a) {
   require_operands(a);
-  B::cascaded_scan(ctx, a);
+  if constexpr (requires { B::cascaded_scan(ctx, a); })
+    B::cascaded_scan(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](auto& wide, auto& copies) {
+      const detail::WideSources<T, typename B::Space> sources(copies, a.sources, false);
+      wide.sources = sources.all();
+      B::cascaded_scan(ctx, wide);
+    });
 }
 
 /// Computes CascadedScanBackward, whose docstring says the rest.
@@ -134,7 +170,16 @@ template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan_backward(Context<B>& ctx, const CascadedScanBackward<T, typename B::Space>& g) {
   require_gradients<CascadedScan<T, typename B::Space>>(g);
-  B::cascaded_scan_backward(ctx, g);
+  if constexpr (requires { B::cascaded_scan_backward(ctx, g); })
+    B::cascaded_scan_backward(ctx, g);
+  else
+    detail::run_wide_gradient<CascadedScan>(ctx, g, [&](auto& wide, auto& copies) {
+      const detail::WideSources<T, typename B::Space> sources(copies, g.forward.sources, false);
+      const detail::WideSources<T, typename B::Space> dsources(copies, g.dsources, true);
+      wide.forward.sources = sources.all();
+      wide.dsources = dsources.all();
+      B::cascaded_scan_backward(ctx, wide);
+    });
 }
 
 }  // namespace ssm

@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -25,8 +26,8 @@ struct CausalConvolutionBackward;
 /// Source  Fu et al. 2023 (H3) §4.1; Gu et al. 2022 (S4D) eq. 3
 template <class T, class Space>
 struct CausalConvolution {
-  View<const T, 2, Space> kernel{};
-  View<const T, 1, Space> skip{};
+  View<const Wide<T>, 2, Space> kernel{};
+  View<const Wide<T>, 1, Space> skip{};
   View<const T, 3, Space> x{};
   View<const T, 3, Space> gate_in{};
   View<const T, 3, Space> gate_out{};
@@ -54,15 +55,15 @@ struct CausalConvolutionBackward {
   View<T, 3, Space> dx{};
   View<T, 3, Space> dgate_in{};
   View<T, 3, Space> dgate_out{};
-  View<T, 2, Space> dkernel{};
-  View<T, 1, Space> dskip{};
+  View<Wide<T>, 2, Space> dkernel{};
+  View<Wide<T>, 1, Space> dskip{};
 };
 
 /// Backends that have the primitive CausalConvolution.
 template <class B, class T = float>
-concept HasCausalConvolution = requires(Context<B>& ctx,
-                                        const CausalConvolution<T, typename B::Space>& a,
-                                        const CausalConvolutionBackward<T, typename B::Space>& g) {
+concept HasCausalConvolution =
+    requires(Context<B>& ctx, const CausalConvolution<Wide<T>, typename B::Space>& a,
+             const CausalConvolutionBackward<Wide<T>, typename B::Space>& g) {
   B::causal_convolution(ctx, a);
   B::causal_convolution_backward(ctx, g);
 };
@@ -72,7 +73,10 @@ template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::Space>& a) {
   require_operands(a);
-  B::causal_convolution(ctx, a);
+  if constexpr (requires { B::causal_convolution(ctx, a); })
+    B::causal_convolution(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::causal_convolution(ctx, wide); });
 }
 
 /// Computes CausalConvolutionBackward, whose docstring says the rest.
@@ -81,7 +85,11 @@ template <class B, class T>
 void causal_convolution_backward(Context<B>& ctx,
                                  const CausalConvolutionBackward<T, typename B::Space>& g) {
   require_gradients<CausalConvolution<T, typename B::Space>>(g);
-  B::causal_convolution_backward(ctx, g);
+  if constexpr (requires { B::causal_convolution_backward(ctx, g); })
+    B::causal_convolution_backward(ctx, g);
+  else
+    detail::run_wide_gradient<CausalConvolution>(
+        ctx, g, [&](const auto& wide) { B::causal_convolution_backward(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"  // Token
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -29,7 +30,7 @@ struct CrossEntropy {
   Token ignore_index = -100;
   Reduction reduction = Reduction::mean;
   double scale = 1;  // dL/dloss
-  View<T, 1, Space> loss{};
+  View<Wide<T>, 1, Space> loss{};
   View<T, 2, Space> dlogits{};
 
   static constexpr const char* name = "cross_entropy";
@@ -43,7 +44,8 @@ struct CrossEntropy {
 
 /// Backends that have the primitive CrossEntropy.
 template <class B, class T = float>
-concept HasCrossEntropy = requires(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a) {
+concept HasCrossEntropy = requires(Context<B>& ctx,
+                                   const CrossEntropy<Wide<T>, typename B::Space>& a) {
   B::cross_entropy(ctx, a);
 };
 
@@ -59,7 +61,10 @@ void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a)
         throw ArgumentError(message({"cross_entropy: target ", target, " at row ", m,
                                      " is outside the vocabulary of ", a.logits.extent(1)}));
     }
-  B::cross_entropy(ctx, a);
+  if constexpr (requires { B::cross_entropy(ctx, a); })
+    B::cross_entropy(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::cross_entropy(ctx, wide); });
 }
 
 }  // namespace ssm

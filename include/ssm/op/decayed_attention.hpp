@@ -6,6 +6,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -35,11 +36,11 @@ struct DecayedAttention {
   View<const T, 4, Space> q{};
   View<const T, 4, Space> k{};
   View<const T, 4, Space> v{};
-  View<const T, 1, Space> log_decay{};
+  View<const Wide<T>, 1, Space> log_decay{};
   Index chunk = 0;
   Segments segments{};
-  View<const T, 4, Space> initial_state{};
-  View<T, 4, Space> final_state{};
+  View<const Wide<T>, 4, Space> initial_state{};
+  View<Wide<T>, 4, Space> final_state{};
   View<T, 4, Space> y{};
 
   static constexpr const char* name = "decayed_attention";
@@ -66,11 +67,11 @@ template <class T, class Space>
 struct DecayedAttentionBackward {
   DecayedAttention<T, Space> forward{};  // y and final_state are not read
   View<const T, 4, Space> dy{};
-  View<const T, 4, Space> dfinal_state{};  // optional, zero if left out
+  View<const Wide<T>, 4, Space> dfinal_state{};  // optional, zero if left out
   View<T, 4, Space> dq{};
   View<T, 4, Space> dk{};
   View<T, 4, Space> dv{};
-  View<T, 4, Space> dinitial_state{};  // optional
+  View<Wide<T>, 4, Space> dinitial_state{};  // optional
 };
 
 /// The sum of the absolute scores of every query, from a zero state: what the published training
@@ -85,9 +86,9 @@ template <class T, class Space>
 struct DecayedScoreNorm {
   View<const T, 4, Space> q{};
   View<const T, 4, Space> k{};
-  View<const T, 1, Space> log_decay{};
+  View<const Wide<T>, 1, Space> log_decay{};
   Segments segments{};
-  View<T, 3, Space> y{};
+  View<Wide<T>, 3, Space> y{};
 
   static constexpr const char* name = "decayed_score_norm";
   static constexpr void for_each_operand(auto&& visit) {
@@ -129,11 +130,11 @@ struct RetentionScale {
 
 /// Backends that have the primitive DecayedAttention.
 template <class B, class T = float>
-concept HasDecayedAttention = requires(Context<B>& ctx,
-                                       const DecayedAttention<T, typename B::Space>& a,
-                                       const DecayedAttentionBackward<T, typename B::Space>& g,
-                                       const DecayedScoreNorm<T, typename B::Space>& n,
-                                       const RetentionScale<T, typename B::Space>& s) {
+concept HasDecayedAttention =
+    requires(Context<B>& ctx, const DecayedAttention<Wide<T>, typename B::Space>& a,
+             const DecayedAttentionBackward<Wide<T>, typename B::Space>& g,
+             const DecayedScoreNorm<Wide<T>, typename B::Space>& n,
+             const RetentionScale<Wide<T>, typename B::Space>& s) {
   B::decayed_attention(ctx, a);
   B::decayed_attention_backward(ctx, g);
   B::decayed_score_norm(ctx, n);
@@ -145,7 +146,10 @@ template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Space>& a) {
   require_operands(a);
-  B::decayed_attention(ctx, a);
+  if constexpr (requires { B::decayed_attention(ctx, a); })
+    B::decayed_attention(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::decayed_attention(ctx, wide); });
 }
 
 /// Computes DecayedAttentionBackward, whose docstring says the rest.
@@ -154,7 +158,11 @@ template <class B, class T>
 void decayed_attention_backward(Context<B>& ctx,
                                 const DecayedAttentionBackward<T, typename B::Space>& g) {
   require_gradients<DecayedAttention<T, typename B::Space>>(g);
-  B::decayed_attention_backward(ctx, g);
+  if constexpr (requires { B::decayed_attention_backward(ctx, g); })
+    B::decayed_attention_backward(ctx, g);
+  else
+    detail::run_wide_gradient<DecayedAttention>(
+        ctx, g, [&](const auto& wide) { B::decayed_attention_backward(ctx, wide); });
 }
 
 /// Computes DecayedScoreNorm, whose docstring says the rest.
@@ -162,7 +170,10 @@ template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::Space>& a) {
   require_operands(a);
-  B::decayed_score_norm(ctx, a);
+  if constexpr (requires { B::decayed_score_norm(ctx, a); })
+    B::decayed_score_norm(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::decayed_score_norm(ctx, wide); });
 }
 
 /// Computes RetentionScale, whose docstring says the rest.

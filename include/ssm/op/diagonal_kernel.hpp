@@ -53,8 +53,9 @@ struct DiagonalKernelBackward {
 
 /// Backends that have the primitive DiagonalKernel.
 template <class B, class T = float>
-concept HasDiagonalKernel = requires(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a,
-                                     const DiagonalKernelBackward<T, typename B::Space>& g) {
+concept HasDiagonalKernel = requires(Context<B>& ctx,
+                                     const DiagonalKernel<Wide<T>, typename B::Space>& a,
+                                     const DiagonalKernelBackward<Wide<T>, typename B::Space>& g) {
   B::diagonal_kernel(ctx, a);
   B::diagonal_kernel_backward(ctx, g);
 };

@@ -62,8 +62,8 @@ struct DiagonalParametersBackward {
 /// Backends that have the primitive DiagonalParameters.
 template <class B, class T = float>
 concept HasDiagonalParameters =
-    requires(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a,
-             const DiagonalParametersBackward<T, typename B::Space>& g) {
+    requires(Context<B>& ctx, const DiagonalParameters<Wide<T>, typename B::Space>& a,
+             const DiagonalParametersBackward<Wide<T>, typename B::Space>& g) {
   B::diagonal_parameters(ctx, a);
   B::diagonal_parameters_backward(ctx, g);
 };

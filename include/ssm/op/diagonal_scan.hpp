@@ -5,6 +5,7 @@
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/discretization.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -35,18 +36,18 @@ struct DiagonalScanBackward;
 /// Source  Gu et al. 2022 (S4D) §3; Fu et al. 2023 (H3) §3.1 and Algorithm 2
 template <class T, class Space>
 struct DiagonalScan {
-  View<const T, 1, Space> dt{};
-  View<const T, 3, Space> A{};
-  View<const T, 3, Space> B{};
-  View<const T, 3, Space> C{};
-  View<const T, 1, Space> skip{};
+  View<const Wide<T>, 1, Space> dt{};
+  View<const Wide<T>, 3, Space> A{};
+  View<const Wide<T>, 3, Space> B{};
+  View<const Wide<T>, 3, Space> C{};
+  View<const Wide<T>, 1, Space> skip{};
   Discretization discretization = Discretization::bilinear;
   View<const T, 3, Space> x{};
   View<const T, 3, Space> gate_in{};
   View<const T, 3, Space> gate_out{};
   Segments segments{};
-  View<const T, 4, Space> initial_state{};
-  View<T, 4, Space> final_state{};
+  View<const Wide<T>, 4, Space> initial_state{};
+  View<Wide<T>, 4, Space> final_state{};
   View<T, 3, Space> y{};
 
   static constexpr const char* name = "diagonal_scan";
@@ -83,22 +84,23 @@ template <class T, class Space>
 struct DiagonalScanBackward {
   DiagonalScan<T, Space> forward{};  // y and final_state are not read
   View<const T, 3, Space> dy{};
-  View<const T, 4, Space> dfinal_state{};  // optional, zero if left out
+  View<const Wide<T>, 4, Space> dfinal_state{};  // optional, zero if left out
   View<T, 3, Space> dx{};
   View<T, 3, Space> dgate_in{};
   View<T, 3, Space> dgate_out{};
-  View<T, 4, Space> dinitial_state{};
-  View<T, 1, Space> ddt{};
-  View<T, 3, Space> dA{};
-  View<T, 3, Space> dB{};
-  View<T, 3, Space> dC{};
-  View<T, 1, Space> dskip{};
+  View<Wide<T>, 4, Space> dinitial_state{};
+  View<Wide<T>, 1, Space> ddt{};
+  View<Wide<T>, 3, Space> dA{};
+  View<Wide<T>, 3, Space> dB{};
+  View<Wide<T>, 3, Space> dC{};
+  View<Wide<T>, 1, Space> dskip{};
 };
 
 /// Backends that have the primitive DiagonalScan.
 template <class B, class T = float>
-concept HasDiagonalScan = requires(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a,
-                                   const DiagonalScanBackward<T, typename B::Space>& g) {
+concept HasDiagonalScan = requires(Context<B>& ctx,
+                                   const DiagonalScan<Wide<T>, typename B::Space>& a,
+                                   const DiagonalScanBackward<Wide<T>, typename B::Space>& g) {
   B::diagonal_scan(ctx, a);
   B::diagonal_scan_backward(ctx, g);
 };
@@ -108,7 +110,10 @@ template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
   require_operands(a);
-  B::diagonal_scan(ctx, a);
+  if constexpr (requires { B::diagonal_scan(ctx, a); })
+    B::diagonal_scan(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::diagonal_scan(ctx, wide); });
 }
 
 /// Computes DiagonalScanBackward, whose docstring says the rest.
@@ -116,7 +121,11 @@ template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {
   require_gradients<DiagonalScan<T, typename B::Space>>(g);
-  B::diagonal_scan_backward(ctx, g);
+  if constexpr (requires { B::diagonal_scan_backward(ctx, g); })
+    B::diagonal_scan_backward(ctx, g);
+  else
+    detail::run_wide_gradient<DiagonalScan>(
+        ctx, g, [&](const auto& wide) { B::diagonal_scan_backward(ctx, wide); });
 }
 
 }  // namespace ssm

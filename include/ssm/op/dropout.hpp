@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/random.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -33,7 +34,7 @@ struct Dropout {
 
 /// Backends that have the primitive Dropout.
 template <class B, class T = float>
-concept HasDropout = requires(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
+concept HasDropout = requires(Context<B>& ctx, const Dropout<Wide<T>, typename B::Space>& a) {
   B::dropout(ctx, a);
 };
 
@@ -42,7 +43,10 @@ template <class B, class T>
   requires HasDropout<B, T>
 void dropout(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
   require_operands(a);
-  B::dropout(ctx, a);
+  if constexpr (requires { B::dropout(ctx, a); })
+    B::dropout(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::dropout(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"  // BFloat16, Token
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -45,13 +46,13 @@ template <class T, class Space>
 struct EmbeddingBackward {
   View<const Token, 1, Space> tokens{};
   View<const T, 2, Space> dy{};
-  View<T, 2, Space> dtable{};
+  View<Wide<T>, 2, Space> dtable{};
 };
 
 /// Backends that have the primitive Embedding.
 template <class B, class T = float>
-concept HasEmbedding = requires(Context<B>& ctx, const Embedding<T, typename B::Space>& a,
-                                const EmbeddingBackward<T, typename B::Space>& g) {
+concept HasEmbedding = requires(Context<B>& ctx, const Embedding<Wide<T>, typename B::Space>& a,
+                                const EmbeddingBackward<Wide<T>, typename B::Space>& g) {
   B::embedding(ctx, a);
   B::embedding_backward(ctx, g);
 };
@@ -83,7 +84,11 @@ template <class B, class T>
 void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::Space>& g) {
   const ExtentsByLetter extents = require_gradients<Embedding<T, typename B::Space>>(g);
   detail::require_tokens("embedding_backward", g.tokens, extents['V']);
-  B::embedding_backward(ctx, g);
+  if constexpr (requires { B::embedding_backward(ctx, g); })
+    B::embedding_backward(ctx, g);
+  else
+    detail::run_wide_gradient<Embedding>(
+        ctx, g, [&](const auto& wide) { B::embedding_backward(ctx, wide); });
 }
 
 }  // namespace ssm

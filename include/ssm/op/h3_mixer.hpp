@@ -5,6 +5,7 @@
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/discretization.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -35,20 +36,20 @@ struct H3Mixer {
   View<const T, 3, Space> q{};
   View<const T, 3, Space> k{};
   View<const T, 3, Space> v{};
-  View<const T, 2, Space> shift_B{};
-  View<const T, 2, Space> shift_C{};
-  View<const T, 1, Space> shift_skip{};
-  View<const T, 1, Space> dt{};
-  View<const T, 3, Space> A{};
-  View<const T, 3, Space> B{};
-  View<const T, 3, Space> C{};
-  View<const T, 1, Space> skip{};
+  View<const Wide<T>, 2, Space> shift_B{};
+  View<const Wide<T>, 2, Space> shift_C{};
+  View<const Wide<T>, 1, Space> shift_skip{};
+  View<const Wide<T>, 1, Space> dt{};
+  View<const Wide<T>, 3, Space> A{};
+  View<const Wide<T>, 3, Space> B{};
+  View<const Wide<T>, 3, Space> C{};
+  View<const Wide<T>, 1, Space> skip{};
   Discretization discretization = Discretization::bilinear;
   Segments segments{};
-  View<const T, 3, Space> initial_shift{};
-  View<T, 3, Space> final_shift{};
-  View<const T, 6, Space> initial_diagonal{};
-  View<T, 6, Space> final_diagonal{};
+  View<const Wide<T>, 3, Space> initial_shift{};
+  View<Wide<T>, 3, Space> final_shift{};
+  View<const Wide<T>, 6, Space> initial_diagonal{};
+  View<Wide<T>, 6, Space> final_diagonal{};
   View<T, 3, Space> y{};
 
   static constexpr const char* name = "h3_mixer";
@@ -90,27 +91,27 @@ template <class T, class Space>
 struct H3MixerBackward {
   H3Mixer<T, Space> forward;  // y and the final states are not read
   View<const T, 3, Space> dy{};
-  View<const T, 3, Space> dfinal_shift{};     // optional, zero if left out
-  View<const T, 6, Space> dfinal_diagonal{};  // optional, zero if left out
+  View<const Wide<T>, 3, Space> dfinal_shift{};     // optional, zero if left out
+  View<const Wide<T>, 6, Space> dfinal_diagonal{};  // optional, zero if left out
   View<T, 3, Space> dq{};
   View<T, 3, Space> dk{};
   View<T, 3, Space> dv{};
-  View<T, 3, Space> dinitial_shift{};     // optional
-  View<T, 6, Space> dinitial_diagonal{};  // optional
-  View<T, 2, Space> dshift_B{};
-  View<T, 2, Space> dshift_C{};
-  View<T, 1, Space> dshift_skip{};
-  View<T, 1, Space> ddt{};
-  View<T, 3, Space> dA{};
-  View<T, 3, Space> dB{};
-  View<T, 3, Space> dC{};
-  View<T, 1, Space> dskip{};
+  View<Wide<T>, 3, Space> dinitial_shift{};     // optional
+  View<Wide<T>, 6, Space> dinitial_diagonal{};  // optional
+  View<Wide<T>, 2, Space> dshift_B{};
+  View<Wide<T>, 2, Space> dshift_C{};
+  View<Wide<T>, 1, Space> dshift_skip{};
+  View<Wide<T>, 1, Space> ddt{};
+  View<Wide<T>, 3, Space> dA{};
+  View<Wide<T>, 3, Space> dB{};
+  View<Wide<T>, 3, Space> dC{};
+  View<Wide<T>, 1, Space> dskip{};
 };
 
 /// Backends that have the primitive H3Mixer.
 template <class B, class T = float>
-concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a,
-                              const H3MixerBackward<T, typename B::Space>& g) {
+concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<Wide<T>, typename B::Space>& a,
+                              const H3MixerBackward<Wide<T>, typename B::Space>& g) {
   B::h3_mixer(ctx, a);
   B::h3_mixer_backward(ctx, g);
 };
@@ -120,7 +121,10 @@ template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
   require_operands(a);
-  B::h3_mixer(ctx, a);
+  if constexpr (requires { B::h3_mixer(ctx, a); })
+    B::h3_mixer(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::h3_mixer(ctx, wide); });
 }
 
 /// Computes H3MixerBackward, whose docstring says the rest.
@@ -128,7 +132,11 @@ template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {
   require_gradients<H3Mixer<T, typename B::Space>>(g);
-  B::h3_mixer_backward(ctx, g);
+  if constexpr (requires { B::h3_mixer_backward(ctx, g); })
+    B::h3_mixer_backward(ctx, g);
+  else
+    detail::run_wide_gradient<H3Mixer>(ctx, g,
+                                       [&](const auto& wide) { B::h3_mixer_backward(ctx, wide); });
 }
 
 }  // namespace ssm

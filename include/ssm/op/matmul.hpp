@@ -5,6 +5,7 @@
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"    // BFloat16
 #include "ssm/op/activation.hpp"  // ActivationKind
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -14,7 +15,7 @@ namespace ssm {
 ///   a_sum[m] += Σ_k a[m,k]
 /// a        [M, K]   any strides with one of them 1: a transposed view costs nothing
 /// b        [K, N]   likewise
-/// b_bf16   [K, N]   in place of b: kept in bf16, read as T
+/// b_bf16   [K, N]   in place of b: kept in bf16, read as T; of calls in another scalar
 /// bias     [N]      optional
 /// c        [M, N]   row-major rows; must not alias a or b
 /// z        [M, N]   optional, overwritten: what the activation's gradient needs
@@ -28,12 +29,12 @@ struct Matmul {
   View<const T, 2, Space> a{};
   View<const T, 2, Space> b{};
   View<const BFloat16, 2, Space> b_bf16{};
-  View<const T, 1, Space> bias{};
+  View<const Wide<T>, 1, Space> bias{};
   ActivationKind activation = ActivationKind::none;
   bool accumulate = false;
   View<T, 2, Space> c{};
   View<T, 2, Space> z{};
-  View<T, 1, Space> a_sum{};
+  View<Wide<T>, 1, Space> a_sum{};
 
   static constexpr const char* name = "matmul";
   static constexpr void for_each_operand(auto&& visit) {
@@ -53,7 +54,7 @@ struct Matmul {
 
 /// Backends that have the primitive Matmul.
 template <class B, class T = float>
-concept HasMatmul = requires(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
+concept HasMatmul = requires(Context<B>& ctx, const Matmul<Wide<T>, typename B::Space>& a) {
   B::matmul(ctx, a);
 };
 
@@ -62,7 +63,59 @@ template <class B, class T>
   requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
   require_operands(a);
-  B::matmul(ctx, a);
+  if constexpr (requires { B::matmul(ctx, a); }) {
+    B::matmul(ctx, a);
+  } else if constexpr (std::is_same_v<T, BFloat16>) {  // b is read as it is
+    auto rest = a;
+    rest.b = {};
+    detail::run_wide(ctx, rest, [&](auto wide) {
+      wide.b_bf16 = a.b ? a.b : a.b_bf16;
+      B::matmul(ctx, wide);
+    });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::matmul(ctx, wide); });
+  }
+}
+
+/// The gradient of the weight and the bias of a linear map y = x·Wᵀ + bias.
+///   dweight[n,k] += Σ_m dy[m,n]·x[m,k]      dbias[n] += Σ_m dy[m,n]
+/// dy        [M, N]   any strides with one of them 1
+/// x         [M, K]   likewise
+/// dweight   [N, K]   added to
+/// dbias     [N]      optional, added to
+/// Cost    2·M·N·K operations
+/// Throws  ShapeError
+template <class T, class Space>
+struct WeightGradient {
+  View<const T, 2, Space> dy{};
+  View<const T, 2, Space> x{};
+  View<Wide<T>, 2, Space> dweight{};
+  View<Wide<T>, 1, Space> dbias{};
+
+  static constexpr const char* name = "weight_gradient";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("dy", "MN"), &WeightGradient::dy, nullptr);
+    visit(input("x", "MK"), &WeightGradient::x, nullptr);
+    visit(updated("dweight", "NK"), &WeightGradient::dweight, nullptr);
+    visit(updated("dbias", "N").optional(), &WeightGradient::dbias, nullptr);
+  }
+};
+
+/// Computes WeightGradient, by the backend's own if it has one, else by its Matmul.
+template <class B, class T>
+  requires HasMatmul<B, T>
+void weight_gradient(Context<B>& ctx, const WeightGradient<T, typename B::Space>& a) {
+  require_operands(a);
+  if constexpr (requires { B::weight_gradient(ctx, a); })
+    B::weight_gradient(ctx, a);
+  else if constexpr (HalfStorage<T>)
+    detail::run_wide(ctx, a, [&](const auto& wide) { weight_gradient<B, Wide<T>>(ctx, wide); });
+  else
+    B::matmul(ctx, Matmul<T, typename B::Space>{.a = a.dy.transpose(0, 1),
+                                                .b = a.x,
+                                                .accumulate = true,
+                                                .c = a.dweight,
+                                                .a_sum = a.dbias});
 }
 
 }  // namespace ssm

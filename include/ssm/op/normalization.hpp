@@ -3,6 +3,7 @@
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -29,12 +30,12 @@ struct Normalization {
   NormalizationKind kind = NormalizationKind::layer;
   double eps = 1e-5;
   View<const T, 2, Space> x{};
-  View<const T, 1, Space> weight{};
-  View<const T, 1, Space> bias{};
-  View<const T, 1, Space> eps_scale{};
+  View<const Wide<T>, 1, Space> weight{};
+  View<const Wide<T>, 1, Space> bias{};
+  View<const Wide<T>, 1, Space> eps_scale{};
   View<T, 2, Space> y{};
-  View<T, 1, Space> mean{};
-  View<T, 1, Space> scale{};
+  View<Wide<T>, 1, Space> mean{};
+  View<Wide<T>, 1, Space> scale{};
 
   static constexpr const char* name = "normalization";
   static constexpr void for_each_operand(auto&& visit) {
@@ -55,14 +56,14 @@ struct Normalization {
 /// set (a residual stream); dweight and dbias are added to and optional.
 template <class T, class Space>
 struct NormalizationBackward {
-  Normalization<T, Space> forward{};  // reads kind, x, weight
-  View<const T, 1, Space> mean{};     // as the forward call wrote it; layer only
-  View<const T, 1, Space> scale{};    // likewise
+  Normalization<T, Space> forward{};      // reads kind, x, weight
+  View<const Wide<T>, 1, Space> mean{};   // as the forward call wrote it; layer only
+  View<const Wide<T>, 1, Space> scale{};  // likewise
   View<const T, 2, Space> dy{};
   bool accumulate = false;
   View<T, 2, Space> dx{};
-  View<T, 1, Space> dweight{};
-  View<T, 1, Space> dbias{};
+  View<Wide<T>, 1, Space> dweight{};
+  View<Wide<T>, 1, Space> dbias{};
 
   void require_rest(ExtentsByLetter& n) const {
     if (forward.kind == NormalizationKind::layer && !mean) n.refuse("mean", "is missing");
@@ -71,8 +72,9 @@ struct NormalizationBackward {
 
 /// Backends that have the primitive Normalization.
 template <class B, class T = float>
-concept HasNormalization = requires(Context<B>& ctx, const Normalization<T, typename B::Space>& a,
-                                    const NormalizationBackward<T, typename B::Space>& g) {
+concept HasNormalization = requires(Context<B>& ctx,
+                                    const Normalization<Wide<T>, typename B::Space>& a,
+                                    const NormalizationBackward<Wide<T>, typename B::Space>& g) {
   B::normalization(ctx, a);
   B::normalization_backward(ctx, g);
 };
@@ -82,7 +84,10 @@ template <class B, class T>
   requires HasNormalization<B, T>
 void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a) {
   require_operands(a);
-  B::normalization(ctx, a);
+  if constexpr (requires { B::normalization(ctx, a); })
+    B::normalization(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::normalization(ctx, wide); });
 }
 
 /// Computes NormalizationBackward, whose docstring says the rest.
@@ -90,7 +95,11 @@ template <class B, class T>
   requires HasNormalization<B, T>
 void normalization_backward(Context<B>& ctx, const NormalizationBackward<T, typename B::Space>& g) {
   require_gradients<Normalization<T, typename B::Space>>(g);
-  B::normalization_backward(ctx, g);
+  if constexpr (requires { B::normalization_backward(ctx, g); })
+    B::normalization_backward(ctx, g);
+  else
+    detail::run_wide_gradient<Normalization>(
+        ctx, g, [&](const auto& wide) { B::normalization_backward(ctx, wide); });
 }
 
 }  // namespace ssm

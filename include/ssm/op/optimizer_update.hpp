@@ -56,8 +56,9 @@ struct SumOfSquares {
 
 /// Backends that have the primitive OptimizerUpdate.
 template <class B, class T = float>
-concept HasOptimizerUpdate = requires(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a,
-                                      const SumOfSquares<T, typename B::Space>& s) {
+concept HasOptimizerUpdate = requires(Context<B>& ctx,
+                                      const AdamWUpdate<Wide<T>, typename B::Space>& a,
+                                      const SumOfSquares<Wide<T>, typename B::Space>& s) {
   B::adamw_update(ctx, a);
   B::sum_of_squares(ctx, s);
 };

@@ -6,6 +6,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -66,7 +67,8 @@ struct AdvancePosition {
 
 /// Backends that have the primitive PairRotation.
 template <class B, class T = float>
-concept HasPairRotation = requires(Context<B>& ctx, const PairRotation<T, typename B::Space>& a,
+concept HasPairRotation = requires(Context<B>& ctx,
+                                   const PairRotation<Wide<T>, typename B::Space>& a,
                                    const AdvancePosition<typename B::Space>& p) {
   B::pair_rotation(ctx, a);
   B::advance_position(ctx, p);
@@ -77,7 +79,10 @@ template <class B, class T>
   requires HasPairRotation<B, T>
 void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {
   require_operands(a);
-  B::pair_rotation(ctx, a);
+  if constexpr (requires { B::pair_rotation(ctx, a); })
+    B::pair_rotation(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::pair_rotation(ctx, wide); });
 }
 
 template <HasPairRotation B>

@@ -3,6 +3,7 @@
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -55,9 +56,9 @@ struct Fill {
 
 /// Backends that have the primitive Rearrange.
 template <class B, class T = float>
-concept HasRearrange = requires(Context<B>& ctx, const Rearrange<T, typename B::Space>& r,
-                                const Add<T, typename B::Space>& a,
-                                const Fill<T, typename B::Space>& f) {
+concept HasRearrange = requires(Context<B>& ctx, const Rearrange<Wide<T>, typename B::Space>& r,
+                                const Add<Wide<T>, typename B::Space>& a,
+                                const Fill<Wide<T>, typename B::Space>& f) {
   B::rearrange(ctx, r);
   B::add(ctx, a);
   B::fill(ctx, f);
@@ -76,7 +77,10 @@ template <class B, class T>
   requires HasRearrange<B, T>
 void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
   require_operands(a);
-  B::add(ctx, a);
+  if constexpr (requires { B::add(ctx, a); })
+    B::add(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::add(ctx, wide); });
 }
 
 /// Computes Fill, whose docstring says the rest.

@@ -6,6 +6,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -27,9 +28,9 @@ template <class T, class Space>
 struct RunningMean {
   View<const T, 3, Space> x{};
   Segments segments{};
-  View<const T, 2, Space> initial_sum{};
+  View<const Wide<T>, 2, Space> initial_sum{};
   View<const std::int64_t, 1, Space> position{};
-  View<T, 2, Space> final_sum{};
+  View<Wide<T>, 2, Space> final_sum{};
   View<T, 3, Space> y{};
 
   static constexpr const char* name = "running_mean";
@@ -54,15 +55,15 @@ struct RunningMeanBackward {
   Segments segments{};
   View<const std::int64_t, 1, Space> position{};
   View<const T, 3, Space> dy{};
-  View<const T, 2, Space> dfinal_sum{};  // optional, zero if left out
+  View<const Wide<T>, 2, Space> dfinal_sum{};  // optional, zero if left out
   View<T, 3, Space> dx{};
-  View<T, 2, Space> dinitial_sum{};
+  View<Wide<T>, 2, Space> dinitial_sum{};
 };
 
 /// Backends that have the primitive RunningMean.
 template <class B, class T = float>
-concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<T, typename B::Space>& a,
-                                  const RunningMeanBackward<T, typename B::Space>& g) {
+concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<Wide<T>, typename B::Space>& a,
+                                  const RunningMeanBackward<Wide<T>, typename B::Space>& g) {
   B::running_mean(ctx, a);
   B::running_mean_backward(ctx, g);
 };
@@ -72,7 +73,10 @@ template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
   require_operands(a);
-  B::running_mean(ctx, a);
+  if constexpr (requires { B::running_mean(ctx, a); })
+    B::running_mean(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::running_mean(ctx, wide); });
 }
 
 /// Computes RunningMeanBackward, whose docstring says the rest.
@@ -80,7 +84,11 @@ template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean_backward(Context<B>& ctx, const RunningMeanBackward<T, typename B::Space>& g) {
   require_gradients<RunningMean<T, typename B::Space>>(g);
-  B::running_mean_backward(ctx, g);
+  if constexpr (requires { B::running_mean_backward(ctx, g); })
+    B::running_mean_backward(ctx, g);
+  else
+    detail::run_wide_gradient<RunningMean>(
+        ctx, g, [&](const auto& wide) { B::running_mean_backward(ctx, wide); });
 }
 
 }  // namespace ssm

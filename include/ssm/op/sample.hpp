@@ -53,7 +53,7 @@ struct Sample {
 
 /// Backends that have the primitive Sample.
 template <class B, class T = float>
-concept HasSample = requires(Context<B>& ctx, const Sample<T, typename B::Space>& a) {
+concept HasSample = requires(Context<B>& ctx, const Sample<Wide<T>, typename B::Space>& a) {
   B::sample(ctx, a);
 };
 

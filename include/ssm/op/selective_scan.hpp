@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -32,16 +33,16 @@ template <class T, class Space>
 struct SelectiveScan {
   View<const T, 3, Space> u{};
   View<const T, 3, Space> dt{};
-  View<const T, 2, Space> A{};
+  View<const Wide<T>, 2, Space> A{};
   View<const T, 3, Space> B{};
   View<const T, 3, Space> C{};
-  View<const T, 1, Space> skip{};
-  View<const T, 1, Space> dt_bias{};
+  View<const Wide<T>, 1, Space> skip{};
+  View<const Wide<T>, 1, Space> dt_bias{};
   View<const T, 3, Space> gate{};
   bool dt_softplus = false;
   Segments segments{};
-  View<const T, 3, Space> initial_state{};
-  View<T, 3, Space> final_state{};
+  View<const Wide<T>, 3, Space> initial_state{};
+  View<Wide<T>, 3, Space> final_state{};
   View<T, 3, Space> dt_used{};
   View<T, 3, Space> y{};
 
@@ -73,24 +74,25 @@ template <class T, class Space>
 struct SelectiveScanBackward {
   SelectiveScan<T, Space> forward{};  // y, dt_used and final_state are not read
   View<const T, 3, Space> dy{};
-  View<const T, 3, Space> dfinal_state{};  // optional, zero if left out
-  View<const T, 3, Space> ddt_used{};      // optional, zero if left out
+  View<const Wide<T>, 3, Space> dfinal_state{};  // optional, zero if left out
+  View<const T, 3, Space> ddt_used{};            // optional, zero if left out
   bool accumulate = false;
   View<T, 3, Space> du{};
   View<T, 3, Space> ddt{};
-  View<T, 2, Space> dA{};
+  View<Wide<T>, 2, Space> dA{};
   View<T, 3, Space> dB{};
   View<T, 3, Space> dC{};
-  View<T, 1, Space> dskip{};
-  View<T, 1, Space> ddt_bias{};
+  View<Wide<T>, 1, Space> dskip{};
+  View<Wide<T>, 1, Space> ddt_bias{};
   View<T, 3, Space> dgate{};
-  View<T, 3, Space> dinitial_state{};
+  View<Wide<T>, 3, Space> dinitial_state{};
 };
 
 /// Backends that have the primitive SelectiveScan.
 template <class B, class T = float>
-concept HasSelectiveScan = requires(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a,
-                                    const SelectiveScanBackward<T, typename B::Space>& g) {
+concept HasSelectiveScan = requires(Context<B>& ctx,
+                                    const SelectiveScan<Wide<T>, typename B::Space>& a,
+                                    const SelectiveScanBackward<Wide<T>, typename B::Space>& g) {
   B::selective_scan(ctx, a);
   B::selective_scan_backward(ctx, g);
 };
@@ -100,7 +102,10 @@ template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
   require_operands(a);
-  B::selective_scan(ctx, a);
+  if constexpr (requires { B::selective_scan(ctx, a); })
+    B::selective_scan(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::selective_scan(ctx, wide); });
 }
 
 /// Computes SelectiveScanBackward, whose docstring says the rest.
@@ -109,7 +114,11 @@ template <class B, class T>
 void selective_scan_backward(Context<B>& ctx,
                              const SelectiveScanBackward<T, typename B::Space>& g) {
   require_gradients<SelectiveScan<T, typename B::Space>>(g);
-  B::selective_scan_backward(ctx, g);
+  if constexpr (requires { B::selective_scan_backward(ctx, g); })
+    B::selective_scan_backward(ctx, g);
+  else
+    detail::run_wide_gradient<SelectiveScan>(
+        ctx, g, [&](const auto& wide) { B::selective_scan_backward(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -27,13 +28,13 @@ struct ShiftConvolutionBackward;
 /// Source  Fu et al. 2023 (H3) §3.1; HazyResearch/H3, SSKernelShift
 template <class T, class Space>
 struct ShiftConvolution {
-  View<const T, 2, Space> B{};
-  View<const T, 2, Space> C{};
-  View<const T, 1, Space> skip{};
+  View<const Wide<T>, 2, Space> B{};
+  View<const Wide<T>, 2, Space> C{};
+  View<const Wide<T>, 1, Space> skip{};
   View<const T, 3, Space> x{};
   Segments segments{};
-  View<const T, 3, Space> initial_state{};
-  View<T, 3, Space> final_state{};
+  View<const Wide<T>, 3, Space> initial_state{};
+  View<Wide<T>, 3, Space> final_state{};
   View<T, 3, Space> y{};
 
   static constexpr const char* name = "shift_convolution";
@@ -57,19 +58,19 @@ template <class T, class Space>
 struct ShiftConvolutionBackward {
   ShiftConvolution<T, Space> forward{};  // y and final_state are not read
   View<const T, 3, Space> dy{};
-  View<const T, 3, Space> dfinal_state{};  // optional, zero if left out
+  View<const Wide<T>, 3, Space> dfinal_state{};  // optional, zero if left out
   View<T, 3, Space> dx{};
-  View<T, 3, Space> dinitial_state{};
-  View<T, 2, Space> dB{};
-  View<T, 2, Space> dC{};
-  View<T, 1, Space> dskip{};
+  View<Wide<T>, 3, Space> dinitial_state{};
+  View<Wide<T>, 2, Space> dB{};
+  View<Wide<T>, 2, Space> dC{};
+  View<Wide<T>, 1, Space> dskip{};
 };
 
 /// Backends that have the primitive ShiftConvolution.
 template <class B, class T = float>
-concept HasShiftConvolution = requires(Context<B>& ctx,
-                                       const ShiftConvolution<T, typename B::Space>& a,
-                                       const ShiftConvolutionBackward<T, typename B::Space>& g) {
+concept HasShiftConvolution =
+    requires(Context<B>& ctx, const ShiftConvolution<Wide<T>, typename B::Space>& a,
+             const ShiftConvolutionBackward<Wide<T>, typename B::Space>& g) {
   B::shift_convolution(ctx, a);
   B::shift_convolution_backward(ctx, g);
 };
@@ -79,7 +80,10 @@ template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Space>& a) {
   require_operands(a);
-  B::shift_convolution(ctx, a);
+  if constexpr (requires { B::shift_convolution(ctx, a); })
+    B::shift_convolution(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::shift_convolution(ctx, wide); });
 }
 
 /// Computes ShiftConvolutionBackward, whose docstring says the rest.
@@ -88,7 +92,11 @@ template <class B, class T>
 void shift_convolution_backward(Context<B>& ctx,
                                 const ShiftConvolutionBackward<T, typename B::Space>& g) {
   require_gradients<ShiftConvolution<T, typename B::Space>>(g);
-  B::shift_convolution_backward(ctx, g);
+  if constexpr (requires { B::shift_convolution_backward(ctx, g); })
+    B::shift_convolution_backward(ctx, g);
+  else
+    detail::run_wide_gradient<ShiftConvolution>(
+        ctx, g, [&](const auto& wide) { B::shift_convolution_backward(ctx, wide); });
 }
 
 }  // namespace ssm

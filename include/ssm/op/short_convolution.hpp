@@ -5,6 +5,7 @@
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/activation.hpp"  // ActivationKind
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -27,13 +28,13 @@ struct ShortConvolutionBackward;
 /// Source  Gu and Dao 2023 (Mamba) §3.4; Dao-AILab/causal-conv1d
 template <class T, class Space>
 struct ShortConvolution {
-  View<const T, 2, Space> weight{};
-  View<const T, 1, Space> bias{};
+  View<const Wide<T>, 2, Space> weight{};
+  View<const Wide<T>, 1, Space> bias{};
   ActivationKind activation = ActivationKind::none;
   View<const T, 3, Space> x{};
   Segments segments{};
-  View<const T, 3, Space> initial_state{};
-  View<T, 3, Space> final_state{};
+  View<const Wide<T>, 3, Space> initial_state{};
+  View<Wide<T>, 3, Space> final_state{};
   View<T, 3, Space> y{};
 
   static constexpr const char* name = "short_convolution";
@@ -61,18 +62,18 @@ template <class T, class Space>
 struct ShortConvolutionBackward {
   ShortConvolution<T, Space> forward{};  // y and final_state are not read
   View<const T, 3, Space> dy{};
-  View<const T, 3, Space> dfinal_state{};  // optional, zero if left out
+  View<const Wide<T>, 3, Space> dfinal_state{};  // optional, zero if left out
   View<T, 3, Space> dx{};
-  View<T, 3, Space> dinitial_state{};
-  View<T, 2, Space> dweight{};
-  View<T, 1, Space> dbias{};
+  View<Wide<T>, 3, Space> dinitial_state{};
+  View<Wide<T>, 2, Space> dweight{};
+  View<Wide<T>, 1, Space> dbias{};
 };
 
 /// Backends that have the primitive ShortConvolution.
 template <class B, class T = float>
-concept HasShortConvolution = requires(Context<B>& ctx,
-                                       const ShortConvolution<T, typename B::Space>& a,
-                                       const ShortConvolutionBackward<T, typename B::Space>& g) {
+concept HasShortConvolution =
+    requires(Context<B>& ctx, const ShortConvolution<Wide<T>, typename B::Space>& a,
+             const ShortConvolutionBackward<Wide<T>, typename B::Space>& g) {
   B::short_convolution(ctx, a);
   B::short_convolution_backward(ctx, g);
 };
@@ -82,7 +83,10 @@ template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Space>& a) {
   require_operands(a);
-  B::short_convolution(ctx, a);
+  if constexpr (requires { B::short_convolution(ctx, a); })
+    B::short_convolution(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::short_convolution(ctx, wide); });
 }
 
 /// Computes ShortConvolutionBackward, whose docstring says the rest.
@@ -91,7 +95,11 @@ template <class B, class T>
 void short_convolution_backward(Context<B>& ctx,
                                 const ShortConvolutionBackward<T, typename B::Space>& g) {
   require_gradients<ShortConvolution<T, typename B::Space>>(g);
-  B::short_convolution_backward(ctx, g);
+  if constexpr (requires { B::short_convolution_backward(ctx, g); })
+    B::short_convolution_backward(ctx, g);
+  else
+    detail::run_wide_gradient<ShortConvolution>(
+        ctx, g, [&](const auto& wide) { B::short_convolution_backward(ctx, wide); });
 }
 
 }  // namespace ssm

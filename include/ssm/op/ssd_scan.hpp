@@ -8,6 +8,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/widened.hpp"
 
 namespace ssm {
 
@@ -39,17 +40,17 @@ template <class T, class Space>
 struct SsdScan {
   View<const T, 4, Space> x{};
   View<const T, 3, Space> dt{};
-  View<const T, 1, Space> A{};
+  View<const Wide<T>, 1, Space> A{};
   View<const T, 4, Space> B{};
   View<const T, 4, Space> C{};
-  View<const T, 1, Space> skip{};
-  View<const T, 1, Space> dt_bias{};
+  View<const Wide<T>, 1, Space> skip{};
+  View<const Wide<T>, 1, Space> dt_bias{};
   bool dt_softplus = false;
   double dt_min = -std::numeric_limits<double>::infinity();
   double dt_max = std::numeric_limits<double>::infinity();
   Segments segments{};
-  View<const T, 4, Space> initial_state{};
-  View<T, 4, Space> final_state{};
+  View<const Wide<T>, 4, Space> initial_state{};
+  View<Wide<T>, 4, Space> final_state{};
   View<T, 4, Space> y{};
 
   static constexpr const char* name = "ssd_scan";
@@ -85,21 +86,21 @@ template <class T, class Space>
 struct SsdScanBackward {
   SsdScan<T, Space> forward{};  // y and final_state are not read
   View<const T, 4, Space> dy{};
-  View<const T, 4, Space> dfinal_state{};  // optional, zero if left out
+  View<const Wide<T>, 4, Space> dfinal_state{};  // optional, zero if left out
   View<T, 4, Space> dx{};
   View<T, 3, Space> ddt{};
-  View<T, 1, Space> dA{};
+  View<Wide<T>, 1, Space> dA{};
   View<T, 4, Space> dB{};
   View<T, 4, Space> dC{};
-  View<T, 1, Space> dskip{};
-  View<T, 1, Space> ddt_bias{};
-  View<T, 4, Space> dinitial_state{};
+  View<Wide<T>, 1, Space> dskip{};
+  View<Wide<T>, 1, Space> ddt_bias{};
+  View<Wide<T>, 4, Space> dinitial_state{};
 };
 
 /// Backends that have the primitive SsdScan.
 template <class B, class T = float>
-concept HasSsdScan = requires(Context<B>& ctx, const SsdScan<T, typename B::Space>& a,
-                              const SsdScanBackward<T, typename B::Space>& g) {
+concept HasSsdScan = requires(Context<B>& ctx, const SsdScan<Wide<T>, typename B::Space>& a,
+                              const SsdScanBackward<Wide<T>, typename B::Space>& g) {
   B::ssd_scan(ctx, a);
   B::ssd_scan_backward(ctx, g);
 };
@@ -109,7 +110,10 @@ template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan(Context<B>& ctx, const SsdScan<T, typename B::Space>& a) {
   require_operands(a);
-  B::ssd_scan(ctx, a);
+  if constexpr (requires { B::ssd_scan(ctx, a); })
+    B::ssd_scan(ctx, a);
+  else
+    detail::run_wide(ctx, a, [&](const auto& wide) { B::ssd_scan(ctx, wide); });
 }
 
 /// Computes SsdScanBackward, whose docstring says the rest.
@@ -117,7 +121,11 @@ template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan_backward(Context<B>& ctx, const SsdScanBackward<T, typename B::Space>& g) {
   require_gradients<SsdScan<T, typename B::Space>>(g);
-  B::ssd_scan_backward(ctx, g);
+  if constexpr (requires { B::ssd_scan_backward(ctx, g); })
+    B::ssd_scan_backward(ctx, g);
+  else
+    detail::run_wide_gradient<SsdScan>(ctx, g,
+                                       [&](const auto& wide) { B::ssd_scan_backward(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -16,7 +16,7 @@ namespace ssm::composed {
 ///            HostProducts has it
 template <class Products>
 struct BasicH3Mixer {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
     requires HasShiftConvolution<typename Ctx::BackendType, T> &&
         HasDiagonalScan<typename Ctx::BackendType, T>
   static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
@@ -43,7 +43,7 @@ struct BasicH3Mixer {
     Products::contract(ctx, contraction_of(a, sums, a.y));
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
     requires HasShiftConvolution<typename Ctx::BackendType, T> &&
         HasDiagonalScan<typename Ctx::BackendType, T>
   static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
@@ -148,7 +148,7 @@ struct BasicH3Mixer {
             {state.stride(0), step, state.stride(4), state.stride(5)}};
   }
 
-  template <class Ctx, class T, class Space = typename Ctx::Space>
+  template <class Ctx, Real T, class Space = typename Ctx::Space>
   static void scan_backward(Ctx& ctx, const ssm::H3MixerBackward<T, Space>& g,
                             const View<T, 3, Space>& shifted, const View<T, 3, Space>& dshifted) {
     auto backward = scan_backward_of(g);
@@ -162,7 +162,7 @@ struct BasicH3Mixer {
     ssm::diagonal_scan_backward(ctx, backward);
   }
 
-  template <class Ctx, class T, class Space = typename Ctx::Space>
+  template <class Ctx, Real T, class Space = typename Ctx::Space>
   static void wide_scan_backward(Ctx& ctx, const ssm::H3MixerBackward<T, Space>& g,
                                  const View<T, 3, Space>& shifted,
                                  const View<T, 3, Space>& dshifted) {

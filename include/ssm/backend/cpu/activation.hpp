@@ -10,7 +10,7 @@ namespace ssm::cpu {
 /// ssm::activation, a register at a time.
 template <class Arch>
 struct Activation {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void activation(Ctx& ctx, const ssm::Activation<T, typename Ctx::Space>& a) {
     const bool turn = wants_turning(a.x);
     const auto shape = turned(a.x, turn);
@@ -26,7 +26,7 @@ struct Activation {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void activation_backward(Ctx& ctx,
                                   const ssm::ActivationBackward<T, typename Ctx::Space>& g) {
     const bool turn = wants_turning(g.forward.x);

@@ -12,7 +12,7 @@ namespace ssm::cpu {
 /// positions.
 template <class Arch>
 struct Attention {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void attention(Ctx& ctx, const ssm::Attention<T, typename Ctx::Space>& a) {
     if (a.segments.empty() && a.q.extent(1) <= AttentionStep<T, Arch>::max_queries)
       AttentionStep<T, Arch>::run(ctx, a);
@@ -20,13 +20,13 @@ struct Attention {
       AttentionForward<T, Arch>::run(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void attention_backward(Ctx& ctx,
                                  const ssm::AttentionBackward<T, typename Ctx::Space>& g) {
     AttentionBackward<T, Arch>::run(ctx, g);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void rotary(Ctx& ctx, const ssm::Rotary<T, typename Ctx::Space>& a) {
     RotaryRotation<T>::run(ctx, a);
   }

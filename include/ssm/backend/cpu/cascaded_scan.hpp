@@ -9,7 +9,7 @@ namespace ssm::cpu {
 /// ssm::cascaded_scan: all scans together, a channel in each lane.
 template <class Arch>
 struct CascadedScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void cascaded_scan(Ctx& ctx, const ssm::CascadedScan<T, typename Ctx::Space>& a) {
     using Block = CascadedBlock<T, Arch>;
     const Threads threads = ctx.resources().threads();
@@ -31,7 +31,7 @@ struct CascadedScan {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void cascaded_scan_backward(Ctx& ctx,
                                      const ssm::CascadedScanBackward<T, typename Ctx::Space>& g) {
     CascadedScanBackward<T, Arch>::run(ctx, g);

@@ -12,7 +12,7 @@ namespace ssm::cpu {
 /// with.
 template <class Arch, class Fft = LaneFft>
 struct CausalConvolution {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void causal_convolution(Ctx& ctx,
                                  const ssm::CausalConvolution<T, typename Ctx::Space>& a) {
     if (direct_is_cheaper(a))
@@ -21,7 +21,7 @@ struct CausalConvolution {
       CausalConvolutionFft<T, Arch, Fft>::run(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void causal_convolution_backward(
       Ctx& ctx, const ssm::CausalConvolutionBackward<T, typename Ctx::Space>& g) {
     if (direct_is_cheaper(g.forward))
@@ -43,12 +43,12 @@ struct CausalConvolution {
 /// Term by term whatever the length.
 template <class Arch>
 struct DirectCausalConvolution {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void causal_convolution(Ctx& ctx,
                                  const ssm::CausalConvolution<T, typename Ctx::Space>& a) {
     CausalConvolutionDirect<T, Arch>::run(ctx, a);
   }
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void causal_convolution_backward(
       Ctx& ctx, const ssm::CausalConvolutionBackward<T, typename Ctx::Space>& g) {
     CausalConvolutionDirect<T, Arch>::run_backward(ctx, g);

@@ -13,7 +13,7 @@ namespace ssm::cpu {
 /// ssm::cross_entropy, one row at a time; the rows' losses are added in order, in double.
 template <class Arch>
 struct CrossEntropy {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void cross_entropy(Ctx& ctx, const ssm::CrossEntropy<T, typename Ctx::Space>& a) {
     const Index rows = a.logits.extent(0);
     Index counted = 0;

@@ -13,7 +13,7 @@ namespace ssm::cpu {
 /// ssm::decayed_attention: chunks of matrix products; for a single position, the state in place.
 template <class Arch>
 struct DecayedAttention {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void decayed_attention(Ctx& ctx, const ssm::DecayedAttention<T, typename Ctx::Space>& a) {
     if (DecayedStep<T, Arch>::applies(a))
       DecayedStep<T, Arch>::run(ctx.resources().threads(), a);
@@ -21,18 +21,18 @@ struct DecayedAttention {
       DecayedHeads<T, Arch>::forward(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void decayed_attention_backward(
       Ctx& ctx, const ssm::DecayedAttentionBackward<T, typename Ctx::Space>& g) {
     DecayedHeads<T, Arch>::backward(ctx, g);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void decayed_score_norm(Ctx& ctx, const ssm::DecayedScoreNorm<T, typename Ctx::Space>& a) {
     DecayedScores<T, Arch>::run(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void retention_scale(Ctx& ctx, const ssm::RetentionScale<T, typename Ctx::Space>& a) {
     const Index length = a.y.extent(1), heads = a.y.extent(2);
     const Index grain = std::max<Index>(1, 1024 / std::max<Index>(1, length));

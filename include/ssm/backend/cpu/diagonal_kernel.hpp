@@ -159,13 +159,13 @@ class DiagonalKernelGradient {
 /// ssm::diagonal_kernel: rows in parallel.
 template <class Arch>
 struct DiagonalKernel {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_kernel(Ctx& ctx, const ssm::DiagonalKernel<T, typename Ctx::Space>& a) {
     with_parts(a.A.extent(2),
                [&](auto parts) { DiagonalKernelForward<T, Arch, parts()>::run(ctx, a); });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_kernel_backward(
       Ctx& ctx, const ssm::DiagonalKernelBackward<T, typename Ctx::Space>& g) {
     with_parts(g.forward.A.extent(2),

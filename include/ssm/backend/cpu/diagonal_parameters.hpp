@@ -10,7 +10,7 @@ namespace ssm::cpu {
 /// ssm::diagonal_parameters, a register of modes at a time.
 template <class Arch>
 struct DiagonalParameters {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_parameters(Ctx& ctx,
                                   const ssm::DiagonalParameters<T, typename Ctx::Space>& a) {
     const Rows<const T, Arch> log_dt(a.log_dt), inv_A_real(a.inv_A_real), A_imag(a.A_imag);
@@ -33,7 +33,7 @@ struct DiagonalParameters {
                     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_parameters_backward(
       Ctx& ctx, const ssm::DiagonalParametersBackward<T, typename Ctx::Space>& g) {
     const Rows<T, Arch> dinv_A_real(g.dinv_A_real), dA_imag(g.dA_imag);

@@ -12,7 +12,7 @@ namespace ssm::cpu {
 /// as complex ones whose imaginary parts are zero: half as much code to compile.
 template <class Arch>
 struct DiagonalScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_scan(Ctx& ctx, const ssm::DiagonalScan<T, typename Ctx::Space>& a) {
     const bool one_position = a.x.extent(1) == 1 && a.segments.empty();
     if (one_position)
@@ -21,7 +21,7 @@ struct DiagonalScan {
       DiagonalScanForward<T, Arch>::run(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_scan_backward(Ctx& ctx,
                                      const ssm::DiagonalScanBackward<T, typename Ctx::Space>& g) {
     DiagonalScanBackward<T, Arch>::run(ctx, g);

@@ -13,7 +13,7 @@ namespace ssm::cpu {
 /// side.
 template <class Arch>
 struct Dropout {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void dropout(Ctx& ctx, const ssm::Dropout<T, typename Ctx::Space>& a) {
     const T scale = static_cast<T>(1 / (1 - a.probability));
     // uniform = (word >> 11)·2⁻⁵³, so the comparison with the probability is one of integers.

@@ -5,6 +5,7 @@
 
 #include "ssm/backend/cpu/parallel.hpp"
 #include "ssm/backend/cpu/simd.hpp"
+#include "ssm/backend/reference/embedding.hpp"
 #include "ssm/op/embedding.hpp"
 
 namespace ssm::cpu {
@@ -15,13 +16,15 @@ template <class Arch>
 struct Embedding {
   template <class Ctx, class T>
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
-    if (a.table_bf16)
+    if constexpr (HalfStorage<T>)
+      reference::Embedding::embedding(ctx, a);
+    else if (a.table_bf16)
       copy_rows<T>(ctx.resources().threads(), a.table_bf16, a);
     else
       copy_rows<T>(ctx.resources().threads(), a.table, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void embedding_backward(Ctx& ctx,
                                  const ssm::EmbeddingBackward<T, typename Ctx::Space>& g) {
     constexpr Index lanes = lane_count<T, Arch>;

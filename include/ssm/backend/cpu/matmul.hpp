@@ -13,7 +13,7 @@ namespace ssm::cpu {
 /// Source  Goto & van de Geijn 2008; Van Zee & van de Geijn 2015 (BLIS)
 template <class Arch>
 struct Matmul {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
     const Threads threads = ctx.resources().threads();
     if (a.a_sum) add_row_sums(threads, a.a, a.a_sum);

@@ -14,7 +14,7 @@ namespace ssm::cpu {
 ///   struct Mine : ssm::Cpu, ssm::cpu::MatmulEigen<> { using ssm::cpu::MatmulEigen<>::matmul; };
 template <class Arch = xsimd::default_arch>
 struct MatmulEigen {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
     const Index rows = a.c.extent(0), columns = a.c.extent(1), depth = a.a.extent(1);
     for (Index m = 0; a.a_sum && m < rows; ++m)

@@ -26,7 +26,7 @@ void for_each_register(Index columns, F&& body) {
 /// order of the parts.
 template <class Arch>
 struct Normalization {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void normalization(Ctx& ctx, const ssm::Normalization<T, typename Ctx::Space>& a) {
     const Rows<const T, Arch> x(a.x), weight(a.weight), bias(a.bias);
     const Rows<T, Arch> y(a.y);
@@ -48,7 +48,7 @@ struct Normalization {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void normalization_backward(Ctx& ctx,
                                      const ssm::NormalizationBackward<T, typename Ctx::Space>& g) {
     const Threads threads = ctx.resources().threads();

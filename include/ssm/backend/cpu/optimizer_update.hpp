@@ -12,7 +12,7 @@ namespace ssm::cpu {
 /// ssm::adamw_update and ssm::sum_of_squares, a register at a time.
 template <class Arch>
 struct OptimizerUpdate {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void adamw_update(Ctx& ctx, const ssm::AdamWUpdate<T, typename Ctx::Space>& a) {
     using Register = Batch<T, Arch>;
     const auto constant = [](double value) { return Register(static_cast<T>(value)); };
@@ -40,7 +40,7 @@ struct OptimizerUpdate {
 
   /// Blocks of a fixed length are summed in lanes, the blocks in order in double: the threads do
   /// not change the sum.
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void sum_of_squares(Ctx& ctx, const ssm::SumOfSquares<T, typename Ctx::Space>& a) {
     constexpr Index lanes = lane_count<T, Arch>;
     constexpr Index block = 1024;

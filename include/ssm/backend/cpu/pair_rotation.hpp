@@ -15,7 +15,7 @@ namespace ssm::cpu {
 /// each one follows from the one before by a rotation in double precision.
 template <class Arch>
 struct PairRotation {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void pair_rotation(Ctx& ctx, const ssm::PairRotation<T, typename Ctx::Space>& a) {
     const Threads threads = ctx.resources().threads();
     const Index length = a.x.extent(1);

@@ -6,6 +6,7 @@
 
 #include "ssm/backend/cpu/parallel.hpp"
 #include "ssm/backend/cpu/simd.hpp"
+#include "ssm/op/convert.hpp"
 #include "ssm/op/rearrange.hpp"
 
 namespace ssm::cpu {
@@ -25,8 +26,8 @@ int densest_axis(const View<T, 3, HostSpace>& view) {
 
 }  // namespace detail
 
-/// ssm::rearrange in square tiles, so that neither side is walked against its cache lines; ssm::add
-/// and ssm::fill by registers.
+/// ssm::rearrange in square tiles, so that neither side is walked against its cache lines;
+/// ssm::convert, ssm::add and ssm::fill by registers.
 template <class Arch>
 struct Rearrange {
   template <class Ctx, class T>
@@ -53,7 +54,24 @@ struct Rearrange {
              });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, class From, class To>
+  static void convert(Ctx& ctx, const ssm::Convert<From, To, typename Ctx::Space>& a) {
+    const Index rows = a.x.extent(1), columns = a.x.extent(2);
+    const Index grain = std::max<Index>(1, 4096 / std::max<Index>(1, columns));
+    constexpr Index piece = 4096;  // so that one long row has work for every thread
+    const Index pieces = (columns + piece - 1) / piece;
+    parallel(ctx.resources().threads(), a.x.extent(0) * rows * pieces, grain,
+             [&](Range range, int) {
+               for (Index i = range.begin; i < range.end; ++i) {
+                 const Index row = i / pieces, begin = i % pieces * piece;
+                 convert_row(&a.x(row / rows, row % rows, begin), a.x.stride(2),
+                             &a.y(row / rows, row % rows, begin), a.y.stride(2),
+                             std::min(piece, columns - begin));
+               }
+             });
+  }
+
+  template <class Ctx, Real T>
   static void add(Ctx& ctx, const ssm::Add<T, typename Ctx::Space>& a) {
     const Rows<const T, Arch> left(a.a), right(a.b);
     const Rows<T, Arch> y(a.y);
@@ -69,13 +87,37 @@ struct Rearrange {
 
   template <class Ctx, class T>
   static void fill(Ctx& ctx, const ssm::Fill<T, typename Ctx::Space>& a) {
+    if constexpr (HalfStorage<T>) {
+      for (Index i = 0; i < a.y.extent(0); ++i) a.y(i) = scalar_cast<T>(a.value);
+    } else {
+      fill_lanes(ctx, a);
+    }
+  }
+
+ private:
+  template <class Ctx, class T>
+  static void fill_lanes(Ctx& ctx, const ssm::Fill<T, HostSpace>& a) {
     const Rows<T, Arch> y(a.y);
     const Batch<T, Arch> value(static_cast<T>(a.value));
     parallel_pieces(ctx.resources().threads(), 1, a.y.extent(0), lane_count<T, Arch>,
                     [&](Index, Index i, Index count) { y.store(0, i, count, value); });
   }
 
- private:
+  /// A register at a time where that is a load or a store; the loop beside it is left to the
+  /// compiler.
+  template <class From, class To>
+  static void convert_row(const From* from, Index from_step, To* to, Index to_step, Index count) {
+    if (from_step != 1 || to_step != 1) {
+      for (Index i = 0; i < count; ++i) to[i * to_step] = scalar_cast<To>(from[i * from_step]);
+      return;
+    }
+    Index i = 0;
+    if constexpr (std::is_same_v<From, BFloat16> && Real<To>)
+      for (; i + lane_count<To, Arch> <= count; i += lane_count<To, Arch>)
+        store<To, Arch>(to + i, load<To, Arch>(from + i));
+    for (; i < count; ++i) to[i] = scalar_cast<To>(from[i]);
+  }
+
   template <class T>
   static void copy_tile(const ssm::Rearrange<T, HostSpace>& a, std::array<Index, 3> origin,
                         int slow, int fast, Index height, Index width) {

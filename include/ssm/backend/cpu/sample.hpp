@@ -16,7 +16,7 @@ namespace ssm::cpu {
 /// and top-p need.
 template <class Arch>
 struct Sample {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void sample(Ctx& ctx, const ssm::Sample<T, typename Ctx::Space>& a) {
     const Index batch = a.logits.extent(0);
     const Index vocabulary = a.vocabulary == dyn ? a.logits.extent(1) : a.vocabulary;

@@ -9,7 +9,7 @@ namespace ssm::cpu {
 /// ssm::selective_scan: by channels for a sequence, by states for a single position.
 template <class Arch>
 struct SelectiveScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void selective_scan(Ctx& ctx, const ssm::SelectiveScan<T, typename Ctx::Space>& a) {
     if (a.u.extent(1) == 1 && a.segments.empty())
       SelectiveScanStep<T, Arch>::run(ctx, a);
@@ -17,7 +17,7 @@ struct SelectiveScan {
       SelectiveScanForward<T, Arch>::run(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void selective_scan_backward(Ctx& ctx,
                                       const ssm::SelectiveScanBackward<T, typename Ctx::Space>& g) {
     SelectiveScanBackward<T, Arch>::run(ctx, g);

@@ -10,7 +10,7 @@ namespace ssm::cpu {
 /// single position.
 template <class Arch>
 struct ShiftConvolution {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void shift_convolution(Ctx& ctx, const ssm::ShiftConvolution<T, typename Ctx::Space>& a) {
     if (a.x.extent(1) == 1 && a.segments.empty())
       ShiftConvolutionStep<T, Arch>::run(ctx, a);
@@ -18,7 +18,7 @@ struct ShiftConvolution {
       ShiftConvolutionForward<T, Arch>::run(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void shift_convolution_backward(
       Ctx& ctx, const ssm::ShiftConvolutionBackward<T, typename Ctx::Space>& g) {
     ShiftConvolutionBackward<T, Arch>::run(ctx, g);

@@ -10,7 +10,7 @@ namespace ssm::cpu {
 /// position.
 template <class Arch>
 struct ShortConvolution {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void short_convolution(Ctx& ctx, const ssm::ShortConvolution<T, typename Ctx::Space>& a) {
     if (a.x.extent(1) == 1 && a.segments.empty())
       ShortConvolutionStep<T, Arch>::run(ctx, a);
@@ -18,7 +18,7 @@ struct ShortConvolution {
       ShortConvolutionForward<T, Arch>::run(ctx, a);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void short_convolution_backward(
       Ctx& ctx, const ssm::ShortConvolutionBackward<T, typename Ctx::Space>& g) {
     ShortConvolutionBackward<T, Arch>::run(ctx, g);

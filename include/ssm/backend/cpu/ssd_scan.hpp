@@ -18,7 +18,7 @@ namespace ssm::cpu {
 /// those kept at their first positions.
 template <class Arch>
 struct SsdScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void ssd_scan(Ctx& ctx, const ssm::SsdScan<T, typename Ctx::Space>& a) {
     const Threads threads = ctx.resources().threads();
     const Index length = a.x.extent(1), heads = a.x.extent(2);
@@ -41,7 +41,7 @@ struct SsdScan {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void ssd_scan_backward(Ctx& ctx, const ssm::SsdScanBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
     const Threads threads = ctx.resources().threads();

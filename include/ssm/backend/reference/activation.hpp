@@ -67,7 +67,7 @@ inline double activation_slope(ActivationKind kind, double x) {
 
 /// Activation, one element at a time.
 struct Activation {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void activation(Ctx&, const ssm::Activation<T, typename Ctx::Space>& a) {
     for (Index m = 0; m < a.x.extent(0); ++m)
       for (Index d = 0; d < a.x.extent(1); ++d) {
@@ -76,7 +76,7 @@ struct Activation {
       }
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void activation_backward(Ctx&, const ssm::ActivationBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
     for (Index m = 0; m < a.x.extent(0); ++m)

@@ -11,7 +11,7 @@ namespace ssm::reference {
 
 /// Attention, one query of one head at a time, in double precision; and Rotary.
 struct Attention {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void attention(Ctx& ctx, const ssm::Attention<T, typename Ctx::Space>& a) {
     auto frame = ctx.workspace().frame();
     const auto weight = frame.template tensor<double>(a.k.extent(1));
@@ -38,7 +38,7 @@ struct Attention {
 
   /// With p the attention of query t to key s:  dv_s += p·dy_t,  dscore = p·(dy_t·v_s − dy_t·y_t),
   /// dq_t += scale·dscore·k_s,  dk_s += scale·dscore·q_t.
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void attention_backward(Ctx& ctx,
                                  const ssm::AttentionBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
@@ -66,7 +66,7 @@ struct Attention {
     copy(dq, g.dq);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void rotary(Ctx&, const ssm::Rotary<T, typename Ctx::Space>& a) {
     for_each_sequence(a.x.extent(0), a.x.extent(1), a.segments, [&](Sequence s) {
       const Index first = first_position(a, s);

@@ -10,7 +10,7 @@ namespace ssm::reference {
 
 /// CascadedScan as the recurrences it is, one channel after the other, in double precision.
 struct CascadedScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void cascaded_scan(Ctx& ctx, const ssm::CascadedScan<T, typename Ctx::Space>& a) {
     const Index size = a.A.extent(1);
     const Index scans = static_cast<Index>(a.sources.size()) + 1;
@@ -33,7 +33,7 @@ struct CascadedScan {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void cascaded_scan_backward(Ctx& ctx,
                                      const ssm::CascadedScanBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
@@ -128,7 +128,7 @@ struct CascadedScan {
   ///   λ_t = C_t·dy_t + exp(Δ_{t+1}·A)·λ_{t+1}        dgate_t = Σ_n λ_t·Σ_i source^i_t
   ///   μ^i_t = gate_t·λ_t + exp(Δ^i_{t+1}·A^i)·μ^i_{t+1}
   /// and the sums of a selective scan for each.
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void channel_backward(Ctx& ctx, const ssm::CascadedScanBackward<T, typename Ctx::Space>& g,
                                Sequence s, Index d, const Sums& sums) {
     const auto& a = g.forward;

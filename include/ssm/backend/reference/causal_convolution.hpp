@@ -9,7 +9,7 @@ namespace ssm::reference {
 
 /// CausalConvolution as the sum it is, in double precision: O(B·D·L·K).
 struct CausalConvolution {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void causal_convolution(Ctx&, const ssm::CausalConvolution<T, typename Ctx::Space>& a) {
     for_each_position(a, [&](Sequence s, Index t, Index d) {
       const double gate = a.gate_out ? a.gate_out(s.batch, t, d) : T{1};
@@ -21,7 +21,7 @@ struct CausalConvolution {
   ///   du_t        = Σ_{s ≥ t} kernel[s−t]·g_s + skip·g_t
   ///   dkernel[s] += Σ_t g_t·u_{t−s}
   ///   dskip      += Σ g_t·u_t
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void causal_convolution_backward(
       Ctx&, const ssm::CausalConvolutionBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;

@@ -11,7 +11,7 @@ namespace ssm::reference {
 
 /// CrossEntropy, one row at a time, in double precision.
 struct CrossEntropy {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void cross_entropy(Ctx&, const ssm::CrossEntropy<T, typename Ctx::Space>& a) {
     Index counted = 0;
     for (Index m = 0; m < a.targets.extent(0); ++m)

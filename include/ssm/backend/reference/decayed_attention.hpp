@@ -11,7 +11,7 @@ namespace ssm::reference {
 /// DecayedAttention by its recurrence, a position at a time, in double precision; DecayedScoreNorm
 /// by its sum.
 struct DecayedAttention {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void decayed_attention(Ctx& ctx, const ssm::DecayedAttention<T, typename Ctx::Space>& a) {
     auto frame = ctx.workspace().frame();
     const auto state = frame.template tensor<double>(a.q.extent(3), a.v.extent(3));
@@ -33,7 +33,7 @@ struct DecayedAttention {
   /// Forwards with S:   dq_n = S_n·dy_n.
   /// Backwards with R_n = γ·R_{n+1} + q_n ⊗ dy_n, which ends as the final state's gradient over γ:
   ///   dk_n = R_n·v_n,  dv_n = k_n·R_n,  and γ·R_0 is the gradient of the initial state.
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void decayed_attention_backward(
       Ctx& ctx, const ssm::DecayedAttentionBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
@@ -62,7 +62,7 @@ struct DecayedAttention {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void decayed_score_norm(Ctx&, const ssm::DecayedScoreNorm<T, typename Ctx::Space>& a) {
     for_each_head(a.q, a.segments, [&](Sequence s, Index h) {
       for (Index t = s.begin; t < s.end; ++t) {
@@ -78,7 +78,7 @@ struct DecayedAttention {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void retention_scale(Ctx&, const ssm::RetentionScale<T, typename Ctx::Space>& a) {
     for_each_sequence(a.y.extent(0), a.y.extent(1), a.segments, [&](Sequence s) {
       const std::int64_t first = a.position ? a.position(s.row) : 0;

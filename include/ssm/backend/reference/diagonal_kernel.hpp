@@ -8,12 +8,12 @@ namespace ssm::reference {
 
 /// DiagonalKernel by repeated multiplication, in double precision.
 struct DiagonalKernel {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_kernel(Ctx& ctx, const ssm::DiagonalKernel<T, typename Ctx::Space>& a) {
     with_number(a.A.extent(2), [&](auto zero) { run<decltype(zero)>(ctx, a); });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_kernel_backward(
       Ctx&, const ssm::DiagonalKernelBackward<T, typename Ctx::Space>& g) {
     with_number(g.forward.A.extent(2), [&](auto zero) {

@@ -9,7 +9,7 @@ namespace ssm::reference {
 
 /// DiagonalParameters, one mode at a time.
 struct DiagonalParameters {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_parameters(Ctx&, const ssm::DiagonalParameters<T, typename Ctx::Space>& a) {
     for (Index r = 0; r < a.inv_A_real.extent(0); ++r) {
       if (a.log_dt) a.dt(r) = static_cast<T>(std::exp(double{a.log_dt(r)}));
@@ -20,7 +20,7 @@ struct DiagonalParameters {
     }
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_parameters_backward(
       Ctx&, const ssm::DiagonalParametersBackward<T, typename Ctx::Space>& g) {
     for (Index r = 0; r < g.A.extent(0); ++r) {

@@ -8,12 +8,12 @@ namespace ssm::reference {
 
 /// DiagonalScan as the recurrence it is, one channel after the other, in double precision.
 struct DiagonalScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_scan(Ctx& ctx, const ssm::DiagonalScan<T, typename Ctx::Space>& a) {
     with_number(a.A.extent(2), [&](auto zero) { run<decltype(zero)>(ctx, a); });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void diagonal_scan_backward(Ctx& ctx,
                                      const ssm::DiagonalScanBackward<T, typename Ctx::Space>& g) {
     with_number(g.forward.A.extent(2), [&](auto zero) { run_backward<decltype(zero)>(ctx, g); });

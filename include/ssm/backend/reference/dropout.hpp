@@ -7,7 +7,7 @@ namespace ssm::reference {
 
 /// Dropout, one element at a time.
 struct Dropout {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void dropout(Ctx&, const ssm::Dropout<T, typename Ctx::Space>& a) {
     const Random random(a.seed);
     for (Index i = 0; i < a.x.extent(0); ++i) {

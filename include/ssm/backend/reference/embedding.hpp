@@ -15,7 +15,7 @@ struct Embedding {
             a.table_bf16 ? scalar_cast<T>(a.table_bf16(a.tokens(m), d)) : a.table(a.tokens(m), d);
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void embedding_backward(Ctx&, const ssm::EmbeddingBackward<T, typename Ctx::Space>& g) {
     for (Index m = 0; m < g.tokens.extent(0); ++m)
       for (Index d = 0; d < g.dtable.extent(1); ++d) g.dtable(g.tokens(m), d) += g.dy(m, d);

@@ -8,7 +8,7 @@ namespace ssm::reference {
 
 /// Matmul as three loops, summed in double precision.
 struct Matmul {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void matmul(Ctx&, const ssm::Matmul<T, typename Ctx::Space>& a) {
     const auto b = [&](Index k, Index n) {
       return a.b_bf16 ? scalar_cast<T>(a.b_bf16(k, n)) : a.b(k, n);

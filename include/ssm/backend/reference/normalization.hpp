@@ -9,7 +9,7 @@ namespace ssm::reference {
 
 /// Normalization, one row at a time, summed in double precision.
 struct Normalization {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void normalization(Ctx&, const ssm::Normalization<T, typename Ctx::Space>& a) {
     const Index width = a.x.extent(1);
     for (Index m = 0; m < a.x.extent(0); ++m) {
@@ -33,7 +33,7 @@ struct Normalization {
 
   /// With n = (x − mean)·scale and g = weight·dy:
   ///   dx = scale·(g − mean(g) − n·mean(g·n))      without mean(g) for rms
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void normalization_backward(Ctx&,
                                      const ssm::NormalizationBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;

@@ -9,7 +9,7 @@ namespace ssm::reference {
 
 /// AdamWUpdate and SumOfSquares, one element at a time, in double precision.
 struct OptimizerUpdate {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void adamw_update(Ctx&, const ssm::AdamWUpdate<T, typename Ctx::Space>& a) {
     const auto t = static_cast<double>(a.step);
     const double first_correction = 1 - std::pow(a.beta1, t);
@@ -26,7 +26,7 @@ struct OptimizerUpdate {
     }
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void sum_of_squares(Ctx&, const ssm::SumOfSquares<T, typename Ctx::Space>& a) {
     double sum = 0;
     for (Index i = 0; i < a.x.extent(0); ++i) sum += double{a.x(i)} * a.x(i);

@@ -10,7 +10,7 @@ namespace ssm::reference {
 
 /// PairRotation, one pair at a time, in double precision; AdvancePosition.
 struct PairRotation {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void pair_rotation(Ctx&, const ssm::PairRotation<T, typename Ctx::Space>& a) {
     const Index pairs = a.x.extent(3) / 2;
     for_each_sequence(a.x.extent(0), a.x.extent(1), a.segments, [&](Sequence s) {

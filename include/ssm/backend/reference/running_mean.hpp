@@ -7,7 +7,7 @@ namespace ssm::reference {
 
 /// RunningMean, position after position, the sums of all channels side by side in double precision.
 struct RunningMean {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void running_mean(Ctx& ctx, const ssm::RunningMean<T, typename Ctx::Space>& a) {
     const Index channels = a.x.extent(2);
     auto frame = ctx.workspace().frame();
@@ -25,7 +25,7 @@ struct RunningMean {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void running_mean_backward(Ctx& ctx,
                                     const ssm::RunningMeanBackward<T, typename Ctx::Space>& g) {
     const Index channels = g.dy.extent(2);

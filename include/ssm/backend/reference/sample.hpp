@@ -11,7 +11,7 @@ namespace ssm::reference {
 /// Sample, one row at a time: one uniform number, looked up in the sum of the kept probabilities in
 /// the order of tokens.
 struct Sample {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void sample(Ctx& ctx, const ssm::Sample<T, typename Ctx::Space>& a) {
     const Index vocabulary = a.vocabulary == dyn ? a.logits.extent(1) : a.vocabulary;
     const Index batch = a.logits.extent(0);

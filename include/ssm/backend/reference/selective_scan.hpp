@@ -11,7 +11,7 @@ namespace ssm::reference {
 
 /// SelectiveScan as the recurrence it is, one channel after the other, in double precision.
 struct SelectiveScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void selective_scan(Ctx& ctx, const ssm::SelectiveScan<T, typename Ctx::Space>& a) {
     const Index size = a.A.extent(1);
     auto frame = ctx.workspace().frame();
@@ -32,7 +32,7 @@ struct SelectiveScan {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void selective_scan_backward(Ctx& ctx,
                                       const ssm::SelectiveScanBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
@@ -124,7 +124,7 @@ struct SelectiveScan {
   ///   λ_t = C_t·g_t + exp(Δ_{t+1}·A)·λ_{t+1}        g = silu(gate)·dy
   ///   du_t = Δ_t·Σ B_t·λ_t + skip·g_t               dB_t += λ_t·Δ_t·u_t        dC_t += g_t·state_t
   ///   dΔ_t = Σ λ_t·(A·exp(Δ_t·A)·state_{t−1} + B_t·u_t)       dA += λ_t·Δ_t·exp(Δ_t·A)·state_{t−1}
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void channel_backward(Ctx& ctx,
                                const ssm::SelectiveScanBackward<T, typename Ctx::Space>& g,
                                Sequence s, Index d, const Sums& sums) {

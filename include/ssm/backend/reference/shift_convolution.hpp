@@ -7,7 +7,7 @@ namespace ssm::reference {
 
 /// ShiftConvolution as the recurrence it is, one channel after the other, in double precision.
 struct ShiftConvolution {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void shift_convolution(Ctx& ctx, const ssm::ShiftConvolution<T, typename Ctx::Space>& a) {
     const Index taps = a.B.extent(1);
     auto frame = ctx.workspace().frame();
@@ -28,7 +28,7 @@ struct ShiftConvolution {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void shift_convolution_backward(
       Ctx& ctx, const ssm::ShiftConvolutionBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
@@ -74,7 +74,7 @@ struct ShiftConvolution {
   /// λ_t = ∂loss/∂state_t,
   ///   λ_t[n] = C[n]·dy_t + λ_{t+1}[n+1]     dx_t = Σ B[n]·λ_t[n] + skip·dy_t
   ///   dB[n] += λ_t[n]·x_t                   dC[n] += dy_t·state_t[n]
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void channel_backward(Ctx& ctx,
                                const ssm::ShiftConvolutionBackward<T, typename Ctx::Space>& g,
                                Sequence s, Index d, Gradient& sum) {

@@ -9,7 +9,7 @@ namespace ssm::reference {
 /// ShortConvolution over the initial state and the inputs in one row, one channel after the other,
 /// in double precision.
 struct ShortConvolution {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void short_convolution(Ctx& ctx, const ssm::ShortConvolution<T, typename Ctx::Space>& a) {
     const Index width = a.weight.extent(1);
     auto frame = ctx.workspace().frame();
@@ -28,7 +28,7 @@ struct ShortConvolution {
   }
 
   /// drow[i] = ∂loss/∂row[i], where row is the initial state followed by the inputs.
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void short_convolution_backward(
       Ctx& ctx, const ssm::ShortConvolutionBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;

@@ -10,7 +10,7 @@ namespace ssm::reference {
 
 /// SsdScan as the recurrence it is, one head after the other, in double precision.
 struct SsdScan {
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void ssd_scan(Ctx& ctx, const ssm::SsdScan<T, typename Ctx::Space>& a) {
     auto frame = ctx.workspace().frame();
     const auto state = frame.template tensor<double>(a.x.extent(3), a.B.extent(3));
@@ -27,7 +27,7 @@ struct SsdScan {
     });
   }
 
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void ssd_scan_backward(Ctx& ctx, const ssm::SsdScanBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
     const Index heads = a.x.extent(2), groups = a.B.extent(2), states = a.B.extent(3);
@@ -140,7 +140,7 @@ struct SsdScan {
   ///   dx_t = Δ_t·λ_t·B_t + skip·dy_t      dB_t += Δ_t·x_t·λ_t       dC_t += dy_t·state_t
   ///   dΔ_t = x_t·λ_t·B_t + A·c_t        dA += Δ_t·c_t
   ///   c_t  = exp(Δ_t·A)·⟨λ_t, state_{t−1}⟩
-  template <class Ctx, class T>
+  template <class Ctx, Real T>
   static void head_backward(Ctx& ctx, const ssm::SsdScanBackward<T, typename Ctx::Space>& g,
                             Sequence s, Index h, const Sums& sums) {
     const auto& a = g.forward;
