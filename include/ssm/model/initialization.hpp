@@ -5,6 +5,7 @@
 
 #include "ssm/core/initializer.hpp"
 #include "ssm/core/parameter.hpp"
+#include "ssm/core/scalar.hpp"
 
 namespace ssm {
 
