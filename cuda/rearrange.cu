@@ -38,7 +38,17 @@ SSM_HOST_DEVICE void convert_neighbors(const From* from, To* to, Index count) {
   const auto read = *reinterpret_cast<const ConvertRun<From>*>(from);
   ConvertRun<To> written;
   for (Index i = 0; i < convert_run; ++i) written.values[i] = converted<To>(read.values[i]);
+#ifdef __CUDA_ARCH__  // where plain stores of a vector come apart
+  const To* const v = written.values;
+  if constexpr (sizeof(To) == sizeof(float)) {
+    __stwb(reinterpret_cast<float4*>(to), float4{v[0], v[1], v[2], v[3]});
+  } else {
+    const auto pair = [](To low, To high) { return low.bits() | unsigned{high.bits()} << 16; };
+    __stwb(reinterpret_cast<uint2*>(to), uint2{pair(v[0], v[1]), pair(v[2], v[3])});
+  }
+#else
   *reinterpret_cast<ConvertRun<To>*>(to) = written;
+#endif
 }
 
 }  // namespace
