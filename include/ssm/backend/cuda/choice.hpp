@@ -12,8 +12,8 @@ namespace ssm::cuda {
 /// 222 KB: from Hopper on.
 SSM_CUDA_API bool has_tensor_core_kernels();
 
-/// Which kernel a sequence of floats or of a half type goes to where both the tensor-core kernel and
-/// the general one, which takes half types as floats, can take it: the argument of
+/// Which kernel a sequence of floats or of a half type goes to where both the tensor-core kernel
+/// and the general one, which takes half types as floats, can take it: the argument of
 /// cuda::primitive::BasicDiagonalScan, BasicShiftConvolution, BasicCausalConvolution and
 /// BasicH3Mixer.
 ///

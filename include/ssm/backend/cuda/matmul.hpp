@@ -8,10 +8,10 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Matmul. T: float, double, half types. Products by
-/// cuBLASLt in T, of floats as the context's MatmulPrecision says, of half types with sums in float.
-/// A bias is added in T, rounded to it in half types, and activations are a pass of their own over
-/// c, as is, of floats and doubles, a bias where z is wanted. A matrix kept in bf16 is expanded to T
-/// in each product, 10 bytes of traffic a number of float; matmul_few_rows reads it as it is.
+/// cuBLASLt in T, of floats as the context's MatmulPrecision says, of half types with sums in
+/// float. Activations are a pass of their own over c. In half types a bias is rounded to T. A
+/// matrix kept in bf16 is expanded to T in each product, 10 bytes of traffic a number of float;
+/// matmul_few_rows reads it as it is.
 /// scratch   matmul_scratch_bytes(a) bytes, aligned to 16: operands without a unit stride, b_bf16
 ///           as T, and what waits for its activation
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses

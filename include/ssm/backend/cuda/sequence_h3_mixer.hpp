@@ -47,9 +47,9 @@ struct DeviceProducts {
 
 namespace primitive {
 
-/// From the backend's own shift_convolution and diagonal_scan, in half types too, but for: the fused
-/// kernels where they can take half types and Choice has tensor cores scan; float in place of half
-/// types where general kernels scan or heads are wider than a channel.
+/// From the backend's own shift_convolution and diagonal_scan. Of half types by the fused kernels
+/// where they can and Choice has tensor cores scan; in float where general kernels scan or heads
+/// are wider than a channel.
 template <class Choice = Automatic>
 struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   using Composed = composed::BasicH3Mixer<DeviceProducts>;
