@@ -11,6 +11,8 @@ void adamw_update(const ssm::AdamWUpdate<T, CudaSpace>& a, Stream stream) {
   const auto gradient = device::operand(a.gradient);
   const auto first_moment = device::operand(a.first_moment);
   const auto second_moment = device::operand(a.second_moment);
+  const auto rounded_bf16 = device::operand(a.rounded_bf16);
+  const auto rounded_f16 = device::operand(a.rounded_f16);
   const auto t = static_cast<double>(a.step);
   const auto gradient_scale = static_cast<T>(a.gradient_scale);
   const auto beta1 = static_cast<T>(a.beta1);
@@ -28,7 +30,10 @@ void adamw_update(const ssm::AdamWUpdate<T, CudaSpace>& a, Stream stream) {
     const T p = parameter(i);
     first_moment(i) = m;
     second_moment(i) = v;
-    parameter(i) = p - decay * p - rate * m / (std::sqrt(v) * root_correction + eps);
+    const T updated = p - decay * p - rate * m / (std::sqrt(v) * root_correction + eps);
+    parameter(i) = updated;
+    if (rounded_bf16) rounded_bf16(i) = BFloat16(static_cast<float>(updated));
+    if (rounded_f16) rounded_f16(i) = Float16(static_cast<float>(updated));
   });
 }
 

@@ -264,7 +264,14 @@ class AnyLanguageModel {
 
   // Training.
 
-  void start_training(const LanguageModelTrainerConfig& config) { model_->start_training(config); }
+  /// `numbers` is what sequences and working copies of the matrices are kept in meanwhile: "float",
+  /// or in mixed precision "bf16" or "f16"; what is trained and saved stays in float.
+  /// Throws  ArgumentError  for numbers that the backend does not train in, and settings outside
+  ///                        their range
+  void start_training(const LanguageModelTrainerConfig& config,
+                      const std::string& numbers = "float") {
+    model_->start_training(config, numbers);
+  }
   bool is_training() const { return model_->is_training(); }
   TrainingStep update(const TextStreams& streams, double rate) {
     return model_->update(streams, rate);
@@ -277,8 +284,9 @@ class AnyLanguageModel {
   /// Goes on where the model that was saved in a folder stopped; this one was opened from there.
   /// Throws  CheckpointError  if the files are damaged or of another model
   void resume_training(const std::filesystem::path& folder,
-                       const LanguageModelTrainerConfig& config) {
-    model_->start_training(config);
+                       const LanguageModelTrainerConfig& config,
+                       const std::string& numbers = "float") {
+    model_->start_training(config, numbers);
     model_->load_training(folder);
   }
 

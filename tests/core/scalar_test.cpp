@@ -15,8 +15,8 @@ static_assert(sizeof(BFloat16) == 2 && sizeof(Float16) == 2);
 static_assert(std::is_trivially_copyable_v<BFloat16> && std::is_trivially_copyable_v<Float16>);
 static_assert(!std::is_convertible_v<float, Float16> && !std::is_convertible_v<Float16, float>);
 static_assert(ssm::Real<double> && !ssm::Real<int> && !ssm::Real<Float16>);
-static_assert(std::is_same_v<ssm::Accumulator<BFloat16>, float>);
-static_assert(std::is_same_v<ssm::Accumulator<double>, double>);
+static_assert(std::is_same_v<ssm::Wide<BFloat16>, float>);
+static_assert(std::is_same_v<ssm::Wide<double>, double>);
 static_assert(static_cast<float>(Float16(1.5F)) == 1.5F);  // constant expressions
 
 namespace {

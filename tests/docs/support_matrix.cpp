@@ -27,8 +27,8 @@ constexpr std::tuple columns(Column<ssm::Reference>{"Reference"}, Column<ssm::Cp
 void print_heading(const char* what) {
   std::printf("\n| %s |", what);
   std::apply([](const auto&... column) { (std::printf(" %s |", column.name), ...); }, columns);
-  std::printf("\n| --- |");
-  for (std::size_t i = 0; i < std::tuple_size_v<decltype(columns)>; ++i) std::printf(" --- |");
+  std::printf(" bf16, f16 |\n| --- |");
+  for (std::size_t i = 0; i < std::tuple_size_v<decltype(columns)> + 1; ++i) std::printf(" --- |");
   std::printf("\n");
 }
 
@@ -41,7 +41,17 @@ void print_row(const std::string& name, Has has) {
   };
   std::printf("| %s |", name.c_str());
   std::apply([&](const auto&... column) { (std::printf(" %s |", word(column)), ...); }, columns);
-  std::printf("\n");
+  // Sequences in half types: in the names of the backends that have them.
+  std::string half;
+  const auto add = [&]<class B>(const Column<B>& column) {
+    const bool converts = ssm::HasConvert<B, ssm::BFloat16> && ssm::HasConvert<B, ssm::Float16>;
+    if (!converts || !has.template operator()<B, ssm::BFloat16>() ||
+        !has.template operator()<B, ssm::Float16>())
+      return;
+    half += (half.empty() ? "" : ", ") + std::string(column.name);
+  };
+  std::apply([&](const auto&... column) { (add(column), ...); }, columns);
+  std::printf(" %s |\n", half.empty() ? "no" : half.c_str());
 }
 
 /// A row for each form of each layer; sizes make no other row.
@@ -66,7 +76,9 @@ int main() {
       "Written by `support_matrix` from the concepts of the code; a test compares. Every row holds "
       "in float and double,\n"
       "forward and backward; layers also in prefill and step, with states in and out, and on "
-      "packed sequences.\n");
+      "packed sequences. The last column\n"
+      "names the backends that also take sequences in bf16 and f16, with parameters and states in "
+      "float.\n");
   print_heading("primitive");
   ssm::laws::for_each_case(ssm::laws::every_primitive, [](const auto& primitive) {
     print_row(std::string(primitive.name), primitive.has);

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "ssm/core/tensor_view.hpp"
+#include "ssm/core/scalar.hpp"
 
 namespace ssm {
 
@@ -81,7 +82,7 @@ class Random {
   void fill_uniform(T* to, std::uint64_t first, Index count, double low, double high) const {
     for_each_block(first, count, [&](const Block& b, Index begin, int n) {
       for (int j = 0; j < n; ++j)
-        to[begin + j] = static_cast<T>(low + (high - low) * to_unit(b[0][j], b[1][j]));
+        to[begin + j] = scalar_cast<T>(low + (high - low) * to_unit(b[0][j], b[1][j]));
     });
   }
   /// to[j] = deviation · normal(first + j) for j < count, some at a time.
@@ -89,7 +90,7 @@ class Random {
   void fill_normal(T* to, std::uint64_t first, Index count, double deviation) const {
     for_each_block(first, count, [&](const Block& b, Index begin, int n) {
       for (int j = 0; j < n; ++j)
-        to[begin + j] = static_cast<T>(deviation * to_normal(b[0][j], b[1][j], b[2][j], b[3][j]));
+        to[begin + j] = scalar_cast<T>(deviation * to_normal(b[0][j], b[1][j], b[2][j], b[3][j]));
     });
   }
 

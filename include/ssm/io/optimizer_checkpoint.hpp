@@ -9,13 +9,19 @@
 
 namespace ssm {
 
-/// Saves what an AdamW optimizer remembers, so that training continues bit for bit.
+/// Saves what an AdamW optimizer remembers, so that training continues bit for bit, and a loss scale
+/// that changes.
 /// Throws  CheckpointError
 template <class Optimizer>
 void save_optimizer(const std::filesystem::path& path, const Optimizer& optimizer) {
   SafetensorsWriter writer(path);
   writer.metadata("format", "ssm-adamw-1");
   writer.metadata("step", std::to_string(optimizer.step()));
+  const auto& scale = optimizer.loss_scale();
+  if (scale.is_dynamic()) {
+    writer.metadata("loss_scale", std::to_string(static_cast<Index>(scale.value())));
+    writer.metadata("loss_scale_age", std::to_string(scale.age()));
+  }
   save_parameters(writer, optimizer.first_moment(), "first_moment.");
   save_parameters(writer, optimizer.second_moment(), "second_moment.");
   writer.finish();
@@ -31,11 +37,21 @@ void load_optimizer(const std::filesystem::path& path, Optimizer& optimizer) {
   };
   if (field("format") != "ssm-adamw-1")
     throw CheckpointError(path.string(), "", "is not the state of an AdamW optimizer");
-  const std::string text = field("step");
-  Index step = -1;
-  std::from_chars(text.data(), text.data() + text.size(), step);
-  if (step < 0 || std::to_string(step) != text)
-    throw CheckpointError(path.string(), "", "has no valid number of steps");
+  const auto count = [&](const char* name) -> Index {
+    const std::string text = field(name);
+    Index number = -1;
+    std::from_chars(text.data(), text.data() + text.size(), number);
+    return std::to_string(number) == text ? number : -1;
+  };
+  const Index step = count("step");
+  if (step < 0) throw CheckpointError(path.string(), "", "has no valid number of steps");
+  auto& scale = optimizer.loss_scale();
+  if (scale.is_dynamic()) {
+    const Index value = count("loss_scale"), age = count("loss_scale_age");
+    if (value < 1 || static_cast<double>(value) > scale.largest || age < 0)
+      throw CheckpointError(path.string(), "", "has no valid loss scale");
+    scale.restore(static_cast<double>(value), age);
+  }
   load_parameters(file, optimizer.first_moment(), "first_moment.");
   load_parameters(file, optimizer.second_moment(), "second_moment.");
   optimizer.set_step(step);

@@ -92,7 +92,8 @@ class LanguageModelInterface {
   virtual TextLoss loss(TokenView text, const TextLossOptions& options) = 0;
   virtual void keep_weights_in_bf16() = 0;
 
-  virtual void start_training(const LanguageModelTrainerConfig& config) = 0;
+  virtual void start_training(const LanguageModelTrainerConfig& config,
+                              const std::string& numbers) = 0;
   virtual bool is_training() const = 0;
   virtual TrainingStep update(const TextStreams& streams, double rate) = 0;
   virtual Index updates() const = 0;

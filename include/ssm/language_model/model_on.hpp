@@ -13,6 +13,10 @@
 #include "ssm/language_model/state_on.hpp"
 #include "ssm/language_model/training_files.hpp"
 
+namespace ssm {
+struct Reference;
+}
+
 namespace ssm::detail {
 
 /// Resources of a backend by what was chosen at run time: its threads, if it has some.
@@ -26,7 +30,13 @@ struct ResourcesAtRunTime {
   }
 };
 
-/// A language model of family F on backend B in single precision.
+/// Whether language models train in mixed precision on a backend: everywhere but on the one that is
+/// there to be read.
+template <class B>
+inline constexpr bool trains_in_half_types = !std::is_same_v<B, Reference>;
+
+/// A language model of family F on backend B in single precision; a trainer may keep sequences and
+/// working weights in a half type.
 template <class B, LanguageModelFamily F>
 class LanguageModelOn final : public LanguageModelInterface {
   using L = typename F::LanguageModel;
@@ -120,11 +130,15 @@ class LanguageModelOn final : public LanguageModelInterface {
     }
   }
 
-  void start_training(const LanguageModelTrainerConfig& config) override {
+  void start_training(const LanguageModelTrainerConfig& config,
+                      const std::string& numbers) override {
     require_unshared("training");
-    trainer_.emplace(*ctx_, layer(), parameters(), config);
+    trainer_.reset();
+    with_numbers(numbers, [&]<class T>(std::type_identity<T>) {
+      trainer_ = std::make_unique<TrainerIn<T>>(*ctx_, layer(), parameters(), config);
+    });
   }
-  bool is_training() const override { return trainer_.has_value(); }
+  bool is_training() const override { return trainer_ != nullptr; }
   TrainingStep update(const TextStreams& streams, double rate) override {
     require_unshared("training");
     return trainer().update(*ctx_, layer(), weights_->model.parameters, streams, rate);
@@ -136,10 +150,10 @@ class LanguageModelOn final : public LanguageModelInterface {
     else
       save_language_model<F>(folder, weights_->config,
                              copy_to(Context<HostMemory>(), layer(), parameters()));
-    if (trainer_) save_training(folder, layer(), *trainer_);
+    if (trainer_) trainer_->save(folder, layer());
   }
   void load_training(const std::filesystem::path& folder) override {
-    ssm::detail::load_training(folder, layer(), trainer());
+    trainer().load(folder, layer());
   }
 
  private:
@@ -162,6 +176,55 @@ class LanguageModelOn final : public LanguageModelInterface {
     bool is_begun_ = false;
   };
 
+  /// A trainer whatever its sequences are in.
+  class TrainerInterface {
+   public:
+    TrainerInterface() = default;
+    TrainerInterface(const TrainerInterface&) = delete;
+    TrainerInterface& operator=(const TrainerInterface&) = delete;
+    virtual ~TrainerInterface() = default;
+    virtual TrainingStep update(Context<B>& ctx, const L& layer, P& parameters,
+                                const TextStreams& streams, double rate) = 0;
+    virtual Index step() const = 0;
+    virtual void save(const std::filesystem::path& folder, const L& layer) const = 0;
+    virtual void load(const std::filesystem::path& folder, const L& layer) = 0;
+  };
+  template <class T>
+  class TrainerIn final : public TrainerInterface {
+   public:
+    TrainerIn(Context<B>& ctx, const L& layer, const P& parameters,
+              const LanguageModelTrainerConfig& config)
+        : trainer_(ctx, layer, parameters, config) {}
+    TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextStreams& streams,
+                        double rate) override {
+      return trainer_.update(ctx, layer, parameters, streams, rate);
+    }
+    Index step() const override { return trainer_.step(); }
+    void save(const std::filesystem::path& folder, const L& layer) const override {
+      save_training(folder, layer, trainer_);
+    }
+    void load(const std::filesystem::path& folder, const L& layer) override {
+      ssm::detail::load_training(folder, layer, trainer_);
+    }
+
+   private:
+    LanguageModelTrainer<P, T> trainer_;
+  };
+
+  /// Calls run(std::type_identity<T>) for the scalar of that name.
+  /// Throws  ArgumentError  where the backend does not train in it
+  template <class Run>
+  void with_numbers(const std::string& numbers, Run&& run) {
+    if (numbers == "float") return run(std::type_identity<float>());
+    if constexpr (trains_in_half_types<B>) {
+      if (numbers == "bf16") return run(std::type_identity<BFloat16>());
+      if (numbers == "f16") return run(std::type_identity<Float16>());
+    }
+    throw ArgumentError("language model: no training in numbers of type '" + numbers + "' on " +
+                        facts_.backend + "; there is " +
+                        (trains_in_half_types<B> ? "float, bf16, f16" : "float"));
+  }
+
   explicit LanguageModelOn(const BackendOptions& options)
       : ctx_(std::make_shared<Context<B>>(
             ResourcesAtRunTime<typename B::Resources>::make(options))) {
@@ -183,7 +246,7 @@ class LanguageModelOn final : public LanguageModelInterface {
 
   const L& layer() const { return weights_->model.layer; }
   const P& parameters() const { return weights_->model.parameters; }
-  LanguageModelTrainer<P>& trainer() {
+  TrainerInterface& trainer() {
     if (!trainer_) throw ArgumentError("language model: start_training comes before updates");
     return *trainer_;
   }
@@ -215,7 +278,7 @@ class LanguageModelOn final : public LanguageModelInterface {
   std::shared_ptr<Context<B>> ctx_;
   LanguageModelFacts facts_;
   std::shared_ptr<Weights> weights_;
-  std::optional<LanguageModelTrainer<P>> trainer_;
+  std::unique_ptr<TrainerInterface> trainer_;
   DynamicTensor<Token, 1, Space> step_tokens_;
   DynamicTensor<float, 2, Space> step_logits_;
 };

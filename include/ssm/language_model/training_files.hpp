@@ -22,7 +22,8 @@ class OptimizerOnHost {
   OptimizerOnHost(const L& layer, const AdamW<P>& optimizer)
       : first_(copy_to(Context<HostMemory>(), layer, optimizer.first_moment())),
         second_(copy_to(Context<HostMemory>(), layer, optimizer.second_moment())),
-        step_(optimizer.step()) {}
+        step_(optimizer.step()),
+        scale_(optimizer.loss_scale()) {}
 
   HostParameters& first_moment() { return first_; }
   HostParameters& second_moment() { return second_; }
@@ -30,26 +31,28 @@ class OptimizerOnHost {
   const HostParameters& second_moment() const { return second_; }
   Index step() const { return step_; }
   void set_step(Index step) { step_ = step; }
+  LossScale& loss_scale() { return scale_; }
+  const LossScale& loss_scale() const { return scale_; }
 
  private:
   HostParameters first_, second_;
   Index step_;
+  LossScale scale_;
 };
 
 /// visit("batch.0.", 0) for each batch of an update whose state is carried.
-template <class P, class Visit>
-void for_each_carried_state(const LanguageModelTrainer<P>& trainer, Visit&& visit) {
+template <class P, class T, class Visit>
+void for_each_carried_state(const LanguageModelTrainer<P, T>& trainer, Visit&& visit) {
   for (std::size_t microbatch = 0; microbatch < trainer.states().size(); ++microbatch)
     visit("batch." + std::to_string(microbatch) + ".", microbatch);
 }
 
 /// Writes what training needs beside the model: optimizer.safetensors and, where state is carried,
 /// state.safetensors.
-template <class P>
+template <class P, class T>
 void save_training(const std::filesystem::path& folder, const typename P::Layer& layer,
-                   const LanguageModelTrainer<P>& trainer) {
+                   const LanguageModelTrainer<P, T>& trainer) {
   using L = typename P::Layer;
-  using T = typename P::Scalar;
   constexpr bool on_host = P::Space::host_readable;
   const std::filesystem::path moments = folder / "optimizer.safetensors";
   if constexpr (on_host)
@@ -75,11 +78,10 @@ void save_training(const std::filesystem::path& folder, const typename P::Layer&
 
 /// Reads what `save_training` wrote, into a trainer of the same settings.
 /// Throws  CheckpointError  if a file is damaged or of another model
-template <class P>
+template <class P, class T>
 void load_training(const std::filesystem::path& folder, const typename P::Layer& layer,
-                   LanguageModelTrainer<P>& trainer) {
+                   LanguageModelTrainer<P, T>& trainer) {
   using L = typename P::Layer;
-  using T = typename P::Scalar;
   constexpr bool on_host = P::Space::host_readable;
   auto& optimizer = trainer.optimizer();
   const std::filesystem::path moments = folder / "optimizer.safetensors";
@@ -91,6 +93,7 @@ void load_training(const std::filesystem::path& folder, const typename P::Layer&
     copy_parameters(copy.first_moment(), optimizer.first_moment());
     copy_parameters(copy.second_moment(), optimizer.second_moment());
     optimizer.set_step(copy.step());
+    optimizer.loss_scale() = copy.loss_scale();
   }
   if (trainer.states().empty()) return;
   const SafetensorsFile file(folder / "state.safetensors");

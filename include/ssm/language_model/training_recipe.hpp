@@ -30,6 +30,7 @@ struct TrainingRecipe {
   double beta2 = 0.99;
   double clip = 1;
   double held_out = 0.1;
+  std::string numbers = "float";
 };
 
 /// How long it runs, where, and what it reports; may change when it is resumed, and stays as it was
@@ -62,6 +63,7 @@ void for_each_setting(Recipe& r, Visit&& visit) {
   visit("decay-norms-and-biases", r.decay_norms_and_biases, "weight decay of these too");
   visit("beta2", r.beta2, "AdamW's memory of squared gradients");
   visit("clip", r.clip, "largest norm of a gradient (0: any)");
+  visit("numbers", r.numbers, "of sequences and working weights: float, bf16 or f16");
   visit("held-out", r.held_out, "part at the end of the text that is not trained on");
 }
 

@@ -235,7 +235,7 @@ class TrainingRun {
         refuse_change("model");
       if (const auto changed = model_->changed_option(request.model.options))
         refuse_change(*changed);
-      model_->resume_training(checkpoint, trainer());
+      model_->resume_training(checkpoint, trainer(), recipe_.numbers);
       if (step() != record->step)
         throw CheckpointError(checkpoint.string(), "", "holds the optimizer of another step");
       saved_step_ = record->step;
@@ -244,7 +244,7 @@ class TrainingRun {
       FreshLanguageModel fresh = request.model;
       fresh.seed = Seed{recipe_.seed}.fork("model");
       model_.emplace(fresh_language_model(fresh, backend));
-      model_->start_training(trainer());
+      model_->start_training(trainer(), recipe_.numbers);
     }
     const LanguageModelFacts& facts = model_->facts();
     require_effect(request, recipe_, facts.family, facts.has_attention, facts.has_own_rates);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ssm/core/random.hpp"
+#include "ssm/core/scalar.hpp"
 #include "ssm/core/tensor.hpp"
 
 namespace ssm::laws {

@@ -3,9 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <type_traits>
 
 #include "ssm/core/weight.hpp"
 #include "ssm/train/gradients.hpp"
+#include "ssm/train/loss_scale.hpp"
 
 namespace ssm {
 
@@ -48,10 +51,10 @@ class AdamW {
     if (config_.ssm_rate == 0) config_.ssm_rate = config_.rate;
   }
 
-  /// The norm of all gradients together.
+  /// The norm of all gradients together, without the loss scale.
   template <class B>
   double gradient_norm(Context<B>& ctx, const P& gradients) {
-    return global_norm(ctx, gradients, sum_of_squares_);
+    return global_norm(ctx, gradients, sum_of_squares_) / loss_scale_.value();
   }
 
   /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns
@@ -60,6 +63,12 @@ class AdamW {
   /// Throws  ArgumentError  for weights that are kept in bf16
   template <HasOptimizerUpdate B>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate) {
+    return update(ctx, parameters, gradients, rate, parameters);
+  }
+  /// The same with a working copy of the parameters in another scalar, which the same pass rounds
+  /// to.
+  template <HasOptimizerUpdate B, class Working>
+  double update(Context<B>& ctx, P& parameters, const P& gradients, double rate, Working& working) {
     if (has_weights_in_bf16(parameters)) detail::refuse_training_in_bf16("AdamW");
     const double norm = gradient_norm(ctx, gradients);
     if (!std::isfinite(norm)) return norm;
@@ -68,26 +77,32 @@ class AdamW {
     ++step_;
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& parameter, const auto& gradient, auto& first,
-            auto& second) {
+            auto& second, auto& copy) {
           const bool is_vector =
               spec.role == ParameterRole::bias || spec.role == ParameterRole::norm;
           const bool decays = spec.weight_decay && (config_.decay_norms_and_biases || !is_vector);
-          adamw_update(
-              ctx,
-              AdamWUpdate<typename P::Scalar, typename B::Space>{
-                  .rate = spec.own_learning_rate ? rate * (config_.ssm_rate / config_.rate) : rate,
-                  .beta1 = config_.beta1,
-                  .beta2 = config_.beta2,
-                  .eps = config_.eps,
-                  .weight_decay = decays ? config_.weight_decay : 0,
-                  .gradient_scale = scale,
-                  .step = step_,
-                  .parameter = parameter.flatten(),
-                  .gradient = gradient.flatten(),
-                  .first_moment = first.flatten(),
-                  .second_moment = second.flatten()});
+          AdamWUpdate<typename P::Scalar, typename B::Space> a{
+              .rate = spec.own_learning_rate ? rate * (config_.ssm_rate / config_.rate) : rate,
+              .beta1 = config_.beta1,
+              .beta2 = config_.beta2,
+              .eps = config_.eps,
+              .weight_decay = decays ? config_.weight_decay : 0,
+              .gradient_scale = scale / loss_scale_.value(),
+              .step = step_,
+              .parameter = parameter.flatten(),
+              .gradient = gradient.flatten(),
+              .first_moment = first.flatten(),
+              .second_moment = second.flatten()};
+          using Copied = typename std::remove_cvref_t<decltype(copy.flatten())>::Value;
+          if constexpr (std::is_same_v<Copied, BFloat16>) a.rounded_bf16 = copy.flatten();
+          if constexpr (std::is_same_v<Copied, Float16>) a.rounded_f16 = copy.flatten();
+          adamw_update(ctx, a);
+          if constexpr (!HalfStorage<Copied>)
+            if (copy.data() != parameter.data())
+              ctx.copy(copy.data(), parameter.data(),
+                       static_cast<std::size_t>(copy.size()) * sizeof(Copied));
         },
-        parameters, gradients, first_moment_, second_moment_);
+        parameters, gradients, first_moment_, second_moment_, working);
     return norm;
   }
   template <HasOptimizerUpdate B>
@@ -104,6 +119,9 @@ class AdamW {
   /// How many updates have been made; set when training resumes.
   Index step() const { return step_; }
   void set_step(Index step) { step_ = step; }
+  /// What the gradients given to `update` are too large by; 1 unless a trainer sets it.
+  LossScale& loss_scale() { return loss_scale_; }
+  const LossScale& loss_scale() const { return loss_scale_; }
 
  private:
   AdamWConfig config_;
@@ -111,6 +129,7 @@ class AdamW {
   P second_moment_;
   DynamicTensor<double, 1, typename P::Space> sum_of_squares_;
   Index step_ = 0;
+  LossScale loss_scale_;
 };
 
 }  // namespace ssm

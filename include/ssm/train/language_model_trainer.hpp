@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/text_streams.hpp"
 #include "ssm/train/training_step.hpp"
+#include "ssm/train/working_parameters.hpp"
 
 namespace ssm {
 
@@ -28,24 +30,35 @@ struct LanguageModelTrainerConfig {
 ///   LanguageModelTrainer trainer(ctx, layer, parameters,
 ///                                {.batch = 16, .carry = 16, .optimizer = {.rate = 2e-3}});
 ///   trainer.update(ctx, layer, parameters, streams, schedule.rate(trainer.step()));
+/// With sequences in T, bf16 or f16, `parameters` stay what is trained, in full precision; forward
+/// and backward passes read a copy with its matrices in T, which the optimizer's pass writes, and
+/// states, sums and the gradients of parameters are float. In f16 the loss is scaled, and a batch
+/// whose gradient overflows is done again at half the scale. Nobody else may change the parameters
+/// between updates, or must `refresh` the copy.
+///   LanguageModelTrainer<Parameters, BFloat16> trainer(ctx, layer, parameters, config);
 /// Everything random is a function of seeds and the number of the update: with the same parameters,
 /// moments and states a run that was stopped makes the same updates, bit for bit on the same
 /// backend and number of threads.
-template <class P>
+template <class P, class T = typename P::Scalar>
 class LanguageModelTrainer {
   using L = typename P::Layer;
-  using T = typename P::Scalar;
   using Space = typename P::Space;
+  using Working = typename WorkingParameters<P, T>::Type;
 
  public:
+  using Scalar = T;
+  using State = StateOf<Working>;
+
   /// Throws  ArgumentError  for options outside their range
   template <class B>
   LanguageModelTrainer(Context<B>& ctx, const L& layer, const P& parameters,
                        LanguageModelTrainerConfig config)
       : config_(config),
         optimizer_(ctx, layer, parameters, config.optimizer),
-        gradients_(layer.template zero_parameters<T>(ctx)),
+        working_(ctx, layer, parameters),
+        gradients_(layer.template zero_parameters<Wide<T>>(ctx)),
         tape_(layer.template make_tape<T>(ctx)) {
+    optimizer_.loss_scale() = LossScale::for_sequences<T>();
     if (config.batch < 1 || config.accumulation < 1 || config.carry < 1)
       throw ArgumentError("training: batch, accumulation and carry must be at least 1");
     if (config.carry > 1)
@@ -63,20 +76,22 @@ class LanguageModelTrainer {
                           std::to_string(config_.batch * config_.accumulation) +
                           " windows an update");
     resize(streams.length(), layer.padded_vocabulary());
-    set_zero(ctx, gradients_);
-    TrainingStep result;
-    for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
-      fill(streams, microbatch * config_.batch);
-      SequenceOptions<StateOf<P>> options = options_of(microbatch);
-      options.dropout =
-          config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + microbatch));
-      result.loss +=
-          accumulate(ctx, layer, parameters, options) / static_cast<double>(config_.accumulation);
+    LossScale& scale = optimizer_.loss_scale();
+    if (scale.is_dynamic()) copy_states(ctx, states_, states_before_);
+    while (true) {
+      const TrainingStep result = try_update(ctx, layer, parameters, streams, rate);
+      if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
+        scale.count_update();
+        return result;
+      }
+      if (!scale.shrink()) return result;
+      copy_states(ctx, states_before_, states_);
     }
-    result.gradient_norm = std::isfinite(result.loss)
-                               ? optimizer_.update(ctx, parameters, gradients_, rate)
-                               : optimizer_.gradient_norm(ctx, gradients_);
-    return result;
+  }
+  /// After somebody else has changed the parameters.
+  template <class B>
+  void refresh(Context<B>& ctx, const P& parameters) {
+    working_.refresh(ctx, parameters);
   }
 
   /// Updates made so far.
@@ -87,10 +102,34 @@ class LanguageModelTrainer {
   const P& gradients() const { return gradients_; }
   /// What is carried to the next window, one state for each batch of an update; none without
   /// `carry`.
-  std::vector<StateOf<P>>& states() { return states_; }
-  const std::vector<StateOf<P>>& states() const { return states_; }
+  std::vector<State>& states() { return states_; }
+  const std::vector<State>& states() const { return states_; }
 
  private:
+  template <class B>
+  TrainingStep try_update(Context<B>& ctx, const L& layer, P& parameters,
+                          const TextStreams& streams, double rate) {
+    set_zero(ctx, gradients_);
+    TrainingStep result;
+    for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
+      fill(streams, microbatch * config_.batch);
+      SequenceOptions<State> options = options_of(microbatch);
+      options.dropout =
+          config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + microbatch));
+      result.loss += accumulate(ctx, layer, working_.of(parameters), options) /
+                     static_cast<double>(config_.accumulation);
+    }
+    result.gradient_norm =
+        std::isfinite(result.loss)
+            ? optimizer_.update(ctx, parameters, gradients_, rate, working_.of(parameters))
+            : optimizer_.gradient_norm(ctx, gradients_);
+    return result;
+  }
+  template <class B>
+  static void copy_states(Context<B>& ctx, const std::vector<State>& from, std::vector<State>& to) {
+    to.resize(from.size());
+    for (std::size_t i = 0; i < from.size(); ++i) copy_state<L>(ctx, from[i], to[i]);
+  }
   void resize(Index length, Index vocabulary) {
     for (auto* tokens : {&host_tokens_, &host_targets_}) tokens->resize({config_.batch, length});
     for (auto* tokens : {&tokens_, &targets_}) tokens->resize({config_.batch, length});
@@ -103,38 +142,39 @@ class LanguageModelTrainer {
     Space::copy(tokens_.data(), host_tokens_.data(), bytes);
     Space::copy(targets_.data(), host_targets_.data(), bytes);
   }
-  SequenceOptions<StateOf<P>> options_of(Index microbatch) {
+  SequenceOptions<State> options_of(Index microbatch) {
     if (states_.empty()) return {};
-    StateOf<P>& state = states_[static_cast<std::size_t>(microbatch)];
+    State& state = states_[static_cast<std::size_t>(microbatch)];
     return {.initial_state = step() % config_.carry == 0 ? nullptr : &state, .final_state = &state};
   }
   /// Adds the gradient of one batch; returns its loss.
   template <class B>
-  double accumulate(Context<B>& ctx, const L& layer, const P& parameters,
-                    const SequenceOptions<StateOf<P>>& options) {
+  double accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
+                    const SequenceOptions<State>& options) {
     layer.forward(ctx, parameters, tokens_, logits_, tape_, options);
     const auto rows = as_rows(logits_.view());
-    cross_entropy(ctx,
-                  CrossEntropy<T, Space>{.logits = rows,
-                                         .targets = targets_.flatten(),
-                                         .scale = 1.0 / static_cast<double>(config_.accumulation),
-                                         .loss = loss_,
-                                         .dlogits = rows});
+    cross_entropy(ctx, CrossEntropy<T, Space>{.logits = rows,
+                                              .targets = targets_.flatten(),
+                                              .scale = optimizer_.loss_scale().value() /
+                                                       static_cast<double>(config_.accumulation),
+                                              .loss = loss_,
+                                              .dlogits = rows});
     layer.backward(ctx, parameters, tape_, logits_, gradients_);
-    T loss{};
+    Wide<T> loss{};
     Space::copy(&loss, loss_.data(), sizeof(loss));
     return static_cast<double>(loss);
   }
 
   LanguageModelTrainerConfig config_;
   AdamW<P> optimizer_;
+  WorkingParameters<P, T> working_;
   P gradients_;
-  TapeOf<P> tape_;
-  std::vector<StateOf<P>> states_;
+  TapeOf<Working> tape_;
+  std::vector<State> states_, states_before_;
   DynamicTensor<Token, 2> host_tokens_, host_targets_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;
-  DynamicTensor<T, 1, Space> loss_;
+  DynamicTensor<Wide<T>, 1, Space> loss_;
 };
 
 }  // namespace ssm

@@ -35,6 +35,8 @@ struct OptimizerUpdate {
                       second.store(0, i, count, v);
                       parameter.store(0, i, count,
                                       keep * parameter.load(0, i, count) - first_scale * m / root);
+                      if (a.rounded_bf16) round(a.parameter, a.rounded_bf16, i, count);
+                      if (a.rounded_f16) round(a.parameter, a.rounded_f16, i, count);
                     });
   }
 
@@ -63,6 +65,14 @@ struct OptimizerUpdate {
     double total = 0;
     for (Index b = 0; b < blocks; ++b) total += sums(b);
     a.sum(0) += total;
+  }
+
+ private:
+  /// A few elements that have just been written.
+  template <class T, class Half>
+  static void round(const View<T, 1, HostSpace>& from, const View<Half, 1, HostSpace>& to,
+                    Index begin, Index count) {
+    for (Index i = begin; i < begin + count; ++i) to(i) = scalar_cast<Half>(from(i));
   }
 };
 
