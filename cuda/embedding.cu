@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <limits>
 
+#include "half_numbers.cuh"
 #include "matrix_elements.cuh"
 #include "parallel.cuh"
 #include "ssm/backend/cuda/embedding.hpp"
@@ -15,14 +16,14 @@ void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream) {
   const auto y = device::operand(a.y);
   const Index vocabulary = a.table_bf16 ? a.table_bf16.extent(0) : a.table.extent(0);
   const auto elements = device::matrix_elements(a.y.extent(0), a.y.extent(1));
-  constexpr T nothing = std::numeric_limits<T>::quiet_NaN();
+  const T nothing = static_cast<T>(std::numeric_limits<Wide<T>>::quiet_NaN());
   device::for_each_index(elements.count, stream, "embedding", [=] SSM_DEVICE(Index i) {
     const auto [m, d] = elements.at(i);
     const Token token = tokens(m);
     if (token < 0 || token >= vocabulary)
       y(m, d) = nothing;
     else if (table_bf16)
-      y(m, d) = static_cast<T>(static_cast<float>(table_bf16(token, d)));
+      y(m, d) = device::converted<T>(table_bf16(token, d));
     else
       y(m, d) = table(token, d);
   });
@@ -172,8 +173,14 @@ void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* sc
                        });
 }
 
+#define SSM_INSTANTIATE(T) \
+  template SSM_CUDA_API void embedding<T>(const ssm::Embedding<T, CudaSpace>&, Stream);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
 #define SSM_INSTANTIATE(T)                                                                      \
-  template SSM_CUDA_API void embedding<T>(const ssm::Embedding<T, CudaSpace>&, Stream);         \
   template SSM_CUDA_API void embedding_backward<T>(const ssm::EmbeddingBackward<T, CudaSpace>&, \
                                                    Index*, Stream);
 SSM_INSTANTIATE(float)

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "activation_functions.cuh"
+#include "half_numbers.cuh"
 #include "parallel.cuh"
 #include "ssm/backend/cuda/matmul_few_rows.hpp"
 #include "unroll.cuh"
@@ -12,7 +13,7 @@ namespace {
 using device::Lanes;
 using device::Operand;
 
-/// Consecutive k that a lane takes at a time: 16 bytes of bf16.
+/// Consecutive k that a lane takes at a time: 16 bytes of weights.
 constexpr Index run = 8;
 
 template <class T>
@@ -48,11 +49,14 @@ bool has_aligned_runs(const V& matrix, int along, int across) {
 /// A warp makes `Columns` entries of `Rows` rows of c. Each lane adds its runs of k in order; then
 /// the lanes' sums are added. What is added in which order depends on K alone, however the operands
 /// lie.
-template <class T, int Rows, int Columns, int Unroll>
+/// W   the scalar of the weights, BFloat16 or T
+template <class T, class W, int Rows, int Columns, int Unroll>
 struct FewRows {
-  explicit FewRows(const ssm::Matmul<T, CudaSpace>& call)
+  using Sum = Wide<T>;
+
+  FewRows(const ssm::Matmul<T, CudaSpace>& call, const View<const W, 2, CudaSpace>& weights)
       : a(device::operand(call.a)),
-        b(device::operand(call.b_bf16)),
+        b(device::operand(weights)),
         bias(device::operand(call.bias)),
         c(device::operand(call.c)),
         z(device::operand(call.z)),
@@ -61,7 +65,7 @@ struct FewRows {
         depth(call.a.extent(1)),
         activation(call.activation),
         accumulates(call.accumulate),
-        are_aligned(has_aligned_runs(call.a, 1, 0) && has_aligned_runs(call.b_bf16, 0, 1)) {}
+        are_aligned(has_aligned_runs(call.a, 1, 0) && has_aligned_runs(weights, 0, 1)) {}
 
   Index row_blocks() const { return (rows + Rows - 1) / Rows; }
   Index column_blocks() const { return (columns + Columns - 1) / Columns; }
@@ -72,7 +76,7 @@ struct FewRows {
     const Index blocks = (rows + Rows - 1) / Rows;
     const Index row = block % blocks * Rows;
     const Index column = block / blocks * Columns;
-    T sum[Rows][Columns] = {};
+    Sum sum[Rows][Columns] = {};
     const Index runs = (depth + run - 1) / run;
     const Index aligned = are_aligned ? depth / run : 0;
     lanes.each_unrolled<Unroll>(aligned, [&](Index i) {
@@ -93,7 +97,7 @@ struct FewRows {
     constexpr int entries = Rows * Columns;
     SSM_UNROLL
     for (int first = 0; first < entries; first += int{Lanes::count}) {
-      T own = 0;
+      Sum own = 0;
       SSM_UNROLL
       for (int i = 0; i < int{Lanes::count}; ++i)
         if (first + i < entries && i == lanes.index())
@@ -108,9 +112,9 @@ struct FewRows {
   /// sum += x·w over a run, which `load(address of k = 0, stride along k)` gives of a row of a or a
   /// column of b.
   template <class Load>
-  SSM_DEVICE void add_run(Index row, Index column, T (&sum)[Rows][Columns],
+  SSM_DEVICE void add_run(Index row, Index column, Sum (&sum)[Rows][Columns],
                           const Load& load) const {
-    Run<BFloat16> weights[Columns];
+    Run<W> weights[Columns];
     SSM_UNROLL
     for (int n = 0; n < Columns; ++n)
       weights[n] = load(&b(Index{0}, last(column + n, columns)), b.strides[0]);
@@ -121,54 +125,67 @@ struct FewRows {
       for (int n = 0; n < Columns; ++n) {
         SSM_UNROLL
         for (int j = 0; j < run; ++j)
-          sum[m][n] += x.values[j] * static_cast<T>(static_cast<float>(weights[n].values[j]));
+          sum[m][n] += device::widened(x.values[j]) *
+                       static_cast<Sum>(device::widened(weights[n].values[j]));
       }
     }
   }
   /// A block at the edge reads its last row or column again, in place of those that do not exist.
   SSM_DEVICE static Index last(Index i, Index count) { return i < count ? i : count - 1; }
-  SSM_DEVICE void finish(Index m, Index n, T product) const {
-    const T value = product + (bias ? bias(n) : T{0});
-    if (z) z(m, n) = value;
-    c(m, n) = (accumulates ? c(m, n) : T{0}) + device::activate(activation, value);
+  SSM_DEVICE void finish(Index m, Index n, Sum product) const {
+    const Sum value = product + (bias ? bias(n) : Sum{0});
+    if (z) z(m, n) = device::narrowed<T>(value);
+    c(m, n) = device::narrowed<T>((accumulates ? device::widened(c(m, n)) : Sum{0}) +
+                                  device::activate(activation, value));
   }
 
   Operand<const T, 2> a;
-  Operand<const BFloat16, 2> b;
-  Operand<const T, 1> bias;
+  Operand<const W, 2> b;
+  Operand<const Sum, 1> bias;
   Operand<T, 2> c, z;
   Index rows, columns, depth;
   ActivationKind activation;
   bool accumulates, are_aligned;
 };
 
-template <int Rows, int Columns, int Unroll, class T>
-void run_few_rows(const ssm::Matmul<T, CudaSpace>& a, Stream stream) {
-  const FewRows<T, Rows, Columns, Unroll> blocks(a);
+template <int Rows, int Columns, int Unroll, class T, class W>
+void run_few_rows(const ssm::Matmul<T, CudaSpace>& a, const View<const W, 2, CudaSpace>& weights,
+                  Stream stream) {
+  const FewRows<T, W, Rows, Columns, Unroll> blocks(a, weights);
   device::for_each_row(blocks.row_blocks() * blocks.column_blocks(), stream, "matmul", blocks);
+}
+
+template <class T, class W>
+void choose_few_rows(const ssm::Matmul<T, CudaSpace>& a, const View<const W, 2, CudaSpace>& weights,
+                     Stream stream) {
+  // Blocks of b are read by one warp each: the more rows share one, the more of its columns share
+  // what is read of a.
+  const Index rows = a.c.extent(0);
+  if (rows <= 1)
+    run_few_rows<1, 1, 4>(a, weights, stream);
+  else if (rows <= 2)
+    run_few_rows<2, 2, 2>(a, weights, stream);
+  else if (rows <= 4)
+    run_few_rows<4, 4, 1>(a, weights, stream);
+  else
+    run_few_rows<8, 4, 1>(a, weights, stream);
 }
 
 }  // namespace
 
 template <class T>
 void matmul_few_rows(const ssm::Matmul<T, CudaSpace>& a, Stream stream) {
-  // Blocks of b are read by one warp each: the more rows share one, the more of its columns share
-  // what is read of a.
-  const Index rows = a.c.extent(0);
-  if (rows <= 1)
-    run_few_rows<1, 1, 4>(a, stream);
-  else if (rows <= 2)
-    run_few_rows<2, 2, 2>(a, stream);
-  else if (rows <= 4)
-    run_few_rows<4, 4, 1>(a, stream);
-  else
-    run_few_rows<8, 4, 1>(a, stream);
+  if constexpr (HalfStorage<T>)
+    if (a.b) return choose_few_rows(a, a.b, stream);
+  choose_few_rows(a, a.b_bf16, stream);
 }
 
 #define SSM_INSTANTIATE(T) \
   template SSM_CUDA_API void matmul_few_rows<T>(const ssm::Matmul<T, CudaSpace>&, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

@@ -15,7 +15,11 @@ void find(void* library, const char* name, Function& function) {
 
 constexpr cublasComputeType_t compute_type(cudaDataType_t scalar, MatmulPrecision precision) {
   if (scalar == CUDA_R_64F) return CUBLAS_COMPUTE_64F;
-  return precision == MatmulPrecision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  return scalar == CUDA_R_32F && precision == MatmulPrecision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                                    : CUBLAS_COMPUTE_32F;
+}
+constexpr bool is_half(cudaDataType_t scalar) {
+  return scalar == CUDA_R_16BF || scalar == CUDA_R_16F;
 }
 
 }  // namespace
@@ -66,9 +70,10 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   const auto found = products_.find(shape);
   if (found != products_.end()) return found->second;
   device::Product product;
-  device::check(lt_.create_operation(&product.operation,
-                                     device::compute_type(shape.scalar, precision_), shape.scalar),
-                "cublasLtMatmulDescCreate");
+  device::check(
+      lt_.create_operation(&product.operation, device::compute_type(shape.factors, precision_),
+                           device::is_half(shape.factors) ? CUDA_R_32F : shape.factors),
+      "cublasLtMatmulDescCreate");
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
     device::check(lt_.set_operation(product.operation, attribute, &value, sizeof(value)),
                   "cublasLtMatmulDescSetAttribute");
@@ -79,15 +84,15 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   if (shape.epilogue ==
       CUBLASLT_EPILOGUE_BIAS)  // some address: what is chosen may depend on there being one
     set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, scratch_);
-  const auto layout = [&](cublasLtMatrixLayout_t& made, bool transposed, std::uint64_t rows,
-                          std::uint64_t columns, std::int64_t step) {
-    device::check(lt_.create_layout(&made, shape.scalar, transposed ? columns : rows,
+  const auto layout = [&](cublasLtMatrixLayout_t& made, cudaDataType_t scalar, bool transposed,
+                          std::uint64_t rows, std::uint64_t columns, std::int64_t step) {
+    device::check(lt_.create_layout(&made, scalar, transposed ? columns : rows,
                                     transposed ? rows : columns, step),
                   "cublasLtMatrixLayoutCreate");
   };
-  layout(product.a, shape.a_transposed, shape.rows, shape.inner, shape.a_step);
-  layout(product.b, shape.b_transposed, shape.inner, shape.columns, shape.b_step);
-  layout(product.d, false, shape.rows, shape.columns, shape.d_step);
+  layout(product.a, shape.factors, shape.a_transposed, shape.rows, shape.inner, shape.a_step);
+  layout(product.b, shape.factors, shape.b_transposed, shape.inner, shape.columns, shape.b_step);
+  layout(product.d, shape.result, false, shape.rows, shape.columns, shape.d_step);
 
   cublasLtMatmulPreference_t preference = nullptr;
   device::check(lt_.create_preference(&preference), "cublasLtMatmulPreferenceCreate");
@@ -99,6 +104,9 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.b_alignment);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.d_alignment);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.d_alignment);
+  if (device::is_half(shape.factors))  // parts of a long sum are added in float too
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+           std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   const cublasStatus_t code = lt_.heuristic(handle_, product.operation, product.a, product.b,
@@ -109,10 +117,10 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   return products_.emplace(shape, product).first->second;
 }
 
-template <class T>
-void MatmulLibrary::run(const device::Product& product, const T* a, const T* b, T beta, T* d,
-                        const T* bias, Stream stream) {
-  const T alpha = 1;
+template <class S>
+void MatmulLibrary::run(const device::Product& product, const void* a, const void* b, S beta,
+                        void* d, const void* bias, Stream stream) {
+  const S alpha = 1;
   if (bias != nullptr)
     device::check(lt_.set_operation(product.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
                                     sizeof(bias)),
@@ -122,10 +130,10 @@ void MatmulLibrary::run(const device::Product& product, const T* a, const T* b, 
                            static_cast<cudaStream_t>(stream)),
                 "cublasLtMatmul");
 }
-template void MatmulLibrary::run<float>(const device::Product&, const float*, const float*, float,
-                                        float*, const float*, Stream);
-template void MatmulLibrary::run<double>(const device::Product&, const double*, const double*,
-                                         double, double*, const double*, Stream);
+template void MatmulLibrary::run<float>(const device::Product&, const void*, const void*, float,
+                                        void*, const void*, Stream);
+template void MatmulLibrary::run<double>(const device::Product&, const void*, const void*, double,
+                                         void*, const void*, Stream);
 
 MatmulLibrary* create_matmul_library(MatmulPrecision precision) {
   return new MatmulLibrary(precision);

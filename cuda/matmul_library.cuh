@@ -15,7 +15,7 @@ namespace device {
 /// One product as cuBLASLt sees it: column-major d[rows, columns] = op(a)·op(b) + beta·d, where
 /// rows are the columns of the library's row-major c. Addresses count by their alignment alone.
 struct ProductShape {
-  cudaDataType_t scalar;
+  cudaDataType_t factors, result;  // the scalars of a and b, and of d
   cublasLtEpilogue_t epilogue;
   bool a_transposed, b_transposed;
   std::uint64_t rows, columns, inner;
@@ -64,10 +64,11 @@ class MatmulLibrary {
 
   /// The algorithm for a shape, chosen at the first call.
   const device::Product& product(const device::ProductShape& shape);
-  /// d = op(a)·op(b) + beta·d, through the epilogue of the shape.
-  template <class T>
-  void run(const device::Product& product, const T* a, const T* b, T beta, T* d, const T* bias,
-           Stream stream);
+  /// d = op(a)·op(b) + beta·d, through the epilogue of the shape; a bias is of d's scalar.
+  /// S   the scalar of arithmetic: double for doubles, else float
+  template <class S>
+  void run(const device::Product& product, const void* a, const void* b, S beta, void* d,
+           const void* bias, Stream stream);
 
  private:
   static constexpr std::size_t scratch_bytes = std::size_t{32} << 20;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "half_numbers.cuh"
 #include "packing.cuh"
 #include "ssm/backend/cuda/shift_taps_and_states.hpp"
 
@@ -12,29 +13,32 @@ namespace {
 /// what is overwritten has been read, in place too.
 template <class T>
 struct ShiftFinalState {
+  using S = Wide<T>;
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
     const Sequence s = packing.sequence(row / channels);
     const Index d = row % channels;
     for (Index first = (taps - 1) / Lanes::count * Lanes::count; first >= 0 && taps > 0;
          first -= Lanes::count) {
       const Index width = taps - first < Lanes::count ? taps - first : Lanes::count;
-      T state{0};
+      S state{0};
       lanes.each(width, [&](Index i) { state = value(s, d, first + i); });
       lanes.wait();
       lanes.each(width, [&](Index i) { final_state(s.row, d, first + i) = state; });
       lanes.wait();
     }
   }
-  SSM_DEVICE T value(const Sequence& s, Index d, Index n) const {
+  SSM_DEVICE S value(const Sequence& s, Index d, Index n) const {
     const Index length = s.end - s.begin;
-    T sum = n >= length ? value_or(T{0}, initial_state, s.row, d, n - length) : T{0};
-    for (Index j = 0; j <= n && j < length; ++j) sum += B(d, n - j) * x(s.batch, s.end - 1 - j, d);
+    S sum = n >= length ? value_or(S{0}, initial_state, s.row, d, n - length) : S{0};
+    for (Index j = 0; j <= n && j < length; ++j)
+      sum += B(d, n - j) * widened(x(s.batch, s.end - 1 - j, d));
     return sum;
   }
 
-  Operand<const T, 2> B;
-  Operand<const T, 3> x, initial_state;
-  Operand<T, 3> final_state;
+  Operand<const S, 2> B;
+  Operand<const T, 3> x;
+  Operand<const S, 3> initial_state;
+  Operand<S, 3> final_state;
   Packing packing;
   Index channels;
   Index taps;
@@ -43,20 +47,22 @@ struct ShiftFinalState {
 /// dinitial[m] = Σ_{m+1+j < N, j < length} C[m+1+j]·dy[begin+j] + dfinal[m + length].
 template <class T>
 struct ShiftInitialGradient {
+  using S = Wide<T>;
   SSM_DEVICE void operator()(Index i) const {
     const Index m = i % taps;
     const Index d = i / taps % channels;
     const Sequence s = packing.sequence(i / taps / channels);
     const Index length = s.end - s.begin;
-    T sum = m + length < taps ? value_or(T{0}, dfinal_state, s.row, d, m + length) : T{0};
+    S sum = m + length < taps ? value_or(S{0}, dfinal_state, s.row, d, m + length) : S{0};
     for (Index j = 0; m + 1 + j < taps && j < length; ++j)
-      sum += C(d, m + 1 + j) * dy(s.batch, s.begin + j, d);
+      sum += C(d, m + 1 + j) * widened(dy(s.batch, s.begin + j, d));
     dinitial_state(s.row, d, m) = sum;
   }
 
-  Operand<const T, 2> C;
-  Operand<const T, 3> dy, dfinal_state;
-  Operand<T, 3> dinitial_state;
+  Operand<const S, 2> C;
+  Operand<const T, 3> dy;
+  Operand<const S, 3> dfinal_state;
+  Operand<S, 3> dinitial_state;
   Packing packing;
   Index channels;
   Index taps;
@@ -67,6 +73,7 @@ struct ShiftInitialGradient {
 ///   dC[n] += Σ_{j≤n}  B[n−j]·dtaps[j] + Σ_i dy_{begin+i}·initial[n−1−i]
 template <class T>
 struct ShiftGradient {
+  using S = Wide<T>;
   SSM_DEVICE void operator()(Index i) const {
     const Index n = i % taps;
     const Index d = i / taps;
@@ -78,17 +85,18 @@ struct ShiftGradient {
       const Sequence s = packing.sequence(row);
       const Index length = s.end - s.begin;
       for (Index j = 0; dfinal_state && n + j < taps && j < length; ++j)
-        sum_B += double{x(s.batch, s.end - 1 - j, d)} * dfinal_state(row, d, n + j);
+        sum_B += double{widened(x(s.batch, s.end - 1 - j, d))} * dfinal_state(row, d, n + j);
       for (Index j = 0; initial_state && j < n && j < length; ++j)
-        sum_C += double{dy(s.batch, s.begin + j, d)} * initial_state(row, d, n - 1 - j);
+        sum_C += double{widened(dy(s.batch, s.begin + j, d))} * initial_state(row, d, n - 1 - j);
     }
-    if (dB) dB(d, n) = static_cast<T>(dB(d, n) + sum_B);
-    if (dC) dC(d, n) = static_cast<T>(dC(d, n) + sum_C);
+    if (dB) dB(d, n) = static_cast<S>(dB(d, n) + sum_B);
+    if (dC) dC(d, n) = static_cast<S>(dC(d, n) + sum_C);
   }
 
-  Operand<const T, 2> B, C, dtaps;
-  Operand<const T, 3> x, dy, initial_state, dfinal_state;
-  Operand<T, 2> dB, dC;
+  Operand<const S, 2> B, C, dtaps;
+  Operand<const T, 3> x, dy;
+  Operand<const S, 3> initial_state, dfinal_state;
+  Operand<S, 2> dB, dC;
   Packing packing;
   Index taps;
 };
@@ -102,8 +110,8 @@ Packing packing_of(const ssm::ShiftConvolution<T, CudaSpace>& a, DeviceSegments 
 }  // namespace device
 
 template <class T>
-void shift_taps(const ssm::ShiftConvolution<T, CudaSpace>& a, const View<T, 2, CudaSpace>& taps,
-                Stream stream) {
+void shift_taps(const ssm::ShiftConvolution<T, CudaSpace>& a,
+                const View<Wide<T>, 2, CudaSpace>& taps, Stream stream) {
   const auto B = device::operand(a.B);
   const auto C = device::operand(a.C);
   const auto to = device::operand(taps);
@@ -112,7 +120,7 @@ void shift_taps(const ssm::ShiftConvolution<T, CudaSpace>& a, const View<T, 2, C
   device::for_each_index(taps.size(), stream, "shift_convolution", [=] SSM_DEVICE(Index i) {
     const Index d = i % channels;
     const Index lag = i / channels;
-    T sum{0};
+    Wide<T> sum{0};
     for (Index j = 0; j < count - lag; ++j) sum += B(d, j) * C(d, j + lag);
     to(d, lag) = sum;
   });
@@ -134,10 +142,11 @@ void add_shift_initial_state(const ssm::ShiftConvolution<T, CudaSpace>& a, Devic
                            const Index d = i / positions % channels;
                            const Sequence s = packing.sequence(i / positions / channels);
                            if (step >= s.end - s.begin) return;
-                           T sum{0};
+                           Wide<T> sum{0};
                            for (Index n = 0; n < taps - 1 - step; ++n)
                              sum += C(d, n + 1 + step) * initial_state(s.row, d, n);
-                           y(s.batch, s.begin + step, d) += sum;
+                           T& entry = y(s.batch, s.begin + step, d);
+                           entry = device::narrowed<T>(device::widened(entry) + sum);
                          });
 }
 
@@ -168,7 +177,7 @@ void shift_initial_gradient(const ssm::ShiftConvolutionBackward<T, CudaSpace>& g
 
 template <class T>
 void add_shift_gradients(const ssm::ShiftConvolutionBackward<T, CudaSpace>& g,
-                         const View<const T, 2, CudaSpace>& dtaps, DeviceSegments segments,
+                         const View<const Wide<T>, 2, CudaSpace>& dtaps, DeviceSegments segments,
                          Stream stream) {
   const char* const operation = "shift_convolution_backward";
   const auto& a = g.forward;
@@ -188,7 +197,7 @@ void add_shift_gradients(const ssm::ShiftConvolutionBackward<T, CudaSpace>& g,
 
 #define SSM_INSTANTIATE(T)                                                                    \
   template SSM_CUDA_API void shift_taps<T>(const ssm::ShiftConvolution<T, CudaSpace>&,        \
-                                           const View<T, 2, CudaSpace>&, Stream);             \
+                                           const View<Wide<T>, 2, CudaSpace>&, Stream);       \
   template SSM_CUDA_API void add_shift_initial_state<T>(                                      \
       const ssm::ShiftConvolution<T, CudaSpace>&, DeviceSegments, Stream);                    \
   template SSM_CUDA_API void shift_final_state<T>(const ssm::ShiftConvolution<T, CudaSpace>&, \
@@ -196,10 +205,12 @@ void add_shift_gradients(const ssm::ShiftConvolutionBackward<T, CudaSpace>& g,
   template SSM_CUDA_API void shift_initial_gradient<T>(                                       \
       const ssm::ShiftConvolutionBackward<T, CudaSpace>&, DeviceSegments, Stream);            \
   template SSM_CUDA_API void add_shift_gradients<T>(                                          \
-      const ssm::ShiftConvolutionBackward<T, CudaSpace>&, const View<const T, 2, CudaSpace>&, \
-      DeviceSegments, Stream);
+      const ssm::ShiftConvolutionBackward<T, CudaSpace>&,                                     \
+      const View<const Wide<T>, 2, CudaSpace>&, DeviceSegments, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

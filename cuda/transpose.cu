@@ -17,12 +17,15 @@ struct Transposition {
 
 #ifdef __CUDACC__
 
-constexpr int kTile = 32;
+template <class T>
+inline constexpr int kTileOf = sizeof(T) == 2 ? 64 : 32;
 constexpr int kTileThreads = 256;
 
 template <class T>
 __global__ void transpose_tiles(Transposition<T> a) {
-  __shared__ T tile[kTile][kTile + 1];  // [row, column], neighboring rows in different banks
+  constexpr int kTile = kTileOf<T>;
+  // [row, column], neighboring rows in different banks
+  __shared__ T tile[kTile][kTile + (sizeof(T) == 2 ? 2 : 1)];
   const Index across = (a.columns + kTile - 1) / kTile;
   const Index down = (a.rows + kTile - 1) / kTile;
   const bool columns_first_in_x = a.x.strides[2] <= a.x.strides[1];
@@ -54,6 +57,7 @@ __global__ void transpose_tiles(Transposition<T> a) {
 template <class T>
 void run(const Transposition<T>& a, Stream stream) {
   if (a.batch * a.rows * a.columns == 0) return;
+  constexpr int kTile = kTileOf<T>;
   const Index tiles = a.batch * ((a.rows + kTile - 1) / kTile) * ((a.columns + kTile - 1) / kTile);
   launch(transpose_tiles<T>, grid_for(tiles, 1), kTileThreads, 0, stream, "transpose", a);
 }
@@ -84,6 +88,8 @@ void transpose(const ssm::Rearrange<T, CudaSpace>& a, Stream stream) {
   template SSM_CUDA_API void transpose<T>(const ssm::Rearrange<T, CudaSpace>&, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

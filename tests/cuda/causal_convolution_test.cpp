@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "primitives_on_device.hpp"
+#include "ssm/backend/cuda/rearrange.hpp"
 #include "ssm/backend/cuda/sequence_causal_convolution.hpp"
 #include "support/causal_convolution_run.hpp"
 #include "tensor_cores_on_host.hpp"
@@ -14,7 +15,8 @@ template <class T>
 using Run = CausalConvolutionRun<T>;
 
 template <class Choice>
-using Convolutions = OnDevice<cuda::primitive::BasicCausalConvolution<Choice>>;
+using Convolutions =
+    OnDevice<cuda::primitive::BasicCausalConvolution<Choice>, cuda::primitive::Rearrange>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
@@ -60,17 +62,28 @@ TEST_CASE_TEMPLATE("empty batches and sequences are legal", T, float, double) {
   equals_reference<T>({.batch = 0, .length = 40, .terms = 40});
 }
 
-TEST_CASE("the tensor cores are given their layout, and what they give back arrives") {
+TEST_CASE_TEMPLATE("half types are convolved as floats where general kernels are", T, BFloat16,
+                   Float16) {
+  const Index offsets[] = {0, 0, 1, 40, 40, 170, 170};
+  for (const Index length : {0, 1, 70})
+    for (const Layout layout : all_layouts)
+      equals_reference<T>(
+          {.batch = 2, .length = length, .terms = 30, .gates = true, .layout = layout});
+  equals_reference<T>({.length = 170, .terms = 30, .gates = true, .segments = offsets});
+}
+
+TEST_CASE_TEMPLATE("the tensor cores are given their layout, and what they give back arrives", T,
+                   float, BFloat16, Float16) {
   cuda::pretend_tensor_core_kernels(true);
   for (const Layout layout : all_layouts)
     for (const bool gates : {false, true})
       for (const Index terms : {30, 70, 100})
-        equals_reference<float, cuda::TensorCoreKernels>({.batch = 2,
-                                                          .length = 70,
-                                                          .terms = terms,
-                                                          .skip = gates,
-                                                          .gates = gates,
-                                                          .layout = layout});
+        equals_reference<T, cuda::TensorCoreKernels>({.batch = 2,
+                                                      .length = 70,
+                                                      .terms = terms,
+                                                      .skip = gates,
+                                                      .gates = gates,
+                                                      .layout = layout});
   cuda::pretend_tensor_core_kernels(false);
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "primitives_on_device.hpp"
+#include "ssm/backend/cuda/rearrange.hpp"
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
 #include "support/diagonal_scan_run.hpp"
 #include "tensor_cores_on_host.hpp"
@@ -14,7 +15,7 @@ template <class T>
 using Run = DiagonalScanRun<T>;
 
 template <class Choice>
-using Scans = OnDevice<cuda::primitive::BasicDiagonalScan<Choice>>;
+using Scans = OnDevice<cuda::primitive::BasicDiagonalScan<Choice>, cuda::primitive::Rearrange>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
@@ -91,21 +92,32 @@ TEST_CASE_TEMPLATE("the state may be updated in place", T, float, double) {
   }
 }
 
-TEST_CASE("the tensor cores are given their layout, and what they give back arrives") {
+TEST_CASE_TEMPLATE("half types are scanned as floats where general kernels are", T, BFloat16,
+                   Float16) {
+  const Index offsets[] = {0, 0, 1, 40, 40, 170, 170};
+  for (const Index length : {0, 1, 70})
+    for (const Layout layout : all_layouts)
+      equals_reference<T>(
+          {.batch = 2, .length = length, .gates = true, .states = true, .layout = layout});
+  equals_reference<T>({.length = 170, .states = true, .segments = offsets});
+}
+
+TEST_CASE_TEMPLATE("the tensor cores are given their layout, and what they give back arrives", T,
+                   float, BFloat16, Float16) {
   cuda::pretend_tensor_core_kernels(true);
   const Index offsets[] = {0, 0, 1, 40, 40, 170, 170};
   for (const Layout layout : all_layouts)
     for (const Index rows : {1, 4, 12}) {
       CAPTURE(rows);
-      equals_reference<float, cuda::TensorCoreKernels>({.batch = 2,
-                                                        .length = 70,
-                                                        .channels = 12,
-                                                        .rows = rows,
-                                                        .skip = rows > 1,
-                                                        .gates = rows > 4,
-                                                        .states = rows < 12,
-                                                        .layout = layout});
-      equals_reference<float, cuda::TensorCoreKernels>(
+      equals_reference<T, cuda::TensorCoreKernels>({.batch = 2,
+                                                    .length = 70,
+                                                    .channels = 12,
+                                                    .rows = rows,
+                                                    .skip = rows > 1,
+                                                    .gates = rows > 4,
+                                                    .states = rows < 12,
+                                                    .layout = layout});
+      equals_reference<T, cuda::TensorCoreKernels>(
           {.length = 170, .channels = 12, .rows = rows, .states = true, .segments = offsets});
     }
   cuda::pretend_tensor_core_kernels(false);

@@ -19,8 +19,8 @@ using DeviceEmbedding = DeviceContext<cuda::primitive::Embedding>;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("rows of the table, kept in T or in bf16, are the reference's", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("rows of the table, kept in T or in bf16, are the reference's", T, float, double,
+                   BFloat16, Float16) {
   for (const Index count : {0, 1, 3, 1000})
     for (const Index width : {1, 33, 192})
       for (const Layout layout : all_layouts)

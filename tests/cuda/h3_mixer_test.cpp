@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "primitives_on_device.hpp"
+#include "ssm/backend/cuda/rearrange.hpp"
 #include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
 #include "ssm/backend/cuda/sequence_h3_mixer.hpp"
 #include "ssm/backend/cuda/sequence_shift_convolution.hpp"
@@ -13,12 +14,14 @@ using namespace ssm::test;
 
 namespace {
 
-using Mixers = OnDevice<cuda::primitive::DiagonalScan, cuda::primitive::ShiftConvolution,
-                        cuda::primitive::H3Mixer>;
+template <class Choice>
+using Mixers = OnDevice<cuda::primitive::BasicDiagonalScan<Choice>,
+                        cuda::primitive::BasicShiftConvolution<Choice>,
+                        cuda::primitive::BasicH3Mixer<Choice>, cuda::primitive::Rearrange>;
 
 struct Case {
   Index batch = 2, length = 70, channels = 4, heads = 4;
-  bool states = true;
+  bool states = true, final_states = true;
   Segments segments{};
   Layout layout = Layout::rows;
 };
@@ -26,6 +29,8 @@ struct Case {
 /// Operands and results of one run; every head has 3 modes, every channel 20 taps.
 template <class T>
 struct Run {
+  using S = Wide<T>;
+
   Run(const Case& test, Layout layout)
       : sequences(sequence_count(test.batch, test.segments)),
         width(test.channels / test.heads),
@@ -37,18 +42,18 @@ struct Run {
         dq(sequence("dq", test, layout)),
         dk(sequence("dk", test, layout)),
         dv(sequence("dv", test, layout)),
-        shift_B(random_tensor<T>("shift_B", test.channels, 20)),
-        shift_C(random_tensor<T>("shift_C", test.channels, 20)),
-        shift_skip(random_tensor<T>("shift_skip", test.channels)),
-        dt(random_tensor<T>("dt", test.heads)),
-        skip(random_tensor<T>("skip", test.heads)),
-        A(random_tensor<T>("A", test.heads, 3, 2)),
-        B(random_tensor<T>("B", test.heads, 3, 2)),
-        C(random_tensor<T>("C", test.heads, 3, 2)),
-        shift(random_tensor<T>("shift", sequences, test.channels, 20)),
-        diagonal(random_tensor<T>("diagonal", sequences, width, width, test.heads, 3, 2)),
-        dfinal_shift(random_tensor<T>("dshift", sequences, test.channels, 20)),
-        dfinal_diagonal(random_tensor<T>("ddiagonal", sequences, width, width, test.heads, 3, 2)),
+        shift_B(random_tensor<S>("shift_B", test.channels, 20)),
+        shift_C(random_tensor<S>("shift_C", test.channels, 20)),
+        shift_skip(random_tensor<S>("shift_skip", test.channels)),
+        dt(random_tensor<S>("dt", test.heads)),
+        skip(random_tensor<S>("skip", test.heads)),
+        A(random_tensor<S>("A", test.heads, 3, 2)),
+        B(random_tensor<S>("B", test.heads, 3, 2)),
+        C(random_tensor<S>("C", test.heads, 3, 2)),
+        shift(random_tensor<S>("shift", sequences, test.channels, 20)),
+        diagonal(random_tensor<S>("diagonal", sequences, width, width, test.heads, 3, 2)),
+        dfinal_shift(random_tensor<S>("dshift", sequences, test.channels, 20)),
+        dfinal_diagonal(random_tensor<S>("ddiagonal", sequences, width, width, test.heads, 3, 2)),
         dinitial_shift(shift.clone()),
         dinitial_diagonal(diagonal.clone()),
         dshift_B(shift_B.clone()),
@@ -60,8 +65,8 @@ struct Run {
         dB(B.clone()),
         dC(C.clone()) {
     for (Index h = 0; h < test.heads; ++h) {
-      dt(h) = T(0.2) + dt(h) / 10;
-      for (Index p = 0; p < 3; ++p) A(h, p, 0) -= T(1.5);
+      dt(h) = S(0.2) + dt(h) / 10;
+      for (Index p = 0; p < 3; ++p) A(h, p, 0) -= S(1.5);
     }
   }
   static Placed<T, 3> sequence(const char* name, const Case& test, Layout layout) {
@@ -112,27 +117,29 @@ struct Run {
     }
     h3_mixer_backward(ctx, g);
     auto a = g.forward;
-    a.final_shift = shift;
-    a.final_diagonal = diagonal;
+    if (test.final_states) {
+      a.final_shift = shift;
+      a.final_diagonal = diagonal;
+    }
     h3_mixer(ctx, a);
   }
 
   Index sequences, width;
   Placed<T, 3> q, k, v, dy, y, dq, dk, dv;
-  DynamicTensor<T, 2> shift_B, shift_C;
-  DynamicTensor<T, 1> shift_skip, dt, skip;
-  DynamicTensor<T, 3> A, B, C, shift;
-  DynamicTensor<T, 6> diagonal;
-  DynamicTensor<T, 3> dfinal_shift;
-  DynamicTensor<T, 6> dfinal_diagonal;
-  DynamicTensor<T, 3> dinitial_shift;
-  DynamicTensor<T, 6> dinitial_diagonal;
-  DynamicTensor<T, 2> dshift_B, dshift_C;
-  DynamicTensor<T, 1> dshift_skip, ddt, dskip;
-  DynamicTensor<T, 3> dA, dB, dC;
+  DynamicTensor<S, 2> shift_B, shift_C;
+  DynamicTensor<S, 1> shift_skip, dt, skip;
+  DynamicTensor<S, 3> A, B, C, shift;
+  DynamicTensor<S, 6> diagonal;
+  DynamicTensor<S, 3> dfinal_shift;
+  DynamicTensor<S, 6> dfinal_diagonal;
+  DynamicTensor<S, 3> dinitial_shift;
+  DynamicTensor<S, 6> dinitial_diagonal;
+  DynamicTensor<S, 2> dshift_B, dshift_C;
+  DynamicTensor<S, 1> dshift_skip, ddt, dskip;
+  DynamicTensor<S, 3> dA, dB, dC;
 };
 
-template <class T>
+template <class T, class Choice = cuda::Automatic>
 void equals_reference(const Case& test) {
   CAPTURE(test.length);
   CAPTURE(test.heads);
@@ -140,7 +147,7 @@ void equals_reference(const Case& test) {
   Context<Reference> reference;
   Run<T> expected(test, Layout::rows);
   expected.compute(reference, test);
-  Context<Mixers> ctx;
+  Context<Mixers<Choice>> ctx;
   ctx.workspace().fill_with_nan(true);
   Run<T> actual(test, test.layout);
   actual.compute(ctx, test);
@@ -187,3 +194,42 @@ TEST_CASE_TEMPLATE("packed segments, empty ones among them", T, float, double) {
   for (const Index heads : {4, 2})
     equals_reference<T>({.batch = 1, .length = 110, .heads = heads, .segments = offsets});
 }
+
+TEST_CASE_TEMPLATE("sequences in half types, by fused kernels where there are no states", T,
+                   BFloat16, Float16) {
+  const Index offsets[] = {0, 0, 1, 40, 40, 110, 110};
+  for (const bool tensor_cores : {false, true}) {
+    CAPTURE(tensor_cores);
+    cuda::pretend_tensor_core_kernels(tensor_cores);
+    for (const Index heads : {4, 2})
+      for (const Index length : {0, 1, 70}) {
+        for (const bool states : {false, true})
+          for (const bool final_states : {false, true})
+            equals_reference<T, cuda::TensorCoreKernels>(
+                {.length = length, .heads = heads, .states = states, .final_states = final_states});
+        equals_reference<T>({.length = length, .heads = heads, .states = false});
+      }
+    for (const Layout layout : all_layouts)
+      equals_reference<T, cuda::TensorCoreKernels>(
+          {.states = false, .final_states = false, .layout = layout});
+    equals_reference<T, cuda::TensorCoreKernels>(
+        {.batch = 1, .length = 110, .states = false, .final_states = false, .segments = offsets});
+  }
+  cuda::pretend_tensor_core_kernels(false);
+}
+
+#ifndef SSM_TEST_ON_DEVICE
+TEST_CASE_TEMPLATE("fused kernels round once", T, BFloat16, Float16) {
+  cuda::pretend_tensor_core_kernels(true);
+  const Case test{.states = false, .final_states = false};
+  Context<Mixers<cuda::TensorCoreKernels>> fused;
+  Run<T> actual(test, Layout::rows);
+  actual.compute(fused, test);
+  cuda::pretend_tensor_core_kernels(false);
+  Context<Reference> reference;
+  Run<T> expected(test, Layout::rows);
+  expected.compute(reference, test);
+  CHECK(difference(actual.y.view, expected.y.view) == 0);
+  CHECK(difference(actual.dk.view, expected.dk.view) == 0);
+}
+#endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // In place of cuBLASLt, where there is no device.
 #include "ssm/backend/cuda/matmul.hpp"
-#include "ssm/backend/reference/matmul.hpp"
+#include "ssm/backend/reference.hpp"
 
 namespace ssm::cuda {
 
@@ -9,30 +9,43 @@ class MatmulLibrary {};
 MatmulLibrary* create_matmul_library(MatmulPrecision) { return new MatmulLibrary(); }
 void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
 
-namespace {
-struct OnHost : reference::Matmul {
-  using Space = HostSpace;
-  struct Resources {};
-};
-}  // namespace
-
 template <class T>
-void matmul(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>& a, T*, Stream) {
-  Context<OnHost> ctx;
-  OnHost::matmul(ctx, std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
+void matmul(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>& a, void*, Stream) {
+  Context<Reference> ctx;
+  ssm::matmul(ctx, std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
 }
 /// As on a device, a bf16 matrix in T.
 template <class T>
-Index matmul_scratch_count(const ssm::Matmul<T, CudaSpace>& a) {
-  return a.b_bf16 ? a.b_bf16.size() : 0;
+std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a) {
+  return a.b_bf16 ? static_cast<std::size_t>(a.b_bf16.size()) * sizeof(T) : 0;
 }
 
-#define SSM_INSTANTIATE(T)                                                                   \
-  template SSM_CUDA_API void matmul<T>(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>&, T*, \
-                                       Stream);                                              \
-  template SSM_CUDA_API Index matmul_scratch_count<T>(const ssm::Matmul<T, CudaSpace>&);
+template <class T>
+void weight_gradient(MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>& a, void*, Stream) {
+  Context<Reference> ctx;
+  ssm::weight_gradient(ctx, std::bit_cast<ssm::WeightGradient<T, HostSpace>>(a));
+}
+template <class T>
+std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>&) {
+  return 0;
+}
+
+#define SSM_INSTANTIATE(T)                                                                      \
+  template SSM_CUDA_API void matmul<T>(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>&, void*, \
+                                       Stream);                                                 \
+  template SSM_CUDA_API std::size_t matmul_scratch_bytes<T>(const ssm::Matmul<T, CudaSpace>&);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+#define SSM_INSTANTIATE(T)                                                      \
+  template SSM_CUDA_API void weight_gradient<T>(                                \
+      MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream); \
+  template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(           \
+      const ssm::WeightGradient<T, CudaSpace>&);
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

@@ -2,6 +2,7 @@
 #include "ssm/backend/cuda/matmul.hpp"
 
 #include <algorithm>
+#include <tuple>
 
 #include "primitives_on_device.hpp"
 
@@ -172,4 +173,73 @@ TEST_CASE("a bf16 matrix with contiguous rows, and one with a bias gradient, are
       CHECK(difference(actual.second, expected.second) < tolerance<float>.value);
     }
   }
+}
+
+TEST_CASE_TEMPLATE("products in half types have float sums and every epilogue", T, BFloat16,
+                   Float16) {
+  for (const Index rows : {0, 1, 3, 16, 17, 40})
+    for (const Layout layout : all_layouts)
+      for (const bool bf16 : {false, true})
+        for (const int options : {0, 1, 2, 3, 4, 7, 8, 9}) {
+          CAPTURE(rows);
+          CAPTURE(bf16);
+          CAPTURE(options);
+          const Index depth = 70, columns = 9;
+          const auto x = place_copy(layout, random_tensor<T>("a", rows, depth));
+          const auto weight = random_tensor<T>("weight", columns, depth);
+          DynamicTensor<BFloat16, 2> weight_bf16(weight.extents());
+          for_each_index(
+              weight, [&](auto... i) { weight_bf16(i...) = scalar_cast<BFloat16>(weight(i...)); });
+          const auto bias = random_tensor<float>("bias", columns);
+          const auto run = [&](auto& ctx) {
+            auto c = random_tensor<T>("c", rows, columns);
+            auto z = nan_tensor<T>(rows, columns);
+            auto sum = random_tensor<float>("sum", rows);
+            Matmul<T, HostSpace> call{
+                .a = x,
+                .activation = (options & 1) != 0 ? ActivationKind::silu : ActivationKind::none,
+                .accumulate = (options & 4) != 0,
+                .c = c};
+            if (bf16)
+              call.b_bf16 = weight_bf16.view().transpose(0, 1);
+            else
+              call.b = weight.view().transpose(0, 1);
+            if ((options & 1) != 0) call.bias = bias;
+            if ((options & 2) != 0) call.z = z;
+            if ((options & 8) != 0) call.a_sum = sum;
+            matmul(ctx, call);
+            if ((options & 2) == 0) z.reset(z.extents());
+            return std::tuple(std::move(c), std::move(z), std::move(sum));
+          };
+          Context<Reference> reference;
+          DeviceContext<cuda::primitive::Matmul> device;
+          const auto expected = run(reference);
+          const auto actual = run(device);
+          CHECK(difference(std::get<0>(actual), std::get<0>(expected)) < tolerance<T>.value);
+          CHECK(difference(std::get<1>(actual), std::get<1>(expected)) < tolerance<T>.value);
+          CHECK(difference(std::get<2>(actual), std::get<2>(expected)) < tolerance<float>.value);
+        }
+}
+
+TEST_CASE_TEMPLATE("gradients of weights in half types are sums in float", T, BFloat16, Float16) {
+  for (const Index rows : {0, 1, 300})
+    for (const Layout layout : all_layouts)
+      for (const bool has_bias : {false, true}) {
+        const auto dy = place_copy(layout, random_tensor<T>("dy", rows, 9));
+        const auto x = place_copy(layout, random_tensor<T>("x", rows, 17));
+        const auto run = [&](auto& ctx) {
+          auto dweight = random_tensor<float>("dweight", 9, 17);
+          auto dbias = random_tensor<float>("dbias", 9);
+          WeightGradient<T, HostSpace> call{.dy = dy, .x = x, .dweight = dweight};
+          if (has_bias) call.dbias = dbias;
+          weight_gradient(ctx, call);
+          return std::pair(std::move(dweight), std::move(dbias));
+        };
+        Context<Reference> reference;
+        DeviceContext<cuda::primitive::Matmul> device;
+        const auto expected = run(reference);
+        const auto actual = run(device);
+        CHECK(difference(actual.first, expected.first) < tolerance<float>.value);
+        CHECK(difference(actual.second, expected.second) < tolerance<float>.value);
+      }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "primitives_on_device.hpp"
+#include "ssm/backend/cuda/rearrange.hpp"
 #include "ssm/backend/cuda/sequence_shift_convolution.hpp"
 #include "support/shift_convolution_run.hpp"
 #include "tensor_cores_on_host.hpp"
@@ -14,7 +15,7 @@ template <class T>
 using Run = ShiftConvolutionRun<T>;
 
 template <class Choice>
-using Shifts = OnDevice<cuda::primitive::BasicShiftConvolution<Choice>>;
+using Shifts = OnDevice<cuda::primitive::BasicShiftConvolution<Choice>, cuda::primitive::Rearrange>;
 
 template <class T, class Choice = cuda::GeneralKernels>
 void equals_reference(const Case& test) {
@@ -78,17 +79,28 @@ TEST_CASE_TEMPLATE("the state may be updated in place", T, float, double) {
   }
 }
 
-TEST_CASE("the tensor cores are given their layout, and what they give back arrives") {
+TEST_CASE_TEMPLATE("half types are filtered as floats where general kernels are", T, BFloat16,
+                   Float16) {
+  const Index offsets[] = {0, 0, 1, 4, 4, 110, 110};
+  for (const Index length : {0, 1, 70})
+    for (const Layout layout : all_layouts)
+      equals_reference<T>(
+          {.batch = 2, .length = length, .initial = true, .dfinal = true, .layout = layout});
+  equals_reference<T>({.length = 110, .initial = true, .segments = offsets});
+}
+
+TEST_CASE_TEMPLATE("the tensor cores are given their layout, and what they give back arrives", T,
+                   float, BFloat16, Float16) {
   cuda::pretend_tensor_core_kernels(true);
   for (const Layout layout : all_layouts)
     for (const bool skip : {false, true})
       for (const bool initial : {false, true})
-        equals_reference<float, cuda::TensorCoreKernels>({.batch = 2,
-                                                          .length = 70,
-                                                          .taps = 33,
-                                                          .skip = skip,
-                                                          .initial = initial,
-                                                          .layout = layout});
+        equals_reference<T, cuda::TensorCoreKernels>({.batch = 2,
+                                                      .length = 70,
+                                                      .taps = 33,
+                                                      .skip = skip,
+                                                      .initial = initial,
+                                                      .layout = layout});
   cuda::pretend_tensor_core_kernels(false);
 }
 

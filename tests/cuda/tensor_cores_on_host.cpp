@@ -9,19 +9,18 @@
 #include "ssm/backend/cuda/causal_convolution.hpp"
 #include "ssm/backend/cuda/choice.hpp"
 #include "ssm/backend/cuda/diagonal_scan.hpp"
+#include "ssm/backend/cuda/h3_mixer.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
 #include "ssm/backend/reference.hpp"
+#include "ssm/core/tensor.hpp"
 
 namespace ssm::cuda {
 namespace {
 
 bool present = false;
 
-View<float, 3> view(const Sequences<float>& x, int batch, int length, int channels) {
-  if (x.data == nullptr) return {};
-  return {x.data, {batch, length, channels}, {x.batch_stride, 1, x.channel_stride}};
-}
-View<const float, 3> view(const Sequences<const float>& x, int batch, int length, int channels) {
+template <class E>
+View<E, 3> view(const Sequences<E>& x, int batch, int length, int channels) {
   if (x.data == nullptr) return {};
   return {x.data, {batch, length, channels}, {x.batch_stride, 1, x.channel_stride}};
 }
@@ -45,6 +44,7 @@ auto numbers(const Complex<float>* data, N... extents) {
 }
 
 /// The call's operands as the reference takes them.
+template <class T>
 struct Scan {
   template <class Call>
   explicit Scan(const Call& call) : shape(call.shape) {
@@ -73,7 +73,7 @@ struct Scan {
   }
   DiagonalScanShape shape;
   std::vector<Index> offsets;
-  ssm::DiagonalScan<float, HostSpace> operands;
+  ssm::DiagonalScan<T, HostSpace> operands;
 };
 
 }  // namespace
@@ -81,29 +81,29 @@ struct Scan {
 bool has_tensor_core_kernels() { return present; }
 void pretend_tensor_core_kernels(bool on) { present = on; }
 
-template <>
-std::size_t diagonal_scan_workspace<float>(const DiagonalScanShape&) {
+template <class T>
+std::size_t diagonal_scan_workspace(const DiagonalScanShape&) {
   return 1;
 }
-template <>
-void diagonal_scan<float>(const DiagonalScan<float>& call, void*, Stream) {
+template <class T>
+void diagonal_scan(const DiagonalScan<T>& call, void*, Stream) {
   Context<Reference> ctx;
-  Scan scan(call);
+  Scan<T> scan(call);
   scan.operands.final_state = scan.state(call.final_state);
   scan.operands.y = scan.sequence(call.y);
   ssm::diagonal_scan(ctx, scan.operands);
 }
-template <>
-std::size_t diagonal_scan_backward_workspace<float>(const DiagonalScanBackward<float>&) {
+template <class T>
+std::size_t diagonal_scan_backward_workspace(const DiagonalScanBackward<T>&) {
   return 1;
 }
-template <>
-void diagonal_scan_backward<float>(const DiagonalScanBackward<float>& call, void*, Stream) {
+template <class T>
+void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void*, Stream) {
   Context<Reference> ctx;
-  const Scan scan(call);
+  const Scan<T> scan(call);
   const int channels = scan.shape.channels;
   const int modes = scan.shape.modes;
-  ssm::diagonal_scan_backward(ctx, ssm::DiagonalScanBackward<float, HostSpace>{
+  ssm::diagonal_scan_backward(ctx, ssm::DiagonalScanBackward<T, HostSpace>{
                                        .forward = scan.operands,
                                        .dy = scan.sequence(call.dy),
                                        .dfinal_state = scan.state(call.dfinal_state),
@@ -118,74 +118,182 @@ void diagonal_scan_backward<float>(const DiagonalScanBackward<float>& call, void
                                        .dskip = floats(call.dskip, channels)});
 }
 
+namespace {
+
 /// Operands that the two convolutions have in common, as the reference takes them.
-template <class Call>
-ssm::CausalConvolution<float, HostSpace> convolution(const Call& call) {
+template <class T, class Call>
+ssm::CausalConvolution<T, HostSpace> convolution(const Call& call) {
   return {.kernel = floats(call.kernel, call.channels, call.taps),
           .skip = floats(call.skip, call.channels),
           .x = view(call.x, call.batch, call.length, call.channels)};
 }
-template <class Call>
-ssm::CausalConvolutionBackward<float, HostSpace> convolution_backward(const Call& call) {
-  return {.forward = convolution(call),
+template <class T, class Call>
+ssm::CausalConvolutionBackward<T, HostSpace> convolution_backward(const Call& call) {
+  return {.forward = convolution<T>(call),
           .dy = view(call.dy, call.batch, call.length, call.channels),
           .dx = view(call.dx, call.batch, call.length, call.channels),
           .dkernel = floats(call.dkernel, call.channels, call.taps),
           .dskip = floats(call.dskip, call.channels)};
 }
 
-template <>
-std::size_t shift_convolution_workspace<float>(const ShiftConvolution<float>&) {
+}  // namespace
+
+template <class T>
+std::size_t shift_convolution_workspace(const ShiftConvolution<T>&) {
   return 1;
 }
-template <>
-void shift_convolution<float>(const ShiftConvolution<float>& call, void*, Stream) {
+template <class T>
+void shift_convolution(const ShiftConvolution<T>& call, void*, Stream) {
   Context<Reference> ctx;
-  auto a = convolution(call);
+  auto a = convolution<T>(call);
   a.gate_out = view(call.gate, call.batch, call.length, call.channels);
   a.y = view(call.y, call.batch, call.length, call.channels);
   ssm::causal_convolution(ctx, a);
 }
-template <>
-std::size_t shift_convolution_backward_workspace<float>(const ShiftConvolutionBackward<float>&) {
+template <class T>
+std::size_t shift_convolution_backward_workspace(const ShiftConvolutionBackward<T>&) {
   return 1;
 }
-template <>
-void shift_convolution_backward<float>(const ShiftConvolutionBackward<float>& call, void*, Stream) {
+template <class T>
+void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void*, Stream) {
   Context<Reference> ctx;
-  auto g = convolution_backward(call);
+  auto g = convolution_backward<T>(call);
   g.forward.gate_out = view(call.gate, call.batch, call.length, call.channels);
   g.dgate_out = view(call.dgate, call.batch, call.length, call.channels);
   ssm::causal_convolution_backward(ctx, g);
 }
 
-template <>
-std::size_t causal_convolution_workspace<float>(const CausalConvolution<float>&) {
+template <class T>
+std::size_t causal_convolution_workspace(const CausalConvolution<T>&) {
   return 1;
 }
-template <>
-void causal_convolution<float>(const CausalConvolution<float>& call, void*, Stream) {
+template <class T>
+void causal_convolution(const CausalConvolution<T>& call, void*, Stream) {
   Context<Reference> ctx;
-  auto a = convolution(call);
+  auto a = convolution<T>(call);
   a.gate_in = view(call.gate_in, call.batch, call.length, call.channels);
   a.gate_out = view(call.gate_out, call.batch, call.length, call.channels);
   a.y = view(call.y, call.batch, call.length, call.channels);
   ssm::causal_convolution(ctx, a);
 }
-template <>
-std::size_t causal_convolution_backward_workspace<float>(const CausalConvolutionBackward<float>&) {
+template <class T>
+std::size_t causal_convolution_backward_workspace(const CausalConvolutionBackward<T>&) {
   return 1;
 }
-template <>
-void causal_convolution_backward<float>(const CausalConvolutionBackward<float>& call, void*,
-                                        Stream) {
+template <class T>
+void causal_convolution_backward(const CausalConvolutionBackward<T>& call, void*, Stream) {
   Context<Reference> ctx;
-  auto g = convolution_backward(call);
+  auto g = convolution_backward<T>(call);
   g.forward.gate_in = view(call.gate_in, call.batch, call.length, call.channels);
   g.forward.gate_out = view(call.gate_out, call.batch, call.length, call.channels);
   g.dgate_in = view(call.dgate_in, call.batch, call.length, call.channels);
   g.dgate_out = view(call.dgate_out, call.batch, call.length, call.channels);
   ssm::causal_convolution_backward(ctx, g);
 }
+
+namespace {
+
+/// The call as the reference takes it: a shift whose B is one at lag 0 has C for its taps.
+template <class T>
+struct Mixer {
+  explicit Mixer(const H3Mixer<T>& of) : call(of), shift_B({of.channels, of.tap_count}) {
+    for (Index d = 0; d < of.channels; ++d) shift_B(d, 0) = 1;
+    operands = {.q = sequence(of.q),
+                .k = sequence(of.k),
+                .v = sequence(of.v),
+                .shift_B = shift_B,
+                .shift_C = floats(of.taps, of.channels, of.tap_count),
+                .shift_skip = skip(of.shift_skip),
+                .dt = floats(of.diagonal.dt, of.channels),
+                .A = numbers(of.diagonal.a, of.channels, of.modes),
+                .B = numbers(of.diagonal.b, of.channels, of.modes),
+                .C = numbers(of.diagonal.c, of.channels, of.modes),
+                .skip = skip(of.diagonal.skip),
+                .discretization = of.diagonal.discretization};
+  }
+  Mixer(const Mixer&) = delete;
+  template <class E>
+  View<E, 3> sequence(const Sequences<E>& x) const {
+    return view(x, call.batch, call.length, call.channels);
+  }
+  /// A skip that is left out, as zeros.
+  View<const float, 1> skip(const float* given) {
+    if (given != nullptr) return floats(given, call.channels);
+    if (!zeros) zeros.reset({call.channels});
+    return zeros;
+  }
+  const H3Mixer<T>& call;
+  DynamicTensor<float, 2> shift_B;
+  DynamicTensor<float, 1> zeros;
+  ssm::H3Mixer<T, HostSpace> operands;
+};
+
+}  // namespace
+
+template <class T>
+std::size_t h3_mixer_workspace(const H3Mixer<T>&) {
+  return 1;
+}
+template <class T>
+void h3_mixer(const H3Mixer<T>& call, void*, Stream) {
+  Context<Reference> ctx;
+  Mixer<T> mixer(call);
+  mixer.operands.y = mixer.sequence(call.y);
+  ssm::h3_mixer(ctx, mixer.operands);
+}
+template <class T>
+std::size_t h3_mixer_backward_workspace(const H3MixerBackward<T>&) {
+  return 1;
+}
+template <class T>
+void h3_mixer_backward(const H3MixerBackward<T>& call, void*, Stream) {
+  Context<Reference> ctx;
+  const Mixer<T> mixer(call.forward);
+  const int channels = call.forward.channels, modes = call.forward.modes;
+  DynamicTensor<float, 2> dshift_B(mixer.shift_B.extents());
+  DynamicTensor<float, 1> unwanted({channels});
+  const auto skip = [&](float* given) {
+    return given != nullptr ? floats(given, channels) : View<float, 1>(unwanted);
+  };
+  ssm::h3_mixer_backward(ctx, ssm::H3MixerBackward<T, HostSpace>{
+                                  .forward = mixer.operands,
+                                  .dy = mixer.sequence(call.dy),
+                                  .dq = mixer.sequence(call.dq),
+                                  .dk = mixer.sequence(call.dk),
+                                  .dv = mixer.sequence(call.dv),
+                                  .dshift_B = dshift_B,
+                                  .dshift_C = floats(call.dtaps, channels, call.forward.tap_count),
+                                  .dshift_skip = skip(call.dshift_skip),
+                                  .ddt = floats(call.ddt, channels),
+                                  .dA = numbers(call.da, channels, modes),
+                                  .dB = numbers(call.db, channels, modes),
+                                  .dC = numbers(call.dc, channels, modes),
+                                  .dskip = skip(call.dskip)});
+}
+
+#define SSM_INSTANTIATE(T)                                                                        \
+  template std::size_t diagonal_scan_workspace<T>(const DiagonalScanShape&);                      \
+  template void diagonal_scan<T>(const DiagonalScan<T>&, void*, Stream);                          \
+  template std::size_t diagonal_scan_backward_workspace<T>(const DiagonalScanBackward<T>&);       \
+  template void diagonal_scan_backward<T>(const DiagonalScanBackward<T>&, void*, Stream);         \
+  template std::size_t shift_convolution_workspace<T>(const ShiftConvolution<T>&);                \
+  template void shift_convolution<T>(const ShiftConvolution<T>&, void*, Stream);                  \
+  template std::size_t shift_convolution_backward_workspace<T>(                                   \
+      const ShiftConvolutionBackward<T>&);                                                        \
+  template void shift_convolution_backward<T>(const ShiftConvolutionBackward<T>&, void*, Stream); \
+  template std::size_t causal_convolution_workspace<T>(const CausalConvolution<T>&);              \
+  template void causal_convolution<T>(const CausalConvolution<T>&, void*, Stream);                \
+  template std::size_t causal_convolution_backward_workspace<T>(                                  \
+      const CausalConvolutionBackward<T>&);                                                       \
+  template void causal_convolution_backward<T>(const CausalConvolutionBackward<T>&, void*,        \
+                                               Stream);                                           \
+  template std::size_t h3_mixer_workspace<T>(const H3Mixer<T>&);                                  \
+  template void h3_mixer<T>(const H3Mixer<T>&, void*, Stream);                                    \
+  template std::size_t h3_mixer_backward_workspace<T>(const H3MixerBackward<T>&);                 \
+  template void h3_mixer_backward<T>(const H3MixerBackward<T>&, void*, Stream);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

@@ -34,11 +34,12 @@ struct DiagonalScanRun
                                               {"dfinal_state", test.states}})) {
     this->forward.discretization = test.discretization;
     const auto dt = this->writable(this->forward.dt);
-    for_each_index(dt, [&](Index r) { dt(r) = T(0.1) + T(0.09) * dt(r); });
+    for_each_index(dt, [&](Index r) { dt(r) = Wide<T>(0.1) + Wide<T>(0.09) * dt(r); });
     const auto A = this->writable(this->forward.A);
     for_each_index(A, [&](Index r, Index p,
                           Index part) {  // real parts in the left half plane, some |dt·A| above 1
-      A(r, p, part) = part == 0 ? T(-0.6) + T(0.5) * A(r, p, part) : T(20) * A(r, p, part);
+      A(r, p, part) =
+          part == 0 ? Wide<T>(-0.6) + Wide<T>(0.5) * A(r, p, part) : Wide<T>(20) * A(r, p, part);
     });
   }
   template <class Ctx>

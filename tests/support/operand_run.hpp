@@ -102,7 +102,7 @@ struct OperandRun {
     return std::apply(
         [&](auto... n) {
           auto placed = place<Value>(is_sequence ? layout : Layout::rows, n...);
-          if constexpr (std::is_floating_point_v<Value>)
+          if constexpr (std::is_floating_point_v<Value> || HalfStorage<Value>)
             if (fill == Fill::random) copy_into(placed.view, random_tensor<Value>(name, n...));
           const View<Value, rank> view = placed.view;
           memory_.push_back(std::make_shared<DynamicTensor<Value, 1>>(std::move(placed.memory)));

@@ -35,7 +35,7 @@ namespace ssm {
 /// allocating its memory, and copying from it to the host.
 /// With `HostSpace` in place of device memory the same kernels work on host memory that the device
 /// can reach: page-locked, or any on machines where the two share an address space. Every call then
-/// waits until it is done. `Choice` says which of two kernels a float sequence goes to.
+/// waits until it is done. `Choice` says which of two kernels a sequence goes to.
 /// Throws  cuda::Failure  where a context is made without a usable device
 template <class SpaceType = cuda::CudaSpace, class Choice = cuda::Automatic>
 struct BasicCuda : cuda::primitive::Activation,
@@ -47,7 +47,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::BasicDiagonalScan<Choice>,
                    cuda::primitive::Dropout,
                    cuda::primitive::Embedding,
-                   cuda::primitive::H3Mixer,
+                   cuda::primitive::BasicH3Mixer<Choice>,
                    cuda::primitive::Matmul,
                    cuda::primitive::Normalization,
                    cuda::primitive::OptimizerUpdate,

@@ -19,7 +19,18 @@ struct BasicH3Mixer {
   template <class Ctx, Real T>
     requires HasShiftConvolution<typename Ctx::BackendType, T> &&
         HasDiagonalScan<typename Ctx::BackendType, T>
-  static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
+  static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) { compose(ctx, a); }
+  template <class Ctx, Real T>
+    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
+        HasDiagonalScan<typename Ctx::BackendType, T>
+  static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
+    compose_backward(ctx, g);
+  }
+
+ protected:
+  /// Sequences in half types have one channel a head; what lies between the steps is rounded to T.
+  template <class Ctx, class T>
+  static void compose(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
     const H3Heads heads(a);
     auto frame = ctx.workspace().frame();
     const auto shifted = like_input<T>(frame, a);
@@ -34,19 +45,18 @@ struct BasicH3Mixer {
       ssm::diagonal_scan(ctx, scan);
       return;
     }
-    const auto products = like_products<T>(frame, a);
-    const auto sums = like_products<T>(frame, a);
-    Products::outer_product(ctx, outer_product_of(a, shifted, products));
-    scan.x = products;
-    scan.y = sums;
-    ssm::diagonal_scan(ctx, scan);
-    Products::contract(ctx, contraction_of(a, sums, a.y));
+    if constexpr (Real<T>) {
+      const auto products = like_products<T>(frame, a);
+      const auto sums = like_products<T>(frame, a);
+      Products::outer_product(ctx, outer_product_of(a, shifted, products));
+      scan.x = products;
+      scan.y = sums;
+      ssm::diagonal_scan(ctx, scan);
+      Products::contract(ctx, contraction_of(a, sums, a.y));
+    }
   }
-
-  template <class Ctx, Real T>
-    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
-        HasDiagonalScan<typename Ctx::BackendType, T>
-  static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
+  template <class Ctx, class T>
+  static void compose_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
     const auto& a = g.forward;
     auto frame = ctx.workspace().frame();
     const auto shifted = like_input<T>(frame, a);
@@ -54,7 +64,7 @@ struct BasicH3Mixer {
     ssm::shift_convolution(ctx, shift_of(a, shifted, false));
     if (H3Heads(a).width == 1)
       scan_backward(ctx, g, shifted, dshifted);
-    else
+    else if constexpr (Real<T>)
       wide_scan_backward(ctx, g, shifted, dshifted);
     ssm::shift_convolution_backward(ctx, ssm::ShiftConvolutionBackward<T, typename Ctx::Space>{
                                              .forward = shift_of(a, shifted, false),
@@ -101,7 +111,7 @@ struct BasicH3Mixer {
             .x = a.k,
             .segments = a.segments,
             .initial_state = a.initial_shift,
-            .final_state = with_final_state ? a.final_shift : View<T, 3, Space>(),
+            .final_state = with_final_state ? a.final_shift : View<Wide<T>, 3, Space>(),
             .y = shifted};
   }
 
@@ -148,7 +158,7 @@ struct BasicH3Mixer {
             {state.stride(0), step, state.stride(4), state.stride(5)}};
   }
 
-  template <class Ctx, Real T, class Space = typename Ctx::Space>
+  template <class Ctx, class T, class Space = typename Ctx::Space>
   static void scan_backward(Ctx& ctx, const ssm::H3MixerBackward<T, Space>& g,
                             const View<T, 3, Space>& shifted, const View<T, 3, Space>& dshifted) {
     auto backward = scan_backward_of(g);

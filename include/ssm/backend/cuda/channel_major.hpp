@@ -10,12 +10,12 @@ namespace ssm::cuda {
 
 /// Sequences as the tensor-core kernels take them, positions contiguous: in place where they lie
 /// so, else transposed through workspace.
-///   ChannelMajor<Ctx> sequences(ctx, stream);
+///   ChannelMajor<Ctx, T> sequences(ctx, stream);
 ///   call.x = sequences.input(a.x);
 ///   call.y = sequences.output(a.y);
 ///   …
 ///   sequences.finish();
-template <class Ctx>
+template <class Ctx, class T>
 class ChannelMajor {
  public:
   using Space = typename Ctx::Space;
@@ -23,14 +23,14 @@ class ChannelMajor {
   ChannelMajor(Ctx& ctx, Stream stream) : frame_(ctx.workspace().frame()), stream_(stream) {}
 
   /// Null stays null.
-  Sequences<const float> input(const View<const float, 3, Space>& x) {
+  Sequences<const T> input(const View<const T, 3, Space>& x) {
     if (!x) return {};
     if (is_channel_major(x)) return {x.data(), x.stride(0), x.stride(2)};
     const auto copy = scratch(x.extents());
-    cuda::transpose(on_device(ssm::Rearrange<float, Space>{.x = x, .y = copy}), stream_);
+    cuda::transpose(on_device(ssm::Rearrange<T, Space>{.x = x, .y = copy}), stream_);
     return {copy.data(), copy.stride(0), copy.stride(2)};
   }
-  Sequences<float> output(const View<float, 3, Space>& y) {
+  Sequences<T> output(const View<T, 3, Space>& y) {
     if (!y) return {};
     if (is_channel_major(y)) return {y.data(), y.stride(0), y.stride(2)};
     const auto copy = scratch(y.extents());
@@ -39,8 +39,7 @@ class ChannelMajor {
   }
   /// The gradient of an operand, which the kernels write where the operand was given, wanted or
   /// not.
-  Sequences<float> gradient(const View<float, 3, Space>& wanted,
-                            const View<const float, 3, Space>& of) {
+  Sequences<T> gradient(const View<T, 3, Space>& wanted, const View<const T, 3, Space>& of) {
     if (!of) return {};
     if (wanted) return output(wanted);
     const auto unused = scratch(of.extents());
@@ -61,17 +60,17 @@ class ChannelMajor {
   auto& frame() { return frame_; }
 
  private:
-  template <class T>
-  static bool is_channel_major(const View<T, 3, Space>& x) {
+  template <class E>
+  static bool is_channel_major(const View<E, 3, Space>& x) {
     return x.stride(1) == 1;
   }
-  View<float, 3, Space> scratch(const DynamicExtents<3>& shape) {
-    return frame_.template tensor<float>(shape[0], shape[2], shape[1]).transpose(1, 2);
+  View<T, 3, Space> scratch(const DynamicExtents<3>& shape) {
+    return frame_.template tensor<T>(shape[0], shape[2], shape[1]).transpose(1, 2);
   }
 
   typename Workspace<Space>::Frame frame_;
   Stream stream_;
-  std::array<ssm::Rearrange<float, Space>, 4> copies_{};
+  std::array<ssm::Rearrange<T, Space>, 4> copies_{};
   std::size_t count_ = 0;
 };
 

@@ -12,9 +12,10 @@ namespace ssm::cuda {
 /// 222 KB: from Hopper on.
 SSM_CUDA_API bool has_tensor_core_kernels();
 
-/// Which kernel a float sequence goes to where both the tensor-core kernel and the general one can
-/// take it: the argument of cuda::primitive::BasicDiagonalScan, BasicShiftConvolution and
-/// BasicCausalConvolution.
+/// Which kernel a sequence of floats or of a half type goes to where both the tensor-core kernel
+/// and the general one, which takes half types as floats, can take it: the argument of
+/// cuda::primitive::BasicDiagonalScan, BasicShiftConvolution, BasicCausalConvolution and
+/// BasicH3Mixer.
 ///
 /// The tensor-core kernels cost a fixed time, in which a channel's matrices are made and read and
 /// operands are transposed, and then little an element. The general ones cost a multiply-add for

@@ -20,6 +20,9 @@ namespace cuda {
 /// Scalars that every primitive of the CUDA backend takes.
 template <class T>
 concept DeviceScalar = std::same_as<T, float> || std::same_as<T, double>;
+/// Scalars that sequences and weight matrices may be of where a primitive takes half types too.
+template <class T>
+concept DeviceNumber = DeviceScalar<T> || HalfStorage<T>;
 
 /// Device memory of the host thread's current device. Throws OutOfMemory, Failure.
 SSM_CUDA_API void* allocate(std::size_t bytes);

@@ -30,9 +30,9 @@ struct H3Mixer {
 
 /// The H3 layer between its projections:
 ///   y = q ⊙ diagonal(v ⊙ shift(k))
-/// A function for callers with their own device pointers: Cuda::h3_mixer, which ssm::H3 calls, is
-/// composed of shift_convolution and diagonal_scan instead. One pass: v ⊙ shift(k) is formed on the
-/// way into the state-space model and never stored. 16-bit data of at most 64 channels or 1024
+/// Cuda::h3_mixer, which ssm::H3 calls, is this for sequences in half types; of floats it is
+/// composed of shift_convolution and diagonal_scan. One pass: v ⊙ shift(k) is formed on the way
+/// into the state-space model and never stored. 16-bit data of at most 64 channels or 1024
 /// positions are copied to floats first, as by diagonal_scan.
 /// Cost    320 multiply-adds an element, 8 bytes an element of 16-bit data; 4 more with a tape
 /// Throws  Failure  if a size is out of range or a launch fails

@@ -7,21 +7,34 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::Matmul. T: float, double. Products by cuBLASLt in
-/// T, of floats as the context's MatmulPrecision says. Activations, and a bias where z is wanted,
-/// are a pass of their own over c. A matrix kept in bf16 is expanded to T in each product, 10 bytes
-/// of traffic a number; matmul_few_rows reads it as it is.
-/// scratch   matmul_scratch_count(a) numbers: operands without a unit stride, and b_bf16 as T
+/// The compiled half; formula and shapes as ssm::Matmul. T: float, double, half types. Products by
+/// cuBLASLt in T, of floats as the context's MatmulPrecision says, of half types with sums in
+/// float. Activations are a pass of their own over c. In half types a bias is rounded to T. A
+/// matrix kept in bf16 is expanded to T in each product, 10 bytes of traffic a number of float;
+/// matmul_few_rows reads it as it is.
+/// scratch   matmul_scratch_bytes(a) bytes, aligned to 16: operands without a unit stride, b_bf16
+///           as T, and what waits for its activation
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
 template <class T>
-SSM_CUDA_API void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, T* scratch,
+SSM_CUDA_API void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* scratch,
                          Stream stream);
 template <class T>
-SSM_CUDA_API Index matmul_scratch_count(const ssm::Matmul<T, CudaSpace>& a);
+SSM_CUDA_API std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a);
+
+/// The compiled half; formula and shapes as ssm::WeightGradient. T: half types; products and sums
+/// are in float.
+/// scratch   weight_gradient_scratch_bytes(a) bytes, aligned to 16
+/// Throws  as matmul
+template <class T>
+SSM_CUDA_API void weight_gradient(MatmulLibrary& library,
+                                  const ssm::WeightGradient<T, CudaSpace>& a, void* scratch,
+                                  Stream stream);
+template <class T>
+SSM_CUDA_API std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>& a);
 
 namespace primitive {
 struct Matmul {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
     const auto call = on_device(a);
     if (has_few_rows(call)) {
@@ -29,10 +42,26 @@ struct Matmul {
       return;
     }
     auto frame = ctx.workspace().frame();
-    T* const scratch = frame.template tensor<T>(matmul_scratch_count(call)).data();
+    void* const scratch = bytes(frame, matmul_scratch_bytes(call));
     queue(ctx, [&](Stream stream) {
       cuda::matmul(ctx.resources().matmul_library(), call, scratch, stream);
     });
+  }
+  template <class Ctx, HalfStorage T>
+  static void weight_gradient(Ctx& ctx, const ssm::WeightGradient<T, typename Ctx::Space>& a) {
+    const auto call = on_device(a);
+    auto frame = ctx.workspace().frame();
+    void* const scratch = bytes(frame, weight_gradient_scratch_bytes(call));
+    queue(ctx, [&](Stream stream) {
+      cuda::weight_gradient(ctx.resources().matmul_library(), call, scratch, stream);
+    });
+  }
+
+ private:
+  /// As floats, which start as NaN where scratch memory does.
+  template <class Frame>
+  static void* bytes(Frame& frame, std::size_t count) {
+    return frame.template tensor<float>(static_cast<Index>((count + 3) / 4)).data();
   }
 };
 }  // namespace primitive

@@ -2,22 +2,27 @@
 #pragma once
 
 #include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/op/convert.hpp"
 #include "ssm/op/rearrange.hpp"
 
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Rearrange, ssm::Add and ssm::Fill. T: float,
-/// double.
+/// double, and half types but for add.
 template <class T>
 SSM_CUDA_API void rearrange(const ssm::Rearrange<T, CudaSpace>& a, Stream stream);
 template <class T>
 SSM_CUDA_API void add(const ssm::Add<T, CudaSpace>& a, Stream stream);
 template <class T>
 SSM_CUDA_API void fill(const ssm::Fill<T, CudaSpace>& a, Stream stream);
+/// ssm::Convert between float and a half type: four numbers a thread where the last axis has stride
+/// 1 and rows are aligned to as many, else one.
+template <class From, class To>
+SSM_CUDA_API void convert(const ssm::Convert<From, To, CudaSpace>& a, Stream stream);
 
 namespace primitive {
 struct Rearrange {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void rearrange(Ctx& ctx, const ssm::Rearrange<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::rearrange(on_device(a), stream); });
   }
@@ -25,7 +30,15 @@ struct Rearrange {
   static void add(Ctx& ctx, const ssm::Add<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::add(on_device(a), stream); });
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, class From, class To>
+    requires(std::same_as<Wide<From>, float>&& std::same_as<Wide<To>, float>&& HalfStorage<From> !=
+             HalfStorage<To>)
+  static void convert(Ctx& ctx, const ssm::Convert<From, To, typename Ctx::Space>& a) {
+    queue(ctx, [&](Stream stream) {
+      cuda::convert(std::bit_cast<ssm::Convert<From, To, CudaSpace>>(a), stream);
+    });
+  }
+  template <class Ctx, DeviceNumber T>
   static void fill(Ctx& ctx, const ssm::Fill<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::fill(on_device(a), stream); });
   }

@@ -26,6 +26,13 @@ struct ScanRows {
         C(B + channels * modes) {}
 };
 
+/// The coefficients and sizes of a call in any scalar, or of a gradient, as a call in float whose
+/// sequences are not to be read: what is not a sequence is of Wide<T> anyhow.
+template <template <class, class> class Call, class T, class Space>
+Call<Wide<T>, CudaSpace> without_sequences(const Call<T, Space>& call) {
+  return std::bit_cast<Call<Wide<T>, CudaSpace>>(call);
+}
+
 /// Gives every channel its own copy of its row of coefficients; rows.skip is written where a.skip
 /// is given.
 SSM_CUDA_API void expand_scan_rows(const ssm::DiagonalScan<float, CudaSpace>& a,

@@ -30,33 +30,45 @@ namespace primitive {
 
 template <class Choice = Automatic>
 struct BasicCausalConvolution {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void causal_convolution(Ctx& ctx,
                                  const ssm::CausalConvolution<T, typename Ctx::Space>& a) {
-    queue(ctx, [&](Stream stream) {
-      if constexpr (std::same_as<T, float>)
-        if (TensorCoreConvolution<Ctx>::can(a) && chosen(a, false)) {
-          TensorCoreConvolution<Ctx>(ctx, a, stream).run();
-          return;
-        }
-      auto frame = ctx.workspace().frame();
-      general_causal_convolution(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
-    });
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreConvolution<Ctx, T>::can(a) && chosen(a, false)) {
+        queue(ctx, [&](Stream stream) { TensorCoreConvolution<Ctx, T>(ctx, a, stream).run(); });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { causal_convolution(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        const auto segments = segments_on_device(ctx, frame, a.segments);
+        general_causal_convolution(on_device(a), segments, stream);
+      });
+    }
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void causal_convolution_backward(
       Ctx& ctx, const ssm::CausalConvolutionBackward<T, typename Ctx::Space>& g) {
-    queue(ctx, [&](Stream stream) {
-      if constexpr (std::same_as<T, float>)
-        if (TensorCoreConvolution<Ctx>::can(g) && chosen(g.forward, true)) {
-          TensorCoreConvolution<Ctx>(ctx, g.forward, stream).run_backward(g);
-          return;
-        }
-      auto frame = ctx.workspace().frame();
-      const auto segments = segments_on_device(ctx, frame, g.forward.segments);
-      const auto workspace = frame.template tensor<T>(convolution_correlation(g).workspace());
-      general_causal_convolution_backward(on_device(g), segments, workspace.data(), stream);
-    });
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreConvolution<Ctx, T>::can(g) && chosen(g.forward, true)) {
+        queue(ctx, [&](Stream stream) {
+          TensorCoreConvolution<Ctx, T>(ctx, g.forward, stream).run_backward(g);
+        });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide_gradient<ssm::CausalConvolution>(
+          ctx, g, [&](const auto& wide) { causal_convolution_backward(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        const auto segments = segments_on_device(ctx, frame, g.forward.segments);
+        const auto workspace = frame.template tensor<T>(convolution_correlation(g).workspace());
+        general_causal_convolution_backward(on_device(g), segments, workspace.data(), stream);
+      });
+    }
   }
 
  private:

@@ -46,36 +46,52 @@ namespace primitive {
 
 template <class Choice = Automatic>
 struct BasicDiagonalScan {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void diagonal_scan(Ctx& ctx, const ssm::DiagonalScan<T, typename Ctx::Space>& a) {
-    queue(ctx, [&](Stream stream) {
-      if constexpr (std::same_as<T, float>)
-        if (on_tensor_cores<Ctx>(a, false)) return TensorCoreScan<Ctx>(ctx, a, stream).run();
-      auto frame = ctx.workspace().frame();
-      general_diagonal_scan(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
-    });
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreScan<Ctx, T>::can(a) && chosen(a, false)) {
+        queue(ctx, [&](Stream stream) { TensorCoreScan<Ctx, T>(ctx, a, stream).run(); });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { diagonal_scan(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        general_diagonal_scan(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
+      });
+    }
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void diagonal_scan_backward(Ctx& ctx,
                                      const ssm::DiagonalScanBackward<T, typename Ctx::Space>& g) {
-    queue(ctx, [&](Stream stream) {
-      if constexpr (std::same_as<T, float>)
-        if (on_tensor_cores<Ctx>(g.forward, true))
-          return TensorCoreScan<Ctx>(ctx, g.forward, stream).run_backward(g);
-      auto frame = ctx.workspace().frame();
-      const auto segments = segments_on_device(ctx, frame, g.forward.segments);
-      const auto workspace = frame.template tensor<T>(general_diagonal_scan_backward_workspace(g));
-      general_diagonal_scan_backward(on_device(g), segments, workspace.data(), stream);
-    });
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreScan<Ctx, T>::can(g.forward) && chosen(g.forward, true)) {
+        queue(ctx, [&](Stream stream) {
+          TensorCoreScan<Ctx, T>(ctx, g.forward, stream).run_backward(g);
+        });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide_gradient<ssm::DiagonalScan>(
+          ctx, g, [&](const auto& wide) { diagonal_scan_backward(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        const auto segments = segments_on_device(ctx, frame, g.forward.segments);
+        const Index count = general_diagonal_scan_backward_workspace(g);
+        const auto workspace = frame.template tensor<T>(count);
+        general_diagonal_scan_backward(on_device(g), segments, workspace.data(), stream);
+      });
+    }
   }
 
  private:
-  template <class Ctx>
-  static bool on_tensor_cores(const ssm::DiagonalScan<float, typename Ctx::Space>& a,
-                              bool is_backward) {
+  template <class Operands>
+  static bool chosen(const Operands& a, bool is_backward) {
     const SequenceWork work{a.x.extent(0), a.x.extent(1), a.x.extent(2), a.A.extent(1),
                             is_backward};
-    return Choice::diagonal_scan(work) && TensorCoreScan<Ctx>::can(a) && has_tensor_core_kernels();
+    return Choice::diagonal_scan(work) && has_tensor_core_kernels();
   }
 };
 /// The Cuda backend's part for DiagonalScan, its form chosen by the size of the work.

@@ -2,7 +2,9 @@
 #pragma once
 
 #include "ssm/backend/composed/h3_mixer.hpp"
+#include "ssm/backend/cuda/choice.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/backend/cuda/tensor_core_mixer.hpp"
 
 namespace ssm::cuda {
 
@@ -44,8 +46,51 @@ struct DeviceProducts {
 };
 
 namespace primitive {
-/// From the backend's own shift_convolution and diagonal_scan.
-using H3Mixer = composed::BasicH3Mixer<DeviceProducts>;
+
+/// From the backend's own shift_convolution and diagonal_scan. Of half types by the fused kernels
+/// where they can and Choice has tensor cores scan; in float where general kernels scan or heads
+/// are wider than a channel.
+template <class Choice = Automatic>
+struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
+  using Composed = composed::BasicH3Mixer<DeviceProducts>;
+  using Composed::h3_mixer;
+  using Composed::h3_mixer_backward;
+
+  template <class Ctx, HalfStorage T>
+  static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
+    if (!scans_on_tensor_cores(a, false))
+      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { Composed::h3_mixer(ctx, wide); });
+    else if (TensorCoreMixer<Ctx, T>::can(a))
+      queue(ctx, [&](Stream stream) { TensorCoreMixer<Ctx, T>(ctx, a, stream).run(); });
+    else
+      Composed::compose(ctx, a);
+  }
+  template <class Ctx, HalfStorage T>
+  static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
+    if (!scans_on_tensor_cores(g.forward, true))
+      ssm::detail::run_wide_gradient<ssm::H3Mixer>(
+          ctx, g, [&](const auto& wide) { Composed::h3_mixer_backward(ctx, wide); });
+    else if (TensorCoreMixer<Ctx, T>::can(g))
+      queue(ctx, [&](Stream stream) {
+        TensorCoreMixer<Ctx, T>(ctx, g.forward, stream).run_backward(g);
+      });
+    else
+      Composed::compose_backward(ctx, g);
+  }
+
+ private:
+  /// With one channel a head.
+  template <class Operands>
+  static bool scans_on_tensor_cores(const Operands& a, bool is_backward) {
+    const SequenceWork work{a.q.extent(0), a.q.extent(1), a.q.extent(2), a.A.extent(1),
+                            is_backward};
+    return a.dt.extent(0) == a.q.extent(2) && a.A.extent(2) == 2 && a.A.extent(1) <= 32 &&
+           Choice::diagonal_scan(work) && has_tensor_core_kernels();
+  }
+};
+/// The Cuda backend's part for H3Mixer, its form chosen by the size of the work.
+using H3Mixer = BasicH3Mixer<>;
+
 }  // namespace primitive
 
 }  // namespace ssm::cuda

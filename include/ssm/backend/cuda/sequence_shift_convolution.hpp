@@ -37,35 +37,46 @@ namespace primitive {
 
 template <class Choice = Automatic>
 struct BasicShiftConvolution {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void shift_convolution(Ctx& ctx, const ssm::ShiftConvolution<T, typename Ctx::Space>& a) {
-    queue(ctx, [&](Stream stream) {
-      if constexpr (std::same_as<T, float>)
-        if (TensorCoreShift<Ctx>::can(a) && chosen(a, false)) {
-          TensorCoreShift<Ctx>(ctx, a, stream).run();
-          return;
-        }
-      auto frame = ctx.workspace().frame();
-      const auto segments = segments_on_device(ctx, frame, a.segments);
-      const auto workspace = frame.template tensor<T>(a.B.extents());
-      general_shift_convolution(on_device(a), segments, workspace.data(), stream);
-    });
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreShift<Ctx, T>::can(a) && chosen(a, false)) {
+        queue(ctx, [&](Stream stream) { TensorCoreShift<Ctx, T>(ctx, a, stream).run(); });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { shift_convolution(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        const auto segments = segments_on_device(ctx, frame, a.segments);
+        const auto workspace = frame.template tensor<T>(a.B.extents());
+        general_shift_convolution(on_device(a), segments, workspace.data(), stream);
+      });
+    }
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void shift_convolution_backward(
       Ctx& ctx, const ssm::ShiftConvolutionBackward<T, typename Ctx::Space>& g) {
-    queue(ctx, [&](Stream stream) {
-      if constexpr (std::same_as<T, float>)
-        if (TensorCoreShift<Ctx>::can(g) && chosen(g.forward, true)) {
-          TensorCoreShift<Ctx>(ctx, g.forward, stream).run_backward(g);
-          return;
-        }
-      auto frame = ctx.workspace().frame();
-      const auto segments = segments_on_device(ctx, frame, g.forward.segments);
-      const Index count = general_shift_convolution_backward_workspace(g);
-      const auto workspace = frame.template tensor<T>(count);
-      general_shift_convolution_backward(on_device(g), segments, workspace.data(), stream);
-    });
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreShift<Ctx, T>::can(g) && chosen(g.forward, true)) {
+        queue(ctx, [&](Stream stream) {
+          TensorCoreShift<Ctx, T>(ctx, g.forward, stream).run_backward(g);
+        });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide_gradient<ssm::ShiftConvolution>(
+          ctx, g, [&](const auto& wide) { shift_convolution_backward(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        const auto segments = segments_on_device(ctx, frame, g.forward.segments);
+        const Index count = general_shift_convolution_backward_workspace(g);
+        const auto workspace = frame.template tensor<T>(count);
+        general_shift_convolution_backward(on_device(g), segments, workspace.data(), stream);
+      });
+    }
   }
 
  private:

@@ -10,14 +10,15 @@
 namespace ssm::cuda {
 
 /// ssm::CausalConvolution by the tensor-core kernels.
-template <class Ctx>
+/// T   the scalar of the sequences: float or a half type
+template <class Ctx, class T>
 class TensorCoreConvolution {
  public:
   using Space = typename Ctx::Space;
 
   /// Whether they can: sequences of at most 2^20 positions that are not packed, kernels without
   /// gaps.
-  static bool can(const ssm::CausalConvolution<float, Space>& a) {
+  static bool can(const ssm::CausalConvolution<T, Space>& a) {
     constexpr Index max_positions = Index{1} << 20;
     constexpr Index limit = std::numeric_limits<int>::max();
     return a.segments.empty() && a.x.size() > 0 && a.x.extent(0) <= limit &&
@@ -26,16 +27,16 @@ class TensorCoreConvolution {
            (!a.skip || a.skip.is_contiguous());
   }
   /// Backwards the gradients of kernel and skip are without gaps too.
-  static bool can(const ssm::CausalConvolutionBackward<float, Space>& g) {
+  static bool can(const ssm::CausalConvolutionBackward<T, Space>& g) {
     return can(g.forward) && (!g.dkernel || g.dkernel.is_contiguous()) &&
            (!g.dskip || g.dskip.is_contiguous());
   }
 
-  TensorCoreConvolution(Ctx& ctx, const ssm::CausalConvolution<float, Space>& a, Stream stream)
+  TensorCoreConvolution(Ctx& ctx, const ssm::CausalConvolution<T, Space>& a, Stream stream)
       : a_(a), sequences_(ctx, stream), stream_(stream) {}
 
   void run() {
-    CausalConvolution<float> call;
+    CausalConvolution<T> call;
     set_operands(call);
     call.y = sequences_.output(a_.y);
     void* const workspace = sequences_.bytes(causal_convolution_workspace(call));
@@ -43,8 +44,8 @@ class TensorCoreConvolution {
     sequences_.finish();
   }
 
-  void run_backward(const ssm::CausalConvolutionBackward<float, Space>& g) {
-    CausalConvolutionBackward<float> call;
+  void run_backward(const ssm::CausalConvolutionBackward<T, Space>& g) {
+    CausalConvolutionBackward<T> call;
     set_operands(call);
     call.dy = sequences_.input(g.dy);
     call.dx = sequences_.gradient(g.dx, a_.x);
@@ -75,8 +76,8 @@ class TensorCoreConvolution {
     return sequences_.frame().template tensor<float>(a_.kernel.extents()).data();
   }
 
-  const ssm::CausalConvolution<float, Space>& a_;
-  ChannelMajor<Ctx> sequences_;
+  const ssm::CausalConvolution<T, Space>& a_;
+  ChannelMajor<Ctx, T> sequences_;
   Stream stream_;
 };
 

@@ -12,13 +12,14 @@ namespace ssm::cuda {
 
 /// ssm::DiagonalScan by the tensor-core kernels: operands in their layout, one row of coefficients
 /// a channel, contiguous states.
-template <class Ctx>
+/// T   the scalar of the sequences: float or a half type
+template <class Ctx, class T>
 class TensorCoreScan {
  public:
   using Space = typename Ctx::Space;
 
   /// Whether they can: complex modes, 32 at most, in sizes that an int counts.
-  static bool can(const ssm::DiagonalScan<float, Space>& a) {
+  static bool can(const ssm::DiagonalScan<T, Space>& a) {
     constexpr Index max_positions = Index{1} << 30;
     constexpr Index max_sequences = 65535 * 4;
     const Index sequences = sequence_count(a.x.extent(0), a.segments);
@@ -27,10 +28,10 @@ class TensorCoreScan {
            a.x.extent(2) <= std::numeric_limits<int>::max();
   }
 
-  TensorCoreScan(Ctx& ctx, const ssm::DiagonalScan<float, Space>& a, Stream stream)
+  TensorCoreScan(Ctx& ctx, const ssm::DiagonalScan<T, Space>& a, Stream stream)
       : a_(a), sequences_(ctx, stream), stream_(stream), segments_(narrowed(ctx)) {
     const ScanRows rows = scan_rows();
-    expand_scan_rows(on_device(a), rows, stream);
+    expand_scan_rows(without_sequences(a), rows, stream);
     parameters_.dt = rows.dt;
     parameters_.a = rows.A;
     parameters_.b = rows.B;
@@ -40,7 +41,7 @@ class TensorCoreScan {
   }
 
   void run() {
-    DiagonalScan<float> call;
+    DiagonalScan<T> call;
     call.shape = shape();
     call.parameters = parameters_;
     call.x = sequences_.input(a_.x);
@@ -49,19 +50,19 @@ class TensorCoreScan {
     call.initial_state = state(a_.initial_state);
     call.y = sequences_.output(a_.y);
     if (a_.final_state) call.final_state = states();
-    void* const workspace = sequences_.bytes(diagonal_scan_workspace<float>(call.shape));
+    void* const workspace = sequences_.bytes(diagonal_scan_workspace<T>(call.shape));
     cuda::diagonal_scan(call, workspace, stream_);
     sequences_.finish();
     if (a_.final_state)
       unpack_scan_states(call.final_state, device_states(a_.final_state), stream_);
   }
 
-  void run_backward(const ssm::DiagonalScanBackward<float, Space>& g) {
+  void run_backward(const ssm::DiagonalScanBackward<T, Space>& g) {
     const ScanRows gradient = scan_rows();
     cuda::fill(ssm::Fill<float, CudaSpace>{.y = {gradient.dt,
                                                  {ScanRows::float_count(channels(), modes())}}},
                stream_);
-    DiagonalScanBackward<float> call;
+    DiagonalScanBackward<T> call;
     call.shape = shape();
     call.parameters = parameters_;
     call.x = sequences_.input(a_.x);
@@ -84,7 +85,7 @@ class TensorCoreScan {
     sequences_.finish();
     if (g.dinitial_state)
       unpack_scan_states(call.dinitial_state, device_states(g.dinitial_state), stream_);
-    add_scan_rows(on_device(g), gradient, stream_);
+    add_scan_rows(without_sequences(g), gradient, stream_);
   }
 
  private:
@@ -122,12 +123,12 @@ class TensorCoreScan {
     pack_scan_states(device_states(given), packed, stream_);
     return packed;
   }
-  template <class T>
-  static View<T, 4, CudaSpace> device_states(const View<T, 4, Space>& states) {
-    return std::bit_cast<View<T, 4, CudaSpace>>(states);
+  template <class S>
+  static View<S, 4, CudaSpace> device_states(const View<S, 4, Space>& states) {
+    return std::bit_cast<View<S, 4, CudaSpace>>(states);
   }
-  const ssm::DiagonalScan<float, Space>& a_;
-  ChannelMajor<Ctx> sequences_;
+  const ssm::DiagonalScan<T, Space>& a_;
+  ChannelMajor<Ctx, T> sequences_;
   Stream stream_;
   const int* segments_;
   DiagonalScanParameters parameters_;

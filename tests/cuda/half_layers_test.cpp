@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <doctest/doctest.h>
+
+#include "ssm/backend/cuda.hpp"
+#include "ssm/backend/reference.hpp"
+#include "ssm/laws/layer_on.hpp"
+#include "ssm/layer/h3.hpp"
+#include "ssm/layer/linear.hpp"
+#include "ssm/layer/s4d.hpp"
+#include "support/check_subject.hpp"
+#include "tensor_cores_on_host.hpp"
+
+using namespace ssm;
+
+namespace {
+
+/// Every law on the kernels of Choice, held against Reference in double.
+template <class T, class Choice, class L>
+void obeys_every_law(const L& layer) {
+  laws::LayerOn<L, BasicCuda<HostSpace, Choice>, T> subject(layer, "cuda");
+  laws::LayerOn<L, Reference, double> reference(layer, "oracle");
+  laws::check_subject(subject, reference);
+}
+
+template <class T, class L>
+void obeys_every_law_on_both_kernels(const L& layer) {
+  obeys_every_law<T, cuda::GeneralKernels>(layer);
+  cuda::pretend_tensor_core_kernels(true);
+  obeys_every_law<T, cuda::TensorCoreKernels>(layer);
+  cuda::pretend_tensor_core_kernels(false);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("H3 in half types, with heads of one channel and of two", T, BFloat16, Float16) {
+  for (const Index head_dim : {1, 2})
+    obeys_every_law_on_both_kernels<T>(
+        H3<H3Config{}>({.channels = 4, .state = 4, .head_dim = head_dim}));
+}
+
+TEST_CASE_TEMPLATE("S4D and Linear in half types", T, BFloat16, Float16) {
+  obeys_every_law_on_both_kernels<T>(S4D<S4DConfig{.channels = 5, .state = 4}>());
+  obeys_every_law_on_both_kernels<T>(Linear<LinearConfig{.inputs = 5, .outputs = 7}>());
+}
