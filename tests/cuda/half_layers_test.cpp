@@ -34,8 +34,8 @@ void obeys_every_law_on_both_kernels(const L& layer) {
 
 TEST_CASE_TEMPLATE("H3 in half types, with heads of one channel and of two", T, BFloat16, Float16) {
   for (const Index head_dim : {1, 2})
-    obeys_every_law_on_both_kernels<T>(
-        H3<H3Config{}>({.channels = 4, .state = 4, .head_dim = head_dim}));
+    obeys_every_law_on_both_kernels<T>(H3<H3Config{.state = dyn, .head_dim = dyn}>(
+        {.channels = 4, .state = 4, .head_dim = head_dim}));
 }
 
 TEST_CASE_TEMPLATE("S4D and Linear in half types", T, BFloat16, Float16) {

@@ -9,10 +9,17 @@ class MatmulLibrary {};
 MatmulLibrary* create_matmul_library(MatmulPrecision) { return new MatmulLibrary(); }
 void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
 
+namespace {
+/// One for all calls: products allocate nothing, as on a device.
+Context<Reference>& reference() {
+  static thread_local Context<Reference> ctx;
+  return ctx;
+}
+}  // namespace
+
 template <class T>
 void matmul(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>& a, void*, Stream) {
-  Context<Reference> ctx;
-  ssm::matmul(ctx, std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
+  ssm::matmul(reference(), std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
 }
 /// As on a device, a bf16 matrix in T.
 template <class T>
@@ -22,8 +29,7 @@ std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a) {
 
 template <class T>
 void weight_gradient(MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>& a, void*, Stream) {
-  Context<Reference> ctx;
-  ssm::weight_gradient(ctx, std::bit_cast<ssm::WeightGradient<T, HostSpace>>(a));
+  ssm::weight_gradient(reference(), std::bit_cast<ssm::WeightGradient<T, HostSpace>>(a));
 }
 template <class T>
 std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>&) {

@@ -12,12 +12,17 @@
 #include "ssm/backend/cuda/h3_mixer.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
 #include "ssm/backend/reference.hpp"
-#include "ssm/core/tensor.hpp"
 
 namespace ssm::cuda {
 namespace {
 
 bool present = false;
+
+/// One for all calls: they allocate nothing, as on a device.
+Context<Reference>& reference() {
+  static thread_local Context<Reference> ctx;
+  return ctx;
+}
 
 template <class E>
 View<E, 3> view(const Sequences<E>& x, int batch, int length, int channels) {
@@ -87,7 +92,7 @@ std::size_t diagonal_scan_workspace(const DiagonalScanShape&) {
 }
 template <class T>
 void diagonal_scan(const DiagonalScan<T>& call, void*, Stream) {
-  Context<Reference> ctx;
+  Context<Reference>& ctx = reference();
   Scan<T> scan(call);
   scan.operands.final_state = scan.state(call.final_state);
   scan.operands.y = scan.sequence(call.y);
@@ -99,7 +104,7 @@ std::size_t diagonal_scan_backward_workspace(const DiagonalScanBackward<T>&) {
 }
 template <class T>
 void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void*, Stream) {
-  Context<Reference> ctx;
+  Context<Reference>& ctx = reference();
   const Scan<T> scan(call);
   const int channels = scan.shape.channels;
   const int modes = scan.shape.modes;
@@ -144,7 +149,7 @@ std::size_t shift_convolution_workspace(const ShiftConvolution<T>&) {
 }
 template <class T>
 void shift_convolution(const ShiftConvolution<T>& call, void*, Stream) {
-  Context<Reference> ctx;
+  Context<Reference>& ctx = reference();
   auto a = convolution<T>(call);
   a.gate_out = view(call.gate, call.batch, call.length, call.channels);
   a.y = view(call.y, call.batch, call.length, call.channels);
@@ -156,7 +161,7 @@ std::size_t shift_convolution_backward_workspace(const ShiftConvolutionBackward<
 }
 template <class T>
 void shift_convolution_backward(const ShiftConvolutionBackward<T>& call, void*, Stream) {
-  Context<Reference> ctx;
+  Context<Reference>& ctx = reference();
   auto g = convolution_backward<T>(call);
   g.forward.gate_out = view(call.gate, call.batch, call.length, call.channels);
   g.dgate_out = view(call.dgate, call.batch, call.length, call.channels);
@@ -169,7 +174,7 @@ std::size_t causal_convolution_workspace(const CausalConvolution<T>&) {
 }
 template <class T>
 void causal_convolution(const CausalConvolution<T>& call, void*, Stream) {
-  Context<Reference> ctx;
+  Context<Reference>& ctx = reference();
   auto a = convolution<T>(call);
   a.gate_in = view(call.gate_in, call.batch, call.length, call.channels);
   a.gate_out = view(call.gate_out, call.batch, call.length, call.channels);
@@ -182,7 +187,7 @@ std::size_t causal_convolution_backward_workspace(const CausalConvolutionBackwar
 }
 template <class T>
 void causal_convolution_backward(const CausalConvolutionBackward<T>& call, void*, Stream) {
-  Context<Reference> ctx;
+  Context<Reference>& ctx = reference();
   auto g = convolution_backward<T>(call);
   g.forward.gate_in = view(call.gate_in, call.batch, call.length, call.channels);
   g.forward.gate_out = view(call.gate_out, call.batch, call.length, call.channels);
@@ -196,8 +201,15 @@ namespace {
 /// The call as the reference takes it: a shift whose B is one at lag 0 has C for its taps.
 template <class T>
 struct Mixer {
-  explicit Mixer(const H3Mixer<T>& of) : call(of), shift_B({of.channels, of.tap_count}) {
-    for (Index d = 0; d < of.channels; ++d) shift_B(d, 0) = 1;
+  using Frame = Workspace<HostSpace>::Frame;
+  Mixer(const H3Mixer<T>& of, Frame& frame)
+      : call(of),
+        shift_B(frame.tensor<float>(Index{of.channels}, Index{of.tap_count})),
+        zeros(frame.tensor<float>(Index{of.channels})) {
+    for (Index d = 0; d < of.channels; ++d) {
+      zeros(d) = 0;
+      for (Index lag = 0; lag < of.tap_count; ++lag) shift_B(d, lag) = lag == 0 ? 1 : 0;
+    }
     operands = {.q = sequence(of.q),
                 .k = sequence(of.k),
                 .v = sequence(of.v),
@@ -217,14 +229,13 @@ struct Mixer {
     return view(x, call.batch, call.length, call.channels);
   }
   /// A skip that is left out, as zeros.
-  View<const float, 1> skip(const float* given) {
+  View<const float, 1> skip(const float* given) const {
     if (given != nullptr) return floats(given, call.channels);
-    if (!zeros) zeros.reset({call.channels});
     return zeros;
   }
   const H3Mixer<T>& call;
-  DynamicTensor<float, 2> shift_B;
-  DynamicTensor<float, 1> zeros;
+  View<float, 2> shift_B;
+  View<float, 1> zeros;
   ssm::H3Mixer<T, HostSpace> operands;
 };
 
@@ -236,8 +247,9 @@ std::size_t h3_mixer_workspace(const H3Mixer<T>&) {
 }
 template <class T>
 void h3_mixer(const H3Mixer<T>& call, void*, Stream) {
-  Context<Reference> ctx;
-  Mixer<T> mixer(call);
+  Context<Reference>& ctx = reference();
+  auto frame = ctx.workspace().frame();
+  Mixer<T> mixer(call, frame);
   mixer.operands.y = mixer.sequence(call.y);
   ssm::h3_mixer(ctx, mixer.operands);
 }
@@ -247,13 +259,14 @@ std::size_t h3_mixer_backward_workspace(const H3MixerBackward<T>&) {
 }
 template <class T>
 void h3_mixer_backward(const H3MixerBackward<T>& call, void*, Stream) {
-  Context<Reference> ctx;
-  const Mixer<T> mixer(call.forward);
+  Context<Reference>& ctx = reference();
+  auto frame = ctx.workspace().frame();
+  const Mixer<T> mixer(call.forward, frame);
   const int channels = call.forward.channels, modes = call.forward.modes;
-  DynamicTensor<float, 2> dshift_B(mixer.shift_B.extents());
-  DynamicTensor<float, 1> unwanted({channels});
+  const View<float, 2> dshift_B = frame.tensor<float>(mixer.shift_B.extents());
+  const View<float, 1> unwanted = frame.tensor<float>(Index{channels});
   const auto skip = [&](float* given) {
-    return given != nullptr ? floats(given, channels) : View<float, 1>(unwanted);
+    return given != nullptr ? floats(given, channels) : unwanted;
   };
   ssm::h3_mixer_backward(ctx, ssm::H3MixerBackward<T, HostSpace>{
                                   .forward = mixer.operands,

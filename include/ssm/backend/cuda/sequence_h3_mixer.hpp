@@ -48,8 +48,9 @@ struct DeviceProducts {
 namespace primitive {
 
 /// From the backend's own shift_convolution and diagonal_scan. Of half types by the fused kernels
-/// where they can and Choice has tensor cores scan; in float where general kernels scan or heads
-/// are wider than a channel.
+/// where they can and Choice has tensor cores scan. Else those of bf16, where tensor cores scan
+/// heads of one channel, are composed in bf16, all others in float: one rounding more is within
+/// what bf16 is good for, but not within what f16 is.
 template <class Choice = Automatic>
 struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   using Composed = composed::BasicH3Mixer<DeviceProducts>;
@@ -58,24 +59,26 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
 
   template <class Ctx, HalfStorage T>
   static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
-    if (!scans_on_tensor_cores(a, false))
-      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { Composed::h3_mixer(ctx, wide); });
-    else if (TensorCoreMixer<Ctx, T>::can(a))
+    const bool on_tensor_cores = scans_on_tensor_cores(a, false);
+    if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(a))
       queue(ctx, [&](Stream stream) { TensorCoreMixer<Ctx, T>(ctx, a, stream).run(); });
-    else
+    else if (on_tensor_cores && std::same_as<T, BFloat16>)
       Composed::compose(ctx, a);
+    else
+      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { Composed::h3_mixer(ctx, wide); });
   }
   template <class Ctx, HalfStorage T>
   static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
-    if (!scans_on_tensor_cores(g.forward, true))
-      ssm::detail::run_wide_gradient<ssm::H3Mixer>(
-          ctx, g, [&](const auto& wide) { Composed::h3_mixer_backward(ctx, wide); });
-    else if (TensorCoreMixer<Ctx, T>::can(g))
+    const bool on_tensor_cores = scans_on_tensor_cores(g.forward, true);
+    if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(g))
       queue(ctx, [&](Stream stream) {
         TensorCoreMixer<Ctx, T>(ctx, g.forward, stream).run_backward(g);
       });
-    else
+    else if (on_tensor_cores && std::same_as<T, BFloat16>)
       Composed::compose_backward(ctx, g);
+    else
+      ssm::detail::run_wide_gradient<ssm::H3Mixer>(
+          ctx, g, [&](const auto& wide) { Composed::h3_mixer_backward(ctx, wide); });
   }
 
  private:
