@@ -87,6 +87,14 @@ if [[ $what != sanitizers ]]; then
   step "the same bits on every run" same_losses "$work/gpu" "$work/again" 0
   step "train with TF32 products" train "$work/tf32" cuda-tf32
   step "nearly the same losses" same_losses "$work/gpu" "$work/tf32" 5e-2
+  for numbers in bf16 f16; do
+    step "train in $numbers" train "$work/$numbers" cuda --numbers "$numbers"
+    step "in $numbers nearly the same losses" same_losses "$work/gpu" "$work/$numbers" 5e-2
+  done
+  step "train in bf16 again" train "$work/bf16_again" cuda --numbers bf16
+  step "the same bits on every run in bf16" same_losses "$work/bf16" "$work/bf16_again" 0
+  step "train in bf16 on the CPU" train "$work/cpu_bf16" cpu --numbers bf16
+  step "the losses of the CPU in bf16" same_losses "$work/cpu_bf16" "$work/bf16" 2e-2
   step "generate on the CPU" greedy "$work/gpu" cpu "$work/cpu.txt"
   step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
   step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
