@@ -2,10 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <type_traits>
 #include <utility>
-#include <vector>
 
 #include "launch.cuh"
 #include "tensor_core.cuh"
@@ -47,20 +49,22 @@ class UpcastSequences {
   /// Null where the tensor is.
   Sequences<const float> input(const Sequences<const T>& tensor) {
     const Sequences<float> copy = take(tensor.data != nullptr);
-    if (tensor.data != nullptr) inputs_.push_back({tensor, copy});
+    if (tensor.data != nullptr) inputs_.at(input_count_++) = {tensor, copy};
     return {copy.data, copy.batch_stride, copy.channel_stride};
   }
   Sequences<float> output(const Sequences<T>& tensor) {
     const Sequences<float> copy = take(tensor.data != nullptr);
-    if (tensor.data != nullptr) outputs_.push_back({copy, tensor});
+    if (tensor.data != nullptr) outputs_.at(output_count_++) = {copy, tensor};
     return copy;
   }
   /// Queues `call`, which works on the copies, between what fills them and what takes the results.
   template <class Call>
   void around(Stream stream, const char* operation, const Call& call) const {
-    for (const auto& [tensor, copy] : inputs_) convert(tensor, copy, stream, operation);
+    for (const auto& [tensor, copy] : std::span(inputs_).first(input_count_))
+      convert(tensor, copy, stream, operation);
     call();
-    for (const auto& [copy, tensor] : outputs_) convert(copy, tensor, stream, operation);
+    for (const auto& [copy, tensor] : std::span(outputs_).first(output_count_))
+      convert(copy, tensor, stream, operation);
   }
 
  private:
@@ -88,8 +92,10 @@ class UpcastSequences {
 
   WorkspaceLayout& layout_;
   int batch_, channels_, length_;
-  std::vector<std::pair<Sequences<const T>, Sequences<float>>> inputs_;
-  std::vector<std::pair<Sequences<float>, Sequences<T>>> outputs_;
+  static constexpr std::size_t most = 8;  // tensors; a step of a model allocates nothing
+  std::array<std::pair<Sequences<const T>, Sequences<float>>, most> inputs_;
+  std::array<std::pair<Sequences<float>, Sequences<T>>, most> outputs_;
+  std::size_t input_count_ = 0, output_count_ = 0;
 };
 
 }  // namespace ssm::cuda::device

@@ -140,7 +140,8 @@ constexpr To scalar_cast(From value) {
 }
 
 /// How far a correct result may be from the exact one: |x − y| ≤ tolerance · max(1, max|y|).
-/// Gradients are compared against the largest element of their tensor.
+/// Gradients are compared against the largest element of their tensor. Of the half types: two units
+/// in the last place.
 struct Tolerance {
   double value;
   double gradient;
@@ -152,7 +153,7 @@ inline constexpr Tolerance tolerance<double>{.value = 1e-10, .gradient = 1e-9};
 template <>
 inline constexpr Tolerance tolerance<float>{.value = 2e-4, .gradient = 2e-3};
 template <>
-inline constexpr Tolerance tolerance<Float16>{.value = 1e-3, .gradient = 1e-2};
+inline constexpr Tolerance tolerance<Float16>{.value = 2e-3, .gradient = 2e-2};
 template <>
 inline constexpr Tolerance tolerance<BFloat16>{.value = 1e-2, .gradient = 5e-2};
 
