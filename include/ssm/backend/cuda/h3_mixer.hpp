@@ -274,31 +274,41 @@ namespace primitive {
 template <class Choice = Automatic>
 struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   using Composed = composed::BasicH3Mixer<DeviceProducts>;
-  using Composed::h3_mixer;
-  using Composed::h3_mixer_backward;
 
-  template <class Ctx, HalfStorage T>
+  template <class Ctx, DeviceNumber T>
+    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
+        HasDiagonalScan<typename Ctx::BackendType, T>
   static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
-    const bool on_tensor_cores = scans_on_tensor_cores(a, false);
-    if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(a))
-      queue(ctx, [&](Stream stream) { TensorCoreMixer<Ctx, T>(ctx, a, stream).run(); });
-    else if (on_tensor_cores && std::same_as<T, BFloat16>)
-      Composed::compose(ctx, a);
-    else
-      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { Composed::h3_mixer(ctx, wide); });
+    if constexpr (Real<T>) {
+      Composed::h3_mixer(ctx, a);
+    } else {
+      const bool on_tensor_cores = scans_on_tensor_cores(a, false);
+      if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(a))
+        queue(ctx, [&](Stream stream) { TensorCoreMixer<Ctx, T>(ctx, a, stream).run(); });
+      else if (on_tensor_cores && std::same_as<T, BFloat16>)
+        Composed::compose(ctx, a);
+      else
+        ssm::detail::run_wide(ctx, a, [&](const auto& wide) { Composed::h3_mixer(ctx, wide); });
+    }
   }
-  template <class Ctx, HalfStorage T>
+  template <class Ctx, DeviceNumber T>
+    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
+        HasDiagonalScan<typename Ctx::BackendType, T>
   static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
-    const bool on_tensor_cores = scans_on_tensor_cores(g.forward, true);
-    if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(g))
-      queue(ctx, [&](Stream stream) {
-        TensorCoreMixer<Ctx, T>(ctx, g.forward, stream).run_backward(g);
-      });
-    else if (on_tensor_cores && std::same_as<T, BFloat16>)
-      Composed::compose_backward(ctx, g);
-    else
-      ssm::detail::run_wide_gradient<ssm::H3Mixer>(
-          ctx, g, [&](const auto& wide) { Composed::h3_mixer_backward(ctx, wide); });
+    if constexpr (Real<T>) {
+      Composed::h3_mixer_backward(ctx, g);
+    } else {
+      const bool on_tensor_cores = scans_on_tensor_cores(g.forward, true);
+      if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(g))
+        queue(ctx, [&](Stream stream) {
+          TensorCoreMixer<Ctx, T>(ctx, g.forward, stream).run_backward(g);
+        });
+      else if (on_tensor_cores && std::same_as<T, BFloat16>)
+        Composed::compose_backward(ctx, g);
+      else
+        ssm::detail::run_wide_gradient<ssm::H3Mixer>(
+            ctx, g, [&](const auto& wide) { Composed::h3_mixer_backward(ctx, wide); });
+    }
   }
 
  private:
