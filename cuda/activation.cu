@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "activation_functions.cuh"
+#include "half_numbers.cuh"
 #include "matrix_elements.cuh"
 #include "ssm/backend/cuda/activation.hpp"
 
@@ -14,8 +15,8 @@ void activation(const ssm::Activation<T, CudaSpace>& a, Stream stream) {
   const auto elements = device::matrix_elements(a.x.extent(0), a.x.extent(1), a.x, a.gate, a.y);
   device::for_each_index(elements.count, stream, "activation", [=] SSM_DEVICE(Index i) {
     const auto [m, d] = elements.at(i);
-    const T value = device::activate(kind, x(m, d));
-    y(m, d) = gate ? value * gate(m, d) : value;
+    const auto value = device::activate(kind, device::widened(x(m, d)));
+    y(m, d) = device::narrowed<T>(gate ? value * device::widened(gate(m, d)) : value);
   });
 }
 
@@ -31,11 +32,12 @@ void activation_backward(const ssm::ActivationBackward<T, CudaSpace>& g, Stream 
                                                 g.forward.x, g.forward.gate, g.dy, g.dx, g.dgate);
   device::for_each_index(elements.count, stream, "activation_backward", [=] SSM_DEVICE(Index i) {
     const auto [m, d] = elements.at(i);
-    const T input = x(m, d);
-    const T gradient = dy(m, d);
-    const T factor = gate ? gate(m, d) : T{1};
-    if (gate) dgate(m, d) = device::activate(kind, input) * gradient;
-    dx(m, d) = device::activation_slope(kind, input) * factor * gradient;
+    using S = Wide<T>;
+    const S input = device::widened(x(m, d));
+    const S gradient = device::widened(dy(m, d));
+    const S factor = gate ? device::widened(gate(m, d)) : S{1};
+    if (gate) dgate(m, d) = device::narrowed<T>(device::activate(kind, input) * gradient);
+    dx(m, d) = device::narrowed<T>(device::activation_slope(kind, input) * factor * gradient);
   });
 }
 
@@ -45,6 +47,8 @@ void activation_backward(const ssm::ActivationBackward<T, CudaSpace>& g, Stream 
                                                     Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

@@ -137,6 +137,7 @@ void place_positions(const TokenPositions& p, Stream stream) {
 template <class T>
 void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* scratch,
                         Stream stream) {
+  using S = Wide<T>;
   const auto positions = token_positions(g.tokens, g.dtable.extent(0), scratch);
   if (positions.count == 0) return;
   count_in_slices(positions, stream);
@@ -159,32 +160,29 @@ void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* sc
                          lanes.each(width - first < block ? width - first : block,
                                     [&](Index column) {
                                       const Index d = first + column;
-                                      T sum = dtable(token, d);
+                                      S sum = dtable(token, d);
                                       Index i = 0;
                                       for (; i + together <= count; i += together) {
-                                        T values[together];
+                                        S values[together];
                                         for (Index k = 0; k < together; ++k)
-                                          values[k] = dy(position[i + k], d);
+                                          values[k] = device::widened(dy(position[i + k], d));
                                         for (Index k = 0; k < together; ++k) sum += values[k];
                                       }
-                                      for (; i < count; ++i) sum += dy(position[i], d);
+                                      for (; i < count; ++i)
+                                        sum += device::widened(dy(position[i], d));
                                       dtable(token, d) = sum;
                                     });
                        });
 }
 
-#define SSM_INSTANTIATE(T) \
-  template SSM_CUDA_API void embedding<T>(const ssm::Embedding<T, CudaSpace>&, Stream);
-SSM_INSTANTIATE(float)
-SSM_INSTANTIATE(double)
-SSM_INSTANTIATE(BFloat16)
-SSM_INSTANTIATE(Float16)
-#undef SSM_INSTANTIATE
 #define SSM_INSTANTIATE(T)                                                                      \
+  template SSM_CUDA_API void embedding<T>(const ssm::Embedding<T, CudaSpace>&, Stream);         \
   template SSM_CUDA_API void embedding_backward<T>(const ssm::EmbeddingBackward<T, CudaSpace>&, \
                                                    Index*, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

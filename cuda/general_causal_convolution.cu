@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "correlation.cuh"
-#include "ssm/backend/cuda/sequence_causal_convolution.hpp"
+#include "ssm/backend/cuda/causal_convolution.hpp"
 
 namespace ssm::cuda {
 namespace device {

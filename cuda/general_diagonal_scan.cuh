@@ -3,7 +3,7 @@
 
 #include "number.cuh"
 #include "packing.cuh"
-#include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
+#include "ssm/backend/cuda/diagonal_scan.hpp"
 #include "unroll.cuh"
 
 namespace ssm::cuda::device {

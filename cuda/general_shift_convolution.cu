@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "correlation.cuh"
 #include "packing.cuh"
-#include "ssm/backend/cuda/sequence_shift_convolution.hpp"
+#include "ssm/backend/cuda/shift_convolution.hpp"
 
 namespace ssm::cuda {
 namespace device {

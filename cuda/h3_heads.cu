@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "packing.cuh"
-#include "ssm/backend/cuda/sequence_h3_mixer.hpp"
+#include "ssm/backend/cuda/h3_mixer.hpp"
 
 namespace ssm::cuda {
 

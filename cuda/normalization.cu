@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "half_numbers.cuh"
 #include "matrix_elements.cuh"
 #include "parallel.cuh"
 #include "ssm/backend/cuda/normalization.hpp"
@@ -7,6 +8,7 @@ namespace ssm::cuda {
 
 template <class T>
 void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream) {
+  using S = Wide<T>;
   const auto x = device::operand(a.x);
   const auto weight = device::operand(a.weight);
   const auto bias = device::operand(a.bias);
@@ -21,19 +23,22 @@ void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream) {
   device::for_each_row(
       a.x.extent(0), stream, "normalization", [=] SSM_DEVICE(Index m, device::Lanes lanes) {
         const double mean =
-            centers ? share * lanes.sum(width, [&](Index d) { return double{x(m, d)}; }) : 0.0;
+            centers ? share * lanes.sum(width,
+                                        [&](Index d) { return double{device::widened(x(m, d))}; })
+                    : 0.0;
         const double variance = share * lanes.sum(width, [&](Index d) {
-          const double distance = x(m, d) - mean;
+          const double distance = device::widened(x(m, d)) - mean;
           return distance * distance;
         });
         const double scale = 1 / std::sqrt(variance + (eps_scale ? eps * eps_scale(m) : eps));
         lanes.each(width, [&](Index d) {
-          const T normalized = static_cast<T>((x(m, d) - mean) * scale);
-          y(m, d) = normalized * (weight ? weight(d) : T{1}) + (bias ? bias(d) : T{0});
+          const S normalized = static_cast<S>((device::widened(x(m, d)) - mean) * scale);
+          y(m, d) = device::narrowed<T>(normalized * (weight ? weight(d) : S{1}) +
+                                        (bias ? bias(d) : S{0}));
         });
         if (!lanes.first()) return;
-        if (kept_mean) kept_mean(m) = static_cast<T>(mean);
-        if (kept_scale) kept_scale(m) = static_cast<T>(scale);
+        if (kept_mean) kept_mean(m) = static_cast<S>(mean);
+        if (kept_scale) kept_scale(m) = static_cast<S>(scale);
       });
 }
 
@@ -43,11 +48,12 @@ namespace {
 template <class T>
 struct Normalized {
   device::Operand<const T, 2> x;
-  device::Operand<const T, 1> mean;  // null for rms
-  device::Operand<const T, 1> scale;
+  device::Operand<const Wide<T>, 1> mean;  // null for rms
+  device::Operand<const Wide<T>, 1> scale;
 
-  SSM_HOST_DEVICE T operator()(Index m, Index d) const {
-    return (mean ? x(m, d) - mean(m) : x(m, d)) * scale(m);
+  SSM_HOST_DEVICE Wide<T> operator()(Index m, Index d) const {
+    const Wide<T> value = device::widened(x(m, d));
+    return (mean ? value - mean(m) : value) * scale(m);
   }
 };
 
@@ -78,7 +84,7 @@ void add_parameter_gradients(const ssm::NormalizationBackward<T, CudaSpace>& g, 
     double weight_sum = 0;
     double bias_sum = 0;
     for (Index m = slice * depth; m < end; ++m) {
-      const T gradient = dy(m, d);
+      const Wide<T> gradient = device::widened(dy(m, d));
       if (dweight) weight_sum += gradient * normalized(m, d);
       bias_sum += gradient;
     }
@@ -91,8 +97,8 @@ void add_parameter_gradients(const ssm::NormalizationBackward<T, CudaSpace>& g, 
         const double bias_sum =
             lanes.sum(slices, [&](Index s) { return bias_sums[s * width + d]; });
         if (!lanes.first()) return;
-        if (dweight) dweight(d) += static_cast<T>(weight_sum);
-        if (dbias) dbias(d) += static_cast<T>(bias_sum);
+        if (dweight) dweight(d) += static_cast<Wide<T>>(weight_sum);
+        if (dbias) dbias(d) += static_cast<Wide<T>>(bias_sum);
       });
 }
 
@@ -115,16 +121,19 @@ void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, d
   device::for_each_row(
       g.dy.extent(0), stream, "normalization_backward",
       [=] SSM_DEVICE(Index m, device::Lanes lanes) {
-        const auto weighted = [&](Index d) { return weight ? weight(d) * dy(m, d) : dy(m, d); };
+        const auto weighted = [&](Index d) {
+          const auto gradient = device::widened(dy(m, d));
+          return weight ? weight(d) * gradient : gradient;
+        };
         const double mean_g =
             centers ? share * lanes.sum(width, [&](Index d) { return double{weighted(d)}; }) : 0.0;
         const double mean_gn = share * lanes.sum(width, [&](Index d) {
           return static_cast<double>(weighted(d)) * normalized(m, d);
         });
         lanes.each(width, [&](Index d) {
-          const auto change = static_cast<T>(normalized.scale(m) *
-                                             (weighted(d) - mean_g - normalized(m, d) * mean_gn));
-          dx(m, d) = accumulates ? dx(m, d) + change : change;
+          const auto change = static_cast<Wide<T>>(
+              normalized.scale(m) * (weighted(d) - mean_g - normalized(m, d) * mean_gn));
+          dx(m, d) = device::narrowed<T>(accumulates ? device::widened(dx(m, d)) + change : change);
         });
       });
 }
@@ -135,6 +144,8 @@ void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, d
       const ssm::NormalizationBackward<T, CudaSpace>&, double*, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

@@ -100,10 +100,13 @@ void add(const ssm::Add<T, CudaSpace>& a, Stream stream) {
   const auto first = device::operand(a.a);
   const auto second = device::operand(a.b);
   const auto y = device::operand(a.y);
-  const auto first_scale = static_cast<T>(a.a_scale);
-  const auto second_scale = static_cast<T>(a.b_scale);
+  using S = Wide<T>;
+  const auto first_scale = static_cast<S>(a.a_scale);
+  const auto second_scale = static_cast<S>(a.b_scale);
   device::for_each_index(a.a.extent(0), stream, "add", [=] SSM_DEVICE(Index i) {
-    y(i) = first_scale * first(i) + (second ? second_scale * second(i) : T{0});
+    const S sum = first_scale * device::widened(first(i)) +
+                  (second ? second_scale * device::widened(second(i)) : S{0});
+    y(i) = device::narrowed<T>(sum);
   });
 }
 
@@ -116,14 +119,13 @@ void fill(const ssm::Fill<T, CudaSpace>& a, Stream stream) {
 
 #define SSM_INSTANTIATE(T)                                                              \
   template SSM_CUDA_API void rearrange<T>(const ssm::Rearrange<T, CudaSpace>&, Stream); \
+  template SSM_CUDA_API void add<T>(const ssm::Add<T, CudaSpace>&, Stream);             \
   template SSM_CUDA_API void fill<T>(const ssm::Fill<T, CudaSpace>&, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
 SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
-template SSM_CUDA_API void add<float>(const ssm::Add<float, CudaSpace>&, Stream);
-template SSM_CUDA_API void add<double>(const ssm::Add<double, CudaSpace>&, Stream);
 #define SSM_INSTANTIATE(T)                                                                        \
   template SSM_CUDA_API void convert<T, float>(const ssm::Convert<T, float, CudaSpace>&, Stream); \
   template SSM_CUDA_API void convert<float, T>(const ssm::Convert<float, T, CudaSpace>&, Stream);

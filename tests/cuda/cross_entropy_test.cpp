@@ -23,7 +23,7 @@ void device_equals_reference(const Case& test) {
 }  // namespace
 
 TEST_CASE_TEMPLATE("cross entropy and its gradient equal the reference for every vocabulary", T,
-                   float, double) {
+                   float, double, BFloat16, Float16) {
   for (const Index vocabulary : {1, 2, 3, 63, 64, 65, 1000})
     for (const auto reduction : {Reduction::mean, Reduction::sum})
       for (const Layout layout : all_layouts)
@@ -32,7 +32,7 @@ TEST_CASE_TEMPLATE("cross entropy and its gradient equal the reference for every
               {.rows = rows, .vocabulary = vocabulary, .reduction = reduction, .layout = layout});
 }
 
-TEST_CASE_TEMPLATE("rows beyond one slice of the sum", T, float, double) {
+TEST_CASE_TEMPLATE("rows beyond one slice of the sum", T, float, double, BFloat16, Float16) {
   for (const auto reduction : {Reduction::mean, Reduction::sum})
     device_equals_reference<T>({.rows = 2500, .vocabulary = 5, .reduction = reduction});
 }
@@ -41,7 +41,8 @@ TEST_CASE_TEMPLATE("logits far apart overflow nothing", T, float, double) {
   device_equals_reference<T>({.spread = 1e4});
 }
 
-TEST_CASE_TEMPLATE("when every row is ignored, loss and gradient are zero", T, float, double) {
+TEST_CASE_TEMPLATE("when every row is ignored, loss and gradient are zero", T, float, double,
+                   BFloat16, Float16) {
   for (const auto reduction : {Reduction::mean, Reduction::sum})
     device_equals_reference<T>(
         {.rows = 4, .reduction = reduction, .spread = 1, .ignored_every = 1});

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "ssm/backend/cuda/diagonal_scan.hpp"
+
 #include "primitives_on_device.hpp"
 #include "ssm/backend/cuda/rearrange.hpp"
-#include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
 #include "support/diagonal_scan_run.hpp"
 #include "tensor_cores_on_host.hpp"
 

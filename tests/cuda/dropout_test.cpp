@@ -6,8 +6,8 @@
 using namespace ssm;
 using namespace ssm::test;
 
-TEST_CASE_TEMPLATE("dropout keeps exactly the elements that the reference keeps", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("dropout keeps exactly the elements that the reference keeps", T, float, double,
+                   BFloat16, Float16) {
   for (const Index n : {0, 1, 65, 5000})
     for (const double probability : {0.0, 0.1, 0.9})
       for (const Layout layout : {Layout::rows, Layout::gaps}) {
@@ -29,7 +29,7 @@ TEST_CASE_TEMPLATE("dropout keeps exactly the elements that the reference keeps"
         CHECK(difference(y.view, expected) < tolerance<T>.value);
         Index others = 0;
         for_each_index(expected,
-                       [&](Index i) { others += (expected(i) == 0) != (y.view(i) == 0); });
+                       [&](Index i) { others += (expected(i) == T{}) != (y.view(i) == T{}); });
         CHECK(others == 0);
       }
 }

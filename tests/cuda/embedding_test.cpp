@@ -51,14 +51,14 @@ TEST_CASE_TEMPLATE("rows of the table, kept in T or in bf16, are the reference's
 }
 
 TEST_CASE_TEMPLATE("gradients of a token's row are added in the order of positions", T, float,
-                   double) {
+                   double, BFloat16, Float16) {
   for (const Index vocabulary : {1, 10, 64, 300})
     for (const Index count : {0, 1, 256, 257, 3000, 20000})
       for (const Layout layout : all_layouts) {
         const Index width = count > 3000 ? 3 : 33;
         CAPTURE(vocabulary);
         CAPTURE(count);
-        const auto start = random_tensor<T>("table", vocabulary, width);
+        const auto start = random_tensor<Wide<T>>("table", vocabulary, width);
         const auto dy = random_tensor<T>("dy", count, width);
         const auto tokens = some_tokens(count, vocabulary);
         const auto run = [&](auto& ctx, Layout where) {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "ssm/backend/cuda/h3_mixer.hpp"
+
 #include <doctest/doctest.h>
 
 #include "primitives_on_device.hpp"
+#include "ssm/backend/cuda/diagonal_scan.hpp"
 #include "ssm/backend/cuda/rearrange.hpp"
-#include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
-#include "ssm/backend/cuda/sequence_h3_mixer.hpp"
-#include "ssm/backend/cuda/sequence_shift_convolution.hpp"
+#include "ssm/backend/cuda/shift_convolution.hpp"
 #include "ssm/core/scalar.hpp"  // tolerance
 #include "tensor_cores_on_host.hpp"
 

@@ -23,7 +23,7 @@ constexpr std::array kinds{NormalizationKind::layer, NormalizationKind::rms};
 }  // namespace
 
 TEST_CASE_TEMPLATE("both normalizations and their gradients equal the reference for every width", T,
-                   float, double) {
+                   float, double, BFloat16, Float16) {
   for (const auto kind : kinds)
     for (const Index width : {1, 2, 63, 64, 65, 1000})
       for (const Layout layout : all_layouts)
@@ -35,7 +35,8 @@ TEST_CASE_TEMPLATE("both normalizations and their gradients equal the reference 
                                       .layout = layout});
 }
 
-TEST_CASE_TEMPLATE("weight and bias may be left out, and dx may be added to", T, float, double) {
+TEST_CASE_TEMPLATE("weight and bias may be left out, and dx may be added to", T, float, double,
+                   BFloat16, Float16) {
   for (const bool weight : {false, true})
     for (const bool bias : {false, true})
       for (const bool accumulate : {false, true})
@@ -43,7 +44,8 @@ TEST_CASE_TEMPLATE("weight and bias may be left out, and dx may be added to", T,
             {.rows = 50, .weight = weight, .bias = bias, .accumulate = accumulate});
 }
 
-TEST_CASE_TEMPLATE("parameter gradients are sums over any number of rows", T, float, double) {
+TEST_CASE_TEMPLATE("parameter gradients are sums over any number of rows", T, float, double,
+                   BFloat16, Float16) {
   for (const auto kind : kinds)
     for (const Index rows : {0, 1, 31, 32, 64, 100, 1001})
       device_equals_reference<T>({.kind = kind, .rows = rows, .width = 7});

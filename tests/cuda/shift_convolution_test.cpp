@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "ssm/backend/cuda/shift_convolution.hpp"
+
 #include "primitives_on_device.hpp"
 #include "ssm/backend/cuda/rearrange.hpp"
-#include "ssm/backend/cuda/sequence_shift_convolution.hpp"
 #include "support/shift_convolution_run.hpp"
 #include "tensor_cores_on_host.hpp"
 

@@ -24,9 +24,9 @@ struct CrossEntropyRun {
         in_place(spread_logits(test, layout)),
         dlogits(place<T>(layout, test.rows, test.vocabulary)),
         targets({test.rows}),
-        loss_alone(nan_tensor<T>(1)),
-        loss(nan_tensor<T>(1)),
-        loss_in_place(nan_tensor<T>(1)) {
+        loss_alone(nan_tensor<Wide<T>>(1)),
+        loss(nan_tensor<Wide<T>>(1)),
+        loss_in_place(nan_tensor<Wide<T>>(1)) {
     const Index every = test.ignored_every;
     for (Index m = 0; m < test.rows; ++m)
       targets(m) =
@@ -36,7 +36,7 @@ struct CrossEntropyRun {
   /// The loss without its gradient, with it, and with it over the logits themselves.
   template <class Ctx>
   void compute(Ctx& ctx, const CrossEntropyCase& test) {
-    const auto run = [&](View<const T, 2> from, View<T, 1> to, View<T, 2> gradient) {
+    const auto run = [&](View<const T, 2> from, View<Wide<T>, 1> to, View<T, 2> gradient) {
       cross_entropy(ctx, CrossEntropy<T, HostSpace>{.logits = from,
                                                     .targets = targets,
                                                     .reduction = test.reduction,
@@ -50,13 +50,15 @@ struct CrossEntropyRun {
   }
   static Placed<T, 2> spread_logits(const CrossEntropyCase& test, Layout layout) {
     auto logits = random_tensor<T>("logits", test.rows, test.vocabulary);
-    for_each_index(logits, [&](Index m, Index v) { logits(m, v) *= static_cast<T>(test.spread); });
+    for_each_index(logits, [&](Index m, Index v) {
+      logits(m, v) = scalar_cast<T>(test.spread * scalar_cast<double>(logits(m, v)));
+    });
     return place_copy(layout, logits);
   }
 
   Placed<T, 2> logits, in_place, dlogits;
   DynamicTensor<Token, 1> targets;
-  DynamicTensor<T, 1> loss_alone, loss, loss_in_place;
+  DynamicTensor<Wide<T>, 1> loss_alone, loss, loss_in_place;
 };
 
 template <class T>

@@ -18,19 +18,21 @@ struct NormalizationCase {
 
 template <class T>
 struct NormalizationRun {
+  using S = Wide<T>;
+
   NormalizationRun(const NormalizationCase& test, Layout layout)
-      : weight(random_tensor<T>("weight", test.width)),
-        bias(random_tensor<T>("bias", test.width)),
-        eps_scale(random_tensor<T>("eps_scale", test.rows)),
+      : weight(random_tensor<S>("weight", test.width)),
+        bias(random_tensor<S>("bias", test.width)),
+        eps_scale(random_tensor<S>("eps_scale", test.rows)),
         x(place_copy(layout, random_tensor<T>("x", test.rows, test.width))),
         dy(place_copy(layout, random_tensor<T>("dy", test.rows, test.width))),
         y(place<T>(layout, test.rows, test.width)),
         dx(place<T>(layout, test.rows, test.width)),
-        mean(nan_tensor<T>(test.rows)),
-        scale(nan_tensor<T>(test.rows)),
-        dweight(random_tensor<T>("dweight", test.width)),
-        dbias(random_tensor<T>("dbias", test.width)) {
-    for_each_index(eps_scale, [&](Index m) { eps_scale(m) = T{3} + T{2} * eps_scale(m); });
+        mean(nan_tensor<S>(test.rows)),
+        scale(nan_tensor<S>(test.rows)),
+        dweight(random_tensor<S>("dweight", test.width)),
+        dbias(random_tensor<S>("dbias", test.width)) {
+    for_each_index(eps_scale, [&](Index m) { eps_scale(m) = S{3} + S{2} * eps_scale(m); });
     if (test.accumulate) copy_into(dx.view, random_tensor<T>("dx", test.rows, test.width));
   }
 
@@ -40,9 +42,9 @@ struct NormalizationRun {
         .kind = test.kind,
         .eps = 1e-3,
         .x = x,
-        .weight = test.weight ? weight.view() : View<T, 1>(),
-        .bias = test.bias ? bias.view() : View<T, 1>(),
-        .eps_scale = test.eps_scale ? eps_scale.view() : View<T, 1>(),
+        .weight = test.weight ? weight.view() : View<S, 1>(),
+        .bias = test.bias ? bias.view() : View<S, 1>(),
+        .eps_scale = test.eps_scale ? eps_scale.view() : View<S, 1>(),
         .y = y,
         .mean = mean,
         .scale = scale};
@@ -54,13 +56,13 @@ struct NormalizationRun {
                                     .dy = dy,
                                     .accumulate = test.accumulate,
                                     .dx = dx,
-                                    .dweight = test.weight ? dweight.view() : View<T, 1>(),
-                                    .dbias = test.bias ? dbias.view() : View<T, 1>()});
+                                    .dweight = test.weight ? dweight.view() : View<S, 1>(),
+                                    .dbias = test.bias ? dbias.view() : View<S, 1>()});
   }
 
-  DynamicTensor<T, 1> weight, bias, eps_scale;
+  DynamicTensor<S, 1> weight, bias, eps_scale;
   Placed<T, 2> x, dy, y, dx;
-  DynamicTensor<T, 1> mean, scale, dweight, dbias;
+  DynamicTensor<S, 1> mean, scale, dweight, dbias;
 };
 
 template <class T>

@@ -8,12 +8,15 @@
 
 #include "ssm/backend/cuda/activation.hpp"
 #include "ssm/backend/cuda/attention.hpp"
+#include "ssm/backend/cuda/causal_convolution.hpp"
 #include "ssm/backend/cuda/cross_entropy.hpp"
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/backend/cuda/diagonal_kernel.hpp"
 #include "ssm/backend/cuda/diagonal_parameters.hpp"
+#include "ssm/backend/cuda/diagonal_scan.hpp"
 #include "ssm/backend/cuda/dropout.hpp"
 #include "ssm/backend/cuda/embedding.hpp"
+#include "ssm/backend/cuda/h3_mixer.hpp"
 #include "ssm/backend/cuda/matmul.hpp"
 #include "ssm/backend/cuda/normalization.hpp"
 #include "ssm/backend/cuda/optimizer_update.hpp"
@@ -21,10 +24,7 @@
 #include "ssm/backend/cuda/rearrange.hpp"
 #include "ssm/backend/cuda/running_mean.hpp"
 #include "ssm/backend/cuda/sample.hpp"
-#include "ssm/backend/cuda/sequence_causal_convolution.hpp"
-#include "ssm/backend/cuda/sequence_diagonal_scan.hpp"
-#include "ssm/backend/cuda/sequence_h3_mixer.hpp"
-#include "ssm/backend/cuda/sequence_shift_convolution.hpp"
+#include "ssm/backend/cuda/shift_convolution.hpp"
 namespace ssm {
 
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA

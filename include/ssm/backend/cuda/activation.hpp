@@ -7,7 +7,7 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Activation and ssm::ActivationBackward. T: float,
-/// double; the functions are evaluated in T.
+/// double, half types; the functions are evaluated in Wide<T>.
 template <class T>
 SSM_CUDA_API void activation(const ssm::Activation<T, CudaSpace>& a, Stream stream);
 template <class T>
@@ -16,11 +16,11 @@ SSM_CUDA_API void activation_backward(const ssm::ActivationBackward<T, CudaSpace
 
 namespace primitive {
 struct Activation {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void activation(Ctx& ctx, const ssm::Activation<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::activation(on_device(a), stream); });
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void activation_backward(Ctx& ctx,
                                   const ssm::ActivationBackward<T, typename Ctx::Space>& g) {
     queue(ctx, [&](Stream stream) { cuda::activation_backward(on_device(g), stream); });

@@ -7,9 +7,9 @@
 
 namespace ssm::cuda {
 
-/// The compiled half; formula and shapes as ssm::CrossEntropy. T: float, double; exponentials in T,
-/// sums in double precision. A target outside the vocabulary, where the host could not look, makes
-/// the loss and its row of dlogits NaN.
+/// The compiled half; formula and shapes as ssm::CrossEntropy. T: float, double, half types;
+/// exponentials in Wide<T>, sums in double precision. A target outside the vocabulary, where the
+/// host could not look, makes the loss and its row of dlogits NaN.
 /// scratch   cross_entropy_scratch_count(M) numbers
 template <class T>
 SSM_CUDA_API void cross_entropy(const ssm::CrossEntropy<T, CudaSpace>& a, double* scratch,
@@ -22,7 +22,7 @@ constexpr Index cross_entropy_scratch_count(Index rows) {
 
 namespace primitive {
 struct CrossEntropy {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void cross_entropy(Ctx& ctx, const ssm::CrossEntropy<T, typename Ctx::Space>& a) {
     auto frame = ctx.workspace().frame();
     double* const scratch =

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <ssm/backend/cuda/launch.hpp>
+#include <limits>
+
+#include "ssm/backend/cuda/channel_major.hpp"
+#include "ssm/backend/cuda/choice.hpp"
+#include "ssm/backend/cuda/launch.hpp"
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/backend/cuda/rearrange.hpp"  // fill
+#include "ssm/backend/cuda/scan_rows.hpp"
+#include "ssm/op/diagonal_scan.hpp"
 
 namespace ssm::cuda {
 
@@ -121,5 +129,220 @@ SSM_CUDA_API void diagonal_scan_backward(const DiagonalScanBackward<T>& call, vo
 /// Bytes of workspace of diagonal_scan_backward, 256-byte aligned.
 template <class T>
 SSM_CUDA_API std::size_t diagonal_scan_backward_workspace(const DiagonalScanBackward<T>& call);
+
+/// ssm::DiagonalScan by the tensor-core kernels: operands in their layout, one row of coefficients
+/// a channel, contiguous states.
+/// T   the scalar of the sequences: float or a half type
+template <class Ctx, class T>
+class TensorCoreScan {
+ public:
+  using Space = typename Ctx::Space;
+
+  /// Whether they can: complex modes, 32 at most, in sizes that an int counts.
+  static bool can(const ssm::DiagonalScan<T, Space>& a) {
+    constexpr Index max_positions = Index{1} << 30;
+    constexpr Index max_sequences = 65535 * 4;
+    const Index sequences = sequence_count(a.x.extent(0), a.segments);
+    return a.A.extent(2) == 2 && a.A.extent(1) >= 1 && a.A.extent(1) <= 32 && a.x.size() > 0 &&
+           a.x.extent(1) <= max_positions && sequences <= max_sequences &&
+           a.x.extent(2) <= std::numeric_limits<int>::max();
+  }
+
+  TensorCoreScan(Ctx& ctx, const ssm::DiagonalScan<T, Space>& a, Stream stream)
+      : a_(a), sequences_(ctx, stream), stream_(stream), segments_(narrowed(ctx)) {
+    const ScanRows rows = scan_rows();
+    expand_scan_rows(without_sequences(a), rows, stream);
+    parameters_.dt = rows.dt;
+    parameters_.a = rows.A;
+    parameters_.b = rows.B;
+    parameters_.c = rows.C;
+    parameters_.skip = a.skip ? rows.skip : nullptr;
+    parameters_.discretization = a.discretization;
+  }
+
+  void run() {
+    DiagonalScan<T> call;
+    call.shape = shape();
+    call.parameters = parameters_;
+    call.x = sequences_.input(a_.x);
+    call.gate_in = sequences_.input(a_.gate_in);
+    call.gate_out = sequences_.input(a_.gate_out);
+    call.initial_state = state(a_.initial_state);
+    call.y = sequences_.output(a_.y);
+    if (a_.final_state) call.final_state = states();
+    void* const workspace = sequences_.bytes(diagonal_scan_workspace<T>(call.shape));
+    cuda::diagonal_scan(call, workspace, stream_);
+    sequences_.finish();
+    if (a_.final_state)
+      unpack_scan_states(call.final_state, device_states(a_.final_state), stream_);
+  }
+
+  void run_backward(const ssm::DiagonalScanBackward<T, Space>& g) {
+    const ScanRows gradient = scan_rows();
+    cuda::fill(ssm::Fill<float, CudaSpace>{.y = {gradient.dt,
+                                                 {ScanRows::float_count(channels(), modes())}}},
+               stream_);
+    DiagonalScanBackward<T> call;
+    call.shape = shape();
+    call.parameters = parameters_;
+    call.x = sequences_.input(a_.x);
+    call.gate_in = sequences_.input(a_.gate_in);
+    call.gate_out = sequences_.input(a_.gate_out);
+    call.initial_state = state(a_.initial_state);
+    call.dy = sequences_.input(g.dy);
+    call.dfinal_state = state(g.dfinal_state);
+    call.dx = sequences_.gradient(g.dx, a_.x);
+    call.dgate_in = sequences_.gradient(g.dgate_in, a_.gate_in);
+    call.dgate_out = sequences_.gradient(g.dgate_out, a_.gate_out);
+    if (g.dinitial_state) call.dinitial_state = states();
+    call.ddt = gradient.dt;
+    call.da = gradient.A;
+    call.db = gradient.B;
+    call.dc = gradient.C;
+    call.dskip = a_.skip ? gradient.skip : nullptr;
+    void* const workspace = sequences_.bytes(diagonal_scan_backward_workspace(call));
+    cuda::diagonal_scan_backward(call, workspace, stream_);
+    sequences_.finish();
+    if (g.dinitial_state)
+      unpack_scan_states(call.dinitial_state, device_states(g.dinitial_state), stream_);
+    add_scan_rows(without_sequences(g), gradient, stream_);
+  }
+
+ private:
+  Index channels() const { return a_.x.extent(2); }
+  Index modes() const { return a_.A.extent(1); }
+  DiagonalScanShape shape() const {
+    DiagonalScanShape shape;
+    shape.batch = static_cast<int>(a_.x.extent(0));
+    shape.channels = static_cast<int>(channels());
+    shape.modes = static_cast<int>(modes());
+    shape.length = static_cast<int>(a_.x.extent(1));
+    shape.segments = segments_;
+    shape.segment_count = segments_ != nullptr ? static_cast<int>(a_.segments.size()) - 1 : 0;
+    return shape;
+  }
+  const int* narrowed(Ctx& ctx) {
+    if (a_.segments.empty()) return nullptr;
+    const auto offsets = segments_on_device(ctx, sequences_.frame(), a_.segments);
+    const auto narrow = sequences_.frame().template tensor<int>(offsets.count + 1);
+    narrow_offsets(offsets, narrow.data(), stream_);
+    return narrow.data();
+  }
+  ScanRows scan_rows() {
+    const Index count = ScanRows::float_count(channels(), modes());
+    return {sequences_.frame().template tensor<float>(count).data(), channels(), modes()};
+  }
+  /// [S, D, P], contiguous.
+  Complex<float>* states() {
+    const Index count = sequence_count(a_.x.extent(0), a_.segments) * channels() * modes();
+    return sequences_.frame().template tensor<Complex<float>>(count).data();
+  }
+  const Complex<float>* state(const View<const float, 4, Space>& given) {
+    if (!given) return nullptr;
+    Complex<float>* const packed = states();
+    pack_scan_states(device_states(given), packed, stream_);
+    return packed;
+  }
+  template <class S>
+  static View<S, 4, CudaSpace> device_states(const View<S, 4, Space>& states) {
+    return std::bit_cast<View<S, 4, CudaSpace>>(states);
+  }
+  const ssm::DiagonalScan<T, Space>& a_;
+  ChannelMajor<Ctx, T> sequences_;
+  Stream stream_;
+  const int* segments_;
+  DiagonalScanParameters parameters_;
+};
+
+/// The compiled half for every call that ssm::DiagonalScan allows: a warp runs one channel of one
+/// sequence, a lane a mode. States are kept in T. T: float, double.
+template <class T>
+SSM_CUDA_API void general_diagonal_scan(const ssm::DiagonalScan<T, CudaSpace>& a,
+                                        DeviceSegments segments, Stream stream);
+/// States are computed again from one kept every kKeptScanState positions.
+/// workspace   general_diagonal_scan_backward_workspace(g) scalars
+template <class T>
+SSM_CUDA_API void general_diagonal_scan_backward(const ssm::DiagonalScanBackward<T, CudaSpace>& g,
+                                                 DeviceSegments segments, T* workspace,
+                                                 Stream stream);
+
+/// How far apart the states are that general_diagonal_scan_backward keeps.
+inline constexpr Index kKeptScanState = 64;  // positions from one to the next
+
+/// Rows of kept states: those of sequence s begin at row begin(s)/kKeptScanState + s, where packed.
+template <class T, class Space>
+Index kept_scan_states(const ssm::DiagonalScan<T, Space>& a) {
+  const Index sequences = sequence_count(a.x.extent(0), a.segments);
+  if (!a.segments.empty()) return a.x.extent(1) / kKeptScanState + sequences;
+  return sequences * ((a.x.extent(1) + kKeptScanState - 1) / kKeptScanState);
+}
+
+/// O(B·L/64·D·P + S·D·P).
+template <class T, class Space>
+Index general_diagonal_scan_backward_workspace(const ssm::DiagonalScanBackward<T, Space>& g) {
+  const auto& a = g.forward;
+  const Index channels = a.x.extent(2);
+  const Index numbers = a.A.extent(1) * a.A.extent(2);
+  const Index states = kept_scan_states(a) * channels * numbers;
+  const Index gradients = sequence_count(a.x.extent(0), a.segments) * channels * (3 * numbers + 1);
+  return states + gradients;
+}
+
+namespace primitive {
+
+template <class Choice = Automatic>
+struct BasicDiagonalScan {
+  template <class Ctx, DeviceNumber T>
+  static void diagonal_scan(Ctx& ctx, const ssm::DiagonalScan<T, typename Ctx::Space>& a) {
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreScan<Ctx, T>::can(a) && chosen(a, false)) {
+        queue(ctx, [&](Stream stream) { TensorCoreScan<Ctx, T>(ctx, a, stream).run(); });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide(ctx, a, [&](const auto& wide) { diagonal_scan(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        general_diagonal_scan(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
+      });
+    }
+  }
+  template <class Ctx, DeviceNumber T>
+  static void diagonal_scan_backward(Ctx& ctx,
+                                     const ssm::DiagonalScanBackward<T, typename Ctx::Space>& g) {
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreScan<Ctx, T>::can(g.forward) && chosen(g.forward, true)) {
+        queue(ctx, [&](Stream stream) {
+          TensorCoreScan<Ctx, T>(ctx, g.forward, stream).run_backward(g);
+        });
+        return;
+      }
+    if constexpr (HalfStorage<T>) {
+      ssm::detail::run_wide_gradient<ssm::DiagonalScan>(
+          ctx, g, [&](const auto& wide) { diagonal_scan_backward(ctx, wide); });
+    } else {
+      queue(ctx, [&](Stream stream) {
+        auto frame = ctx.workspace().frame();
+        const auto segments = segments_on_device(ctx, frame, g.forward.segments);
+        const Index count = general_diagonal_scan_backward_workspace(g);
+        const auto workspace = frame.template tensor<T>(count);
+        general_diagonal_scan_backward(on_device(g), segments, workspace.data(), stream);
+      });
+    }
+  }
+
+ private:
+  template <class Operands>
+  static bool chosen(const Operands& a, bool is_backward) {
+    const SequenceWork work{a.x.extent(0), a.x.extent(1), a.x.extent(2), a.A.extent(1),
+                            is_backward};
+    return Choice::diagonal_scan(work) && has_tensor_core_kernels();
+  }
+};
+/// The Cuda backend's part for DiagonalScan, its form chosen by the size of the work.
+using DiagonalScan = BasicDiagonalScan<>;
+
+}  // namespace primitive
 
 }  // namespace ssm::cuda

@@ -7,13 +7,13 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Dropout: the same elements are kept on every
-/// backend. T: float, double.
+/// backend. T: float, double, half types.
 template <class T>
 SSM_CUDA_API void dropout(const ssm::Dropout<T, CudaSpace>& a, Stream stream);
 
 namespace primitive {
 struct Dropout {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void dropout(Ctx& ctx, const ssm::Dropout<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::dropout(on_device(a), stream); });
   }

@@ -9,8 +9,8 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Embedding and ssm::EmbeddingBackward. T: float,
-/// double; forwards half types too. A token outside the table, where the host could not look, gives
-/// a row of NaN and no gradient.
+/// double, half types. A token outside the table, where the host could not look, gives a row of NaN
+/// and no gradient.
 /// scratch   embedding_scratch_count(M, V)   the positions of every token, in order
 template <class T>
 SSM_CUDA_API void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream);
@@ -42,7 +42,7 @@ struct Embedding {
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::embedding(on_device(a), stream); });
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void embedding_backward(Ctx& ctx,
                                  const ssm::EmbeddingBackward<T, typename Ctx::Space>& g) {
     const Index count = embedding_scratch_count(g.tokens.extent(0), g.dtable.extent(0));

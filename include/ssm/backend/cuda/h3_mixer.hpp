@@ -1,8 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <ssm/backend/cuda/diagonal_scan.hpp>
-#include <ssm/backend/cuda/shift_convolution.hpp>
+#include <limits>
+
+#include "ssm/backend/composed/h3_mixer.hpp"
+#include "ssm/backend/cuda/channel_major.hpp"
+#include "ssm/backend/cuda/choice.hpp"
+#include "ssm/backend/cuda/diagonal_scan.hpp"
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/backend/cuda/rearrange.hpp"  // fill
+#include "ssm/backend/cuda/scan_rows.hpp"
+#include "ssm/backend/cuda/shift_convolution.hpp"
+#include "ssm/backend/cuda/shift_taps_and_states.hpp"
+#include "ssm/op/h3_mixer.hpp"
 
 namespace ssm::cuda {
 
@@ -74,5 +84,246 @@ SSM_CUDA_API void h3_mixer_backward(const H3MixerBackward<T>& call, void* worksp
 /// Bytes of workspace of h3_mixer_backward, 256-byte aligned.
 template <class T>
 SSM_CUDA_API std::size_t h3_mixer_backward_workspace(const H3MixerBackward<T>& call);
+
+/// ssm::H3Mixer by the fused tensor-core kernels: operands in their layout, the shift as a filter.
+/// T   the scalar of the sequences: float or a half type
+template <class Ctx, class T>
+class TensorCoreMixer {
+ public:
+  using Space = typename Ctx::Space;
+
+  /// Whether they can: heads of one channel, 64 taps and 32 complex modes at most, sequences that
+  /// are not packed and begin at zero, in sizes that an int counts.
+  static bool can(const ssm::H3Mixer<T, Space>& a) {
+    constexpr Index max_positions = Index{1} << 30;
+    constexpr Index max_sequences = 65535 * 4;
+    return a.dt.extent(0) == a.q.extent(2) && a.shift_B.extent(1) >= 1 &&
+           a.shift_B.extent(1) <= 64 && a.A.extent(2) == 2 && a.A.extent(1) >= 1 &&
+           a.A.extent(1) <= 32 && a.segments.empty() && !a.initial_shift && !a.final_shift &&
+           !a.initial_diagonal && !a.final_diagonal && a.q.size() > 0 &&
+           a.q.extent(0) <= max_sequences && a.q.extent(1) <= max_positions &&
+           a.q.extent(2) <= std::numeric_limits<int>::max() && a.shift_skip.is_contiguous();
+  }
+  static bool can(const ssm::H3MixerBackward<T, Space>& g) {
+    auto forward = g.forward;
+    forward.final_shift = {};  // which are not computed
+    forward.final_diagonal = {};
+    return can(forward) && !g.dfinal_shift && !g.dfinal_diagonal && !g.dinitial_shift &&
+           !g.dinitial_diagonal;
+  }
+
+  TensorCoreMixer(Ctx& ctx, const ssm::H3Mixer<T, Space>& a, Stream stream)
+      : a_(a), sequences_(ctx, stream), stream_(stream), taps_(taps()), rows_(scan_rows()) {
+    shift_taps<float>(shift(), taps_, stream);
+    expand_scan_rows(scan(), rows_, stream);
+  }
+
+  void run() {
+    H3Mixer<T> call = operands();
+    call.y = sequences_.output(a_.y);
+    void* const workspace = sequences_.bytes(h3_mixer_workspace(call));
+    cuda::h3_mixer(call, workspace, stream_);
+    sequences_.finish();
+  }
+
+  void run_backward(const ssm::H3MixerBackward<T, Space>& g) {
+    const auto dtaps = taps();
+    const ScanRows gradient = scan_rows();
+    fill_zero(dtaps.flatten());
+    fill_zero({gradient.dt, {ScanRows::float_count(channels(), modes())}});
+    H3MixerBackward<T> call;
+    call.forward = operands();
+    call.dy = sequences_.input(g.dy);
+    call.dq = sequences_.output(g.dq);
+    call.dk = sequences_.output(g.dk);
+    call.dv = sequences_.output(g.dv);
+    call.dtaps = dtaps.data();
+    call.ddt = gradient.dt;
+    call.da = gradient.A;
+    call.db = gradient.B;
+    call.dc = gradient.C;
+    call.dskip = a_.skip ? gradient.skip : nullptr;
+    void* const workspace = sequences_.bytes(h3_mixer_backward_workspace(call));
+    cuda::h3_mixer_backward(call, workspace, stream_);
+    sequences_.finish();
+    ssm::ShiftConvolutionBackward<float, CudaSpace> dshift{.forward = shift()};
+    dshift.dB = on_device_view(g.dshift_B);
+    dshift.dC = on_device_view(g.dshift_C);
+    dshift.dskip = on_device_view(g.dshift_skip);
+    add_shift_gradients<float>(dshift, dtaps, {}, stream_);
+    ssm::DiagonalScanBackward<float, CudaSpace> dscan{.forward = scan()};
+    dscan.ddt = on_device_view(g.ddt);
+    dscan.dA = on_device_view(g.dA);
+    dscan.dB = on_device_view(g.dB);
+    dscan.dC = on_device_view(g.dC);
+    dscan.dskip = on_device_view(g.dskip);
+    add_scan_rows(dscan, gradient, stream_);
+  }
+
+ private:
+  Index channels() const { return a_.q.extent(2); }
+  Index modes() const { return a_.A.extent(1); }
+  template <class V>
+  static View<typename V::Element, V::rank(), CudaSpace> on_device_view(const V& view) {
+    return std::bit_cast<View<typename V::Element, V::rank(), CudaSpace>>(view);
+  }
+  void fill_zero(const View<float, 1, CudaSpace>& y) {
+    cuda::fill(ssm::Fill<float, CudaSpace>{.y = y}, stream_);
+  }
+
+  H3Mixer<T> operands() {
+    H3Mixer<T> call;
+    call.batch = static_cast<int>(a_.q.extent(0));
+    call.channels = static_cast<int>(channels());
+    call.length = static_cast<int>(a_.q.extent(1));
+    call.tap_count = static_cast<int>(a_.shift_B.extent(1));
+    call.modes = static_cast<int>(modes());
+    call.q = sequences_.input(a_.q);
+    call.k = sequences_.input(a_.k);
+    call.v = sequences_.input(a_.v);
+    call.taps = taps_.data();
+    call.shift_skip = a_.shift_skip.data();
+    call.diagonal.dt = rows_.dt;
+    call.diagonal.a = rows_.A;
+    call.diagonal.b = rows_.B;
+    call.diagonal.c = rows_.C;
+    call.diagonal.skip = a_.skip ? rows_.skip : nullptr;
+    call.diagonal.discretization = a_.discretization;
+    return call;
+  }
+  /// The parameters of the shift and of the scan, for what is done with them alone: sequences of no
+  /// positions.
+  View<const float, 3, CudaSpace> nothing() const {
+    return {nullptr, DynamicExtents<3>(Index{0}, Index{0}, channels())};
+  }
+  ssm::ShiftConvolution<float, CudaSpace> shift() const {
+    return {.B = on_device_view(a_.shift_B),
+            .C = on_device_view(a_.shift_C),
+            .skip = on_device_view(a_.shift_skip),
+            .x = nothing()};
+  }
+  ssm::DiagonalScan<float, CudaSpace> scan() const {
+    ssm::DiagonalScan<float, CudaSpace> scan;
+    scan.dt = on_device_view(a_.dt);
+    scan.A = on_device_view(a_.A);
+    scan.B = on_device_view(a_.B);
+    scan.C = on_device_view(a_.C);
+    scan.skip = on_device_view(a_.skip);
+    scan.x = nothing();
+    return scan;
+  }
+  View<float, 2, CudaSpace> taps() {
+    const auto taps = sequences_.frame().template tensor<float>(a_.shift_B.extents());
+    return {taps.data(), a_.shift_B.extents()};
+  }
+  ScanRows scan_rows() {
+    const Index count = ScanRows::float_count(channels(), modes());
+    return {sequences_.frame().template tensor<float>(count).data(), channels(), modes()};
+  }
+
+  const ssm::H3Mixer<T, Space>& a_;
+  ChannelMajor<Ctx, T> sequences_;
+  Stream stream_;
+  View<float, 2, CudaSpace> taps_;
+  ScanRows rows_;
+};
+
+/// The compiled half of heads wider than one channel. T: float, double.
+template <class T>
+SSM_CUDA_API void h3_outer_product(const composed::H3OuterProduct<T, CudaSpace>& a, Stream stream);
+template <class T>
+SSM_CUDA_API void h3_outer_product_backward(const composed::H3OuterProductBackward<T, CudaSpace>& g,
+                                            Stream stream);
+template <class T>
+SSM_CUDA_API void h3_contract(const composed::H3Contraction<T, CudaSpace>& a, Stream stream);
+template <class T>
+SSM_CUDA_API void h3_contract_backward(const composed::H3ContractionBackward<T, CudaSpace>& g,
+                                       Stream stream);
+
+/// What lies between the steps has positions contiguous, as a warp walks along one channel.
+struct DeviceProducts {
+  template <class T, class Frame>
+  static auto sequences(Frame& frame, Index batch, Index length, Index channels) {
+    return frame.template tensor<T>(batch, channels, length).transpose(1, 2);
+  }
+  template <class Ctx, class T, class Space>
+  static void outer_product(Ctx& ctx, const composed::H3OuterProduct<T, Space>& a) {
+    queue(ctx, [&](Stream stream) { h3_outer_product(on_device(a), stream); });
+  }
+  template <class Ctx, class T, class Space>
+  static void outer_product_backward(Ctx& ctx,
+                                     const composed::H3OuterProductBackward<T, Space>& g) {
+    queue(ctx, [&](Stream stream) { h3_outer_product_backward(on_device(g), stream); });
+  }
+  template <class Ctx, class T, class Space>
+  static void contract(Ctx& ctx, const composed::H3Contraction<T, Space>& a) {
+    queue(ctx, [&](Stream stream) { h3_contract(on_device(a), stream); });
+  }
+  template <class Ctx, class T, class Space>
+  static void contract_backward(Ctx& ctx, const composed::H3ContractionBackward<T, Space>& g) {
+    queue(ctx, [&](Stream stream) { h3_contract_backward(on_device(g), stream); });
+  }
+};
+
+namespace primitive {
+
+/// From the backend's own shift_convolution and diagonal_scan. Of half types by the fused kernels
+/// where they can and Choice has tensor cores scan. Else those of bf16, where tensor cores scan
+/// heads of one channel, are composed in bf16, all others in float: one rounding more is within
+/// what bf16 is good for, but not within what f16 is.
+template <class Choice = Automatic>
+struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
+  using Composed = composed::BasicH3Mixer<DeviceProducts>;
+
+  template <class Ctx, DeviceNumber T>
+    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
+        HasDiagonalScan<typename Ctx::BackendType, T>
+  static void h3_mixer(Ctx& ctx, const ssm::H3Mixer<T, typename Ctx::Space>& a) {
+    if constexpr (Real<T>) {
+      Composed::h3_mixer(ctx, a);
+    } else {
+      const bool on_tensor_cores = scans_on_tensor_cores(a, false);
+      if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(a))
+        queue(ctx, [&](Stream stream) { TensorCoreMixer<Ctx, T>(ctx, a, stream).run(); });
+      else if (on_tensor_cores && std::same_as<T, BFloat16>)
+        Composed::compose(ctx, a);
+      else
+        ssm::detail::run_wide(ctx, a, [&](const auto& wide) { Composed::h3_mixer(ctx, wide); });
+    }
+  }
+  template <class Ctx, DeviceNumber T>
+    requires HasShiftConvolution<typename Ctx::BackendType, T> &&
+        HasDiagonalScan<typename Ctx::BackendType, T>
+  static void h3_mixer_backward(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
+    if constexpr (Real<T>) {
+      Composed::h3_mixer_backward(ctx, g);
+    } else {
+      const bool on_tensor_cores = scans_on_tensor_cores(g.forward, true);
+      if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(g))
+        queue(ctx, [&](Stream stream) {
+          TensorCoreMixer<Ctx, T>(ctx, g.forward, stream).run_backward(g);
+        });
+      else if (on_tensor_cores && std::same_as<T, BFloat16>)
+        Composed::compose_backward(ctx, g);
+      else
+        ssm::detail::run_wide_gradient<ssm::H3Mixer>(
+            ctx, g, [&](const auto& wide) { Composed::h3_mixer_backward(ctx, wide); });
+    }
+  }
+
+ private:
+  /// With one channel a head.
+  template <class Operands>
+  static bool scans_on_tensor_cores(const Operands& a, bool is_backward) {
+    const SequenceWork work{a.q.extent(0), a.q.extent(1), a.q.extent(2), a.A.extent(1),
+                            is_backward};
+    return a.dt.extent(0) == a.q.extent(2) && a.A.extent(2) == 2 && a.A.extent(1) <= 32 &&
+           Choice::diagonal_scan(work) && has_tensor_core_kernels();
+  }
+};
+/// The Cuda backend's part for H3Mixer, its form chosen by the size of the work.
+using H3Mixer = BasicH3Mixer<>;
+
+}  // namespace primitive
 
 }  // namespace ssm::cuda

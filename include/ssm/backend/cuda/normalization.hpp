@@ -9,7 +9,7 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T:
-/// float, double. Sums over a row and over rows are in double precision.
+/// float, double, half types. Sums over a row and over rows are in double precision.
 /// sums   [2, normalization_slices(M, D), D]   scratch for dweight and dbias: rows are summed slice
 ///                                             by slice, then the slices
 template <class T>
@@ -26,11 +26,11 @@ constexpr Index normalization_slices(Index rows, Index width) {
 
 namespace primitive {
 struct Normalization {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void normalization(Ctx& ctx, const ssm::Normalization<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::normalization(on_device(a), stream); });
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void normalization_backward(Ctx& ctx,
                                      const ssm::NormalizationBackward<T, typename Ctx::Space>& g) {
     const Index width = g.dy.extent(1);

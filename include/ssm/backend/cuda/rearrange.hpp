@@ -8,7 +8,7 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Rearrange, ssm::Add and ssm::Fill. T: float,
-/// double, and half types but for add.
+/// double, half types.
 template <class T>
 SSM_CUDA_API void rearrange(const ssm::Rearrange<T, CudaSpace>& a, Stream stream);
 template <class T>
@@ -26,7 +26,7 @@ struct Rearrange {
   static void rearrange(Ctx& ctx, const ssm::Rearrange<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::rearrange(on_device(a), stream); });
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void add(Ctx& ctx, const ssm::Add<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) { cuda::add(on_device(a), stream); });
   }
