@@ -69,9 +69,9 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     const std::array<ScanInputs<T, Space>, 1> sources{constant.forgetting(v)};
     auto scan = constant.scan(sources, z, dt);
     scan.segments = options.segments;
-    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->h;
-    if (options.final_state != nullptr) scan.final_state = options.final_state->h;
+    scan.initial_state = options.initial(&State<T, Space>::h);
     scan.y = y;
+    scan.final_state = options.final(&State<T, Space>::h);
     cascaded_scan(ctx, scan);
   }
 
@@ -92,13 +92,13 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     const std::array<ScanInputs<T, Space>, 1> dsources{ScanInputs<T, Space>{.u = dv}};
     CascadedScanBackward<T, Space> g{.forward = constant.scan(sources, tape.z, tape.dt),
                                      .dy = dy,
+                                     .dfinal_state = ends.final(&State<T, Space>::h),
                                      .dsources = dsources,
                                      .dgate = dz,
-                                     .ddt = ddt};
+                                     .ddt = ddt,
+                                     .dinitial_state = ends.initial(&State<T, Space>::h)};
     g.forward.segments = tape.segments;
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.h;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->h;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->h;
+    g.forward.initial_state = tape.options().initial(&State<T, Space>::h);
     cascaded_scan_backward(ctx, g);
     apply_backward<B, T>(ctx, ActivationKind::sigmoid, tape.k, dz, dz);
     apply_backward<B, T>(ctx, ActivationKind::softplus, tape.k, ddt, dk);

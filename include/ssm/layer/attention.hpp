@@ -139,8 +139,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     auto frame = ctx.workspace().frame();
     const Index batch = tape.qkv.extent(0);
     const Index length = tape.qkv.extent(1);
-    const KeyValueCache::Past past = cache_.cached_before(
-        tape.has_initial_state ? &tape.initial_state : nullptr, batch, length, tape.segments);
+    const KeyValueCache::Past past =
+        cache_.cached_before(tape.options().initial_state, batch, length, tape.segments);
     auto dmixed = frame.template tensor<T>(batch, length, channels_);
     auto dqkv = frame.template tensor<T>(batch, length, 3 * channels_);
     linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),

@@ -185,10 +185,14 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     if (hidden.u) parts.u = hidden.u;
     View<T, 3, Space> dgate;
     if (!sources.empty()) dgate = frame.template tensor<T>(parts.u.extents());
-    typename Scans::template Connections<T, Space> connections{sources, dsources, hidden, dhidden,
-                                                               dgate,   {},       {}};
-    if (ends.final_state != nullptr) connections.dfinal_fused = ends.final_state->fused;
-    if (ends.initial_state != nullptr) connections.dinitial_fused = ends.initial_state->fused;
+    const typename Scans::template Connections<T, Space> connections{
+        .sources = sources,
+        .dsources = dsources,
+        .hidden = hidden,
+        .dhidden = dhidden,
+        .dgate = dgate,
+        .dfinal_fused = ends.final(&State<T, Space>::fused),
+        .dinitial_fused = ends.initial(&State<T, Space>::fused)};
     mamba_.template differentiate_with<B, T>(
         ctx, p.mamba, tape.mamba, dy, dx, gradients.mamba,
         SequenceGradients<InnerState<T, Space>>{.final_state = ends.final_state,
@@ -311,12 +315,9 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     if (is_carried() && !scan.dt_used) scan.dt_used = sequence(tape ? &tape->dt_used : nullptr);
     selective_scan(ctx, scan);
     if (is_carried())
-      Scans::template carry_sources<B, T>(
-          ctx, scan, gate, sources,
-          options.initial_state ? options.initial_state->fused.view()
-                                : View<const Wide<T>, 3, Space>(),
-          options.final_state ? options.final_state->fused.view() : View<Wide<T>, 3, Space>(),
-          more);
+      Scans::template carry_sources<B, T>(ctx, scan, gate, sources,
+                                          options.initial(&State<T, Space>::fused),
+                                          options.final(&State<T, Space>::fused), more);
     else
       Scans::template read_sources<B, T>(ctx, scan, gate, sources,
                                          sequence(tape ? &tape->reads : nullptr), more);

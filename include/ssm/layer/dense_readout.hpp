@@ -63,8 +63,7 @@ class DenseReadout {
     const auto keys = like(q, nullptr);
     k_select_.evaluate(ctx, k_parameters, x, k_gate, tape ? &tape->k_select : nullptr);
     v_select_.evaluate(ctx, v_parameters, x, v_gate, tape ? &tape->v_select : nullptr);
-    View<const std::int64_t, 1, Space> position;
-    if (options.initial_state != nullptr) position = options.initial_state->position;
+    const auto position = options.initial(&RetentionState<T, Space>::position);
     if (tape != nullptr) copy<T>(ctx, q, like(q, &tape->q));
     KeySelect::template select<T>(ctx, k_gate, q, queries);
     heads_.template rotate<T>(ctx, queries, 1, 1, position, options.segments);
@@ -79,12 +78,13 @@ class DenseReadout {
     ValueSelect::template select<T>(ctx, v_gate, reads, y);
   }
 
-  /// dx is overwritten; dq and the sources' gradients are added to. `start` is what the layer's
-  /// SequenceTape kept.
-  template <class B, class T, class Source, class Start>
+  /// dx is overwritten; dq and the sources' gradients are added to. `options` are those of the call
+  /// (SequenceTape).
+  template <class B, class T, class Source>
   void differentiate(Context<B>& ctx, const KeyParameters<T, typename B::Space>& k_parameters,
                      const ValueParameters<T, typename B::Space>& v_parameters,
-                     const Tape<T, typename B::Space>& tape, const Start& start,
+                     const Tape<T, typename B::Space>& tape,
+                     const SequenceOptions<RetentionState<T, typename B::Space>>& options,
                      const View<T, 3, typename B::Space>& dy, std::span<const Source> sources,
                      std::span<const Source> dsources, Sequence<T, typename B::Space> dx,
                      Sequence<T, typename B::Space> dq,
@@ -98,15 +98,14 @@ class DenseReadout {
     const auto dreads = like(dy), dv_gate = like(dy), dv = like(dy);
     const auto dqueries = like(dq), dk_gate = like(dq), dk = like(dq), more = like(dq);
     const auto keys = like(dq);
-    View<const std::int64_t, 1, Space> position;
-    if (start.has_initial_state) position = start.initial_state.position;
+    const auto position = options.initial(&RetentionState<T, Space>::position);
     ValueSelect::template select_backward<T>(ctx, tape.v_gate, tape.reads, dy, dreads, dv_gate);
     const auto log_decay = heads_.template log_decays<T>(ctx, frame);
     for (std::size_t i = 0; i < sources.size(); ++i) {
       const Source& to = dsources[i];
       DecayedAttentionBackward<T, Space> g{
           .forward =
-              reading<T>(ctx, sources[i], tape.queries.view(), keys, log_decay, start.segments),
+              reading<T>(ctx, sources[i], tape.queries.view(), keys, log_decay, options.segments),
           .dy = heads_.template values<const T>(dreads),
           .dq = heads_.template keys<T>(i == 0 ? dqueries : more),
           .dk = heads_.template keys<T>(dk),
@@ -116,13 +115,13 @@ class DenseReadout {
         g.dinitial_state = part.template tensor<Wide<T>>(to.initial_state.extents());
       decayed_attention_backward(ctx, g);
       if (i > 0) add_to<T>(ctx, dqueries.flatten(), more.flatten());
-      heads_.template rotate<T>(ctx, dk, -1, 1, sources[i].position, start.segments);
+      heads_.template rotate<T>(ctx, dk, -1, 1, sources[i].position, options.segments);
       if (to.k) add_to<T>(ctx, to.k.flatten(), dk.flatten());
       if (to.v) add_to<T>(ctx, to.v.flatten(), dv.flatten());
       if (to.initial_state)
         add_to<Wide<T>>(ctx, to.initial_state.flatten(), g.dinitial_state.flatten());
     }
-    heads_.template rotate<T>(ctx, dqueries, -1, 1, position, start.segments);
+    heads_.template rotate<T>(ctx, dqueries, -1, 1, position, options.segments);
     KeySelect::template select_backward<T>(ctx, tape.k_gate, tape.q, dqueries, more, dk_gate);
     add_to<T>(ctx, dq.flatten(), more.flatten());
     k_select_.differentiate(ctx, k_parameters, tape.k_select, dk_gate, dx, k_gradients);

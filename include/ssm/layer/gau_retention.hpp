@@ -346,7 +346,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                              .k = tape.k,
                              .v = is_joined ? View<const T, 3, Space>(tape.v) : own_v,
                              .gate = tape.g},
-                         tape.heads, tape, dmixed,
+                         tape.heads, tape.options(), dmixed,
                          RetentionHeads::Gradients<T, Space>{.q = d.q,
                                                              .k = d.k,
                                                              .v = d.v,
@@ -355,9 +355,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                                                              .more = dmore},
                          ends);
     if (is_read)
-      readings().differentiate(ctx, p.k_selection.select, p.v_selection.select, tape.readings, tape,
-                               dmore, sources, dsources, dx, d.q, gradients.k_selection.select,
-                               gradients.v_selection.select);
+      readings().differentiate(ctx, p.k_selection.select, p.v_selection.select, tape.readings,
+                               tape.options(), dmore, sources, dsources, dx, d.q,
+                               gradients.k_selection.select, gradients.v_selection.select);
     if (is_joined) {
       const auto dk = like(tape.k), dv = like(tape.g);
       k_selection_.differentiate(ctx, p.k_selection, tape.k_selection, d.k, sources, dsources,

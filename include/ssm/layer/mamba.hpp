@@ -170,20 +170,18 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
       tape->x = x;
     }
     in_.evaluate(ctx, p.in_proj, x, parts.xz, nullptr);
-    auto conv = convolution<T, Space>(p, parts.xz, options.segments);
-    if (options.initial_state != nullptr) conv.initial_state = options.initial_state->conv;
-    if (options.final_state != nullptr) conv.final_state = options.final_state->conv;
+    auto conv = convolution<T, Space>(p, parts.xz, options);
     conv.y = parts.u;
+    conv.final_state = options.final(&State<T, Space>::conv);
     short_convolution(ctx, conv);
     x_.evaluate(ctx, p.x_proj, parts.u, parts.projected, nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(part(parts.projected, 0, rank_)),
                                  .b = p.dt_proj.weight.transpose(0, 1),
                                  .b_bf16 = p.dt_proj.weight.bf16.transpose(0, 1),
                                  .c = as_rows(parts.dt)});
-    auto scan = operands<B, T>(ctx, frame, p, parts, options.segments);
-    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->ssm;
-    if (options.final_state != nullptr) scan.final_state = options.final_state->ssm;
+    auto scan = operands<B, T>(ctx, frame, p, parts, options);
     scan.y = parts.mixed;
+    scan.final_state = options.final(&State<T, Space>::ssm);
     run(scan);
     out_.evaluate(ctx, p.out_proj, parts.mixed, y, nullptr);
   }
@@ -210,8 +208,9 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                           as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
                           gradients.out_proj.weight, gradients.out_proj.bias);
     SelectiveScanBackward<T, Space> g{
-        .forward = operands<B, T>(ctx, frame, p, parts, tape.segments),
+        .forward = operands<B, T>(ctx, frame, p, parts, tape.options()),
         .dy = dmixed,
+        .dfinal_state = ends.final(&State<T, Space>::ssm),
         .du = du,
         .ddt = ddt,
         .dA = dA,
@@ -219,10 +218,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
         .dC = part(dprojected, rank_ + state_, rank_ + 2 * state_),
         .dskip = gradients.D,
         .ddt_bias = gradients.dt_proj.bias,
-        .dgate = part(dxz, inner(), 2 * inner())};
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.ssm;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->ssm;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->ssm;
+        .dgate = part(dxz, inner(), 2 * inner()),
+        .dinitial_state = ends.initial(&State<T, Space>::ssm)};
     run(g);
     diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
                                           .A = g.forward.A.reshape(inner(), state_, 1),
@@ -320,20 +317,21 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
   template <class T, class Space>
   ShortConvolution<T, Space> convolution(const Parameters<T, Space>& p, View<const T, 3, Space> xz,
-                                         Segments segments) const {
+                                         const SequenceOptions<State<T, Space>>& options) const {
     return {.weight = p.conv_weight.reshape(inner(), taps_),
             .bias = p.conv_bias,
             .activation = ActivationKind::silu,
             .x = part(xz, 0, inner()),
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::conv)};
   }
 
   /// The scan's operands, with A in workspace.
   template <class B, class T, class Frame, class X>
-  SelectiveScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                               const Parameters<T, typename B::Space>& p,
-                                               const Parts<X, typename B::Space>& parts,
-                                               Segments segments) const {
+  SelectiveScan<T, typename B::Space> operands(
+      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+      const Parts<X, typename B::Space>& parts,
+      const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto A = frame.template tensor<Wide<T>>(inner(), state_, 1);
     diagonal_parameters(ctx, DiagonalParameters<Wide<T>, Space>{.inv_A_real = p.A_log, .A = A});
@@ -346,7 +344,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
             .dt_bias = p.dt_proj.bias,
             .gate = part(parts.xz, inner(), 2 * inner()),
             .dt_softplus = true,
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::ssm)};
   }
 
   template <class B, class T>
@@ -358,16 +357,15 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                             Parameters<Wide<T>, typename B::Space>& gradients,
                             const SequenceGradients<State<T, typename B::Space>>& ends) const {
     using Space = typename B::Space;
-    ShortConvolutionBackward<T, Space> g{
-        .forward = convolution<T, Space>(p, parts.xz, tape.segments),
-        .dy = du,
-        .dx = part(dxz, 0, inner()),
-        .dweight = gradients.conv_weight.reshape(inner(), taps_),
-        .dbias = gradients.conv_bias};
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.conv;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->conv;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->conv;
-    short_convolution_backward(ctx, g);
+    short_convolution_backward(ctx,
+                               ShortConvolutionBackward<T, Space>{
+                                   .forward = convolution<T, Space>(p, parts.xz, tape.options()),
+                                   .dy = du,
+                                   .dfinal_state = ends.final(&State<T, Space>::conv),
+                                   .dx = part(dxz, 0, inner()),
+                                   .dinitial_state = ends.initial(&State<T, Space>::conv),
+                                   .dweight = gradients.conv_weight.reshape(inner(), taps_),
+                                   .dbias = gradients.conv_bias});
   }
 
   Index state_;

@@ -195,18 +195,12 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     const auto scanned = tape ? sequence(&tape->scanned, inner()) : mixed;
 
     in_.evaluate(ctx, p.in_proj, x, projected, nullptr);
-    auto conv = convolution<T, Space>(p, projected, options.segments);
+    auto conv = convolution<T, Space>(p, projected, options);
     conv.y = filtered_now;
-    auto scan = operands<B, T>(ctx, frame, p, projected, filtered_now, options.segments);
+    conv.final_state = options.final(&State<T, Space>::conv);
+    auto scan = operands<B, T>(ctx, frame, p, projected, filtered_now, options);
     scan.y = by_head(scanned, heads(), head_dim_);
-    if (options.initial_state != nullptr) {
-      conv.initial_state = options.initial_state->conv;
-      scan.initial_state = options.initial_state->ssm;
-    }
-    if (options.final_state != nullptr) {
-      conv.final_state = options.final_state->conv;
-      scan.final_state = options.final_state->ssm;
-    }
+    scan.final_state = options.final(&State<T, Space>::ssm);
     short_convolution(ctx, conv);
     ssd_scan(ctx, scan);
     auto act = gate<T, Space>(projected, scanned);
@@ -262,33 +256,25 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     const Index shared = groups_ * state_;
     SsdScanBackward<T, Space> scan{
         .forward =
-            operands<B, T>(ctx, frame, p, tape.projected.view(), tape.filtered, tape.segments),
+            operands<B, T>(ctx, frame, p, tape.projected.view(), tape.filtered, tape.options()),
         .dy = by_head(dscanned, heads(), head_dim_),
+        .dfinal_state = ends.final(&State<T, Space>::ssm),
         .dx = by_head(part(dfiltered, 0, inner()), heads(), head_dim_),
         .ddt = steps(dprojected),
         .dA = dA.flatten(),
         .dB = by_head(part(dfiltered, inner(), inner() + shared), groups_, state_),
         .dC = by_head(part(dfiltered, inner() + shared, filtered()), groups_, state_),
         .dskip = gradients.D,
-        .ddt_bias = gradients.dt_bias};
+        .ddt_bias = gradients.dt_bias,
+        .dinitial_state = ends.initial(&State<T, Space>::ssm)};
     ShortConvolutionBackward<T, Space> conv{
-        .forward = convolution<T, Space>(p, tape.projected, tape.segments),
+        .forward = convolution<T, Space>(p, tape.projected, tape.options()),
         .dy = dfiltered,
+        .dfinal_state = ends.final(&State<T, Space>::conv),
         .dx = part(dprojected, inner(), inner() + filtered()),
+        .dinitial_state = ends.initial(&State<T, Space>::conv),
         .dweight = gradients.conv_weight.reshape(filtered(), taps_),
         .dbias = gradients.conv_bias};
-    if (tape.has_initial_state) {
-      scan.forward.initial_state = tape.initial_state.ssm;
-      conv.forward.initial_state = tape.initial_state.conv;
-    }
-    if (ends.final_state != nullptr) {
-      scan.dfinal_state = ends.final_state->ssm;
-      conv.dfinal_state = ends.final_state->conv;
-    }
-    if (ends.initial_state != nullptr) {
-      scan.dinitial_state = ends.initial_state->ssm;
-      conv.dinitial_state = ends.initial_state->conv;
-    }
     ssd_scan_backward(ctx, scan);
     diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
                                           .A = scan.forward.A.reshape(heads(), 1, 1),
@@ -405,21 +391,21 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
   template <class T, class Space>
   ShortConvolution<T, Space> convolution(const Parameters<T, Space>& p,
                                          View<const T, 3, Space> projected,
-                                         Segments segments) const {
+                                         const SequenceOptions<State<T, Space>>& options) const {
     return {.weight = p.conv_weight.reshape(filtered(), taps_),
             .bias = p.conv_bias,
             .activation = ActivationKind::silu,
             .x = part(projected, inner(), inner() + filtered()),
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::conv)};
   }
 
   /// The scan's operands, with A in workspace.
   template <class B, class T, class Frame>
-  SsdScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                         const Parameters<T, typename B::Space>& p,
-                                         View<const T, 3, typename B::Space> projected,
-                                         View<const T, 3, typename B::Space> uBC,
-                                         Segments segments) const {
+  SsdScan<T, typename B::Space> operands(
+      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+      View<const T, 3, typename B::Space> projected, View<const T, 3, typename B::Space> uBC,
+      const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     const Index shared = groups_ * state_;
     auto A = frame.template tensor<Wide<T>>(heads(), 1, 1);
@@ -435,7 +421,8 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
             .dt_softplus = true,
             .dt_min = dt_limit_min_,
             .dt_max = dt_limit_max_,
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::ssm)};
   }
 
   template <class T, class Space>

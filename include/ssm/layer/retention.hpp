@@ -152,7 +152,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
                                                                      .k_scale = k_scale(),
                                                                      .v = tape.v,
                                                                      .gate = tape.g},
-                         tape.heads, tape, dmixed,
+                         tape.heads, tape.options(), dmixed,
                          RetentionHeads::Gradients<T, Space>{
                              .q = dq, .k = dk, .v = dv, .gate = dg, .weight = gradients.group_norm},
                          ends);

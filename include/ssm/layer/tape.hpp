@@ -59,6 +59,10 @@ struct SequenceTape {
     has_initial_state = options.initial_state != nullptr;
     if (has_initial_state) copy_state<L>(ctx, *options.initial_state, initial_state);
   }
+  /// The packing and the initial state of the call that the tape is of.
+  SequenceOptions<State> options() const {
+    return {.segments = segments, .initial_state = has_initial_state ? &initial_state : nullptr};
+  }
 };
 
 /// A buffer for an intermediate result: in the tape where there is one, else in the workspace.
