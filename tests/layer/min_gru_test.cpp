@@ -55,14 +55,13 @@ class MinGru : public LayerVerbs<MinGru<D>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), D);
-    };
-    const auto k = sequence(tape ? &tape->k : nullptr), z = sequence(tape ? &tape->z : nullptr),
-               v = sequence(tape ? &tape->v : nullptr), dt = sequence(tape ? &tape->dt : nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto k = buffers.at(&Kept::k, x.extents()), z = buffers.at(&Kept::z, x.extents()),
+               v = buffers.at(&Kept::v, x.extents()), dt = buffers.at(&Kept::dt, x.extents());
     if (tape != nullptr) tape->keep(ctx, options);
-    map_.evaluate(ctx, p.gate, x, k, tape ? &tape->gate : nullptr);
-    map_.evaluate(ctx, p.hidden, x, v, tape ? &tape->hidden : nullptr);
+    map_.evaluate(ctx, p.gate, x, k, buffers.part(&Kept::gate));
+    map_.evaluate(ctx, p.hidden, x, v, buffers.part(&Kept::hidden));
     apply<B, T>(ctx, ActivationKind::sigmoid, k, z);
     apply<B, T>(ctx, ActivationKind::softplus, k, dt);
     const Constants<T, Space> constant(ctx, frame, v);

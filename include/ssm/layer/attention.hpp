@@ -98,13 +98,14 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     const Index length = x.extent(1);
     const KeyValueCache::Past past =
         cache_.cached_before(options.initial_state, batch, length, options.segments);
-    auto qkv = buffer<T, Space>(frame, tape ? &tape->qkv : nullptr, batch, length, 3 * channels_);
-    auto mixed = buffer<T, Space>(frame, tape ? &tape->mixed : nullptr, batch, length, channels_);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto qkv = buffers.at(&Kept::qkv, batch, length, 3 * channels_);
+    auto mixed = buffers.at(&Kept::mixed, batch, length, channels_);
     projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
-      tape->log_sum.resize({batch, length, heads_});
     }
     rotate<T>(ctx, part<T, Space>(qkv, 0), past, 1, options.segments);
     rotate<T>(ctx, part<T, Space>(qkv, 1), past, 1, options.segments);
@@ -114,7 +115,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
                              .v = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 2))),
                              .segments = options.segments,
                              .y = by_head(mixed),
-                             .log_sum = tape ? tape->log_sum.view() : View<Wide<T>, 3, Space>()};
+                             .log_sum = buffers.kept(&Kept::log_sum, batch, length, heads_)};
     if (options.initial_state != nullptr || options.final_state != nullptr) {
       const auto cache = cache_.template open<T>(ctx, frame, past, options);
       cache_.template append<T>(ctx, past, part<T, Space>(qkv, 1), cache.k);

@@ -53,18 +53,17 @@ class DenseReadout {
                 const SequenceOptions<RetentionState<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto like = [&](const auto& shape, DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, shape.extent(0), shape.extent(1), shape.extent(2));
-    };
-    const auto k_gate = like(q, tape ? &tape->k_gate : nullptr);
-    const auto v_gate = like(y, tape ? &tape->v_gate : nullptr);
-    const auto queries = like(q, tape ? &tape->queries : nullptr);
-    const auto reads = like(y, tape ? &tape->reads : nullptr);
-    const auto keys = like(q, nullptr);
-    k_select_.evaluate(ctx, k_parameters, x, k_gate, tape ? &tape->k_select : nullptr);
-    v_select_.evaluate(ctx, v_parameters, x, v_gate, tape ? &tape->v_select : nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto k_gate = buffers.at(&Kept::k_gate, q.extents());
+    const auto v_gate = buffers.at(&Kept::v_gate, y.extents());
+    const auto queries = buffers.at(&Kept::queries, q.extents());
+    const auto reads = buffers.at(&Kept::reads, y.extents());
+    const View<T, 3, Space> keys = frame.template tensor<T>(q.extents());
+    k_select_.evaluate(ctx, k_parameters, x, k_gate, buffers.part(&Kept::k_select));
+    v_select_.evaluate(ctx, v_parameters, x, v_gate, buffers.part(&Kept::v_select));
     const auto position = options.initial(&RetentionState<T, Space>::position);
-    if (tape != nullptr) copy<T>(ctx, q, like(q, &tape->q));
+    if (tape != nullptr) copy<T>(ctx, q, buffers.kept(&Kept::q, q.extents()));
     KeySelect::template select<T>(ctx, k_gate, q, queries);
     heads_.template rotate<T>(ctx, queries, 1, 1, position, options.segments);
     const auto log_decay = heads_.template log_decays<T>(ctx, frame);

@@ -54,13 +54,14 @@ class DenseSelection {
                 NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto gate = buffer<T, Space>(frame, tape ? &tape->gate : nullptr, h.extent(0),
-                                       h.extent(1), select_.outputs());
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto gate = buffers.at(&Kept::gate, h.extents());
     const View<T, 3, Space> selected = frame.template tensor<T>(h.extents());
-    select_.evaluate(ctx, p.select, x, gate, tape ? &tape->select : nullptr);
+    select_.evaluate(ctx, p.select, x, gate, buffers.part(&Kept::select));
     Select::template select<T>(ctx, gate, sum<T>(ctx, frame, sources, part), selected);
     const std::array<View<const T, 3, Space>, 1> dense{selected};
-    fusion_.evaluate(ctx, p.fusion, h, dense, y, tape ? &tape->fusion : nullptr);
+    fusion_.evaluate(ctx, p.fusion, h, dense, y, buffers.part(&Kept::fusion));
   }
 
   /// dh is overwritten, dx too or added to where `accumulate`; the sources' gradients are added to.

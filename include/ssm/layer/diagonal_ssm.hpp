@@ -128,8 +128,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
     if constexpr (may_convolve) {
       if (convolve) {
-        auto kernel = buffer<Wide<T>, typename B::Space>(
-            frame, tape == nullptr ? nullptr : &tape->kernel, channels_, x.extent(1));
+        auto kernel =
+            Buffers(frame, tape).at(&Tape<T, typename B::Space>::kernel, channels_, x.extent(1));
         diagonal_kernel(ctx, kernel_of(scan, kernel));
         causal_convolution(
             ctx, CausalConvolution<T, typename B::Space>{

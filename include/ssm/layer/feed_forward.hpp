@@ -81,12 +81,14 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
     auto frame = ctx.workspace().frame();
     const auto rows = as_rows(View<const T, 3, Space>(x));
-    const Index count = rows.extent(0);
-    auto fc1 = buffer<T, Space>(frame, tape ? &tape->fc1 : nullptr, count, up_.outputs());
-    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.outputs());
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<2> shape(rows.extent(0), up_.outputs());
+    auto hidden = buffers.at(&Kept::hidden, shape);
     if (tape != nullptr) tape->x = x;
     if constexpr (Config.gated) {
-      auto gate = buffer<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
+      auto fc1 = buffers.at(&Kept::fc1, shape);
+      auto gate = buffers.at(&Kept::gate, shape);
       multiply<B, T>(ctx, p.gate, rows, gate);
       multiply<B, T>(ctx, p.fc1, rows, fc1);
       activation(ctx,
@@ -98,7 +100,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                    .bias = p.fc1.bias,
                                    .activation = activation_,
                                    .c = hidden,
-                                   .z = tape ? fc1 : View<T, 2, Space>()});
+                                   .z = buffers.kept(&Kept::fc1, shape)});
     }
     if (tape != nullptr) {
       tape->dropout = detail::fork(options.dropout, std::string_view("hidden"));

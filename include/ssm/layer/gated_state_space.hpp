@@ -106,22 +106,21 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space> Tape<T, Space>::*member, Index channels) {
-      return buffer<T, Space>(frame, tape ? &(tape->*member) : nullptr, x.extent(0), x.extent(1),
-                              channels);
-    };
-    using Saved = Tape<T, Space>;
-    auto few_channels = sequence(&Saved::few, to_state_.outputs());
-    auto u = sequence(&Saved::u, to_state_.outputs());
-    auto filtered = sequence(&Saved::filtered, to_state_.outputs());
-    auto gate = sequence(&Saved::gate, to_gate_.outputs());
-    auto lifted = sequence(&Saved::lifted, to_gate_.outputs());
-    auto mixed = sequence(&Saved::mixed, to_gate_.outputs());
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<3> narrow(x.extent(0), x.extent(1), to_state_.outputs());
+    const DynamicExtents<3> wide(x.extent(0), x.extent(1), to_gate_.outputs());
+    auto few_channels = buffers.at(&Kept::few, narrow);
+    auto u = buffers.at(&Kept::u, narrow);
+    auto filtered = buffers.at(&Kept::filtered, narrow);
+    auto gate = buffers.at(&Kept::gate, wide);
+    auto lifted = buffers.at(&Kept::lifted, wide);
+    auto mixed = buffers.at(&Kept::mixed, wide);
     if (tape != nullptr) tape->x = x;
     to_state_.evaluate(ctx, p.to_state, x, few_channels, nullptr);
     to_gate_.evaluate(ctx, p.to_gate, x, gate, nullptr);
     activation(ctx, gelu<T, Space>(few_channels, {}, as_rows(u)));
-    diagonal_.evaluate(ctx, p.diagonal, u, filtered, tape ? &tape->diagonal : nullptr, options);
+    diagonal_.evaluate(ctx, p.diagonal, u, filtered, buffers.part(&Kept::diagonal), options);
     lift_.evaluate(ctx, p.lift, filtered, lifted, nullptr);
     activation(ctx, gelu<T, Space>(gate, lifted, as_rows(mixed)));
     out_.evaluate(ctx, p.out_proj, mixed, y, nullptr);

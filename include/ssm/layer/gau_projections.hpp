@@ -58,22 +58,23 @@ class GauProjections {
                 const Results<T, typename B::Space>& to,
                 NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
+    using Kept = Tape<T, Space>;
+    const OptionalTape saved(tape);
     if (tape != nullptr) tape->x = x;
     const auto project = [&](View<const T, 2, Space> weight, View<const BFloat16, 2, Space> bf16,
-                             const View<T, 3, Space>& y, DynamicTensor<T, 3, Space>* input) {
-      if (input != nullptr) input->resize(y.extents());
+                             const View<T, 3, Space>& y, DynamicTensor<T, 3, Space> Kept::*input) {
       matmul(ctx, Matmul<T, Space>{.a = as_rows(x),
                                    .b = weight.transpose(0, 1),
                                    .b_bf16 = bf16.transpose(0, 1),
                                    .activation = ActivationKind::silu,
                                    .c = as_rows(y),
-                                   .z = input ? as_rows(input->view()) : View<T, 2, Space>()});
+                                   .z = as_rows(saved.kept(input, y.extents()))});
     };
     const auto& hidden = p.to_hidden.weight;
-    project(p.q_proj.weight, p.q_proj.weight.bf16, to.q, tape ? &tape->q : nullptr);
-    project(p.k_proj.weight, p.k_proj.weight.bf16, to.k, tape ? &tape->k : nullptr);
+    project(p.q_proj.weight, p.q_proj.weight.bf16, to.q, &Kept::q);
+    project(p.k_proj.weight, p.k_proj.weight.bf16, to.k, &Kept::k);
     project(v_rows<const T, Space>(hidden), v_rows<const BFloat16, Space>(hidden.bf16), to.v,
-            tape ? &tape->v : nullptr);
+            &Kept::v);
     matmul(ctx,
            Matmul<T, Space>{.a = as_rows(x),
                             .b = g_rows<const T, Space>(hidden).transpose(0, 1),

@@ -153,15 +153,14 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                                              Index batch, Index length, Index sequences,
                                              bool has_initial_state) const {
     using Space = typename B::Space;
-    Hidden<T, Space> hidden{
-        .k = buffer<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
-        .v = buffer<T, Space>(frame, kept ? &kept->v : nullptr, batch, length, value_dim())};
+    using Kept = KeptHidden<T, Space>;
+    const Buffers buffers(frame, kept);
+    Hidden<T, Space> hidden{.k = buffers.at(&Kept::k, batch, length, key_dim()),
+                            .v = buffers.at(&Kept::v, batch, length, value_dim())};
     if (!is_carried() && has_initial_state) {
-      hidden.position =
-          buffer<std::int64_t, Space>(frame, kept ? &kept->position : nullptr, sequences);
-      hidden.initial_state = buffer<Wide<T>, Space>(frame, kept ? &kept->initial_state : nullptr,
-                                                    sequences, heads_.config().heads,
-                                                    heads_.head_key_dim(), heads_.head_value_dim());
+      hidden.position = buffers.at(&Kept::position, sequences);
+      hidden.initial_state = buffers.at(&Kept::initial_state, sequences, heads_.config().heads,
+                                        heads_.head_key_dim(), heads_.head_value_dim());
     }
     return hidden;
   }
@@ -182,8 +181,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
-    const auto hidden = hidden_buffer<T>(ctx, frame, tape ? &tape->own : nullptr, x.extent(0),
-                                         x.extent(1), 0, false);
+    const auto hidden =
+        hidden_buffer<T>(ctx, frame, OptionalTape(tape).part(&Tape<T, typename B::Space>::own),
+                         x.extent(0), x.extent(1), 0, false);
     evaluate(ctx, p, x, y, tape, options, Sources<T, typename B::Space>(), hidden);
   }
 
@@ -199,16 +199,15 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     using Space = typename B::Space;
     using H = Hidden<T, Space>;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
-    };
-    const auto q = sequence(tape ? &tape->q : nullptr, key_dim());
-    const auto k = sequence(tape ? &tape->k : nullptr, key_dim());
-    const auto g = sequence(tape ? &tape->g : nullptr, value_dim());
-    const auto mixed = sequence(tape ? &tape->mixed : nullptr, value_dim());
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto q = buffers.at(&Kept::q, hidden.k.extents());
+    const auto k = buffers.at(&Kept::k, hidden.k.extents());
+    const auto g = buffers.at(&Kept::g, hidden.v.extents());
+    const auto mixed = buffers.at(&Kept::mixed, hidden.v.extents());
     if (tape != nullptr) tape->keep(ctx, options);
     projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
-                          tape ? &tape->projections : nullptr);
+                          buffers.part(&Kept::projections));
     if (hidden.initial_state && options.initial_state != nullptr) {
       copy_flat<Wide<T>>(ctx, options.initial_state->retention.flatten(),
                          hidden.initial_state.flatten());
@@ -218,19 +217,19 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     View<const T, 3, Space> v = hidden.v;
     View<T, 3, Space> more;
     if (!sources.empty() && is_carried()) {
-      const auto joined = sequence(tape ? &tape->v : nullptr, value_dim());
+      const auto joined = buffers.at(&Kept::v, hidden.v.extents());
       k_selection_.evaluate(ctx, p.k_selection, x, hidden.k, sources, &H::k, k,
-                            tape ? &tape->k_selection : nullptr);
+                            buffers.part(&Kept::k_selection));
       v_selection_.evaluate(ctx, p.v_selection, x, hidden.v, sources, &H::v, joined,
-                            tape ? &tape->v_selection : nullptr);
+                            buffers.part(&Kept::v_selection));
       v = joined;
     } else {
       copy_flat<T>(ctx, hidden.k.flatten(), k.flatten());
     }
     if (!sources.empty() && !is_carried()) {
-      more = sequence(nullptr, value_dim());
+      more = frame.template tensor<T>(hidden.v.extents());
       readings().evaluate(ctx, p.k_selection.select, p.v_selection.select, x, q, sources, more,
-                          tape ? &tape->readings : nullptr, options);
+                          buffers.part(&Kept::readings), options);
     }
     heads_.evaluate(ctx,
                     RetentionHeads::Operands<T, Space>{.weight = p.group_norm,
@@ -240,7 +239,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                                                        .gate = g,
                                                        .mixed = mixed,
                                                        .more = more},
-                    tape ? &tape->heads : nullptr, options);
+                    buffers.part(&Kept::heads), options);
     readout_.evaluate(ctx, p.to_out, mixed, y, nullptr);
   }
 

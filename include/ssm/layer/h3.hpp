@@ -105,15 +105,13 @@ class H3 : public LayerVerbs<H3<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const Index batch = x.extent(0);
-    const Index length = x.extent(1);
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, batch, length, channels());
-    };
-    auto q = sequence(tape ? &tape->q : nullptr);
-    auto k = sequence(tape ? &tape->k : nullptr);
-    auto v = sequence(tape ? &tape->v : nullptr);
-    auto mixed = sequence(tape ? &tape->mixed : nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<3> shape = x.extents();
+    auto q = buffers.at(&Kept::q, shape);
+    auto k = buffers.at(&Kept::k, shape);
+    auto v = buffers.at(&Kept::v, shape);
+    auto mixed = buffers.at(&Kept::mixed, shape);
     projection_.evaluate(ctx, p.q_proj, x, q, nullptr);
     projection_.evaluate(ctx, p.k_proj, x, k, nullptr);
     projection_.evaluate(ctx, p.v_proj, x, v, nullptr);

@@ -138,14 +138,14 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   template <class T, class Space, class Frame>
   Parts<T, Space> buffers(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
                           View<T, 3, Space> u = {}) const {
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index size) {
-      return buffer<T, Space>(frame, kept, batch, length, size);
-    };
-    return {.xz = sequence(tape ? &tape->xz : nullptr, 2 * inner()),
-            .u = u ? u : sequence(tape ? &tape->u : nullptr, inner()),
-            .projected = sequence(tape ? &tape->projected : nullptr, rank_ + 2 * state_),
-            .dt = sequence(tape ? &tape->dt : nullptr, inner()),
-            .mixed = sequence(tape ? &tape->mixed : nullptr, inner())};
+    using Kept = Tape<T, Space>;
+    const Buffers memory(frame, tape);
+    const DynamicExtents<3> shape(batch, length, inner());
+    return {.xz = memory.at(&Kept::xz, batch, length, 2 * inner()),
+            .u = u ? u : memory.at(&Kept::u, shape),
+            .projected = memory.at(&Kept::projected, batch, length, rank_ + 2 * state_),
+            .dt = memory.at(&Kept::dt, shape),
+            .mixed = memory.at(&Kept::mixed, shape)};
   }
   template <class T, class Space>
   static Parts<const T, Space> parts_of(const Tape<T, Space>& tape) {

@@ -184,15 +184,14 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
-      tape->scale.resize({groups_, batch * length});
     }
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index size) {
-      return buffer<T, Space>(frame, kept, batch, length, size);
-    };
-    const auto projected = sequence(tape ? &tape->projected : nullptr, in_.outputs());
-    const auto filtered_now = sequence(tape ? &tape->filtered : nullptr, filtered());
-    const auto mixed = sequence(tape ? &tape->mixed : nullptr, inner());
-    const auto scanned = tape ? sequence(&tape->scanned, inner()) : mixed;
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto projected = buffers.at(&Kept::projected, batch, length, in_.outputs());
+    const auto filtered_now = buffers.at(&Kept::filtered, batch, length, filtered());
+    const auto mixed = buffers.at(&Kept::mixed, batch, length, inner());
+    const auto scanned = tape ? buffers.kept(&Kept::scanned, batch, length, inner()) : mixed;
+    const auto scale = buffers.kept(&Kept::scale, groups_, batch * length);
 
     in_.evaluate(ctx, p.in_proj, x, projected, nullptr);
     auto conv = convolution<T, Space>(p, projected, options);
@@ -209,7 +208,7 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     for (Index g = 0; g < groups_; ++g) {
       auto norm = group_norm<T, Space>(p, mixed, g);  // in place: `differentiate` makes x again
       norm.y = group(as_rows(mixed), g);
-      if (tape != nullptr) norm.scale = tape->scale.view().select(0, g);
+      if (scale) norm.scale = scale.select(0, g);
       normalization(ctx, norm);
     }
     out_.evaluate(ctx, p.out_proj, mixed, y, nullptr);

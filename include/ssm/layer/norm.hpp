@@ -71,15 +71,11 @@ class Norm : public LayerVerbs<Norm<Config>> {
     require_extents("norm", "y", y, {x.extent(0), x.extent(1), channels_});
     auto a = operands<T, Space>(p, x);
     a.y = as_rows(View<T, 3, Space>(y));
-    if (tape != nullptr) {
-      tape->x = x;
-      if (Config.kind == NormalizationKind::layer) {
-        tape->mean.resize({a.x.extent(0)});
-        a.mean = tape->mean;
-      }
-      tape->scale.resize({a.x.extent(0)});
-      a.scale = tape->scale;
-    }
+    if (tape != nullptr) tape->x = x;
+    const OptionalTape saved(tape);
+    if (Config.kind == NormalizationKind::layer)
+      a.mean = saved.kept(&Tape<T, Space>::mean, a.x.extent(0));
+    a.scale = saved.kept(&Tape<T, Space>::scale, a.x.extent(0));
     normalization(ctx, a);
   }
 

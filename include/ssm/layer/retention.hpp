@@ -98,15 +98,15 @@ class Retention : public LayerVerbs<Retention<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
-    };
-    const Index value_dim = heads_.config().value_dim;
-    const auto q = sequence(tape ? &tape->q : nullptr, channels_);
-    const auto k = sequence(tape ? &tape->k : nullptr, channels_);
-    const auto v = sequence(tape ? &tape->v : nullptr, value_dim);
-    const auto g = sequence(tape ? &tape->g : nullptr, value_dim);
-    const auto mixed = sequence(tape ? &tape->mixed : nullptr, value_dim);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<3> key_shape = x.extents();
+    const DynamicExtents<3> value_shape(x.extent(0), x.extent(1), heads_.config().value_dim);
+    const auto q = buffers.at(&Kept::q, key_shape);
+    const auto k = buffers.at(&Kept::k, key_shape);
+    const auto v = buffers.at(&Kept::v, value_shape);
+    const auto g = buffers.at(&Kept::g, value_shape);
+    const auto mixed = buffers.at(&Kept::mixed, value_shape);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
@@ -123,7 +123,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
                                                        .v = v,
                                                        .gate = g,
                                                        .mixed = mixed},
-                    tape ? &tape->heads : nullptr, options);
+                    buffers.part(&Kept::heads), options);
     readout_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
   }
 

@@ -118,11 +118,12 @@ class RetentionHeads {
     if (parallel) scale.score_norm = eps_scale;
     retention_scale(ctx, scale);
 
+    using Kept = Tape<T, Space>;
+    const OptionalTape saved(tape);
     View<T, 3, Space> o = a.mixed, normalized = a.mixed;
     if (tape != nullptr) {
-      o = buffer<T, Space>(frame, &tape->o, batch, length, config_.value_dim);
-      normalized = buffer<T, Space>(frame, &tape->normalized, batch, length, config_.value_dim);
-      tape->scale.resize({rows});
+      o = saved.kept(&Kept::o, a.mixed.extents());
+      normalized = saved.kept(&Kept::normalized, a.mixed.extents());
     }
     auto attend = attention<T, Space>(a.q, a.k, a.v, log_decay, options.segments);
     attend.initial_state = options.initial(&State<T, Space>::retention);
@@ -135,14 +136,13 @@ class RetentionHeads {
                                                    .segments = options.segments,
                                                    .position = position,
                                                    .y = options.final_state->position});
-    normalization(ctx, Normalization<T, Space>{
-                           .kind = NormalizationKind::rms,
-                           .eps = config_.eps,
-                           .x = o.reshape(rows, head_value_dim()),
-                           .weight = a.weight,
-                           .eps_scale = eps_scale.flatten(),
-                           .y = normalized.reshape(rows, head_value_dim()),
-                           .scale = tape ? tape->scale.view() : View<Wide<T>, 1, Space>()});
+    normalization(ctx, Normalization<T, Space>{.kind = NormalizationKind::rms,
+                                               .eps = config_.eps,
+                                               .x = o.reshape(rows, head_value_dim()),
+                                               .weight = a.weight,
+                                               .eps_scale = eps_scale.flatten(),
+                                               .y = normalized.reshape(rows, head_value_dim()),
+                                               .scale = saved.kept(&Kept::scale, rows)});
     activation(ctx, Activation<T, Space>{.kind = config_.gate,
                                          .x = as_rows(a.gate),
                                          .gate = as_rows(View<const T, 3, Space>(normalized)),

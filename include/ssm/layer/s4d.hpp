@@ -104,11 +104,9 @@ class S4D : public LayerVerbs<S4D<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels());
-    };
-    auto filtered = sequence(tape ? &tape->filtered : nullptr);
-    auto hidden = sequence(tape ? &tape->hidden : nullptr);
+    const Buffers buffers(frame, tape);
+    auto filtered = buffers.at(&Tape<T, Space>::filtered, x.extents());
+    auto hidden = buffers.at(&Tape<T, Space>::hidden, x.extents());
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;

@@ -78,24 +78,22 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     auto frame = ctx.workspace().frame();
     const auto rows = as_rows(View<const T, 3, Space>(x));
     const Index count = rows.extent(0);
-    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.inputs());
-    if (tape != nullptr) {
-      tape->x = x;
-      tape->fc1.resize({count, up_.inputs()});
-      tape->fc2.resize({count, outputs()});
-    }
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto hidden = buffers.at(&Kept::hidden, count, up_.inputs());
+    if (tape != nullptr) tape->x = x;
     matmul(ctx, Matmul<T, Space>{.a = rows,
                                  .b = p.fc1.weight.transpose(0, 1),
                                  .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
                                  .c = hidden,
-                                 .z = tape ? tape->fc1.view() : View<T, 2, Space>()});
+                                 .z = buffers.kept(&Kept::fc1, count, up_.inputs())});
     matmul(ctx, Matmul<T, Space>{.a = hidden,
                                  .b = p.fc2.weight.transpose(0, 1),
                                  .b_bf16 = p.fc2.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
                                  .c = as_rows(View<T, 3, Space>(gate)),
-                                 .z = tape ? tape->fc2.view() : View<T, 2, Space>()});
+                                 .z = buffers.kept(&Kept::fc2, count, outputs())});
   }
 
   /// From the gradient of the gate; dx is added to where `accumulate`.

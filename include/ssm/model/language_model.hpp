@@ -134,11 +134,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const bool last_only = tape == nullptr && logits.extent(1) == 1 && length > 1;
     require_extents("language model", "logits", logits,
                     {batch, last_only ? Index{1} : length, config_.padded});
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, batch, length, channels());
-    };
-    auto embedded = sequence(tape ? &tape->embedded : nullptr);
-    auto hidden = sequence(tape ? &tape->hidden : nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto embedded = buffers.at(&Kept::embedded, batch, length, channels());
+    auto hidden = buffers.at(&Kept::hidden, batch, length, channels());
     const Positions first = options.initial_state
                                 ? first_positions(*options.initial_state, batch, options.segments)
                                 : Positions();
@@ -148,7 +147,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       tape->dropout = options.dropout;
       apply_dropout(ctx, config_.embedding_dropout, tape->dropout, embedded);
     }
-    backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
+    backbone_.evaluate(ctx, p.backbone, embedded, hidden, buffers.part(&Kept::backbone),
                        options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state != nullptr) {
       auto& position = options.final_state->position;
@@ -158,9 +157,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       });
     }
     if (last_only) hidden = hidden.slice(1, length - 1, length);
-    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1),
-                                   channels());
-    norm_.evaluate(ctx, p.norm, hidden, normed, tape ? &tape->norm : nullptr);
+    auto normed = buffers.at(&Kept::normed, hidden.extents());
+    norm_.evaluate(ctx, p.norm, hidden, normed, buffers.part(&Kept::norm));
     matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
                                  .b = head_of(p).transpose(0, 1),
                                  .b_bf16 = head_of(p).bf16.transpose(0, 1),

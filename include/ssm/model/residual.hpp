@@ -66,10 +66,11 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, x.extent(0), x.extent(1),
-                                   x.extent(2));
-    norm_.evaluate(ctx, p.norm, x, normed, tape ? &tape->norm : nullptr);
-    inner_.evaluate(ctx, p.inner, normed, y, tape ? &tape->inner : nullptr, options);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto normed = buffers.at(&Kept::normed, x.extents());
+    norm_.evaluate(ctx, p.norm, x, normed, buffers.part(&Kept::norm));
+    inner_.evaluate(ctx, p.inner, normed, y, buffers.part(&Kept::inner), options);
     if (tape != nullptr) {
       tape->dropout = options.dropout;
       apply_dropout(ctx, dropout_, tape->dropout, y);
