@@ -144,9 +144,12 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
         cache_.cached_before(tape.options().initial_state, batch, length, tape.segments);
     auto dmixed = frame.template tensor<T>(batch, length, channels_);
     auto dqkv = frame.template tensor<T>(batch, length, 3 * channels_);
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.out_proj.weight, gradients.out_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight,
+                                                  .dbias = gradients.out_proj.bias});
     View<const T, 3, Space> k = part<const T, Space>(tape.qkv, 1);
     View<const T, 3, Space> v = part<const T, Space>(tape.qkv, 2);
     View<T, 3, Space> dk = part<T, Space>(dqkv, 1);
@@ -185,9 +188,12 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     if (ends.initial_state != nullptr) ends.initial_state->position.reset({past.sequences});
     rotate<T>(ctx, part<T, Space>(dqkv, 0), past, -1, tape.segments);
     rotate<T>(ctx, part<T, Space>(dqkv, 1), past, -1, tape.segments);
-    linear_backward<B, T>(ctx, p.Wqkv.weight, as_rows(tape.x), as_rows(dqkv),
-                          as_rows(View<T, 3, Space>(dx)), false, gradients.Wqkv.weight,
-                          gradients.Wqkv.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.Wqkv.weight,
+                                                  .x = as_rows(tape.x),
+                                                  .dy = as_rows(dqkv),
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.Wqkv.weight,
+                                                  .dbias = gradients.Wqkv.bias});
   }
 
   /// No positions yet. `reserve` makes room, so that steps up to that position allocate nothing.

@@ -209,7 +209,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
               });
         });
     if (!sources.empty())
-      select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, true);
+      select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {},
+                            WriteMode::accumulate);
   }
 
   static void for_each_hidden(auto&& visit, const auto& hidden) {
@@ -224,18 +225,17 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   template <class T, class B, class Frame>
   Hidden<T, typename B::Space> hidden_buffer(Context<B>&, Frame& frame,
                                              NonDeduced<KeptHidden<T, typename B::Space>>* kept,
-                                             Index batch, Index length, Index sequences,
-                                             bool has_initial_state) const {
+                                             const HiddenShape& shape) const {
     using Space = typename B::Space;
     const Index states = mamba_.state();
     using Kept = KeptHidden<T, Space>;
     const Buffers buffers(frame, kept);
-    Hidden<T, Space> hidden{.u = buffers.at(&Kept::u, batch, length, inner()),
-                            .dt = buffers.at(&Kept::dt, batch, length, inner()),
-                            .B = buffers.at(&Kept::B, batch, length, states),
+    Hidden<T, Space> hidden{.u = buffers.at(&Kept::u, shape.batch, shape.length, inner()),
+                            .dt = buffers.at(&Kept::dt, shape.batch, shape.length, inner()),
+                            .B = buffers.at(&Kept::B, shape.batch, shape.length, states),
                             .A = buffers.at(&Kept::A, inner(), states)};
-    if (has_initial_state)
-      hidden.initial_state = buffers.at(&Kept::initial_state, sequences, inner(), states);
+    if (shape.has_initial_state)
+      hidden.initial_state = buffers.at(&Kept::initial_state, shape.sequences, inner(), states);
     return hidden;
   }
 

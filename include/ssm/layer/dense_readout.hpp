@@ -124,7 +124,8 @@ class DenseReadout {
     KeySelect::template select_backward<T>(ctx, tape.k_gate, tape.q, dqueries, more, dk_gate);
     add_to<T>(ctx, dq.flatten(), more.flatten());
     k_select_.differentiate(ctx, k_parameters, tape.k_select, dk_gate, dx, k_gradients);
-    v_select_.differentiate(ctx, v_parameters, tape.v_select, dv_gate, dx, v_gradients, {}, true);
+    v_select_.differentiate(ctx, v_parameters, tape.v_select, dv_gate, dx, v_gradients, {},
+                            WriteMode::accumulate);
   }
 
  private:

@@ -80,7 +80,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     using Space = typename B::Space;
     require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
     auto frame = ctx.workspace().frame();
-    const auto rows = as_rows(View<const T, 3, Space>(x));
+    const auto rows = as_rows(x);
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
     const DynamicExtents<2> shape(rows.extent(0), up_.outputs());
@@ -106,7 +106,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
       tape->dropout = detail::fork(options.dropout, std::string_view("hidden"));
       apply_dropout(ctx, dropout_, tape->dropout, hidden);
     }
-    multiply<B, T>(ctx, p.fc2, hidden, as_rows(View<T, 3, Space>(y)));
+    multiply<B, T>(ctx, p.fc2, hidden, as_rows(y));
   }
 
   template <class B, class T>
@@ -121,10 +121,14 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     require_extents_if_given("feed_forward", "dx", dx, tape.x.extents().to_array());
     auto frame = ctx.workspace().frame();
     const auto x = as_rows(tape.x);
-    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
+    const auto dx_rows = as_rows(dx);
     auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
-    linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, as_rows(View<const T, 3, Space>(dy)),
-                          dhidden, false, gradients.fc2.weight, gradients.fc2.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc2.weight,
+                                                  .x = tape.hidden,
+                                                  .dy = as_rows(dy),
+                                                  .dx = dhidden,
+                                                  .dweight = gradients.fc2.weight,
+                                                  .dbias = gradients.fc2.bias});
     apply_dropout(ctx, dropout_, tape.dropout, dhidden);
     View<T, 2, Space> dgate;
     if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
@@ -133,11 +137,20 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                  .dy = dhidden,
                                  .dx = dhidden,
                                  .dgate = dgate});
-    linear_backward<B, T>(ctx, p.fc1.weight, x, dhidden, dx_rows, false, gradients.fc1.weight,
-                          gradients.fc1.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc1.weight,
+                                                  .x = x,
+                                                  .dy = dhidden,
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.fc1.weight,
+                                                  .dbias = gradients.fc1.bias});
     if constexpr (Config.gated)
-      linear_backward<B, T>(ctx, p.gate.weight, x, dgate, dx_rows, true, gradients.gate.weight,
-                            gradients.gate.bias);
+      linear_backward(ctx, LinearBackward<T, Space>{.weight = p.gate.weight,
+                                                    .x = x,
+                                                    .dy = dgate,
+                                                    .accumulate = true,
+                                                    .dx = dx_rows,
+                                                    .dweight = gradients.gate.weight,
+                                                    .dbias = gradients.gate.bias});
   }
 
   template <class T = float, class B>

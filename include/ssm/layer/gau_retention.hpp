@@ -150,17 +150,17 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   template <class T, class B, class Frame>
   Hidden<T, typename B::Space> hidden_buffer(const Context<B>&, Frame& frame,
                                              NonDeduced<KeptHidden<T, typename B::Space>>* kept,
-                                             Index batch, Index length, Index sequences,
-                                             bool has_initial_state) const {
+                                             const HiddenShape& shape) const {
     using Space = typename B::Space;
     using Kept = KeptHidden<T, Space>;
     const Buffers buffers(frame, kept);
-    Hidden<T, Space> hidden{.k = buffers.at(&Kept::k, batch, length, key_dim()),
-                            .v = buffers.at(&Kept::v, batch, length, value_dim())};
-    if (!is_carried() && has_initial_state) {
-      hidden.position = buffers.at(&Kept::position, sequences);
-      hidden.initial_state = buffers.at(&Kept::initial_state, sequences, heads_.config().heads,
-                                        heads_.head_key_dim(), heads_.head_value_dim());
+    Hidden<T, Space> hidden{.k = buffers.at(&Kept::k, shape.batch, shape.length, key_dim()),
+                            .v = buffers.at(&Kept::v, shape.batch, shape.length, value_dim())};
+    if (!is_carried() && shape.has_initial_state) {
+      hidden.position = buffers.at(&Kept::position, shape.sequences);
+      hidden.initial_state =
+          buffers.at(&Kept::initial_state, shape.sequences, heads_.config().heads,
+                     heads_.head_key_dim(), heads_.head_value_dim());
     }
     return hidden;
   }
@@ -181,9 +181,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
+    auto* const kept = OptionalTape(tape).part(&Tape<T, typename B::Space>::own);
     const auto hidden =
-        hidden_buffer<T>(ctx, frame, OptionalTape(tape).part(&Tape<T, typename B::Space>::own),
-                         x.extent(0), x.extent(1), 0, false);
+        hidden_buffer<T>(ctx, frame, kept, {.batch = x.extent(0), .length = x.extent(1)});
     evaluate(ctx, p, x, y, tape, options, Sources<T, typename B::Space>(), hidden);
   }
 
@@ -336,8 +336,11 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     const bool is_joined = !sources.empty() && is_carried();
     const bool is_read = !sources.empty() && !is_carried();
     const View<T, 3, Space> dmore = is_read ? like(tape.g) : View<T, 3, Space>();
-    linear_backward<B, T>(ctx, p.to_out.weight, as_rows(tape.mixed.view()), as_rows(dy),
-                          as_rows(dmixed), false, gradients.to_out.weight, {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.to_out.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.to_out.weight});
     heads_.differentiate(ctx,
                          RetentionHeads::Operands<T, Space, const T>{
                              .weight = p.group_norm,
@@ -360,9 +363,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     if (is_joined) {
       const auto dk = like(tape.k), dv = like(tape.g);
       k_selection_.differentiate(ctx, p.k_selection, tape.k_selection, d.k, sources, dsources,
-                                 &H::k, dx, dk, gradients.k_selection, false);
+                                 &H::k, dx, dk, gradients.k_selection, WriteMode::overwrite);
       v_selection_.differentiate(ctx, p.v_selection, tape.v_selection, d.v, sources, dsources,
-                                 &H::v, dx, dv, gradients.v_selection, true);
+                                 &H::v, dx, dv, gradients.v_selection, WriteMode::accumulate);
       d.k = dk;
       d.v = dv;
     }
@@ -372,7 +375,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
       add_to<Wide<T>>(ctx, dhidden.initial_state.flatten(),
                       ends.initial_state->retention.flatten());
     projections_.differentiate(ctx, p.projections, tape.projections, d, dx, gradients.projections,
-                               !sources.empty());
+                               sources.empty() ? WriteMode::overwrite : WriteMode::accumulate);
   }
 
   template <class T, class B>

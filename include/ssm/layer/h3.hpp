@@ -144,18 +144,35 @@ class H3 : public LayerVerbs<H3<Config>> {
     auto dq = frame.template tensor<T>(shape);
     auto dk = frame.template tensor<T>(shape);
     auto dv = frame.template tensor<T>(shape);
-    linear_backward<B, T>(ctx, p.output_linear.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.output_linear.weight, gradients.output_linear.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.output_linear.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.output_linear.weight,
+                                                  .dbias = gradients.output_linear.bias});
     mixer_backward(ctx, frame, p, tape, dmixed, dq, dk, dv, gradients, ends);
     const auto x = as_rows(tape.x);
-    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
-    linear_backward<B, T>(ctx, p.q_proj.weight, x, as_rows(dq), dx_rows, false,
-                          gradients.q_proj.weight, gradients.q_proj.bias);
-    linear_backward<B, T>(ctx, p.k_proj.weight, x, as_rows(dk), dx_rows, true,
-                          gradients.k_proj.weight, gradients.k_proj.bias);
-    linear_backward<B, T>(ctx, p.v_proj.weight, x, as_rows(dv), dx_rows, true,
-                          gradients.v_proj.weight, gradients.v_proj.bias);
+    const auto dx_rows = as_rows(dx);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.q_proj.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dq),
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.q_proj.weight,
+                                                  .dbias = gradients.q_proj.bias});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.k_proj.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dk),
+                                                  .accumulate = true,
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.k_proj.weight,
+                                                  .dbias = gradients.k_proj.bias});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.v_proj.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dv),
+                                                  .accumulate = true,
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.v_proj.weight,
+                                                  .dbias = gradients.v_proj.bias});
   }
 
   template <class T = float, class B>

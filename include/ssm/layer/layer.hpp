@@ -14,6 +14,7 @@
 #include "ssm/layer/sequence_options.hpp"
 #include "ssm/layer/tape.hpp"
 #include "ssm/layer/verb_call.hpp"
+#include "ssm/layer/write_mode.hpp"
 
 namespace ssm {
 

@@ -204,9 +204,12 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     auto ddt = frame.template tensor<T>(parts.dt.extents());
     auto dA = frame.template tensor<Wide<T>>(inner(), state_);
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(parts.mixed),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.out_proj.weight, gradients.out_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(parts.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight,
+                                                  .dbias = gradients.out_proj.bias});
     SelectiveScanBackward<T, Space> g{
         .forward = operands<B, T>(ctx, frame, p, parts, tape.options()),
         .dy = dmixed,
@@ -225,15 +228,24 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                                           .A = g.forward.A.reshape(inner(), state_, 1),
                                           .dA = dA.reshape(inner(), state_, 1),
                                           .dinv_A_real = gradients.A_log});
-    linear_backward<B, T>(ctx, p.dt_proj.weight, as_rows(part(parts.projected, 0, rank_)),
-                          as_rows(ddt), as_rows(part(dprojected, 0, rank_)), false,
-                          gradients.dt_proj.weight, {});
-    linear_backward<B, T>(ctx, p.x_proj.weight, as_rows(parts.u), as_rows(dprojected), as_rows(du),
-                          true, gradients.x_proj.weight, {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.dt_proj.weight,
+                                                  .x = as_rows(part(parts.projected, 0, rank_)),
+                                                  .dy = as_rows(ddt),
+                                                  .dx = as_rows(part(dprojected, 0, rank_)),
+                                                  .dweight = gradients.dt_proj.weight});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.x_proj.weight,
+                                                  .x = as_rows(parts.u),
+                                                  .dy = as_rows(dprojected),
+                                                  .accumulate = true,
+                                                  .dx = as_rows(du),
+                                                  .dweight = gradients.x_proj.weight});
     convolution_backward<B, T>(ctx, p, tape, parts, du, dxz, gradients, ends);
-    linear_backward<B, T>(ctx, p.in_proj.weight, as_rows(tape.x), as_rows(dxz),
-                          as_rows(View<T, 3, Space>(dx)), false, gradients.in_proj.weight,
-                          gradients.in_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.in_proj.weight,
+                                                  .x = as_rows(tape.x),
+                                                  .dy = as_rows(dxz),
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.in_proj.weight,
+                                                  .dbias = gradients.in_proj.bias});
   }
 
   template <class T = float, class B>

@@ -231,9 +231,12 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     auto dA = frame.template tensor<Wide<T>>(heads(), 1, 1);
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
 
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.out_proj.weight, gradients.out_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight,
+                                                  .dbias = gradients.out_proj.bias});
     auto act = gate<T, Space>(tape.projected, tape.scanned);
     act.y = as_rows(gated);
     activation(ctx, act);
@@ -280,9 +283,12 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
                                           .dA = dA,
                                           .dinv_A_real = gradients.A_log.reshape(heads(), 1)});
     short_convolution_backward(ctx, conv);
-    linear_backward<B, T>(ctx, p.in_proj.weight, as_rows(tape.x), as_rows(dprojected),
-                          as_rows(View<T, 3, Space>(dx)), false, gradients.in_proj.weight,
-                          gradients.in_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.in_proj.weight,
+                                                  .x = as_rows(tape.x),
+                                                  .dy = as_rows(dprojected),
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.in_proj.weight,
+                                                  .dbias = gradients.in_proj.bias});
   }
 
   template <class T = float, class B>

@@ -142,9 +142,11 @@ class Retention : public LayerVerbs<Retention<Config>> {
     const auto dv = frame.template tensor<T>(tape.v.extents());
     const auto dg = frame.template tensor<T>(tape.v.extents());
     const auto dmixed = frame.template tensor<T>(tape.v.extents());
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(View<T, 3, Space>(dmixed)),
-                          false, gradients.out_proj.weight, {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight});
     heads_.differentiate(ctx,
                          RetentionHeads::Operands<T, Space, const T>{.weight = p.group_norm,
                                                                      .q = tape.q,
@@ -157,14 +159,18 @@ class Retention : public LayerVerbs<Retention<Config>> {
                              .q = dq, .k = dk, .v = dv, .gate = dg, .weight = gradients.group_norm},
                          ends);
     const auto project = [&](const auto& linear, auto& gradient, const View<T, 3, Space>& d,
-                             bool accumulate) {
-      linear_backward<B, T>(ctx, linear.weight, as_rows(tape.x), as_rows(d),
-                            as_rows(View<T, 3, Space>(dx)), accumulate, gradient.weight, {});
+                             WriteMode dx_mode) {
+      linear_backward(ctx, LinearBackward<T, Space>{.weight = linear.weight,
+                                                    .x = as_rows(tape.x),
+                                                    .dy = as_rows(d),
+                                                    .accumulate = dx_mode == WriteMode::accumulate,
+                                                    .dx = as_rows(dx),
+                                                    .dweight = gradient.weight});
     };
-    project(p.q_proj, gradients.q_proj, dq, false);
-    project(p.k_proj, gradients.k_proj, dk, true);
-    project(p.v_proj, gradients.v_proj, dv, true);
-    project(p.g_proj, gradients.g_proj, dg, true);
+    project(p.q_proj, gradients.q_proj, dq, WriteMode::overwrite);
+    project(p.k_proj, gradients.k_proj, dk, WriteMode::accumulate);
+    project(p.v_proj, gradients.v_proj, dv, WriteMode::accumulate);
+    project(p.g_proj, gradients.g_proj, dg, WriteMode::accumulate);
   }
 
   template <class T = float, class B>

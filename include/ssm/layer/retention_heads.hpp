@@ -145,7 +145,7 @@ class RetentionHeads {
                                                .scale = saved.kept(&Kept::scale, rows)});
     activation(ctx, Activation<T, Space>{.kind = config_.gate,
                                          .x = as_rows(a.gate),
-                                         .gate = as_rows(View<const T, 3, Space>(normalized)),
+                                         .gate = as_rows(normalized),
                                          .y = as_rows(a.mixed)});
   }
 
@@ -175,13 +175,13 @@ class RetentionHeads {
     const Index rows = shape[0] * shape[1] * config_.heads;
     const auto dnormalized = frame.template tensor<T>(shape);
     const View<T, 3, Space> dattended = d.more ? d.more : frame.template tensor<T>(shape);
-    activation_backward(
-        ctx, ActivationBackward<T, Space>{.forward = {.kind = config_.gate,
-                                                      .x = as_rows(a.gate),
-                                                      .gate = as_rows(tape.normalized.view())},
-                                          .dy = as_rows(dmixed),
-                                          .dx = as_rows(d.gate),
-                                          .dgate = as_rows(dnormalized)});
+    activation_backward(ctx,
+                        ActivationBackward<T, Space>{.forward = {.kind = config_.gate,
+                                                                 .x = as_rows(a.gate),
+                                                                 .gate = as_rows(tape.normalized)},
+                                                     .dy = as_rows(dmixed),
+                                                     .dx = as_rows(d.gate),
+                                                     .dgate = as_rows(dnormalized)});
     normalization_backward(ctx, NormalizationBackward<T, Space>{
                                     .forward = {.kind = NormalizationKind::rms,
                                                 .x = tape.o.view().reshape(rows, head_value_dim()),

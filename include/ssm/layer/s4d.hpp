@@ -130,9 +130,12 @@ class S4D : public LayerVerbs<S4D<Config>> {
     auto frame = ctx.workspace().frame();
     auto dfiltered = frame.template tensor<T>(tape.filtered.extents());
     const auto rows = as_rows(dfiltered);
-    linear_backward<B, T>(ctx, p.output_linear.weight, as_rows(tape.hidden.view()),
-                          as_rows(View<const T, 3, Space>(dy)), rows, false,
-                          gradients.output_linear.weight, gradients.output_linear.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.output_linear.weight,
+                                                  .x = as_rows(tape.hidden),
+                                                  .dy = as_rows(dy),
+                                                  .dx = rows,
+                                                  .dweight = gradients.output_linear.weight,
+                                                  .dbias = gradients.output_linear.bias});
     activation_backward(
         ctx, ActivationBackward<T, Space>{
                  .forward = nonlinearity<T, Space>(tape.filtered, {}), .dy = rows, .dx = rows});

@@ -114,7 +114,7 @@ class OptionalTape {
   Tape* tape_;
 };
 
-/// Where the intermediate results of a call go: to its tape or, in a call without one, to the frame.
+/// Where the intermediate results of a call go: to its tape, or to the frame in a call without one.
 ///   const Buffers buffers(frame, tape);
 ///   auto q = buffers.at(&Tape<T, Space>::q, batch, length, channels);
 template <class Frame, class Tape>

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/layer/dense_fusion.hpp"
 #include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
@@ -19,8 +20,7 @@ namespace ssm {
 /// input:
 ///   L::Hidden<T, Space>       views of what later layers read of it, or of its gradient
 ///   L::KeptHidden<T, Space>   the tensors behind them, for a tape
-///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, batch, length, sequences,
-///                          has_initial_state)
+///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, HiddenShape)
 ///   L::for_each_hidden(visit, hidden)                       visit(view), those that are there
 ///   layer.evaluate(…, options, sources, hidden)             sources oldest first; fills hidden
 ///   layer.differentiate(…, ends, sources, hidden, dsources, dhidden)
@@ -76,8 +76,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       std::optional<Seed> dropout;
     };
     std::vector<Block> blocks;
-    Index state_rows = 0;  // sequences
-    bool has_initial_state = false;
+    HiddenShape shape;
   };
 
   /// Throws  ArgumentError  without blocks, for layers of another width than the norm, for a
@@ -116,21 +115,19 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const std::size_t count = layers_.size();
-    const Index batch = x.extent(0);
-    const Index length = x.extent(1);
-    const Index sequences = sequence_count(batch, options.segments);
-    const bool has_initial_state = options.initial_state != nullptr;
+    const HiddenShape shape{.batch = x.extent(0),
+                            .length = x.extent(1),
+                            .sequences = sequence_count(x.extent(0), options.segments),
+                            .has_initial_state = options.initial_state != nullptr};
     if (tape != nullptr) {
       tape->blocks.resize(count);
-      tape->state_rows = sequences;
-      tape->has_initial_state = has_initial_state;
+      tape->shape = shape;
     }
     if (options.final_state != nullptr) options.final_state->blocks.resize(count);
     Ring<T, Space> ring;
     if (tape == nullptr)
       for (std::size_t i = 0; i < std::min(count, ring_size()); ++i)
-        ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, batch, length,
-                                                       sequences, has_initial_state);
+        ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, shape);
     auto mixed = frame.template tensor<T>(x.extents());
     View<T, 3, Space> normed;
     if (tape == nullptr) normed = frame.template tensor<T>(x.extents());
@@ -142,8 +139,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       if (block != nullptr) {
         block->normed.resize(x.extents());
         normed = block->normed;
-        block->hidden = layers_[i].template hidden_buffer<T>(ctx, frame, &block->kept, batch,
-                                                             length, sequences, has_initial_state);
+        block->hidden = layers_[i].template hidden_buffer<T>(ctx, frame, &block->kept, shape);
         if (i + 1 < count) tape->blocks[i + 1].x.resize(x.extents());
         running = i + 1 < count ? tape->blocks[i + 1].x.view() : View<T, 3, Space>(y);
       }
@@ -176,11 +172,11 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     if (ends.initial_state != nullptr) ends.initial_state->blocks.resize(count);
     // The gradient of a layer's hidden tensors gathers while the layers that read it are passed.
     // That of an initial state may be wanted although the state was zero, and not there.
-    const bool has_initial_state = tape.has_initial_state || ends.initial_state != nullptr;
+    HiddenShape shape = tape.shape;
+    if (ends.initial_state != nullptr) shape.has_initial_state = true;
     Ring<T, Space> ring;
     for (std::size_t i = 0; i < std::min(count, ring_size()); ++i) {
-      ring[i] = layers_[i].template hidden_buffer<T>(
-          ctx, frame, nullptr, dy.extent(0), dy.extent(1), tape.state_rows, has_initial_state);
+      ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, shape);
       clear(ctx, ring[i]);
     }
     const View<T, 3, Space> running(dx);
@@ -210,7 +206,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
                                sources.span(), block.hidden, dsources.span(), dhidden);
       if (i >= ring_size()) clear(ctx, dhidden);  // it is layer i − ring_size()'s from here on
       norm_.differentiate(ctx, p.blocks[i].norm, block.norm, dnormed, running,
-                          gradients.blocks[i].norm, {}, true);
+                          gradients.blocks[i].norm, {}, WriteMode::accumulate);
     }
   }
 

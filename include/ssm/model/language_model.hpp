@@ -159,10 +159,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     if (last_only) hidden = hidden.slice(1, length - 1, length);
     auto normed = buffers.at(&Kept::normed, hidden.extents());
     norm_.evaluate(ctx, p.norm, hidden, normed, buffers.part(&Kept::norm));
-    matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
+    matmul(ctx, Matmul<T, Space>{.a = as_rows(normed),
                                  .b = head_of(p).transpose(0, 1),
                                  .b_bf16 = head_of(p).bf16.transpose(0, 1),
-                                 .c = as_rows(View<T, 3, Space>(logits))});
+                                 .c = as_rows(logits)});
   }
 
   /// Tokens have no gradient; dlogits [B, L, padded].
@@ -177,9 +177,11 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const auto shape = tape.hidden.extents();
     auto dnormed = frame.template tensor<T>(shape);
     auto dhidden = frame.template tensor<T>(shape);
-    linear_backward<B, T>(ctx, head_of(p), as_rows(tape.normed.view()),
-                          as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
-                          head_of(gradients), {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = head_of(p),
+                                                  .x = as_rows(tape.normed),
+                                                  .dy = as_rows(dlogits),
+                                                  .dx = as_rows(dnormed),
+                                                  .dweight = head_of(gradients)});
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
                             ends.part(backbone_of));

@@ -97,7 +97,8 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     }
     inner_.differentiate(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);
     add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dx.flatten()});
-    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {}, true);
+    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {},
+                        WriteMode::accumulate);
   }
 
   template <class T = float, class B>
