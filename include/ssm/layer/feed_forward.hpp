@@ -51,7 +51,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     DynamicTensor<T, 2, Space> fc1;  // before the activation
     DynamicTensor<T, 2, Space> gate;
     DynamicTensor<T, 2, Space> hidden;  // what fc2 reads
-    std::optional<Seed> dropout;
+    LayerDropout::Tape dropout;
   };
 
   /// All sizes in the type.
@@ -64,7 +64,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
              .outputs = resolve_extent(Config.hidden, options.hidden, "hidden")}),
         down_({.inputs = up_.outputs(), .outputs = up_.inputs()}),
         activation_(options.activation),
-        dropout_(detail::require_probability("FeedForward", options.dropout)) {}
+        dropout_("FeedForward", options.dropout) {}
 
   template <class B, class T>
   static constexpr bool runs_on = (HasMatmul<B, T> && HasActivation<B, T>);
@@ -102,10 +102,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                    .c = hidden,
                                    .z = buffers.kept(&Kept::fc1, shape)});
     }
-    if (tape != nullptr) {
-      tape->dropout = detail::fork(options.dropout, std::string_view("hidden"));
-      apply_dropout(ctx, dropout_, tape->dropout, hidden);
-    }
+    dropout_.evaluate(ctx, hidden, buffers.part(&Kept::dropout),
+                      detail::fork(options.dropout, std::string_view("hidden")));
     multiply<B, T>(ctx, p.fc2, hidden, as_rows(y));
   }
 
@@ -129,7 +127,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                                   .dx = dhidden,
                                                   .dweight = gradients.fc2.weight,
                                                   .dbias = gradients.fc2.bias});
-    apply_dropout(ctx, dropout_, tape.dropout, dhidden);
+    dropout_.differentiate(ctx, tape.dropout, dhidden);
     View<T, 2, Space> dgate;
     if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
     activation_backward(ctx, ActivationBackward<T, Space>{
@@ -196,7 +194,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   Up up_;
   Down down_;
   ActivationKind activation_;
-  double dropout_;
+  LayerDropout dropout_;
 };
 
 }  // namespace ssm

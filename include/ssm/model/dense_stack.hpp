@@ -73,7 +73,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       typename Inner::template Tape<T, Space> inner;
       typename Inner::template KeptHidden<T, Space> kept;
       typename Inner::template Hidden<T, Space> hidden;
-      std::optional<Seed> dropout;
+      LayerDropout::Tape dropout;
     };
     std::vector<Block> blocks;
     HiddenShape shape;
@@ -84,7 +84,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   ///                        is not in [0, 1)
   DenseStack(DenseStackConfig config, NormLayer norm, std::vector<Inner> layers)
       : sources_(config.sources),
-        dropout_(detail::require_probability("DenseStack", config.dropout)),
+        dropout_("DenseStack", config.dropout),
         norm_(std::move(norm)),
         layers_(std::move(layers)) {
     if (layers_.empty()) throw ArgumentError("DenseStack: a model needs at least one block");
@@ -149,10 +149,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
                           options.part(
                               [i](auto& state) -> auto& { return state.blocks[i]; }, i),
                           sources.span(), hidden);
-      if (block != nullptr) {
-        block->dropout = detail::fork(options.dropout, i);
-        apply_dropout(ctx, dropout_, block->dropout, mixed);
-      }
+      dropout_.evaluate(ctx, mixed, block ? &block->dropout : nullptr,
+                        detail::fork(options.dropout, i));
       add(ctx, Add<T, Space>{.a = current.flatten(), .b = mixed.flatten(), .y = running.flatten()});
       current = running;
     }
@@ -183,8 +181,6 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     if (running.data() != dy.data())
       add(ctx, Add<T, Space>{.a = dy.flatten(), .y = running.flatten()});
     auto dnormed = frame.template tensor<T>(dy.extents());
-    View<T, 3, Space> dropped;
-    if (dropout_ > 0) dropped = frame.template tensor<T>(dy.extents());
     for (std::size_t i = count; i-- > 0;) {
       const auto& block = tape.blocks[i];
       const std::size_t first = first_source(i);
@@ -194,12 +190,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         dsources.push(ring[source % ring_size()]);
       }
       const Hidden& dhidden = ring[i % ring_size()];
-      View<const T, 3, Space> dmixed = running;
-      if (block.dropout && dropout_ > 0) {
-        add(ctx, Add<T, Space>{.a = running.flatten(), .y = dropped.flatten()});
-        apply_dropout(ctx, dropout_, block.dropout, dropped);
-        dmixed = dropped;
-      }
+      auto part = ctx.workspace().frame();
+      const auto dmixed = dropout_.template differentiated<T>(ctx, part, block.dropout, running);
       layers_[i].differentiate(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,
                                gradients.blocks[i].inner,
                                ends.part([i](auto& state) -> auto& { return state.blocks[i]; }),
@@ -301,7 +293,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
   Index sources_;
-  double dropout_;
+  LayerDropout dropout_;
   NormLayer norm_;
   std::vector<Inner> layers_;
 };

@@ -75,7 +75,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   };
   template <class T, class Space = HostSpace>
   struct Tape {
-    std::optional<Seed> dropout;  // of the embedding
+    LayerDropout::Tape dropout;  // of the embedding
     DynamicTensor<Token, 1, Space> tokens;
     Index batch = 0;
     DynamicTensor<std::int64_t, 1, HostSpace> first_positions;  // of each sequence
@@ -94,8 +94,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// Throws  ArgumentError  for an empty vocabulary or one larger than its padding, and for an
   ///                        initializer_range that the initialization does not read
   BasicLanguageModel(LanguageModelConfig config, Backbone backbone, FinalNorm norm)
-      : config_(config), backbone_(std::move(backbone)), norm_(std::move(norm)) {
-    detail::require_probability("language model", config_.embedding_dropout);
+      : config_(config),
+        backbone_(std::move(backbone)),
+        norm_(std::move(norm)),
+        dropout_("language model", config.embedding_dropout) {
     if (config_.padded == dyn) config_.padded = config_.vocabulary;
     if (config_.vocabulary < 1 || config_.padded < config_.vocabulary)
       throw ArgumentError(message({"language model: a vocabulary of ", config_.vocabulary,
@@ -142,11 +144,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                                 ? first_positions(*options.initial_state, batch, options.segments)
                                 : Positions();
     embed<T>(ctx, p, tokens, embedded, first, options.segments);
-    if (tape != nullptr) {
-      keep(ctx, *tape, tokens, first, options.segments);
-      tape->dropout = options.dropout;
-      apply_dropout(ctx, config_.embedding_dropout, tape->dropout, embedded);
-    }
+    if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments);
+    dropout_.evaluate(ctx, embedded, buffers.part(&Kept::dropout), options.dropout);
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, buffers.part(&Kept::backbone),
                        options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state != nullptr) {
@@ -185,7 +184,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
                             ends.part(backbone_of));
-    apply_dropout(ctx, config_.embedding_dropout, tape.dropout, dnormed);
+    dropout_.differentiate(ctx, tape.dropout, dnormed);
     if (ends.initial_state != nullptr)
       ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
     if (config_.positions > 0)
@@ -333,6 +332,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   LanguageModelConfig config_;
   Backbone backbone_;
   FinalNorm norm_;
+  LayerDropout dropout_;
 };
 
 }  // namespace ssm
