@@ -37,7 +37,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, D, 1>, Space> h;
+    Tensor<Wide<T>, Extents<dyn, D, 1>, Space> h;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<MinGru, State<T, Space>>, InputTape<T, Space> {
@@ -77,7 +77,8 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   template <class B, class T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, D> dy,
-                     Output<B, T, dyn, dyn, D> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, D> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -136,20 +137,21 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   template <class T, class Space>
   struct Constants {
     View<T, 3, Space> ones, one_of_each_position;
-    View<T, 2, Space> rate, forgetting_rate;
+    View<Wide<T>, 2, Space> rate, forgetting_rate;
 
     template <class B, class Frame>
     Constants(Context<B>& ctx, Frame& frame, View<T, 3, Space> like) {
-      const auto number = [&](double value) {
-        const auto memory = frame.template tensor<T>(1);
-        fill(ctx, Fill<T, Space>{.value = value, .y = memory});
+      const auto number = [&]<class X>(double value, std::type_identity<X>) {
+        const auto memory = frame.template tensor<X>(1);
+        fill(ctx, Fill<X, Space>{.value = value, .y = memory});
         return memory.data();
       };
-      T* const one = number(1);
+      constexpr std::type_identity<Wide<T>> wide;
+      T* const one = number(1, std::type_identity<T>());
       ones = {one, like.extents(), {0, 0, 0}};
       one_of_each_position = {one, {like.extent(0), like.extent(1), 1}, {0, 0, 0}};
-      rate = {number(-1), {D, 1}, {0, 0}};
-      forgetting_rate = {number(-1e4), {D, 1}, {0, 0}};
+      rate = {number(-1, wide), {D, 1}, {0, 0}};
+      forgetting_rate = {number(-1e4, wide), {D, 1}, {0, 0}};
     }
     ScanInputs<T, Space> forgetting(View<T, 3, Space> v) const {
       return {.u = v, .dt = ones, .B = one_of_each_position, .A = forgetting_rate};
