@@ -47,15 +47,13 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
                 ssm::NonDeduced<Tape<T, typename B::Space>>* tape,
                 const ssm::SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
-    auto scan = operands(ctx, frame, p, ssm::View<const T, 3, typename B::Space>(x));
-    scan.segments = options.segments;
+    auto scan = operands(ctx, frame, p, ssm::View<const T, 3, typename B::Space>(x), options);
     scan.y = y;
+    scan.final_state = options.final(&State<T, typename B::Space>::sum);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
     }
-    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->sum;
-    if (options.final_state != nullptr) scan.final_state = options.final_state->sum;
     ssm::diagonal_scan(ctx, scan);
   }
 
@@ -69,18 +67,19 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
                      const ssm::SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto scan = operands(ctx, frame, p, tape.x);
-    scan.segments = tape.segments;
-    if (tape.has_initial_state) scan.initial_state = tape.initial_state.sum;
+    const auto scan = operands(ctx, frame, p, tape.x, tape.options());
     auto ddt = frame.template tensor<T>(Channels);
     auto dA = frame.template tensor<T>(Channels, 1, 1);
     ssm::fill(ctx, ssm::Fill<T, Space>{.y = ddt});
     ssm::fill(ctx, ssm::Fill<T, Space>{.y = dA.flatten()});
-    ssm::DiagonalScanBackward<T, Space> g{
-        .forward = scan, .dy = dy, .dx = dx, .ddt = ddt, .dA = dA};
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->sum;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->sum;
-    ssm::diagonal_scan_backward(ctx, g);
+    ssm::diagonal_scan_backward(ctx, ssm::DiagonalScanBackward<T, Space>{
+                                         .forward = scan,
+                                         .dy = dy,
+                                         .dfinal_state = ends.final(&State<T, Space>::sum),
+                                         .dx = dx,
+                                         .dinitial_state = ends.initial(&State<T, Space>::sum),
+                                         .ddt = ddt,
+                                         .dA = dA});
     ssm::diagonal_parameters_backward(ctx,
                                       ssm::DiagonalParametersBackward<T, Space>{
                                           .dt = scan.dt,
@@ -119,9 +118,9 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
 
  private:
   template <class B, class T, class Frame, class Space = typename B::Space>
-  static ssm::DiagonalScan<T, Space> operands(ssm::Context<B>& ctx, Frame& frame,
-                                              const Parameters<T, Space>& p,
-                                              ssm::View<const T, 3, Space> x) {
+  static ssm::DiagonalScan<T, Space> operands(
+      ssm::Context<B>& ctx, Frame& frame, const Parameters<T, Space>& p,
+      ssm::View<const T, 3, Space> x, const ssm::SequenceOptions<State<T, Space>>& options) {
     auto dt = frame.template tensor<T>(Channels);
     auto A = frame.template tensor<T>(Channels, 1, 1);
     auto one = frame.template tensor<T>(Channels, 1, 1);
@@ -135,7 +134,9 @@ class LeakySum : public ssm::LayerVerbs<LeakySum<Channels>> {
             .B = one,
             .C = one,
             .discretization = ssm::Discretization::zero_order_hold,
-            .x = x};
+            .x = x,
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::sum)};
   }
 };
 // [/the layer]

@@ -146,10 +146,12 @@ class Accumulate : public ssm::LayerVerbs<Accumulate> {
                 ssm::NonDeduced<Tape<T, typename B::Space>>* tape,
                 const ssm::SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     if (tape != nullptr) tape->keep(ctx, options);
-    RunningSum<T, typename B::Space> sum{.x = x, .segments = options.segments, .y = y};
-    if (options.initial_state != nullptr) sum.initial_state = options.initial_state->sum;
-    if (options.final_state != nullptr) sum.final_state = options.final_state->sum;
-    running_sum(ctx, sum);
+    using Own = State<T, typename B::Space>;
+    running_sum(ctx, RunningSum<T, typename B::Space>{.x = x,
+                                                      .segments = options.segments,
+                                                      .initial_state = options.initial(&Own::sum),
+                                                      .y = y,
+                                                      .final_state = options.final(&Own::sum)});
   }
 
   template <class B, class T>
@@ -159,10 +161,13 @@ class Accumulate : public ssm::LayerVerbs<Accumulate> {
                      ssm::Output<B, T, ssm::dyn, ssm::dyn, ssm::dyn> dx,
                      Parameters<T, typename B::Space>&,
                      const ssm::SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    RunningSumBackward<T, typename B::Space> g{.dy = dy, .segments = tape.segments, .dx = dx};
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->sum;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->sum;
-    running_sum_backward(ctx, g);
+    using Own = State<T, typename B::Space>;
+    running_sum_backward(
+        ctx, RunningSumBackward<T, typename B::Space>{.dy = dy,
+                                                      .segments = tape.segments,
+                                                      .dfinal_state = ends.final(&Own::sum),
+                                                      .dx = dx,
+                                                      .dinitial_state = ends.initial(&Own::sum)});
   }
 
   template <class T = float, class B>

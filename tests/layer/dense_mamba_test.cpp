@@ -83,8 +83,11 @@ struct Tower {
     std::vector<Hidden> all;
     for (std::size_t i = 0; i < depth; ++i)
       all.push_back(layer.template hidden_buffer<double>(
-          ctx, frame, tape ? &(*tape)[i] : nullptr, x.extent(0), x.extent(1),
-          sequence_count(x.extent(0), segments), true));
+          ctx, frame, tape ? &(*tape)[i] : nullptr,
+          HiddenShape{.batch = x.extent(0),
+                      .length = x.extent(1),
+                      .sequences = sequence_count(x.extent(0), segments),
+                      .has_initial_state = true}));
     return all;
   }
   std::span<const Hidden> before(const std::vector<Hidden>& all, std::size_t i) const {

@@ -37,7 +37,7 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   };
   template <class T, class Space = HostSpace>
   struct State {
-    Tensor<T, Extents<dyn, D, 1>, Space> h;
+    Tensor<Wide<T>, Extents<dyn, D, 1>, Space> h;
   };
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<MinGru, State<T, Space>>, InputTape<T, Space> {
@@ -55,30 +55,30 @@ class MinGru : public LayerVerbs<MinGru<D>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), D);
-    };
-    const auto k = sequence(tape ? &tape->k : nullptr), z = sequence(tape ? &tape->z : nullptr),
-               v = sequence(tape ? &tape->v : nullptr), dt = sequence(tape ? &tape->dt : nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto k = buffers.at(&Kept::k, x.extents()), z = buffers.at(&Kept::z, x.extents()),
+               v = buffers.at(&Kept::v, x.extents()), dt = buffers.at(&Kept::dt, x.extents());
     if (tape != nullptr) tape->keep(ctx, options);
-    map_.evaluate(ctx, p.gate, x, k, tape ? &tape->gate : nullptr);
-    map_.evaluate(ctx, p.hidden, x, v, tape ? &tape->hidden : nullptr);
+    map_.evaluate(ctx, p.gate, x, k, buffers.part(&Kept::gate));
+    map_.evaluate(ctx, p.hidden, x, v, buffers.part(&Kept::hidden));
     apply<B, T>(ctx, ActivationKind::sigmoid, k, z);
     apply<B, T>(ctx, ActivationKind::softplus, k, dt);
     const Constants<T, Space> constant(ctx, frame, v);
     const std::array<ScanInputs<T, Space>, 1> sources{constant.forgetting(v)};
     auto scan = constant.scan(sources, z, dt);
     scan.segments = options.segments;
-    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->h;
-    if (options.final_state != nullptr) scan.final_state = options.final_state->h;
+    scan.initial_state = options.initial(&State<T, Space>::h);
     scan.y = y;
+    scan.final_state = options.final(&State<T, Space>::h);
     cascaded_scan(ctx, scan);
   }
 
   template <class B, class T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, D> dy,
-                     Output<B, T, dyn, dyn, D> dx, Parameters<T, typename B::Space>& gradients,
+                     Output<B, T, dyn, dyn, D> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
@@ -92,13 +92,13 @@ class MinGru : public LayerVerbs<MinGru<D>> {
     const std::array<ScanInputs<T, Space>, 1> dsources{ScanInputs<T, Space>{.u = dv}};
     CascadedScanBackward<T, Space> g{.forward = constant.scan(sources, tape.z, tape.dt),
                                      .dy = dy,
+                                     .dfinal_state = ends.final(&State<T, Space>::h),
                                      .dsources = dsources,
                                      .dgate = dz,
-                                     .ddt = ddt};
+                                     .ddt = ddt,
+                                     .dinitial_state = ends.initial(&State<T, Space>::h)};
     g.forward.segments = tape.segments;
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.h;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->h;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->h;
+    g.forward.initial_state = tape.options().initial(&State<T, Space>::h);
     cascaded_scan_backward(ctx, g);
     apply_backward<B, T>(ctx, ActivationKind::sigmoid, tape.k, dz, dz);
     apply_backward<B, T>(ctx, ActivationKind::softplus, tape.k, ddt, dk);
@@ -137,20 +137,21 @@ class MinGru : public LayerVerbs<MinGru<D>> {
   template <class T, class Space>
   struct Constants {
     View<T, 3, Space> ones, one_of_each_position;
-    View<T, 2, Space> rate, forgetting_rate;
+    View<Wide<T>, 2, Space> rate, forgetting_rate;
 
     template <class B, class Frame>
     Constants(Context<B>& ctx, Frame& frame, View<T, 3, Space> like) {
-      const auto number = [&](double value) {
-        const auto memory = frame.template tensor<T>(1);
-        fill(ctx, Fill<T, Space>{.value = value, .y = memory});
+      const auto number = [&]<class X>(double value, std::type_identity<X>) {
+        const auto memory = frame.template tensor<X>(1);
+        fill(ctx, Fill<X, Space>{.value = value, .y = memory});
         return memory.data();
       };
-      T* const one = number(1);
+      constexpr std::type_identity<Wide<T>> wide;
+      T* const one = number(1, std::type_identity<T>());
       ones = {one, like.extents(), {0, 0, 0}};
       one_of_each_position = {one, {like.extent(0), like.extent(1), 1}, {0, 0, 0}};
-      rate = {number(-1), {D, 1}, {0, 0}};
-      forgetting_rate = {number(-1e4), {D, 1}, {0, 0}};
+      rate = {number(-1, wide), {D, 1}, {0, 0}};
+      forgetting_rate = {number(-1e4, wide), {D, 1}, {0, 0}};
     }
     ScanInputs<T, Space> forgetting(View<T, 3, Space> v) const {
       return {.u = v, .dt = ones, .B = one_of_each_position, .A = forgetting_rate};

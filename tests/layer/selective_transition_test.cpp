@@ -52,7 +52,7 @@ TEST_CASE("SelectiveTransition adds to the gradient of its input where asked to"
   auto gradients = layer.zero_parameters<double>(ctx);
   layer.forward(ctx, p, x, gate, tape);
   layer.backward(ctx, p, tape, dgate, alone, gradients);
-  layer.differentiate(ctx, p, tape, dgate, sum, gradients, {}, true);
+  layer.differentiate(ctx, p, tape, dgate, sum, gradients, {}, ssm::WriteMode::accumulate);
   ssm::test::for_each_index(expected, [&](auto... i) { expected(i...) += alone(i...); });
   CHECK(ssm::test::difference(sum, expected) <= ssm::tolerance<double>.gradient);
 }

@@ -89,8 +89,7 @@ class OnePole : public LayerVerbs<OnePole<Names>> {
       tape->x = x;
       if (wrong_ == Fault::forgotten_strides) tape->x = {x.data(), x.extents()};
     }
-    auto s = buffer<T, HostSpace>(frame, tape == nullptr ? nullptr : &tape->s, x.extent(0),
-                                  x.extent(1), channels_);
+    auto s = Buffers(frame, tape).at(&Tape<T>::s, x.extents());
     const T noise = disturbance<B, T>(frame);
     if (wrong_ == Fault::writes_beside && !y.is_contiguous()) y.data()[-1] = T{0};
     for_each_sequence(x.extent(0), x.extent(1), options.segments, [&](const Sequence& sequence) {

@@ -194,16 +194,20 @@ class ExtentsByLetter {
 };
 
 namespace detail {
+/// Whether a call is checked by itself, or inside the call of its gradient, which writes nothing of
+/// it.
+enum class CallKind { itself, of_gradient };
+
 /// Checks what a call reads and, unless it is inside the call of its gradient, what it writes.
 template <class Op>
 struct RequireOperands {
   const Op& a;
   ExtentsByLetter& extents;
-  bool is_forward = true;
+  CallKind kind;
 
   template <class V, class Partner>
   void operator()(const Operand& what, V Op::*member, Partner) const {
-    if (what.role == Role::again || !(is_forward || is_read(what))) return;
+    if (what.role == Role::again || (kind == CallKind::of_gradient && !is_read(what))) return;
     extents.require(what, a.*member);
   }
 };
@@ -221,9 +225,9 @@ ExtentsByLetter begin_extents(const Call& a, const char* op) {
 }
 
 template <class Op>
-ExtentsByLetter require_operands(const Op& a, bool is_forward) {
+ExtentsByLetter require_operands(const Op& a, CallKind kind) {
   ExtentsByLetter extents = begin_extents(a, Op::name);
-  Op::for_each_operand(RequireOperands<Op>{a, extents, is_forward});
+  Op::for_each_operand(RequireOperands<Op>{a, extents, kind});
   extents.require_segments();
   if constexpr (requires { a.require_rest(extents); }) a.require_rest(extents);
   return extents;
@@ -262,7 +266,7 @@ struct RequireGradients {
 ///   void require_rest(const ExtentsByLetter&) const   what letters cannot say
 template <class Op>
 ExtentsByLetter require_operands(const Op& a) {
-  return detail::require_operands(a, true);
+  return detail::require_operands(a, detail::CallKind::itself);
 }
 
 /// The same for the call of a gradient, its `forward` included where it has one.
@@ -270,7 +274,7 @@ template <class Op, class Gradient>
 ExtentsByLetter require_gradients(const Gradient& g) {
   ExtentsByLetter extents = [&] {
     if constexpr (requires { g.forward; })
-      return detail::require_operands(g.forward, false);
+      return detail::require_operands(g.forward, detail::CallKind::of_gradient);
     else
       return detail::begin_extents(g, Op::name);
   }();

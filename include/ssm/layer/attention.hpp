@@ -98,13 +98,14 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     const Index length = x.extent(1);
     const KeyValueCache::Past past =
         cache_.cached_before(options.initial_state, batch, length, options.segments);
-    auto qkv = buffer<T, Space>(frame, tape ? &tape->qkv : nullptr, batch, length, 3 * channels_);
-    auto mixed = buffer<T, Space>(frame, tape ? &tape->mixed : nullptr, batch, length, channels_);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto qkv = buffers.at(&Kept::qkv, batch, length, 3 * channels_);
+    auto mixed = buffers.at(&Kept::mixed, batch, length, channels_);
     projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
-      tape->log_sum.resize({batch, length, heads_});
     }
     rotate<T>(ctx, part<T, Space>(qkv, 0), past, 1, options.segments);
     rotate<T>(ctx, part<T, Space>(qkv, 1), past, 1, options.segments);
@@ -114,7 +115,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
                              .v = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 2))),
                              .segments = options.segments,
                              .y = by_head(mixed),
-                             .log_sum = tape ? tape->log_sum.view() : View<Wide<T>, 3, Space>()};
+                             .log_sum = buffers.kept(&Kept::log_sum, batch, length, heads_)};
     if (options.initial_state != nullptr || options.final_state != nullptr) {
       const auto cache = cache_.template open<T>(ctx, frame, past, options);
       cache_.template append<T>(ctx, past, part<T, Space>(qkv, 1), cache.k);
@@ -139,13 +140,16 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     auto frame = ctx.workspace().frame();
     const Index batch = tape.qkv.extent(0);
     const Index length = tape.qkv.extent(1);
-    const KeyValueCache::Past past = cache_.cached_before(
-        tape.has_initial_state ? &tape.initial_state : nullptr, batch, length, tape.segments);
+    const KeyValueCache::Past past =
+        cache_.cached_before(tape.options().initial_state, batch, length, tape.segments);
     auto dmixed = frame.template tensor<T>(batch, length, channels_);
     auto dqkv = frame.template tensor<T>(batch, length, 3 * channels_);
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.out_proj.weight, gradients.out_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight,
+                                                  .dbias = gradients.out_proj.bias});
     View<const T, 3, Space> k = part<const T, Space>(tape.qkv, 1);
     View<const T, 3, Space> v = part<const T, Space>(tape.qkv, 2);
     View<T, 3, Space> dk = part<T, Space>(dqkv, 1);
@@ -184,9 +188,12 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     if (ends.initial_state != nullptr) ends.initial_state->position.reset({past.sequences});
     rotate<T>(ctx, part<T, Space>(dqkv, 0), past, -1, tape.segments);
     rotate<T>(ctx, part<T, Space>(dqkv, 1), past, -1, tape.segments);
-    linear_backward<B, T>(ctx, p.Wqkv.weight, as_rows(tape.x), as_rows(dqkv),
-                          as_rows(View<T, 3, Space>(dx)), false, gradients.Wqkv.weight,
-                          gradients.Wqkv.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.Wqkv.weight,
+                                                  .x = as_rows(tape.x),
+                                                  .dy = as_rows(dqkv),
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.Wqkv.weight,
+                                                  .dbias = gradients.Wqkv.bias});
   }
 
   /// No positions yet. `reserve` makes room, so that steps up to that position allocate nothing.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/core/extents.hpp"
+
 namespace ssm {
 
 /// Where what a layer selects from earlier layers' hidden states joins its own.
@@ -10,5 +12,13 @@ namespace ssm {
 /// In both, h^i is what the earlier layer computed by itself: connections do not compound.
 /// Source  He et al. 2024 (DenseSSM) §3.2: its convolutional and its autoregressive form
 enum class DenseFusion { readout, carried };
+
+/// The sizes of a call, for what later layers read of it.
+struct HiddenShape {
+  Index batch = 0;
+  Index length = 0;
+  Index sequences = 0;  // rows of states
+  bool has_initial_state = false;
+};
 
 }  // namespace ssm

@@ -138,12 +138,12 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
                 const std::type_identity_t<Hidden<T, typename B::Space>>& hidden) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto parts =
-        mamba_.buffers(frame, tape ? &tape->mamba : nullptr, x.extent(0), x.extent(1), hidden.u);
+    auto* const inner_tape = OptionalTape(tape).part(&Tape<T, Space>::mamba);
+    const auto parts = mamba_.buffers(frame, inner_tape, x.extent(0), x.extent(1), hidden.u);
     if (is_carried() && tape != nullptr && options.initial_state != nullptr)
       copy_tensor(ctx, options.initial_state->fused, tape->fused);
     mamba_.template evaluate_with<B, T>(
-        ctx, p.mamba, x, y, tape ? &tape->mamba : nullptr,
+        ctx, p.mamba, x, y, inner_tape,
         SequenceOptions<InnerState<T, Space>>{.segments = options.segments,
                                               .initial_state = options.initial_state,
                                               .final_state = options.final_state},
@@ -185,10 +185,14 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
     if (hidden.u) parts.u = hidden.u;
     View<T, 3, Space> dgate;
     if (!sources.empty()) dgate = frame.template tensor<T>(parts.u.extents());
-    typename Scans::template Connections<T, Space> connections{sources, dsources, hidden, dhidden,
-                                                               dgate,   {},       {}};
-    if (ends.final_state != nullptr) connections.dfinal_fused = ends.final_state->fused;
-    if (ends.initial_state != nullptr) connections.dinitial_fused = ends.initial_state->fused;
+    const typename Scans::template Connections<T, Space> connections{
+        .sources = sources,
+        .dsources = dsources,
+        .hidden = hidden,
+        .dhidden = dhidden,
+        .dgate = dgate,
+        .dfinal_fused = ends.final(&State<T, Space>::fused),
+        .dinitial_fused = ends.initial(&State<T, Space>::fused)};
     mamba_.template differentiate_with<B, T>(
         ctx, p.mamba, tape.mamba, dy, dx, gradients.mamba,
         SequenceGradients<InnerState<T, Space>>{.final_state = ends.final_state,
@@ -205,7 +209,8 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
               });
         });
     if (!sources.empty())
-      select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, true);
+      select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {},
+                            WriteMode::accumulate);
   }
 
   static void for_each_hidden(auto&& visit, const auto& hidden) {
@@ -220,18 +225,17 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
   template <class T, class B, class Frame>
   Hidden<T, typename B::Space> hidden_buffer(Context<B>&, Frame& frame,
                                              NonDeduced<KeptHidden<T, typename B::Space>>* kept,
-                                             Index batch, Index length, Index sequences,
-                                             bool has_initial_state) const {
+                                             const HiddenShape& shape) const {
     using Space = typename B::Space;
     const Index states = mamba_.state();
-    Hidden<T, Space> hidden{
-        .u = buffer<T, Space>(frame, kept ? &kept->u : nullptr, batch, length, inner()),
-        .dt = buffer<T, Space>(frame, kept ? &kept->dt : nullptr, batch, length, inner()),
-        .B = buffer<T, Space>(frame, kept ? &kept->B : nullptr, batch, length, states),
-        .A = buffer<Wide<T>, Space>(frame, kept ? &kept->A : nullptr, inner(), states)};
-    if (has_initial_state)
-      hidden.initial_state = buffer<Wide<T>, Space>(frame, kept ? &kept->initial_state : nullptr,
-                                                    sequences, inner(), states);
+    using Kept = KeptHidden<T, Space>;
+    const Buffers buffers(frame, kept);
+    Hidden<T, Space> hidden{.u = buffers.at(&Kept::u, shape.batch, shape.length, inner()),
+                            .dt = buffers.at(&Kept::dt, shape.batch, shape.length, inner()),
+                            .B = buffers.at(&Kept::B, shape.batch, shape.length, states),
+                            .A = buffers.at(&Kept::A, inner(), states)};
+    if (shape.has_initial_state)
+      hidden.initial_state = buffers.at(&Kept::initial_state, shape.sequences, inner(), states);
     return hidden;
   }
 
@@ -294,32 +298,29 @@ class DenseMamba : public LayerVerbs<DenseMamba<Config>> {
                          const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), inner());
-    };
-    const auto total = sequence(tape ? &tape->total : nullptr);
-    const auto more = sequence(nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<3> shape(x.extent(0), x.extent(1), inner());
+    const auto total = buffers.at(&Kept::total, shape);
+    const auto more = frame.template tensor<T>(shape);
     View<T, 3, Space> gate;
     if (!sources.empty()) {
-      gate = sequence(tape ? &tape->gate : nullptr);
-      select_.evaluate(ctx, p.select, x, gate, tape ? &tape->select : nullptr);
+      gate = buffers.at(&Kept::gate, shape);
+      select_.evaluate(ctx, p.select, x, gate, buffers.part(&Kept::select));
     }
     const auto z = scan.gate;
     const auto y = scan.y;
     scan.gate = {};
     scan.y = total;
-    if (is_carried() && !scan.dt_used) scan.dt_used = sequence(tape ? &tape->dt_used : nullptr);
+    if (is_carried() && !scan.dt_used) scan.dt_used = buffers.at(&Kept::dt_used, shape);
     selective_scan(ctx, scan);
     if (is_carried())
-      Scans::template carry_sources<B, T>(
-          ctx, scan, gate, sources,
-          options.initial_state ? options.initial_state->fused.view()
-                                : View<const Wide<T>, 3, Space>(),
-          options.final_state ? options.final_state->fused.view() : View<Wide<T>, 3, Space>(),
-          more);
+      Scans::template carry_sources<B, T>(ctx, scan, gate, sources,
+                                          options.initial(&State<T, Space>::fused),
+                                          options.final(&State<T, Space>::fused), more);
     else
-      Scans::template read_sources<B, T>(ctx, scan, gate, sources,
-                                         sequence(tape ? &tape->reads : nullptr), more);
+      Scans::template read_sources<B, T>(ctx, scan, gate, sources, buffers.at(&Kept::reads, shape),
+                                         more);
     Scans::add_to(ctx, total, more);
     activation(ctx, Activation<T, Space>{.kind = ActivationKind::silu,
                                          .x = as_rows(z),

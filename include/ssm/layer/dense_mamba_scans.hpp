@@ -120,13 +120,12 @@ struct DenseMambaScans {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const auto dtotal = frame.template tensor<T>(g.dy.extents());
-    activation_backward(
-        ctx, ActivationBackward<T, Space>{.forward = {.kind = ActivationKind::silu,
-                                                      .x = as_rows(g.forward.gate),
-                                                      .gate = as_rows(tape.total.view())},
-                                          .dy = as_rows(g.dy),
-                                          .dx = as_rows(g.dgate),
-                                          .dgate = as_rows(dtotal)});
+    activation_backward(ctx, ActivationBackward<T, Space>{.forward = {.kind = ActivationKind::silu,
+                                                                      .x = as_rows(g.forward.gate),
+                                                                      .gate = as_rows(tape.total)},
+                                                          .dy = as_rows(g.dy),
+                                                          .dx = as_rows(g.dgate),
+                                                          .dgate = as_rows(dtotal)});
     g.forward.gate = {};
     g.dgate = {};
     g.dy = dtotal;

@@ -53,19 +53,17 @@ class DenseReadout {
                 const SequenceOptions<RetentionState<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto like = [&](const auto& shape, DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, shape.extent(0), shape.extent(1), shape.extent(2));
-    };
-    const auto k_gate = like(q, tape ? &tape->k_gate : nullptr);
-    const auto v_gate = like(y, tape ? &tape->v_gate : nullptr);
-    const auto queries = like(q, tape ? &tape->queries : nullptr);
-    const auto reads = like(y, tape ? &tape->reads : nullptr);
-    const auto keys = like(q, nullptr);
-    k_select_.evaluate(ctx, k_parameters, x, k_gate, tape ? &tape->k_select : nullptr);
-    v_select_.evaluate(ctx, v_parameters, x, v_gate, tape ? &tape->v_select : nullptr);
-    View<const std::int64_t, 1, Space> position;
-    if (options.initial_state != nullptr) position = options.initial_state->position;
-    if (tape != nullptr) copy<T>(ctx, q, like(q, &tape->q));
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto k_gate = buffers.at(&Kept::k_gate, q.extents());
+    const auto v_gate = buffers.at(&Kept::v_gate, y.extents());
+    const auto queries = buffers.at(&Kept::queries, q.extents());
+    const auto reads = buffers.at(&Kept::reads, y.extents());
+    const View<T, 3, Space> keys = frame.template tensor<T>(q.extents());
+    k_select_.evaluate(ctx, k_parameters, x, k_gate, buffers.part(&Kept::k_select));
+    v_select_.evaluate(ctx, v_parameters, x, v_gate, buffers.part(&Kept::v_select));
+    const auto position = options.initial(&RetentionState<T, Space>::position);
+    if (tape != nullptr) copy<T>(ctx, q, buffers.kept(&Kept::q, q.extents()));
     KeySelect::template select<T>(ctx, k_gate, q, queries);
     heads_.template rotate<T>(ctx, queries, 1, 1, position, options.segments);
     const auto log_decay = heads_.template log_decays<T>(ctx, frame);
@@ -79,12 +77,13 @@ class DenseReadout {
     ValueSelect::template select<T>(ctx, v_gate, reads, y);
   }
 
-  /// dx is overwritten; dq and the sources' gradients are added to. `start` is what the layer's
-  /// SequenceTape kept.
-  template <class B, class T, class Source, class Start>
+  /// dx is overwritten; dq and the sources' gradients are added to. `options` are those of the call
+  /// (SequenceTape).
+  template <class B, class T, class Source>
   void differentiate(Context<B>& ctx, const KeyParameters<T, typename B::Space>& k_parameters,
                      const ValueParameters<T, typename B::Space>& v_parameters,
-                     const Tape<T, typename B::Space>& tape, const Start& start,
+                     const Tape<T, typename B::Space>& tape,
+                     const SequenceOptions<RetentionState<T, typename B::Space>>& options,
                      const View<T, 3, typename B::Space>& dy, std::span<const Source> sources,
                      std::span<const Source> dsources, Sequence<T, typename B::Space> dx,
                      Sequence<T, typename B::Space> dq,
@@ -98,15 +97,14 @@ class DenseReadout {
     const auto dreads = like(dy), dv_gate = like(dy), dv = like(dy);
     const auto dqueries = like(dq), dk_gate = like(dq), dk = like(dq), more = like(dq);
     const auto keys = like(dq);
-    View<const std::int64_t, 1, Space> position;
-    if (start.has_initial_state) position = start.initial_state.position;
+    const auto position = options.initial(&RetentionState<T, Space>::position);
     ValueSelect::template select_backward<T>(ctx, tape.v_gate, tape.reads, dy, dreads, dv_gate);
     const auto log_decay = heads_.template log_decays<T>(ctx, frame);
     for (std::size_t i = 0; i < sources.size(); ++i) {
       const Source& to = dsources[i];
       DecayedAttentionBackward<T, Space> g{
           .forward =
-              reading<T>(ctx, sources[i], tape.queries.view(), keys, log_decay, start.segments),
+              reading<T>(ctx, sources[i], tape.queries.view(), keys, log_decay, options.segments),
           .dy = heads_.template values<const T>(dreads),
           .dq = heads_.template keys<T>(i == 0 ? dqueries : more),
           .dk = heads_.template keys<T>(dk),
@@ -116,17 +114,18 @@ class DenseReadout {
         g.dinitial_state = part.template tensor<Wide<T>>(to.initial_state.extents());
       decayed_attention_backward(ctx, g);
       if (i > 0) add_to<T>(ctx, dqueries.flatten(), more.flatten());
-      heads_.template rotate<T>(ctx, dk, -1, 1, sources[i].position, start.segments);
+      heads_.template rotate<T>(ctx, dk, -1, 1, sources[i].position, options.segments);
       if (to.k) add_to<T>(ctx, to.k.flatten(), dk.flatten());
       if (to.v) add_to<T>(ctx, to.v.flatten(), dv.flatten());
       if (to.initial_state)
         add_to<Wide<T>>(ctx, to.initial_state.flatten(), g.dinitial_state.flatten());
     }
-    heads_.template rotate<T>(ctx, dqueries, -1, 1, position, start.segments);
+    heads_.template rotate<T>(ctx, dqueries, -1, 1, position, options.segments);
     KeySelect::template select_backward<T>(ctx, tape.k_gate, tape.q, dqueries, more, dk_gate);
     add_to<T>(ctx, dq.flatten(), more.flatten());
     k_select_.differentiate(ctx, k_parameters, tape.k_select, dk_gate, dx, k_gradients);
-    v_select_.differentiate(ctx, v_parameters, tape.v_select, dv_gate, dx, v_gradients, {}, true);
+    v_select_.differentiate(ctx, v_parameters, tape.v_select, dv_gate, dx, v_gradients, {},
+                            WriteMode::accumulate);
   }
 
  private:

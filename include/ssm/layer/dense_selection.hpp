@@ -54,23 +54,24 @@ class DenseSelection {
                 NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto gate = buffer<T, Space>(frame, tape ? &tape->gate : nullptr, h.extent(0),
-                                       h.extent(1), select_.outputs());
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto gate = buffers.at(&Kept::gate, h.extents());
     const View<T, 3, Space> selected = frame.template tensor<T>(h.extents());
-    select_.evaluate(ctx, p.select, x, gate, tape ? &tape->select : nullptr);
+    select_.evaluate(ctx, p.select, x, gate, buffers.part(&Kept::select));
     Select::template select<T>(ctx, gate, sum<T>(ctx, frame, sources, part), selected);
     const std::array<View<const T, 3, Space>, 1> dense{selected};
-    fusion_.evaluate(ctx, p.fusion, h, dense, y, tape ? &tape->fusion : nullptr);
+    fusion_.evaluate(ctx, p.fusion, h, dense, y, buffers.part(&Kept::fusion));
   }
 
-  /// dh is overwritten, dx too or added to where `accumulate`; the sources' gradients are added to.
+  /// dh is overwritten, dx as `dx_mode` says; the sources' gradients are added to.
   template <class B, class T, class Source>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape,
                      Sequence<const T, typename B::Space> dy, std::span<const Source> sources,
                      std::span<const Source> dsources, View<T, 3, typename B::Space> Source::*part,
                      Sequence<T, typename B::Space> dx, Sequence<T, typename B::Space> dh,
-                     Parameters<Wide<T>, typename B::Space>& gradients, bool accumulate) const {
+                     Parameters<Wide<T>, typename B::Space>& gradients, WriteMode dx_mode) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     fusion_.differentiate(ctx, p.fusion, tape.fusion, dy, dh, gradients.fusion);
@@ -83,7 +84,7 @@ class DenseSelection {
         add(ctx, Add<T, Space>{.a = (source.*part).flatten(),
                                .b = dselected.flatten(),
                                .y = (source.*part).flatten()});
-    select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, accumulate);
+    select_.differentiate(ctx, p.select, tape.select, dgate, dx, gradients.select, {}, dx_mode);
   }
 
   template <class T = float, class B>

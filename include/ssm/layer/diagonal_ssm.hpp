@@ -117,7 +117,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
-    auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options.segments);
+    auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options);
     const bool convolve = options.initial_state == nullptr && options.final_state == nullptr &&
                           prefers_convolution<B, T>(
                               {x.extent(0), x.extent(1), channels_, mode_count(), tape != nullptr});
@@ -128,8 +128,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
     if constexpr (may_convolve) {
       if (convolve) {
-        auto kernel = buffer<Wide<T>, typename B::Space>(
-            frame, tape == nullptr ? nullptr : &tape->kernel, channels_, x.extent(1));
+        auto kernel =
+            Buffers(frame, tape).at(&Tape<T, typename B::Space>::kernel, channels_, x.extent(1));
         diagonal_kernel(ctx, kernel_of(scan, kernel));
         causal_convolution(
             ctx, CausalConvolution<T, typename B::Space>{
@@ -137,9 +137,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
         return;
       }
     }
-    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->diagonal;
-    if (options.final_state != nullptr) scan.final_state = options.final_state->diagonal;
     scan.y = y;
+    scan.final_state = options.final(&State<T, typename B::Space>::diagonal);
     diagonal_scan(ctx, scan);
   }
 
@@ -152,7 +151,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto scan = operands(ctx, frame, p, tape.x, tape.segments);
+    auto scan = operands(ctx, frame, p, tape.x, tape.options());
     auto ddt = frame.template tensor<Wide<T>>(channels_);
     auto dA = frame.template tensor<Wide<T>>(channels_, mode_count(), parts);
     fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
@@ -162,20 +161,18 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     // here.
     const bool convolve =
         tape.convolved && ends.final_state == nullptr && ends.initial_state == nullptr;
-    if (!convolve) {
-      if (tape.has_initial_state) scan.initial_state = tape.initial_state.diagonal;
-      DiagonalScanBackward<T, Space> g{.forward = scan,
-                                       .dy = dy,
-                                       .dx = dx,
-                                       .ddt = ddt,
-                                       .dA = dA,
-                                       .dB = gradients.B,
-                                       .dC = dC,
-                                       .dskip = gradients.D};
-      if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->diagonal;
-      if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->diagonal;
-      diagonal_scan_backward(ctx, g);
-    }
+    if (!convolve)
+      diagonal_scan_backward(ctx, DiagonalScanBackward<T, Space>{
+                                      .forward = scan,
+                                      .dy = dy,
+                                      .dfinal_state = ends.final(&State<T, Space>::diagonal),
+                                      .dx = dx,
+                                      .dinitial_state = ends.initial(&State<T, Space>::diagonal),
+                                      .ddt = ddt,
+                                      .dA = dA,
+                                      .dB = gradients.B,
+                                      .dC = dC,
+                                      .dskip = gradients.D});
     if constexpr (may_convolve)
       if (convolve) {
         auto dkernel = frame.template tensor<Wide<T>>(channels_, dy.extent(1));
@@ -282,10 +279,10 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   }
 
   template <class B, class T, class Frame>
-  DiagonalScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                              const Parameters<T, typename B::Space>& p,
-                                              View<const T, 3, typename B::Space> x,
-                                              Segments segments) const {
+  DiagonalScan<T, typename B::Space> operands(
+      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+      View<const T, 3, typename B::Space> x,
+      const SequenceOptions<State<T, typename B::Space>>& options) const {
     auto dt = frame.template tensor<Wide<T>>(channels_);
     auto A = frame.template tensor<Wide<T>>(channels_, mode_count(), parts);
     diagonal_parameters(
@@ -299,7 +296,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
             .skip = p.D,
             .discretization = discretization_,
             .x = x,
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, typename B::Space>::diagonal)};
   }
   template <class T, class Space>
   static DiagonalKernel<Wide<T>, Space> kernel_of(const DiagonalScan<T, Space>& scan,

@@ -51,7 +51,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     DynamicTensor<T, 2, Space> fc1;  // before the activation
     DynamicTensor<T, 2, Space> gate;
     DynamicTensor<T, 2, Space> hidden;  // what fc2 reads
-    std::optional<Seed> dropout;
+    LayerDropout::Tape dropout;
   };
 
   /// All sizes in the type.
@@ -64,7 +64,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
              .outputs = resolve_extent(Config.hidden, options.hidden, "hidden")}),
         down_({.inputs = up_.outputs(), .outputs = up_.inputs()}),
         activation_(options.activation),
-        dropout_(detail::require_probability("FeedForward", options.dropout)) {}
+        dropout_("FeedForward", options.dropout) {}
 
   template <class B, class T>
   static constexpr bool runs_on = (HasMatmul<B, T> && HasActivation<B, T>);
@@ -80,13 +80,15 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     using Space = typename B::Space;
     require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
     auto frame = ctx.workspace().frame();
-    const auto rows = as_rows(View<const T, 3, Space>(x));
-    const Index count = rows.extent(0);
-    auto fc1 = buffer<T, Space>(frame, tape ? &tape->fc1 : nullptr, count, up_.outputs());
-    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.outputs());
+    const auto rows = as_rows(x);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<2> shape(rows.extent(0), up_.outputs());
+    auto hidden = buffers.at(&Kept::hidden, shape);
     if (tape != nullptr) tape->x = x;
     if constexpr (Config.gated) {
-      auto gate = buffer<T, Space>(frame, tape ? &tape->gate : nullptr, count, up_.outputs());
+      auto fc1 = buffers.at(&Kept::fc1, shape);
+      auto gate = buffers.at(&Kept::gate, shape);
       multiply<B, T>(ctx, p.gate, rows, gate);
       multiply<B, T>(ctx, p.fc1, rows, fc1);
       activation(ctx,
@@ -98,13 +100,11 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                    .bias = p.fc1.bias,
                                    .activation = activation_,
                                    .c = hidden,
-                                   .z = tape ? fc1 : View<T, 2, Space>()});
+                                   .z = buffers.kept(&Kept::fc1, shape)});
     }
-    if (tape != nullptr) {
-      tape->dropout = detail::fork(options.dropout, std::string_view("hidden"));
-      apply_dropout(ctx, dropout_, tape->dropout, hidden);
-    }
-    multiply<B, T>(ctx, p.fc2, hidden, as_rows(View<T, 3, Space>(y)));
+    dropout_.evaluate(ctx, hidden, buffers.part(&Kept::dropout),
+                      detail::fork(options.dropout, std::string_view("hidden")));
+    multiply<B, T>(ctx, p.fc2, hidden, as_rows(y));
   }
 
   template <class B, class T>
@@ -119,11 +119,15 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     require_extents_if_given("feed_forward", "dx", dx, tape.x.extents().to_array());
     auto frame = ctx.workspace().frame();
     const auto x = as_rows(tape.x);
-    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
+    const auto dx_rows = as_rows(dx);
     auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
-    linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, as_rows(View<const T, 3, Space>(dy)),
-                          dhidden, false, gradients.fc2.weight, gradients.fc2.bias);
-    apply_dropout(ctx, dropout_, tape.dropout, dhidden);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc2.weight,
+                                                  .x = tape.hidden,
+                                                  .dy = as_rows(dy),
+                                                  .dx = dhidden,
+                                                  .dweight = gradients.fc2.weight,
+                                                  .dbias = gradients.fc2.bias});
+    dropout_.differentiate(ctx, tape.dropout, dhidden);
     View<T, 2, Space> dgate;
     if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
     activation_backward(ctx, ActivationBackward<T, Space>{
@@ -131,11 +135,20 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                  .dy = dhidden,
                                  .dx = dhidden,
                                  .dgate = dgate});
-    linear_backward<B, T>(ctx, p.fc1.weight, x, dhidden, dx_rows, false, gradients.fc1.weight,
-                          gradients.fc1.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc1.weight,
+                                                  .x = x,
+                                                  .dy = dhidden,
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.fc1.weight,
+                                                  .dbias = gradients.fc1.bias});
     if constexpr (Config.gated)
-      linear_backward<B, T>(ctx, p.gate.weight, x, dgate, dx_rows, true, gradients.gate.weight,
-                            gradients.gate.bias);
+      linear_backward(ctx, LinearBackward<T, Space>{.weight = p.gate.weight,
+                                                    .x = x,
+                                                    .dy = dgate,
+                                                    .accumulate = true,
+                                                    .dx = dx_rows,
+                                                    .dweight = gradients.gate.weight,
+                                                    .dbias = gradients.gate.bias});
   }
 
   template <class T = float, class B>
@@ -181,7 +194,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   Up up_;
   Down down_;
   ActivationKind activation_;
-  double dropout_;
+  LayerDropout dropout_;
 };
 
 }  // namespace ssm

@@ -106,22 +106,21 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space> Tape<T, Space>::*member, Index channels) {
-      return buffer<T, Space>(frame, tape ? &(tape->*member) : nullptr, x.extent(0), x.extent(1),
-                              channels);
-    };
-    using Saved = Tape<T, Space>;
-    auto few_channels = sequence(&Saved::few, to_state_.outputs());
-    auto u = sequence(&Saved::u, to_state_.outputs());
-    auto filtered = sequence(&Saved::filtered, to_state_.outputs());
-    auto gate = sequence(&Saved::gate, to_gate_.outputs());
-    auto lifted = sequence(&Saved::lifted, to_gate_.outputs());
-    auto mixed = sequence(&Saved::mixed, to_gate_.outputs());
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<3> narrow(x.extent(0), x.extent(1), to_state_.outputs());
+    const DynamicExtents<3> wide(x.extent(0), x.extent(1), to_gate_.outputs());
+    auto few_channels = buffers.at(&Kept::few, narrow);
+    auto u = buffers.at(&Kept::u, narrow);
+    auto filtered = buffers.at(&Kept::filtered, narrow);
+    auto gate = buffers.at(&Kept::gate, wide);
+    auto lifted = buffers.at(&Kept::lifted, wide);
+    auto mixed = buffers.at(&Kept::mixed, wide);
     if (tape != nullptr) tape->x = x;
     to_state_.evaluate(ctx, p.to_state, x, few_channels, nullptr);
     to_gate_.evaluate(ctx, p.to_gate, x, gate, nullptr);
     activation(ctx, gelu<T, Space>(few_channels, {}, as_rows(u)));
-    diagonal_.evaluate(ctx, p.diagonal, u, filtered, tape ? &tape->diagonal : nullptr, options);
+    diagonal_.evaluate(ctx, p.diagonal, u, filtered, buffers.part(&Kept::diagonal), options);
     lift_.evaluate(ctx, p.lift, filtered, lifted, nullptr);
     activation(ctx, gelu<T, Space>(gate, lifted, as_rows(mixed)));
     out_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
@@ -140,16 +139,23 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
     auto dlifted = frame.template tensor<T>(tape.gate.extents());
     auto dfew = frame.template tensor<T>(tape.few.extents());
     auto dfiltered = frame.template tensor<T>(tape.few.extents());
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dgate), false,
-                          gradients.out_proj.weight, gradients.out_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dgate),
+                                                  .dweight = gradients.out_proj.weight,
+                                                  .dbias = gradients.out_proj.bias});
     activation_backward(
         ctx, ActivationBackward<T, Space>{.forward = gelu<T, Space>(tape.gate, tape.lifted, {}),
                                           .dy = as_rows(dgate),
                                           .dx = as_rows(dgate),
                                           .dgate = as_rows(dlifted)});
-    linear_backward<B, T>(ctx, p.lift.weight, as_rows(tape.filtered.view()), as_rows(dlifted),
-                          as_rows(dfiltered), false, gradients.lift.weight, gradients.lift.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.lift.weight,
+                                                  .x = as_rows(tape.filtered),
+                                                  .dy = as_rows(dlifted),
+                                                  .dx = as_rows(dfiltered),
+                                                  .dweight = gradients.lift.weight,
+                                                  .dbias = gradients.lift.bias});
     diagonal_.differentiate(ctx, p.diagonal, tape.diagonal, dfiltered, dfew, gradients.diagonal,
                             ends);
     activation_backward(
@@ -157,11 +163,20 @@ class GatedStateSpace : public LayerVerbs<GatedStateSpace<Config>> {
         ActivationBackward<T, Space>{
             .forward = gelu<T, Space>(tape.few, {}, {}), .dy = as_rows(dfew), .dx = as_rows(dfew)});
     const auto x = as_rows(tape.x);
-    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
-    linear_backward<B, T>(ctx, p.to_state.weight, x, as_rows(dfew), dx_rows, false,
-                          gradients.to_state.weight, gradients.to_state.bias);
-    linear_backward<B, T>(ctx, p.to_gate.weight, x, as_rows(dgate), dx_rows, true,
-                          gradients.to_gate.weight, gradients.to_gate.bias);
+    const auto dx_rows = as_rows(dx);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.to_state.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dfew),
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.to_state.weight,
+                                                  .dbias = gradients.to_state.bias});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.to_gate.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dgate),
+                                                  .accumulate = true,
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.to_gate.weight,
+                                                  .dbias = gradients.to_gate.bias});
   }
 
   template <class T = float, class B>

@@ -58,22 +58,23 @@ class GauProjections {
                 const Results<T, typename B::Space>& to,
                 NonDeduced<Tape<T, typename B::Space>>* tape) const {
     using Space = typename B::Space;
+    using Kept = Tape<T, Space>;
+    const OptionalTape saved(tape);
     if (tape != nullptr) tape->x = x;
     const auto project = [&](View<const T, 2, Space> weight, View<const BFloat16, 2, Space> bf16,
-                             const View<T, 3, Space>& y, DynamicTensor<T, 3, Space>* input) {
-      if (input != nullptr) input->resize(y.extents());
+                             const View<T, 3, Space>& y, DynamicTensor<T, 3, Space> Kept::*input) {
       matmul(ctx, Matmul<T, Space>{.a = as_rows(x),
                                    .b = weight.transpose(0, 1),
                                    .b_bf16 = bf16.transpose(0, 1),
                                    .activation = ActivationKind::silu,
                                    .c = as_rows(y),
-                                   .z = input ? as_rows(input->view()) : View<T, 2, Space>()});
+                                   .z = as_rows(saved.kept(input, y.extents()))});
     };
     const auto& hidden = p.to_hidden.weight;
-    project(p.q_proj.weight, p.q_proj.weight.bf16, to.q, tape ? &tape->q : nullptr);
-    project(p.k_proj.weight, p.k_proj.weight.bf16, to.k, tape ? &tape->k : nullptr);
+    project(p.q_proj.weight, p.q_proj.weight.bf16, to.q, &Kept::q);
+    project(p.k_proj.weight, p.k_proj.weight.bf16, to.k, &Kept::k);
     project(v_rows<const T, Space>(hidden), v_rows<const BFloat16, Space>(hidden.bf16), to.v,
-            tape ? &tape->v : nullptr);
+            &Kept::v);
     matmul(ctx,
            Matmul<T, Space>{.a = as_rows(x),
                             .b = g_rows<const T, Space>(hidden).transpose(0, 1),
@@ -82,23 +83,28 @@ class GauProjections {
     add(ctx, Add<T, Space>{.a = to.k.flatten(), .a_scale = k_scale_, .y = to.k.flatten()});
   }
 
-  /// dx is overwritten, or added to where `accumulate`; the gradients in `d` are used up.
+  /// dx is written as `dx_mode` says; the gradients in `d` are used up.
   template <class B, class T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, const Results<T, typename B::Space>& d,
                      std::type_identity_t<View<T, 3, typename B::Space>> dx,
-                     Parameters<Wide<T>, typename B::Space>& gradients, bool accumulate) const {
+                     Parameters<Wide<T>, typename B::Space>& gradients, WriteMode dx_mode) const {
     using Space = typename B::Space;
+    bool accumulate = dx_mode == WriteMode::accumulate;
     const auto project = [&](const View<T, 3, Space>& dy, const DynamicTensor<T, 3, Space>* input,
                              View<const T, 2, Space> weight, View<Wide<T>, 2, Space> dweight) {
       if (input != nullptr)
         activation_backward(
             ctx, ActivationBackward<T, Space>{
                      .forward = {.kind = ActivationKind::silu, .x = as_rows(input->view())},
-                     .dy = as_rows(View<const T, 3, Space>(dy)),
+                     .dy = as_rows(dy),
                      .dx = as_rows(dy)});
-      linear_backward<B, T>(ctx, weight, as_rows(tape.x), as_rows(View<const T, 3, Space>(dy)),
-                            as_rows(dx), accumulate, dweight, {});
+      linear_backward(ctx, LinearBackward<T, Space>{.weight = weight,
+                                                    .x = as_rows(tape.x),
+                                                    .dy = as_rows(dy),
+                                                    .accumulate = accumulate,
+                                                    .dx = as_rows(dx),
+                                                    .dweight = dweight});
       accumulate = true;
     };
     add(ctx, Add<T, Space>{.a = d.k.flatten(), .a_scale = k_scale_, .y = d.k.flatten()});

@@ -150,18 +150,17 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
   template <class T, class B, class Frame>
   Hidden<T, typename B::Space> hidden_buffer(const Context<B>&, Frame& frame,
                                              NonDeduced<KeptHidden<T, typename B::Space>>* kept,
-                                             Index batch, Index length, Index sequences,
-                                             bool has_initial_state) const {
+                                             const HiddenShape& shape) const {
     using Space = typename B::Space;
-    Hidden<T, Space> hidden{
-        .k = buffer<T, Space>(frame, kept ? &kept->k : nullptr, batch, length, key_dim()),
-        .v = buffer<T, Space>(frame, kept ? &kept->v : nullptr, batch, length, value_dim())};
-    if (!is_carried() && has_initial_state) {
-      hidden.position =
-          buffer<std::int64_t, Space>(frame, kept ? &kept->position : nullptr, sequences);
-      hidden.initial_state = buffer<Wide<T>, Space>(frame, kept ? &kept->initial_state : nullptr,
-                                                    sequences, heads_.config().heads,
-                                                    heads_.head_key_dim(), heads_.head_value_dim());
+    using Kept = KeptHidden<T, Space>;
+    const Buffers buffers(frame, kept);
+    Hidden<T, Space> hidden{.k = buffers.at(&Kept::k, shape.batch, shape.length, key_dim()),
+                            .v = buffers.at(&Kept::v, shape.batch, shape.length, value_dim())};
+    if (!is_carried() && shape.has_initial_state) {
+      hidden.position = buffers.at(&Kept::position, shape.sequences);
+      hidden.initial_state =
+          buffers.at(&Kept::initial_state, shape.sequences, heads_.config().heads,
+                     heads_.head_key_dim(), heads_.head_value_dim());
     }
     return hidden;
   }
@@ -182,8 +181,9 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     auto frame = ctx.workspace().frame();
-    const auto hidden = hidden_buffer<T>(ctx, frame, tape ? &tape->own : nullptr, x.extent(0),
-                                         x.extent(1), 0, false);
+    auto* const kept = OptionalTape(tape).part(&Tape<T, typename B::Space>::own);
+    const auto hidden =
+        hidden_buffer<T>(ctx, frame, kept, {.batch = x.extent(0), .length = x.extent(1)});
     evaluate(ctx, p, x, y, tape, options, Sources<T, typename B::Space>(), hidden);
   }
 
@@ -199,16 +199,15 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     using Space = typename B::Space;
     using H = Hidden<T, Space>;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
-    };
-    const auto q = sequence(tape ? &tape->q : nullptr, key_dim());
-    const auto k = sequence(tape ? &tape->k : nullptr, key_dim());
-    const auto g = sequence(tape ? &tape->g : nullptr, value_dim());
-    const auto mixed = sequence(tape ? &tape->mixed : nullptr, value_dim());
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto q = buffers.at(&Kept::q, hidden.k.extents());
+    const auto k = buffers.at(&Kept::k, hidden.k.extents());
+    const auto g = buffers.at(&Kept::g, hidden.v.extents());
+    const auto mixed = buffers.at(&Kept::mixed, hidden.v.extents());
     if (tape != nullptr) tape->keep(ctx, options);
     projections_.evaluate(ctx, p.projections, x, {.q = q, .k = hidden.k, .v = hidden.v, .g = g},
-                          tape ? &tape->projections : nullptr);
+                          buffers.part(&Kept::projections));
     if (hidden.initial_state && options.initial_state != nullptr) {
       copy_flat<Wide<T>>(ctx, options.initial_state->retention.flatten(),
                          hidden.initial_state.flatten());
@@ -218,19 +217,19 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     View<const T, 3, Space> v = hidden.v;
     View<T, 3, Space> more;
     if (!sources.empty() && is_carried()) {
-      const auto joined = sequence(tape ? &tape->v : nullptr, value_dim());
+      const auto joined = buffers.at(&Kept::v, hidden.v.extents());
       k_selection_.evaluate(ctx, p.k_selection, x, hidden.k, sources, &H::k, k,
-                            tape ? &tape->k_selection : nullptr);
+                            buffers.part(&Kept::k_selection));
       v_selection_.evaluate(ctx, p.v_selection, x, hidden.v, sources, &H::v, joined,
-                            tape ? &tape->v_selection : nullptr);
+                            buffers.part(&Kept::v_selection));
       v = joined;
     } else {
       copy_flat<T>(ctx, hidden.k.flatten(), k.flatten());
     }
     if (!sources.empty() && !is_carried()) {
-      more = sequence(nullptr, value_dim());
+      more = frame.template tensor<T>(hidden.v.extents());
       readings().evaluate(ctx, p.k_selection.select, p.v_selection.select, x, q, sources, more,
-                          tape ? &tape->readings : nullptr, options);
+                          buffers.part(&Kept::readings), options);
     }
     heads_.evaluate(ctx,
                     RetentionHeads::Operands<T, Space>{.weight = p.group_norm,
@@ -240,7 +239,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                                                        .gate = g,
                                                        .mixed = mixed,
                                                        .more = more},
-                    tape ? &tape->heads : nullptr, options);
+                    buffers.part(&Kept::heads), options);
     readout_.evaluate(ctx, p.to_out, mixed, y, nullptr);
   }
 
@@ -337,8 +336,11 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
     const bool is_joined = !sources.empty() && is_carried();
     const bool is_read = !sources.empty() && !is_carried();
     const View<T, 3, Space> dmore = is_read ? like(tape.g) : View<T, 3, Space>();
-    linear_backward<B, T>(ctx, p.to_out.weight, as_rows(tape.mixed.view()), as_rows(dy),
-                          as_rows(dmixed), false, gradients.to_out.weight, {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.to_out.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.to_out.weight});
     heads_.differentiate(ctx,
                          RetentionHeads::Operands<T, Space, const T>{
                              .weight = p.group_norm,
@@ -346,7 +348,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                              .k = tape.k,
                              .v = is_joined ? View<const T, 3, Space>(tape.v) : own_v,
                              .gate = tape.g},
-                         tape.heads, tape, dmixed,
+                         tape.heads, tape.options(), dmixed,
                          RetentionHeads::Gradients<T, Space>{.q = d.q,
                                                              .k = d.k,
                                                              .v = d.v,
@@ -355,15 +357,15 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
                                                              .more = dmore},
                          ends);
     if (is_read)
-      readings().differentiate(ctx, p.k_selection.select, p.v_selection.select, tape.readings, tape,
-                               dmore, sources, dsources, dx, d.q, gradients.k_selection.select,
-                               gradients.v_selection.select);
+      readings().differentiate(ctx, p.k_selection.select, p.v_selection.select, tape.readings,
+                               tape.options(), dmore, sources, dsources, dx, d.q,
+                               gradients.k_selection.select, gradients.v_selection.select);
     if (is_joined) {
       const auto dk = like(tape.k), dv = like(tape.g);
       k_selection_.differentiate(ctx, p.k_selection, tape.k_selection, d.k, sources, dsources,
-                                 &H::k, dx, dk, gradients.k_selection, false);
+                                 &H::k, dx, dk, gradients.k_selection, WriteMode::overwrite);
       v_selection_.differentiate(ctx, p.v_selection, tape.v_selection, d.v, sources, dsources,
-                                 &H::v, dx, dv, gradients.v_selection, true);
+                                 &H::v, dx, dv, gradients.v_selection, WriteMode::accumulate);
       d.k = dk;
       d.v = dv;
     }
@@ -373,7 +375,7 @@ class GauRetention : public LayerVerbs<GauRetention<Config>> {
       add_to<Wide<T>>(ctx, dhidden.initial_state.flatten(),
                       ends.initial_state->retention.flatten());
     projections_.differentiate(ctx, p.projections, tape.projections, d, dx, gradients.projections,
-                               !sources.empty());
+                               sources.empty() ? WriteMode::overwrite : WriteMode::accumulate);
   }
 
   template <class T, class B>

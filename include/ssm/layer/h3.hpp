@@ -105,34 +105,26 @@ class H3 : public LayerVerbs<H3<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const Index batch = x.extent(0);
-    const Index length = x.extent(1);
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, batch, length, channels());
-    };
-    auto q = sequence(tape ? &tape->q : nullptr);
-    auto k = sequence(tape ? &tape->k : nullptr);
-    auto v = sequence(tape ? &tape->v : nullptr);
-    auto mixed = sequence(tape ? &tape->mixed : nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<3> shape = x.extents();
+    auto q = buffers.at(&Kept::q, shape);
+    auto k = buffers.at(&Kept::k, shape);
+    auto v = buffers.at(&Kept::v, shape);
+    auto mixed = buffers.at(&Kept::mixed, shape);
     projection_.evaluate(ctx, p.q_proj, x, q, nullptr);
     projection_.evaluate(ctx, p.k_proj, x, k, nullptr);
     projection_.evaluate(ctx, p.v_proj, x, v, nullptr);
-    auto a = operands(ctx, frame, p, options.segments);
+    auto a = operands(ctx, frame, p, options);
     a.q = q;
     a.k = k;
     a.v = v;
     a.y = mixed;
-    if (options.initial_state != nullptr) {
-      a.initial_shift = options.initial_state->shift;
-      a.initial_diagonal = options.initial_state->diagonal;
-    }
+    a.final_shift = options.final(&State<T, Space>::shift);
+    a.final_diagonal = options.final(&State<T, Space>::diagonal);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
-    }
-    if (options.final_state != nullptr) {
-      a.final_shift = options.final_state->shift;
-      a.final_diagonal = options.final_state->diagonal;
     }
     h3_mixer(ctx, a);
     projection_.evaluate(ctx, p.output_linear, mixed, y, nullptr);
@@ -152,18 +144,35 @@ class H3 : public LayerVerbs<H3<Config>> {
     auto dq = frame.template tensor<T>(shape);
     auto dk = frame.template tensor<T>(shape);
     auto dv = frame.template tensor<T>(shape);
-    linear_backward<B, T>(ctx, p.output_linear.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.output_linear.weight, gradients.output_linear.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.output_linear.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.output_linear.weight,
+                                                  .dbias = gradients.output_linear.bias});
     mixer_backward(ctx, frame, p, tape, dmixed, dq, dk, dv, gradients, ends);
     const auto x = as_rows(tape.x);
-    const auto dx_rows = as_rows(View<T, 3, Space>(dx));
-    linear_backward<B, T>(ctx, p.q_proj.weight, x, as_rows(dq), dx_rows, false,
-                          gradients.q_proj.weight, gradients.q_proj.bias);
-    linear_backward<B, T>(ctx, p.k_proj.weight, x, as_rows(dk), dx_rows, true,
-                          gradients.k_proj.weight, gradients.k_proj.bias);
-    linear_backward<B, T>(ctx, p.v_proj.weight, x, as_rows(dv), dx_rows, true,
-                          gradients.v_proj.weight, gradients.v_proj.bias);
+    const auto dx_rows = as_rows(dx);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.q_proj.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dq),
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.q_proj.weight,
+                                                  .dbias = gradients.q_proj.bias});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.k_proj.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dk),
+                                                  .accumulate = true,
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.k_proj.weight,
+                                                  .dbias = gradients.k_proj.bias});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.v_proj.weight,
+                                                  .x = x,
+                                                  .dy = as_rows(dv),
+                                                  .accumulate = true,
+                                                  .dx = dx_rows,
+                                                  .dweight = gradients.v_proj.weight,
+                                                  .dbias = gradients.v_proj.bias});
   }
 
   template <class T = float, class B>
@@ -217,9 +226,9 @@ class H3 : public LayerVerbs<H3<Config>> {
   }
 
   template <class B, class T, class Frame>
-  H3Mixer<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                         const Parameters<T, typename B::Space>& p,
-                                         Segments segments) const {
+  H3Mixer<T, typename B::Space> operands(
+      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+      const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     const Index rows = diagonal_.channels();
     const Index count = diagonal_.mode_count();
@@ -239,7 +248,9 @@ class H3 : public LayerVerbs<H3<Config>> {
             .C = p.diagonal.C.reshape(rows, count, 2),
             .skip = p.diagonal.D,
             .discretization = diagonal_.discretization(),
-            .segments = segments};
+            .segments = options.segments,
+            .initial_shift = options.initial(&State<T, Space>::shift),
+            .initial_diagonal = options.initial(&State<T, Space>::diagonal)};
   }
 
   template <class B, class T, class Frame, class Sequence>
@@ -254,36 +265,28 @@ class H3 : public LayerVerbs<H3<Config>> {
     auto dA = frame.template tensor<Wide<T>>(rows, count, 2);
     fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
-    auto a = operands(ctx, frame, p, tape.segments);
+    auto a = operands(ctx, frame, p, tape.options());
     a.q = tape.q;
     a.k = tape.k;
     a.v = tape.v;
-    if (tape.has_initial_state) {
-      a.initial_shift = tape.initial_state.shift;
-      a.initial_diagonal = tape.initial_state.diagonal;
-    }
-    H3MixerBackward<T, Space> g{.forward = a,
-                                .dy = dmixed,
-                                .dq = dq,
-                                .dk = dk,
-                                .dv = dv,
-                                .dshift_B = gradients.shift.B,
-                                .dshift_C = gradients.shift.C.reshape(channels(), shift_.state()),
-                                .dshift_skip = gradients.shift.D,
-                                .ddt = ddt,
-                                .dA = dA,
-                                .dB = gradients.diagonal.B,
-                                .dC = gradients.diagonal.C.reshape(rows, count, 2),
-                                .dskip = gradients.diagonal.D};
-    if (ends.final_state != nullptr) {
-      g.dfinal_shift = ends.final_state->shift;
-      g.dfinal_diagonal = ends.final_state->diagonal;
-    }
-    if (ends.initial_state != nullptr) {
-      g.dinitial_shift = ends.initial_state->shift;
-      g.dinitial_diagonal = ends.initial_state->diagonal;
-    }
-    h3_mixer_backward(ctx, g);
+    h3_mixer_backward(ctx, H3MixerBackward<T, Space>{
+                               .forward = a,
+                               .dy = dmixed,
+                               .dfinal_shift = ends.final(&State<T, Space>::shift),
+                               .dfinal_diagonal = ends.final(&State<T, Space>::diagonal),
+                               .dq = dq,
+                               .dk = dk,
+                               .dv = dv,
+                               .dinitial_shift = ends.initial(&State<T, Space>::shift),
+                               .dinitial_diagonal = ends.initial(&State<T, Space>::diagonal),
+                               .dshift_B = gradients.shift.B,
+                               .dshift_C = gradients.shift.C.reshape(channels(), shift_.state()),
+                               .dshift_skip = gradients.shift.D,
+                               .ddt = ddt,
+                               .dA = dA,
+                               .dB = gradients.diagonal.B,
+                               .dC = gradients.diagonal.C.reshape(rows, count, 2),
+                               .dskip = gradients.diagonal.D});
     diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
                                           .dt = a.dt,
                                           .A = a.A,

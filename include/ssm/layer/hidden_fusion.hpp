@@ -70,11 +70,9 @@ class HiddenFusion {
     using Space = typename B::Space;
     require_extents("hidden_fusion", "h", h, {dyn, dyn, channels()});
     require_extents("hidden_fusion", "y", y, h.extents().to_array());
+    const OptionalTape saved(tape);
     View<T, 3, Space> sum = y;
-    if (Config.normalize && tape != nullptr) {
-      tape->sum.resize({h.extent(0), h.extent(1), channels()});
-      sum = tape->sum;
-    }
+    if (Config.normalize && tape != nullptr) sum = saved.kept(&Tape<T, Space>::sum, h.extents());
     View<const T, 3, Space> so_far = h;
     if (dense.empty()) add_to<T>(ctx, so_far, {}, sum);
     for (const auto& source : dense) {
@@ -83,7 +81,7 @@ class HiddenFusion {
       so_far = sum;
     }
     if constexpr (Config.normalize)
-      norm_.evaluate(ctx, p.norm, sum, y, tape ? &tape->norm : nullptr);
+      norm_.evaluate(ctx, p.norm, sum, y, saved.part(&Tape<T, Space>::norm));
   }
 
   /// dsum is the gradient of h and of every dense_i alike; overwritten, may be the same memory as

@@ -14,6 +14,7 @@
 #include "ssm/layer/sequence_options.hpp"
 #include "ssm/layer/tape.hpp"
 #include "ssm/layer/verb_call.hpp"
+#include "ssm/layer/write_mode.hpp"
 
 namespace ssm {
 
@@ -56,9 +57,10 @@ class LayerVerbs {
   void forward(Context<B>& ctx, const P& parameters, X&& x, Y&& y, Tape& tape,
                const SequenceOptions<StateOf<P>>& options = {}) const {
     using Call = detail::VerbCall<L, B, P>;
-    if constexpr (Call::template has_tape<Tape>() && Call::template evaluates<false, X, Y>())
-      Call::run(ctx, self(), parameters, Call::template input<false>(x), Call::sequences(y), &tape,
-                options);
+    if constexpr (Call::template has_tape<Tape>() &&
+                  Call::template evaluates<detail::Positions::many, X, Y>())
+      Call::run(ctx, self(), parameters, Call::template input<detail::Positions::many>(x),
+                Call::sequences(y), &tape, options);
   }
 
   /// Whole sequences, remembering nothing.
@@ -66,9 +68,9 @@ class LayerVerbs {
   void forward(Context<B>& ctx, const P& parameters, X&& x, Y&& y,
                const SequenceOptions<StateOf<P>>& options = {}) const {
     using Call = detail::VerbCall<L, B, P>;
-    if constexpr (Call::template evaluates<false, X, Y>())
-      Call::run(ctx, self(), parameters, Call::template input<false>(x), Call::sequences(y),
-                nullptr, options);
+    if constexpr (Call::template evaluates<detail::Positions::many, X, Y>())
+      Call::run(ctx, self(), parameters, Call::template input<detail::Positions::many>(x),
+                Call::sequences(y), nullptr, options);
   }
 
   /// The gradients of what `forward` with this tape computed: dx is overwritten, `gradients` are
@@ -80,8 +82,9 @@ class LayerVerbs {
                 G& gradients, const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;
     if constexpr (Call::template has_tape<Tape>() && Call::template has_gradients<G>() &&
-                  Call::runs() && Call::template takes<detail::VerbOperand::dy, false, DY>() &&
-                  Call::template takes<detail::VerbOperand::dx, false, DX>())
+                  Call::runs() &&
+                  Call::template takes<detail::VerbOperand::dy, detail::Positions::many, DY>() &&
+                  Call::template takes<detail::VerbOperand::dx, detail::Positions::many, DX>())
       Call::run_back(ctx, self(), parameters, tape, Call::sequences(dy), Call::sequences(dx),
                      gradients, ends);
   }
@@ -92,7 +95,8 @@ class LayerVerbs {
                 const SequenceGradients<StateOf<P>>& ends = {}) const {
     using Call = detail::VerbCall<L, B, P>;
     if constexpr (Call::template has_tape<Tape>() && Call::template has_gradients<G>() &&
-                  Call::runs() && Call::template takes<detail::VerbOperand::dy, false, DY>())
+                  Call::runs() &&
+                  Call::template takes<detail::VerbOperand::dy, detail::Positions::many, DY>())
       Call::run_back(ctx, self(), parameters, tape, Call::sequences(dy), {}, gradients, ends);
   }
 
@@ -100,9 +104,10 @@ class LayerVerbs {
   template <class B, class P, class X, class Y, class State>
   void prefill(Context<B>& ctx, const P& parameters, X&& x, Y&& y, State& state) const {
     using Call = detail::VerbCall<L, B, P>;
-    if constexpr (Call::template has_state<State>() && Call::template evaluates<false, X, Y>())
-      Call::run(ctx, self(), parameters, Call::template input<false>(x), Call::sequences(y),
-                nullptr, {.initial_state = &state, .final_state = &state});
+    if constexpr (Call::template has_state<State>() &&
+                  Call::template evaluates<detail::Positions::many, X, Y>())
+      Call::run(ctx, self(), parameters, Call::template input<detail::Positions::many>(x),
+                Call::sequences(y), nullptr, {.initial_state = &state, .final_state = &state});
   }
 
   /// Infer: one position, x_t and y_t [B, D], or [D] for one sequence; advances `state`. Allocates
@@ -110,10 +115,11 @@ class LayerVerbs {
   template <class B, class P, class X, class Y, class State>
   void step(Context<B>& ctx, const P& parameters, X&& x_t, Y&& y_t, State& state) const {
     using Call = detail::VerbCall<L, B, P>;
-    if constexpr (Call::template has_state<State>() && Call::template evaluates<true, X, Y>())
-      Call::run(ctx, self(), parameters, Call::template input<true>(x_t),
-                Call::template sequences<true>(y_t), nullptr,
-                {.initial_state = &state, .final_state = &state}, true);
+    if constexpr (Call::template has_state<State>() &&
+                  Call::template evaluates<detail::Positions::one, X, Y>())
+      Call::run(ctx, self(), parameters, Call::template input<detail::Positions::one>(x_t),
+                Call::template sequences<detail::Positions::one>(y_t), nullptr,
+                {.initial_state = &state, .final_state = &state}, detail::Positions::one);
   }
 
   /// Parameters in the published initialization, the same numbers for every backend and any number

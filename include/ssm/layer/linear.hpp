@@ -21,22 +21,31 @@ struct LinearOptions {
   std::optional<bool> bias = {};  // left out: if the type allows it
 };
 
-/// Adds what one linear map y = x·Wᵀ + bias contributes to the gradients.
-///   dx = dy·W (or += where `accumulate`)      dW += dyᵀ·x      dbias += Σ_m dy[m]
-/// x, dx [M, in]   dy [M, out]   W [out, in]   dbias optional
-/// Throws  ArgumentError  where W is kept in bf16 and so not given
+/// The vector–Jacobian product of one linear map y = x·Wᵀ + bias.
+///   dx = dy·W      dweight += dyᵀ·x      dbias += Σ_m dy[m]
+/// x, dx [M, in]   dy [M, out]   weight, dweight [out, in]   dbias [out]
+template <class T, class Space>
+struct LinearBackward {
+  View<const T, 2, Space> weight{};
+  View<const T, 2, Space> x{};
+  View<const T, 2, Space> dy{};
+  bool accumulate = false;  // dx is added to
+  View<T, 2, Space> dx{};   // optional, overwritten
+  View<Wide<T>, 2, Space> dweight{};
+  View<Wide<T>, 1, Space> dbias{};  // optional
+};
+
+/// Computes LinearBackward.
+/// Throws  ArgumentError  where the weight is kept in bf16 and so not given
 template <class B, class T>
   requires HasMatmul<B, T>
-void linear_backward(Context<B>& ctx, View<const T, 2, typename B::Space> weight,
-                     View<const T, 2, typename B::Space> x, View<const T, 2, typename B::Space> dy,
-                     View<T, 2, typename B::Space> dx, bool accumulate,
-                     View<Wide<T>, 2, typename B::Space> dweight,
-                     View<Wide<T>, 1, typename B::Space> dbias) {
+void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>& g) {
   using Space = typename B::Space;
-  if (!weight) detail::refuse_training_in_bf16("linear");
-  if (dx) matmul(ctx, Matmul<T, Space>{.a = dy, .b = weight, .accumulate = accumulate, .c = dx});
-  weight_gradient(ctx,
-                  WeightGradient<T, Space>{.dy = dy, .x = x, .dweight = dweight, .dbias = dbias});
+  if (!g.weight) detail::refuse_training_in_bf16("linear");
+  if (g.dx)
+    matmul(ctx, Matmul<T, Space>{.a = g.dy, .b = g.weight, .accumulate = g.accumulate, .c = g.dx});
+  weight_gradient(
+      ctx, WeightGradient<T, Space>{.dy = g.dy, .x = g.x, .dweight = g.dweight, .dbias = g.dbias});
 }
 
 /// y = x·Wᵀ + bias at every position.
@@ -85,11 +94,11 @@ class Linear : public LayerVerbs<Linear<Config>> {
     using Space = typename B::Space;
     require_extents("linear", "y", y, {x.extent(0), x.extent(1), outputs_});
     if (tape != nullptr) tape->x = x;
-    matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(x)),
+    matmul(ctx, Matmul<T, Space>{.a = as_rows(x),
                                  .b = p.weight.transpose(0, 1),
                                  .b_bf16 = p.weight.bf16.transpose(0, 1),
                                  .bias = p.bias,
-                                 .c = as_rows(View<T, 3, Space>(y))});
+                                 .c = as_rows(y)});
   }
 
   template <class B, class T>
@@ -104,8 +113,12 @@ class Linear : public LayerVerbs<Linear<Config>> {
     const auto shape = tape.x.extents().to_array();
     require_extents("linear", "dy", dy, {shape[0], shape[1], outputs_});
     require_extents_if_given("linear", "dx", dx, shape);
-    linear_backward<B, T>(ctx, p.weight, as_rows(tape.x), as_rows(View<const T, 3, Space>(dy)),
-                          as_rows(View<T, 3, Space>(dx)), false, gradients.weight, gradients.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.weight,
+                                                  .x = as_rows(tape.x),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.weight,
+                                                  .dbias = gradients.bias});
   }
 
   template <class T = float, class B>

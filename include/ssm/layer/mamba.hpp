@@ -138,14 +138,14 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   template <class T, class Space, class Frame>
   Parts<T, Space> buffers(Frame& frame, Tape<T, Space>* tape, Index batch, Index length,
                           View<T, 3, Space> u = {}) const {
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index size) {
-      return buffer<T, Space>(frame, kept, batch, length, size);
-    };
-    return {.xz = sequence(tape ? &tape->xz : nullptr, 2 * inner()),
-            .u = u ? u : sequence(tape ? &tape->u : nullptr, inner()),
-            .projected = sequence(tape ? &tape->projected : nullptr, rank_ + 2 * state_),
-            .dt = sequence(tape ? &tape->dt : nullptr, inner()),
-            .mixed = sequence(tape ? &tape->mixed : nullptr, inner())};
+    using Kept = Tape<T, Space>;
+    const Buffers memory(frame, tape);
+    const DynamicExtents<3> shape(batch, length, inner());
+    return {.xz = memory.at(&Kept::xz, batch, length, 2 * inner()),
+            .u = u ? u : memory.at(&Kept::u, shape),
+            .projected = memory.at(&Kept::projected, batch, length, rank_ + 2 * state_),
+            .dt = memory.at(&Kept::dt, shape),
+            .mixed = memory.at(&Kept::mixed, shape)};
   }
   template <class T, class Space>
   static Parts<const T, Space> parts_of(const Tape<T, Space>& tape) {
@@ -170,20 +170,18 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
       tape->x = x;
     }
     in_.evaluate(ctx, p.in_proj, x, parts.xz, nullptr);
-    auto conv = convolution<T, Space>(p, parts.xz, options.segments);
-    if (options.initial_state != nullptr) conv.initial_state = options.initial_state->conv;
-    if (options.final_state != nullptr) conv.final_state = options.final_state->conv;
+    auto conv = convolution<T, Space>(p, parts.xz, options);
     conv.y = parts.u;
+    conv.final_state = options.final(&State<T, Space>::conv);
     short_convolution(ctx, conv);
     x_.evaluate(ctx, p.x_proj, parts.u, parts.projected, nullptr);
     matmul(ctx, Matmul<T, Space>{.a = as_rows(part(parts.projected, 0, rank_)),
                                  .b = p.dt_proj.weight.transpose(0, 1),
                                  .b_bf16 = p.dt_proj.weight.bf16.transpose(0, 1),
                                  .c = as_rows(parts.dt)});
-    auto scan = operands<B, T>(ctx, frame, p, parts, options.segments);
-    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->ssm;
-    if (options.final_state != nullptr) scan.final_state = options.final_state->ssm;
+    auto scan = operands<B, T>(ctx, frame, p, parts, options);
     scan.y = parts.mixed;
+    scan.final_state = options.final(&State<T, Space>::ssm);
     run(scan);
     out_.evaluate(ctx, p.out_proj, parts.mixed, y, nullptr);
   }
@@ -206,12 +204,16 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     auto ddt = frame.template tensor<T>(parts.dt.extents());
     auto dA = frame.template tensor<Wide<T>>(inner(), state_);
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(parts.mixed),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.out_proj.weight, gradients.out_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(parts.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight,
+                                                  .dbias = gradients.out_proj.bias});
     SelectiveScanBackward<T, Space> g{
-        .forward = operands<B, T>(ctx, frame, p, parts, tape.segments),
+        .forward = operands<B, T>(ctx, frame, p, parts, tape.options()),
         .dy = dmixed,
+        .dfinal_state = ends.final(&State<T, Space>::ssm),
         .du = du,
         .ddt = ddt,
         .dA = dA,
@@ -219,24 +221,31 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
         .dC = part(dprojected, rank_ + state_, rank_ + 2 * state_),
         .dskip = gradients.D,
         .ddt_bias = gradients.dt_proj.bias,
-        .dgate = part(dxz, inner(), 2 * inner())};
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.ssm;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->ssm;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->ssm;
+        .dgate = part(dxz, inner(), 2 * inner()),
+        .dinitial_state = ends.initial(&State<T, Space>::ssm)};
     run(g);
     diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
                                           .A = g.forward.A.reshape(inner(), state_, 1),
                                           .dA = dA.reshape(inner(), state_, 1),
                                           .dinv_A_real = gradients.A_log});
-    linear_backward<B, T>(ctx, p.dt_proj.weight, as_rows(part(parts.projected, 0, rank_)),
-                          as_rows(ddt), as_rows(part(dprojected, 0, rank_)), false,
-                          gradients.dt_proj.weight, {});
-    linear_backward<B, T>(ctx, p.x_proj.weight, as_rows(parts.u), as_rows(dprojected), as_rows(du),
-                          true, gradients.x_proj.weight, {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.dt_proj.weight,
+                                                  .x = as_rows(part(parts.projected, 0, rank_)),
+                                                  .dy = as_rows(ddt),
+                                                  .dx = as_rows(part(dprojected, 0, rank_)),
+                                                  .dweight = gradients.dt_proj.weight});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.x_proj.weight,
+                                                  .x = as_rows(parts.u),
+                                                  .dy = as_rows(dprojected),
+                                                  .accumulate = true,
+                                                  .dx = as_rows(du),
+                                                  .dweight = gradients.x_proj.weight});
     convolution_backward<B, T>(ctx, p, tape, parts, du, dxz, gradients, ends);
-    linear_backward<B, T>(ctx, p.in_proj.weight, as_rows(tape.x), as_rows(dxz),
-                          as_rows(View<T, 3, Space>(dx)), false, gradients.in_proj.weight,
-                          gradients.in_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.in_proj.weight,
+                                                  .x = as_rows(tape.x),
+                                                  .dy = as_rows(dxz),
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.in_proj.weight,
+                                                  .dbias = gradients.in_proj.bias});
   }
 
   template <class T = float, class B>
@@ -320,20 +329,21 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
   template <class T, class Space>
   ShortConvolution<T, Space> convolution(const Parameters<T, Space>& p, View<const T, 3, Space> xz,
-                                         Segments segments) const {
+                                         const SequenceOptions<State<T, Space>>& options) const {
     return {.weight = p.conv_weight.reshape(inner(), taps_),
             .bias = p.conv_bias,
             .activation = ActivationKind::silu,
             .x = part(xz, 0, inner()),
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::conv)};
   }
 
   /// The scan's operands, with A in workspace.
   template <class B, class T, class Frame, class X>
-  SelectiveScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                               const Parameters<T, typename B::Space>& p,
-                                               const Parts<X, typename B::Space>& parts,
-                                               Segments segments) const {
+  SelectiveScan<T, typename B::Space> operands(
+      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+      const Parts<X, typename B::Space>& parts,
+      const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto A = frame.template tensor<Wide<T>>(inner(), state_, 1);
     diagonal_parameters(ctx, DiagonalParameters<Wide<T>, Space>{.inv_A_real = p.A_log, .A = A});
@@ -346,7 +356,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
             .dt_bias = p.dt_proj.bias,
             .gate = part(parts.xz, inner(), 2 * inner()),
             .dt_softplus = true,
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::ssm)};
   }
 
   template <class B, class T>
@@ -358,16 +369,15 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                             Parameters<Wide<T>, typename B::Space>& gradients,
                             const SequenceGradients<State<T, typename B::Space>>& ends) const {
     using Space = typename B::Space;
-    ShortConvolutionBackward<T, Space> g{
-        .forward = convolution<T, Space>(p, parts.xz, tape.segments),
-        .dy = du,
-        .dx = part(dxz, 0, inner()),
-        .dweight = gradients.conv_weight.reshape(inner(), taps_),
-        .dbias = gradients.conv_bias};
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.conv;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->conv;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->conv;
-    short_convolution_backward(ctx, g);
+    short_convolution_backward(ctx,
+                               ShortConvolutionBackward<T, Space>{
+                                   .forward = convolution<T, Space>(p, parts.xz, tape.options()),
+                                   .dy = du,
+                                   .dfinal_state = ends.final(&State<T, Space>::conv),
+                                   .dx = part(dxz, 0, inner()),
+                                   .dinitial_state = ends.initial(&State<T, Space>::conv),
+                                   .dweight = gradients.conv_weight.reshape(inner(), taps_),
+                                   .dbias = gradients.conv_bias});
   }
 
   Index state_;

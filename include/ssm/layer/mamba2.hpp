@@ -184,29 +184,22 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
-      tape->scale.resize({groups_, batch * length});
     }
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index size) {
-      return buffer<T, Space>(frame, kept, batch, length, size);
-    };
-    const auto projected = sequence(tape ? &tape->projected : nullptr, in_.outputs());
-    const auto filtered_now = sequence(tape ? &tape->filtered : nullptr, filtered());
-    const auto mixed = sequence(tape ? &tape->mixed : nullptr, inner());
-    const auto scanned = tape ? sequence(&tape->scanned, inner()) : mixed;
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto projected = buffers.at(&Kept::projected, batch, length, in_.outputs());
+    const auto filtered_now = buffers.at(&Kept::filtered, batch, length, filtered());
+    const auto mixed = buffers.at(&Kept::mixed, batch, length, inner());
+    const auto scanned = tape ? buffers.kept(&Kept::scanned, batch, length, inner()) : mixed;
+    const auto scale = buffers.kept(&Kept::scale, groups_, batch * length);
 
     in_.evaluate(ctx, p.in_proj, x, projected, nullptr);
-    auto conv = convolution<T, Space>(p, projected, options.segments);
+    auto conv = convolution<T, Space>(p, projected, options);
     conv.y = filtered_now;
-    auto scan = operands<B, T>(ctx, frame, p, projected, filtered_now, options.segments);
+    conv.final_state = options.final(&State<T, Space>::conv);
+    auto scan = operands<B, T>(ctx, frame, p, projected, filtered_now, options);
     scan.y = by_head(scanned, heads(), head_dim_);
-    if (options.initial_state != nullptr) {
-      conv.initial_state = options.initial_state->conv;
-      scan.initial_state = options.initial_state->ssm;
-    }
-    if (options.final_state != nullptr) {
-      conv.final_state = options.final_state->conv;
-      scan.final_state = options.final_state->ssm;
-    }
+    scan.final_state = options.final(&State<T, Space>::ssm);
     short_convolution(ctx, conv);
     ssd_scan(ctx, scan);
     auto act = gate<T, Space>(projected, scanned);
@@ -215,7 +208,7 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     for (Index g = 0; g < groups_; ++g) {
       auto norm = group_norm<T, Space>(p, mixed, g);  // in place: `differentiate` makes x again
       norm.y = group(as_rows(mixed), g);
-      if (tape != nullptr) norm.scale = tape->scale.view().select(0, g);
+      if (scale) norm.scale = scale.select(0, g);
       normalization(ctx, norm);
     }
     out_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
@@ -238,9 +231,12 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     auto dA = frame.template tensor<Wide<T>>(heads(), 1, 1);
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
 
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(dmixed), false,
-                          gradients.out_proj.weight, gradients.out_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight,
+                                                  .dbias = gradients.out_proj.bias});
     auto act = gate<T, Space>(tape.projected, tape.scanned);
     act.y = as_rows(gated);
     activation(ctx, act);
@@ -262,42 +258,37 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
     const Index shared = groups_ * state_;
     SsdScanBackward<T, Space> scan{
         .forward =
-            operands<B, T>(ctx, frame, p, tape.projected.view(), tape.filtered, tape.segments),
+            operands<B, T>(ctx, frame, p, tape.projected.view(), tape.filtered, tape.options()),
         .dy = by_head(dscanned, heads(), head_dim_),
+        .dfinal_state = ends.final(&State<T, Space>::ssm),
         .dx = by_head(part(dfiltered, 0, inner()), heads(), head_dim_),
         .ddt = steps(dprojected),
         .dA = dA.flatten(),
         .dB = by_head(part(dfiltered, inner(), inner() + shared), groups_, state_),
         .dC = by_head(part(dfiltered, inner() + shared, filtered()), groups_, state_),
         .dskip = gradients.D,
-        .ddt_bias = gradients.dt_bias};
+        .ddt_bias = gradients.dt_bias,
+        .dinitial_state = ends.initial(&State<T, Space>::ssm)};
     ShortConvolutionBackward<T, Space> conv{
-        .forward = convolution<T, Space>(p, tape.projected, tape.segments),
+        .forward = convolution<T, Space>(p, tape.projected, tape.options()),
         .dy = dfiltered,
+        .dfinal_state = ends.final(&State<T, Space>::conv),
         .dx = part(dprojected, inner(), inner() + filtered()),
+        .dinitial_state = ends.initial(&State<T, Space>::conv),
         .dweight = gradients.conv_weight.reshape(filtered(), taps_),
         .dbias = gradients.conv_bias};
-    if (tape.has_initial_state) {
-      scan.forward.initial_state = tape.initial_state.ssm;
-      conv.forward.initial_state = tape.initial_state.conv;
-    }
-    if (ends.final_state != nullptr) {
-      scan.dfinal_state = ends.final_state->ssm;
-      conv.dfinal_state = ends.final_state->conv;
-    }
-    if (ends.initial_state != nullptr) {
-      scan.dinitial_state = ends.initial_state->ssm;
-      conv.dinitial_state = ends.initial_state->conv;
-    }
     ssd_scan_backward(ctx, scan);
     diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
                                           .A = scan.forward.A.reshape(heads(), 1, 1),
                                           .dA = dA,
                                           .dinv_A_real = gradients.A_log.reshape(heads(), 1)});
     short_convolution_backward(ctx, conv);
-    linear_backward<B, T>(ctx, p.in_proj.weight, as_rows(tape.x), as_rows(dprojected),
-                          as_rows(View<T, 3, Space>(dx)), false, gradients.in_proj.weight,
-                          gradients.in_proj.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.in_proj.weight,
+                                                  .x = as_rows(tape.x),
+                                                  .dy = as_rows(dprojected),
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.in_proj.weight,
+                                                  .dbias = gradients.in_proj.bias});
   }
 
   template <class T = float, class B>
@@ -405,21 +396,21 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
   template <class T, class Space>
   ShortConvolution<T, Space> convolution(const Parameters<T, Space>& p,
                                          View<const T, 3, Space> projected,
-                                         Segments segments) const {
+                                         const SequenceOptions<State<T, Space>>& options) const {
     return {.weight = p.conv_weight.reshape(filtered(), taps_),
             .bias = p.conv_bias,
             .activation = ActivationKind::silu,
             .x = part(projected, inner(), inner() + filtered()),
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::conv)};
   }
 
   /// The scan's operands, with A in workspace.
   template <class B, class T, class Frame>
-  SsdScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                         const Parameters<T, typename B::Space>& p,
-                                         View<const T, 3, typename B::Space> projected,
-                                         View<const T, 3, typename B::Space> uBC,
-                                         Segments segments) const {
+  SsdScan<T, typename B::Space> operands(
+      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+      View<const T, 3, typename B::Space> projected, View<const T, 3, typename B::Space> uBC,
+      const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     const Index shared = groups_ * state_;
     auto A = frame.template tensor<Wide<T>>(heads(), 1, 1);
@@ -435,7 +426,8 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
             .dt_softplus = true,
             .dt_min = dt_limit_min_,
             .dt_max = dt_limit_max_,
-            .segments = segments};
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::ssm)};
   }
 
   template <class T, class Space>

@@ -58,17 +58,17 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
     using Space = typename B::Space;
     require_extents("mean_pool", "x", x, {dyn, dyn, channels_});
     if (tape != nullptr) tape->keep(ctx, options);
-    RunningMean<T, Space> a{.x = x, .segments = options.segments, .y = y};
-    if (options.initial_state != nullptr) {
-      a.initial_sum = options.initial_state->sum;
-      a.position = options.initial_state->position;
-    }
-    if (options.final_state != nullptr) a.final_sum = options.final_state->sum;
-    running_mean(ctx, a);
+    const auto position = options.initial(&State<T, Space>::position);
+    running_mean(ctx, RunningMean<T, Space>{.x = x,
+                                            .segments = options.segments,
+                                            .initial_sum = options.initial(&State<T, Space>::sum),
+                                            .position = position,
+                                            .final_sum = options.final(&State<T, Space>::sum),
+                                            .y = y});
     if (options.final_state != nullptr)
       advance_position(ctx, AdvancePosition<Space>{.length = x.extent(1),
                                                    .segments = options.segments,
-                                                   .position = a.position,
+                                                   .position = position,
                                                    .y = options.final_state->position});
   }
 
@@ -79,11 +79,13 @@ class MeanPool : public LayerVerbs<MeanPool<Config>> {
                      Output<B, T, dyn, dyn, width> dx, Parameters<Wide<T>, typename B::Space>&,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
-    RunningMeanBackward<T, Space> g{.segments = tape.segments, .dy = dy, .dx = dx};
-    if (tape.has_initial_state) g.position = tape.initial_state.position;
-    if (ends.final_state != nullptr) g.dfinal_sum = ends.final_state->sum;
-    if (ends.initial_state != nullptr) g.dinitial_sum = ends.initial_state->sum;
-    running_mean_backward(ctx, g);
+    running_mean_backward(ctx, RunningMeanBackward<T, Space>{
+                                   .segments = tape.segments,
+                                   .position = tape.options().initial(&State<T, Space>::position),
+                                   .dy = dy,
+                                   .dfinal_sum = ends.final(&State<T, Space>::sum),
+                                   .dx = dx,
+                                   .dinitial_sum = ends.initial(&State<T, Space>::sum)});
     if (ends.initial_state != nullptr)
       advance_position(ctx, AdvancePosition<Space>{.y = ends.initial_state->position});  // zero
   }

@@ -70,16 +70,12 @@ class Norm : public LayerVerbs<Norm<Config>> {
     using Space = typename B::Space;
     require_extents("norm", "y", y, {x.extent(0), x.extent(1), channels_});
     auto a = operands<T, Space>(p, x);
-    a.y = as_rows(View<T, 3, Space>(y));
-    if (tape != nullptr) {
-      tape->x = x;
-      if (Config.kind == NormalizationKind::layer) {
-        tape->mean.resize({a.x.extent(0)});
-        a.mean = tape->mean;
-      }
-      tape->scale.resize({a.x.extent(0)});
-      a.scale = tape->scale;
-    }
+    a.y = as_rows(y);
+    if (tape != nullptr) tape->x = x;
+    const OptionalTape saved(tape);
+    if (Config.kind == NormalizationKind::layer)
+      a.mean = saved.kept(&Tape<T, Space>::mean, a.x.extent(0));
+    a.scale = saved.kept(&Tape<T, Space>::scale, a.x.extent(0));
     normalization(ctx, a);
   }
 
@@ -89,7 +85,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
-                     const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
+                     const SequenceGradients<NoState>& = {},
+                     WriteMode dx_mode = WriteMode::overwrite) const {
     using Space = typename B::Space;
     require_extents("norm", "dy", dy, tape.x.extents().to_array());
     require_extents("norm", "dx", dx, tape.x.extents().to_array());
@@ -97,9 +94,9 @@ class Norm : public LayerVerbs<Norm<Config>> {
         ctx, NormalizationBackward<T, Space>{.forward = operands<T, Space>(p, tape.x),
                                              .mean = tape.mean,
                                              .scale = tape.scale,
-                                             .dy = as_rows(View<const T, 3, Space>(dy)),
-                                             .accumulate = accumulate,
-                                             .dx = as_rows(View<T, 3, Space>(dx)),
+                                             .dy = as_rows(dy),
+                                             .accumulate = dx_mode == WriteMode::accumulate,
+                                             .dx = as_rows(dx),
                                              .dweight = gradients.weight,
                                              .dbias = gradients.bias});
   }

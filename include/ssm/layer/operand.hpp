@@ -26,6 +26,8 @@ using InputOf =
 namespace detail {
 
 enum class VerbOperand { x, y, dy, dx };
+/// How many positions a verb takes: `step` one, and its operands have no axis of positions.
+enum class Positions { many, one };
 
 // Each of these says in one sentence what is wrong with an operand. `fits` is passed through, so
 // that a verb stops there.
@@ -81,11 +83,12 @@ constexpr bool is_writable() {
 
 /// Whether a verb takes X as this operand of layer L, with elements of T in Space; a static_assert
 /// says why not.
-template <VerbOperand name, class L, class T, class Space, bool is_step, class X>
+template <VerbOperand name, class L, class T, class Space, Positions positions, class X>
 constexpr bool is_operand() {
   if constexpr (is_tensor_like<name, TensorLike<X>>()) {
     using V = ViewTypeOf<X>;
     constexpr bool is_token = name == VerbOperand::x && ReadsTokens<L>;
+    constexpr bool is_step = positions == Positions::one;
     constexpr int batched = is_token || is_step ? (is_token && is_step ? 1 : 2) : 3;
     constexpr bool is_vector = MatrixLike<X> && requires {
       requires bool(X::IsVectorAtCompileTime);
@@ -157,8 +160,8 @@ template <class L>
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_operand(
     const std::string& layer, std::string operand, bool is_given,
-    const std::array<Index, 3>& expected, const std::array<Index, 3>& actual, bool is_step) {
-  if (is_step)
+    const std::array<Index, 3>& expected, const std::array<Index, 3>& actual, Positions positions) {
+  if (positions == Positions::one)
     refuse_extents(layer, operand + "_t", is_given, std::array{expected[0], expected[2]},
                    std::array{actual[0], actual[2]});
   refuse_extents(layer, operand, is_given, expected, actual);
@@ -168,7 +171,7 @@ template <class L>
 ///                     positions is left out.
 template <class L, class T, class Space>
 void require_operand(const char* operand, const View<T, 3, Space>& actual,
-                     const std::array<Index, 3>& expected, bool is_step = false) {
+                     const std::array<Index, 3>& expected, Positions positions = Positions::many) {
   bool agree = static_cast<bool>(actual);
   for (int axis = 0; axis < 3; ++axis) {
     const Index wanted = expected[static_cast<std::size_t>(axis)];
@@ -176,7 +179,7 @@ void require_operand(const char* operand, const View<T, 3, Space>& actual,
   }
   if (!agree)
     refuse_operand(class_name<L>(), operand, static_cast<bool>(actual), expected,
-                   actual.extents().to_array(), is_step);
+                   actual.extents().to_array(), positions);
 }
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_same_memory(const std::string& layer,

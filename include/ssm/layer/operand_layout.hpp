@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/core/tensor.hpp"
 #include "ssm/core/tensor_view.hpp"
 
 namespace ssm {
@@ -37,6 +38,19 @@ View<T, 2, Space> as_rows(const View<T, 3, Space>& x) {
         "layer copy one that has not, and so does ssm::clone");
   const Index stride = x.extent(1) == 1 ? x.stride(0) : x.stride(1);
   return {x.data(), {rows, x.extent(2)}, {stride, 1}};
+}
+/// The same where some extents are in the type, and of tensors.
+template <class T, class E, class Space>
+View<T, 2, Space> as_rows(const TensorView<T, E, Space>& x) {
+  return as_rows(View<T, 3, Space>(x));
+}
+template <class T, class E, class Space>
+View<T, 2, Space> as_rows(Tensor<T, E, Space>& x) {
+  return as_rows(View<T, 3, Space>(x));
+}
+template <class T, class E, class Space>
+View<const T, 2, Space> as_rows(const Tensor<T, E, Space>& x) {
+  return as_rows(View<const T, 3, Space>(x));
 }
 
 namespace detail {

@@ -98,15 +98,15 @@ class Retention : public LayerVerbs<Retention<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept, Index channels) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels);
-    };
-    const Index value_dim = heads_.config().value_dim;
-    const auto q = sequence(tape ? &tape->q : nullptr, channels_);
-    const auto k = sequence(tape ? &tape->k : nullptr, channels_);
-    const auto v = sequence(tape ? &tape->v : nullptr, value_dim);
-    const auto g = sequence(tape ? &tape->g : nullptr, value_dim);
-    const auto mixed = sequence(tape ? &tape->mixed : nullptr, value_dim);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const DynamicExtents<3> key_shape = x.extents();
+    const DynamicExtents<3> value_shape(x.extent(0), x.extent(1), heads_.config().value_dim);
+    const auto q = buffers.at(&Kept::q, key_shape);
+    const auto k = buffers.at(&Kept::k, key_shape);
+    const auto v = buffers.at(&Kept::v, value_shape);
+    const auto g = buffers.at(&Kept::g, value_shape);
+    const auto mixed = buffers.at(&Kept::mixed, value_shape);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
@@ -123,7 +123,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
                                                        .v = v,
                                                        .gate = g,
                                                        .mixed = mixed},
-                    tape ? &tape->heads : nullptr, options);
+                    buffers.part(&Kept::heads), options);
     readout_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
   }
 
@@ -142,9 +142,11 @@ class Retention : public LayerVerbs<Retention<Config>> {
     const auto dv = frame.template tensor<T>(tape.v.extents());
     const auto dg = frame.template tensor<T>(tape.v.extents());
     const auto dmixed = frame.template tensor<T>(tape.v.extents());
-    linear_backward<B, T>(ctx, p.out_proj.weight, as_rows(tape.mixed.view()),
-                          as_rows(View<const T, 3, Space>(dy)), as_rows(View<T, 3, Space>(dmixed)),
-                          false, gradients.out_proj.weight, {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
+                                                  .x = as_rows(tape.mixed),
+                                                  .dy = as_rows(dy),
+                                                  .dx = as_rows(dmixed),
+                                                  .dweight = gradients.out_proj.weight});
     heads_.differentiate(ctx,
                          RetentionHeads::Operands<T, Space, const T>{.weight = p.group_norm,
                                                                      .q = tape.q,
@@ -152,19 +154,23 @@ class Retention : public LayerVerbs<Retention<Config>> {
                                                                      .k_scale = k_scale(),
                                                                      .v = tape.v,
                                                                      .gate = tape.g},
-                         tape.heads, tape, dmixed,
+                         tape.heads, tape.options(), dmixed,
                          RetentionHeads::Gradients<T, Space>{
                              .q = dq, .k = dk, .v = dv, .gate = dg, .weight = gradients.group_norm},
                          ends);
     const auto project = [&](const auto& linear, auto& gradient, const View<T, 3, Space>& d,
-                             bool accumulate) {
-      linear_backward<B, T>(ctx, linear.weight, as_rows(tape.x), as_rows(d),
-                            as_rows(View<T, 3, Space>(dx)), accumulate, gradient.weight, {});
+                             WriteMode dx_mode) {
+      linear_backward(ctx, LinearBackward<T, Space>{.weight = linear.weight,
+                                                    .x = as_rows(tape.x),
+                                                    .dy = as_rows(d),
+                                                    .accumulate = dx_mode == WriteMode::accumulate,
+                                                    .dx = as_rows(dx),
+                                                    .dweight = gradient.weight});
     };
-    project(p.q_proj, gradients.q_proj, dq, false);
-    project(p.k_proj, gradients.k_proj, dk, true);
-    project(p.v_proj, gradients.v_proj, dv, true);
-    project(p.g_proj, gradients.g_proj, dg, true);
+    project(p.q_proj, gradients.q_proj, dq, WriteMode::overwrite);
+    project(p.k_proj, gradients.k_proj, dk, WriteMode::accumulate);
+    project(p.v_proj, gradients.v_proj, dv, WriteMode::accumulate);
+    project(p.g_proj, gradients.g_proj, dg, WriteMode::accumulate);
   }
 
   template <class T = float, class B>

@@ -100,8 +100,7 @@ class RetentionHeads {
     auto frame = ctx.workspace().frame();
     const Index batch = a.q.extent(0), length = a.q.extent(1);
     const Index rows = batch * length * config_.heads;
-    View<const std::int64_t, 1, Space> position;
-    if (options.initial_state != nullptr) position = options.initial_state->position;
+    const auto position = options.initial(&State<T, Space>::position);
     const auto log_decay = log_decays<T>(ctx, frame);
     rotate<T>(ctx, a.q, 1, 1, position, options.segments);
     rotate<T>(ctx, a.k, 1, a.k_scale, position, options.segments);
@@ -119,16 +118,17 @@ class RetentionHeads {
     if (parallel) scale.score_norm = eps_scale;
     retention_scale(ctx, scale);
 
+    using Kept = Tape<T, Space>;
+    const OptionalTape saved(tape);
     View<T, 3, Space> o = a.mixed, normalized = a.mixed;
     if (tape != nullptr) {
-      o = buffer<T, Space>(frame, &tape->o, batch, length, config_.value_dim);
-      normalized = buffer<T, Space>(frame, &tape->normalized, batch, length, config_.value_dim);
-      tape->scale.resize({rows});
+      o = saved.kept(&Kept::o, a.mixed.extents());
+      normalized = saved.kept(&Kept::normalized, a.mixed.extents());
     }
     auto attend = attention<T, Space>(a.q, a.k, a.v, log_decay, options.segments);
-    if (options.initial_state != nullptr) attend.initial_state = options.initial_state->retention;
-    if (options.final_state != nullptr) attend.final_state = options.final_state->retention;
+    attend.initial_state = options.initial(&State<T, Space>::retention);
     attend.y = values<T>(o);
+    attend.final_state = options.final(&State<T, Space>::retention);
     decayed_attention(ctx, attend);
     if (a.more) add(ctx, Add<T, Space>{.a = o.flatten(), .b = a.more.flatten(), .y = o.flatten()});
     if (options.final_state != nullptr)
@@ -136,17 +136,16 @@ class RetentionHeads {
                                                    .segments = options.segments,
                                                    .position = position,
                                                    .y = options.final_state->position});
-    normalization(ctx, Normalization<T, Space>{
-                           .kind = NormalizationKind::rms,
-                           .eps = config_.eps,
-                           .x = o.reshape(rows, head_value_dim()),
-                           .weight = a.weight,
-                           .eps_scale = eps_scale.flatten(),
-                           .y = normalized.reshape(rows, head_value_dim()),
-                           .scale = tape ? tape->scale.view() : View<Wide<T>, 1, Space>()});
+    normalization(ctx, Normalization<T, Space>{.kind = NormalizationKind::rms,
+                                               .eps = config_.eps,
+                                               .x = o.reshape(rows, head_value_dim()),
+                                               .weight = a.weight,
+                                               .eps_scale = eps_scale.flatten(),
+                                               .y = normalized.reshape(rows, head_value_dim()),
+                                               .scale = saved.kept(&Kept::scale, rows)});
     activation(ctx, Activation<T, Space>{.kind = config_.gate,
                                          .x = as_rows(a.gate),
-                                         .gate = as_rows(View<const T, 3, Space>(normalized)),
+                                         .gate = as_rows(normalized),
                                          .y = as_rows(a.mixed)});
   }
 
@@ -161,11 +160,12 @@ class RetentionHeads {
     View<T, 3, Space> more{};          // optional
   };
 
-  /// `a` as evaluate left it, without mixed; `start` is what the layer's SequenceTape kept.
-  template <class B, class T, class Start>
+  /// `a` as evaluate left it, without mixed; `options` are those of the call (SequenceTape).
+  template <class B, class T>
     requires RunsOn<RetentionHeads, B, T>
   void differentiate(Context<B>& ctx, const Operands<T, typename B::Space, const T>& a,
-                     const Tape<T, typename B::Space>& tape, const Start& start,
+                     const Tape<T, typename B::Space>& tape,
+                     const SequenceOptions<State<T, typename B::Space>>& options,
                      std::type_identity_t<View<const T, 3, typename B::Space>> dmixed,
                      const Gradients<T, typename B::Space>& d,
                      const SequenceGradients<State<T, typename B::Space>>& ends) const {
@@ -175,13 +175,13 @@ class RetentionHeads {
     const Index rows = shape[0] * shape[1] * config_.heads;
     const auto dnormalized = frame.template tensor<T>(shape);
     const View<T, 3, Space> dattended = d.more ? d.more : frame.template tensor<T>(shape);
-    activation_backward(
-        ctx, ActivationBackward<T, Space>{.forward = {.kind = config_.gate,
-                                                      .x = as_rows(a.gate),
-                                                      .gate = as_rows(tape.normalized.view())},
-                                          .dy = as_rows(dmixed),
-                                          .dx = as_rows(d.gate),
-                                          .dgate = as_rows(dnormalized)});
+    activation_backward(ctx,
+                        ActivationBackward<T, Space>{.forward = {.kind = config_.gate,
+                                                                 .x = as_rows(a.gate),
+                                                                 .gate = as_rows(tape.normalized)},
+                                                     .dy = as_rows(dmixed),
+                                                     .dx = as_rows(d.gate),
+                                                     .dgate = as_rows(dnormalized)});
     normalization_backward(ctx, NormalizationBackward<T, Space>{
                                     .forward = {.kind = NormalizationKind::rms,
                                                 .x = tape.o.view().reshape(rows, head_value_dim()),
@@ -190,25 +190,22 @@ class RetentionHeads {
                                     .dy = dnormalized.reshape(rows, head_value_dim()),
                                     .dx = dattended.reshape(rows, head_value_dim()),
                                     .dweight = d.weight});
-    View<const std::int64_t, 1, Space> position;
-    DecayedAttentionBackward<T, Space> g{
-        .forward = attention<T, Space>(a.q, a.k, a.v, log_decays<T>(ctx, frame), start.segments),
-        .dy = values<const T>(dattended),
-        .dq = keys<T>(d.q),
-        .dk = keys<T>(d.k),
-        .dv = values<T>(d.v)};
-    if (start.has_initial_state) {
-      g.forward.initial_state = start.initial_state.retention;
-      position = start.initial_state.position;
-    }
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->retention;
-    if (ends.initial_state != nullptr) {
-      g.dinitial_state = ends.initial_state->retention;
+    auto attend = attention<T, Space>(a.q, a.k, a.v, log_decays<T>(ctx, frame), options.segments);
+    attend.initial_state = options.initial(&State<T, Space>::retention);
+    decayed_attention_backward(ctx,
+                               DecayedAttentionBackward<T, Space>{
+                                   .forward = attend,
+                                   .dy = values<const T>(dattended),
+                                   .dfinal_state = ends.final(&State<T, Space>::retention),
+                                   .dq = keys<T>(d.q),
+                                   .dk = keys<T>(d.k),
+                                   .dv = values<T>(d.v),
+                                   .dinitial_state = ends.initial(&State<T, Space>::retention)});
+    if (ends.initial_state != nullptr)
       advance_position(ctx, AdvancePosition<Space>{.y = ends.initial_state->position});  // zero
-    }
-    decayed_attention_backward(ctx, g);
-    rotate<T>(ctx, d.q, -1, 1, position, start.segments);
-    rotate<T>(ctx, d.k, -1, a.k_scale, position, start.segments);
+    const auto position = options.initial(&State<T, Space>::position);
+    rotate<T>(ctx, d.q, -1, 1, position, options.segments);
+    rotate<T>(ctx, d.k, -1, a.k_scale, position, options.segments);
   }
 
   template <class T, class Space>

@@ -104,19 +104,16 @@ class S4D : public LayerVerbs<S4D<Config>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, x.extent(0), x.extent(1), channels());
-    };
-    auto filtered = sequence(tape ? &tape->filtered : nullptr);
-    auto hidden = sequence(tape ? &tape->hidden : nullptr);
+    const Buffers buffers(frame, tape);
+    auto filtered = buffers.at(&Tape<T, Space>::filtered, x.extents());
+    auto hidden = buffers.at(&Tape<T, Space>::hidden, x.extents());
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
     }
-    auto scan = operands(ctx, frame, p, View<const T, 3, Space>(x), options.segments);
-    if (options.initial_state != nullptr) scan.initial_state = options.initial_state->diagonal;
-    if (options.final_state != nullptr) scan.final_state = options.final_state->diagonal;
+    auto scan = operands(ctx, frame, p, View<const T, 3, Space>(x), options);
     scan.y = filtered;
+    scan.final_state = options.final(&State<T, Space>::diagonal);
     diagonal_scan(ctx, scan);
     activation(ctx, nonlinearity<T, Space>(filtered, as_rows(hidden)));
     readout_.evaluate(ctx, p.output_linear, hidden, y, nullptr);
@@ -133,9 +130,12 @@ class S4D : public LayerVerbs<S4D<Config>> {
     auto frame = ctx.workspace().frame();
     auto dfiltered = frame.template tensor<T>(tape.filtered.extents());
     const auto rows = as_rows(dfiltered);
-    linear_backward<B, T>(ctx, p.output_linear.weight, as_rows(tape.hidden.view()),
-                          as_rows(View<const T, 3, Space>(dy)), rows, false,
-                          gradients.output_linear.weight, gradients.output_linear.bias);
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.output_linear.weight,
+                                                  .x = as_rows(tape.hidden),
+                                                  .dy = as_rows(dy),
+                                                  .dx = rows,
+                                                  .dweight = gradients.output_linear.weight,
+                                                  .dbias = gradients.output_linear.bias});
     activation_backward(
         ctx, ActivationBackward<T, Space>{
                  .forward = nonlinearity<T, Space>(tape.filtered, {}), .dy = rows, .dx = rows});
@@ -243,10 +243,10 @@ class S4D : public LayerVerbs<S4D<Config>> {
   }
 
   template <class B, class T, class Frame>
-  DiagonalScan<T, typename B::Space> operands(Context<B>& ctx, Frame& frame,
-                                              const Parameters<T, typename B::Space>& p,
-                                              View<const T, 3, typename B::Space> x,
-                                              Segments segments) const {
+  DiagonalScan<T, typename B::Space> operands(
+      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+      View<const T, 3, typename B::Space> x,
+      const SequenceOptions<State<T, typename B::Space>>& options) const {
     using Space = typename B::Space;
     auto dt = frame.template tensor<Wide<T>>(channels());
     auto A = frame.template tensor<Wide<T>>(channels(), mode_count(), 2);
@@ -267,7 +267,8 @@ class S4D : public LayerVerbs<S4D<Config>> {
         .skip = p.D.flatten(),
         .discretization = discretization_,
         .x = x,
-        .segments = segments};
+        .segments = options.segments,
+        .initial_state = options.initial(&State<T, Space>::diagonal)};
   }
 
   template <class B, class T, class Frame>
@@ -281,18 +282,18 @@ class S4D : public LayerVerbs<S4D<Config>> {
     auto dA = frame.template tensor<Wide<T>>(channels(), mode_count(), 2);
     fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
-    DiagonalScanBackward<T, Space> g{.forward = operands(ctx, frame, p, tape.x, tape.segments),
-                                     .dy = dy,
-                                     .dx = dx,
-                                     .ddt = ddt,
-                                     .dA = dA,
-                                     .dC = gradients.C.reshape(channels(), mode_count(), 2),
-                                     .dskip = gradients.D.flatten()};
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.diagonal;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->diagonal;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->diagonal;
-    diagonal_scan_backward(ctx, g);
-    dynamics_backward<B, T>(ctx, frame, g.forward, ddt, dA, gradients);
+    const auto scan = operands(ctx, frame, p, tape.x, tape.options());
+    diagonal_scan_backward(ctx, DiagonalScanBackward<T, Space>{
+                                    .forward = scan,
+                                    .dy = dy,
+                                    .dfinal_state = ends.final(&State<T, Space>::diagonal),
+                                    .dx = dx,
+                                    .dinitial_state = ends.initial(&State<T, Space>::diagonal),
+                                    .ddt = ddt,
+                                    .dA = dA,
+                                    .dC = gradients.C.reshape(channels(), mode_count(), 2),
+                                    .dskip = gradients.D.flatten()});
+    dynamics_backward<B, T>(ctx, frame, scan, ddt, dA, gradients);
   }
 
   /// What all channels say about the A they share is added up by a product with ones.

@@ -76,36 +76,35 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     using Space = typename B::Space;
     require_extents("selective_transition", "gate", gate, {x.extent(0), x.extent(1), outputs()});
     auto frame = ctx.workspace().frame();
-    const auto rows = as_rows(View<const T, 3, Space>(x));
+    const auto rows = as_rows(x);
     const Index count = rows.extent(0);
-    auto hidden = buffer<T, Space>(frame, tape ? &tape->hidden : nullptr, count, up_.inputs());
-    if (tape != nullptr) {
-      tape->x = x;
-      tape->fc1.resize({count, up_.inputs()});
-      tape->fc2.resize({count, outputs()});
-    }
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto hidden = buffers.at(&Kept::hidden, count, up_.inputs());
+    if (tape != nullptr) tape->x = x;
     matmul(ctx, Matmul<T, Space>{.a = rows,
                                  .b = p.fc1.weight.transpose(0, 1),
                                  .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
                                  .c = hidden,
-                                 .z = tape ? tape->fc1.view() : View<T, 2, Space>()});
+                                 .z = buffers.kept(&Kept::fc1, count, up_.inputs())});
     matmul(ctx, Matmul<T, Space>{.a = hidden,
                                  .b = p.fc2.weight.transpose(0, 1),
                                  .b_bf16 = p.fc2.weight.bf16.transpose(0, 1),
                                  .activation = ActivationKind::silu,
-                                 .c = as_rows(View<T, 3, Space>(gate)),
-                                 .z = tape ? tape->fc2.view() : View<T, 2, Space>()});
+                                 .c = as_rows(gate),
+                                 .z = buffers.kept(&Kept::fc2, count, outputs())});
   }
 
-  /// From the gradient of the gate; dx is added to where `accumulate`.
+  /// From the gradient of the gate; dx is written as `dx_mode` says.
   template <class B, class T>
     requires RunsOn<SelectiveTransition, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, outer> dgate,
                      Output<B, T, dyn, dyn, inner> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
-                     const SequenceGradients<NoState>& = {}, bool accumulate = false) const {
+                     const SequenceGradients<NoState>& = {},
+                     WriteMode dx_mode = WriteMode::overwrite) const {
     using Space = typename B::Space;
     require_extents("selective_transition", "dgate", dgate,
                     {tape.x.extent(0), tape.x.extent(1), outputs()});
@@ -116,15 +115,22 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     auto dfc1 = frame.template tensor<T>(x.extent(0), up_.inputs());
     activation_backward(
         ctx, ActivationBackward<T, Space>{.forward = {.kind = ActivationKind::silu, .x = tape.fc2},
-                                          .dy = as_rows(View<const T, 3, Space>(dgate)),
+                                          .dy = as_rows(dgate),
                                           .dx = dfc2});
-    linear_backward<B, T>(ctx, p.fc2.weight, tape.hidden, dfc2, dfc1, false, gradients.fc2.weight,
-                          {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc2.weight,
+                                                  .x = tape.hidden,
+                                                  .dy = dfc2,
+                                                  .dx = dfc1,
+                                                  .dweight = gradients.fc2.weight});
     activation_backward(
         ctx, ActivationBackward<T, Space>{
                  .forward = {.kind = ActivationKind::silu, .x = tape.fc1}, .dy = dfc1, .dx = dfc1});
-    linear_backward<B, T>(ctx, p.fc1.weight, x, dfc1, as_rows(View<T, 3, Space>(dx)), accumulate,
-                          gradients.fc1.weight, {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc1.weight,
+                                                  .x = x,
+                                                  .dy = dfc1,
+                                                  .accumulate = dx_mode == WriteMode::accumulate,
+                                                  .dx = as_rows(dx),
+                                                  .dweight = gradients.fc1.weight});
   }
 
   /// y = h ⊙ gate; y overwritten, may be the same memory as either.
@@ -133,9 +139,7 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
   static void select(Context<B>& ctx, Input<B, T, dyn, dyn, outer> gate,
                      Input<B, T, dyn, dyn, outer> h, Output<B, T, dyn, dyn, outer> y) {
     using Space = typename B::Space;
-    activation(ctx, Activation<T, Space>{.x = as_rows(View<const T, 3, Space>(h)),
-                                         .gate = as_rows(View<const T, 3, Space>(gate)),
-                                         .y = as_rows(View<T, 3, Space>(y))});
+    activation(ctx, Activation<T, Space>{.x = as_rows(h), .gate = as_rows(gate), .y = as_rows(y)});
   }
 
   /// dh = dy ⊙ gate, dgate = dy ⊙ h; both overwritten, dh may be the same memory as dy.
@@ -146,12 +150,11 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
                               Output<B, T, dyn, dyn, outer> dh,
                               Output<B, T, dyn, dyn, outer> dgate) {
     using Space = typename B::Space;
-    activation_backward(ctx, ActivationBackward<T, Space>{
-                                 .forward = {.x = as_rows(View<const T, 3, Space>(h)),
-                                             .gate = as_rows(View<const T, 3, Space>(gate))},
-                                 .dy = as_rows(View<const T, 3, Space>(dy)),
-                                 .dx = as_rows(View<T, 3, Space>(dh)),
-                                 .dgate = as_rows(View<T, 3, Space>(dgate))});
+    activation_backward(
+        ctx, ActivationBackward<T, Space>{.forward = {.x = as_rows(h), .gate = as_rows(gate)},
+                                          .dy = as_rows(dy),
+                                          .dx = as_rows(dh),
+                                          .dgate = as_rows(dgate)});
   }
 
   template <class T = float, class B>

@@ -7,6 +7,7 @@
 
 #include "ssm/core/random.hpp"  // Seed
 #include "ssm/core/segments.hpp"
+#include "ssm/core/tensor_view.hpp"
 
 namespace ssm {
 
@@ -16,6 +17,15 @@ template <class Part>
 std::optional<Seed> fork(const std::optional<Seed>& seed, const Part& part) {
   if (!seed) return std::nullopt;
   return seed->fork(part);
+}
+
+/// A tensor of a state; a null view where there is no state.
+template <class State, class Tensor, class Of>
+auto tensor_of(State* state, Tensor Of::*member) {
+  using Whole = decltype((state->*member).view());
+  View<typename Whole::Element, Whole::rank(), typename Whole::Space> result;
+  if (state != nullptr) result = (state->*member).view();
+  return result;
 }
 }  // namespace detail
 
@@ -28,6 +38,17 @@ struct SequenceOptions {
   const State* initial_state = nullptr;
   State* final_state = nullptr;
   std::optional<Seed> dropout = {};
+
+  /// A tensor of either state, for an operand that may be left out: a null view where the state is.
+  ///   scan.initial_state = options.initial(&State<T, Space>::ssm);
+  template <class Tensor, class Of>
+  auto initial(Tensor Of::*member) const {
+    return detail::tensor_of(initial_state, member);
+  }
+  template <class Tensor, class Of>
+  auto final(Tensor Of::*member) const {
+    return detail::tensor_of(final_state, member);
+  }
 
   /// The same for a part of the layer, whose state is of(state).
   template <class Of>
@@ -53,6 +74,16 @@ template <class State>
 struct SequenceGradients {
   const State* final_state = nullptr;
   State* initial_state = nullptr;
+
+  /// The gradient of a tensor of either state: a null view where it is left out.
+  template <class Tensor, class Of>
+  auto final(Tensor Of::*member) const {
+    return detail::tensor_of(final_state, member);
+  }
+  template <class Tensor, class Of>
+  auto initial(Tensor Of::*member) const {
+    return detail::tensor_of(initial_state, member);
+  }
 
   /// The same for a part of the layer, whose state is of(state).
   template <class Of>

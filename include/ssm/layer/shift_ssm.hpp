@@ -73,10 +73,9 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
       tape->keep(ctx, options);
       tape->x = x;
     }
-    auto a = operands<T, typename B::Space>(p, x, options.segments);
-    if (options.initial_state != nullptr) a.initial_state = options.initial_state->shift;
-    if (options.final_state != nullptr) a.final_state = options.final_state->shift;
+    auto a = operands<T, typename B::Space>(p, x, options);
     a.y = y;
+    a.final_state = options.final(&State<T, typename B::Space>::shift);
     shift_convolution(ctx, a);
   }
 
@@ -88,16 +87,15 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
                      Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
-    ShiftConvolutionBackward<T, Space> g{.forward = operands<T, Space>(p, tape.x, tape.segments),
-                                         .dy = dy,
-                                         .dx = dx,
-                                         .dB = gradients.B,
-                                         .dC = gradients.C.reshape(channels_, state_),
-                                         .dskip = gradients.D};
-    if (tape.has_initial_state) g.forward.initial_state = tape.initial_state.shift;
-    if (ends.final_state != nullptr) g.dfinal_state = ends.final_state->shift;
-    if (ends.initial_state != nullptr) g.dinitial_state = ends.initial_state->shift;
-    shift_convolution_backward(ctx, g);
+    shift_convolution_backward(ctx, ShiftConvolutionBackward<T, Space>{
+                                        .forward = operands<T, Space>(p, tape.x, tape.options()),
+                                        .dy = dy,
+                                        .dfinal_state = ends.final(&State<T, Space>::shift),
+                                        .dx = dx,
+                                        .dinitial_state = ends.initial(&State<T, Space>::shift),
+                                        .dB = gradients.B,
+                                        .dC = gradients.C.reshape(channels_, state_),
+                                        .dskip = gradients.D});
   }
 
   template <class T = float, class B>
@@ -148,9 +146,13 @@ class ShiftSsm : public LayerVerbs<ShiftSsm<Config>> {
  private:
   template <class T, class Space>
   ShiftConvolution<T, Space> operands(const Parameters<T, Space>& p, View<const T, 3, Space> x,
-                                      Segments segments) const {
-    return {
-        .B = p.B, .C = p.C.reshape(channels_, state_), .skip = p.D, .x = x, .segments = segments};
+                                      const SequenceOptions<State<T, Space>>& options) const {
+    return {.B = p.B,
+            .C = p.C.reshape(channels_, state_),
+            .skip = p.D,
+            .x = x,
+            .segments = options.segments,
+            .initial_state = options.initial(&State<T, Space>::shift)};
   }
 
   Index channels_;

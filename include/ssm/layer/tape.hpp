@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ssm/core/context.hpp"
@@ -59,16 +60,82 @@ struct SequenceTape {
     has_initial_state = options.initial_state != nullptr;
     if (has_initial_state) copy_state<L>(ctx, *options.initial_state, initial_state);
   }
+  /// The packing and the initial state of the call that the tape is of.
+  SequenceOptions<State> options() const {
+    return {.segments = segments, .initial_state = has_initial_state ? &initial_state : nullptr};
+  }
 };
 
-/// A buffer for an intermediate result: in the tape where there is one, else in the workspace.
-template <class T, class Space, class Frame, class... N>
-View<T, int{sizeof...(N)}, Space> buffer(
-    Frame& frame, std::type_identity_t<DynamicTensor<T, int{sizeof...(N)}, Space>>* kept,
-    N... extents) {
-  if (kept == nullptr) return frame.template tensor<T>(extents...);
-  kept->resize(DynamicExtents<int{sizeof...(N)}>(extents...));
-  return kept->view();
+namespace detail {
+/// A part of a tape, by a pointer to the member or by a function.
+template <class Tape, class Of>
+auto& part_of(Tape& tape, const Of& of) {
+  if constexpr (std::is_member_object_pointer_v<Of>)
+    return tape.*of;
+  else
+    return of(tape);
 }
+}  // namespace detail
+
+/// The tape of a call that may have none. `of` is a pointer to a member of the tape, or a function
+/// of(tape) that returns a reference.
+template <class Tape>
+class OptionalTape {
+ public:
+  explicit OptionalTape(Tape* tape) : tape_(tape) {}
+
+  /// A tensor of the tape with these extents, for what only `differentiate` reads; a null view in a
+  /// call without a tape.
+  template <class Of, class... N>
+  auto kept(const Of& of, const N&... extents) const {
+    ViewOf<Of> view;
+    if (tape_ != nullptr) {
+      auto& tensor = detail::part_of(*tape_, of);
+      tensor.resize(ShapeOf<Of>(extents...));
+      view = tensor.view();
+    }
+    return view;
+  }
+  /// The tape of a part of the layer; null in a call without a tape.
+  template <class Of>
+  auto part(const Of& of) const {
+    return tape_ == nullptr ? nullptr : &detail::part_of(*tape_, of);
+  }
+
+ protected:
+  template <class Of>
+  using Part = std::remove_reference_t<decltype(detail::part_of(std::declval<Tape&>(),
+                                                                std::declval<const Of&>()))>;
+  template <class Of>
+  using ShapeOf = typename Part<Of>::Shape;
+  template <class Of>
+  using ViewOf = View<typename Part<Of>::Value, ShapeOf<Of>::rank(), typename Part<Of>::Space>;
+
+  Tape* tape_;
+};
+
+/// Where the intermediate results of a call go: to its tape, or to the frame in a call without one.
+///   const Buffers buffers(frame, tape);
+///   auto q = buffers.at(&Tape<T, Space>::q, batch, length, channels);
+template <class Frame, class Tape>
+class Buffers : public OptionalTape<Tape> {
+  using Base = OptionalTape<Tape>;
+
+ public:
+  Buffers(Frame& frame, Tape* tape) : Base(tape), frame_(&frame) {}
+
+  /// Memory with these extents: the tensor of the tape, or part of the frame.
+  template <class Of, class... N>
+  auto at(const Of& of, const N&... extents) const {
+    typename Base::template ViewOf<Of> view = this->kept(of, extents...);
+    if (this->tape_ == nullptr)
+      view = frame_->template tensor<typename Base::template Part<Of>::Value>(
+          typename Base::template ShapeOf<Of>(extents...));
+    return view;
+  }
+
+ private:
+  Frame* frame_;
+};
 
 }  // namespace ssm

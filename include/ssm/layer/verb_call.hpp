@@ -41,14 +41,14 @@ class VerbCall {
       return false;
     }
   }
-  template <VerbOperand name, bool is_step, class X>
+  template <VerbOperand name, Positions positions, class X>
   static constexpr bool takes() {
-    return is_operand<name, L, T, Space, is_step, std::remove_reference_t<X>>();
+    return is_operand<name, L, T, Space, positions, std::remove_reference_t<X>>();
   }
-  template <bool is_step, class X, class Y>
+  template <Positions positions, class X, class Y>
   static constexpr bool evaluates() {
-    if constexpr (runs() && takes<VerbOperand::x, is_step, X>() &&
-                  takes<VerbOperand::y, is_step, Y>()) {
+    if constexpr (runs() && takes<VerbOperand::x, positions, X>() &&
+                  takes<VerbOperand::y, positions, Y>()) {
       constexpr Index in = ReadsTokens<L> ? dyn : static_width<std::remove_reference_t<X>>();
       constexpr Index out = static_width<std::remove_reference_t<Y>>();
       if constexpr (in != dyn || out != dyn)
@@ -86,8 +86,9 @@ class VerbCall {
   }
 
   /// x as [B, L, D], or tokens as [B, L].
-  template <bool is_step, class X>
+  template <Positions positions, class X>
   static Input input(X& x) {
+    constexpr bool is_step = positions == Positions::one;
     constexpr int rank = ReadsTokens<L> ? 2 : 3;
     const auto view = operand_view < is_step || ReadsTokens < L >> (x);
     if constexpr (is_step)
@@ -96,8 +97,9 @@ class VerbCall {
       return as_batch<rank>(view);
   }
   /// y, dy or dx as [B, L, D].
-  template <bool is_step = false, class Y>
+  template <Positions positions = Positions::many, class Y>
   static auto sequences(Y& y) {
+    constexpr bool is_step = positions == Positions::one;
     const auto view = operand_view<is_step>(y);
     if constexpr (is_step)
       return as_one_position<3>(view);
@@ -106,10 +108,11 @@ class VerbCall {
   }
 
   static void run(Context<B>& ctx, const L& layer, const P& parameters, const Input& x,
-                  const Written& y, Tape* tape, const Options& options, bool is_step = false) {
+                  const Written& y, Tape* tape, const Options& options,
+                  Positions positions = Positions::many) {
     if constexpr (!ReadsTokens<L>) {
-      require_operand<L>("x", x, {x.extent(0), x.extent(1), input_width(layer)}, is_step);
-      require_operand<L>("y", y, {x.extent(0), x.extent(1), output_width(layer)}, is_step);
+      require_operand<L>("x", x, {x.extent(0), x.extent(1), input_width(layer)}, positions);
+      require_operand<L>("y", y, {x.extent(0), x.extent(1), output_width(layer)}, positions);
       require_distinct("y", y, "x", x);
     }
     auto frame = ctx.workspace().frame();

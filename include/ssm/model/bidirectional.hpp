@@ -61,18 +61,19 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     require_no_state(options.initial_state != nullptr || options.final_state != nullptr);
     require_segments("Bidirectional", options.segments, x.extent(0), x.extent(1));
     auto frame = ctx.workspace().frame();
-    const auto reversed_x = buffer<T, Space>(frame, tape ? &tape->reversed_x : nullptr, x.extent(0),
-                                             x.extent(1), x.extent(2));
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    const auto reversed_x = buffers.at(&Kept::reversed_x, x.extents());
     reverse<B, T>(ctx, x, reversed_x);
     const std::vector<Index> segments = reversed(options.segments);
     const auto direction = [&](std::string_view name, Segments packing) {
       return SequenceOptions<typename L::template State<T, Space>>{
           .segments = packing, .dropout = detail::fork(options.dropout, name)};
     };
-    layer_.evaluate(ctx, p.forward, x, y, tape ? &tape->forward : nullptr,
+    layer_.evaluate(ctx, p.forward, x, y, buffers.part(&Kept::forward),
                     direction("forward", options.segments));
     const auto other = frame.template tensor<T>(y.extent(0), y.extent(1), y.extent(2));
-    layer_.evaluate(ctx, p.backward, reversed_x, other, tape ? &tape->backward : nullptr,
+    layer_.evaluate(ctx, p.backward, reversed_x, other, buffers.part(&Kept::backward),
                     direction("backward", segments));
     add_reversed<B, T>(ctx, frame, other, y);
   }

@@ -63,11 +63,12 @@ class Chain : public LayerVerbs<Chain<First, Second>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto between = buffer<T, Space>(frame, tape ? &tape->between : nullptr, x.extent(0),
-                                    x.extent(1), output_channels(first_));
-    first_.evaluate(ctx, p.first, x, between, tape ? &tape->first : nullptr,
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto between = buffers.at(&Kept::between, x.extent(0), x.extent(1), output_channels(first_));
+    first_.evaluate(ctx, p.first, x, between, buffers.part(&Kept::first),
                     options.part(first_of, std::string_view("first")));
-    second_.evaluate(ctx, p.second, between, y, tape ? &tape->second : nullptr,
+    second_.evaluate(ctx, p.second, between, y, buffers.part(&Kept::second),
                      options.part(second_of, std::string_view("second")));
   }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/layer/dense_fusion.hpp"
 #include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
@@ -19,8 +20,7 @@ namespace ssm {
 /// input:
 ///   L::Hidden<T, Space>       views of what later layers read of it, or of its gradient
 ///   L::KeptHidden<T, Space>   the tensors behind them, for a tape
-///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, batch, length, sequences,
-///                          has_initial_state)
+///   layer.hidden_buffer<T>(ctx, frame, kept | nullptr, HiddenShape)
 ///   L::for_each_hidden(visit, hidden)                       visit(view), those that are there
 ///   layer.evaluate(…, options, sources, hidden)             sources oldest first; fills hidden
 ///   layer.differentiate(…, ends, sources, hidden, dsources, dhidden)
@@ -73,11 +73,10 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       typename Inner::template Tape<T, Space> inner;
       typename Inner::template KeptHidden<T, Space> kept;
       typename Inner::template Hidden<T, Space> hidden;
-      std::optional<Seed> dropout;
+      LayerDropout::Tape dropout;
     };
     std::vector<Block> blocks;
-    Index state_rows = 0;  // sequences
-    bool has_initial_state = false;
+    HiddenShape shape;
   };
 
   /// Throws  ArgumentError  without blocks, for layers of another width than the norm, for a
@@ -85,7 +84,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   ///                        is not in [0, 1)
   DenseStack(DenseStackConfig config, NormLayer norm, std::vector<Inner> layers)
       : sources_(config.sources),
-        dropout_(detail::require_probability("DenseStack", config.dropout)),
+        dropout_("DenseStack", config.dropout),
         norm_(std::move(norm)),
         layers_(std::move(layers)) {
     if (layers_.empty()) throw ArgumentError("DenseStack: a model needs at least one block");
@@ -116,21 +115,19 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const std::size_t count = layers_.size();
-    const Index batch = x.extent(0);
-    const Index length = x.extent(1);
-    const Index sequences = sequence_count(batch, options.segments);
-    const bool has_initial_state = options.initial_state != nullptr;
+    const HiddenShape shape{.batch = x.extent(0),
+                            .length = x.extent(1),
+                            .sequences = sequence_count(x.extent(0), options.segments),
+                            .has_initial_state = options.initial_state != nullptr};
     if (tape != nullptr) {
       tape->blocks.resize(count);
-      tape->state_rows = sequences;
-      tape->has_initial_state = has_initial_state;
+      tape->shape = shape;
     }
     if (options.final_state != nullptr) options.final_state->blocks.resize(count);
     Ring<T, Space> ring;
     if (tape == nullptr)
       for (std::size_t i = 0; i < std::min(count, ring_size()); ++i)
-        ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, batch, length,
-                                                       sequences, has_initial_state);
+        ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, shape);
     auto mixed = frame.template tensor<T>(x.extents());
     View<T, 3, Space> normed;
     if (tape == nullptr) normed = frame.template tensor<T>(x.extents());
@@ -142,8 +139,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       if (block != nullptr) {
         block->normed.resize(x.extents());
         normed = block->normed;
-        block->hidden = layers_[i].template hidden_buffer<T>(ctx, frame, &block->kept, batch,
-                                                             length, sequences, has_initial_state);
+        block->hidden = layers_[i].template hidden_buffer<T>(ctx, frame, &block->kept, shape);
         if (i + 1 < count) tape->blocks[i + 1].x.resize(x.extents());
         running = i + 1 < count ? tape->blocks[i + 1].x.view() : View<T, 3, Space>(y);
       }
@@ -153,10 +149,8 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
                           options.part(
                               [i](auto& state) -> auto& { return state.blocks[i]; }, i),
                           sources.span(), hidden);
-      if (block != nullptr) {
-        block->dropout = detail::fork(options.dropout, i);
-        apply_dropout(ctx, dropout_, block->dropout, mixed);
-      }
+      dropout_.evaluate(ctx, mixed, block ? &block->dropout : nullptr,
+                        detail::fork(options.dropout, i));
       add(ctx, Add<T, Space>{.a = current.flatten(), .b = mixed.flatten(), .y = running.flatten()});
       current = running;
     }
@@ -176,19 +170,17 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     if (ends.initial_state != nullptr) ends.initial_state->blocks.resize(count);
     // The gradient of a layer's hidden tensors gathers while the layers that read it are passed.
     // That of an initial state may be wanted although the state was zero, and not there.
-    const bool has_initial_state = tape.has_initial_state || ends.initial_state != nullptr;
+    HiddenShape shape = tape.shape;
+    if (ends.initial_state != nullptr) shape.has_initial_state = true;
     Ring<T, Space> ring;
     for (std::size_t i = 0; i < std::min(count, ring_size()); ++i) {
-      ring[i] = layers_[i].template hidden_buffer<T>(
-          ctx, frame, nullptr, dy.extent(0), dy.extent(1), tape.state_rows, has_initial_state);
+      ring[i] = layers_[i].template hidden_buffer<T>(ctx, frame, nullptr, shape);
       clear(ctx, ring[i]);
     }
     const View<T, 3, Space> running(dx);
     if (running.data() != dy.data())
       add(ctx, Add<T, Space>{.a = dy.flatten(), .y = running.flatten()});
     auto dnormed = frame.template tensor<T>(dy.extents());
-    View<T, 3, Space> dropped;
-    if (dropout_ > 0) dropped = frame.template tensor<T>(dy.extents());
     for (std::size_t i = count; i-- > 0;) {
       const auto& block = tape.blocks[i];
       const std::size_t first = first_source(i);
@@ -198,19 +190,15 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
         dsources.push(ring[source % ring_size()]);
       }
       const Hidden& dhidden = ring[i % ring_size()];
-      View<const T, 3, Space> dmixed = running;
-      if (block.dropout && dropout_ > 0) {
-        add(ctx, Add<T, Space>{.a = running.flatten(), .y = dropped.flatten()});
-        apply_dropout(ctx, dropout_, block.dropout, dropped);
-        dmixed = dropped;
-      }
+      auto part = ctx.workspace().frame();
+      const auto dmixed = dropout_.template differentiated<T>(ctx, part, block.dropout, running);
       layers_[i].differentiate(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,
                                gradients.blocks[i].inner,
                                ends.part([i](auto& state) -> auto& { return state.blocks[i]; }),
                                sources.span(), block.hidden, dsources.span(), dhidden);
       if (i >= ring_size()) clear(ctx, dhidden);  // it is layer i − ring_size()'s from here on
       norm_.differentiate(ctx, p.blocks[i].norm, block.norm, dnormed, running,
-                          gradients.blocks[i].norm, {}, true);
+                          gradients.blocks[i].norm, {}, WriteMode::accumulate);
     }
   }
 
@@ -305,7 +293,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
   Index sources_;
-  double dropout_;
+  LayerDropout dropout_;
   NormLayer norm_;
   std::vector<Inner> layers_;
 };

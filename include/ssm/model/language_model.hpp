@@ -75,7 +75,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   };
   template <class T, class Space = HostSpace>
   struct Tape {
-    std::optional<Seed> dropout;  // of the embedding
+    LayerDropout::Tape dropout;  // of the embedding
     DynamicTensor<Token, 1, Space> tokens;
     Index batch = 0;
     DynamicTensor<std::int64_t, 1, HostSpace> first_positions;  // of each sequence
@@ -94,8 +94,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// Throws  ArgumentError  for an empty vocabulary or one larger than its padding, and for an
   ///                        initializer_range that the initialization does not read
   BasicLanguageModel(LanguageModelConfig config, Backbone backbone, FinalNorm norm)
-      : config_(config), backbone_(std::move(backbone)), norm_(std::move(norm)) {
-    detail::require_probability("language model", config_.embedding_dropout);
+      : config_(config),
+        backbone_(std::move(backbone)),
+        norm_(std::move(norm)),
+        dropout_("language model", config.embedding_dropout) {
     if (config_.padded == dyn) config_.padded = config_.vocabulary;
     if (config_.vocabulary < 1 || config_.padded < config_.vocabulary)
       throw ArgumentError(message({"language model: a vocabulary of ", config_.vocabulary,
@@ -134,21 +136,17 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const bool last_only = tape == nullptr && logits.extent(1) == 1 && length > 1;
     require_extents("language model", "logits", logits,
                     {batch, last_only ? Index{1} : length, config_.padded});
-    const auto sequence = [&](DynamicTensor<T, 3, Space>* kept) {
-      return buffer<T, Space>(frame, kept, batch, length, channels());
-    };
-    auto embedded = sequence(tape ? &tape->embedded : nullptr);
-    auto hidden = sequence(tape ? &tape->hidden : nullptr);
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto embedded = buffers.at(&Kept::embedded, batch, length, channels());
+    auto hidden = buffers.at(&Kept::hidden, batch, length, channels());
     const Positions first = options.initial_state
                                 ? first_positions(*options.initial_state, batch, options.segments)
                                 : Positions();
     embed<T>(ctx, p, tokens, embedded, first, options.segments);
-    if (tape != nullptr) {
-      keep(ctx, *tape, tokens, first, options.segments);
-      tape->dropout = options.dropout;
-      apply_dropout(ctx, config_.embedding_dropout, tape->dropout, embedded);
-    }
-    backbone_.evaluate(ctx, p.backbone, embedded, hidden, tape ? &tape->backbone : nullptr,
+    if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments);
+    dropout_.evaluate(ctx, embedded, buffers.part(&Kept::dropout), options.dropout);
+    backbone_.evaluate(ctx, p.backbone, embedded, hidden, buffers.part(&Kept::backbone),
                        options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state != nullptr) {
       auto& position = options.final_state->position;
@@ -158,13 +156,12 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       });
     }
     if (last_only) hidden = hidden.slice(1, length - 1, length);
-    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, batch, hidden.extent(1),
-                                   channels());
-    norm_.evaluate(ctx, p.norm, hidden, normed, tape ? &tape->norm : nullptr);
-    matmul(ctx, Matmul<T, Space>{.a = as_rows(View<const T, 3, Space>(normed)),
+    auto normed = buffers.at(&Kept::normed, hidden.extents());
+    norm_.evaluate(ctx, p.norm, hidden, normed, buffers.part(&Kept::norm));
+    matmul(ctx, Matmul<T, Space>{.a = as_rows(normed),
                                  .b = head_of(p).transpose(0, 1),
                                  .b_bf16 = head_of(p).bf16.transpose(0, 1),
-                                 .c = as_rows(View<T, 3, Space>(logits))});
+                                 .c = as_rows(logits)});
   }
 
   /// Tokens have no gradient; dlogits [B, L, padded].
@@ -179,13 +176,15 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const auto shape = tape.hidden.extents();
     auto dnormed = frame.template tensor<T>(shape);
     auto dhidden = frame.template tensor<T>(shape);
-    linear_backward<B, T>(ctx, head_of(p), as_rows(tape.normed.view()),
-                          as_rows(View<const T, 3, Space>(dlogits)), as_rows(dnormed), false,
-                          head_of(gradients), {});
+    linear_backward(ctx, LinearBackward<T, Space>{.weight = head_of(p),
+                                                  .x = as_rows(tape.normed),
+                                                  .dy = as_rows(dlogits),
+                                                  .dx = as_rows(dnormed),
+                                                  .dweight = head_of(gradients)});
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
     backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
                             ends.part(backbone_of));
-    apply_dropout(ctx, config_.embedding_dropout, tape.dropout, dnormed);
+    dropout_.differentiate(ctx, tape.dropout, dnormed);
     if (ends.initial_state != nullptr)
       ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
     if (config_.positions > 0)
@@ -333,6 +332,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   LanguageModelConfig config_;
   Backbone backbone_;
   FinalNorm norm_;
+  LayerDropout dropout_;
 };
 
 }  // namespace ssm

@@ -67,7 +67,8 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
     of_kind(kind(), [&](auto i) {
       constexpr std::size_t index = i;
       std::get<index>(layer_).evaluate(
-          ctx, as<index>(p), x, y, tape ? &as<index>(*tape) : nullptr,
+          ctx, as<index>(p), x, y,
+          OptionalTape(tape).part([](auto& kept) -> auto& { return as<index>(kept); }),
           options.part([](auto& state) -> auto& { return as<index>(state); }));
     });
   }

@@ -33,7 +33,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     typename NormLayer::template Tape<T, Space> norm;
     DynamicTensor<T, 3, Space> normed;
     typename Inner::template Tape<T, Space> inner;
-    std::optional<Seed> dropout;
+    LayerDropout::Tape dropout;
   };
 
   /// Throws  ArgumentError  where the inner layer does not take and give as many channels as the
@@ -45,9 +45,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   /// `dropout` is the probability with which elements of what is added are left out in training.
   /// Throws  ArgumentError  unless it is in [0, 1) and the widths are one
   Residual(NormLayer norm, Inner inner, double dropout = 0)
-      : norm_(std::move(norm)),
-        inner_(std::move(inner)),
-        dropout_(detail::require_probability("Residual", dropout)) {
+      : norm_(std::move(norm)), inner_(std::move(inner)), dropout_("Residual", dropout) {
     require_widths();
   }
 
@@ -66,14 +64,12 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    auto normed = buffer<T, Space>(frame, tape ? &tape->normed : nullptr, x.extent(0), x.extent(1),
-                                   x.extent(2));
-    norm_.evaluate(ctx, p.norm, x, normed, tape ? &tape->norm : nullptr);
-    inner_.evaluate(ctx, p.inner, normed, y, tape ? &tape->inner : nullptr, options);
-    if (tape != nullptr) {
-      tape->dropout = options.dropout;
-      apply_dropout(ctx, dropout_, tape->dropout, y);
-    }
+    using Kept = Tape<T, Space>;
+    const Buffers buffers(frame, tape);
+    auto normed = buffers.at(&Kept::normed, x.extents());
+    norm_.evaluate(ctx, p.norm, x, normed, buffers.part(&Kept::norm));
+    inner_.evaluate(ctx, p.inner, normed, y, buffers.part(&Kept::inner), options);
+    dropout_.evaluate(ctx, y, buffers.part(&Kept::dropout), options.dropout);
     add(ctx, Add<T, Space>{.a = x.flatten(), .b = y.flatten(), .y = y.flatten()});
   }
 
@@ -87,16 +83,11 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dnormed = frame.template tensor<T>(dy.extents());
-    View<const T, 3, Space> dinner = dy;
-    if (tape.dropout && dropout_ > 0) {
-      const View<T, 3, Space> dropped = frame.template tensor<T>(dy.extents());
-      add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dropped.flatten()});
-      apply_dropout(ctx, dropout_, tape.dropout, dropped);
-      dinner = dropped;
-    }
+    const auto dinner = dropout_.template differentiated<T>(ctx, frame, tape.dropout, dy);
     inner_.differentiate(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);
     add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dx.flatten()});
-    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {}, true);
+    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {},
+                        WriteMode::accumulate);
   }
 
   template <class T = float, class B>
@@ -135,7 +126,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
 
   NormLayer norm_;
   Inner inner_;
-  double dropout_ = 0;
+  LayerDropout dropout_;
 };
 
 }  // namespace ssm

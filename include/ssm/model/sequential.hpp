@@ -74,15 +74,18 @@ class Sequential : public LayerVerbs<Sequential<Blocks...>> {
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
+    const Buffers buffers(frame, tape);
     View<const T, 3, Space> current = x;
     for_each_index([&](auto i) {
       constexpr std::size_t index = i;
-      const auto next =
-          i + 1 == count ? View<T, 3, Space>(y)
-                         : buffer<T, Space>(frame, tape ? &tape->between[i] : nullptr, x.extent(0),
-                                            x.extent(1), output_channels(std::get<i>(blocks_)));
+      const auto next = i + 1 == count
+                            ? View<T, 3, Space>(y)
+                            : buffers.at(
+                                  [](auto& kept) -> auto& { return kept.between[index]; },
+                                  x.extent(0), x.extent(1), output_channels(std::get<i>(blocks_)));
       std::get<i>(blocks_).evaluate(
-          ctx, std::get<i>(p.blocks), current, next, tape ? &std::get<i>(tape->blocks) : nullptr,
+          ctx, std::get<i>(p.blocks), current, next,
+          buffers.part([](auto& kept) -> auto& { return std::get<index>(kept.blocks); }),
           options.part(
               [](auto& state) -> auto& { return std::get<index>(state.blocks); }, index));
       current = next;
