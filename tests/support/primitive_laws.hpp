@@ -11,7 +11,7 @@
 
 #include "ssm/core/elementwise.hpp"  // copy
 #include "support/backends.hpp"
-#include "support/expect_reference.hpp"
+#include "support/describe.hpp"
 #include "support/gradient_check.hpp"
 #include "support/operand_run.hpp"
 
@@ -133,25 +133,27 @@ void has_its_gradients(const typename Run::Test& test, Change&& change) {
     const auto loss = [&] {
       run.evaluate(ctx);
       double sum = 0;
-      Run::Operands::for_each_operand([&]<class P>(const Operand& what, auto member, P partner) {
-        if constexpr (!std::is_null_pointer_v<P>)
-          if (!is_read(what) && what.role != Role::again && run.gradient.*partner)
-            sum += inner_product(run.gradient.*partner, run.forward.*member);
-      });
+      Run::Operands::for_each_operand(
+          [&]<class V, class P>(const Operand& what, V Run::Operands::*member, P partner) {
+            if constexpr (!std::is_null_pointer_v<P> && std::is_floating_point_v<typename V::Value>)
+              if (!is_read(what) && what.role != Role::again && run.gradient.*partner)
+                sum += inner_product(run.gradient.*partner, run.forward.*member);
+          });
       return sum;
     };
-    Run::Operands::for_each_operand([&]<class P>(const Operand& what, auto member, P partner) {
-      if constexpr (!std::is_null_pointer_v<P>)
-        if (is_read(what) && run.gradient.*partner) {
-          CAPTURE(what.name);
-          const auto& from = start.gradient.*partner;
-          const auto& gradient = run.gradient.*partner;
-          const bool is_added = what.role == Role::parameter;
-          CHECK(gradient_error(loss, run.writable(run.forward.*member), [&](auto... i) {
-                  return gradient(i...) - (is_added ? from(i...) : 0);
-                }) < tolerance<double>.gradient);
-        }
-    });
+    Run::Operands::for_each_operand(
+        [&]<class V, class P>(const Operand& what, V Run::Operands::*member, P partner) {
+          if constexpr (!std::is_null_pointer_v<P> && std::is_floating_point_v<typename V::Value>)
+            if (is_read(what) && run.gradient.*partner) {
+              CAPTURE(what.name);
+              const auto& from = start.gradient.*partner;
+              const auto& gradient = run.gradient.*partner;
+              const bool is_added = what.role == Role::parameter;
+              CHECK(gradient_error(loss, run.writable(run.forward.*member), [&](auto... i) {
+                      return gradient(i...) - (is_added ? from(i...) : 0);
+                    }) < tolerance<double>.gradient);
+            }
+        });
   });
 }
 template <class Run>

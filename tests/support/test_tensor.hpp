@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "ssm/core/random.hpp"
+#include "ssm/core/scalar.hpp"
 #include "ssm/core/tensor.hpp"
 
 namespace ssm::test {
@@ -17,7 +18,7 @@ auto random_tensor(std::string_view name, N... extents) {
   DynamicTensor<T, int{sizeof...(N)}> x({static_cast<Index>(extents)...});
   const Random random(Seed{7}.fork(name));
   for (Index i = 0; i < x.size(); ++i)
-    x.data()[i] = static_cast<T>(random.uniform(static_cast<std::uint64_t>(i), -1, 1));
+    x.data()[i] = scalar_cast<T>(random.uniform(static_cast<std::uint64_t>(i), -1, 1));
   return x;
 }
 
@@ -25,7 +26,7 @@ auto random_tensor(std::string_view name, N... extents) {
 template <class T = double, class... N>
 auto nan_tensor(N... extents) {
   DynamicTensor<T, int{sizeof...(N)}> x({static_cast<Index>(extents)...});
-  std::fill_n(x.data(), x.size(), std::numeric_limits<T>::quiet_NaN());
+  std::fill_n(x.data(), x.size(), static_cast<T>(std::numeric_limits<Wide<T>>::quiet_NaN()));
   return x;
 }
 
@@ -77,10 +78,10 @@ double difference(const X& x, const Y& y) {
   double error = 0;
   double largest = 1;
   for_each_index(x, [&](auto... i) {
-    const double distance = std::abs(static_cast<double>(x(i...)) - static_cast<double>(y(i...)));
+    const double distance = std::abs(scalar_cast<double>(x(i...)) - scalar_cast<double>(y(i...)));
     error =
         std::isnan(distance) ? std::numeric_limits<double>::infinity() : std::max(error, distance);
-    largest = std::max(largest, std::abs(static_cast<double>(y(i...))));
+    largest = std::max(largest, std::abs(scalar_cast<double>(y(i...))));
   });
   return error / largest;
 }

@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <doctest/doctest.h>
-
 #include <sstream>
 #include <string>
 #include <type_traits>
-
-#include "ssm/backend/reference.hpp"
-#include "support/layout.hpp"
 
 namespace ssm::test {
 
@@ -52,22 +47,6 @@ std::string describe(const Case& test) {
   SSM_DESCRIBE(dfinal);
 #undef SSM_DESCRIBE
   return out.str();
-}
-
-/// A case's operands, in its layout, give on every context that `on_each(body)` calls body with
-/// what they give by the reference. A Run has the operands of a case, `compute(ctx, test)` and
-/// `expect_equal(test, actual, expected)`.
-template <class Run, class Case, class OnEach>
-void expect_reference(const Case& test, const OnEach& on_each) {
-  CAPTURE(describe(test));
-  Context<Reference> reference;
-  Run expected(test, Layout::rows);
-  expected.compute(reference, test);
-  on_each([&](auto& ctx) {
-    Run actual(test, test.layout);
-    actual.compute(ctx, test);
-    expect_equal(test, actual, expected);
-  });
 }
 
 }  // namespace ssm::test
