@@ -250,7 +250,7 @@ constexpr Index rotary_offsets[] = {0, 0, 70, 150};
 constexpr std::int64_t rotary_starts[] = {5, 41, 2};
 
 struct RotaryCase {
-  Index dimension = 0, length = 150;
+  Index dimension = 0, batch = 1, length = 150, heads = 2, width = 10;
   bool packed = false;
   int direction = 1;
   Layout layout = Layout::rows;
@@ -260,8 +260,9 @@ template <class T>
 struct RotaryRun : OperandRun<Rotary<T, HostSpace>, NoGradient> {
   using Test = RotaryCase;
   RotaryRun(const RotaryCase& test, Layout layout)
-      : RotaryRun::OperandRun({{'B', 1}, {'L', test.length}, {'H', 2}, {'K', 10}}, layout,
-                              test.packed ? Segments(rotary_offsets) : Segments()) {
+      : RotaryRun::OperandRun(
+            {{'B', test.batch}, {'L', test.length}, {'H', test.heads}, {'K', test.width}}, layout,
+            test.packed ? Segments(rotary_offsets) : Segments()) {
     this->forward.dimension = test.dimension;
     this->forward.base = 100;
     this->forward.position = 37;
@@ -272,6 +273,83 @@ struct RotaryRun : OperandRun<Rotary<T, HostSpace>, NoGradient> {
   template <class B>
   static constexpr bool exists = HasAttention<B, T>;
 };
+
+TEST_CASE("channel j turns with channel j + r/2 and the rest stays") {
+  RotaryRun<double> call({.dimension = 4, .length = 1, .heads = 1, .width = 5}, Layout::rows);
+  auto& a = call.forward;
+  call.set(a.x, {1, 2, 3, 4, 5});
+  a.base = 4;
+  a.position = 3;
+  const double first = 3;
+  const double second = 3 / 2.0;  // base^(−2/4)
+  const auto expected = tensor_of(
+      {std::cos(first) - 3 * std::sin(first), 2 * std::cos(second) - 4 * std::sin(second),
+       3 * std::cos(first) + std::sin(first), 4 * std::cos(second) + 2 * std::sin(second), 5});
+  on_each_backend<RotaryRun<double>>([&](auto& ctx) {
+    call.evaluate(ctx);
+    CHECK(difference(a.y, expected.reshape(1, 1, 1, 5)) < tolerance<double>.value);
+  });
+}
+
+TEST_CASE("the opposite direction undoes a rotation, in place") {
+  on_each_backend<RotaryRun<double>>([](auto& ctx) {
+    RotaryRun<double> call({.dimension = 6, .batch = 3, .length = 65, .width = 6}, Layout::rows);
+    auto& a = call.forward;
+    const auto x = clone(a.x);
+    a.y = call.writable(a.x);
+    call.evaluate(ctx);
+    CHECK(difference(a.y, x) > tolerance<double>.value);
+    a.direction = -1;
+    call.evaluate(ctx);
+    CHECK(difference(a.y, x) < tolerance<double>.value);
+  });
+}
+
+TEST_CASE("every sequence starts at its own position, packed or not, or at the same") {
+  for (const bool packed : {false, true})
+    for (const bool same : {false, true}) {
+      CAPTURE(packed);
+      CAPTURE(same);
+      RotaryRun<double> all(
+          {.dimension = 4, .batch = packed ? 1 : 3, .length = packed ? 150 : 9, .packed = packed},
+          Layout::rows);
+      auto& a = all.forward;
+      a.positions = same ? std::span<const std::int64_t>() : std::span(rotary_starts);
+      on_each_backend<RotaryRun<double>>([&](auto& ctx) {
+        all.evaluate(ctx);
+        for_each_sequence(a.x.extent(0), a.x.extent(1), a.segments, [&](const Sequence& s) {
+          const auto rows = [&](const auto& view) {
+            return view.slice(0, s.batch, s.batch + 1).slice(1, s.begin, s.end);
+          };
+          RotaryRun<double> alone({.dimension = 4, .length = s.end - s.begin}, Layout::rows);
+          alone.forward.x = rows(a.x);
+          alone.forward.position = same ? a.position : rotary_starts[s.row];
+          alone.evaluate(ctx);
+          CHECK(difference(rows(a.y), alone.forward.y) <= allowed_beside(ctx));
+        });
+        // and what is left of a sequence goes on from its place in it
+        RotaryRun<double> rest({.dimension = 4, .length = 5}, Layout::rows);
+        const Index row = packed ? 0 : 1, begin = packed ? 145 : 4;
+        const Index sequence = packed ? 2 : 1, passed = packed ? 75 : 4;
+        rest.forward.x = a.x.slice(0, row, row + 1).slice(1, begin, begin + 5);
+        rest.forward.position = (same ? a.position : rotary_starts[sequence]) + passed;
+        rest.evaluate(ctx);
+        CHECK(difference(a.y.slice(0, row, row + 1).slice(1, begin, begin + 5), rest.forward.y) <=
+              allowed_beside(ctx));
+      });
+    }
+}
+
+TEST_CASE("channels that cannot be rotated and positions that are too few are refused") {
+  Context<Reference> ctx;
+  for (const Index dimension : {3, 12, -2}) {
+    RotaryRun<double> call({.dimension = dimension, .length = 1}, Layout::rows);
+    CHECK_THROWS_AS(call.evaluate(ctx), ShapeError);
+  }
+  RotaryRun<double> call({.dimension = 4, .packed = true}, Layout::rows);
+  call.forward.positions = std::span(rotary_starts).first(2);
+  CHECK_THROWS_AS(call.evaluate(ctx), ShapeError);
+}
 
 TEST_CASE_TEMPLATE("rotary embeddings equal the reference, forwards and back, in place too", T,
                    float, double) {
