@@ -78,10 +78,9 @@ void step(benchmark::State& state) {
   auto call = operands.forward();
   call.initial_state = operands.memory;
   call.final_state = operands.memory;
-  ssm::bench::measure<float>(
-      state, threads, operands.elements(),
-      {.bytes = 2 * sizeof(float) * static_cast<double>(operands.memory.size())},
-      [&] { ssm::decayed_attention(ctx, call); });
+  ssm::bench::measure<float>(state, threads, operands.elements(),
+                             {.bytes = ssm::operand_bytes(call)},
+                             [&] { ssm::decayed_attention(ctx, call); });
 }
 BENCHMARK(step)
     ->ArgNames({"H", "K", "V", "threads"})

@@ -68,7 +68,6 @@ void backward(benchmark::State& state) {
       });
 }
 
-/// A, B, C and the state are read, the state is written.
 void step(benchmark::State& state) {
   Operands o(state.range(0), 1, state.range(1));
   const int threads = static_cast<int>(state.range(2));
@@ -76,9 +75,8 @@ void step(benchmark::State& state) {
   auto scan = o.forward();
   scan.initial_state = o.state;
   scan.final_state = o.state;
-  const double bytes = 4.0 * static_cast<double>(3 * o.A.size() + 2 * o.state.size());
-  bench::measure<float>(state, threads, static_cast<double>(o.x.size()), {.bytes = bytes},
-                        [&] { diagonal_scan(ctx, scan); });
+  bench::measure<float>(state, threads, static_cast<double>(o.x.size()),
+                        {.bytes = operand_bytes(scan)}, [&] { diagonal_scan(ctx, scan); });
 }
 
 }  // namespace

@@ -99,7 +99,6 @@ void forward_and_backward(benchmark::State& state) {
                         });
 }
 
-/// A and the state are read, the state is written.
 void step(benchmark::State& state) {
   Operands o(state.range(0), 1, state.range(1));
   const int threads = static_cast<int>(state.range(2));
@@ -107,9 +106,8 @@ void step(benchmark::State& state) {
   auto scan = o.forward();
   scan.initial_state = o.state;
   scan.final_state = o.state;
-  const double bytes = 4.0 * static_cast<double>(o.A.size() + 2 * o.state.size());
-  bench::measure<float>(state, threads, static_cast<double>(o.u.size()), {.bytes = bytes},
-                        [&] { selective_scan(ctx, scan); });
+  bench::measure<float>(state, threads, static_cast<double>(o.u.size()),
+                        {.bytes = operand_bytes(scan)}, [&] { selective_scan(ctx, scan); });
 }
 
 }  // namespace

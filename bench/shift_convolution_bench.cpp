@@ -58,9 +58,8 @@ void step(benchmark::State& state) {
   auto shift = o.forward();
   shift.initial_state = o.state;
   shift.final_state = o.state;
-  const double bytes = 4.0 * static_cast<double>(2 * o.B.size() + 2 * o.state.size());
-  bench::measure<float>(state, threads, static_cast<double>(o.x.size()), {.bytes = bytes},
-                        [&] { shift_convolution(ctx, shift); });
+  bench::measure<float>(state, threads, static_cast<double>(o.x.size()),
+                        {.bytes = operand_bytes(shift)}, [&] { shift_convolution(ctx, shift); });
 }
 
 }  // namespace

@@ -62,8 +62,8 @@ void step(benchmark::State& state) {
   auto short_filter = o.forward();
   short_filter.initial_state = o.state;
   short_filter.final_state = o.state;
-  const double bytes = 4.0 * static_cast<double>(o.weight.size() + 2 * o.state.size());
-  bench::measure<float>(state, threads, static_cast<double>(o.x.size()), {.bytes = bytes},
+  bench::measure<float>(state, threads, static_cast<double>(o.x.size()),
+                        {.bytes = operand_bytes(short_filter)},
                         [&] { short_convolution(ctx, short_filter); });
 }
 

@@ -108,10 +108,9 @@ void step(benchmark::State& state) {
   auto call = operands.forward();
   call.initial_state = operands.memory;
   call.final_state = operands.memory;
-  ssm::bench::measure<float>(
-      state, threads, operands.elements(),
-      {.bytes = 2 * sizeof(float) * static_cast<double>(operands.memory.size())},
-      [&] { ssm::ssd_scan(ctx, call); });
+  ssm::bench::measure<float>(state, threads, operands.elements(),
+                             {.bytes = ssm::operand_bytes(call)},
+                             [&] { ssm::ssd_scan(ctx, call); });
 }
 BENCHMARK(step)
     ->ArgNames({"H", "P", "N", "threads"})

@@ -96,6 +96,14 @@ class Trial {
     const Values& values = take_integers(name, expected);
     return {values.integers.data(), extents_of<Rank>(values)};
   }
+  /// A tensor of any rank, row-major; `dyn` in `expected` accepts any extent.
+  std::span<const double> numbers(const std::string& name, std::span<const Index> expected) {
+    return take(name, expected).numbers;
+  }
+  std::span<const std::int64_t> whole_numbers(const std::string& name,
+                                              std::span<const Index> expected) {
+    return take_integers(name, expected).integers;
+  }
   /// `input/cu_seqlens`, empty if the case is not packed.
   std::vector<Index> segments();
 
@@ -121,6 +129,11 @@ class Trial {
         },
         View<typename ViewTypeOf<const X>::Element, ViewTypeOf<const X>::rank()>(computed));
     compare_numbers(name, shape, numbers, expected, tolerance);
+  }
+  /// The same of numbers in row-major order.
+  void compare_flat(const std::string& name, std::span<const Index> shape,
+                    std::span<const double> actual, double tolerance) {
+    compare_numbers(name, shape, actual, take(name, shape).numbers, tolerance);
   }
   template <HostTensor X>
   void compare_if_given(const std::string& name, const X& actual, double tolerance,

@@ -24,12 +24,17 @@ target_compile_definitions(laws_on_device PUBLIC SSM_TEST_DATA="${CMAKE_CURRENT_
 target_compile_options(laws_on_device PUBLIC $<$<CONFIG:Release>:-O1>)
 set_target_properties(laws_on_device PROPERTIES CXX_EXTENSIONS OFF)
 
-file(GLOB sources CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" cuda/*_test.cpp)
+# Of the tests of primitives those of what the device has.
+file(GLOB sources CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" cuda/*_test.cpp primitive/*_test.cpp)
 foreach(source IN LISTS sources)
+  cmake_path(GET source PARENT_PATH area)
   cmake_path(GET source STEM stem)
   string(REGEX REPLACE "_test$" "" stem "${stem}")
-  ssm_test_on_device(cuda_${stem}_on_device "${source}")
-  ssm_add_device_test(cuda.${stem} cuda_${stem}_on_device)
+  if(area STREQUAL "primitive" AND NOT EXISTS "${PROJECT_SOURCE_DIR}/include/ssm/backend/cuda/${stem}.hpp")
+    continue()
+  endif()
+  ssm_test_on_device(${area}_${stem}_on_device "${source}")
+  ssm_add_device_test(${area}.${stem} ${area}_${stem}_on_device)
 endforeach()
 # The laws of every layer and model that runs there, with the kernels of tensor cores and with the general ones.
 foreach(program IN LISTS law_programs)

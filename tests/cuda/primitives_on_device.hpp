@@ -19,14 +19,4 @@ struct DeviceContext : Context<OnDevice<Primitives...>> {
   DeviceContext() { this->workspace().fill_with_nan(true); }
 };
 
-/// expect_reference on such a backend.
-template <class Backend, class Run, class Case>
-void expect_reference_on(const Case& test) {
-  expect_reference<Run>(test, [](const auto& body) {
-    Context<Backend> device;
-    device.workspace().fill_with_nan(true);
-    body(device);
-  });
-}
-
 }  // namespace ssm::test

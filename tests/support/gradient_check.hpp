@@ -7,22 +7,22 @@
 #include <cstddef>
 #include <limits>
 
-#include "ssm/core/tensor.hpp"
+#include "support/test_tensor.hpp"  // for_each_index
 
 namespace ssm::test {
 
-/// Compares a gradient with central differences of `loss`, for every element of `values` that the
-/// loss reads. Returns the largest difference over max(1, largest gradient): what
-/// `tolerance<double>.gradient` bounds. Nine points, error O(h⁸): three would not reach that bound
-/// in double precision.
-template <class F, class E>
-double gradient_error(F&& loss, Tensor<double, E>& values, const Tensor<double, E>& gradient) {
+/// Compares a gradient, `gradient(i, j, …)`, with central differences of `loss`, for every element
+/// of `values` that the loss reads. Returns the largest difference over max(1, largest gradient):
+/// what `tolerance<double>.gradient` bounds. Nine points, error O(h⁸): three would not reach that
+/// bound in double precision.
+template <class F, class X, class G>
+double gradient_error(F&& loss, X&& values, const G& gradient) {
   constexpr double step = 1e-3;
   constexpr std::array weights{4.0 / 5, -1.0 / 5, 4.0 / 105, -1.0 / 280};
   double error = 0;
   double largest = 1;
-  for (Index i = 0; i < values.size(); ++i) {
-    double& value = values.data()[i];
+  for_each_index(values, [&](auto... i) {
+    double& value = values(i...);
     const double kept = value;
     const auto loss_at = [&](double offset) {
       value = kept + offset;
@@ -34,11 +34,11 @@ double gradient_error(F&& loss, Tensor<double, E>& values, const Tensor<double, 
       expected += weights[k] * (loss_at(offset) - loss_at(-offset)) / step;
     }
     value = kept;
-    const double distance = std::abs(gradient.data()[i] - expected);
+    const double distance = std::abs(gradient(i...) - expected);
     error =
         std::isnan(distance) ? std::numeric_limits<double>::infinity() : std::max(error, distance);
     largest = std::max(largest, std::abs(expected));
-  }
+  });
   return error / largest;
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "../check_layer.hpp"  // not_a_number
+#include <limits>
+
+#include "../check_operation.hpp"
 #include "ssm/op/cross_entropy.hpp"
 
 namespace ssm::conformance {
@@ -16,30 +18,16 @@ inline Reduction reduction_of(const Trial& trial) {
 
 template <class B, class T>
 void check_cross_entropy(Trial& trial) {
-  Context<B> ctx;
-  ctx.workspace().fill_with_nan(true);
-  const auto logits = trial.read<T, 3>("input/logits");
-  const Index rows = logits.extent(0) * logits.extent(1);
-  const Index vocabulary = logits.extent(2);
-  const auto targets = trial.tokens<2>("input/targets", {logits.extent(0), logits.extent(1)});
+  OperationCheck<B, CrossEntropy<T, HostSpace>> check(trial, {{"dlogits", "grad/input/logits"}});
+  auto& a = check.forward;
   constexpr Token least = std::numeric_limits<Token>::min();
-  const auto ignored = static_cast<Token>(trial.config().integer_or("ignore_index", -100, least));
-  DynamicTensor<T, 1> loss({Index{1}});
-  fill(loss, not_a_number);
-  auto dlogits = filled_like(logits, not_a_number);
-  const bool has_gradient = trial.has_any("grad/");
-  CrossEntropy<T, HostSpace> a{.logits = logits.reshape(rows, vocabulary),
-                               .targets = targets.flatten(),
-                               .ignore_index = ignored,
-                               .reduction = reduction_of(trial),
-                               .loss = loss};
-  if (has_gradient) {
+  a.ignore_index = static_cast<Token>(trial.config().integer_or("ignore_index", -100, least));
+  a.reduction = reduction_of(trial);
+  if (trial.has_any("grad/"))
     a.scale = trial.view<1>("cotangent/loss", {1})(0);
-    a.dlogits = dlogits.reshape(rows, vocabulary);
-  }
-  cross_entropy(ctx, a);
-  trial.compare("output/loss", loss, tolerance<T>.value);
-  if (has_gradient) trial.compare("grad/input/logits", dlogits, tolerance<T>.gradient);
+  else
+    a.dlogits = {};
+  check.run([](auto& ctx, const auto& call) { cross_entropy(ctx, call); });
 }
 
 }  // namespace ssm::conformance

@@ -4,7 +4,8 @@
 #include <doctest/doctest.h>
 
 #include "ssm/backend/cpu.hpp"
-#include "support/expect_reference.hpp"
+#include "ssm/backend/reference.hpp"
+#include "support/layout.hpp"
 
 namespace ssm::test {
 
@@ -17,12 +18,6 @@ void on_each_thread_count(F&& body) {
     ctx.workspace().fill_with_nan(true);
     body(ctx);
   }
-}
-
-/// expect_reference on the CPU with each of these thread counts.
-template <class Run, class Case>
-void expect_reference_on_cpu(const Case& test) {
-  expect_reference<Run>(test, [](const auto& body) { on_each_thread_count(body); });
 }
 
 }  // namespace ssm::test

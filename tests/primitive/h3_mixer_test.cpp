@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/op/h3_mixer.hpp"
+
+#include <vector>
+
+#include "cuda/tensor_cores_on_host.hpp"
+#include "support/primitive_laws.hpp"
+
+namespace ssm::test {
+namespace {
+
+struct Case {
+  Index batch = 2, length = 6, channels = 4, heads = 4, taps = 3;
+  bool states = true;
+  Segments segments{};
+  Layout layout = Layout::rows;
+};
+
+/// Every head has 3 modes.
+template <class T>
+struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
+  using Test = Case;
+  Run(const Case& test, Layout layout)
+      : Run::OperandRun({{'B', test.batch},
+                         {'L', test.length},
+                         {'D', test.channels},
+                         {'H', test.heads},
+                         {'W', test.channels / test.heads},
+                         {'N', test.taps},
+                         {'P', 3},
+                         {'Z', 2}},
+                        layout, test.segments,
+                        left_out({{"initial_shift", test.states},
+                                  {"initial_diagonal", test.states},
+                                  {"dinitial_shift", test.states},
+                                  {"dinitial_diagonal", test.states},
+                                  {"dfinal_shift", test.states},
+                                  {"dfinal_diagonal", test.states}})) {
+    for_each_element([](T& dt) { dt = T(0.4) + dt / 4; }, this->writable(this->forward.dt));
+    const auto A = this->writable(this->forward.A);
+    for_each_index(A,
+                   [&](Index h, Index p, Index part) { A(h, p, part) -= part == 0 ? T(1.5) : 0; });
+  }
+  void evaluate(auto& ctx) { h3_mixer(ctx, this->forward); }
+  void differentiate(auto& ctx) { h3_mixer_backward(ctx, this->backward()); }
+  template <class B>
+  static constexpr bool exists = HasH3Mixer<B, T>;
+};
+
+TEST_CASE("every head width equals the printed formula, one diagonal scan for each product") {
+  for (const Index heads : {4, 2, 1}) {
+    CAPTURE(heads);
+    const Index batch = 2, length = 6, width = 4 / heads;
+    NanContext<Reference> ctx;
+    Run<double> call({.batch = batch, .length = length, .heads = heads}, Layout::rows);
+    const auto& a = call.forward;
+    call.evaluate(ctx);
+    auto shifted = nan_tensor(batch, length, 4);
+    shift_convolution(ctx, ShiftConvolution<double, HostSpace>{.B = a.shift_B,
+                                                               .C = a.shift_C,
+                                                               .skip = a.shift_skip,
+                                                               .x = a.k,
+                                                               .initial_state = a.initial_shift,
+                                                               .y = shifted});
+    auto expected = zero_tensor(batch, length, 4);
+    auto kv = nan_tensor(batch, length, 1);
+    auto s = nan_tensor(batch, length, 1);
+    auto state = nan_tensor(batch, 1, 3, 2);
+    auto states = nan_tensor(batch, width, width, heads, 3, 2);
+    for (Index h = 0; h < heads; ++h)
+      for (Index i = 0; i < width; ++i)
+        for (Index j = 0; j < width; ++j) {
+          for_each_index(kv, [&](Index b, Index t, Index) {
+            kv(b, t, 0) = shifted(b, t, h * width + i) * a.v(b, t, h * width + j);
+          });
+          const auto initial =
+              a.initial_diagonal.slice(1, i, i + 1).select(2, j).slice(2, h, h + 1);
+          diagonal_scan(ctx, DiagonalScan<double, HostSpace>{.dt = a.dt.slice(0, h, h + 1),
+                                                             .A = a.A.slice(0, h, h + 1),
+                                                             .B = a.B.slice(0, h, h + 1),
+                                                             .C = a.C.slice(0, h, h + 1),
+                                                             .skip = a.skip.slice(0, h, h + 1),
+                                                             .x = kv,
+                                                             .initial_state = initial.select(1, 0),
+                                                             .final_state = state,
+                                                             .y = s});
+          for_each_index(s, [&](Index b, Index t, Index) {
+            expected(b, t, h * width + j) += a.q(b, t, h * width + i) * s(b, t, 0);
+          });
+          for_each_index(state, [&](Index b, Index, Index p, Index part) {
+            states(b, i, j, h, p, part) = state(b, 0, p, part);
+          });
+        }
+    CHECK(difference(a.y, expected) < tolerance<double>.value);
+    CHECK(difference(a.final_diagonal, states) < tolerance<double>.value);
+  }
+}
+
+TEST_CASE("states are carried, kept apart, and updated in place") {
+  const std::vector<Index> offsets{0, 4, 4, 9};
+  for (const Index heads : {4, 2}) {
+    packs_sequences<Run<double>>({.batch = 1, .length = 9, .heads = heads, .segments = offsets});
+    carries_its_state<Run<double>>({.length = 65, .heads = heads}, {0, 1, 40, 65});
+    for (const Index length : {0, 1, 5, 70})
+      updates_its_state_in_place<Run<double>>({.length = length, .heads = heads, .taps = 20});
+  }
+}
+
+TEST_CASE("gradients equal central differences for every head width") {
+  for (const Index heads : {4, 2, 1})
+    for (const Index length : {0, 1, 5})
+      has_its_gradients<Run<double>>({.length = length, .heads = heads});
+  const std::vector<Index> offsets{0, 2, 2, 5};
+  has_its_gradients<Run<double>>({.batch = 1, .length = 5, .heads = 2, .segments = offsets});
+}
+
+TEST_CASE("states with gaps between heads are refused, not misread") {
+  Context<Reference> ctx;
+  const Run<double> call({.heads = 2}, Layout::rows);
+  auto operands = call.forward;
+  operands.final_diagonal = call.forward.final_diagonal.transpose(1, 2);
+  CHECK_THROWS_WITH_AS(h3_mixer(ctx, operands),
+                       "h3_mixer: diagonal state must have one stride over its axes i, j, h",
+                       ShapeError);
+  const auto three = zero_tensor(3);
+  operands = call.forward;
+  operands.dt = three;
+  CHECK_THROWS_WITH_AS(h3_mixer(ctx, operands),
+                       "h3_mixer: dt has 3 heads, which do not divide the 4 channels", ShapeError);
+}
+
+TEST_CASE_TEMPLATE("heads of every width equal the reference, forwards and back", T, float,
+                   double) {
+  for (const Index heads : {4, 2, 1})
+    for (const Index length : {0, 1, 5, 70})
+      for (const bool states : {false, true}) {
+        const Case test{.length = length, .heads = heads, .taps = 20, .states = states};
+        equals_reference<Run<T>>(test);
+#ifdef SSM_TEST_ON_CUDA
+        for (const bool tensor_cores : {false, true}) {
+          cuda::pretend_tensor_core_kernels(tensor_cores);
+          equals_reference<Run<T>>(test, only<BasicCuda<HostSpace>>);
+        }
+        cuda::pretend_tensor_core_kernels(false);
+#endif
+      }
+}
+
+TEST_CASE_TEMPLATE("any layout of the sequences", T, float, double) {
+  for (const Layout layout : all_layouts)
+    for (const Index heads : {4, 2})
+      equals_reference<Run<T>>({.length = 70, .heads = heads, .taps = 20, .layout = layout});
+}
+
+TEST_CASE_TEMPLATE("packed segments, empty ones among them", T, float, double) {
+  const Index offsets[] = {0, 0, 1, 40, 40, 110, 110};
+  for (const Index heads : {4, 2})
+    equals_reference<Run<T>>(
+        {.batch = 1, .length = 110, .heads = heads, .taps = 20, .segments = offsets});
+}
+
+}  // namespace
+}  // namespace ssm::test

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ssm/op/optimizer_update.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "support/primitive_laws.hpp"
+
+namespace ssm::test {
+namespace {
+
+struct Case {
+  Index length = 65;
+  Layout layout = Layout::rows;
+};
+
+/// Three AdamW updates of one tensor.
+template <class T>
+struct Run : OperandRun<AdamWUpdate<T, HostSpace>, NoGradient> {
+  using Test = Case;
+  Run(const Case& test, Layout layout)
+      : Run::OperandRun({{'N', test.length}}, layout, {}, {"rounded_bf16", "rounded_f16"}) {
+    auto& a = this->forward;
+    a.rate = 1e-2;
+    a.weight_decay = 0.1;
+    a.gradient_scale = 0.5;
+    fill(a.first_moment, 0);
+    fill(a.second_moment, 0);
+  }
+  void evaluate(auto& ctx) {
+    for (this->forward.step = 1; this->forward.step <= 3; ++this->forward.step) {
+      const std::string name = "gradient" + std::to_string(this->forward.step);
+      copy(random_tensor<T>(name, this->forward.parameter.extent(0)),
+           this->writable(this->forward.gradient));
+      adamw_update(ctx, this->forward);
+    }
+  }
+  template <class B>
+  static constexpr bool exists = HasOptimizerUpdate<B, T>;
+};
+
+TEST_CASE("two steps give the hand-worked numbers") {
+  on_each_backend<Run<double>>([](auto& ctx) {
+    Run<double> call({.length = 1}, Layout::rows);
+    auto& a = call.forward;
+    a.rate = 0.1;
+    a.beta1 = 0.5;
+    a.beta2 = 0.75;
+    a.eps = 1;
+    a.weight_decay = 0.5;
+    call.set(a.parameter, {1});
+    call.set(a.gradient, {4});
+    adamw_update(ctx, a);
+    // g = 2: m = 1, v = 1, both corrected to 2 and 4, so the direction is 2 / (2 + 1)
+    CHECK(a.first_moment(0) == 1);
+    CHECK(a.second_moment(0) == 1);
+    const double after_one = 1 - 0.1 * 0.5 - 0.1 * 2 / 3;
+    CHECK(std::abs(a.parameter(0) - after_one) < tolerance<double>.value);
+    a.step = 2;
+    call.set(a.gradient, {-2});  // g = −1: m = 0, v = 1
+    adamw_update(ctx, a);
+    CHECK(a.first_moment(0) == 0);
+    CHECK(a.second_moment(0) == 1);
+    CHECK(std::abs(a.parameter(0) - after_one * (1 - 0.1 * 0.5)) < tolerance<double>.value);
+  });
+}
+
+TEST_CASE("the first step without eps moves every element by the rate, whatever its gradient") {
+  on_each_backend<Run<double>>([](auto& ctx) {
+    Run<double> call({}, Layout::rows);
+    auto& a = call.forward;
+    fill(a.parameter, 0);
+    a.eps = 0;
+    adamw_update(ctx, a);
+    for_each_index(a.parameter, [&](Index i) {
+      CHECK(std::abs(a.parameter(i) - (a.gradient(i) > 0 ? -0.01 : 0.01)) <
+            tolerance<double>.value);
+    });
+  });
+}
+
+TEST_CASE("moments of another length are named") {
+  Context<Reference> ctx;
+  Run<double> call({.length = 3}, Layout::rows);
+  auto two = zero_tensor(2);
+  call.forward.first_moment = two;
+  CHECK_THROWS_WITH_AS(adamw_update(ctx, call.forward),
+                       "adamw_update: first_moment must be [3], got [2]", ShapeError);
+}
+
+TEST_CASE_TEMPLATE("three AdamW updates equal the reference's", T, float, double) {
+  for (const Index n : {0, 1, 2, 63, 64, 65, 1000, 20000})
+    for (const Layout layout : {Layout::rows, Layout::gaps})
+      equals_reference<Run<T>>({.length = n, .layout = layout});
+}
+
+template <class T>
+struct SumRun : OperandRun<SumOfSquares<T, HostSpace>, NoGradient> {
+  using Test = Case;
+  SumRun(const Case& test, Layout layout) : SumRun::OperandRun({{'N', test.length}}, layout) {
+    this->set(this->forward.sum, {0.5});
+  }
+  double evaluate(auto& ctx) {
+    sum_of_squares(ctx, this->forward);
+    return this->forward.sum(0);
+  }
+  template <class B>
+  static constexpr bool exists = HasOptimizerUpdate<B, T>;
+};
+
+TEST_CASE("squares are added to the sum of other tensors, in double") {
+  on_each_backend<SumRun<float>>([](auto& ctx) {
+    SumRun<float> call({.length = 2}, Layout::rows);
+    call.set(call.forward.x, {3, -4});
+    call.set(call.forward.sum, {100});
+    CHECK(call.evaluate(ctx) == 125);
+    if (allowed_beside(ctx) > 0) return;
+    call.set(call.forward.x, {1e30, 0});
+    CHECK(call.evaluate(ctx) == doctest::Approx(1e60).epsilon(tolerance<float>.value));
+  });
+}
+
+TEST_CASE_TEMPLATE("a sum of squares is added, and is the same for any layout and threads", T,
+                   float, double) {
+  for (const Index n : {0, 1, 63, 65, 1024, 1025, 100000}) {
+    CAPTURE(n);
+    Context<Reference> reference;
+    const double expected = SumRun<T>({.length = n}, Layout::rows).evaluate(reference);
+    double before = 0;
+    double allowed = tolerance<T>.value;
+    const auto adds_squares = [&](auto& ctx) {
+      const double sum = SumRun<T>({.length = n}, Layout::rows).evaluate(ctx);
+      CHECK(std::abs(sum - expected) < allowed * std::max(1.0, expected));
+      CHECK(SumRun<T>({.length = n}, Layout::gaps).evaluate(ctx) == sum);
+      if (before == 0) before = sum;
+      CHECK(sum == before);
+    };
+#ifdef SSM_TEST_ON_HOST
+    on_each_thread_count(adds_squares);
+#endif
+#ifdef SSM_TEST_ON_CUDA
+    before = 0;
+    allowed = tolerance<double>.value;
+    only<Device>(adds_squares);
+#endif
+  }
+}
+
+}  // namespace
+}  // namespace ssm::test
