@@ -28,7 +28,7 @@ struct Run : OperandRun<Activation<T, HostSpace>, ActivationBackward<T, HostSpac
       : Run::OperandRun({{'M', test.rows}, {'D', test.columns}}, layout, {},
                         left_out({{"gate", test.gated}})) {
     this->forward.kind = test.kind;
-    for_each_element([&](T& x) { x *= static_cast<T>(test.spread); },
+    for_each_element([&](T& x) { x = scalar_cast<T>(test.spread * scalar_cast<double>(x)); },
                      this->writable(this->forward.x));
   }
   void evaluate(auto& ctx) { activation(ctx, this->forward); }

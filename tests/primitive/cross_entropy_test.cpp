@@ -27,7 +27,8 @@ struct Run : OperandRun<CrossEntropy<T, HostSpace>, NoGradient> {
     auto& a = this->forward;
     a.reduction = test.reduction;
     a.scale = 3;
-    for_each_element([&](T& x) { x *= static_cast<T>(test.spread); }, this->writable(a.logits));
+    for_each_element([&](T& x) { x = scalar_cast<T>(test.spread * scalar_cast<double>(x)); },
+                     this->writable(a.logits));
     if (test.in_place) a.dlogits = this->writable(a.logits);
     const auto targets = this->writable(a.targets);
     const Index every = test.ignored_every;

@@ -24,6 +24,7 @@ struct Case {
 template <class T>
 struct Run : OperandRun<DiagonalScan<T, HostSpace>, DiagonalScanBackward<T, HostSpace>> {
   using Test = Case;
+  using S = Wide<T>;
   Run(const Case& test, Layout layout)
       : Run::OperandRun({{'B', test.batch},
                          {'L', test.length},
@@ -40,12 +41,12 @@ struct Run : OperandRun<DiagonalScan<T, HostSpace>, DiagonalScanBackward<T, Host
                                   {"dfinal_state", test.states}})) {
     this->forward.discretization = test.discretization;
     const auto dt = this->writable(this->forward.dt);
-    for_each_index(dt, [&](Index r) { dt(r) = T(0.1) + T(0.09) * dt(r); });
+    for_each_index(dt, [&](Index r) { dt(r) = S(0.1) + S(0.09) * dt(r); });
     const auto A = this->writable(this->forward.A);
     for_each_index(A, [&](Index r, Index p, Index part) {
       // real parts in the left half plane, some |dt·A| above 1
-      T& a = A(r, p, part);
-      a = part == 0 ? T(-0.6) + T(0.5) * a : static_cast<T>(test.fastest) * a;
+      S& a = A(r, p, part);
+      a = part == 0 ? S(-0.6) + S(0.5) * a : static_cast<S>(test.fastest) * a;
       if (test.integrates && p == 0) a = 0;
     });
   }

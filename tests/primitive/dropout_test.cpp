@@ -88,7 +88,7 @@ TEST_CASE_TEMPLATE("dropout keeps exactly the elements that the reference keeps"
             expect_equal(actual, expected);
             Index others = 0;
             for_each_index(expected.forward.y, [&](Index i) {
-              others += (expected.forward.y(i) == 0) != (actual.forward.y(i) == 0);
+              others += (expected.forward.y(i) == T{}) != (actual.forward.y(i) == T{});
             });
             CHECK(others == 0);
           });

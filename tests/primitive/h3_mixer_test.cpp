@@ -36,10 +36,11 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
                                   {"dinitial_diagonal", test.states},
                                   {"dfinal_shift", test.states},
                                   {"dfinal_diagonal", test.states}})) {
-    for_each_element([](T& dt) { dt = T(0.4) + dt / 4; }, this->writable(this->forward.dt));
+    for_each_element([](Wide<T>& dt) { dt = Wide<T>(0.4) + dt / 4; },
+                     this->writable(this->forward.dt));
     const auto A = this->writable(this->forward.A);
-    for_each_index(A,
-                   [&](Index h, Index p, Index part) { A(h, p, part) -= part == 0 ? T(1.5) : 0; });
+    for_each_index(
+        A, [&](Index h, Index p, Index part) { A(h, p, part) -= part == 0 ? Wide<T>(1.5) : 0; });
   }
   void evaluate(auto& ctx) { h3_mixer(ctx, this->forward); }
   void differentiate(auto& ctx) { h3_mixer_backward(ctx, this->backward()); }

@@ -29,7 +29,7 @@ struct Run : OperandRun<Normalization<T, HostSpace>, NormalizationBackward<T, Ho
     this->forward.eps = 1e-3;
     this->gradient.accumulate = test.accumulate;
     if (test.eps_scale)
-      for_each_element([](T& x) { x = T{3} + T{2} * x; }, this->writable(this->forward.eps_scale));
+      for_each_element([](Wide<T>& x) { x = 3 + 2 * x; }, this->writable(this->forward.eps_scale));
   }
   void evaluate(auto& ctx) { normalization(ctx, this->forward); }
   void differentiate(auto& ctx) { normalization_backward(ctx, this->backward()); }

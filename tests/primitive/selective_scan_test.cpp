@@ -36,7 +36,7 @@ struct Run : OperandRun<SelectiveScan<T, HostSpace>, SelectiveScanBackward<T, Ho
             test.accumulate ? InputGradients::added_to : InputGradients::overwritten) {
     this->forward.dt_softplus = test.softplus;
     this->gradient.accumulate = test.accumulate;
-    for_each_element([](T& x) { x = -std::exp(x); }, this->writable(this->forward.A));
+    for_each_element([](Wide<T>& x) { x = -std::exp(x); }, this->writable(this->forward.A));
     // Negative steps would grow without bound, and the bias may make a small one so.
     if (!test.softplus)
       for_each_element([](T& step) { step = T(1) + std::abs(step); },

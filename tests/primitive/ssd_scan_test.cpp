@@ -47,7 +47,7 @@ struct Run : OperandRun<SsdScan<T, HostSpace>, SsdScanBackward<T, HostSpace>> {
     this->forward.dt_softplus = test.softplus;
     this->forward.dt_min = test.dt_min;
     this->forward.dt_max = test.dt_max;
-    for_each_element([](T& x) { x = -std::exp(x); }, this->writable(this->forward.A));
+    for_each_element([](Wide<T>& x) { x = -std::exp(x); }, this->writable(this->forward.A));
   }
   void evaluate(auto& ctx) { ssd_scan(ctx, this->forward); }
   void differentiate(auto& ctx) { ssd_scan_backward(ctx, this->backward()); }
