@@ -149,7 +149,7 @@ TEST_CASE_TEMPLATE("every activation and its gradient equal the reference, gated
 }
 
 TEST_CASE_TEMPLATE("any number of rows, enough to share between threads among them", T, float,
-                   double) {
+                   double, BFloat16, Float16) {
   for (const Index rows : {0, 1, 300})
     for (const bool gated : {false, true})
       equals_reference<Run<T>>({.kind = ActivationKind::gelu_tanh, .rows = rows, .gated = gated});

@@ -233,18 +233,31 @@ TEST_CASE("any thread count gives the same gradient bits") {
 #ifdef SSM_TEST_ON_CUDA
 using TensorCores = BasicCuda<HostSpace, cuda::TensorCoreKernels>;
 
-TEST_CASE("the tensor cores are given their layout, and what they give back arrives") {
+TEST_CASE_TEMPLATE("half types are convolved as floats where general kernels are", T, BFloat16,
+                   Float16) {
+  const Index offsets[] = {0, 0, 1, 40, 40, 170, 170};
+  for (const Index length : {0, 1, 70})
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<T>>(
+          {.batch = 2, .length = length, .terms = 30, .gates = true, .layout = layout},
+          only<Device>);
+  equals_reference<Run<T>>({.length = 170, .terms = 30, .gates = true, .segments = offsets},
+                           only<Device>);
+}
+
+TEST_CASE_TEMPLATE("the tensor cores are given their layout, and what they give back arrives", T,
+                   float, BFloat16, Float16) {
   cuda::pretend_tensor_core_kernels(true);
   for (const Layout layout : all_layouts)
     for (const bool gates : {false, true})
       for (const Index terms : {30, 70, 100})
-        equals_reference<Run<float>>({.batch = 2,
-                                      .length = 70,
-                                      .terms = terms,
-                                      .skip = gates,
-                                      .gates = gates,
-                                      .layout = layout},
-                                     only<TensorCores>);
+        equals_reference<Run<T>>({.batch = 2,
+                                  .length = 70,
+                                  .terms = terms,
+                                  .skip = gates,
+                                  .gates = gates,
+                                  .layout = layout},
+                                 only<TensorCores>);
   cuda::pretend_tensor_core_kernels(false);
 }
 

@@ -148,7 +148,7 @@ TEST_CASE_TEMPLATE("cross entropy and its gradient equal the reference for every
               {.rows = rows, .vocabulary = vocabulary, .reduction = reduction, .layout = layout});
 }
 
-TEST_CASE_TEMPLATE("rows beyond one slice of the sum", T, float, double) {
+TEST_CASE_TEMPLATE("rows beyond one slice of the sum", T, float, double, BFloat16, Float16) {
   for (const auto reduction : {Reduction::mean, Reduction::sum})
     every_way_equals_reference<T>({.rows = 2500, .vocabulary = 5, .reduction = reduction});
 }
@@ -157,7 +157,8 @@ TEST_CASE_TEMPLATE("logits far apart overflow nothing", T, float, double) {
   every_way_equals_reference<T>({.spread = 1e4});
 }
 
-TEST_CASE_TEMPLATE("when every row is ignored, loss and gradient are zero", T, float, double) {
+TEST_CASE_TEMPLATE("when every row is ignored, loss and gradient are zero", T, float, double,
+                   BFloat16, Float16) {
   for (const auto reduction : {Reduction::mean, Reduction::sum})
     every_way_equals_reference<T>(
         {.rows = 4, .reduction = reduction, .spread = 1, .ignored_every = 1});

@@ -257,22 +257,34 @@ TEST_CASE("the same thread count gives the same gradient bits") {
 #ifdef SSM_TEST_ON_CUDA
 using TensorCores = BasicCuda<HostSpace, cuda::TensorCoreKernels>;
 
-TEST_CASE("the tensor cores are given their layout, and what they give back arrives") {
+TEST_CASE_TEMPLATE("half types are scanned as floats where general kernels are", T, BFloat16,
+                   Float16) {
+  const Index offsets[] = {0, 0, 1, 40, 40, 170, 170};
+  for (const Index length : {0, 1, 70})
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<T>>(
+          {.batch = 2, .length = length, .gates = true, .states = true, .layout = layout},
+          only<Device>);
+  equals_reference<Run<T>>({.length = 170, .states = true, .segments = offsets}, only<Device>);
+}
+
+TEST_CASE_TEMPLATE("the tensor cores are given their layout, and what they give back arrives", T,
+                   float, BFloat16, Float16) {
   cuda::pretend_tensor_core_kernels(true);
   const Index offsets[] = {0, 0, 1, 40, 40, 170, 170};
   for (const Layout layout : all_layouts)
     for (const Index rows : {1, 4, 12}) {
       CAPTURE(rows);
-      equals_reference<Run<float>>({.batch = 2,
-                                    .length = 70,
-                                    .channels = 12,
-                                    .rows = rows,
-                                    .skip = rows > 1,
-                                    .gates = rows > 4,
-                                    .states = rows < 12,
-                                    .layout = layout},
-                                   only<TensorCores>);
-      equals_reference<Run<float>>(
+      equals_reference<Run<T>>({.batch = 2,
+                                .length = 70,
+                                .channels = 12,
+                                .rows = rows,
+                                .skip = rows > 1,
+                                .gates = rows > 4,
+                                .states = rows < 12,
+                                .layout = layout},
+                               only<TensorCores>);
+      equals_reference<Run<T>>(
           {.length = 170, .channels = 12, .rows = rows, .states = true, .segments = offsets},
           only<TensorCores>);
     }

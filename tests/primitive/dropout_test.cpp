@@ -69,8 +69,8 @@ TEST_CASE("probability zero changes nothing and one is refused") {
   });
 }
 
-TEST_CASE_TEMPLATE("dropout keeps exactly the elements that the reference keeps", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("dropout keeps exactly the elements that the reference keeps", T, float, double,
+                   BFloat16, Float16) {
   for (const Index n : {0, 1, 2, 63, 64, 65, 1000, 5000})
     for (const double probability : {0.0, 0.1, 0.9})
       for (const Layout layout : {Layout::rows, Layout::gaps})

@@ -11,7 +11,7 @@ namespace {
 
 struct Case {
   Index batch = 2, length = 6, channels = 4, heads = 4, taps = 3;
-  bool states = true;
+  bool states = true, final_states = true;
   Segments segments{};
   Layout layout = Layout::rows;
 };
@@ -36,6 +36,10 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
                                   {"dinitial_diagonal", test.states},
                                   {"dfinal_shift", test.states},
                                   {"dfinal_diagonal", test.states}})) {
+    if (!test.final_states) {
+      this->forward.final_shift = {};
+      this->forward.final_diagonal = {};
+    }
     for_each_element([](Wide<T>& dt) { dt = Wide<T>(0.4) + dt / 4; },
                      this->writable(this->forward.dt));
     const auto A = this->writable(this->forward.A);
@@ -159,6 +163,59 @@ TEST_CASE_TEMPLATE("packed segments, empty ones among them", T, float, double) {
     equals_reference<Run<T>>(
         {.batch = 1, .length = 110, .heads = heads, .taps = 20, .segments = offsets});
 }
+
+#ifdef SSM_TEST_ON_CUDA
+using TensorCores = BasicCuda<HostSpace, cuda::TensorCoreKernels>;
+
+TEST_CASE_TEMPLATE("sequences in half types, by fused kernels where there are no states", T,
+                   BFloat16, Float16) {
+  const Index offsets[] = {0, 0, 1, 40, 40, 110, 110};
+  for (const bool tensor_cores : {false, true}) {
+    CAPTURE(tensor_cores);
+    cuda::pretend_tensor_core_kernels(tensor_cores);
+    for (const Index heads : {4, 2})
+      for (const Index length : {0, 1, 70})
+        for (const bool states : {false, true})
+          for (const bool final_states : {false, true}) {
+            const Case test{.length = length,
+                            .heads = heads,
+                            .taps = 20,
+                            .states = states,
+                            .final_states = final_states};
+            equals_reference<Run<T>>(test, only<TensorCores>);
+            if (!states) equals_reference<Run<T>>(test, only<BasicCuda<HostSpace>>);
+          }
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<T>>(
+          {.length = 70, .taps = 20, .states = false, .final_states = false, .layout = layout},
+          only<TensorCores>);
+    equals_reference<Run<T>>({.batch = 1,
+                              .length = 110,
+                              .taps = 20,
+                              .states = false,
+                              .final_states = false,
+                              .segments = offsets},
+                             only<TensorCores>);
+  }
+  cuda::pretend_tensor_core_kernels(false);
+}
+
+#ifndef SSM_TEST_ON_DEVICE
+TEST_CASE_TEMPLATE("fused kernels round once", T, BFloat16, Float16) {
+  const Case test{.length = 70, .taps = 20, .states = false, .final_states = false};
+  cuda::pretend_tensor_core_kernels(true);
+  Context<TensorCores> fused;
+  Run<T> actual(test, Layout::rows);
+  compute(fused, actual);
+  cuda::pretend_tensor_core_kernels(false);
+  Context<Reference> reference;
+  Run<T> expected(test, Layout::rows);
+  compute(reference, expected);
+  CHECK(difference(actual.forward.y, expected.forward.y) == 0);
+  CHECK(difference(actual.gradient.dk, expected.gradient.dk) == 0);
+}
+#endif
+#endif
 
 }  // namespace
 }  // namespace ssm::test

@@ -113,7 +113,8 @@ TEST_CASE_TEMPLATE("both normalizations and their gradients equal the reference 
                                     .layout = layout});
 }
 
-TEST_CASE_TEMPLATE("weight and bias may be left out, and dx may be added to", T, float, double) {
+TEST_CASE_TEMPLATE("weight and bias may be left out, and dx may be added to", T, float, double,
+                   BFloat16, Float16) {
   for (const bool weight : {false, true})
     for (const bool bias : {false, true})
       for (const bool accumulate : {false, true})
@@ -121,7 +122,8 @@ TEST_CASE_TEMPLATE("weight and bias may be left out, and dx may be added to", T,
             {.rows = 50, .weight = weight, .bias = bias, .accumulate = accumulate});
 }
 
-TEST_CASE_TEMPLATE("parameter gradients are sums over any number of rows", T, float, double) {
+TEST_CASE_TEMPLATE("parameter gradients are sums over any number of rows", T, float, double,
+                   BFloat16, Float16) {
   for (const auto kind : kinds)
     for (const Index rows : {0, 1, 31, 32, 64, 100, 1001})
       equals_reference<Run<T>>({.kind = kind, .rows = rows, .width = 7});

@@ -198,18 +198,28 @@ TEST_CASE_TEMPLATE("whichever kernels are chosen update the state in place", T, 
                                        only<BasicCuda<HostSpace>>);
 }
 
-TEST_CASE("the tensor cores are given their layout, and what they give back arrives") {
+TEST_CASE_TEMPLATE("half types are filtered as floats where general kernels are", T, BFloat16,
+                   Float16) {
+  const Index offsets[] = {0, 0, 1, 4, 4, 110, 110};
+  for (const Index length : {0, 1, 70})
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<T>>({.batch = 2, .length = length, .layout = layout}, only<Device>);
+  equals_reference<Run<T>>({.length = 110, .segments = offsets}, only<Device>);
+}
+
+TEST_CASE_TEMPLATE("the tensor cores are given their layout, and what they give back arrives", T,
+                   float, BFloat16, Float16) {
   cuda::pretend_tensor_core_kernels(true);
   for (const Layout layout : all_layouts)
     for (const bool skip : {false, true})
       for (const bool initial : {false, true})
-        equals_reference<Run<float>>({.batch = 2,
-                                      .length = 70,
-                                      .taps = 33,
-                                      .skip = skip,
-                                      .initial = initial,
-                                      .layout = layout},
-                                     only<TensorCores>);
+        equals_reference<Run<T>>({.batch = 2,
+                                  .length = 70,
+                                  .taps = 33,
+                                  .skip = skip,
+                                  .initial = initial,
+                                  .layout = layout},
+                                 only<TensorCores>);
   cuda::pretend_tensor_core_kernels(false);
 }
 
