@@ -33,9 +33,12 @@ int main() {
     ssm::fill_uniform(input, ssm::Seed{3}.fork(step), -1, 1);
     for (ssm::Index i = 0; i < input.size(); ++i)  // the number before
       target.data()[i] = i % 32 == 0 ? 0.0F : input.data()[i - 1];
-    last = trainer.update(input, [&](auto out, auto dout) {
-      return ssm::mean_squared_error(ctx, out, target, dout);
-    }).loss;
+    last = trainer
+               .update(input,
+                       [&](auto out, auto dout) {
+                         return ssm::mean_squared_error(ctx, out, target, dout);
+                       })
+               .loss;
     if (step == 0) first = last;
   }
   // [/mixed precision]

@@ -9,8 +9,8 @@
 
 namespace ssm {
 
-/// Saves what an AdamW optimizer remembers, so that training continues bit for bit, and a loss scale
-/// that changes.
+/// Saves what an AdamW optimizer remembers, so that training continues bit for bit, and a loss
+/// scale that changes.
 /// Throws  CheckpointError
 template <class Optimizer>
 void save_optimizer(const std::filesystem::path& path, const Optimizer& optimizer) {

@@ -13,8 +13,8 @@ namespace ssm {
 ///   p ← p − rate·decay·p − rate · (m / (1−β₁ᵗ)) / (√(v / (1−β₂ᵗ)) + eps)
 /// parameter, first_moment, second_moment   [n]   updated in place
 /// gradient                                 [n]
-/// rounded_bf16, rounded_f16                [n]   optional, overwritten: the new parameter in a half
-///                                          type, for a working copy of it
+/// rounded_bf16, rounded_f16                [n]   optional, overwritten: the new parameter in a
+///                                          half type, for a working copy of it
 /// step                                     t, counted from 1
 /// Cost    O(n), 7 scalars of traffic an element
 /// Throws  ShapeError

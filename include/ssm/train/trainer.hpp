@@ -28,10 +28,10 @@ struct UpdateOptions {
 /// tape, optimizer, and room for the outputs.
 ///   Trainer trainer(ctx, model, {.rate = 1e-3});
 ///   trainer.update(x, [&](auto y, auto dy) { return mean_squared_error(ctx, y, target, dy); });
-/// With sequences in T, bf16 or f16, it trains the model's parameters in full precision, and forward
-/// and backward passes read a copy with its matrices in T; x may be of T or of the parameters'
-/// scalar, the loss sees y and dy in the latter. In f16 the loss is scaled, and an update whose
-/// gradient overflows is left out: the next has half the scale.
+/// With sequences in T, bf16 or f16, it trains the model's parameters in full precision, and
+/// forward and backward passes read a copy with its matrices in T; x may be of T or of the
+/// parameters' scalar, the loss sees y and dy in the latter. In f16 the loss is scaled, and an
+/// update whose gradient overflows is left out: the next has half the scale.
 ///   auto trainer = mixed_precision_trainer<BFloat16>(ctx, model, {.rate = 1e-3});
 /// The context and the model must outlive it. Dropout is a function of `seed` and the number of the
 /// update: with the same parameters and moments, a run that was stopped makes the same updates.
