@@ -3,7 +3,7 @@
 # Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the kernels of
 # every data type against double, the conformance cases, training against the CPU, generation through a graph and with bf16
 # weights, compute-sanitizer.
-#   tools/test_gpu.sh [BIN] [all|tests|sanitizers]
+#   tools/test_gpu.sh [BIN] [all|tests|models|sanitizers]     models: tests without the programs that ctest -L gpu runs too
 # BIN: the programs of target gpu_programs, built on another machine. Without it they are built here, in build/cuda.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -76,9 +76,11 @@ conformance() {  # SCALAR
       grep -vE '^unsupported .*(dense_|hidden_fusion|mamba|retention|retnet|selective_|short_convolution|ssd_scan)'
 }
 
-if [[ $what != sanitizers ]]; then
+if [[ $what != sanitizers && $what != models ]]; then
   for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
   step "kernels of every data type against double" "$bin/flashconv" check
+fi
+if [[ $what != sanitizers ]]; then
   for scalar in float double; do step "conformance $scalar" conformance "$scalar"; done
   step "train on the CPU" train "$work/cpu" cpu
   step "train on the GPU" train "$work/gpu" cuda
@@ -110,9 +112,9 @@ sanitize() {
   if [[ $1 == racecheck ]]; then only=(--kernel-name kernel_substring=ssm); fi
   compute-sanitizer --tool "$1" --error-exitcode 9 "${only[@]}" "${command[@]}"
 }
-if [[ $what != tests ]] && ! sanitize memcheck layer_norm >/dev/null 2>&1; then
+if [[ $what != tests && $what != models ]] && ! sanitize memcheck layer_norm >/dev/null 2>&1; then
   echo "compute-sanitizer: skipped, it does not run here"
-elif [[ $what != tests ]]; then
+elif [[ $what != tests && $what != models ]]; then
   step "memcheck of the layers" sanitize memcheck h3,h3_lm,diagonal_ssm,causal_convolution,attention
   # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
   step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention

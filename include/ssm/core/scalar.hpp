@@ -155,7 +155,7 @@ inline constexpr Tolerance tolerance<float>{.value = 2e-4, .gradient = 2e-3};
 template <>
 inline constexpr Tolerance tolerance<Float16>{.value = 2e-3, .gradient = 2e-2};
 template <>
-inline constexpr Tolerance tolerance<BFloat16>{.value = 1e-2, .gradient = 5e-2};
+inline constexpr Tolerance tolerance<BFloat16>{.value = 2e-2, .gradient = 5e-2};
 
 /// The name of a scalar in messages and names of tests: "float", "bf16".
 template <class T>
