@@ -107,9 +107,11 @@ void add_settings(CLI::App& command, TrainingRequest& request) {
       option = add_number(command, flag, value, help, 0, is_part ? 0.999 : 1e6);
       option->default_str(detail::option_text(value));
     } else if constexpr (std::is_same_v<Value, std::string>) {
-      option = add_word(command, flag, value, help,
-                        {"constant", "linear", "polynomial", "cosine", "cosine_timm"})
-                   ->capture_default_str();
+      using Words = std::vector<std::string>;
+      const Words words = name == "numbers"
+                              ? Words{"float", "bf16", "f16"}
+                              : Words{"constant", "linear", "polynomial", "cosine", "cosine_timm"};
+      option = add_word(command, flag, value, help, words)->capture_default_str();
     } else {
       option = add_whole_number<Value>(
           command, flag, value, help, name == "seed" ? 0 : 1,
