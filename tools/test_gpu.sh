@@ -73,7 +73,7 @@ conformance() {  # SCALAR
   tail -1 "$work/cases"
   grep -q '^pass' "$work/cases" && tail -1 "$work/cases" | grep -q ' 0 failed' &&
     ! grep -E '^(FAIL|unsupported)' "$work/cases" |
-      grep -vE '^unsupported .*(dense_|hidden_fusion|mamba|retention|retnet|selective_|short_convolution|ssd_scan)'
+      grep -vE '^unsupported .*(dense_|gpt2|hidden_fusion|mamba|retention|retnet|selective_|short_convolution|ssd_scan)'
 }
 
 if [[ $what != sanitizers && $what != models ]]; then

@@ -148,13 +148,25 @@ void for_each_result(const OperandRun<Op, Gradient>& actual,
   });
 }
 
-/// Everything that the calls wrote is the same, to the tolerance of the scalar.
+/// The scalar by whose tolerance a result of this type is compared.
+template <class Op, class Value>
+struct ComparedIn {
+  using Type = Value;
+};
+template <template <class, class> class Op, class T, class Space, class Value>
+struct ComparedIn<Op<T, Space>, Value> {
+  using Type = std::conditional_t<std::is_same_v<Value, Wide<T>>, T, Value>;
+};
+
+/// Everything that the calls wrote is the same, to the tolerance of the scalar; of a call with
+/// sequences in a half type to that type's, as floats follow from them there.
 template <class Op, class Gradient>
 void expect_equal(const OperandRun<Op, Gradient>& actual,
                   const OperandRun<Op, Gradient>& expected) {
   for_each_result(
       actual, expected, [](const Operand& what, const auto& a, const auto& b, bool is_gradient) {
-        using T = typename std::remove_cvref_t<decltype(a)>::Value;
+        using Value = typename std::remove_cvref_t<decltype(a)>::Value;
+        using T = typename ComparedIn<Op, Value>::Type;
         CAPTURE(what.name);
         CHECK(difference(a, b) <= (is_gradient ? tolerance<T>.gradient : tolerance<T>.value));
       });
