@@ -126,9 +126,9 @@ void time_shape(Context<Cuda>& ctx, Index batch, Index length, std::vector<Row>&
     const double forward_ms = milliseconds(ctx, [&] { h3_mixer(ctx, a); });
     record(work, forward_ms, milliseconds(ctx, [&] { h3_mixer_backward(ctx, g); }));
   };
-  time_mixer("h3_mixer, channels contiguous", [&](auto& t) { return t.view(); });
+  time_mixer("h3_mixer with channels contiguous", [&](auto& t) { return t.view(); });
   // The same memory as [B, D, L].
-  time_mixer("h3_mixer, positions contiguous", [&](auto& t) {
+  time_mixer("h3_mixer with positions contiguous", [&](auto& t) {
     using E = std::remove_pointer_t<decltype(t.data())>;
     return View<E, 3, CudaSpace>(t.data(), {batch, length, channels},
                                  {length * channels, 1, length});
