@@ -8,8 +8,8 @@
 #include <numbers>
 #include <string_view>
 
-#include "ssm/core/tensor_view.hpp"
 #include "ssm/core/scalar.hpp"
+#include "ssm/core/tensor_view.hpp"
 
 namespace ssm {
 

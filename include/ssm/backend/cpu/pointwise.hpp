@@ -37,7 +37,7 @@ B activation_slope(const B& x) {
   const B one(T{1});
   if constexpr (Kind == ActivationKind::relu) return xsimd::select(x > B(T{0}), one, B(T{0}));
   if constexpr (Kind == ActivationKind::gelu_tanh) {
-    const T root = T(2 * 0.79788456080286535588);  // 2√(2/π)
+    const T root = T(2 * 0.79788456080286535588);    // 2√(2/π)
     const B square = xsimd::min(x * x, B(T(1000)));  // far beyond, s is 0 or 1
     const B s = sigmoid(x * xsimd::fma(square, B(T(0.044715) * root), B(root)));
     const B inner_slope = xsimd::fma(square, B(T(3 * 0.044715) * root), B(root));
