@@ -9,6 +9,7 @@
 #include "command_options.hpp"
 #include "commands.hpp"
 #include "model_report.hpp"
+#include "ssm/family/presets.hpp"
 #include "ssm/io/file.hpp"  // printable
 
 namespace ssm::cli {
@@ -18,12 +19,14 @@ constexpr const char* examples = R"(Examples:
   ssm inspect mamba-130m                             folder with config.json and model.safetensors, or shards of it
   ssm inspect run/checkpoint-0000100/optimizer.safetensors
   ssm inspect run --json
+  ssm inspect --preset h3-125m                       the sizes and tensors of a published model, without its files
 
 Only the headers of the files are read. Where config.json is of a family that is known, see ssm train --help, the tensors are
 held against its sizes, and the first that does not fit is reported with status 1.)";
 
 struct InspectRequest {
   std::filesystem::path model;
+  std::string preset;
   bool json = false;
 };
 
@@ -78,9 +81,10 @@ std::string text_of(const ModelReport& report) {
                  shape_text(tensor.shape), std::to_string(tensor.parameters),
                  std::to_string(tensor.bytes)});
   const std::size_t files = report.files.size();
-  tensors.add({std::to_string(report.tensors.size()) + " tensors in " + std::to_string(files) +
-                   (files == 1 ? " file" : " files"),
-               "", "", std::to_string(report.parameters), std::to_string(report.bytes)});
+  const std::string where =
+      files == 0 ? "" : " in " + std::to_string(files) + (files == 1 ? " file" : " files");
+  tensors.add({std::to_string(report.tensors.size()) + " tensors" + where, "", "",
+               std::to_string(report.parameters), std::to_string(report.bytes)});
   return text + tensors.text();
 }
 
@@ -106,7 +110,10 @@ std::string json_of(const ModelReport& report) {
 }
 
 void inspect(const InspectRequest& request) {
-  const ModelReport report = model_report(request.model);
+  if (request.model.empty() == request.preset.empty())
+    throw ArgumentError("name a model, or a published one by --preset");
+  const ModelReport report =
+      request.preset.empty() ? model_report(request.model) : preset_report(request.preset);
   std::cout << (request.json ? json_of(report) : text_of(report)) << std::flush;
   if (!std::cout) throw Error("standard output cannot be written");
   if (!report.misfit.empty()) throw Error(report.misfit);
@@ -121,9 +128,12 @@ void add_inspect_command(CLI::App& app) {
   command->footer(examples);
   command
       ->add_option("model", request->model,
-                   "folder of a model or of a training run, .safetensors file, or index of shards")
-      ->required()
+                   "folder of a model or of a training run, file of weights, or index of shards")
       ->type_name("MODEL");
+  command
+      ->add_option("--preset", request->preset,
+                   "a published model by its sizes alone: " + preset_names())
+      ->type_name("NAME");
   command->add_flag("--json", request->json, "one JSON object on standard output");
   command->callback([request] { inspect(*request); });
 }

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "ssm/family/families.hpp"
+#include "ssm/family/presets.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
 #include "ssm/io/model_tensors.hpp"
 
@@ -57,21 +58,24 @@ fs::path place_of(const fs::path& path) {
   if (!fs::is_directory(path, error)) return path;
   const bool is_model = fs::exists(path / "config.json", error) ||
                         fs::exists(path / "model.safetensors", error) ||
-                        fs::exists(path / "model.safetensors.index.json", error);
+                        fs::exists(path / "model.safetensors.index.json", error) ||
+                        fs::exists(path / "pytorch_model.bin", error) ||
+                        fs::exists(path / "pytorch_model.bin.index.json", error);
   return is_model || CheckpointFolder::steps_in(path).empty() ? path : model_folder(path);
 }
 
 ModelTensors open_tensors(const fs::path& path) {
   std::error_code error;
   if (!fs::exists(path, error)) throw CheckpointError(path.string(), "", "does not exist");
-  if (!fs::is_directory(path, error) || fs::exists(path / "model.safetensors", error) ||
-      fs::exists(path / "model.safetensors.index.json", error))
-    return ModelTensors(path);
+  if (!fs::is_directory(path, error)) return ModelTensors(path);
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                           "pytorch_model.bin.index.json"})
+    if (fs::exists(path / name, error)) return ModelTensors(path);
   std::vector<fs::path> files;
   for (fs::directory_iterator entry(path, error), end; !error && entry != end;
        entry.increment(error))
     if (entry->path().extension() == ".safetensors") files.push_back(entry->path());
-  if (files.empty()) throw CheckpointError(path.string(), "", "holds no .safetensors file");
+  if (files.empty()) return ModelTensors(path);
   std::sort(files.begin(), files.end());
   return ModelTensors(path, files);
 }
@@ -127,10 +131,36 @@ ModelReport model_report(const fs::path& path) {
                               .bytes = bytes,
                               .file = tensors.file_of(name).path_name()});
   }
-  for (const SafetensorsFile& file : tensors.files()) report.files.push_back(file.path_name());
+  for (const TensorFile& file : tensors.files()) report.files.push_back(file.path_name());
   std::error_code error;
   if (fs::is_directory(place, error) && fs::exists(place / "config.json", error))
     add_config(report, place / "config.json", std::move(tensors));
+  return report;
+}
+
+ModelReport preset_report(std::string_view name) {
+  ModelReport report;
+  with_preset(name, [&]<class F>(const typename F::Config& config) {
+    report.family = F::name;
+    report.config_json = nlohmann::json(F::write(config));
+    add_fields(report, report.config_json, "");
+    const auto shapes = F::make(config).template zero_parameters<float>(Context<ShapesOnly>());
+    for_each_parameter(
+        [&](const ParameterSpec& spec, const auto& tensor) {
+          if (!tensor) return;
+          const auto extents = tensor.extents().to_array();
+          const auto count = static_cast<std::uint64_t>(tensor.size());
+          report.tensors.push_back({spec.name,
+                                    "F32",
+                                    {extents.begin(), extents.end()},
+                                    count,
+                                    count * sizeof(float),
+                                    ""});
+          report.parameters += count;
+          report.bytes += count * sizeof(float);
+        },
+        shapes);
+  });
   return report;
 }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -37,5 +38,9 @@ struct ModelReport {
 /// Reads the headers of a folder's or a file's tensors, and config.json where there is one.
 /// Throws  CheckpointError  if there are none, or a file is damaged
 ModelReport model_report(const std::filesystem::path& path);
+
+/// The same of a published model in float, without any file.
+/// Throws  ArgumentError  for a name that none has
+ModelReport preset_report(std::string_view name);
 
 }  // namespace ssm::cli

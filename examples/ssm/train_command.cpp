@@ -195,6 +195,11 @@ void add_train_command(CLI::App& app) {
           "--config", request.model.config,
           "a config.json in place of --model and the sizes; its vocabulary holds the bytes")
       ->type_name("FILE");
+  command
+      ->add_option(
+          "--preset", request.model.preset,
+          "the sizes of a published model in place of --model and the sizes: " + preset_names())
+      ->type_name("NAME");
   command->add_flag("--resume", request.resume,
                     "go on from the newest checkpoint in --out, if there is one");
   command->add_flag("--quiet", state->quiet, "no progress on standard error");

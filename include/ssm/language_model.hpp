@@ -299,7 +299,8 @@ struct FreshLanguageModel {
   std::string family = "h3";
   std::map<std::string, std::string> options = {};  // its sizes by name: {"width", "128"}
   Index vocabulary = 256;
-  std::filesystem::path config = {};  // a config.json in place of all these
+  std::filesystem::path config = {};  // a config.json in place of all these,
+  std::string preset = {};            // or the sizes of a published model: "mamba-130m"
   Seed seed{};
 };
 

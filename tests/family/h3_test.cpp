@@ -9,6 +9,7 @@
 
 #include "ssm/backend/reference.hpp"
 #include "ssm/core/compare.hpp"
+#include "ssm/core/fill_random.hpp"
 #include "ssm/family/families.hpp"
 #include "support/temporary_folder.hpp"
 #include "support/tiny_model.hpp"
@@ -106,6 +107,45 @@ TEST_CASE("a model in two files with an index loads bit for bit") {
                  saved.model.parameters) == 0);
   std::filesystem::remove(saved.folder / "second.safetensors");
   CHECK(saved.complains_of("'second.safetensors', which does not exist"));
+}
+
+/// The names that the oldest published files have: other words, a norm before all blocks, and each
+/// block's norms behind its mixers.
+std::string oldest_name(std::string name) {
+  const auto replace = [&](const std::string& now, const std::string& old) {
+    if (name.starts_with(now)) name = old + name.substr(now.size());
+  };
+  replace("backbone.layers.0.norm1.", "backbone.norm.");
+  for (int layer = 0; layer < 3; ++layer) {
+    const std::string block = "backbone.layers." + std::to_string(layer);
+    replace(block + ".norm2.", block + ".OLD1.");
+    if (layer > 0)
+      replace(block + ".norm1.", "backbone.layers." + std::to_string(layer - 1) + ".OLD2.");
+  }
+  replace("backbone.ln_f.", "backbone.layers.2.OLD2.");
+  if (const auto at = name.find("OLD"); at != std::string::npos) name.replace(at, 3, "norm");
+  replace("backbone.embeddings.word_embeddings.", "embedding.");
+  replace("backbone.layers.", "s4seq.encoder.layers.");
+  return name;
+}
+
+TEST_CASE("the oldest names load, their norms moved on by half a block") {
+  SavedModel saved;
+  SafetensorsWriter writer(saved.folder / "model.safetensors");
+  for_each_parameter(
+      [&](const ParameterSpec& spec, auto& tensor) {
+        // Norms begin alike, and a mistaken one must show.
+        if (spec.role == ParameterRole::norm)
+          fill_normal(tensor, Seed{5}.fork(spec.name), 0.0, 1.0);
+        writer.add("model." + oldest_name(spec.name), tensor);
+      },
+      saved.model.parameters);
+  writer.finish();
+  const std::string complaint = saved.complaint();
+  CAPTURE(complaint);
+  REQUIRE(complaint.empty());
+  CHECK(distance(load_language_model<H3Family>(saved.ctx, saved.folder.path()).parameters,
+                 saved.model.parameters) == 0);
 }
 
 TEST_CASE("tensors that follow from others may be there or not") {

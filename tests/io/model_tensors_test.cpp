@@ -127,7 +127,10 @@ TEST_CASE("a folder with no model says so") {
   const std::string name = folder.path().string();
   CHECK_THROWS_WITH_AS(
       ModelTensors{folder.path()},
-      (name + ": holds neither model.safetensors nor model.safetensors.index.json").c_str(),
+      (name +
+       ": holds no weights: neither model.safetensors nor pytorch_model.bin, in one file or in "
+       "shards, nor a .safetensors, .pt, .pth, .bin or .ckpt file")
+          .c_str(),
       CheckpointError);
   CHECK_THROWS_AS(ModelTensors{folder / "absent"}, CheckpointError);
   CHECK_THROWS_AS(ModelTensors{folder / "absent.json"}, CheckpointError);

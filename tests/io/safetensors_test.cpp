@@ -55,7 +55,7 @@ TEST_CASE_TEMPLATE("tensors survive the way to a file and back bit for bit", T, 
     writer.finish();
 
     const SafetensorsFile file(folder / "x.safetensors");
-    CHECK(file.dtype("x") == ssm::safetensors_dtype<T>());
+    CHECK(file.dtype("x") == ssm::stored_dtype<T>());
     CHECK(file.shape("turned") == std::vector<Index>{length, 3});
     const auto same = file.read<T, 2>("x");
     const auto bytes = static_cast<std::size_t>(x.size()) * sizeof(T);

@@ -85,6 +85,8 @@ struct CheckedFiles {
 template <class F>
 CheckedFiles<F> check_files(const JsonObject& json, ModelTensors tensors) {
   auto config = F::read(json);
+  if constexpr (requires { F::use_current_names(tensors, config); })
+    F::use_current_names(tensors, config);
   use_family_names<typename F::LanguageModel::TensorNames>(tensors, F::other_embedding);
   if constexpr (requires { F::complete(config, tensors); }) F::complete(config, tensors);
   const std::size_t count = tensors.names().size();
@@ -148,8 +150,8 @@ void require_fit(const JsonObject& json, ModelTensors tensors) {
   detail::check_files<F>(json, std::move(tensors));
 }
 
-/// Loads a language model from a folder with config.json and model.safetensors, or shards with
-/// their index. Weights are read on the host and copied to where the context's backend keeps its
+/// Loads a language model from a folder with config.json and its weights, wherever ModelTensors
+/// finds them. Weights are read on the host and copied to where the context's backend keeps its
 /// tensors.
 ///   auto model = ssm::load_language_model<ssm::MambaFamily>(ctx, "mamba-130m-hf/");
 ///   auto exact = ssm::load_language_model<ssm::H3Family, double>(ctx, "h3-125m/");

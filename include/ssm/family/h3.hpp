@@ -3,14 +3,17 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "ssm/family/options.hpp"
 #include "ssm/io/json_file.hpp"
+#include "ssm/io/model_tensors.hpp"
 #include "ssm/model/h3_language_model.hpp"
 
 namespace ssm {
@@ -103,6 +106,37 @@ struct H3Family {
     return json;
   }
 
+  /// Published files have names of several ages. The oldest put a norm before all blocks and each
+  /// block's norms behind its mixers, so that every norm moves on by half a block:
+  ///   ln_0 → layers.0.norm1    layers.l.norm1 → layers.l.norm2
+  ///   layers.l.norm2 → layers.(l+1).norm1, of the last block → ln_f
+  /// Source  HazyResearch/H3, SSMLMHeadModel.load_state_dict
+  static void use_current_names(ModelTensors& tensors, const Config& config) {
+    constexpr std::array<std::pair<std::string_view, std::string_view>, 3> renames{{
+        {"s4seq.encoder.", "backbone."},
+        {"embedding.", "backbone.embeddings.word_embeddings."},
+        {"backbone.norm.", "backbone.ln_0."},
+    }};
+    const auto current = [&](std::string_view name) {
+      const std::size_t wrapper = name.starts_with("model.") ? 6 : 0;
+      std::string result(name.substr(wrapper));
+      for (const auto& [old, now] : renames)
+        if (result.starts_with(old)) result = std::string(now) + result.substr(old.size());
+      return std::string(name.substr(0, wrapper)) + result;
+    };
+    bool is_old = false, has_first_norm = false;
+    for (const std::string& name : tensors.names()) {
+      const std::string now = current(name);
+      is_old = is_old || now != name;
+      has_first_norm = has_first_norm || now.ends_with("backbone.ln_0.weight");
+    }
+    if (!is_old && !has_first_norm) return;
+    tensors.rename([&](std::string_view name) {
+      const std::string now = current(name);
+      return has_first_norm ? with_norm_before(now, config.n_layer) : now;
+    });
+  }
+
   /// The rotation's frequencies follow from the sizes.
   static std::optional<std::vector<Index>> extents_of_constant(const Config& config,
                                                                std::string_view tensor) {
@@ -162,6 +196,26 @@ struct H3Family {
   }
 
  private:
+  static std::string with_norm_before(const std::string& name, Index layers) {
+    const auto place = [&](std::string_view part) { return name.find(part); };
+    constexpr std::string_view first = "backbone.ln_0.", block = "backbone.layers.";
+    if (const auto at = place(first); at != std::string::npos)
+      return name.substr(0, at) + "backbone.layers.0.norm1." + name.substr(at + first.size());
+    const auto at = place(block);
+    if (at == std::string::npos) return name;
+    const std::string rest = name.substr(at + block.size());
+    const std::size_t dot = rest.find('.');
+    Index layer = 0;
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), layer);
+    const bool is_number = error == std::errc() && end == rest.data() + dot;
+    if (dot == std::string::npos || !is_number || layer < 0 || layer >= layers) return name;
+    const std::string tensor = rest.substr(dot + 1), front = name.substr(0, at);
+    if (tensor.starts_with("norm1."))
+      return front + std::string(block) + std::to_string(layer) + ".norm2." + tensor.substr(6);
+    if (!tensor.starts_with("norm2.")) return name;
+    if (layer + 1 == layers) return front + "backbone.ln_f." + tensor.substr(6);
+    return front + std::string(block) + std::to_string(layer + 1) + ".norm1." + tensor.substr(6);
+  }
   /// Published words first: they are the ones that are written.
   static constexpr std::array<std::pair<std::string_view, DiagonalMeasure>, 12> measures{{
       {"diag-lin", DiagonalMeasure::lin},

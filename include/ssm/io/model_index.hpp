@@ -28,14 +28,14 @@ inline constexpr std::uint64_t longest_model_index = std::uint64_t{1} << 26;  //
 /// A file in the same folder and nothing else: no separators, no "..", no control characters.
 inline bool is_plain_file_name(std::string_view name) {
   constexpr std::size_t longest = 255;
-  constexpr std::string_view ending = ".safetensors";
+  const bool is_weights = name.ends_with(".safetensors") || name.ends_with(".bin");
   const bool has_separator =
       std::any_of(name.begin(), name.end(), [](char c) { return c == '/' || c == '\\'; });
   const bool has_control = std::any_of(name.begin(), name.end(), [](char c) {
     return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
   });
-  return name.size() > ending.size() && name.size() <= longest && name.ends_with(ending) &&
-         !has_separator && !has_control;
+  return is_weights && name.front() != '.' && name.size() <= longest && !has_separator &&
+         !has_control;
 }
 
 /// Older writers have it as a fraction; it is informative, so only what cannot be a size is
@@ -53,11 +53,11 @@ inline std::optional<std::uint64_t> read_total_size(const JsonObject& metadata) 
 
 }  // namespace detail
 
-/// Reads a model.safetensors.index.json:  {"metadata": {"total_size": …}, "weight_map": {tensor:
+/// Reads a model.safetensors.index.json or pytorch_model.bin.index.json:  {"metadata": {"total_size": …}, "weight_map": {tensor:
 ///                                        file, …}}.
 /// Whether the files hold what it says is checked by ModelTensors.
 /// Throws  CheckpointError  if it is not of this form, lists no tensor, lists one twice, or names
-///                          anything but a .safetensors file beside it
+///                          anything but a .safetensors or .bin file beside it
 /// Source  huggingface_hub, split_torch_state_dict_into_shards
 inline ModelIndex read_model_index(const std::filesystem::path& path) {
   const JsonObject json = read_json(path, detail::longest_model_index);
@@ -73,7 +73,7 @@ inline ModelIndex read_model_index(const std::filesystem::path& path) {
     if (!detail::is_plain_file_name(file))
       throw CheckpointError(path.string(), detail::printable(tensor),
                             "is in '" + detail::printable(file) +
-                                "', which is not a .safetensors file in the folder");
+                                "', which is not a .safetensors or .bin file in the folder");
     index.file_of.emplace(tensor, file);
   }
   if (index.file_of.empty()) json.refuse("weight_map", "lists no tensors");

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -13,6 +14,7 @@
 
 #include "ssm/io/model_index.hpp"
 #include "ssm/io/safetensors.hpp"
+#include "ssm/io/torch_file.hpp"
 
 namespace ssm {
 namespace detail {
@@ -39,35 +41,35 @@ inline std::filesystem::path shard_path(const std::filesystem::path& folder,
 
 }  // namespace detail
 
-/// The tensors of a model by name, wherever they are: in model.safetensors, in shards with a
-/// model.safetensors.index.json, or in any files of that format. All headers are checked when it is
-/// opened; tensors are read when asked for.
+/// A file of tensors of either format, by what it begins with.
+/// Throws  CheckpointError  as SafetensorsFile and TorchFile do
+inline TensorFile open_tensor_file(const std::filesystem::path& path) {
+  if (TorchFile::is_one(FileReader(path))) return TorchFile(path);
+  return SafetensorsFile(path);
+}
+
+/// The tensors of a model by name, wherever they are: in a safetensors file, a file of torch.save
+/// (.pt, .pth, .bin, .ckpt), or shards of either with their index. All places are checked when it
+/// is opened; tensors are read when asked for.
 ///   const ModelTensors tensors("mamba-2.8b/");
 ///   auto weight = tensors.read<float, 2>("lm_head.weight");     // converts F64 F32 F16 BF16
-/// Cost    the headers stay in memory; one open file for each shard
+/// Cost    names and places stay in memory; one open file for each shard
 /// Throws  CheckpointError  if a file is missing or damaged, two files have a tensor of one name,
-///                          the index and the shards disagree, or a shard is not in the folder; and
-///                          as SafetensorsFile does
+///                          the index and the shards disagree, a shard is not in the folder, or the
+///                          folder has no weights or several to choose from; and as SafetensorsFile
+///                          and TorchFile do
 class ModelTensors {
  public:
-  /// A folder, a .safetensors file or an index. In a folder, model.safetensors goes before shards.
+  /// A folder, a file of weights or an index. In a folder model.safetensors goes first, then its
+  /// shards, pytorch_model.bin, its shards, and the only file that is called like one of weights.
   explicit ModelTensors(const std::filesystem::path& path) : path_name_(path.string()) {
-    constexpr std::string_view one = "model.safetensors";
-    constexpr std::string_view several = "model.safetensors.index.json";
     std::error_code error;
-    if (!std::filesystem::is_directory(path, error)) {
-      if (path.extension() == ".json")
-        open_shards(path);
-      else
-        open_file(path);
-    } else if (std::filesystem::exists(path / one, error)) {
-      open_file(path / one);
-    } else if (std::filesystem::exists(path / several, error)) {
-      open_shards(path / several);
-    } else {
-      throw CheckpointError(path_name_, "",
-                            "holds neither model.safetensors nor model.safetensors.index.json");
-    }
+    const bool is_folder = std::filesystem::is_directory(path, error);
+    const std::filesystem::path file = is_folder ? weights_in(path) : path;
+    if (file.extension() == ".json")
+      open_shards(file);
+    else
+      open_file(file);
   }
   /// Several files that no index goes with; `folder` names them in messages.
   ModelTensors(const std::filesystem::path& folder, const std::vector<std::filesystem::path>& files)
@@ -77,7 +79,7 @@ class ModelTensors {
 
   /// What is named in messages: the only file, or the index of several.
   const std::string& path_name() const { return path_name_; }
-  const std::vector<SafetensorsFile>& files() const { return files_; }
+  const std::vector<TensorFile>& files() const { return files_; }
   const ModelIndex& index() const { return index_; }  // empty for a single file
 
   /// All names, sorted.
@@ -87,7 +89,7 @@ class ModelTensors {
     return all;
   }
   bool contains(std::string_view name) const { return places_.find(name) != places_.end(); }
-  const SafetensorsFile& file_of(std::string_view name) const { return files_[at(name).file]; }
+  const TensorFile& file_of(std::string_view name) const { return files_[at(name).file]; }
   const std::vector<Index>& shape(std::string_view name) const {
     return file_of(name).shape(at(name).stored_name);
   }
@@ -98,7 +100,7 @@ class ModelTensors {
     return file_of(name).byte_size(at(name).stored_name);
   }
 
-  /// As SafetensorsFile reads.
+  /// As TensorFile reads.
   template <HostTensor Output>
   void read(std::string_view name, Output&& output) const {
     file_of(name).read(at(name).stored_name, std::forward<Output>(output));
@@ -112,7 +114,7 @@ class ModelTensors {
     file_of(name).require_readable(at(name).stored_name, output);
   }
   void require_unchanged_size() const {
-    for (const SafetensorsFile& file : files_) file.require_unchanged_size();
+    for (const TensorFile& file : files_) file.require_unchanged_size();
   }
 
   /// Lets one family's files be read by one set of names, whichever program wrote them: every
@@ -146,12 +148,38 @@ class ModelTensors {
     return found->second;
   }
 
+  static std::filesystem::path weights_in(const std::filesystem::path& folder) {
+    std::error_code error;
+    for (const char* name : {"model.safetensors", "model.safetensors.index.json",
+                             "pytorch_model.bin", "pytorch_model.bin.index.json"})
+      if (std::filesystem::exists(folder / name, error)) return folder / name;
+    std::vector<std::filesystem::path> found;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+      const std::string extension = entry.path().extension().string();
+      for (const char* known : {".safetensors", ".pt", ".pth", ".bin", ".ckpt"})
+        if (extension == known && entry.is_regular_file(error)) found.push_back(entry.path());
+    }
+    std::sort(found.begin(), found.end());
+    if (found.size() == 1) return found[0];
+    if (found.empty())
+      throw CheckpointError(folder.string(), "",
+                            "holds no weights: neither model.safetensors nor pytorch_model.bin, in "
+                            "one file or in shards, nor a .safetensors, .pt, .pth, .bin or .ckpt "
+                            "file");
+    throw CheckpointError(folder.string(), "",
+                          "holds several files of weights, name one: " +
+                              detail::printable(found[0].filename().string()) + ", " +
+                              detail::printable(found[1].filename().string()) +
+                              (found.size() > 2 ? ", …" : ""));
+  }
+
   void open_file(const std::filesystem::path& path) {
     path_name_ = path.string();
     add_file(path);
   }
   void add_file(const std::filesystem::path& path) {
-    const SafetensorsFile& file = files_.emplace_back(path);
+    files_.push_back(open_tensor_file(path));
+    const TensorFile& file = files_.back();
     for (const std::string& name : file.names()) {
       const auto [other, is_new] = places_.emplace(name, Place{files_.size() - 1, name});
       if (!is_new)
@@ -183,7 +211,7 @@ class ModelTensors {
                           "is in '" + shard.filename().string() + "', which does not exist");
   }
   /// A tensor that the index places elsewhere or nowhere is one that nobody meant to be read.
-  void require_listed(const SafetensorsFile& shard, const std::string& file) const {
+  void require_listed(const TensorFile& shard, const std::string& file) const {
     for (const std::string& name : shard.names()) {
       const auto listed = index_.file_of.find(name);
       if (listed == index_.file_of.end())
@@ -196,7 +224,7 @@ class ModelTensors {
 
   std::string path_name_;
   ModelIndex index_;
-  std::vector<SafetensorsFile> files_;
+  std::vector<TensorFile> files_;
   Places places_;
 };
 

@@ -21,154 +21,39 @@
 #include "ssm/io/file.hpp"
 #include "ssm/io/safetensors_header.hpp"
 #include "ssm/io/stored_scalar.hpp"
+#include "ssm/io/tensor_file.hpp"
 
 namespace ssm {
 
-/// The name of a scalar in safetensors files.
-template <StoredScalar T>
-constexpr std::string_view safetensors_dtype() {
-  if constexpr (std::same_as<T, double>) return "F64";
-  if constexpr (std::same_as<T, float>) return "F32";
-  if constexpr (std::same_as<T, Float16>) return "F16";
-  if constexpr (std::same_as<T, BFloat16>) return "BF16";
-  if constexpr (std::same_as<T, std::int64_t>) return "I64";
-  if constexpr (std::same_as<T, std::int32_t>) return "I32";
-}
-
-/// A safetensors file, checked as a whole when it is opened; tensors are read when asked for.
+/// A safetensors file, checked as a whole when it is opened; TensorFile says how it is read.
 ///   const SafetensorsFile file("model.safetensors");
-///   file.read("embedding.weight", weight);         // into any host tensor of the same extents
-///   auto bias = file.read<float, 1>("head.bias");  // or into a new one
-/// Cost    the header stays in memory; reading adds one small buffer, never a copy of the file
-/// Throws  CheckpointError  if the file is damaged in any way, or the tensor is missing, of other
-///                          extents, or of a type that does not convert (F64 F32 F16 BF16 convert
-///                          to any float; I64 I32 to any scalar that holds them)
+/// Cost    the header stays in memory
+/// Throws  CheckpointError  if the file is damaged in any way, and as TensorFile does
 /// Source  safetensors format, github.com/huggingface/safetensors
-class SafetensorsFile {
+class SafetensorsFile : public TensorFile {
  public:
-  explicit SafetensorsFile(const std::filesystem::path& path) : file_(path) {
+  explicit SafetensorsFile(const std::filesystem::path& path) : TensorFile(FileReader(path)) {
     std::array<std::byte, 8> prefix{};
-    if (file_.size() < prefix.size())
+    if (file().size() < prefix.size())
       throw CheckpointError(path_name(), "", "is too short for safetensors");
-    file_.read(0, prefix);
+    file().read(0, prefix);
     std::uint64_t length = 0;
     for (std::size_t i = 0; i < prefix.size(); ++i)
       length |= std::to_integer<std::uint64_t>(prefix[i]) << (8 * i);
-    if (length > file_.size() - prefix.size() || length > detail::longest_safetensors_header)
+    if (length > file().size() - prefix.size() || length > detail::longest_safetensors_header)
       throw CheckpointError(
           path_name(), "",
           "safetensors header of " + std::to_string(length) + " bytes does not fit the file");
     std::string json(static_cast<std::size_t>(length), '\0');
-    file_.read(prefix.size(), std::as_writable_bytes(std::span(json)));
-    data_ = prefix.size() + length;
-    header_ = parse_safetensors_header(json, file_.size() - data_, path_name());
-    for (std::size_t i = 0; i < header_.tensors.size(); ++i)
-      index_.emplace(header_.tensors[i].name, i);
+    file().read(prefix.size(), std::as_writable_bytes(std::span(json)));
+    const std::uint64_t data = prefix.size() + length;  // byte where the data begins
+    SafetensorsHeader header = parse_safetensors_header(json, file().size() - data, path_name());
+    for (TensorEntry& tensor : header.tensors) {
+      tensor.begin += data;
+      tensor.end += data;
+    }
+    hold(std::move(header.tensors), std::move(header.metadata));
   }
-
-  const std::string& path_name() const { return file_.name(); }
-  const std::map<std::string, std::string>& metadata() const { return header_.metadata; }
-
-  /// All names, in the order of the data.
-  std::vector<std::string> names() const {
-    std::vector<std::string> all;
-    for (const SafetensorsEntry& tensor : header_.tensors) all.push_back(tensor.name);
-    return all;
-  }
-  bool contains(std::string_view name) const { return index_.find(name) != index_.end(); }
-  const std::vector<Index>& shape(std::string_view name) const { return at(name).shape; }
-  const std::string& dtype(std::string_view name) const { return at(name).dtype; }
-  std::uint64_t byte_size(std::string_view name) const { return at(name).end - at(name).begin; }
-
-  /// Fills a host tensor of the same extents, converting scalars. After a failed read from the disk
-  /// itself, or an integer out of range, the elements are unspecified; after any other error they
-  /// are as before.
-  template <HostTensor Output>
-  void read(std::string_view name, Output&& output) const {
-    const auto view = view_of(output);
-    require_readable(name, view);
-    using Value = typename decltype(view)::Value;
-    if (view.is_contiguous()) return read_values(name, view.data(), view.size());
-    DynamicTensor<Value, 1> values(view.size());
-    read_values(name, values.data(), values.size());
-    detail::InOrder<Value> next{values.data()};
-    for_each_element(next, view);
-  }
-
-  /// A new tensor with the extents of the file.
-  template <StoredScalar T, int Rank>
-  DynamicTensor<T, Rank> read(std::string_view name) const {
-    require_dtype<T>(at(name));
-    auto result =
-        detail::tensor_of_shape<T, Rank>(path_name(), detail::printable(name), shape(name));
-    read(name, result);
-    return result;
-  }
-
-  /// The bytes of a tensor of any type.
-  std::vector<std::byte> bytes(std::string_view name) const {
-    const SafetensorsEntry& tensor = at(name);
-    std::vector<std::byte> result(static_cast<std::size_t>(tensor.end - tensor.begin));
-    file_.read(data_ + tensor.begin, result);
-    return result;
-  }
-
-  /// Checks all that `read` checks, and reads nothing.
-  template <HostTensor Output>
-  void require_readable(std::string_view name, const Output& output) const {
-    const auto view = view_of(output);
-    require_dtype<typename decltype(view)::Value>(at(name));
-    detail::require_shape(path_name(), detail::printable(name), shape(name), view);
-  }
-  /// Checks that the tensor is there and of a type that converts to T.
-  template <StoredScalar T>
-  void require_convertible(std::string_view name) const {
-    require_dtype<T>(at(name));
-  }
-  void require_unchanged_size() const { file_.require_unchanged_size(); }
-
- private:
-  const SafetensorsEntry& at(std::string_view name) const {
-    const auto found = index_.find(name);
-    if (found == index_.end())
-      throw CheckpointError(path_name(), detail::printable(name), "is missing");
-    return header_.tensors[found->second];
-  }
-  /// All elements, in order, whatever they are stored as: compiled once for a type of elements.
-  template <class Value>
-  void read_values(std::string_view name, Value* to, Index count) const {
-    const SafetensorsEntry& tensor = at(name);
-    visit_dtype(tensor, [&](auto scalar) {
-      detail::read_elements<typename decltype(scalar)::type>(
-          file_, detail::printable(name), data_ + tensor.begin, View<Value, 1>(to, {count}));
-    });
-  }
-  template <class Visit>
-  void visit_dtype(const SafetensorsEntry& tensor, Visit&& visit) const {
-    const bool known =
-        [&]<class... T>(std::type_identity<T>... scalar) {
-          return ((tensor.dtype == safetensors_dtype<T>() && (visit(scalar), true)) || ...);
-        }(std::type_identity<float>(), std::type_identity<double>(), std::type_identity<BFloat16>(),
-          std::type_identity<Float16>(), std::type_identity<std::int64_t>(),
-          std::type_identity<std::int32_t>());
-    if (!known)
-      throw CheckpointError(
-          path_name(), detail::printable(tensor.name),
-          "is of type " + detail::printable(tensor.dtype) + ", which is not supported");
-  }
-  template <class T>
-  void require_dtype(const SafetensorsEntry& tensor) const {
-    visit_dtype(tensor, [&](auto scalar) {
-      if constexpr (!detail::is_storable<typename decltype(scalar)::type, T>)
-        throw CheckpointError(path_name(), detail::printable(tensor.name),
-                              "is of type " + tensor.dtype + ", asked for integers");
-    });
-  }
-
-  FileReader file_;
-  SafetensorsHeader header_;
-  std::map<std::string, std::size_t, std::less<>> index_;
-  std::uint64_t data_ = 0;  // byte where the data begins
 };
 
 /// Collects tensors by name and writes them as one safetensors file.
@@ -201,7 +86,7 @@ class SafetensorsWriter {
       throw CheckpointError(path_.string(), detail::printable(name), "is a name that is taken");
     const auto extents = view.extents().to_array();
     entries_.push_back({.name = name,
-                        .dtype = safetensors_dtype<Scalar>(),
+                        .dtype = stored_dtype<Scalar>(),
                         .shape = {extents.begin(), extents.end()},
                         .width = sizeof(Scalar),
                         .bytes = static_cast<std::uint64_t>(view.size()) * sizeof(Scalar),

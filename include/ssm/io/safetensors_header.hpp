@@ -13,23 +13,13 @@
 #include <utility>
 #include <vector>
 
-#include "ssm/io/stored_scalar.hpp"  // checked_size, printable
+#include "ssm/io/tensor_file.hpp"
 
 namespace ssm {
 
-/// What the header of a safetensors file says of one tensor.
-struct SafetensorsEntry {
-  std::string name;
-  std::string
-      dtype;  // "F64", "F32", "F16", "BF16", "I64", "I32", or another the library cannot read
-  std::vector<Index> shape;
-  std::uint64_t begin = 0;  // bytes after the header
-  std::uint64_t end = 0;
-};
-
-/// The whole header: tensors in the order of their data.
+/// The whole header: tensors in the order of their data, places in bytes after the header.
 struct SafetensorsHeader {
-  std::vector<SafetensorsEntry> tensors;
+  std::vector<TensorEntry> tensors;
   std::map<std::string, std::string> metadata;
 };
 
@@ -154,9 +144,9 @@ class SafetensorsHeaderParser : public nlohmann::json_sax<nlohmann::json> {
 };
 
 /// The data of the tensors must follow one another from 0 to `data_size` without gaps or overlaps.
-inline void require_data_layout(const std::string& file, std::vector<SafetensorsEntry>& tensors,
+inline void require_data_layout(const std::string& file, std::vector<TensorEntry>& tensors,
                                 std::uint64_t data_size) {
-  for (const SafetensorsEntry& tensor : tensors) {
+  for (const TensorEntry& tensor : tensors) {
     if (tensor.begin > tensor.end || tensor.end > data_size)
       throw CheckpointError(file, printable(tensor.name),
                             "data from " + std::to_string(tensor.begin) + " to " +
@@ -176,7 +166,7 @@ inline void require_data_layout(const std::string& file, std::vector<Safetensors
     return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
   });
   std::uint64_t end = 0;
-  for (const SafetensorsEntry& tensor : tensors) {
+  for (const TensorEntry& tensor : tensors) {
     if (tensor.begin != end)
       throw CheckpointError(file, printable(tensor.name),
                             "data begins at " + std::to_string(tensor.begin) +

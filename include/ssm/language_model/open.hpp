@@ -5,9 +5,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <type_traits>
 
 #include "ssm/core/context.hpp"
 #include "ssm/family/families.hpp"
+#include "ssm/family/presets.hpp"
 #include "ssm/io/checkpoint_folder.hpp"  // model_folder
 #include "ssm/language_model.hpp"
 
@@ -58,7 +60,20 @@ AnyLanguageModel fresh_language_model_on(const FreshLanguageModel& fresh,
   const auto make = [&]<class F>(const typename F::Config& config) {
     model = detail::LanguageModelMaker<B, F>::make(options, config, fresh.seed);
   };
-  if (fresh.config.empty()) {
+  if (!fresh.preset.empty()) {
+    if (!fresh.options.empty() || !fresh.config.empty())
+      throw OptionError("preset", "says all sizes: neither others nor a config go with it");
+    bool is_known = false;
+    with_preset(fresh.preset, [&]<class F>(const typename F::Config& config) {
+      for_each_family(List(), [&]<class Known>() {
+        if constexpr (std::is_same_v<Known, F>) {
+          is_known = true;
+          make.template operator()<F>(config);
+        }
+      });
+    });
+    if (!is_known) throw ArgumentError("the family of " + fresh.preset + " is not in the list");
+  } else if (fresh.config.empty()) {
     with_family<List>(fresh.family, [&]<class F>() {
       auto config = F::standard();
       config.vocab_size = fresh.vocabulary;

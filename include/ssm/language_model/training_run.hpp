@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "ssm/family/families.hpp"
+#include "ssm/family/presets.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
 #include "ssm/language_model.hpp"
 #include "ssm/language_model/training_record.hpp"
@@ -132,13 +133,20 @@ class TrainingRun {
   static TokenView require_settings(const TrainingRequest& request, TokenView text) {
     schedule_kind(request.recipe.schedule);
     const FreshLanguageModel& model = request.model;
-    if (!model.config.empty() && request.given.contains("model"))
-      throw OptionError("model", "cannot be given beside --config, which says the family");
-    if (!model.config.empty() && !model.options.empty())
+    if (!model.config.empty() && !model.preset.empty())
+      throw OptionError("preset", "cannot be given beside --config");
+    const char* whole = !model.config.empty()   ? "--config"
+                        : !model.preset.empty() ? "--preset"
+                                                : nullptr;
+    if (whole != nullptr && request.given.contains("model"))
+      throw OptionError("model",
+                        std::string("cannot be given beside ") + whole + ", which says the family");
+    if (whole != nullptr && !model.options.empty())
       throw OptionError(model.options.begin()->first,
-                        "cannot be given beside --config, which says all sizes");
+                        std::string("cannot be given beside ") + whole + ", which says all sizes");
+    if (!model.preset.empty()) with_preset(model.preset, []<class F>(const auto&) {});
     const bool is_new = CheckpointFolder::steps_in(request.folder).empty();
-    if (model.config.empty() && is_new)
+    if (whole == nullptr && is_new)
       with_family(model.family, [&]<class F>() {
         const auto config = with_options<F>(F::standard(), model.options);
         const auto shapes = F::make(config).template zero_parameters<float>(Context<ShapesOnly>());
@@ -230,6 +238,8 @@ class TrainingRun {
       const std::filesystem::path checkpoint = folder_.at(record->step);
       if (!request.model.config.empty())
         throw OptionError("config", "cannot be given when a run is resumed: its model has its own");
+      if (!request.model.preset.empty())
+        throw OptionError("preset", "cannot be given when a run is resumed: its model has its own");
       model_.emplace(open_language_model(checkpoint, backend));
       if (request.given.contains("model") && request.model.family != model_->facts().family)
         refuse_change("model");
