@@ -88,9 +88,9 @@ inline RetNetLanguageModelConfig published_retnet(Index width, Index layers, Ind
 
 /// Published models by name: visit.operator()<Family>(name, config) for each. Sizes alone; the
 /// weights are where they were published.
-/// Source  HazyResearch/H3, examples; state-spaces/mamba; WailordHe/DenseSSM and its two uploads; He
-///         et al. 2024 (DenseSSM), whose Dense Mambas are described and not published; Sun et al.
-///         2023 (RetNet), in the sizes of fla-hub/retnet-1.3B-100B
+/// Source  HazyResearch/H3, examples; state-spaces/mamba; WailordHe/DenseSSM and its two uploads;
+///         He et al. 2024 (DenseSSM), whose Dense Mambas are described and not published; Sun et
+///         al. 2023 (RetNet), in the sizes of fla-hub/retnet-1.3B-100B
 template <class Visit>
 void for_each_preset(Visit&& visit) {
   const auto h3 = [&](std::string_view name, const H3LanguageModelConfig& config) {

@@ -53,8 +53,8 @@ inline std::optional<std::uint64_t> read_total_size(const JsonObject& metadata) 
 
 }  // namespace detail
 
-/// Reads a model.safetensors.index.json or pytorch_model.bin.index.json:  {"metadata": {"total_size": …}, "weight_map": {tensor:
-///                                        file, …}}.
+/// Reads a model.safetensors.index.json or pytorch_model.bin.index.json:
+///   {"metadata": {"total_size": …}, "weight_map": {tensor: file, …}}
 /// Whether the files hold what it says is checked by ModelTensors.
 /// Throws  CheckpointError  if it is not of this form, lists no tensor, lists one twice, or names
 ///                          anything but a .safetensors or .bin file beside it

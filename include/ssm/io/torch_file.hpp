@@ -234,8 +234,8 @@ class TorchStateDict {
 /// zip format and the one before it (PyTorch below 1.6).
 ///   const TorchFile file("pytorch_model.bin");
 /// Cost    the pickle stays in memory while the file is opened; then names and places
-/// Throws  CheckpointError  if the file is damaged, holds no tensors, or wants something called; and
-///                          as TensorFile does
+/// Throws  CheckpointError  if the file is damaged, holds no tensors, or wants something called;
+///                          and as TensorFile does
 /// Source  PyTorch, torch/serialization.py
 class TorchFile : public TensorFile {
  public:
