@@ -110,6 +110,19 @@ TEST_CASE("a folder's only file of weights is found, whatever its name") {
       CheckpointError);
 }
 
+TEST_CASE("a safetensors file whose header's length begins like a pickle is none") {
+  const TemporaryFolder folder;
+  for (const std::size_t length : {0x80, 0x280, 0x480}) {
+    std::string header = R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+    header.resize(length, ' ');
+    std::string file(8, '\0');
+    file[0] = static_cast<char>(length & 0xffU);
+    file[1] = static_cast<char>(length >> 8U);
+    ssm::write_text(folder / "model.safetensors", file + header + std::string(4, '\0'));
+    CHECK(ssm::ModelTensors(folder.path()).read<float, 1>("a")(0) == 0);
+  }
+}
+
 TEST_CASE("shards of torch files have an index") {
   const TemporaryFolder folder;
   std::filesystem::copy_file(data("state_dict.pt"), folder / "pytorch_model-00001-of-00001.bin");

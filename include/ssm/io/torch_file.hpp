@@ -247,12 +247,16 @@ class TorchFile : public TensorFile {
       read_before_zip();
   }
 
-  /// Whether a file begins as one does: a zip archive, or a pickle.
+  /// Whether a file begins as one does: a zip archive, or a pickle. A safetensors file begins with
+  /// the length of its header, which may be any number, and then the header's brace.
   static bool is_one(const FileReader& file) {
-    std::array<std::byte, 2> start{};
+    if (detail::ZipArchive::is_one(file)) return true;
+    std::array<std::byte, 9> start{};
     if (file.size() < start.size()) return false;
     file.read(0, start);
-    return detail::ZipArchive::is_one(file) || start[0] == std::byte{0x80};
+    const auto protocol = std::to_integer<int>(start[1]);
+    return start[0] == std::byte{0x80} && protocol >= 2 && protocol <= 5 &&
+           start[8] != std::byte{'{'};
   }
 
  private:
