@@ -65,7 +65,7 @@ expect 0 "$ssm" inspect shards/model.safetensors.index.json
 
 # What cannot be read is one sentence
 expect 1 "$ssm" inspect absent && says "does not exist"
-mkdir empty && expect 1 "$ssm" inspect empty && says "no .safetensors file"
+mkdir empty && expect 1 "$ssm" inspect empty && says "holds no weights"
 expect 1 "$ssm" inspect text && says "text: safetensors header"
 cp "$cases/mamba_block_l2.safetensors" loose/ && cp "$cases/mamba_block_l2.safetensors" loose/again.safetensors
 expect 1 "$ssm" inspect loose && says "as well"

@@ -48,7 +48,7 @@ const std::vector<Corruption> corruptions{
     {"the folder spelled out", in_file("./a.safetensors"), "in the folder"},
     {"a separator of another system", in_file("..\\\\a.safetensors"), "in the folder"},
     {"a device", in_file("/dev/zero"), "in the folder"},
-    {"a file of another kind", in_file("pytorch_model.bin"), "in the folder"},
+    {"a file of another kind", in_file("pytorch_model.npz"), "in the folder"},
     {"a name with a zero byte", in_file("a\\u0000.safetensors"), "in the folder"},
     {"a name with a line break", in_file("a\\nb.safetensors"), "'a?b.safetensors'"},
     {"a name longer than any file's", in_file(std::string(5000, 'a') + ".safetensors"),
