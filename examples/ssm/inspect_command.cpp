@@ -111,7 +111,7 @@ std::string json_of(const ModelReport& report) {
 
 void inspect(const InspectRequest& request) {
   if (request.model.empty() == request.preset.empty())
-    throw ArgumentError("name a model, or a published one by --preset");
+    throw OptionError("preset", "or a model must be named, and not both");
   const ModelReport report =
       request.preset.empty() ? model_report(request.model) : preset_report(request.preset);
   std::cout << (request.json ? json_of(report) : text_of(report)) << std::flush;
