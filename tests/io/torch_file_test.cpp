@@ -112,7 +112,7 @@ TEST_CASE("a folder's only file of weights is found, whatever its name") {
 
 TEST_CASE("a safetensors file whose header's length begins like a pickle is none") {
   const TemporaryFolder folder;
-  for (const std::size_t length : {0x80, 0x280, 0x480}) {
+  for (const std::size_t length : {0x80U, 0x280U, 0x480U}) {
     std::string header = R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
     header.resize(length, ' ');
     std::string file(8, '\0');

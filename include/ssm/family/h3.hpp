@@ -117,22 +117,22 @@ struct H3Family {
         {"embedding.", "backbone.embeddings.word_embeddings."},
         {"backbone.norm.", "backbone.ln_0."},
     }};
-    const auto current = [&](std::string_view name) {
-      const std::size_t wrapper = name.starts_with("model.") ? 6 : 0;
-      std::string result(name.substr(wrapper));
+    const auto current = [&](std::string_view stored) {
+      const std::size_t wrapper = stored.starts_with("model.") ? 6 : 0;
+      std::string result(stored.substr(wrapper));
       for (const auto& [old, now] : renames)
         if (result.starts_with(old)) result = std::string(now) + result.substr(old.size());
-      return std::string(name.substr(0, wrapper)) + result;
+      return std::string(stored.substr(0, wrapper)) + result;
     };
     bool is_old = false, has_first_norm = false;
-    for (const std::string& name : tensors.names()) {
-      const std::string now = current(name);
-      is_old = is_old || now != name;
+    for (const std::string& stored : tensors.names()) {
+      const std::string now = current(stored);
+      is_old = is_old || now != stored;
       has_first_norm = has_first_norm || now.ends_with("backbone.ln_0.weight");
     }
     if (!is_old && !has_first_norm) return;
-    tensors.rename([&](std::string_view name) {
-      const std::string now = current(name);
+    tensors.rename([&](std::string_view stored) {
+      const std::string now = current(stored);
       return has_first_norm ? with_norm_before(now, config.n_layer) : now;
     });
   }
@@ -196,23 +196,23 @@ struct H3Family {
   }
 
  private:
-  static std::string with_norm_before(const std::string& name, Index layers) {
-    const auto place = [&](std::string_view part) { return name.find(part); };
+  static std::string with_norm_before(const std::string& stored, Index layers) {
+    const auto place = [&](std::string_view part) { return stored.find(part); };
     constexpr std::string_view first = "backbone.ln_0.", block = "backbone.layers.";
     if (const auto at = place(first); at != std::string::npos)
-      return name.substr(0, at) + "backbone.layers.0.norm1." + name.substr(at + first.size());
+      return stored.substr(0, at) + "backbone.layers.0.norm1." + stored.substr(at + first.size());
     const auto at = place(block);
-    if (at == std::string::npos) return name;
-    const std::string rest = name.substr(at + block.size());
+    if (at == std::string::npos) return stored;
+    const std::string rest = stored.substr(at + block.size());
     const std::size_t dot = rest.find('.');
     Index layer = 0;
     const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), layer);
     const bool is_number = error == std::errc() && end == rest.data() + dot;
-    if (dot == std::string::npos || !is_number || layer < 0 || layer >= layers) return name;
-    const std::string tensor = rest.substr(dot + 1), front = name.substr(0, at);
+    if (dot == std::string::npos || !is_number || layer < 0 || layer >= layers) return stored;
+    const std::string tensor = rest.substr(dot + 1), front = stored.substr(0, at);
     if (tensor.starts_with("norm1."))
       return front + std::string(block) + std::to_string(layer) + ".norm2." + tensor.substr(6);
-    if (!tensor.starts_with("norm2.")) return name;
+    if (!tensor.starts_with("norm2.")) return stored;
     if (layer + 1 == layers) return front + "backbone.ln_f." + tensor.substr(6);
     return front + std::string(block) + std::to_string(layer + 1) + ".norm1." + tensor.substr(6);
   }
