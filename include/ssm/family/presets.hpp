@@ -5,6 +5,7 @@
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "ssm/family/dense_retnet.hpp"
 #include "ssm/family/families.hpp"

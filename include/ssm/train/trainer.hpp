@@ -75,15 +75,15 @@ class Trainer {
     result.loss = loss_of_outputs(loss);
     set_zero(ctx_, gradients_);
     backward(input);
-    result.gradient_norm = optimizer_.gradient_norm(ctx_, gradients_);
-    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
-      optimizer_.update(ctx_, model_.parameters, gradients_,
-                        options.rate.value_or(optimizer_.config().rate),
-                        working_.of(model_.parameters));
+    result.gradient_norm = std::isfinite(result.loss)
+                               ? optimizer_.update(ctx_, model_.parameters, gradients_,
+                                                   options.rate.value_or(optimizer_.config().rate),
+                                                   working_.of(model_.parameters))
+                               : optimizer_.gradient_norm(ctx_, gradients_);
+    if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm))
       optimizer_.loss_scale().count_update();
-    } else {
+    else
       optimizer_.loss_scale().shrink();
-    }
     return result;
   }
 
