@@ -56,8 +56,8 @@ constexpr Gpt2LanguageModelConfig tiny{
 
 TEST_CASE("every field of a config that is written is read as it was") {
   const Json json = Gpt2Family::write(read(every_field));
-  for (const auto& [field, value] : every_field.items())
-    CHECK_MESSAGE(json.at(field) == value, field);
+  for (const auto& item : every_field.items())
+    CHECK_MESSAGE(json.at(item.key()) == item.value(), item.key());
   CHECK(Gpt2Family::write(read(json)) == json);
 }
 
@@ -78,8 +78,8 @@ TEST_CASE("what a config leaves out is as transformers has it") {
                        {"scale_attn_by_inverse_layer_idx", false},
                        {"tie_word_embeddings", true}};
   const Json json = Gpt2Family::write(read({{"model_type", "gpt2"}, {"n_inner", nullptr}}));
-  for (const auto& [field, value] : published.items())
-    CHECK_MESSAGE(json.at(field) == value, field);
+  for (const auto& item : published.items())
+    CHECK_MESSAGE(json.at(item.key()) == item.value(), item.key());
 }
 
 TEST_CASE("a function of another size or another word for one is read") {
@@ -88,8 +88,9 @@ TEST_CASE("a function of another size or another word for one is read") {
       {"gelu_new", ActivationKind::gelu_tanh}, {"gelu_pytorch_tanh", ActivationKind::gelu_tanh},
       {"gelu", ActivationKind::gelu_erf},      {"silu", ActivationKind::silu},
       {"swish", ActivationKind::silu},         {"tanh", ActivationKind::tanh}};
-  for (const auto& [word, kind] : words)
-    CHECK_MESSAGE(read({{"activation_function", word}}).activation == kind, word);
+  for (const auto& word : words)
+    CHECK_MESSAGE(read({{"activation_function", word.first}}).activation == word.second,
+                  word.first);
 }
 
 TEST_CASE("every field is checked, and named") {
@@ -119,10 +120,10 @@ TEST_CASE("every field is checked, and named") {
       {"pruned_heads", {{"0", {1}}}},
       {"quantization_config", {{"bits", 4}}},
   };
-  for (const auto& [field, value] : bad) {
-    const std::string message = complaint(field, value);
-    CAPTURE(value.dump());
-    CHECK_MESSAGE(message.starts_with("config.json: '" + std::string(field) + "' "), message);
+  for (const auto& entry : bad) {
+    const std::string message = complaint(entry.first, entry.second);
+    CAPTURE(entry.second.dump());
+    CHECK_MESSAGE(message.starts_with("config.json: '" + std::string(entry.first) + "' "), message);
   }
   CHECK(complaint("reorder_and_upcast_attn", true) == "");
   CHECK(complaint("use_cache", false) == "");
