@@ -79,8 +79,8 @@ class LanguageModelCheck {
     trial_.compare_if_given("output/grad_norm", norm, tolerance<T>.gradient);
     for_each_parameter(
         [&](const ParameterSpec& spec, const auto& gradient) {
-          trial_.compare_if_given("grad/param/" + stored_name_(trial_, spec.name), gradient,
-                                  tolerance<T>.gradient);
+          trial_.compare_if_given("grad/param/" + stored_name_(trial_, spec.name),
+                                  as_in_files(spec, gradient), tolerance<T>.gradient);
         },
         gradients);
   }

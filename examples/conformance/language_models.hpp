@@ -12,14 +12,17 @@
 namespace ssm::conformance {
 
 /// What a case calls a tensor that the family calls `name`: files of other programs have another
-/// word for the embedding.
+/// word for the embedding, and files of a backbone alone no name before it.
 template <class F>
 std::string stored_name(const Trial& trial, const std::string& name) {
   using Names = typename F::LanguageModel::TensorNames;
+  const auto has = [&](const std::string& stored) { return trial.has("grad/param/" + stored); };
+  const std::string backbone = detail::module_prefix(Names::backbone.text());
+  if (!has(name) && name.starts_with(backbone) && has(name.substr(backbone.size())))
+    return name.substr(backbone.size());
   if (F::other_embedding.empty() || name != Names::embedding.text()) return name;
-  const std::string other =
-      detail::module_prefix(Names::backbone.text()) + std::string(F::other_embedding);
-  return trial.has("grad/param/" + other) ? other : name;
+  const std::string other = backbone + std::string(F::other_embedding);
+  return has(other) ? other : name;
 }
 
 template <class B, class T, class F>

@@ -79,11 +79,10 @@ inline void add_weights_option(CLI::App& command, std::string& weights) {
 }
 
 /// The model of a command, opened as its options say.
-inline AnyLanguageModel open_model(const std::filesystem::path& path, const BackendOptions& backend,
+inline AnyLanguageModel open_model(const std::filesystem::path& path, BackendOptions backend,
                                    const std::string& weights) {
-  AnyLanguageModel model = open_language_model(path, backend);
-  if (weights == "bf16") model.keep_weights_in_bf16();
-  return model;
+  if (weights == "bf16") backend.weights = WeightForm::bf16;
+  return open_language_model(path, backend);
 }
 
 inline constexpr const char* model_help =

@@ -55,8 +55,10 @@ void generate(const GenerateRequest& request) {
   if (!request.statistics) return;
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  std::fprintf(stderr, "%td tokens in %.2f s, %s tokens/s, the prompt included\n", count, seconds,
-               quantity_text(static_cast<double>(count) / seconds).c_str());
+  std::fprintf(stderr,
+               "%td tokens in %.2f s, %s tokens/s, the prompt included; %.1f MB of weights\n",
+               count, seconds, quantity_text(static_cast<double>(count) / seconds).c_str(),
+               static_cast<double>(model.facts().weight_bytes) / 1e6);
 }
 
 }  // namespace
@@ -90,7 +92,8 @@ void add_generate_command(CLI::App& app) {
              "only those this likely, relative to the likeliest", 0, 1)
       ->default_str("0");
   command->add_flag("--no-echo", request->no_echo, "do not print the prompt first");
-  command->add_flag("--statistics", request->statistics, "tokens per second on standard error");
+  command->add_flag("--statistics", request->statistics,
+                    "tokens per second, and the memory of the weights, on standard error");
   add_weights_option(*command, request->weights);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { generate(*request); });

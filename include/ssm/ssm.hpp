@@ -49,6 +49,7 @@
 #include "ssm/model/dense_retnet_language_model.hpp"
 #include "ssm/model/dense_stack.hpp"
 #include "ssm/model/generate.hpp"
+#include "ssm/model/gpt2_language_model.hpp"
 #include "ssm/model/h3_language_model.hpp"
 #include "ssm/model/last_position.hpp"
 #include "ssm/model/mamba2_language_model.hpp"

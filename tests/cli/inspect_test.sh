@@ -18,13 +18,15 @@ ends=$(sed -n '/^tensor /,$p' out | awk '{ print length($0) }' | sort -u | wc -l
 for folder in "$cases"/model_*; do
   expect 0 "$ssm" inspect "$folder"
 done
-for pair in h3_hybrid:h3 mamba_original:mamba dense_mamba_m1:dense-mamba retnet:retnet dense_retnet_m2:dense-retnet; do
+for pair in h3_hybrid:h3 mamba_original:mamba dense_mamba_m1:dense-mamba retnet:retnet dense_retnet_m2:dense-retnet gpt2:gpt2 gpt2_bare:gpt2; do
   expect 0 "$ssm" inspect "$cases/model_${pair%%:*}"
   grep -Eq "^family +${pair##*:}\$" out || fail "${pair%%:*} is not ${pair##*:}: $(head -n 1 out)"
 done
 
-expect 0 "$ssm" inspect "$cases/model_gpt2"
-grep -Eq "^family +unknown \(model_type 'gpt2'\)\$" out || fail "gpt2 is not said to be unknown: $(head -n 1 out)"
+mkdir unknown && cp "$cases/model_gpt2/model.safetensors" unknown/
+sed 's/"gpt2"/"gpt9"/' "$cases/model_gpt2/config.json" >unknown/config.json
+expect 0 "$ssm" inspect unknown
+grep -Eq "^family +unknown \(model_type 'gpt9'\)\$" out || fail "gpt9 is not said to be unknown: $(head -n 1 out)"
 
 # Layer 2 comes before layer 10
 make_text text

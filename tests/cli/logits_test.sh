@@ -130,7 +130,9 @@ model=$cases/model_attention_positions refused long.npy "has learned 32 position
 expect 1 "$ssm" logits "$model" --tokens ids.npy --out absent/logits.npy && says "absent/logits.npy"
 mkdir folder && expect 1 "$ssm" logits "$model" --tokens ids.npy --out folder
 expect 1 "$ssm" logits absent --tokens ids.npy --out kept.npy && says "does not exist"
-expect 1 "$ssm" logits "$cases/model_gpt2" --tokens ids.npy --out kept.npy && says "known families are"
+mkdir unknown && cp "$cases/model_gpt2/model.safetensors" unknown/
+sed 's/"gpt2"/"gpt9"/' "$cases/model_gpt2/config.json" >unknown/config.json
+expect 1 "$ssm" logits unknown --tokens ids.npy --out kept.npy && says "known families are"
 same kept.npy logits.npy
 ls | grep -q partial && fail "leftovers: $(ls)"
 finish

@@ -18,11 +18,13 @@ using Json = nlohmann::ordered_json;
 std::filesystem::path folder_of(const std::string& name) {
   return std::filesystem::path(SSM_TEST_DATA) / "conformance/cases" / name;
 }
-const std::vector<std::string> folders{
-    "model_h3_hybrid",           "model_h3_hybrid_rotary", "model_h3_pure_n64",
-    "model_attention_positions", "model_mamba_hf",         "model_mamba_original",
-    "model_dense_mamba_m1",      "model_dense_mamba_m2",   "model_retnet",
-    "model_dense_retnet_m1",     "model_dense_retnet_m2"};
+const std::vector<std::string> folders{"model_h3_hybrid",       "model_h3_hybrid_rotary",
+                                       "model_h3_pure_n64",     "model_attention_positions",
+                                       "model_mamba_hf",        "model_mamba_original",
+                                       "model_dense_mamba_m1",  "model_dense_mamba_m2",
+                                       "model_retnet",          "model_dense_retnet_m1",
+                                       "model_dense_retnet_m2", "model_gpt2",
+                                       "model_gpt2_bare"};
 
 std::string family_of(const JsonObject& json) {
   std::string family;
@@ -77,6 +79,7 @@ TEST_CASE("the family of every model at hand is known from its config") {
   CHECK(family("model_dense_mamba_m2") == "dense-mamba");
   CHECK(family("model_retnet") == "retnet");
   CHECK(family("model_dense_retnet_m1") == "dense-retnet");
+  CHECK(family("model_gpt2_bare") == "gpt2");
 }
 
 TEST_CASE("a model_type that no family has is named, with the families there are") {
@@ -85,7 +88,7 @@ TEST_CASE("a model_type that no family has is named, with the families there are
   CHECK_THROWS_WITH_AS(
       family_of(json),
       "config.json: describes a model of the type 'falcon_mamba'; known families are "
-      "h3, mamba, mamba2, retnet, dense-retnet, dense-mamba",
+      "h3, mamba, mamba2, retnet, dense-retnet, dense-mamba, gpt2",
       CheckpointError);
 }
 

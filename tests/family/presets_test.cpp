@@ -34,6 +34,10 @@ TEST_CASE("published models have the number of parameters that their files have"
       {"dense-mamba-360m", 371048448},
       {"dense-mamba-1.3b", 1407287296},
       {"retnet-1.3b", 1351714816},
+      {"gpt2", 124439808},
+      {"gpt2-medium", 354823168},
+      {"gpt2-large", 774030080},
+      {"gpt2-xl", 1557611200},
   };
   std::size_t count = 0;
   for_each_preset([&]<class F>(std::string_view name, const typename F::Config& config) {

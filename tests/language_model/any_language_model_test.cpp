@@ -53,8 +53,8 @@ AnyLanguageModel fresh(const std::string& family, const std::string& backend = "
   return fresh_language_model({.family = family, .options = options, .seed = Seed{3}},
                               {.backend = backend, .threads = 2});
 }
-const std::vector<std::string> families{"h3",     "mamba",        "mamba2",
-                                        "retnet", "dense-retnet", "dense-mamba"};
+const std::vector<std::string> families{"h3",           "mamba",       "mamba2", "retnet",
+                                        "dense-retnet", "dense-mamba", "gpt2"};
 
 TEST_CASE("a model opens without its family being named, and says what it is") {
   const AnyLanguageModel model = open_language_model(folder_of("model_mamba_original"));

@@ -5,6 +5,7 @@
 
 #include "ssm/model/blocks.hpp"
 #include "ssm/model/dense_retnet_language_model.hpp"
+#include "ssm/model/gpt2_language_model.hpp"
 #include "ssm/model/h3_language_model.hpp"
 #include "ssm/model/mamba2_language_model.hpp"
 #include "ssm/model/mamba_language_model.hpp"
@@ -184,6 +185,17 @@ inline constexpr auto every_language_model = std::tuple(
                                                                            .k_select_reduction = 2,
                                                                            .v_select_reduction = 2,
                                                                            .dropout = 0});
+               }),
+    layer_case({.name = "Gpt2LanguageModel",
+                .header = "ssm/model/gpt2_language_model.hpp",
+                .source = "Radford et al. 2019 (GPT-2)"},
+               [] {
+                 return make_language_model(Gpt2LanguageModelConfig{.n_embd = 4,
+                                                                    .n_layer = 2,
+                                                                    .n_head = 2,
+                                                                    .n_inner = 6,
+                                                                    .n_positions = 192,
+                                                                    .vocab_size = 5});
                }));
 
 }  // namespace ssm::laws

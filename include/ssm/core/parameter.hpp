@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "ssm/core/tensor.hpp"
+#include "ssm/core/view_of.hpp"
 
 namespace ssm {
 
@@ -18,8 +19,20 @@ struct ParameterSpec {
   std::string name;
   ParameterRole role = ParameterRole::weight;
   bool weight_decay = true;  // false: SSM dynamics, never decayed, whatever the optimizer's setting
-  bool own_learning_rate = false;  // true: the optimizer's rate for SSM dynamics applies
+  bool own_learning_rate = false;    // true: the optimizer's rate for SSM dynamics applies
+  bool transposed_in_files = false;  // true: a matrix whose files hold it with its axes exchanged
 };
+
+/// A tensor of a parameter struct with the axes that its files have.
+template <class AnyTensor>
+auto as_in_files([[maybe_unused]] const ParameterSpec& spec, AnyTensor& tensor) {
+  auto view = view_of(tensor);
+  using V = decltype(view);
+  View<typename V::Element, V::rank(), typename V::Space> stored = view;
+  if constexpr (V::rank() == 2)
+    if (spec.transposed_in_files) stored = stored.transpose(0, 1);
+  return stored;
+}
 
 namespace detail {
 /// `first`.`second`, or the one that is not empty.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "ssm/core/error.hpp"  // ArgumentError
@@ -9,6 +11,9 @@
 #include "ssm/core/scalar.hpp"  // BFloat16
 
 namespace ssm {
+
+/// What a weight matrix is kept in.
+enum class WeightForm { full, bf16 };
 
 /// A matrix of weights: a tensor in T as long as it learns, or rounded to bf16 for inference, where
 /// reading the weights is what takes the time. Exactly one of the two forms is there; the other is
@@ -69,6 +74,21 @@ bool has_weights_in_bf16(const P& parameters) {
       },
       parameters);
   return found;
+}
+
+/// Bytes of a parameter struct, in whichever form its weights are kept.
+template <class P>
+std::size_t parameter_bytes(const P& parameters) {
+  std::size_t bytes = 0;
+  for_each_parameter(
+      [&](const ParameterSpec&, const auto& tensor) {
+        using Value = typename std::remove_cvref_t<decltype(tensor)>::Value;
+        bytes += static_cast<std::size_t>(tensor.size()) * sizeof(Value);
+        if constexpr (requires { tensor.bf16; })
+          bytes += static_cast<std::size_t>(tensor.bf16.size()) * sizeof(BFloat16);
+      },
+      parameters);
+  return bytes;
 }
 
 namespace detail {

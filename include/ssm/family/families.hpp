@@ -8,6 +8,7 @@
 #include "ssm/family/dense_mamba.hpp"
 #include "ssm/family/dense_retnet.hpp"
 #include "ssm/family/family.hpp"
+#include "ssm/family/gpt2.hpp"
 #include "ssm/family/h3.hpp"
 #include "ssm/family/mamba.hpp"
 #include "ssm/family/mamba2.hpp"
@@ -20,7 +21,7 @@ struct TypeList {};
 
 /// The one list of families. A family whose files others could be taken for stands before them.
 using Families = TypeList<H3Family, MambaFamily, Mamba2Family, RetNetFamily, DenseRetNetFamily,
-                          DenseMambaFamily>;
+                          DenseMambaFamily, Gpt2Family>;
 
 /// Calls visit.operator()<Family>() for every family of a list, in order.
 template <class... F, class Visit>

@@ -16,6 +16,7 @@
 #include "ssm/io/checkpoint.hpp"
 #include "ssm/io/json_file.hpp"
 #include "ssm/io/model_tensors.hpp"
+#include "ssm/io/weights.hpp"
 #include "ssm/model/model.hpp"
 
 namespace ssm {
@@ -110,29 +111,30 @@ CheckedFiles<F> check_files(const JsonObject& json, ModelTensors tensors) {
 }
 
 /// A tied head that is stored all the same must be the embedding.
-template <class T>
-void require_tied_head(const ModelTensors& tensors, const std::string& name,
-                       const DynamicTensor<T, 2>& embedding) {
-  if (!tensors.contains(name)) return;
-  DynamicTensor<T, 2> head(embedding.extents());
-  tensors.read(name, head);
-  if (!std::equal(head.data(), head.data() + head.size(), embedding.data()))
-    throw CheckpointError(tensors.path_name(), name, "differs from the embedding it is tied to");
+template <class Names>
+void require_tied_head(const ModelTensors& tensors) {
+  const std::string head = Names::head.text(), embedding = Names::embedding.text();
+  if (!tensors.contains(head) || tensors.are_identical(head, embedding)) return;
+  const auto a = tensors.read<double, 2>(head), b = tensors.read<double, 2>(embedding);
+  if (!std::equal(a.data(), a.data() + a.size(), b.data(), b.data() + b.size()))
+    throw CheckpointError(tensors.path_name(), head, "differs from the embedding it is tied to");
 }
 
 template <class T, class F>
-ModelOf<F, T> read_weights(const CheckedFiles<F>& files) {
-  auto parameters = files.layer.template zero_parameters<T>(Context<HostMemory>());
-  load_parameters(files.tensors, parameters, "", UnexpectedTensors::ignore);
+ModelOf<F, T> read_weights(const CheckedFiles<F>& files, const WeightReading& reading) {
   if (files.layer.has_tied_head())
-    require_tied_head<T>(files.tensors, F::LanguageModel::TensorNames::head.text(),
-                         parameters.embedding);
+    require_tied_head<typename F::LanguageModel::TensorNames>(files.tensors);
+  typename F::LanguageModel::template Parameters<T> parameters;
+  ssm::read_weights(files.tensors, files.layer.template zero_parameters<T>(Context<ShapesOnly>()),
+                    parameters, reading);
   return Model{files.layer, std::move(parameters)};
 }
 
 template <class T, class F, class B>
-ModelOf<F, T, typename B::Space> read_weights(Context<B>& ctx, const CheckedFiles<F>& files) {
-  auto model = read_weights<T>(files);
+ModelOf<F, T, typename B::Space> read_weights(Context<B>& ctx, const CheckedFiles<F>& files,
+                                              WeightReading reading = {}) {
+  if (!B::Space::host_readable) reading.mappings = nullptr;
+  auto model = read_weights<T>(files, reading);
   if constexpr (B::Space::host_readable) {
     return model;
   } else {
@@ -151,18 +153,21 @@ void require_fit(const JsonObject& json, ModelTensors tensors) {
 }
 
 /// Loads a language model from a folder with config.json and its weights, wherever ModelTensors
-/// finds them. Weights are read on the host and copied to where the context's backend keeps its
-/// tensors.
+/// finds them. Weights are read on the host, in the form they are kept in, and copied to where the
+/// context's backend keeps its tensors.
 ///   auto model = ssm::load_language_model<ssm::MambaFamily>(ctx, "mamba-130m-hf/");
 ///   auto exact = ssm::load_language_model<ssm::H3Family, double>(ctx, "h3-125m/");
+///   auto half = ssm::load_language_model<ssm::MambaFamily>(ctx, "mamba-2.8b/",
+///                                                          {.form = WeightForm::bf16});
 /// Throws  CheckpointError  if a file is damaged, a tensor is missing, unexpected or of other
 ///                          extents than the config's, or a head that is said to be the embedding
 ///                          is not
 template <LanguageModelFamily F, class T = float, class B>
 ModelOf<F, T, typename B::Space> load_language_model(Context<B>& ctx,
-                                                     const std::filesystem::path& folder) {
+                                                     const std::filesystem::path& folder,
+                                                     const WeightReading& reading = {}) {
   const JsonObject json = read_json(folder / "config.json");
-  return detail::read_weights<T>(ctx, detail::check_files<F>(json, ModelTensors(folder)));
+  return detail::read_weights<T>(ctx, detail::check_files<F>(json, ModelTensors(folder)), reading);
 }
 
 /// Saves config.json and model.safetensors into a folder by the family's names; a tied head is left

@@ -9,6 +9,7 @@
 
 #include "ssm/family/dense_retnet.hpp"
 #include "ssm/family/families.hpp"
+#include "ssm/family/gpt2.hpp"
 #include "ssm/family/h3.hpp"
 #include "ssm/family/mamba.hpp"
 #include "ssm/family/mamba2.hpp"
@@ -84,6 +85,9 @@ inline RetNetLanguageModelConfig published_retnet(Index width, Index layers, Ind
           .d_value = 2 * width,
           .d_inner = (4 * width / 3 + 255) / 256 * 256};
 }
+inline Gpt2LanguageModelConfig published_gpt2(Index width, Index layers, Index heads) {
+  return {.n_embd = width, .n_layer = layers, .n_head = heads, .n_inner = 4 * width};
+}
 
 }  // namespace detail
 
@@ -91,7 +95,8 @@ inline RetNetLanguageModelConfig published_retnet(Index width, Index layers, Ind
 /// weights are where they were published.
 /// Source  HazyResearch/H3, examples; state-spaces/mamba; WailordHe/DenseSSM and its two uploads;
 ///         He et al. 2024 (DenseSSM), whose Dense Mambas are described and not published; Sun et
-///         al. 2023 (RetNet), in the sizes of fla-hub/retnet-1.3B-100B
+///         al. 2023 (RetNet), in the sizes of fla-hub/retnet-1.3B-100B; Radford et
+///         al. 2019 (GPT-2), as Hugging Face counts its models
 template <class Visit>
 void for_each_preset(Visit&& visit) {
   const auto h3 = [&](std::string_view name, const H3LanguageModelConfig& config) {
@@ -128,6 +133,13 @@ void for_each_preset(Visit&& visit) {
     visit.template operator()<RetNetFamily>(name, detail::published_retnet(width, 24, heads));
   };
   retnet("retnet-1.3b", 2048, 8);
+  const auto gpt2 = [&](std::string_view name, Index width, Index layers, Index heads) {
+    visit.template operator()<Gpt2Family>(name, detail::published_gpt2(width, layers, heads));
+  };
+  gpt2("gpt2", 768, 12, 12);
+  gpt2("gpt2-medium", 1024, 24, 16);
+  gpt2("gpt2-large", 1280, 36, 20);
+  gpt2("gpt2-xl", 1600, 48, 25);
 }
 
 /// "h3-125m, h3-355m, …"

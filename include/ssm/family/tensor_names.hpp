@@ -103,7 +103,7 @@ void require_tensors_of(const L& layer, const S& source, ExtentsOfConstant&& ext
   for_each_parameter(
       [&](const ParameterSpec& spec, const auto& tensor) {
         if (!tensor) return;
-        const auto extents = tensor.extents().to_array();
+        const auto extents = as_in_files(spec, tensor).extents().to_array();
         require_extents_in(spec.name, {extents.begin(), extents.end()});
         expected.insert(spec.name);
       },

@@ -17,8 +17,8 @@ enum class UnexpectedTensors { refuse, ignore };
 
 namespace detail {
 
-/// Calls visit(name, tensor) once for each tensor that exists. A tied tensor, one that a layer
-/// reports again under the same name, counts once; two tensors under one name are an error.
+/// Calls visit(name, spec, tensor) once for each tensor that exists. A tied tensor, one that a
+/// layer reports again under the same name, counts once; two tensors under one name are an error.
 template <class P, class Visit>
 void for_each_stored(const std::string& file, P& parameters, std::string_view prefix,
                      Visit&& visit) {
@@ -33,7 +33,7 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
         const auto [entry, is_new] = seen.emplace(name, data);
         if (!is_new && entry->second != data)
           throw CheckpointError(file, printable(name), "is the name of two different parameters");
-        if (is_new) visit(name, tensor);
+        if (is_new) visit(name, spec, tensor);
       },
       parameters);
 }
@@ -47,12 +47,13 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
 /// Throws  CheckpointError  if two tensors have one name
 template <class P>
 void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string_view prefix = "") {
-  detail::for_each_stored(writer.path_name(), parameters, prefix,
-                          [&](const std::string& name, const auto& tensor) {
-                            if constexpr (requires { tensor.bf16; })
-                              if (tensor.bf16) return writer.add(name, tensor.bf16);
-                            writer.add(name, tensor);
-                          });
+  detail::for_each_stored(
+      writer.path_name(), parameters, prefix,
+      [&](const std::string& name, const ParameterSpec& spec, const auto& tensor) {
+        if constexpr (requires { tensor.bf16; })
+          if (tensor.bf16) return writer.add(name, as_in_files(spec, tensor.bf16));
+        writer.add(name, as_in_files(spec, tensor));
+      });
 }
 
 /// Fills every tensor of a parameter struct, whose extents are set already, from prefix + its name.
@@ -68,11 +69,12 @@ void load_parameters(const S& file, P& parameters, std::string_view prefix = "",
   if (has_weights_in_bf16(parameters))
     throw ArgumentError("load_parameters: load in full precision, then keep the weights in bf16");
   std::set<std::string> expected;
-  detail::for_each_stored(file.path_name(), parameters, prefix,
-                          [&](const std::string& name, const auto& tensor) {
-                            file.require_readable(name, tensor);
-                            expected.insert(name);
-                          });
+  detail::for_each_stored(
+      file.path_name(), parameters, prefix,
+      [&](const std::string& name, const ParameterSpec& spec, const auto& tensor) {
+        file.require_readable(name, as_in_files(spec, tensor));
+        expected.insert(name);
+      });
   if (unexpected == UnexpectedTensors::refuse) {
     for (const std::string& name : file.names())
       if (name.starts_with(prefix) && !expected.contains(name))
@@ -80,7 +82,9 @@ void load_parameters(const S& file, P& parameters, std::string_view prefix = "",
   }
   file.require_unchanged_size();
   detail::for_each_stored(file.path_name(), parameters, prefix,
-                          [&](const std::string& name, auto& tensor) { file.read(name, tensor); });
+                          [&](const std::string& name, const ParameterSpec& spec, auto& tensor) {
+                            file.read(name, as_in_files(spec, tensor));
+                          });
 }
 
 }  // namespace ssm

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,6 +62,37 @@ inline std::string printable(std::string_view name) {
 
 }  // namespace detail
 
+/// A file in memory as long as this is there. Pages come from the file when they are first read;
+/// what is written to them stays with this process.
+/// A program that replaces the file by renaming another one does not disturb it. One that cuts the
+/// file short while it is mapped does: the first access beyond the new end ends the process with
+/// SIGBUS, as with every mapping.
+class FileMapping {
+ public:
+  FileMapping() = default;
+  FileMapping(FileMapping&& other) noexcept
+      : begin_(std::exchange(other.begin_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  FileMapping& operator=(FileMapping&& other) noexcept {
+    std::swap(begin_, other.begin_);
+    std::swap(size_, other.size_);
+    return *this;
+  }
+  ~FileMapping() {
+    if (begin_ != nullptr) ::munmap(begin_, size_);
+  }
+
+  std::byte* data() const { return static_cast<std::byte*>(begin_); }
+  std::size_t size() const { return size_; }
+  explicit operator bool() const { return begin_ != nullptr; }
+
+ private:
+  friend class FileReader;
+  FileMapping(void* begin, std::size_t size) : begin_(begin), size_(size) {}
+
+  void* begin_ = nullptr;
+  std::size_t size_ = 0;
+};
+
 /// A file open for reading at any position; its size is taken when it is opened. For texts and
 /// tokens from pipes and standard input as well, see open_input.
 /// Throws  CheckpointError  if it cannot be opened or read, is not a regular file, or became
@@ -115,6 +147,15 @@ class FileReader {
       read(offset, bytes);
       visit(std::span<const std::byte>(bytes));
     }
+  }
+
+  /// The whole file in memory, page by page as it is read; nothing where it cannot be.
+  FileMapping map() const {
+    if (memory_ || size_ == 0 || current_size() != size_) return {};
+    const auto bytes = static_cast<std::size_t>(size_);
+    void* begin = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                         file_.number(), 0);
+    return begin == MAP_FAILED ? FileMapping() : FileMapping(begin, bytes);
   }
 
   void require_unchanged_size() const {
@@ -177,8 +218,11 @@ class AtomicFile {
       if (count < 0 && errno == EINTR) continue;
       if (count <= 0) fail("cannot be written");
       bytes = bytes.subspan(static_cast<std::size_t>(count));
+      size_ += static_cast<std::uint64_t>(count);
     }
   }
+  /// Bytes written so far.
+  std::uint64_t size() const { return size_; }
 
   /// Puts the file in place, on the disk when this returns.
   void commit() {
@@ -198,6 +242,7 @@ class AtomicFile {
   std::string temporary_;
   detail::FileDescriptor folder_;
   detail::FileDescriptor file_;
+  std::uint64_t size_ = 0;
 };
 
 }  // namespace ssm

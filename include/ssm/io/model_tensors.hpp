@@ -109,6 +109,21 @@ class ModelTensors {
   DynamicTensor<T, Rank> read(std::string_view name) const {
     return file_of(name).template read<T, Rank>(at(name).stored_name);
   }
+  /// As TensorFile; mappings are by file.
+  template <StoredScalar T>
+  T* place_of(std::string_view name, std::vector<FileMapping>& mappings) const {
+    const Place& place = at(name);
+    mappings.resize(files_.size());
+    if (!mappings[place.file]) mappings[place.file] = files_[place.file].map();
+    return files_[place.file].template place_of<T>(place.stored_name, mappings[place.file]);
+  }
+  bool are_identical(std::string_view name, std::string_view other) const {
+    return file_of(name).is_identical(at(name).stored_name, file_of(other), at(other).stored_name);
+  }
+  template <class Visit>
+  void for_each_block(std::string_view name, Visit&& visit) const {
+    file_of(name).for_each_block(at(name).stored_name, std::forward<Visit>(visit));
+  }
   template <HostTensor Output>
   void require_readable(std::string_view name, const Output& output) const {
     file_of(name).require_readable(at(name).stored_name, output);

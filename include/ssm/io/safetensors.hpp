@@ -82,15 +82,31 @@ class SafetensorsWriter {
     using Kept = std::conditional_t<is_temporary_owner, std::remove_cvref_t<A>, View>;
     const View view = view_of(data);
     if (!view && view.size() != 0) throw CheckpointError(path_.string(), name, "is empty");
-    if (name == "__metadata__" || !names_.insert(name).second)
-      throw CheckpointError(path_.string(), detail::printable(name), "is a name that is taken");
+    require_new(name);
     const auto extents = view.extents().to_array();
     entries_.push_back({.name = name,
-                        .dtype = stored_dtype<Scalar>(),
+                        .dtype = std::string(stored_dtype<Scalar>()),
                         .shape = {extents.begin(), extents.end()},
                         .width = sizeof(Scalar),
                         .bytes = static_cast<std::uint64_t>(view.size()) * sizeof(Scalar),
                         .data = make_source<Scalar, Kept>(std::forward<A>(data))});
+  }
+
+  /// A tensor that is not in memory: `write(file)` is called by finish() and writes its elements in
+  /// row-major order, in one or several calls of file.write(bytes).
+  /// width    bytes of an element
+  /// Throws  CheckpointError  also from finish(), if other than size · width bytes are written
+  template <class Write>
+  void add_streamed(const std::string& name, std::string dtype, std::vector<Index> shape,
+                    std::size_t width, Write write) {
+    require_new(name);
+    const auto count = static_cast<std::uint64_t>(detail::checked_size(shape));
+    entries_.push_back({.name = name,
+                        .dtype = std::move(dtype),
+                        .shape = std::move(shape),
+                        .width = width,
+                        .bytes = count * width,
+                        .data = std::make_unique<Streamed<Write>>(std::move(write))});
   }
 
   void finish() {
@@ -105,7 +121,13 @@ class SafetensorsWriter {
     AtomicFile file(path_);
     file.write(prefix);
     file.write(std::as_bytes(std::span(header)));
-    for (const Entry& entry : entries_) entry.data->write(file);
+    for (const Entry& entry : entries_) {
+      const std::uint64_t begin = file.size();
+      entry.data->write(file);
+      if (file.size() - begin != entry.bytes)
+        throw CheckpointError(path_.string(), detail::printable(entry.name),
+                              "has other bytes than its shape says");
+    }
     file.commit();
   }
 
@@ -126,9 +148,15 @@ class SafetensorsWriter {
     }
     Kept kept;
   };
+  template <class Write>
+  struct Streamed : Source {
+    explicit Streamed(Write from) : run(std::move(from)) {}
+    void write(AtomicFile& file) const override { run(file); }
+    Write run;
+  };
   struct Entry {
     std::string name;
-    std::string_view dtype;
+    std::string dtype;
     std::vector<Index> shape;
     std::size_t width;
     std::uint64_t bytes;
@@ -141,6 +169,10 @@ class SafetensorsWriter {
       return std::make_unique<SourceOf<Scalar, Kept>>(view_of(data));
     else
       return std::make_unique<SourceOf<Scalar, Kept>>(std::forward<A>(data));
+  }
+  void require_new(const std::string& name) {
+    if (name == "__metadata__" || !names_.insert(name).second)
+      throw CheckpointError(path_.string(), detail::printable(name), "is a name that is taken");
   }
   std::string header_text() const {
     try {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -26,6 +27,19 @@ constexpr std::string_view stored_dtype() {
   if constexpr (std::same_as<T, BFloat16>) return "BF16";
   if constexpr (std::same_as<T, std::int64_t>) return "I64";
   if constexpr (std::same_as<T, std::int32_t>) return "I32";
+}
+
+/// Bytes of an element of a dtype in files; 0 for one that is not known.
+inline std::size_t stored_width(std::string_view dtype) {
+  for (const std::string_view wide : {"F64", "I64", "U64"})
+    if (dtype == wide) return 8;
+  for (const std::string_view single : {"F32", "I32", "U32"})
+    if (dtype == single) return 4;
+  for (const std::string_view half : {"F16", "BF16", "I16", "U16"})
+    if (dtype == half) return 2;
+  for (const std::string_view byte : {"I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"})
+    if (dtype == byte) return 1;
+  return 0;
 }
 
 /// Where a file has a tensor.
@@ -95,6 +109,65 @@ class TensorFile {
     return result;
   }
 
+  /// The file in memory, for `place_of`.
+  FileMapping map() const { return file_.map(); }
+  /// Where in a mapping of this file a tensor lies as T in row-major order; null where it is stored
+  /// otherwise, or not aligned.
+  template <StoredScalar T>
+  T* place_of(std::string_view name, const FileMapping& mapping) const {
+    const TensorEntry& tensor = at(name);
+    const bool fits = tensor.dtype == stored_dtype<T>() && tensor.strides.empty() &&
+                      tensor.begin % alignof(T) == 0 && tensor.end <= mapping.size();
+    return fits ? reinterpret_cast<T*>(mapping.data() + tensor.begin) : nullptr;
+  }
+  /// Whether a tensor has the type, extents and bytes of another one, of this file or another.
+  bool is_identical(std::string_view name, const TensorFile& other,
+                    std::string_view other_name) const {
+    const TensorEntry &a = at(name), &b = other.at(other_name);
+    if (a.dtype != b.dtype || a.shape != b.shape || a.strides != b.strides) return false;
+    if (this == &other && a.begin == b.begin) return true;
+    if (!a.strides.empty()) return false;
+    constexpr std::uint64_t block = 1 << 20;
+    std::vector<std::byte> left, right;
+    for (std::uint64_t done = 0; a.begin + done < a.end; done += block) {
+      left.resize(static_cast<std::size_t>(std::min(block, a.end - a.begin - done)));
+      right.resize(left.size());
+      file_.read(a.begin + done, left);
+      other.file_.read(b.begin + done, right);
+      if (left != right) return false;
+    }
+    return true;
+  }
+
+  /// Calls visit(bytes) with the elements of a tensor of any known type in row-major order, some at
+  /// a time, never a part of one.
+  /// Cost    a small buffer; of a tensor that does not lie in row-major order a copy
+  template <class Visit>
+  void for_each_block(std::string_view name, Visit&& visit) const {
+    constexpr std::size_t block = 1 << 20;
+    const TensorEntry& tensor = at(name);
+    const std::size_t width = stored_width(tensor.dtype);
+    if (width == 0) refuse_dtype(tensor);
+    std::vector<std::byte> bytes;
+    if (tensor.strides.empty()) {
+      for (std::uint64_t at = tensor.begin; at < tensor.end; at += bytes.size()) {
+        bytes.resize(static_cast<std::size_t>(std::min<std::uint64_t>(block, tensor.end - at)));
+        file_.read(at, bytes);
+        visit(std::span<const std::byte>(bytes));
+      }
+      return;
+    }
+    const std::vector<std::byte> all = this->bytes(name);
+    for_each_place(tensor, [&](Index from) {
+      const std::byte* element = all.data() + static_cast<std::size_t>(from) * width;
+      bytes.insert(bytes.end(), element, element + width);
+      if (bytes.size() < block) return;
+      visit(std::span<const std::byte>(bytes));
+      bytes.clear();
+    });
+    if (!bytes.empty()) visit(std::span<const std::byte>(bytes));
+  }
+
   /// Checks all that `read` checks, and reads nothing.
   template <HostTensor Output>
   void require_readable(std::string_view name, const Output& output) const {
@@ -136,12 +209,12 @@ class TensorFile {
         detail::read_elements<Stored>(file_, detail::printable(name), tensor.begin,
                                       View<Value, 1>(to, {count}));
       else
-        read_strided<Stored>(tensor, to, count);
+        read_strided<Stored>(tensor, to);
     });
   }
   /// Everything from the first to the last element, then what of it belongs to the tensor.
   template <class Stored, class Value>
-  void read_strided(const TensorEntry& tensor, Value* to, Index count) const {
+  void read_strided(const TensorEntry& tensor, Value* to) const {
     if constexpr (!detail::is_storable<Stored, Value>) {
       throw CheckpointError(path_name(), detail::printable(tensor.name),
                             "holds fractions, asked for integers");
@@ -150,18 +223,29 @@ class TensorFile {
       DynamicTensor<Value, 1> values(span);
       detail::read_elements<Stored>(file_, detail::printable(tensor.name), tensor.begin,
                                     values.view());
-      std::vector<Index> place(tensor.shape.size(), 0);
-      Index from = 0;
-      for (Index i = 0; i < count; ++i) {
-        to[i] = values(from);
-        for (std::size_t axis = place.size(); axis-- > 0;) {  // the next element in row-major order
-          from += tensor.strides[axis];
-          if (++place[axis] < tensor.shape[axis]) break;
-          from -= tensor.strides[axis] * tensor.shape[axis];
-          place[axis] = 0;
-        }
+      for_each_place(tensor, [&](Index from) { *to++ = values(from); });
+    }
+  }
+  /// visit(offset in elements) for each element, in row-major order.
+  template <class Visit>
+  static void for_each_place(const TensorEntry& tensor, Visit&& visit) {
+    const Index count = detail::checked_size(tensor.shape);
+    std::vector<Index> place(tensor.shape.size(), 0);
+    Index from = 0;
+    for (Index i = 0; i < count; ++i) {
+      visit(from);
+      for (std::size_t axis = place.size(); axis-- > 0;) {
+        from += tensor.strides[axis];
+        if (++place[axis] < tensor.shape[axis]) break;
+        from -= tensor.strides[axis] * tensor.shape[axis];
+        place[axis] = 0;
       }
     }
+  }
+  [[noreturn]] void refuse_dtype(const TensorEntry& tensor) const {
+    throw CheckpointError(
+        path_name(), detail::printable(tensor.name),
+        "is of type " + detail::printable(tensor.dtype) + ", which is not supported");
   }
   template <class Visit>
   void visit_dtype(const TensorEntry& tensor, Visit&& visit) const {
@@ -171,10 +255,7 @@ class TensorFile {
         }(std::type_identity<float>(), std::type_identity<double>(), std::type_identity<BFloat16>(),
           std::type_identity<Float16>(), std::type_identity<std::int64_t>(),
           std::type_identity<std::int32_t>());
-    if (!known)
-      throw CheckpointError(
-          path_name(), detail::printable(tensor.name),
-          "is of type " + detail::printable(tensor.dtype) + ", which is not supported");
+    if (!known) refuse_dtype(tensor);
   }
   template <class T>
   void require_dtype(const TensorEntry& tensor) const {

@@ -48,13 +48,6 @@ inline std::string torch_dtype(std::string_view name) {
     if (name == torch) return std::string(dtype);
   return std::string(name);
 }
-inline std::uint64_t stored_size(std::string_view dtype) {
-  if (dtype == "F64" || dtype == "I64") return 8;
-  if (dtype == "F32" || dtype == "I32") return 4;
-  if (dtype == "F16" || dtype == "BF16" || dtype == "I16") return 2;
-  if (dtype == "I8" || dtype == "U8" || dtype == "BOOL") return 1;
-  return 0;
-}
 
 /// Finds the tensors of an unpickled object: a state dict, or what a trainer wraps around one.
 class TorchStateDict {
@@ -186,7 +179,7 @@ class TorchStateDict {
   /// Checks that all elements are in the storage.
   void place(TensorEntry& tensor, const TorchStorage& storage, Index offset,
              std::vector<Index> strides) const {
-    const std::uint64_t width = stored_size(tensor.dtype);
+    const std::uint64_t width = stored_width(tensor.dtype);
     const Index count = checked_size(tensor.shape);
     if (count < 0) refuse(tensor.name, shape_text(tensor.shape) + " is too large");
     if (width == 0) {  // it can be listed, not read
@@ -363,7 +356,7 @@ class TorchFile : public TensorFile {
       const auto* kind = id->items[1]->as<detail::PickleName>();
       const auto* key = id->items[2]->as<std::string>();
       if (kind == nullptr || key == nullptr) continue;
-      const std::uint64_t width = detail::stored_size(detail::torch_dtype(kind->name));
+      const std::uint64_t width = stored_width(detail::torch_dtype(kind->name));
       if (width == 0)
         throw CheckpointError(
             path_name(), "",

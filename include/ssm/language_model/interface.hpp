@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "ssm/core/weight.hpp"
 #include "ssm/model/generate.hpp"  // GenerateOptions
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/text_loss.hpp"
@@ -19,19 +20,25 @@ struct BackendOptions {
   std::string backend = "cpu";  // or "reference", "cuda", "cuda-tf32"
   int threads = 0;              // of the cpu backend; 0: as many as the process may use
   int device = 0;               // of the cuda backends
+  // Of a model that is opened:
+  WeightForm weights = WeightForm::full;  // what weight matrices are kept in, from the beginning
+  /// Tensors that the files hold as they are wanted stay in the files, mapped into memory: nothing
+  /// is copied, and processes share them. FileMapping says what must not happen to the files then.
+  bool map_files = true;
 };
 
 /// What is known of a language model whatever it is made of.
 struct LanguageModelFacts {
-  std::string family;           // "dense-mamba"
-  std::string backend;          // as in BackendOptions
-  int threads = 1;              // that work on one call
-  Index vocabulary = 0;         // tokens that may occur
-  Index padded_vocabulary = 0;  // logits of a position
-  Index positions = 0;          // learned ones, beyond which there are none; 0: no limit
-  bool has_attention = false;   // then state and time per token grow with the text
-  Index parameters = 0;         // scalars that were learned
-  bool has_own_rates = false;   // some learn at the rate of SSM dynamics
+  std::string family;            // "dense-mamba"
+  std::string backend;           // as in BackendOptions
+  int threads = 1;               // that work on one call
+  Index vocabulary = 0;          // tokens that may occur
+  Index padded_vocabulary = 0;   // logits of a position
+  Index positions = 0;           // learned ones, beyond which there are none; 0: no limit
+  bool has_attention = false;    // then state and time per token grow with the text
+  Index parameters = 0;          // scalars that were learned
+  std::size_t weight_bytes = 0;  // that these take, in the form that weights are kept in
+  bool has_own_rates = false;    // some learn at the rate of SSM dynamics
 };
 
 namespace detail {

@@ -46,6 +46,7 @@ class LanguageModelOn final : public LanguageModelInterface {
 
   /// What sessions share.
   struct Weights {
+    std::vector<FileMapping> mappings;  // in which parameters may lie
     typename F::Config config;
     Model<P> model;
   };
@@ -55,13 +56,16 @@ class LanguageModelOn final : public LanguageModelInterface {
       : LanguageModelOn(options) {
     L layer = F::make(config);
     P parameters = layer.initialize(*ctx_, seed);
-    take({config, {std::move(layer), std::move(parameters)}});
+    take({{}, config, {std::move(layer), std::move(parameters)}});
   }
   LanguageModelOn(const BackendOptions& options, const JsonObject& json, ModelTensors tensors)
       : LanguageModelOn(options) {
     auto files = check_files<F>(json, std::move(tensors));
-    auto model = read_weights<float>(*ctx_, files);
-    take({std::move(files.config), std::move(model)});
+    std::vector<FileMapping> mappings;
+    auto model = read_weights<float>(
+        *ctx_, files,
+        {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr});
+    take({std::move(mappings), std::move(files.config), std::move(model)});
   }
 
   const LanguageModelFacts& facts() const override { return facts_; }
@@ -128,6 +132,7 @@ class LanguageModelOn final : public LanguageModelInterface {
       ssm::keep_weights_in_bf16(on_host);
       copy_parameters(on_host, weights_->model.parameters);
     }
+    facts_.weight_bytes = parameter_bytes(parameters());
   }
 
   void start_training(const LanguageModelTrainerConfig& config,
@@ -241,6 +246,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     facts_.positions = layer().positions();
     facts_.has_attention = has_attention<F>(weights_->config);
     facts_.parameters = parameter_count(parameters());
+    facts_.weight_bytes = parameter_bytes(parameters());
     facts_.has_own_rates = has_own_rates(parameters());
   }
 

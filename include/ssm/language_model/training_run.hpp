@@ -240,7 +240,9 @@ class TrainingRun {
         throw OptionError("config", "cannot be given when a run is resumed: its model has its own");
       if (!request.model.preset.empty())
         throw OptionError("preset", "cannot be given when a run is resumed: its model has its own");
-      model_.emplace(open_language_model(checkpoint, backend));
+      BackendOptions own = backend;
+      own.map_files = false;  // checkpoints are removed in the run
+      model_.emplace(open_language_model(checkpoint, own));
       if (request.given.contains("model") && request.model.family != model_->facts().family)
         refuse_change("model");
       if (const auto changed = model_->changed_option(request.model.options))

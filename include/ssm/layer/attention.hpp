@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "ssm/layer/key_value_cache.hpp"
@@ -15,6 +16,7 @@ namespace ssm {
 struct CausalAttentionConfig {
   Index channels = dyn;
   Index heads = dyn;
+  bool gpt2 = false;  // tensors as GPT-2's: c_attn and c_proj, in files [inputs, outputs]
 };
 /// The sizes and choices of a CausalAttention that are given at run time.
 struct CausalAttentionOptions {
@@ -22,23 +24,28 @@ struct CausalAttentionOptions {
   Index heads = dyn;
   Index rotary_dim = 0;  // leading channels of each head that are rotated by position
   double rotary_base = 10000;
+  std::optional<double> scale{};  // of the scores; left out: 1/√(channels/heads)
+  double dropout = 0;             // of the attention weights, which training refuses
 };
 
 /// Causal multi-head attention with a key–value cache; positions enter by rotation only.
-///   (q, k, v) = Wqkv·x + bias, head by head      y = out_proj(softmax(q·kᵀ/√(channels/heads))·v)
+///   (q, k, v) = Wqkv·x + bias, head by head      y = out_proj(softmax(scale·q·kᵀ)·v)
 /// x, y     [B, L, channels]   y must not overlap x
 /// states   k, v [T, B, heads, channels/heads]: rotated keys and values of the positions so far,
 ///          time first; position [B], on the host: how many of the T rows each sequence has. The
 ///          rows behind them are zero in a state that began empty, and nothing reads them
 /// Cost    8·B·L·channels² + 4·B·L·(T+L)·channels operations
-/// Throws  ShapeError; ArgumentError  if heads do not divide the channels
-/// Source  Vaswani et al. 2017; parameter names of flash-attn's MHA
+/// Throws  ShapeError; ArgumentError  if heads do not divide the channels, and from training with
+///                                    a dropout of attention weights, which no backend computes
+/// Source  Vaswani et al. 2017; parameter names of flash-attn's MHA or GPT-2's
 template <CausalAttentionConfig Config>
 class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   static constexpr Index width = Config.channels;
-  using Projection =
-      Linear<LinearConfig{.inputs = width, .outputs = width == dyn ? dyn : 3 * width}>;
-  using Readout = Linear<LinearConfig{.inputs = width, .outputs = width}>;
+  using Projection = Linear<LinearConfig{.inputs = width,
+                                         .outputs = width == dyn ? dyn : 3 * width,
+                                         .transposed_in_files = Config.gpt2}>;
+  using Readout =
+      Linear<LinearConfig{.inputs = width, .outputs = width, .transposed_in_files = Config.gpt2}>;
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
@@ -68,11 +75,16 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
         heads_(resolve_extent(Config.heads, options.heads, "heads")),
         rotary_dim_(options.rotary_dim),
         rotary_base_(options.rotary_base),
+        scale_(options.scale.value_or(
+            1 / std::sqrt(static_cast<double>(channels_) / static_cast<double>(heads_)))),
+        dropout_(options.dropout),
         projection_({.inputs = channels_, .outputs = 3 * channels_}),
         readout_({.inputs = channels_, .outputs = channels_}) {
     if (channels_ % heads_ != 0)
       throw ArgumentError(
           message({"CausalAttention: ", heads_, " heads do not divide ", channels_, " channels"}));
+    if (!(dropout_ >= 0 && dropout_ < 1))
+      throw ArgumentError("CausalAttention: dropout must be in [0, 1)");
     if (rotary_dim_ == 0 && rotary_base_ != CausalAttentionOptions{}.rotary_base)
       throw ArgumentError("CausalAttention: rotary_base is given, but no rotary_dim");
     if (rotary_dim_ < 0 || rotary_dim_ % 2 != 0 || rotary_dim_ > channels_ / heads_)
@@ -93,6 +105,9 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
+    if (tape != nullptr && options.dropout && dropout_ > 0)
+      throw ArgumentError(
+          "CausalAttention: dropout of attention weights is not computed; train with one of 0");
     auto frame = ctx.workspace().frame();
     const Index batch = x.extent(0);
     const Index length = x.extent(1);
@@ -109,7 +124,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     }
     rotate<T>(ctx, part<T, Space>(qkv, 0), past, 1, options.segments);
     rotate<T>(ctx, part<T, Space>(qkv, 1), past, 1, options.segments);
-    Attention<T, Space> call{.scale = scale(),
+    Attention<T, Space> call{.scale = scale_,
                              .q = by_head(part<T, Space>(qkv, 0)),
                              .k = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 1))),
                              .v = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 2))),
@@ -164,7 +179,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     const bool is_uneven = has_cache && !past.is_even;
     attention_backward(
         ctx, AttentionBackward<T, Space>{
-                 .forward = {.scale = scale(),
+                 .forward = {.scale = scale_,
                              .q = by_head(part<const T, Space>(tape.qkv, 0)),
                              .k = by_head(k),
                              .v = by_head(v),
@@ -218,16 +233,14 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   }
 
   static void for_each_parameter(auto&& visit, auto&... p) {
-    Projection::for_each_parameter(scoped("Wqkv", visit), p.Wqkv...);
-    Readout::for_each_parameter(scoped("out_proj", visit), p.out_proj...);
+    Projection::for_each_parameter(scoped(Config.gpt2 ? "c_attn" : "Wqkv", visit), p.Wqkv...);
+    Readout::for_each_parameter(scoped(Config.gpt2 ? "c_proj" : "out_proj", visit), p.out_proj...);
   }
   static void for_each_state(auto&& visit, auto&... state) {
     KeyValueCache::for_each_state(visit, state...);
   }
 
  private:
-  double scale() const { return 1 / std::sqrt(static_cast<double>(channels_ / heads_)); }
-
   /// q, k or v of a joint [B, L, 3·D] buffer.
   template <class T, class Space>
   View<T, 3, Space> part(const View<T, 3, Space>& qkv, Index which) const {
@@ -263,6 +276,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   Index heads_;
   Index rotary_dim_;
   double rotary_base_;
+  double scale_;
+  double dropout_;
   Projection projection_;
   Readout readout_;
   KeyValueCache cache_{heads_, channels_ / heads_};

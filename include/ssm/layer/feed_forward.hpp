@@ -12,6 +12,7 @@ struct FeedForwardConfig {
   Index hidden = dyn;
   bool gated = false;  // SwiGLU and its kin: the activation multiplies a second projection
   bool bias = true;    // of all projections
+  bool gpt2 = false;   // tensors as GPT-2's: c_fc and c_proj, in files [inputs, outputs]
 };
 /// The sizes and choices of a FeedForward that are given at run time.
 struct FeedForwardOptions {
@@ -31,8 +32,14 @@ struct FeedForwardOptions {
 template <FeedForwardConfig Config>
 class FeedForward : public LayerVerbs<FeedForward<Config>> {
   static constexpr Index width = Config.channels;
-  using Up = Linear<LinearConfig{.inputs = width, .outputs = Config.hidden, .bias = Config.bias}>;
-  using Down = Linear<LinearConfig{.inputs = Config.hidden, .outputs = width, .bias = Config.bias}>;
+  using Up = Linear<LinearConfig{.inputs = width,
+                                 .outputs = Config.hidden,
+                                 .bias = Config.bias,
+                                 .transposed_in_files = Config.gpt2}>;
+  using Down = Linear<LinearConfig{.inputs = Config.hidden,
+                                   .outputs = width,
+                                   .bias = Config.bias,
+                                   .transposed_in_files = Config.gpt2}>;
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
@@ -173,9 +180,9 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   }
 
   static void for_each_parameter(auto&& visit, auto&... p) {
-    Up::for_each_parameter(scoped("fc1", visit), p.fc1...);
+    Up::for_each_parameter(scoped(Config.gpt2 ? "c_fc" : "fc1", visit), p.fc1...);
     if constexpr (Config.gated) Up::for_each_parameter(scoped("gate", visit), p.gate...);
-    Down::for_each_parameter(scoped("fc2", visit), p.fc2...);
+    Down::for_each_parameter(scoped(Config.gpt2 ? "c_proj" : "fc2", visit), p.fc2...);
   }
   static void for_each_state(auto&&, auto&...) {}
 

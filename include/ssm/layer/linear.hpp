@@ -12,7 +12,8 @@ namespace ssm {
 struct LinearConfig {
   Index inputs = dyn;
   Index outputs = dyn;
-  bool bias = true;  // whether there may be one
+  bool bias = true;                  // whether there may be one
+  bool transposed_in_files = false;  // the weight is [inputs, outputs] there, as GPT-2's
 };
 /// The sizes and choices of a Linear that are given at run time.
 struct LinearOptions {
@@ -143,7 +144,10 @@ class Linear : public LayerVerbs<Linear<Config>> {
   }
 
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
-    visit(ParameterSpec{.name = "weight", .role = ParameterRole::weight}, p.weight, more.weight...);
+    visit(ParameterSpec{.name = "weight",
+                        .role = ParameterRole::weight,
+                        .transposed_in_files = Config.transposed_in_files},
+          p.weight, more.weight...);
     if constexpr (Config.bias)
       if (p.bias)
         visit(ParameterSpec{.name = "bias", .role = ParameterRole::bias}, p.bias, more.bias...);

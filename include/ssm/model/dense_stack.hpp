@@ -226,7 +226,9 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     }
   }
 
+  /// Parameters to be filled take the number of blocks of the first.
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
+    (match_block_count(p.blocks.size(), more), ...);
     for (std::size_t i = 0; i < p.blocks.size(); ++i) {
       const auto named = scoped("layers." + std::to_string(i), visit);
       NormLayer::for_each_parameter(scoped(norm_name.text(), named), p.blocks[i].norm,

@@ -27,7 +27,7 @@ void fill_value(const View<T, 1>& tensor, T value) {
 //   fill(spec, tensor, values, size)
 
 /// GPT-2's: linear weights and embeddings N(0, deviation²), linear biases 0, and the weights that
-/// write to the residual stream (out_proj, fc2) scaled by 1/√(2·blocks).
+/// write to the residual stream (out_proj, fc2, c_proj) scaled by 1/√(2·blocks).
 /// Source  HazyResearch/H3, _init_weights
 struct Gpt2Initialization {
   template <class T>
@@ -35,8 +35,9 @@ struct Gpt2Initialization {
                    const ModelSize& size) {
     if (spec.role == ParameterRole::bias) detail::fill_value(tensor, T{0});
     if (spec.role != ParameterRole::weight && spec.role != ParameterRole::embedding) return;
-    const bool writes_residual =
-        spec.name.ends_with("out_proj.weight") || spec.name.ends_with("fc2.weight");
+    const bool writes_residual = spec.name.ends_with("out_proj.weight") ||
+                                 spec.name.ends_with("fc2.weight") ||
+                                 spec.name.ends_with("c_proj.weight");
     const double writers = 2.0 * static_cast<double>(size.blocks);
     values.fill_normal(tensor.data(), tensor.size(),
                        writes_residual ? size.deviation / std::sqrt(writers) : size.deviation);

@@ -8,15 +8,16 @@
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
+#include "ssm/model/fixed_string.hpp"
 
 namespace ssm {
 
 /// Blocks of one type and the same width in turn; how many is known at run time.
 ///   y = block_{n−1}( … block_0(x))
 /// x, y    [B, L, D]   y must not overlap x
-/// Tensors of block i are named "layers.i." before the block's own names.
-template <class Block>
-class Stack : public LayerVerbs<Stack<Block>> {
+/// Tensors of block i are named `list_name`.i before the block's own names.
+template <class Block, FixedString list_name = "layers">
+class Stack : public LayerVerbs<Stack<Block, list_name>> {
  public:
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Stack, T, Space> {
@@ -128,17 +129,19 @@ class Stack : public LayerVerbs<Stack<Block>> {
       blocks_[i].fill_parameters(p.blocks[i], seed.fork(i));
   }
 
+  /// Parameters to be filled take the number of blocks of the first.
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
+    (match_block_count(p.blocks.size(), more), ...);
     for (std::size_t i = 0; i < p.blocks.size(); ++i)
-      Block::for_each_parameter(scoped("layers." + std::to_string(i), visit), p.blocks[i],
-                                more.blocks[i]...);
+      Block::for_each_parameter(scoped(list_name.text() + "." + std::to_string(i), visit),
+                                p.blocks[i], more.blocks[i]...);
   }
   /// States to be filled take the length of the first.
   static void for_each_state(auto&& visit, auto& state, auto&... more) {
     (match_block_count(state.blocks.size(), more), ...);
     for (std::size_t i = 0; i < state.blocks.size(); ++i) {
       const auto named = [&](const std::string& name, auto&... tensors) {
-        visit("layers." + std::to_string(i) + "." + name, tensors...);
+        visit(list_name.text() + "." + std::to_string(i) + "." + name, tensors...);
       };
       Block::for_each_state(named, state.blocks[i], more.blocks[i]...);
     }
