@@ -12,6 +12,7 @@
 #include "ssm/language_model/interface.hpp"
 #include "ssm/language_model/state_on.hpp"
 #include "ssm/language_model/training_files.hpp"
+#include "ssm/language_model/weights_fingerprint.hpp"
 
 namespace ssm {
 struct Reference;
@@ -48,6 +49,8 @@ class LanguageModelOn final : public LanguageModelInterface {
   struct Weights {
     typename F::Config config;
     Model<P> model;
+    std::vector<Token> end_tokens{};
+    std::unique_ptr<WeightsFingerprint> fingerprint = std::make_unique<WeightsFingerprint>();
   };
 
  public:
@@ -61,11 +64,13 @@ class LanguageModelOn final : public LanguageModelInterface {
       : LanguageModelOn(options) {
     auto files = check_files<F>(json, std::move(tensors));
     auto model = read_weights<float>(*ctx_, files);
-    take({std::move(files.config), std::move(model)});
+    take({std::move(files.config), std::move(model), end_tokens_of(json)});
   }
 
   const LanguageModelFacts& facts() const override { return facts_; }
-  std::string config_json() const override { return F::write(weights_->config).dump(2); }
+  std::string config_json() const override {
+    return with_end_tokens(F::write(weights_->config), facts_.end_tokens).dump(2);
+  }
   std::optional<std::string> changed_option(const ModelOptions& options) const override {
     return ssm::changed_option<F>(weights_->config, options);
   }
@@ -79,7 +84,19 @@ class LanguageModelOn final : public LanguageModelInterface {
   }
 
   std::unique_ptr<StateInterface> initial_state(Index sequences) override {
-    return std::make_unique<State>(ctx_, layer(), facts_, sequences);
+    return std::make_unique<State>(ctx_, layer(), facts_, fingerprint(), sequences);
+  }
+  /// Of the weights as they were read or made; rounding does not change it, training does.
+  std::string fingerprint() override {
+    return weights_->fingerprint->of(F::write(weights_->config).dump(), [&](auto&& add) {
+      for_each_parameter(
+          [&](const ParameterSpec& spec, const auto& tensor) {
+            using Element = std::remove_cvref_t<decltype(*tensor.data())>;
+            add(spec.name, tensor.data(), static_cast<std::size_t>(tensor.size()) * sizeof(Element),
+                &Space::copy);
+          },
+          parameters());
+    });
   }
 
   void logits(const View<const Token, 2>& tokens, const View<float, 3>& logits) override {
@@ -108,6 +125,41 @@ class LanguageModelOn final : public LanguageModelInterface {
     }
   }
 
+  void prefill_packed(std::span<const Token> tokens, Segments segments,
+                      const View<float, 2>& logits, StateInterface& state) override {
+    if (segments.size() < 2) throw ArgumentError("language model: no sequences to read");
+    auto& own = State::of(state, facts_, static_cast<Index>(segments.size()) - 1).state();
+    run_sequences(View<const Token, 2>(tokens.data(), {1, static_cast<Index>(tokens.size())}),
+                  View<float, 3>(logits.data(), {1, logits.extent(0), logits.extent(1)}),
+                  [&](const auto& ids, auto& out) {
+                    layer().forward(
+                        *ctx_, parameters(), ids, out,
+                        {.segments = segments, .initial_state = &own, .final_state = &own});
+                  });
+  }
+  Token draw(std::span<const float> logits, const Sampling& sampling, Seed seed,
+             std::uint64_t counter) override {
+    const DynamicExtents<2> extents(Index{1}, static_cast<Index>(logits.size()));
+    Sample<float, Space> call{
+        .vocabulary = layer().vocabulary(), .sampling = sampling, .seed = seed, .counter = counter};
+    Token token = 0;
+    if constexpr (Space::host_readable) {
+      call.logits = View<const float, 2>(logits.data(), extents);
+      call.tokens = View<Token, 1>(&token, {1});
+      sample(*ctx_, call);
+    } else {
+      step_tokens_.resize({1});
+      step_logits_.resize(extents);
+      Space::copy(step_logits_.data(), logits.data(), logits.size_bytes());
+      call.logits = step_logits_;
+      call.tokens = step_tokens_;
+      sample(*ctx_, call);
+      Space::copy(&token, step_tokens_.data(), sizeof(token));
+      if (token < 0) throw ArgumentError("language model: a logit is not finite");
+    }
+    return token;
+  }
+
   std::unique_ptr<TokenStream> generate(std::span<const Token> prompt,
                                         const GenerateOptions& options,
                                         StateInterface* state) override {
@@ -121,6 +173,7 @@ class LanguageModelOn final : public LanguageModelInterface {
 
   void keep_weights_in_bf16() override {
     require_unshared("keeping weights in bf16");
+    static_cast<void>(fingerprint());  // of what was read
     if constexpr (Space::host_readable) {
       ssm::keep_weights_in_bf16(weights_->model.parameters);
     } else {
@@ -141,15 +194,17 @@ class LanguageModelOn final : public LanguageModelInterface {
   bool is_training() const override { return trainer_ != nullptr; }
   TrainingStep update(const TextStreams& streams, double rate) override {
     require_unshared("training");
+    weights_->fingerprint->forget();
     return trainer().update(*ctx_, layer(), weights_->model.parameters, streams, rate);
   }
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
     if constexpr (Space::host_readable)
-      save_language_model<F>(folder, weights_->config, parameters());
+      save_language_model<F>(folder, weights_->config, parameters(), facts_.end_tokens);
     else
       save_language_model<F>(folder, weights_->config,
-                             copy_to(Context<HostMemory>(), layer(), parameters()));
+                             copy_to(Context<HostMemory>(), layer(), parameters()),
+                             facts_.end_tokens);
     if (trainer_) trainer_->save(folder, layer());
   }
   void load_training(const std::filesystem::path& folder) override {
@@ -242,6 +297,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     facts_.has_attention = has_attention<F>(weights_->config);
     facts_.parameters = parameter_count(parameters());
     facts_.has_own_rates = has_own_rates(parameters());
+    facts_.end_tokens = weights_->end_tokens;
   }
 
   const L& layer() const { return weights_->model.layer; }
