@@ -43,8 +43,11 @@ class LanguageModelState {
   void copy_row(Index from, LanguageModelState& to, Index row) const {
     state_->copy_row(from, *to.state_, row);
   }
-  /// One safetensors file. Throws CheckpointError.
-  void save(const std::filesystem::path& file) const { state_->save(file); }
+  /// The memory that it takes: the same after any number of tokens, but where there is attention.
+  std::size_t bytes() const { return state_->bytes(); }
+
+  /// One safetensors file, which names the weights by their fingerprint. Throws CheckpointError.
+  void save(const std::filesystem::path& file) const { state_->save(file, {}); }
   /// Throws CheckpointError  for a damaged file or one of another model; the state stays as it was
   void load(const std::filesystem::path& file) { state_->load(file); }
 
@@ -154,6 +157,9 @@ class AnyLanguageModel {
       : model_(std::move(model)) {}
 
   const LanguageModelFacts& facts() const { return model_->facts(); }
+  /// What tells these weights from others, whatever backend they are on and also when they were
+  /// rounded: 16 hexadecimal digits. Files of states name it.
+  std::string fingerprint() const { return model_->fingerprint(); }
   /// The config.json that `save` writes.
   std::string config_json() const { return model_->config_json(); }
   /// The first of some options that the model would have to be another one for, see
@@ -203,6 +209,31 @@ class AnyLanguageModel {
     model_->prefill({tokens.data(), {1, static_cast<Index>(tokens.size())}},
                     {result.data(), {1, 1, result.extent(0)}}, state.interface());
     return result;
+  }
+  /// Reads a chunk of each sequence of the state, of different lengths, from where it is,
+  /// and advances each by its own: none is padded.
+  /// tokens [L]      all chunks, one behind the other
+  /// segments [S+1]  chunk s is tokens segments[s] … segments[s+1]−1; where it is empty, the
+  ///                 sequence stays as it was
+  /// logits [C, padded vocabulary]   after the last token of each of the C chunks that are not
+  ///                                 empty
+  void prefill(std::span<const Token> tokens, Segments segments, const View<float, 2>& logits,
+               LanguageModelState& state) const {
+    model_->prefill_packed(tokens, segments, logits, state.interface());
+  }
+  /// The same of prompts by themselves, none of them empty: [S, padded vocabulary].
+  DynamicTensor<float, 2> prefill(const std::vector<std::vector<Token>>& prompts,
+                                  LanguageModelState& state) const {
+    std::vector<Token> tokens;
+    std::vector<Index> segments{0};
+    for (const std::vector<Token>& prompt : prompts) {
+      tokens.insert(tokens.end(), prompt.begin(), prompt.end());
+      segments.push_back(static_cast<Index>(tokens.size()));
+      if (prompt.empty()) throw ArgumentError("language model: a prompt is empty");
+    }
+    DynamicTensor<float, 2> logits({static_cast<Index>(prompts.size()), facts().padded_vocabulary});
+    model_->prefill_packed(tokens, segments, logits, state.interface());
+    return logits;
   }
   /// Reads one token of each sequence, and advances the state.
   /// tokens [B]    logits [B, padded vocabulary]
@@ -289,6 +320,8 @@ class AnyLanguageModel {
     model_->start_training(config, numbers);
     model_->load_training(folder);
   }
+
+  detail::LanguageModelInterface& interface() const { return *model_; }
 
  private:
   std::unique_ptr<detail::LanguageModelInterface> model_;

@@ -194,7 +194,7 @@ inline constexpr auto every_language_model = std::tuple(
                                                                     .n_layer = 2,
                                                                     .n_head = 2,
                                                                     .n_inner = 6,
-                                                                    .n_positions = 192,
+                                                                    .n_positions = 1024,
                                                                     .vocab_size = 5});
                }));
 

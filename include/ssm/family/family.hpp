@@ -11,6 +11,7 @@
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/transfer.hpp"
+#include "ssm/family/end_tokens.hpp"
 #include "ssm/family/options.hpp"
 #include "ssm/family/tensor_names.hpp"
 #include "ssm/io/checkpoint.hpp"
@@ -175,9 +176,10 @@ ModelOf<F, T, typename B::Space> load_language_model(Context<B>& ctx,
 /// Throws  CheckpointError
 template <LanguageModelFamily F, class P>
 void save_language_model(const std::filesystem::path& folder, const typename F::Config& config,
-                         const P& parameters) {
+                         const P& parameters, const std::vector<Token>& end_tokens = {}) {
   static_assert(P::Space::host_readable, "copy_to the host first, then save");
-  write_text_file(folder / "config.json", F::write(config).dump(2) + "\n");
+  write_text_file(folder / "config.json",
+                  detail::with_end_tokens(F::write(config), end_tokens).dump(2) + "\n");
   SafetensorsWriter writer(folder / "model.safetensors");
   writer.metadata("format", "pt");
   save_parameters(writer, parameters);

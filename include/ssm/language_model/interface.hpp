@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
+#include "ssm/core/segments.hpp"
 #include "ssm/core/weight.hpp"
 #include "ssm/model/generate.hpp"  // GenerateOptions
 #include "ssm/train/language_model_trainer.hpp"
@@ -29,16 +33,17 @@ struct BackendOptions {
 
 /// What is known of a language model whatever it is made of.
 struct LanguageModelFacts {
-  std::string family;            // "dense-mamba"
-  std::string backend;           // as in BackendOptions
-  int threads = 1;               // that work on one call
-  Index vocabulary = 0;          // tokens that may occur
-  Index padded_vocabulary = 0;   // logits of a position
-  Index positions = 0;           // learned ones, beyond which there are none; 0: no limit
-  bool has_attention = false;    // then state and time per token grow with the text
-  Index parameters = 0;          // scalars that were learned
-  std::size_t weight_bytes = 0;  // that these take, in the form that weights are kept in
-  bool has_own_rates = false;    // some learn at the rate of SSM dynamics
+  std::string family;             // "dense-mamba"
+  std::string backend;            // as in BackendOptions
+  int threads = 1;                // that work on one call
+  Index vocabulary = 0;           // tokens that may occur
+  Index padded_vocabulary = 0;    // logits of a position
+  std::vector<Token> end_tokens;  // behind which a text is at its end: eos_token_id of config.json
+  Index positions = 0;            // learned ones, beyond which there are none; 0: no limit
+  bool has_attention = false;     // then state and time per token grow with the text
+  Index parameters = 0;           // scalars that were learned
+  std::size_t weight_bytes = 0;   // that these take, in the form that weights are kept in
+  bool has_own_rates = false;     // some learn at the rate of SSM dynamics
 };
 
 namespace detail {
@@ -57,8 +62,11 @@ class StateInterface {
   virtual std::unique_ptr<StateInterface> copy() const = 0;
   virtual std::unique_ptr<StateInterface> row(Index sequence) const = 0;
   virtual void copy_row(Index from, StateInterface& to, Index row) const = 0;
-  virtual void save(const std::filesystem::path& file) const = 0;
-  virtual void load(const std::filesystem::path& file) = 0;
+  virtual std::size_t bytes() const = 0;
+  /// `tokens` is what was read and what is about to be, for who keeps it beside the state.
+  virtual void save(const std::filesystem::path& file, std::span<const Token> tokens) const = 0;
+  /// Returns the tokens.
+  virtual std::vector<Token> load(const std::filesystem::path& file) = 0;
 };
 
 /// Tokens one by one.
@@ -93,6 +101,14 @@ class LanguageModelInterface {
                        StateInterface& state) = 0;
   virtual void step(const View<const Token, 1>& tokens, const View<float, 2>& logits,
                     StateInterface& state) = 0;
+  /// Sequences of different lengths, one behind the other; logits of the last position of each that
+  /// is not empty.
+  virtual void prefill_packed(std::span<const Token> tokens, Segments segments,
+                              const View<float, 2>& logits, StateInterface& state) = 0;
+  /// A token from logits [padded vocabulary]; the same number of the same stream as `generate`'s.
+  virtual Token draw(std::span<const float> logits, const Sampling& sampling, Seed seed,
+                     std::uint64_t counter) = 0;
+  virtual std::string fingerprint() = 0;
   virtual std::unique_ptr<TokenStream> generate(std::span<const Token> prompt,
                                                 const GenerateOptions& options,
                                                 StateInterface* state) = 0;

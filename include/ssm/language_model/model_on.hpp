@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "ssm/language_model/interface.hpp"
 #include "ssm/language_model/state_on.hpp"
 #include "ssm/language_model/training_files.hpp"
+#include "ssm/language_model/weights_fingerprint.hpp"
 
 namespace ssm {
 struct Reference;
@@ -49,6 +51,8 @@ class LanguageModelOn final : public LanguageModelInterface {
     std::vector<FileMapping> mappings;  // in which parameters may lie
     typename F::Config config;
     Model<P> model;
+    std::vector<Token> end_tokens{};
+    std::unique_ptr<WeightsFingerprint> fingerprint = std::make_unique<WeightsFingerprint>();
   };
 
  public:
@@ -65,11 +69,13 @@ class LanguageModelOn final : public LanguageModelInterface {
     auto model = read_weights<float>(
         *ctx_, files,
         {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr});
-    take({std::move(mappings), std::move(files.config), std::move(model)});
+    take({std::move(mappings), std::move(files.config), std::move(model), end_tokens_of(json)});
   }
 
   const LanguageModelFacts& facts() const override { return facts_; }
-  std::string config_json() const override { return F::write(weights_->config).dump(2); }
+  std::string config_json() const override {
+    return with_end_tokens(F::write(weights_->config), facts_.end_tokens).dump(2);
+  }
   std::optional<std::string> changed_option(const ModelOptions& options) const override {
     return ssm::changed_option<F>(weights_->config, options);
   }
@@ -83,7 +89,21 @@ class LanguageModelOn final : public LanguageModelInterface {
   }
 
   std::unique_ptr<StateInterface> initial_state(Index sequences) override {
-    return std::make_unique<State>(ctx_, layer(), facts_, sequences);
+    return std::make_unique<State>(ctx_, layer(), facts_, fingerprint(), sequences);
+  }
+  /// The same in whichever form the weights are kept; training changes it.
+  std::string fingerprint() override {
+    return weights_->fingerprint->of(F::write(weights_->config).dump(), [&](auto&& add) {
+      for_each_parameter(
+          [&](const ParameterSpec& spec, const auto& tensor) {
+            constexpr bool is_matrix = requires { tensor.bf16; };
+            if constexpr (is_matrix)
+              if (tensor.bf16)
+                return add(spec.name, tensor.bf16.size(), true, read_of(tensor.bf16));
+            add(spec.name, tensor.size(), is_matrix, read_of(tensor));
+          },
+          parameters());
+    });
   }
 
   void logits(const View<const Token, 2>& tokens, const View<float, 3>& logits) override {
@@ -110,6 +130,41 @@ class LanguageModelOn final : public LanguageModelInterface {
       layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
       copy_out(step_logits_.flatten(), logits.flatten());
     }
+  }
+
+  void prefill_packed(std::span<const Token> tokens, Segments segments,
+                      const View<float, 2>& logits, StateInterface& state) override {
+    if (segments.size() < 2) throw ArgumentError("language model: no sequences to read");
+    auto& own = State::of(state, facts_, static_cast<Index>(segments.size()) - 1).state();
+    run_sequences(View<const Token, 2>(tokens.data(), {1, static_cast<Index>(tokens.size())}),
+                  View<float, 3>(logits.data(), {1, logits.extent(0), logits.extent(1)}),
+                  [&](const auto& ids, auto& out) {
+                    layer().forward(
+                        *ctx_, parameters(), ids, out,
+                        {.segments = segments, .initial_state = &own, .final_state = &own});
+                  });
+  }
+  Token draw(std::span<const float> logits, const Sampling& sampling, Seed seed,
+             std::uint64_t counter) override {
+    const DynamicExtents<2> extents(Index{1}, static_cast<Index>(logits.size()));
+    Sample<float, Space> call{
+        .vocabulary = layer().vocabulary(), .sampling = sampling, .seed = seed, .counter = counter};
+    Token token = 0;
+    if constexpr (Space::host_readable) {
+      call.logits = View<const float, 2>(logits.data(), extents);
+      call.tokens = View<Token, 1>(&token, {1});
+      sample(*ctx_, call);
+    } else {
+      step_tokens_.resize({1});
+      step_logits_.resize(extents);
+      Space::copy(step_logits_.data(), logits.data(), logits.size_bytes());
+      call.logits = step_logits_;
+      call.tokens = step_tokens_;
+      sample(*ctx_, call);
+      Space::copy(&token, step_tokens_.data(), sizeof(token));
+      if (token < 0) throw ArgumentError("language model: a logit is not finite");
+    }
+    return token;
   }
 
   std::unique_ptr<TokenStream> generate(std::span<const Token> prompt,
@@ -146,15 +201,17 @@ class LanguageModelOn final : public LanguageModelInterface {
   bool is_training() const override { return trainer_ != nullptr; }
   TrainingStep update(const TextStreams& streams, double rate) override {
     require_unshared("training");
+    weights_->fingerprint->forget();
     return trainer().update(*ctx_, layer(), weights_->model.parameters, streams, rate);
   }
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
     if constexpr (Space::host_readable)
-      save_language_model<F>(folder, weights_->config, parameters());
+      save_language_model<F>(folder, weights_->config, parameters(), facts_.end_tokens);
     else
       save_language_model<F>(folder, weights_->config,
-                             copy_to(Context<HostMemory>(), layer(), parameters()));
+                             copy_to(Context<HostMemory>(), layer(), parameters()),
+                             facts_.end_tokens);
     if (trainer_) trainer_->save(folder, layer());
   }
   void load_training(const std::filesystem::path& folder) override {
@@ -248,6 +305,19 @@ class LanguageModelOn final : public LanguageModelInterface {
     facts_.parameters = parameter_count(parameters());
     facts_.weight_bytes = parameter_bytes(parameters());
     facts_.has_own_rates = has_own_rates(parameters());
+    facts_.end_tokens = weights_->end_tokens;
+  }
+
+  /// Reads elements of a tensor, wherever they are, as float.
+  template <class X>
+  static auto read_of(const X& tensor) {
+    return [&tensor](float* to, Index begin, Index count) {
+      using Element = std::remove_cvref_t<decltype(*tensor.data())>;
+      std::vector<Element> read(static_cast<std::size_t>(count));
+      Space::copy(read.data(), tensor.data() + begin, read.size() * sizeof(Element));
+      std::transform(read.begin(), read.end(), to,
+                     [](const Element& value) { return scalar_cast<float>(value); });
+    };
   }
 
   const L& layer() const { return weights_->model.layer; }

@@ -3,8 +3,10 @@
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "ssm/core/transfer.hpp"
 #include "ssm/io/state_checkpoint.hpp"
@@ -22,10 +24,11 @@ class StateOn final : public StateInterface {
 
  public:
   StateOn(std::shared_ptr<Context<B>> ctx, const L& layer, const LanguageModelFacts& facts,
-          Index sequences)
+          std::string fingerprint, Index sequences)
       : ctx_(std::move(ctx)),
         layer_(layer),
         family_(facts.family),
+        fingerprint_(std::move(fingerprint)),
         sequences_(sequences),
         state_(fresh(sequences)) {
     if (sequences < 1) throw ArgumentError("language model: a state is of at least one sequence");
@@ -69,10 +72,24 @@ class StateOn final : public StateInterface {
     copy_state_row(*ctx_, layer_, state_, from, other->state_, row);
   }
 
-  void save(const std::filesystem::path& file) const override {
+  std::size_t bytes() const override {
+    std::size_t bytes = 0;
+    L::for_each_state(
+        [&](const std::string&, const auto& tensor) {
+          bytes += static_cast<std::size_t>(tensor.size()) * sizeof(*tensor.data());
+        },
+        state_);
+    return bytes;
+  }
+
+  void save(const std::filesystem::path& file, std::span<const Token> tokens) const override {
     SafetensorsWriter writer(file);
     writer.metadata("format", format);
     writer.metadata("family", family_);
+    writer.metadata("model", fingerprint_);
+    if (!tokens.empty())
+      writer.add(std::string(tokens_name),
+                 View<const Token, 1>(tokens.data(), {static_cast<Index>(tokens.size())}));
     if constexpr (Space::host_readable) {
       save_state<L>(writer, state_);
       writer.finish();
@@ -83,14 +100,18 @@ class StateOn final : public StateInterface {
       writer.finish();
     }
   }
-  void load(const std::filesystem::path& path) override {
+  std::vector<Token> load(const std::filesystem::path& path) override {
     const SafetensorsFile file(path);
-    const auto kind = file.metadata().find("format");
-    if (kind == file.metadata().end() || kind->second != format)
+    if (metadata(file, "format") != format)
       throw CheckpointError(path.string(), "", "is not the state of a language model");
-    const auto family = file.metadata().find("family");
-    if (family == file.metadata().end() || family->second != family_)
+    if (metadata(file, "family") != family_)
       throw CheckpointError(path.string(), "", "is of a model of another family");
+    if (metadata(file, "model") != fingerprint_)
+      throw CheckpointError(path.string(), "",
+                            "is of another model: its weights are '" +
+                                printable(metadata(file, "model")) + "', not '" + fingerprint_ +
+                                "'");
+    std::vector<Token> tokens = tokens_of(file);
     if constexpr (Space::host_readable) {
       State loaded = fresh(sequences_);
       load_state<L>(file, loaded);
@@ -100,15 +121,40 @@ class StateOn final : public StateInterface {
       load_state<L>(file, on_host);
       copy_state_between<L>(on_host, state_);
     }
+    return tokens;
   }
 
  private:
   static constexpr const char* format = "ssm-state-1";
+  static constexpr const char* tokens_name = "tokens";
+
+  static std::string metadata(const SafetensorsFile& file, const std::string& key) {
+    const auto found = file.metadata().find(key);
+    return found == file.metadata().end() ? "" : found->second;
+  }
+  std::vector<Token> tokens_of(const SafetensorsFile& file) const {
+    if (!file.contains(tokens_name)) return {};
+    const std::vector<Index>& shape = file.shape(tokens_name);
+    if (shape.size() != 1)
+      throw CheckpointError(file.path_name(), tokens_name, "are not a list of tokens");
+    DynamicTensor<Token, 1> tokens;
+    file.template require_convertible<Token>(tokens_name);
+    tokens.resize({shape[0]});
+    file.read(tokens_name, tokens);
+    for (Index i = 0; i < tokens.size(); ++i)
+      if (tokens(i) < 0 || tokens(i) >= layer_.vocabulary())
+        throw CheckpointError(file.path_name(), tokens_name,
+                              "have " + std::to_string(tokens(i)) +
+                                  ", which is outside the vocabulary of " +
+                                  std::to_string(layer_.vocabulary()));
+    return {tokens.data(), tokens.data() + tokens.size()};
+  }
 
   StateOn(const StateOn& like, Index sequences)
       : ctx_(like.ctx_),
         layer_(like.layer_),
         family_(like.family_),
+        fingerprint_(like.fingerprint_),
         sequences_(sequences),
         state_(fresh(sequences)) {}
 
@@ -122,6 +168,7 @@ class StateOn final : public StateInterface {
   std::shared_ptr<Context<B>> ctx_;
   L layer_;
   std::string family_;
+  std::string fingerprint_;  // of the weights
   Index sequences_;
   State state_;
 };

@@ -47,7 +47,8 @@ struct LanguageModelConfig {
 /// the head.
 ///   h = scale · table[tokens] (+ positions[t])      logits = norm(backbone(h)) · headᵀ
 /// x        tokens [B, L]
-/// y        logits [B, L, padded], or [B, 1, padded] for the last position alone
+/// y        logits [B, L, padded], or [B, 1, padded] for the last position alone; with segments
+///          [1, L, padded], or one position for each that is not empty: its last
 /// state    the backbone's; position [B], on the host: how many positions each sequence has seen
 /// Cost    the blocks' + 2·B·L·D·padded operations
 /// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were
@@ -133,9 +134,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     auto frame = ctx.workspace().frame();
     const Index batch = tokens.extent(0);
     const Index length = tokens.extent(1);
-    const bool last_only = tape == nullptr && logits.extent(1) == 1 && length > 1;
+    const Index last = sequences_with_positions(length, options.segments);
+    const bool last_only = tape == nullptr && logits.extent(1) == last && length != last;
     require_extents("language model", "logits", logits,
-                    {batch, last_only ? Index{1} : length, config_.padded});
+                    {batch, last_only ? last : length, config_.padded});
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
     auto embedded = buffers.at(&Kept::embedded, batch, length, channels());
@@ -155,7 +157,9 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
         position(s.row) = at(first, s.row) + s.end - s.begin;
       });
     }
-    if (last_only) hidden = hidden.slice(1, length - 1, length);
+    if (last_only)
+      hidden = last_positions<T>(ctx, hidden, options.segments,
+                                 frame.template tensor<T>(batch, last, channels()));
     auto normed = buffers.at(&Kept::normed, hidden.extents());
     norm_.evaluate(ctx, p.norm, hidden, normed, buffers.part(&Kept::norm));
     matmul(ctx, Matmul<T, Space>{.a = as_rows(normed),
@@ -285,6 +289,31 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   }
 
   static constexpr auto backbone_of = [](auto& state) -> auto& { return state.backbone; };
+
+  /// Of a row of the batch: one where nothing is packed, else the segments that are not empty.
+  static Index sequences_with_positions(Index length, Segments segments) {
+    Index count = segments.empty() && length > 0 ? 1 : 0;
+    for (std::size_t i = 1; i < segments.size(); ++i)
+      if (segments[i] > segments[i - 1]) ++count;
+    return count;
+  }
+  /// The last position of every sequence, copied to `rows` where they are packed.
+  template <class T, class B>
+  static View<T, 3, typename B::Space> last_positions(Context<B>& ctx,
+                                                      const View<T, 3, typename B::Space>& hidden,
+                                                      Segments segments,
+                                                      const View<T, 3, typename B::Space>& rows) {
+    const Index length = hidden.extent(1);
+    if (segments.empty()) return hidden.slice(1, length - 1, length);
+    Index row = 0;
+    for_each_sequence(1, length, segments, [&](const Sequence& s) {
+      if (s.begin == s.end) return;
+      rearrange(ctx, Rearrange<T, typename B::Space>{.x = hidden.slice(1, s.end - 1, s.end),
+                                                     .y = rows.slice(1, row, row + 1)});
+      ++row;
+    });
+    return rows;
+  }
 
   template <class T, class B>
   void embed(Context<B>& ctx, const Parameters<T, typename B::Space>& p,

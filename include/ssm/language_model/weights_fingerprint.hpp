@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "ssm/core/random.hpp"  // Seed
+#include "ssm/core/scalar.hpp"  // BFloat16
+
+namespace ssm::detail {
+
+/// What tells the weights of one model from those of another, kept once it is known: 16 hexadecimal
+/// digits of a hash of the config and, for every tensor, its name, its size, and up to 8 blocks of
+/// 128 elements spread over it. Of weight matrices it is the numbers rounded to bf16, so that a
+/// model has the same fingerprint in whichever form its weights are kept.
+/// Cost    at most 1024 elements of every tensor, once
+class WeightsFingerprint {
+ public:
+  /// visit(add) calls add(name, size, is_rounded, read) for each tensor; read(to, begin, count)
+  /// gives elements as float.
+  template <class Visit>
+  std::string of(std::string_view config, Visit&& visit) {
+    const std::lock_guard lock(mutex_);
+    if (!text_.empty()) return text_;
+    Seed hash = Seed{0}.fork(config);
+    visit([&](std::string_view name, Index size, bool is_rounded, auto&& read) {
+      hash = hash.fork(name).fork(static_cast<std::uint64_t>(size));
+      const Index count = std::min((size + block - 1) / block, blocks);
+      for (Index i = 0; i < count; ++i) {
+        std::array<float, block> values{};
+        const Index taken = std::min(size, block);
+        read(values.data(), count == 1 ? 0 : (size - taken) / (count - 1) * i, taken);
+        if (is_rounded)
+          for (float& value : values) value = scalar_cast<float>(scalar_cast<BFloat16>(value));
+        std::array<char, sizeof(values)> bytes;
+        std::memcpy(bytes.data(), values.data(), sizeof(values));
+        hash = hash.fork(std::string_view(bytes.data(), bytes.size()));
+      }
+    });
+    constexpr const char* digits = "0123456789abcdef";
+    for (int shift = 60; shift >= 0; shift -= 4) text_ += digits[(hash.value >> shift) & 15U];
+    return text_;
+  }
+  /// The weights have changed.
+  void forget() {
+    const std::lock_guard lock(mutex_);
+    text_.clear();
+  }
+
+ private:
+  static constexpr Index block = 128;
+  static constexpr Index blocks = 8;
+
+  std::mutex mutex_;
+  std::string text_;
+};
+
+}  // namespace ssm::detail
