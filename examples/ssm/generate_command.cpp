@@ -24,6 +24,7 @@ remember every token. The same seed gives the same text. Stages of sampling: tem
 
 struct GenerateRequest {
   std::filesystem::path model;
+  std::filesystem::path tokenizer;
   std::string prompt = "\n";
   std::string prompt_file;
   GenerateOptions options{.temperature = 0.8, .tokens = 400, .seed = {1}};
@@ -38,16 +39,17 @@ void print(const std::string& text) {
 }
 
 void generate(const GenerateRequest& request) {
-  const AnyLanguageModel model = open_model(request.model, request.backend, request.weights);
+  const AnyLanguageModel model =
+      open_model(request.model, request.backend, request.weights, request.tokenizer);
   const std::string prompt =
       request.prompt_file.empty() ? request.prompt : read_text(request.prompt_file);
   if (!request.no_echo) print(prompt);
   const auto begin = std::chrono::steady_clock::now();
   // A text that begins with nothing begins behind the end of a line.
-  const auto tokens = model.tokenizer().encode(prompt.empty() ? "\n" : prompt);
-  Detokenizer text(model.tokenizer());
+  const auto tokens = model.encode(prompt.empty() ? "\n" : prompt);
+  Detokenizer text(model.tokenizer(), TextPlace::continuation);
   Index count = 0;
-  for (const Token token : model.generate(tokens, request.options)) {
+  for (const Token token : model.generate(tokens, model.known(request.options))) {
     print(text.push(token));
     ++count;
   }
@@ -91,6 +93,7 @@ void add_generate_command(CLI::App& app) {
       ->default_str("0");
   command->add_flag("--no-echo", request->no_echo, "do not print the prompt first");
   command->add_flag("--statistics", request->statistics, "tokens per second on standard error");
+  add_tokenizer_option(*command, request->tokenizer);
   add_weights_option(*command, request->weights);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { generate(*request); });

@@ -19,6 +19,7 @@ constexpr const char* examples = R"(Examples:
   ssm perplexity run --text shakespeare.txt --held-out --json
   ssm inspect run
   ssm logits run --tokens ids.npy --out logits.npy
+  ssm tokenize --tokenizer gpt2 --json < lines.txt
 
 Exit status: 0 success; 1 failure, with one sentence on standard error; 2 wrong usage.)";
 
@@ -34,6 +35,7 @@ int main(int argc, char** argv) {
   ssm::cli::add_perplexity_command(app);
   ssm::cli::add_inspect_command(app);
   ssm::cli::add_logits_command(app);
+  ssm::cli::add_tokenize_command(app);
   try {
     app.parse(argc, argv);
     return 0;
