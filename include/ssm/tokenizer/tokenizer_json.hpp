@@ -146,16 +146,13 @@ inline void set_texts(BpeTokenizerParts& parts, const BpeModelReader& reader,
   for (Token token = 0; token < static_cast<Token>(reader.spelling_of().size()); ++token)
     if (const std::string* spelling = reader.spelling_of()[static_cast<std::size_t>(token)])
       parts.texts.set(token, decoder.text(*spelling), false);
-  for (const AddedToken& token : added)
-    parts.texts.set(token.id, decoder.text(token.content), token.is_special);
   parts.leading_spaces = decoder.leading_spaces;
   for (const AddedToken& token : added) {
-    if (token.is_normalized)
-      parts.after_normalization.add(parts.normalizer.is_empty() ? std::string_view(token.content)
-                                                                : parts.normalizer(token.content),
-                                    token);
-    else
-      parts.before_normalization.add(token.content, token);
+    const bool changes = token.is_normalized && !parts.normalizer.is_empty();
+    const std::string content(changes ? parts.normalizer(token.content) : token.content);
+    parts.texts.set(token.id, decoder.text(content), token.is_special);
+    (token.is_normalized ? parts.after_normalization : parts.before_normalization)
+        .add(content, token);
   }
 }
 
