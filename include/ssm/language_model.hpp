@@ -244,8 +244,8 @@ class AnyLanguageModel {
   }
 
   /// How text becomes tokens: what `use_tokenizer` was given; or else, for a model that
-  /// open_language_model opened, what its folder has (see open_tokenizer in ssm/tokenizer/open.hpp),
-  /// read when it is first asked for; or else bytes.
+  /// open_language_model opened, what its folder has, read when it is first asked for; or else
+  /// bytes.
   /// Throws  ArgumentError    if there is none and the vocabulary is not that of bytes;
   ///         CheckpointError  as open_tokenizer
   Tokenizer tokenizer() const {

@@ -45,7 +45,9 @@ Tokenizer doubling() {
 
 TEST_CASE("tokens and their text are those of the library tokenizers") {
   const nlohmann::json all = expected();
-  for (const auto& [name, rows] : all.items()) {
+  for (auto entry = all.begin(); entry != all.end(); ++entry) {
+    const std::string& name = entry.key();
+    const nlohmann::json& rows = entry.value();
     CAPTURE(name);
     const Tokenizer tokenizer = open_tokenizer(data / name);
     CHECK(tokenizer.files().size() == (name == "gpt2" ? 2 : 1));
@@ -110,7 +112,7 @@ TEST_CASE("special tokens are told from others") {
 
 TEST_CASE("a long run of one letter is merged as a short one, from its beginning") {
   const Tokenizer tokenizer = doubling();
-  for (const std::size_t length : {1, 7, 31, 32, 33, 64, 1000, 200003}) {
+  for (const std::size_t length : {1U, 7U, 31U, 32U, 33U, 64U, 1000U, 200003U}) {
     std::vector<Token> tokens(length / 8, 4);
     if ((length & 4) != 0) tokens.push_back(3);
     if ((length & 2) != 0) tokens.push_back(2);

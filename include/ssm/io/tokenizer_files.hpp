@@ -8,8 +8,8 @@
 
 namespace ssm {
 
-/// The files of a folder that say its tokenizer: tokenizer.json, or else encoder.json and vocab.bpe,
-/// or else vocab.json and merges.txt; empty where there is none.
+/// The files of a folder that say its tokenizer: tokenizer.json, or else encoder.json and
+/// vocab.bpe, or else vocab.json and merges.txt; empty where there is none.
 inline std::vector<std::filesystem::path> tokenizer_files(const std::filesystem::path& folder) {
   using Files = std::vector<std::filesystem::path>;
   const std::array<Files, 3> kinds{Files{"tokenizer.json"}, Files{"encoder.json", "vocab.bpe"},
@@ -25,8 +25,7 @@ inline std::vector<std::filesystem::path> tokenizer_files(const std::filesystem:
   return {};
 }
 
-/// The same of a model's folder, for which the files of the run stand in where it is a checkpoint of
-/// one.
+/// The same of a model's folder. Where it is a checkpoint of a run, the files of the run stand in.
 inline std::vector<std::filesystem::path> tokenizer_files_of_model(
     const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> files = tokenizer_files(folder);

@@ -36,9 +36,9 @@ inline Tokenizer parse_gpt2_tokenizer(std::string_view vocabulary, std::string_v
       detail::gpt2_parts(parse_json(vocabulary, vocabulary_file), merges, merges_file));
 }
 
-/// The tokenizer of a folder, or that a file says: tokenizer.json with byte pair encoding (of bytes,
-/// or of characters with bytes for those it does not know), or encoder.json and vocab.bpe, also
-/// named vocab.json and merges.txt, either of which may be given.
+/// The tokenizer of a folder, or that a file says: tokenizer.json with byte pair encoding (of
+/// bytes, or of characters with bytes for those it does not know), or encoder.json and vocab.bpe,
+/// also named vocab.json and merges.txt, either of which may be given.
 ///   const Tokenizer tokenizer = open_tokenizer("gpt2/");
 /// Throws  CheckpointError  if there is none, a file is damaged, or tokenizer.json has a part that
 ///                          is not supported, which is named

@@ -124,7 +124,7 @@ class UnicodeNormalizer {
       while (end < text.size()) {
         const Character next = character_at(text, end);
         if (next.code < first_affected) break;
-        // No character composes with this one; utf8proc up to 2.8 takes it for the end of a syllable.
+        // Composes with no character; utf8proc up to 2.8 takes it for the end of a syllable.
         if (next.code == hangul_t_base) {
           finish(form, out);
           codes_.clear();
