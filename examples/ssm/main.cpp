@@ -36,6 +36,9 @@ int main(int argc, char** argv) {
   ssm::cli::add_inspect_command(app);
   ssm::cli::add_logits_command(app);
   ssm::cli::add_tokenize_command(app);
+#ifdef SSM_WITH_TOKENIZER
+  ssm::cli::add_tokenizer_train_command(app);
+#endif
   try {
     app.parse(argc, argv);
     return 0;

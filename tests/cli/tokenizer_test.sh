@@ -50,6 +50,22 @@ expect 0 "$ssm" train --text text --out run --resume --steps 5 --quiet
 expect 0 "$ssm" train --text text --out pair --tokenizer "$data/gpt2" --steps 1 "${tiny[@]}"
 [[ -f pair/encoder.json && -f pair/vocab.bpe ]] || fail "no copy of the two files"
 
+# A tokenizer of one's own; a second training gives the same.
+expect 0 "$ssm" tokenizer-train text lines --vocabulary 300 --out own.json --quiet
+expect 0 "$ssm" tokenizer-train text lines --vocabulary 300 --out again.json --quiet
+same own.json again.json
+expect 0 "$ssm" tokenize --tokenizer own.json --whole --text text
+(($(wc -w <out) < $(wc -c <text) / 2)) || fail "trained tokens are not much longer than bytes"
+cp out ids
+expect 0 "$ssm" tokenize --tokenizer own.json --decode --text ids
+printf '\n' | cat text - >with_line
+same out with_line
+expect 0 "$ssm" train --text text --out own --tokenizer own.json --steps 1 "${tiny[@]}"
+expect 1 "$ssm" tokenizer-train text --vocabulary 100 --out no.json
+says 'from 257 to'
+expect 1 "$ssm" tokenizer-train missing --out no.json
+[[ ! -e no.json ]] || fail "a file in spite of a failure"
+
 # A model whose vocabulary is too small for the tokenizer.
 expect 1 "$ssm" generate "$cases/model_h3_hybrid_rotary" --tokenizer "$data/byte_level" --prompt 'the king'
 says 'the model knows 0 to 30'

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ssm/tokenizer/open.hpp"
+#include "ssm/tokenizer/train_bpe.hpp"
 #include "temporary_folder.hpp"
 
 namespace ssm::test {
@@ -131,6 +132,37 @@ TEST_CASE("more words than are remembered are encoded alike") {
   for (int number = 0; number < 70000; ++number) tokenizer.encode(word(number));
   for (int number = 0; number < 70000; number += 997)
     CHECK(tokenizer.encode(word(number)) == doubling().encode(word(number)));
+}
+
+TEST_CASE("training merges what occurs most often, of equals the smaller numbers first") {
+  BpeTrainer trainer({.vocabulary = 261, .special = {"<|x|>"}});
+  trainer.add("abab abab cd cd cd\xff");
+  const nlohmann::json json = parse_json_value(trainer.train(), "trained");
+  // ab occurs four times; then cd, before " cd", and abab twice.
+  CHECK(json["model"]["merges"] == nlohmann::json{"a b", "c d", "\u0120 cd", "ab ab"});
+  CHECK(json["model"]["vocab"].size() == 261);
+  const Tokenizer tokenizer = parse_tokenizer(json.dump(), "trained");
+  CHECK(tokenizer.encode("abab<|x|> cd") == std::vector<Token>{260, 0, 259});
+  CHECK(tokenizer.decode(tokenizer.encode("abab<|x|> cd")) == "abab<|x|> cd");
+}
+
+TEST_CASE("training in parts that may be cut is training on the whole") {
+  std::string text;
+  for (int i = 0; i < 400; ++i) text += (i % 7 == 0 ? "\n\n  it's " : "word\n") + std::to_string(i);
+  BpeTrainer whole({.vocabulary = 400}), parts({.vocabulary = 400});
+  whole.add(text);
+  std::size_t begin = 0;
+  for (std::size_t at = 0; at < text.size(); ++at)
+    if (BpeTrainer::may_cut_behind(text, at)) {
+      parts.add(std::string_view(text).substr(begin, at + 1 - begin));
+      begin = at + 1;
+    }
+  REQUIRE(begin > 0);
+  parts.add(std::string_view(text).substr(begin));
+  CHECK(parts.train() == whole.train());
+  CHECK_THROWS_AS(BpeTrainer({.vocabulary = 256}), ArgumentError);
+  CHECK_THROWS_AS(BpeTrainer({.special = {"x"}}), ArgumentError);
+  CHECK_THROWS_AS(BpeTrainer({.special = {"xy", "xy"}}), ArgumentError);
 }
 
 TEST_CASE("a part that is not supported is refused by its name") {
