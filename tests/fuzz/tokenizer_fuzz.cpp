@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What stands before the first zero byte is either a tokenizer.json or a CheckpointError; what stands
-// behind it is a text that the tokenizer turns into tokens of its own, the same ones each time.
+// What stands before the first zero byte is either a tokenizer.json or a CheckpointError. What
+// stands behind it is a text that becomes tokens, the same ones each time.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
