@@ -7,6 +7,8 @@ find_package(xsimd 8.1 MODULE QUIET)
 find_package(Threads MODULE QUIET)
 find_package(Eigen3 CONFIG QUIET)
 find_package(nlohmann_json CONFIG QUIET)
+find_package(utf8proc MODULE QUIET)
+find_package(PCRE2 MODULE QUIET)
 
 # FFTW is GPL: it is looked for, and linked by what links ssm::fftw, only where that is asked for.
 option(SSM_WITH_FFTW "Make ssm::fftw, which links FFTW (GPL-2.0-or-later)" OFF)
@@ -36,6 +38,13 @@ if(nlohmann_json_VERSION VERSION_GREATER_EQUAL 3.11)
   set(SSM_HAS_IO ON)
 else()
   message(STATUS "ssm::io is off: it needs nlohmann_json >= 3.11")
+endif()
+
+set(SSM_HAS_TOKENIZER OFF)
+if(SSM_HAS_IO AND utf8proc_FOUND AND PCRE2_FOUND)
+  set(SSM_HAS_TOKENIZER ON)
+else()
+  message(STATUS "ssm::tokenizer is off: it needs ssm::io, utf8proc and PCRE2")
 endif()
 
 if((SSM_BUILD_TESTS OR SSM_BUILD_EXAMPLES OR SSM_BUILD_TOOLS OR SSM_BUILD_BENCHMARKS)

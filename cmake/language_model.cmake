@@ -2,7 +2,7 @@
 # ssm_add_language_model(target include_dir): the library behind ssm/language_model.hpp as ssm::language_model, compiled in the
 # project that uses it, with that project's flags. Each family of ssm/family/families.hpp on each backend is a source of its
 # own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where SSM_BUILD_CUDA is on or
-# ssm::cuda was found.
+# ssm::cuda was found. With tokenizers of all kinds where there is ssm::tokenizer, else with bytes alone.
 set(SSM_LANGUAGE_MODEL_TEMPLATES "${CMAKE_CURRENT_LIST_DIR}/language_model")
 
 function(ssm_add_language_model target include_dir)
@@ -67,12 +67,23 @@ function(ssm_add_language_model target include_dir)
     endforeach()
   endforeach()
   set(SSM_BACKEND_INCLUDES "${all_includes}")
+  if(TARGET ssm::tokenizer)
+    set(SSM_TOKENIZER_INCLUDE "#include \"ssm/tokenizer/open.hpp\"")
+    set(SSM_LOAD_TOKENIZER "return open_tokenizer(path);")
+  else()
+    set(SSM_TOKENIZER_INCLUDE "")
+    string(CONCAT SSM_LOAD_TOKENIZER "throw ArgumentError(path.string() + \": this program was built without utf8proc and "
+      "PCRE2, which tokenizers need: its tokens can only be bytes\");")
+  endif()
   configure_file("${SSM_LANGUAGE_MODEL_TEMPLATES}/backends.cpp.in" "${folder}/backends.cpp" @ONLY)
   add_library(${target} STATIC EXCLUDE_FROM_ALL "${folder}/backends.cpp" ${sources})
   add_library(ssm::language_model ALIAS ${target})
   target_link_libraries(${target} PUBLIC ssm::ssm ssm::io PRIVATE ssm::cpu)
   if(TARGET ssm_own_options)
     target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:ssm_own_options>)
+  endif()
+  if(TARGET ssm::tokenizer)
+    target_link_libraries(${target} PRIVATE ssm::tokenizer)
   endif()
   if("cuda" IN_LIST backends)
     target_link_libraries(${target} PRIVATE ssm::cuda)

@@ -32,7 +32,8 @@ endif()
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/ssmConfigVersion.cmake"
   COMPATIBILITY SameMinorVersion ${arch_independent})
 install(FILES "${PROJECT_BINARY_DIR}/ssmConfig.cmake" "${PROJECT_BINARY_DIR}/ssmConfigVersion.cmake"
-  "${CMAKE_CURRENT_LIST_DIR}/FindFFTW3.cmake" "${CMAKE_CURRENT_LIST_DIR}/Findxsimd.cmake"
+  "${CMAKE_CURRENT_LIST_DIR}/FindFFTW3.cmake" "${CMAKE_CURRENT_LIST_DIR}/FindPCRE2.cmake"
+  "${CMAKE_CURRENT_LIST_DIR}/Findutf8proc.cmake" "${CMAKE_CURRENT_LIST_DIR}/Findxsimd.cmake"
   DESTINATION "${package_dir}" COMPONENT development)
 
 # Named ssm-cpp: Debian's libssm-dev, an unrelated library, owns ssm.pc. They find the headers from where they lie.

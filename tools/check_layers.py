@@ -5,6 +5,7 @@
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
     core, layer <- io <- family <- language_model; model, train <- family
+    core, io <- tokenizer                            which no other folder includes
     ssm.hpp reaches every header of core, op, layer, model and train
     layer, io, backend/reference <- laws             which no other folder includes
 
@@ -30,6 +31,7 @@ MAY_INCLUDE = {
     "model": CORE_OP | {"layer", "model"},
     "train": CORE_OP | {"layer", "model", "train", "io"},
     "io": CORE_OP | {"layer", "model", "io"},
+    "tokenizer": {"core", "io", "tokenizer"},
     "family": CORE_OP | {"layer", "model", "train", "io", "family"},
     "laws": CORE_OP | {"layer", "io", REFERENCE, "laws"},  # Reference is the oracle where none other is named
     "language_model": ABOVE | {CUDA},
@@ -44,6 +46,7 @@ STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <
 OTHERS = {
     CPU: re.compile(r"xsimd/.+|(limits|pthread|sched|signal|time|unistd)\.h|\w+intrin\.h"),
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
+    "tokenizer": re.compile(r"(utf8proc|pcre2)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
     "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file

@@ -78,11 +78,22 @@ inline void add_weights_option(CLI::App& command, std::string& weights) {
       ->capture_default_str();
 }
 
+/// --tokenizer.
+inline void add_tokenizer_option(CLI::App& command, std::filesystem::path& tokenizer) {
+  command
+      .add_option("--tokenizer", tokenizer,
+                  "its file, or a folder that has it (the model's folder; else tokens are bytes)")
+      ->type_name("FILE_OR_DIR");
+}
+
 /// The model of a command, opened as its options say.
 inline AnyLanguageModel open_model(const std::filesystem::path& path, BackendOptions backend,
-                                   const std::string& weights) {
+                                   const std::string& weights,
+                                   const std::filesystem::path& tokenizer = {}) {
   if (weights == "bf16") backend.weights = WeightForm::bf16;
-  return open_language_model(path, backend);
+  AnyLanguageModel model = open_language_model(path, backend);
+  if (!tokenizer.empty()) model.use_tokenizer(load_tokenizer(tokenizer));
+  return model;
 }
 
 inline constexpr const char* model_help =

@@ -12,5 +12,7 @@ void add_perplexity_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_logits_command(CLI::App& app);
 void add_convert_command(CLI::App& app);
+void add_tokenize_command(CLI::App& app);
+void add_tokenizer_train_command(CLI::App& app);
 
 }  // namespace ssm::cli

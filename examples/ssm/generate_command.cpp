@@ -38,6 +38,7 @@ sampling: bias, penalties, temperature, typical-p, top-k, top-p, min-p. In --sto
 
 struct GenerateRequest {
   std::filesystem::path model;
+  std::filesystem::path tokenizer;
   std::vector<std::string> prompts;
   std::string prompt_file, prompts_file;
   CompletionOptions options{.temperature = 0.8, .seed = {1}, .tokens = 400};
@@ -81,7 +82,7 @@ Tokens tokens_of(const GenerateRequest& request, const AnyLanguageModel& model,
                  const std::string& prompt, bool may_be_empty) {
   if (request.ids) return ids_of(prompt);
   // A text that begins with nothing begins behind the end of a line.
-  const auto tokens = model.tokenizer().encode(prompt.empty() && !may_be_empty ? "\n" : prompt);
+  const auto tokens = model.encode(prompt.empty() && !may_be_empty ? "\n" : prompt);
   return {tokens.begin(), tokens.end()};
 }
 
@@ -97,14 +98,14 @@ std::size_t generate_plainly(const GenerateRequest& request, const AnyLanguageMo
   const CompletionOptions& options = request.options;
   TokenText text = output.text()();
   Completion completion;
-  for (const Token token :
-       model.generate(prompt, {.temperature = options.temperature,
+  const GenerateOptions plain{.temperature = options.temperature,
                               .top_k = options.top_k,
                               .top_p = options.top_p,
                               .min_p = options.min_p,
                               .tokens = options.tokens,
                               .seed = options.seed,
-                              .stop = options.end_tokens.value_or(model.facts().end_tokens)})) {
+                              .stop = options.end_tokens.value_or(model.facts().end_tokens)};
+  for (const Token token : model.generate(prompt, request.ids ? plain : model.known(plain))) {
     completion.tokens.push_back(token);
     const std::string piece = text.push(token);
     output.piece({.token = token, .text = piece});
@@ -136,7 +137,8 @@ void generate(GenerateRequest request) {
   if (request.no_end_tokens || !request.end_tokens.empty())
     request.options.end_tokens = request.end_tokens;
   if (!request.log_probabilities.empty()) request.options.likeliest = request.likeliest;
-  const AnyLanguageModel model = open_model(request.model, request.backend, request.weights);
+  const AnyLanguageModel model =
+      open_model(request.model, request.backend, request.weights, request.tokenizer);
   Transcript transcript(model);
   const bool goes_on = !request.load_state.empty();
   if (goes_on) transcript.load(request.load_state);
@@ -306,6 +308,7 @@ void add_generate_command(CLI::App& app) {
   command->add_flag("--no-echo", request->no_echo, "do not print the prompt first");
   command->add_flag("--statistics", request->statistics,
                     "tokens per second, and the memory of the weights, on standard error");
+  add_tokenizer_option(*command, request->tokenizer);
   add_weights_option(*command, request->weights);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { generate(*request); });

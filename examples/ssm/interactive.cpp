@@ -71,9 +71,8 @@ class Conversation {
   };
 
   void answer(const std::string& line) {
-    const auto encoded = line.empty()
-                             ? model_.tokenizer().encode(transcript_.tokens().empty() ? "\n" : "")
-                             : model_.tokenizer().encode(line + "\n");
+    const auto encoded = line.empty() ? model_.encode(transcript_.tokens().empty() ? "\n" : "")
+                                      : model_.encode(line + "\n");
     continue_with({encoded.begin(), encoded.end()});
   }
   void continue_with(const std::vector<Token>& line) {

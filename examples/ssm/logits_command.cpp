@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "command_options.hpp"
 #include "commands.hpp"
@@ -14,6 +16,7 @@ namespace {
 constexpr const char* examples = R"(Examples:
   ssm logits mamba-130m --tokens ids.npy --out logits.npy
   ssm logits run --tokens ids.npy --out logits.npy --backend reference
+  ssm logits mamba-130m --text prompt.txt --out logits.npy                  by the tokenizer that is with the model
 
 Every sequence is read from an empty state, in one pass. Tokens are int32 or int64 with the shape [L], [1, L] or [B, L];
 logits are float32 with the shape [L, V], or [B, L, V] where there are several sequences. V is the number of rows of
@@ -22,6 +25,8 @@ the model's head, padding included.)";
 struct LogitsRequest {
   std::filesystem::path model;
   std::filesystem::path tokens;
+  std::filesystem::path text;
+  std::filesystem::path tokenizer;
   std::filesystem::path out;
   std::string weights = "fp32";
   BackendOptions backend;
@@ -57,10 +62,23 @@ void require_tokens(const std::string& file, const DynamicTensor<Token, 2>& toke
                               " positions");
 }
 
+/// [1, L]: the whole of a text.
+DynamicTensor<Token, 2> encode_text(const AnyLanguageModel& model,
+                                    const std::filesystem::path& path) {
+  const std::vector<Token> all = model.encode(read_text(path));
+  DynamicTensor<Token, 2> tokens({1, static_cast<Index>(all.size())});
+  std::copy(all.begin(), all.end(), tokens.data());
+  return tokens;
+}
+
 void logits(const LogitsRequest& request) {
-  const auto tokens = read_tokens(request.tokens);
-  const AnyLanguageModel model = open_model(request.model, request.backend, request.weights);
-  require_tokens(request.tokens.string(), tokens, model.facts());
+  const bool is_text = request.tokens.empty();
+  DynamicTensor<Token, 2> tokens;
+  if (!is_text) tokens = read_tokens(request.tokens);
+  const AnyLanguageModel model =
+      open_model(request.model, request.backend, request.weights, request.tokenizer);
+  if (is_text) tokens = encode_text(model, request.text);
+  require_tokens((is_text ? request.text : request.tokens).string(), tokens, model.facts());
   const Index batch = tokens.extent(0);
   const Index length = tokens.extent(1);
   const std::array<Index, 3> shape{batch, length, model.facts().padded_vocabulary};
@@ -83,12 +101,18 @@ void add_logits_command(CLI::App& app) {
           "folder with config.json and model.safetensors or shards of it, or of a training run")
       ->required()
       ->type_name("DIR");
-  command->add_option("--tokens", request->tokens, "the sequences; - for standard input")
-      ->required()
-      ->type_name("IDS.npy");
+  CLI::Option_group* input = command->add_option_group("Input");
+  input->require_option(1);
+  CLI::Option* tokens =
+      input->add_option("--tokens", request->tokens, "the sequences; - for standard input")
+          ->type_name("IDS.npy");
+  input->add_option("--text", request->text, "one sequence as text; - for standard input")
+      ->type_name("FILE");
   command->add_option("--out", request->out, "where the logits go")
       ->required()
       ->type_name("LOGITS.npy");
+  add_tokenizer_option(*command, request->tokenizer);
+  command->get_option("--tokenizer")->excludes(tokens);
   add_weights_option(*command, request->weights);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { logits(*request); });

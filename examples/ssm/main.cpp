@@ -20,6 +20,7 @@ constexpr const char* examples = R"(Examples:
   ssm inspect run
   ssm logits run --tokens ids.npy --out logits.npy
   ssm convert mamba-130m converted --dtype bfloat16
+  ssm tokenize --tokenizer gpt2 --json < lines.txt
 
 Exit status: 0 success; 1 failure, with one sentence on standard error; 2 wrong usage.)";
 
@@ -36,6 +37,10 @@ int main(int argc, char** argv) {
   ssm::cli::add_inspect_command(app);
   ssm::cli::add_logits_command(app);
   ssm::cli::add_convert_command(app);
+  ssm::cli::add_tokenize_command(app);
+#ifdef SSM_WITH_TOKENIZER
+  ssm::cli::add_tokenizer_train_command(app);
+#endif
   try {
     app.parse(argc, argv);
     return 0;

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <system_error>
+#include <vector>
 
 #include "command_options.hpp"
 #include "commands.hpp"
-#include "ssm/io/byte_tokens.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
 #include "ssm/language_model/training_record.hpp"
+#include "tokenized_text.hpp"
 
 namespace ssm::cli {
 namespace {
@@ -21,6 +25,7 @@ constexpr const char* examples = R"(Examples:
   ssm perplexity run --text book.txt                 the whole text
   ssm perplexity run --text book.txt --held-out      its end, which the training run held out
   ssm perplexity run --text other.txt --json
+  ssm perplexity mamba-130m --text book.txt --tokenizer gpt-neox-20b
 
 The text is read once from beginning to end with the state carried along, so there are no windows and no strides; every
 token but the first is predicted. Models with attention start afresh every 1024 tokens, or see --context.)";
@@ -28,6 +33,7 @@ token but the first is predicted. Models with attention start afresh every 1024 
 struct PerplexityRequest {
   std::filesystem::path model;
   std::filesystem::path text;
+  std::filesystem::path tokenizer;
   double from = 0;
   std::optional<Index> context;
   bool held_out = false;
@@ -53,19 +59,36 @@ Index begin_of(const PerplexityRequest& request, TokenView text) {
   return static_cast<Index>(held_out_begin(size, record.recipe.held_out));
 }
 
+/// Bytes of what is predicted: every token but the first.
+double bytes_of(const Tokenizer& tokenizer, TokenView text) {
+  double bytes = 0;
+  std::vector<Token> block(1 << 16);
+  for (Index begin = 1; begin < text.size();) {
+    const Index count = std::min(static_cast<Index>(block.size()), text.size() - begin);
+    const std::span<Token> part = std::span(block).first(static_cast<std::size_t>(count));
+    text.read(begin, part);
+    for (const Token token : part) bytes += static_cast<double>(tokenizer.bytes(token).size());
+    begin += count;
+  }
+  return bytes;
+}
+
 void perplexity(const PerplexityRequest& request) {
-  const ByteTokens bytes(request.text);
-  if (bytes.size() == 0) throw ArgumentError(bytes.file().name() + ": the text is empty");
-  const TokenView text = bytes;
+  const AnyLanguageModel model =
+      open_model(request.model, request.backend, request.weights, request.tokenizer);
+  const Tokenizer tokenizer = model.tokenizer();
+  const TokenizedText whole(request.text, tokenizer);
+  const TokenView text = whole.tokens();
+  if (text.size() == 0) throw ArgumentError(whole.name() + ": the text is empty");
   const Index begin = begin_of(request, text);
   const TokenView part = text.subview(begin, text.size() - begin);
   if (part.size() < 2)
-    throw ArgumentError(bytes.file().name() + ": nothing to predict in " +
-                        std::to_string(part.size()) + " tokens");
-  const AnyLanguageModel model = open_model(request.model, request.backend, request.weights);
-  static_cast<void>(model.tokenizer());  // tokens are bytes
+    throw ArgumentError(whole.name() + ": nothing to predict in " + std::to_string(part.size()) +
+                        " tokens");
+  whole.require_known(model);
   const TextLoss loss = model.evaluate(part, request.context);
-  const double bits = bits_per_byte(loss);
+  const double bytes = bytes_of(tokenizer, part);
+  const double bits = bits_per_byte(loss, bytes / static_cast<double>(loss.tokens));
   if (!std::isfinite(bits))
     throw ArgumentError(request.model.string() + ": the model's loss is not finite");
   if (request.json) {
@@ -73,7 +96,7 @@ void perplexity(const PerplexityRequest& request) {
                                       {"loss", loss.mean()},
                                       {"perplexity", std::exp(loss.mean())},
                                       {"tokens", loss.tokens},
-                                      {"bytes", loss.tokens}};
+                                      {"bytes", static_cast<std::int64_t>(bytes)}};
     std::cout << json.dump() << std::endl;
   } else {
     std::printf(
@@ -113,6 +136,7 @@ void add_perplexity_command(CLI::App& app) {
       ->type_name("N")
       ->take_last();
   command->add_flag("--json", request->json, "one JSON object on standard output");
+  add_tokenizer_option(*command, request->tokenizer);
   add_weights_option(*command, request->weights);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { perplexity(*request); });

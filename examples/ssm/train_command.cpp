@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <vector>
 
@@ -11,9 +14,11 @@
 #include "commands.hpp"
 #include "progress.hpp"
 #include "ssm/family/families.hpp"
-#include "ssm/io/byte_tokens.hpp"
+#include "ssm/io/json_file.hpp"  // read_text_file, write_text_file
+#include "ssm/io/tokenizer_files.hpp"
 #include "ssm/language_model/training_run.hpp"
 #include "stop_signal.hpp"
+#include "tokenized_text.hpp"
 #include "training_report.hpp"
 
 namespace ssm::cli {
@@ -24,6 +29,7 @@ constexpr const char* examples = R"(Examples:
   ssm train --text book.txt --out run --minutes 30 --width 256
   ssm train --text book.txt --out run --steps 2000 --seed 7  the same weights every time
   ssm train --text book.txt --out run --model dense-mamba --layers 8
+  ssm train --text book.txt --out run --tokenizer gpt2       tokens of byte pair encoding in place of bytes
   ssm train --text book.txt --out run --resume               go on after Ctrl-C, kill or a crash
   zcat book.gz | ssm train --text - --out run
 
@@ -35,6 +41,7 @@ that are left; its learning rate follows the clock.)";
 
 struct TrainCommand {
   std::filesystem::path text;
+  std::filesystem::path tokenizer;
   TrainingRequest request;
   bool quiet = false;
 };
@@ -152,13 +159,36 @@ void announce(const TrainingRun& run, TrainingReport& report) {
     report.say("the text is short: windows of " + std::to_string(run.length()) + " tokens");
 }
 
+/// What is asked for, or what the run in the folder was started with, or bytes.
+Tokenizer tokenizer_of(const TrainCommand& command) {
+  if (!command.tokenizer.empty()) return load_tokenizer(command.tokenizer);
+  const auto files = tokenizer_files(command.request.folder);
+  return command.request.resume && !files.empty() ? load_tokenizer(files.front()) : Tokenizer();
+}
+
+/// Puts a copy of a tokenizer's files where `ssm generate` looks for them.
+void keep_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path& folder) {
+  const std::vector<std::filesystem::path> files = tokenizer.files();
+  for (const std::filesystem::path& file : files) {
+    const std::filesystem::path to =
+        folder / (files.size() == 1 ? std::filesystem::path("tokenizer.json") : file.filename());
+    std::error_code error;
+    if (std::filesystem::equivalent(file, to, error)) continue;
+    write_text_file(to, read_text_file(file, std::uint64_t{1} << 27));
+  }
+}
+
 void train(TrainCommand command) {
-  const ByteTokens text(command.text);
-  const std::string name = text.file().name();
-  if (text.size() == 0) throw ArgumentError(name + ": the text is empty");
-  TrainingRun run(command.request, text, name);
+  const Tokenizer tokenizer = tokenizer_of(command);
+  const TokenizedText text(command.text, tokenizer);
+  const std::string name = text.name();
+  if (text.tokens().size() == 0) throw ArgumentError(name + ": the text is empty");
+  command.request.model.vocabulary = tokenizer.vocabulary();
+  TrainingRun run(command.request, text.tokens(), name);
+  text.require_known(run.model());
+  keep_tokenizer(tokenizer, run.folder());
   TrainingReport report(run.folder(), run.step(), run.tokens_per_step(), run.limits().log_every,
-                        command.quiet);
+                        command.quiet, text.bytes_per_token());
   announce(run, report);
   const StopSignal stop;
   run.on_update = [&](const auto& moment, const auto& step) { report.add(moment, step); };
@@ -172,7 +202,7 @@ void train(TrainCommand command) {
              count_text(run.step() * run.tokens_per_step()) + " tokens in " +
              duration_text(run.seconds()) + "; the model is in " + run.checkpoint().string());
   if (const auto loss = run.evaluate()) {
-    std::printf("held-out bits per byte: %.4f\n", bits_per_byte(*loss));
+    std::printf("held-out bits per byte: %.4f\n", bits_per_byte(*loss, text.bytes_per_token()));
     std::fflush(stdout);
   }
 }
@@ -184,7 +214,7 @@ void add_train_command(CLI::App& app) {
   TrainingRequest& request = state->request;
   CLI::App* command = app.add_subcommand("train", "Train a language model on a text.");
   command->footer(examples);
-  command->add_option("--text", state->text, "the text, byte by byte; - for standard input")
+  command->add_option("--text", state->text, "the text; - for standard input")
       ->required()
       ->type_name("FILE");
   command->add_option("--out", request.folder, "folder for checkpoints, metrics and the loss curve")
@@ -193,13 +223,18 @@ void add_train_command(CLI::App& app) {
   command
       ->add_option(
           "--config", request.model.config,
-          "a config.json in place of --model and the sizes; its vocabulary holds the bytes")
+          "a config.json in place of --model and the sizes; its vocabulary holds all tokens")
       ->type_name("FILE");
   command
       ->add_option(
           "--preset", request.model.preset,
           "the sizes of a published model in place of --model and the sizes: " + preset_names())
       ->type_name("NAME");
+  command
+      ->add_option("--tokenizer", state->tokenizer,
+                   "its file, or a folder that has it, copied into --out; without one, and without "
+                   "one that --resume finds there, tokens are bytes")
+      ->type_name("FILE_OR_DIR");
   command->add_flag("--resume", request.resume,
                     "go on from the newest checkpoint in --out, if there is one");
   command->add_flag("--quiet", state->quiet, "no progress on standard error");

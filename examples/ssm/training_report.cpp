@@ -13,12 +13,14 @@
 namespace ssm::cli {
 
 TrainingReport::TrainingReport(const std::filesystem::path& folder, Index resumed_step,
-                               Index tokens_per_step, Index log_every, bool quiet)
+                               Index tokens_per_step, Index log_every, bool quiet,
+                               double bytes_per_token)
     : folder_(folder),
       log_(folder / "metrics.jsonl", resumed_step),
       status_(quiet),
       tokens_per_step_(tokens_per_step),
-      log_every_(log_every) {
+      log_every_(log_every),
+      bytes_per_token_(bytes_per_token) {
   for (const MetricsLog::Entry& entry : log_.entries()) {
     const auto restore = [&](const char* name, std::vector<PlotPoint>& curve) {
       if (entry.contains(name) && entry[name].is_number())
@@ -52,7 +54,7 @@ void TrainingReport::add(const TrainingMoment& moment, const TrainingStep& resul
 }
 
 void TrainingReport::add(const TrainingMoment& moment, const TextLoss& held_out) {
-  const double bits = bits_per_byte(held_out);
+  const double bits = bits_per_byte(held_out, bytes_per_token_);
   if (!has_evaluation(moment.step, held_out.tokens)) {
     log_.append({{"step", moment.step},
                  {"held_out_loss", held_out.mean()},

@@ -19,7 +19,7 @@ class TrainingReport {
  public:
   /// Entries of the folder's metrics after `resumed_step` are dropped.
   TrainingReport(const std::filesystem::path& folder, Index resumed_step, Index tokens_per_step,
-                 Index log_every, bool quiet);
+                 Index log_every, bool quiet, double bytes_per_token = 1);
 
   void say(const std::string& line) { status_.say(line); }
   void add(const TrainingMoment& moment, const TrainingStep& result);
@@ -38,6 +38,7 @@ class TrainingReport {
   StatusLine status_;
   Index tokens_per_step_;
   Index log_every_;
+  double bytes_per_token_;
   std::vector<PlotPoint> training_curve_, held_out_curve_;
   double smooth_loss_ = 0;
   double loss_sum_ = 0;  // since the last entry

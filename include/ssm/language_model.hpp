@@ -15,8 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "ssm/io/byte_tokenizer.hpp"
-#include "ssm/io/detokenizer.hpp"
+#include "ssm/io/tokenizer.hpp"
 #include "ssm/language_model/interface.hpp"
 #include "ssm/train/evaluation.hpp"
 
@@ -118,8 +117,8 @@ class GeneratedText {
     GeneratedText* owner_;
   };
 
-  GeneratedText(std::unique_ptr<detail::TokenStream> stream, ByteTokenizer tokenizer)
-      : stream_(std::move(stream)), text_(tokenizer) {}
+  GeneratedText(std::unique_ptr<detail::TokenStream> stream, Tokenizer tokenizer)
+      : stream_(std::move(stream)), text_(std::move(tokenizer), TextPlace::continuation) {}
   Iterator begin() {
     advance();
     return Iterator(this);
@@ -138,7 +137,7 @@ class GeneratedText {
   }
 
   std::unique_ptr<detail::TokenStream> stream_;
-  Detokenizer<ByteTokenizer> text_;
+  Detokenizer<Tokenizer> text_;
   std::string piece_;
   bool is_ended_ = false;
   bool is_finished_ = false;
@@ -172,7 +171,10 @@ class AnyLanguageModel {
   /// Another object over the same weights, with threads and workspace of its own, for another
   /// thread. While there are several, weights cannot change: no training, no rounding.
   AnyLanguageModel session(int threads = 1) const {
-    return AnyLanguageModel(model_->session({.backend = facts().backend, .threads = threads}));
+    AnyLanguageModel other(model_->session({.backend = facts().backend, .threads = threads}));
+    other.tokenizer_ = tokenizer_;
+    other.find_tokenizer_ = find_tokenizer_;
+    return other;
   }
   /// Rounds weights to bf16 for inference: half the memory. No training afterwards.
   void keep_weights_in_bf16() { model_->keep_weights_in_bf16(); }
@@ -259,25 +261,59 @@ class AnyLanguageModel {
     for (const Token token : generate(prompt, options))
       if (!visit(token)) return;
   }
-  /// Continues a text, by pieces of whole characters.
-  /// Throws  ArgumentError  if tokens are not bytes
+  /// Continues a text, by pieces of whole characters. Tokens that the tokenizer does not have are
+  /// never drawn.
+  /// Throws  ArgumentError  as `tokenizer` and `encode`
   GeneratedText generate(std::string_view prompt, const GenerateOptions& options = {}) const {
-    const auto tokens = tokenizer().encode(prompt);
-    return {model_->generate(tokens, options, nullptr), tokenizer()};
+    const auto tokens = encode(prompt);
+    return {model_->generate(tokens, known(options), nullptr), tokenizer()};
   }
   GeneratedText generate(std::string_view prompt, const GenerateOptions& options,
                          LanguageModelState& state) const {
-    const auto tokens = tokenizer().encode(prompt);
-    return {model_->generate(tokens, options, &state.interface()), tokenizer()};
+    const auto tokens = encode(prompt);
+    return {model_->generate(tokens, known(options), &state.interface()), tokenizer()};
   }
 
-  /// How text becomes tokens.
-  /// Throws  ArgumentError  if the vocabulary is not that of bytes
-  ByteTokenizer tokenizer() const {
-    if (facts().vocabulary != ByteTokenizer::vocabulary())
-      throw ArgumentError("the model has a vocabulary of " + std::to_string(facts().vocabulary) +
-                          " tokens, bytes have " + std::to_string(ByteTokenizer::vocabulary()));
-    return {};
+  /// How text becomes tokens: what `use_tokenizer` was given; or else, for a model that
+  /// open_language_model opened, what its folder has, read when it is first asked for; or else
+  /// bytes.
+  /// Throws  ArgumentError    if there is none and the vocabulary is not that of bytes;
+  ///         CheckpointError  as open_tokenizer
+  Tokenizer tokenizer() const {
+    if (!tokenizer_) {
+      std::optional<Tokenizer> found = find_tokenizer_ ? find_tokenizer_() : std::nullopt;
+      if (!found && facts().vocabulary != ByteTokenizer::vocabulary())
+        throw ArgumentError("the model has a vocabulary of " + std::to_string(facts().vocabulary) +
+                            " tokens, bytes have " + std::to_string(ByteTokenizer::vocabulary()) +
+                            ", and no tokenizer is with it");
+      tokenizer_ = found ? *std::move(found) : Tokenizer();
+    }
+    return *tokenizer_;
+  }
+  void use_tokenizer(Tokenizer tokenizer) { tokenizer_ = std::move(tokenizer); }
+  /// The same when it is first needed; nothing where there is none.
+  void use_tokenizer(std::function<std::optional<Tokenizer>()> find) {
+    tokenizer_.reset();
+    find_tokenizer_ = std::move(find);
+  }
+  /// The tokens of a text.
+  /// Throws  ArgumentError  for a token that the model does not have; as `tokenizer`
+  std::vector<Token> encode(std::string_view text) const {
+    std::vector<Token> tokens = tokenizer().encode(text);
+    require_known(tokens);
+    return tokens;
+  }
+  /// Throws  ArgumentError  for a token that the model does not have
+  void require_known(std::span<const Token> tokens) const {
+    for (const Token token : tokens)
+      if (token < 0 || token >= facts().vocabulary)
+        throw ArgumentError("the tokenizer has token " + std::to_string(token) +
+                            ", the model knows 0 to " + std::to_string(facts().vocabulary - 1));
+  }
+  /// The same options, with tokens that the tokenizer does not have never drawn.
+  GenerateOptions known(GenerateOptions options) const {
+    if (options.vocabulary == dyn) options.vocabulary = tokenizer().vocabulary();
+    return options;
   }
 
   // Evaluation.
@@ -325,6 +361,8 @@ class AnyLanguageModel {
 
  private:
   std::unique_ptr<detail::LanguageModelInterface> model_;
+  mutable std::optional<Tokenizer> tokenizer_;  // once it is known
+  std::function<std::optional<Tokenizer>()> find_tokenizer_;
 };
 
 /// What a language model begins as.
@@ -352,6 +390,10 @@ AnyLanguageModel open_language_model(const std::filesystem::path& path,
 ///                                                                                         does not
 AnyLanguageModel fresh_language_model(const FreshLanguageModel& fresh,
                                       const BackendOptions& options = {});
+/// As open_tokenizer (ssm/tokenizer/open.hpp), where ssm::tokenizer was there when the library was
+/// built.
+/// Throws  CheckpointError  as open_tokenizer; ArgumentError  where tokens can only be bytes
+Tokenizer load_tokenizer(const std::filesystem::path& path);
 /// The backends that were compiled in.
 std::vector<std::string> language_model_backends();
 

@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "ssm/core/scalar.hpp"  // Token
+#include "ssm/io/utf8.hpp"
 
 namespace ssm {
+
+/// Where the tokens of a Detokenizer stand.
+enum class TextPlace {
+  beginning,     // of a text: a space that the tokenizer put in front is taken away
+  continuation,  // behind a text that others wrote: every space counts
+};
 
 /// Tokens as text while they arrive: what `push` returns is always whole characters of UTF-8. A
 /// character that is not complete yet is held back; bytes that can never become one are replaced by
@@ -16,32 +23,38 @@ namespace ssm {
 ///   Detokenizer text(tokenizer);
 ///   for (Token token : generate(…)) std::cout << text.push(token) << std::flush;
 ///   std::cout << text.finish();
-/// The tokenizer, anything with `bytes(token)`, is copied.
+/// The tokenizer, anything with `bytes(token)`, is copied. Where it has `leading_spaces()`, that
+/// many spaces at the beginning of a text are its own and left out.
 /// Source  The Unicode Standard, §3.9: substitution of maximal subparts
-template <class Tokenizer>
+template <class TokenizerType>
 class Detokenizer {
  public:
-  explicit Detokenizer(Tokenizer tokenizer) : tokenizer_(std::move(tokenizer)) {}
+  explicit Detokenizer(TokenizerType tokenizer, TextPlace place = TextPlace::beginning)
+      : tokenizer_(std::move(tokenizer)) {
+    if constexpr (requires { tokenizer_.leading_spaces(); })
+      if (place == TextPlace::beginning) spaces_ = tokenizer_.leading_spaces();
+  }
 
   std::string push(Token token) {
     held_ += tokenizer_.bytes(token);
+    if (spaces_ > 0) drop_spaces();
     return take(false);
   }
   /// What is left: a replacement for a character that stayed incomplete.
   std::string finish() { return take(true); }
 
  private:
-  struct Step {
-    std::size_t bytes;
-    bool is_character;
-    bool is_incomplete;
-  };
-
+  void drop_spaces() {
+    const auto all = static_cast<Index>(std::min(held_.find_first_not_of(' '), held_.size()));
+    const Index dropped = std::min(all, spaces_);
+    held_.erase(0, static_cast<std::size_t>(dropped));
+    spaces_ = held_.empty() ? spaces_ - dropped : 0;
+  }
   std::string take(bool is_end) {
     std::string text;
     std::string_view rest = held_;
     while (!rest.empty()) {
-      const Step step = next(rest);
+      const detail::Utf8Step step = detail::utf8_step(rest);
       if (step.is_incomplete && !is_end) break;
       text += step.is_character ? rest.substr(0, step.bytes) : std::string_view("\uFFFD");
       rest.remove_prefix(step.bytes);
@@ -50,30 +63,9 @@ class Detokenizer {
     return text;
   }
 
-  /// The first character, or the longest beginning of one.
-  static Step next(std::string_view bytes) {
-    const auto at = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
-    const unsigned char lead = at(0);
-    if (lead < 0x80) return {1, true, false};
-    const std::size_t length = lead < 0xc2   ? 0
-                               : lead < 0xe0 ? 2
-                               : lead < 0xf0 ? 3
-                               : lead < 0xf5 ? 4
-                                             : 0;
-    if (length == 0) return {1, false, false};
-    // The second byte rules out overlong forms, surrogates, and numbers beyond U+10FFFF.
-    const unsigned char low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-    const unsigned char high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-    for (std::size_t i = 1; i < length; ++i) {
-      if (i == bytes.size()) return {i, false, true};
-      const bool fits = i == 1 ? at(i) >= low && at(i) <= high : (at(i) & 0xc0U) == 0x80;
-      if (!fits) return {i, false, false};
-    }
-    return {length, true, false};
-  }
-
-  Tokenizer tokenizer_;
+  TokenizerType tokenizer_;
   std::string held_;
+  Index spaces_ = 0;  // that are still to be left out
 };
 
 }  // namespace ssm

@@ -91,12 +91,12 @@ struct TokenText {
 /// Begins the text of a sequence.
 using TokenTextMaker = std::function<TokenText()>;
 
-/// The text of any tokenizer that a Detokenizer takes.
+/// The text of any tokenizer that a Detokenizer takes, behind a prompt.
 template <class Tokenizer>
 TokenTextMaker text_by(const Tokenizer& tokenizer) {
   return [tokenizer] {
     using Text = decltype(Detokenizer(tokenizer));
-    const auto text = std::make_shared<Text>(tokenizer);
+    const auto text = std::make_shared<Text>(tokenizer, TextPlace::continuation);
     return TokenText{.push = [text](Token token) { return text->push(token); },
                      .finish = [text] { return text->finish(); }};
   };

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -49,6 +50,7 @@ class CompletionRun {
         vocabulary_(static_cast<std::size_t>(model.facts().vocabulary)),
         width_(static_cast<std::size_t>(model.facts().padded_vocabulary)) {
     require_transcripts();
+    find_tokenizer();
     for (std::size_t r = 0; r < requests.size(); ++r) begin(static_cast<Index>(r), text);
   }
 
@@ -123,14 +125,22 @@ class CompletionRun {
     if (token < 0 || static_cast<std::size_t>(token) >= vocabulary_)
       refuse(message({"token ", token, " ", what, " is outside the vocabulary of ", vocabulary_}));
   }
+  /// A vocabulary may be without a tokenizer; then tokens stay tokens.
+  void find_tokenizer() {
+    drawn_vocabulary_ = vocabulary_;
+    try {
+      tokenizer_ = model_.tokenizer();
+      const auto known = static_cast<std::size_t>(tokenizer_->vocabulary());
+      drawn_vocabulary_ = std::min(vocabulary_, known);
+    } catch (const ArgumentError& error) {
+      no_tokenizer_ = error.what();
+    }
+  }
   TokenText text_of(const TokenTextMaker& given, bool is_needed) const {
     if (given) return given();
-    try {
-      return text_by(model_.tokenizer())();
-    } catch (const ArgumentError& error) {  // a vocabulary without a tokenizer
-      if (is_needed) refuse(std::string("stop strings need a tokenizer: ") + error.what());
-      return {.push = [](Token) { return std::string(); }, .finish = [] { return std::string(); }};
-    }
+    if (tokenizer_) return text_by(*tokenizer_)();
+    if (is_needed) refuse("stop strings need a tokenizer: " + no_tokenizer_);
+    return {.push = [](Token) { return std::string(); }, .finish = [] { return std::string(); }};
   }
 
   /// A row of state for each request: its transcript's, and what it has not read of its tokens.
@@ -204,8 +214,11 @@ class CompletionRun {
     const CompletionOptions& options = *row.options;
     std::span<const float> logits(logits_.data() + row.logits * width_, width_);
     const std::span<const float> occurring = logits.first(vocabulary_);
-    if (!options.weights.is_nothing() || options.typical_p < 1) {
+    if (!options.weights.is_nothing() || options.typical_p < 1 || drawn_vocabulary_ < vocabulary_) {
       changed_.assign(logits.begin(), logits.end());
+      std::fill(changed_.begin() + static_cast<std::ptrdiff_t>(drawn_vocabulary_),
+                changed_.begin() + static_cast<std::ptrdiff_t>(vocabulary_),
+                -std::numeric_limits<float>::infinity());
       apply(options.weights, row.counts, changed_);
       if (options.typical_p < 1 && options.temperature > 0)
         keep_typical(options.typical_p, options.temperature,
@@ -338,7 +351,10 @@ class CompletionRun {
   const std::vector<CompletionRequest>& requests_;
   const Visit& visit_;
   std::size_t vocabulary_;
-  std::size_t width_;  // of a row of logits
+  std::size_t drawn_vocabulary_ = 0;  // of which the tokenizer has a text
+  std::optional<Tokenizer> tokenizer_{};
+  std::string no_tokenizer_;  // why there is none
+  std::size_t width_;         // of a row of logits
   std::vector<CompletionRow> rows_;
   std::optional<LanguageModelState> state_;
   std::vector<float> logits_;   // one row for each that goes on

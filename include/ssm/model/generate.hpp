@@ -29,6 +29,7 @@ struct GenerateOptions {
   Index tokens = dyn;  // how many to generate; dyn: no end
   Seed seed{};
   std::vector<Token> stop = {};  // the text ends before any of these
+  Index vocabulary = dyn;        // tokens from this on are never drawn; dyn: the model's vocabulary
 };
 
 /// The tokens that follow a prompt, one at a time: an input range that runs the model recurrently
@@ -116,15 +117,18 @@ class Generation {
     }
   }
   void draw() {
-    sample(*ctx_, Sample<T, Space>{.logits = logits_,
-                                   .vocabulary = layer_->vocabulary(),
-                                   .sampling = {.temperature = options_.temperature,
-                                                .top_k = options_.top_k,
-                                                .top_p = options_.top_p,
-                                                .min_p = options_.min_p},
-                                   .seed = options_.seed,
-                                   .counter = static_cast<std::uint64_t>(drawn_),
-                                   .tokens = next_});
+    sample(*ctx_,
+           Sample<T, Space>{.logits = logits_,
+                            .vocabulary = options_.vocabulary == dyn
+                                              ? layer_->vocabulary()
+                                              : std::min(options_.vocabulary, layer_->vocabulary()),
+                            .sampling = {.temperature = options_.temperature,
+                                         .top_k = options_.top_k,
+                                         .top_p = options_.top_p,
+                                         .min_p = options_.min_p},
+                            .seed = options_.seed,
+                            .counter = static_cast<std::uint64_t>(drawn_),
+                            .tokens = next_});
     Space::copy(&token_, next_.data(), sizeof(token_));
     is_stopped_ =
         std::find(options_.stop.begin(), options_.stop.end(), token_) != options_.stop.end();

@@ -17,6 +17,10 @@ inline std::size_t held_out_begin(std::size_t tokens, double held_out) {
 
 /// For tokens that are bytes.
 inline double bits_per_byte(const TextLoss& loss) { return loss.mean() / std::numbers::ln2; }
+/// For tokens of so many bytes, on the average.
+inline double bits_per_byte(const TextLoss& loss, double bytes_per_token) {
+  return bits_per_byte(loss) / bytes_per_token;
+}
 
 /// After how many tokens a model starts afresh while it is evaluated, 0 for never. Attention over a
 /// whole text would be quadratic, so models with attention start afresh every 1024 tokens; learned
