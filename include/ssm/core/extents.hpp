@@ -22,8 +22,7 @@ class Extents {
   static constexpr int rank() { return int{sizeof...(E)}; }
   static constexpr int rank_dynamic() { return (0 + ... + int{E == dyn}); }
   static constexpr Index static_extent(int axis) {
-    constexpr std::array<Index, sizeof...(E) + 1> values{E..., 0};
-    return values[static_cast<std::size_t>(axis)];
+    return static_extents[static_cast<std::size_t>(axis)];
   }
 
   constexpr Extents() = default;
@@ -50,6 +49,7 @@ class Extents {
   }
 
   constexpr Index operator[](int axis) const {
+    if constexpr (rank_dynamic() == rank()) return dynamic_[static_cast<std::size_t>(axis)];
     const Index fixed = static_extent(axis);
     return fixed != dyn ? fixed : dynamic_[slot(axis)];
   }
@@ -79,15 +79,24 @@ class Extents {
   }
 
  private:
-  static constexpr std::size_t slot(int axis) {
-    std::size_t before = 0;
-    for (int i = 0; i < axis; ++i) before += static_extent(i) == dyn ? 1U : 0U;
+  static constexpr std::array<Index, sizeof...(E) + 1> static_extents{E..., 0};
+  static constexpr std::size_t slot(int axis) { return slots[static_cast<std::size_t>(axis)]; }
+  /// Where in `dynamic_` the size of each axis is, if it is there.
+  static constexpr auto slots = [] {
+    std::array<std::size_t, sizeof...(E) + 1> before{};
+    for (std::size_t i = 0; i < sizeof...(E); ++i)
+      before[i + 1] = before[i] + (static_extents[i] == dyn ? 1U : 0U);
     return before;
-  }
+  }();
   constexpr void assign(int axis, Index n) {
-    const Index fixed = static_extent(axis);
-    if (n < 0 || (fixed != dyn && n != fixed)) detail::refuse_size(axis, fixed, n);
-    if (fixed == dyn) dynamic_[slot(axis)] = n;
+    if constexpr (rank_dynamic() == rank()) {
+      if (n < 0) detail::refuse_size(axis, dyn, n);
+      dynamic_[static_cast<std::size_t>(axis)] = n;
+    } else {
+      const Index fixed = static_extent(axis);
+      if (n < 0 || (fixed != dyn && n != fixed)) detail::refuse_size(axis, fixed, n);
+      if (fixed == dyn) dynamic_[slot(axis)] = n;
+    }
   }
 
   std::array<Index, static_cast<std::size_t>(rank_dynamic())> dynamic_{};

@@ -64,7 +64,7 @@ class Tensor {
   bool is_borrowed() const { return is_borrowed_; }
 
   /// Takes other extents; the elements are unspecified afterwards. Allocates only to grow.
-  void resize(Shape extents) {
+  [[gnu::noinline]] void resize(Shape extents) {
     const Index count = detail::element_count<T>(extents, Space::name());
     if (count > capacity_ || data_ == nullptr) {
       if (is_borrowed_) detail::refuse_growth(capacity_, extents.to_array());
@@ -131,10 +131,10 @@ class Tensor {
 
   template <class U, class E>
     requires std::is_constructible_v<TensorView<U, E, Space>, ViewType>
-  operator TensorView<U, E, Space>() { return view(); }
+  [[gnu::noinline]] operator TensorView<U, E, Space>() { return view(); }
   template <class U, class E>
     requires std::is_constructible_v<TensorView<U, E, Space>, ConstView>
-  operator TensorView<U, E, Space>() const { return view(); }
+  [[gnu::noinline]] operator TensorView<U, E, Space>() const { return view(); }
 
   template <class... I>
     requires(sizeof...(I) == static_cast<std::size_t>(Shape::rank()) && Space::host_readable)

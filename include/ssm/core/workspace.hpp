@@ -41,12 +41,12 @@ class Workspace {
 
     /// A row-major view of these extents. Throws OutOfMemory.
     template <class T, std::convertible_to<Index>... N>
-    View<T, int{sizeof...(N)}, Space> tensor(N... extents) {
+    [[gnu::noinline]] View<T, int{sizeof...(N)}, Space> tensor(N... extents) {
       const DynamicExtents<int{sizeof...(N)}> shape(extents...);
       return {owner_->template take<T>(detail::element_count<T>(shape, Space::name())), shape};
     }
     template <class T, Index... E>
-    TensorView<T, Extents<E...>, Space> tensor(Extents<E...> shape) {
+    [[gnu::noinline]] TensorView<T, Extents<E...>, Space> tensor(Extents<E...> shape) {
       return {owner_->template take<T>(detail::element_count<T>(shape, Space::name())), shape};
     }
 
@@ -121,7 +121,7 @@ class Workspace {
       if (fill_with_nan_) std::fill_n(result, count, T(std::numeric_limits<float>::quiet_NaN()));
     return result;
   }
-  std::byte* take_bytes(std::size_t bytes) {
+  [[gnu::noinline]] std::byte* take_bytes(std::size_t bytes) {
     while (current_ < blocks_.size() && blocks_[current_].used + bytes > blocks_[current_].size) {
       if (current_ + 1 == blocks_.size()) break;
       ++current_;

@@ -87,7 +87,7 @@ class OptionalTape {
   /// A tensor of the tape with these extents, for what only `differentiate` reads; a null view in a
   /// call without a tape.
   template <class Of, class... N>
-  auto kept(const Of& of, const N&... extents) const {
+  [[gnu::noinline]] auto kept(const Of& of, const N&... extents) const {
     ViewOf<Of> view;
     if (tape_ != nullptr) {
       auto& tensor = detail::part_of(*tape_, of);
@@ -126,7 +126,7 @@ class Buffers : public OptionalTape<Tape> {
 
   /// Memory with these extents: the tensor of the tape, or part of the frame.
   template <class Of, class... N>
-  auto at(const Of& of, const N&... extents) const {
+  [[gnu::noinline]] auto at(const Of& of, const N&... extents) const {
     typename Base::template ViewOf<Of> view = this->kept(of, extents...);
     if (this->tape_ == nullptr)
       view = frame_->template tensor<typename Base::template Part<Of>::Value>(
