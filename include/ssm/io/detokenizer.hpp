@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "ssm/core/error.hpp"
 #include "ssm/core/scalar.hpp"  // Token
 #include "ssm/io/utf8.hpp"
 
