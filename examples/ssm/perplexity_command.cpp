@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "command_options.hpp"
@@ -243,6 +245,11 @@ class Measurement {
     const Index begin = offsets_[i];
     const TextLoss before = loss_;
     ScoringOptions options{.batch = request_.batch, .likeliest = request_.likeliest};
+    // A model on a device has one thread; its host has more.
+    if (request_.backend.threads > 0)
+      options.threads = request_.backend.threads;
+    else if (model_.facts().backend.starts_with("cuda"))
+      options.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 16U));
     options.on_progress = [&](const TextLoss& part) {
       loss_ = {before.nats + part.nats, before.tokens + part.tokens};
       tell();

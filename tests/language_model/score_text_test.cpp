@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <functional>
+#include <cstddef>
+#include <map>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ssm/io/word_count.hpp"
@@ -223,6 +225,21 @@ TEST_CASE("progress is told after each part, up to the result") {
   CHECK(told.back().nats == loss.nats);
 }
 
+TEST_CASE("threads that sum over a large vocabulary give the same bits as one") {
+  const AnyLanguageModel model = fresh_language_model(
+      {.family = "mamba", .options = {{"layers", "1"}, {"width", "16"}}, .vocabulary = 5000});
+  const auto text = some_text(300);
+  const ScoringProtocol protocol = ScoringProtocol::strided(40, 30);
+  const Scores one = scores_of(model, text, protocol, {.threads = 1});
+  const Scores four = scores_of(model, text, protocol, {.threads = 4});
+  CHECK(one.loss.nats == four.loss.nats);
+  REQUIRE(one.tokens.size() == four.tokens.size());
+  for (std::size_t i = 0; i < one.tokens.size(); ++i) {
+    CHECK(one.tokens[i].log_probability == four.tokens[i].log_probability);
+    CHECK(one.tokens[i].rank == four.tokens[i].rank);
+  }
+}
+
 TEST_CASE("what cannot be scored is refused with a sentence") {
   const AnyLanguageModel model = fresh("gpt2");  // 64 positions
   const auto text = some_text(100);
@@ -240,6 +257,7 @@ TEST_CASE("what cannot be scored is refused with a sentence") {
   CHECK_THROWS_AS(score_text(model, text, {.context = -1}), ArgumentError);
   CHECK_THROWS_AS(score_text(model, text, {.context = 4, .streams = 2}), ArgumentError);
   CHECK_THROWS_AS(score_text(model, text, {.context = 4}, {.batch = -1}), ArgumentError);
+  CHECK_THROWS_AS(score_text(model, text, {.context = 4}, {.threads = -1}), ArgumentError);
 }
 
 TEST_CASE("perplexities are exponentials of the same sum") {

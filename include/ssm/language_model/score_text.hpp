@@ -8,7 +8,7 @@
 #include <numeric>
 #include <span>
 #include <string>
-#include <utility>
+#include <thread>
 #include <vector>
 
 #include "ssm/language_model.hpp"
@@ -32,6 +32,7 @@ struct ScoringOptions {
   Index positions = 0;  // that are read at once: memory depends on it; 0: 1024, fewer where the
                         // vocabulary is large
   Index likeliest = 0;  // tokens in ScoredToken::likeliest
+  int threads = 0;      // for sums over the vocabulary, on the host; 0: as many as the model has
   /// Is told every scored token, in the order of the text. Where windows are read side by side, the
   /// tokens of one such group are kept until its end.
   std::function<void(const ScoredToken&)> on_token{};
@@ -56,10 +57,12 @@ class TextScorer {
         text_(text),
         protocol_(protocol),
         options_(options),
-        width_(model.facts().padded_vocabulary) {
+        width_(model.facts().padded_vocabulary),
+        threads_(static_cast<std::size_t>(
+            options.threads > 0 ? options.threads : std::max(1, model.facts().threads))) {
     protocol.require_valid();
-    if (options.batch < 0 || options.positions < 0 || options.likeliest < 0)
-      throw ArgumentError("scoring: batch, positions and likeliest are at least 0");
+    if (options.batch < 0 || options.positions < 0 || options.likeliest < 0 || options.threads < 0)
+      throw ArgumentError("scoring: batch, positions, likeliest and threads are at least 0");
     constexpr Index logits = Index{1} << 24;
     positions_ =
         options.positions > 0 ? options.positions : std::clamp<Index>(logits / width_, 64, 1024);
@@ -83,6 +86,12 @@ class TextScorer {
   }
 
  private:
+  struct ScoredRow {
+    std::size_t window = 0;
+    std::span<const float> logits{};
+    ScoredToken scored{};
+    double total = 0;  // ln Σ exp(logits)
+  };
   struct KeptToken {
     ScoredToken scored;
     std::vector<TokenProbability> likeliest;
@@ -145,35 +154,55 @@ class TextScorer {
   }
 
   void score_part(Index begin, Index count) {
+    rows_.clear();
     for (std::size_t r = 0; r < windows_.size(); ++r) {
       const ScoringWindow& window = windows_[r];
-      for (Index t = std::max<Index>(0, window.skip - begin);
-           t < std::min(count, window.length - begin); ++t) {
+      const Index end = std::min(count, window.length - begin);
+      for (Index t = std::max<Index>(0, window.skip - begin); t < end; ++t) {
         const Index at = static_cast<Index>(r) * count + t;
         const auto logits = std::span<const float>(logits_).subspan(
             static_cast<std::size_t>(at * width_), static_cast<std::size_t>(width_));
-        score(r, window.begin + begin + t + 1, targets_[static_cast<std::size_t>(at)], logits);
+        rows_.push_back({.window = r,
+                         .logits = logits,
+                         .scored = {.position = window.begin + begin + t + 1,
+                                    .token = targets_[static_cast<std::size_t>(at)]}});
       }
     }
+    measure_rows();
+    for (ScoredRow& row : rows_) tell(row);
     if (options_.on_progress) options_.on_progress(loss_);
   }
 
+  /// In threads, since sums over a large vocabulary take longer than a small model.
+  void measure_rows() {
+    constexpr std::size_t logits_per_thread = 1 << 16;
+    const std::size_t enough =
+        rows_.size() * static_cast<std::size_t>(width_) / logits_per_thread + 1;
+    const std::size_t threads = std::min(threads_, enough);
+    const auto measure_every = [&](std::size_t first) {
+      for (std::size_t i = first; i < rows_.size(); i += threads) measure(rows_[i]);
+    };
+    std::vector<std::jthread> others;
+    for (std::size_t i = 1; i < threads; ++i) others.emplace_back(measure_every, i);
+    measure_every(0);
+  }
   /// ln p(token) = logit − ln Σ exp(logits), over all rows of the head
-  void score(std::size_t row, Index position, Token token, std::span<const float> logits) {
-    const double total = log_sum(logits);
-    const float logit = logits[static_cast<std::size_t>(token)];
-    const double log_probability = logit - total;
-    loss_.nats -= log_probability;
+  void measure(ScoredRow& row) const {
+    const float logit = row.logits[static_cast<std::size_t>(row.scored.token)];
+    row.total = log_sum(row.logits);
+    row.scored.log_probability = logit - row.total;
+    if (options_.on_token)
+      row.scored.rank = 1 + std::count_if(row.logits.begin(), row.logits.end(),
+                                          [&](float other) { return other > logit; });
+  }
+
+  void tell(ScoredRow& row) {
+    loss_.nats -= row.scored.log_probability;
     ++loss_.tokens;
     if (!options_.on_token) return;
-    const ScoredToken scored{
-        .position = position,
-        .token = token,
-        .log_probability = log_probability,
-        .rank = 1 + std::count_if(logits.begin(), logits.end(), [&](float l) { return l > logit; }),
-        .likeliest = likeliest_of(logits, total)};
-    if (windows_.size() == 1) return options_.on_token(scored);
-    kept_[row].push_back({scored, likeliest_});
+    row.scored.likeliest = likeliest_of(row.logits, row.total);
+    if (windows_.size() == 1) return options_.on_token(row.scored);
+    kept_[row.window].push_back({row.scored, likeliest_});
   }
 
   std::span<const TokenProbability> likeliest_of(std::span<const float> logits, double total) {
@@ -199,9 +228,11 @@ class TextScorer {
   const ScoringOptions& options_;
   Index width_;
   Index positions_ = 1;
+  std::size_t threads_;
   TextLoss loss_;
   std::vector<ScoringWindow> windows_;  // that are read now
   std::vector<std::vector<KeptToken>> kept_;
+  std::vector<ScoredRow> rows_;
   std::vector<Token> row_, inputs_, targets_, order_;
   std::vector<float> logits_;
   std::vector<TokenProbability> likeliest_;
