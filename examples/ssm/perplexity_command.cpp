@@ -377,7 +377,7 @@ void perplexity(PerplexityRequest request) {
     if (request.prepends_end) request.input.before = end;
   }
   if (!request.input.tokens.empty()) request.prepends_end = false;
-  const ScoredText text(request.input, tokenizer);
+  const ScoredText text(request.input, tokenizer, model.facts().vocabulary);
   if (text.tokens().empty()) throw ArgumentError(text.name() + ": the text is empty");
   const Result result = Measurement(request, model, text, chosen).run();
   const std::string report = request.json ? json_of(result, chosen) : report_of(result, chosen);

@@ -20,7 +20,7 @@ namespace ssm::cli {
 struct ScoredInput {
   std::filesystem::path text;    // or
   std::filesystem::path tokens;  // a .npy file
-  bool is_json_lines = false;    // the text is a document a line: {"text": …}
+  bool is_json_lines = false;    // the text is a document a line, see add_line
   std::optional<Token> before{}, after{};
 };
 
@@ -42,9 +42,11 @@ struct TextSize {
 /// are kept.
 class ScoredText {
  public:
-  /// tokenizer   may be absent for a .npy file; then nothing is known of sizes
-  /// Throws  CheckpointError  for what cannot be read, and a line that is no document
-  ScoredText(const ScoredInput& input, std::optional<Tokenizer> tokenizer);
+  /// tokenizer    may be absent for a .npy file; then nothing is known of sizes
+  /// vocabulary   of the model
+  /// Throws  CheckpointError  for what cannot be read, and a line that is no document;
+  ///         ArgumentError    naming text and place, for a token that the model does not have
+  ScoredText(const ScoredInput& input, std::optional<Tokenizer> tokenizer, Index vocabulary);
   ScoredText(const ScoredText&) = delete;
   ScoredText& operator=(const ScoredText&) = delete;
 
@@ -57,11 +59,19 @@ class ScoredText {
   const TextSize& size() const { return size_; }
   /// Of the text that the tokens from `begin` on stand for.
   TextSize size_from(Index begin) const;
-  /// Of one token; special ones are no text.
   Index bytes_at(Index position) const;
 
  private:
-  void add_document(std::string_view text, const ScoredInput& input);
+  /// Calls visit(token, position) for each from `begin` on.
+  template <class Visit>
+  void for_each_token(Index begin, Visit&& visit) const;
+  void read(const ScoredInput& input);
+  void require_known(Index vocabulary) const;
+  /// Special tokens are no text, nor are numbers beyond the tokenizer's.
+  std::string_view text_of(Token token) const;
+  /// {"text": …}, and perhaps "original": what the text was made from, whose bytes and words count.
+  void add_line(std::string_view line, const std::string& place, const ScoredInput& input);
+  void add_document(std::string_view text, std::string_view original, const ScoredInput& input);
 
   std::string name_;
   std::optional<Tokenizer> tokenizer_;

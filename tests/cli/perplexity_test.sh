@@ -48,7 +48,7 @@ measure --text start && part=$nats && words=$(value words)
 measure --tokens ids.npy && near "$nats" "$part" || fail "--tokens: $nats, not $part"
 [[ $(value words) == "$words" && $(value bytes) == 299 ]] || fail "sizes of tokens: $(cat out)"
 npy "1 2 300" >wild.npy
-expect 1 "$ssm" perplexity run --tokens wild.npy && says "300"
+expect 1 "$ssm" perplexity run --tokens wild.npy && says "wild.npy" && says "300 at 2"
 # No tokenizer is with it: no bytes, no words
 npy "1 2 3 4 5 6 7 8" >few.npy
 expect 0 "$ssm" perplexity "$cases/model_mamba_original" --tokens few.npy --json
@@ -78,6 +78,13 @@ measure --text second && two=$nats
 near "$separate" "$(awk -v a="$one" -v b="$two" 'BEGIN { print a + b }')" || fail "documents by themselves: $separate, not $one + $two"
 measure --text lines.jsonl --jsonl --protocol lm-eval --eos 10 && near "$nats" "$separate" || fail "lm-eval: $nats, not $separate"
 expect 1 "$ssm" perplexity run --text text --protocol pile && says "--eos"
+printf '{"text": "of men", "original": " of the men "}\n' >lines.jsonl
+measure --text lines.jsonl --jsonl --separate --prepend-eos --eos 10
+(($(value tokens) == 6 && $(value bytes) == 12 && $(value words) == 3)) || fail "an original: $(cat out)"
+measure --text lines.jsonl --jsonl --protocol lm-eval --eos 10
+(($(value words) == 5)) || fail "words of lm-eval: $(cat out)"
+printf '{"text": "a", "original": 1}\n' >lines.jsonl
+expect 1 "$ssm" perplexity run --text lines.jsonl --jsonl && says 'line 1: has an "original" that is no string'
 printf '{"text": "a"}\n{"words": 3}\n' >lines.jsonl
 expect 1 "$ssm" perplexity run --text lines.jsonl --jsonl && says 'lines.jsonl, line 2: has no string "text"'
 printf '{"text": "a"\n' >lines.jsonl

@@ -172,15 +172,19 @@ def check_harness(program, family, model, documents, fast, tokenizer_folder, wor
         from lm_eval.api.instance import Instance
         from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks.wikitext.preprocess_wikitext import process_results
+        from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer
     except ImportError as error:
         print(f"lm_eval left out: {error}")
         return
     # Documents of several windows, with whitespace at their ends as WikiText's pages have.
     pages = [" " + "\n ".join(documents[i::3]) + " \n" for i in range(3)] + [documents[0]]
-    (work / "pages.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages), encoding="utf-8")
+    texts = [wikitext_detokenizer({"page": page}) for page in pages]
+    expect(texts != pages, "nothing to detokenize")
+    (work / "pages.jsonl").write_text("".join(json.dumps({"text": text, "original": page}) + "\n" for text, page in zip(texts, pages)),
+                                      encoding="utf-8")
     harness = HFLM(pretrained=model.float(), tokenizer=fast, max_length=64, batch_size=2, device="cpu")
-    requests = [Instance(request_type="loglikelihood_rolling", doc={"page": page}, arguments=(page,), idx=0) for page in pages]
+    requests = [Instance(request_type="loglikelihood_rolling", doc={"page": page}, arguments=(text,), idx=0)
+                for text, page in zip(texts, pages)]
     values = harness.loglikelihood_rolling(requests, disable_tqdm=True)
     counted = [process_results({"page": page}, (value,)) for page, value in zip(pages, values)]
     result, lines = measure(program, work / family, "--text", work / "pages.jsonl", "--jsonl", "--tokenizer", tokenizer_folder, "--protocol",
