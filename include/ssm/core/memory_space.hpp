@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <concepts>
 #include <cstddef>
-#include <cstdint>
 #include <cstring>
 #include <new>
 #include <string_view>
 
 #include "ssm/core/error.hpp"  // OutOfMemory
+#include "ssm/large_pages.hpp"
 
 namespace ssm {
 
@@ -27,8 +23,7 @@ concept MemorySpace = requires(std::size_t bytes, void* pointer, const void* sou
   S::copy(pointer, source, bytes);
 };
 
-/// Ordinary memory, aligned for every vector unit in use. Large blocks ask for large pages, where
-/// the system gives them to those who ask: reading weights then takes fewer look-ups of addresses.
+/// Ordinary memory, aligned for every vector unit in use; in large pages where a block is large.
 struct HostSpace {
   static constexpr bool host_readable = true;
   static constexpr std::size_t alignment = 64;  // bytes: one cache line, one AVX-512 register
@@ -39,7 +34,7 @@ struct HostSpace {
   static void* allocate(std::size_t bytes) {
     void* pointer = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
     if (pointer == nullptr) throw OutOfMemory(bytes, name());
-    if (bytes >= 2 * large_page) ask_for_large_pages(pointer, bytes);
+    ask_for_large_pages(pointer, bytes);
     return pointer;
   }
   static void copy(void* to, const void* from, std::size_t bytes) {
@@ -47,20 +42,6 @@ struct HostSpace {
   }
   static void deallocate(void* pointer) noexcept {
     ::operator delete (pointer, std::align_val_t{alignment});
-  }
-
- private:
-  static constexpr std::size_t large_page = std::size_t{1} << 21;  // bytes
-
-  static void ask_for_large_pages([[maybe_unused]] void* pointer,
-                                  [[maybe_unused]] std::size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    // The pages that lie whole in the block; a system that has none refuses, and nothing is lost.
-    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    const std::size_t before = (large_page - address % large_page) % large_page;
-    ::madvise(static_cast<std::byte*>(pointer) + before, (bytes - before) / large_page * large_page,
-              MADV_HUGEPAGE);
-#endif
   }
 };
 
