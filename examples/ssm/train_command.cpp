@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -17,6 +18,7 @@
 #include "ssm/io/json_file.hpp"  // read_text_file, write_text_file
 #include "ssm/io/tokenizer_files.hpp"
 #include "ssm/language_model/training_run.hpp"
+#include "status_line.hpp"
 #include "stop_signal.hpp"
 #include "tokenized_text.hpp"
 #include "training_report.hpp"
@@ -139,8 +141,8 @@ void add_limits(CLI::App& command, TrainingRequest& request) {
       ->excludes(minutes);
   add_whole_number(command, "--evaluate-every,--eval-every", limits.evaluate_every,
                    "steps (else ten times in a run)", Index{1}, limit);
-  add_whole_number(command, "--save-every", limits.save_every, "steps (else once a minute)",
-                   Index{1}, limit);
+  add_whole_number(command, "--save-every", limits.save_every,
+                   "steps (else after the first, and once a minute)", Index{1}, limit);
   add_whole_number(command, "--log-every", limits.log_every, "steps (else 10)", Index{1}, limit);
   add_whole_number(command, "--keep", limits.keep, "checkpoints (else 2)", Index{1}, limit);
   add_backend_options(command, limits.backend, request.backend.threads);
@@ -179,17 +181,22 @@ void keep_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path& fol
 }
 
 void train(TrainCommand command) {
+  std::optional<StatusLine> status(command.quiet);  // until the report has its own
+  status->show("reading the text");
   const Tokenizer tokenizer = tokenizer_of(command);
   const TokenizedText text(command.text, tokenizer);
   const std::string name = text.name();
   if (text.tokens().size() == 0) throw ArgumentError(name + ": the text is empty");
   command.request.model.vocabulary = tokenizer.vocabulary();
+  status->show("making the model");
   TrainingRun run(command.request, text.tokens(), name);
+  status.reset();
   text.require_known(run.model());
   keep_tokenizer(tokenizer, run.folder());
   TrainingReport report(run.folder(), run.step(), run.tokens_per_step(), run.limits().log_every,
                         command.quiet, text.bytes_per_token());
   announce(run, report);
+  report.begin();
   const StopSignal stop;
   run.on_update = [&](const auto& moment, const auto& step) { report.add(moment, step); };
   run.on_evaluation = [&](const auto& moment, const auto& loss) { report.add(moment, loss); };

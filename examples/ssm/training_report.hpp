@@ -22,6 +22,8 @@ class TrainingReport {
                  Index log_every, bool quiet, double bytes_per_token = 1);
 
   void say(const std::string& line) { status_.say(line); }
+  /// Says that the first step is under way, which takes a large model a while.
+  void begin() { status_.show("the first step is under way"); }
   void add(const TrainingMoment& moment, const TrainingStep& result);
   /// Writes the curve, too.
   void add(const TrainingMoment& moment, const TextLoss& held_out);

@@ -370,8 +370,9 @@ struct FreshLanguageModel {
   std::string family = "h3";
   std::map<std::string, std::string> options = {};  // its sizes by name: {"width", "128"}
   Index vocabulary = 256;
-  std::filesystem::path config = {};  // a config.json in place of all these,
-  std::string preset = {};            // or the sizes of a published model: "mamba-130m"
+  std::filesystem::path config = {};   // a config.json in place of all these,
+  std::string preset = {};             // or the sizes of a published model: "mamba-130m"
+  std::vector<Token> end_tokens = {};  // behind which a text is at its end; none: the config's
   Seed seed{};
 };
 

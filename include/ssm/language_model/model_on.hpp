@@ -56,20 +56,22 @@ class LanguageModelOn final : public LanguageModelInterface {
   };
 
  public:
-  LanguageModelOn(const BackendOptions& options, const typename F::Config& config, Seed seed)
+  LanguageModelOn(const BackendOptions& options, const typename F::Config& config,
+                  std::vector<Token> end_tokens, Seed seed)
       : LanguageModelOn(options) {
     L layer = F::make(config);
     P parameters = layer.initialize(*ctx_, seed);
-    take({{}, config, {std::move(layer), std::move(parameters)}});
+    take({{}, config, {std::move(layer), std::move(parameters)}, std::move(end_tokens)});
   }
-  LanguageModelOn(const BackendOptions& options, const JsonObject& json, ModelTensors tensors)
+  LanguageModelOn(const BackendOptions& options, const JsonObject& json,
+                  std::vector<Token> end_tokens, ModelTensors tensors)
       : LanguageModelOn(options) {
     auto files = check_files<F>(json, std::move(tensors));
     std::vector<FileMapping> mappings;
     auto model = read_weights<float>(
         *ctx_, files,
         {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr});
-    take({std::move(mappings), std::move(files.config), std::move(model), end_tokens_of(json)});
+    take({std::move(mappings), std::move(files.config), std::move(model), std::move(end_tokens)});
   }
 
   const LanguageModelFacts& facts() const override { return facts_; }

@@ -90,14 +90,14 @@ class TrainingRun {
                               Seed{recipe_.seed}.fork("text"));
     begin_ = last_save_ = Clock::now();
     evaluated_fraction_ = fraction();
-    save();
     while (!is_finished() && !is_stop_wanted()) {
       const double rate = schedule_.rate(schedule_position());
       const TrainingStep result = model_->update(streams, rate);
       require_finite(result);
       on_update(moment(rate), result);
       if (is_evaluation_due()) evaluate(quick_evaluation);
-      if (is_save_due()) save();
+      // The first one early: a disk that cannot take it is known before much is lost.
+      if (saved_step_ < 0 || is_save_due()) save();
     }
     save();
     return is_finished();
@@ -284,8 +284,10 @@ class TrainingRun {
     if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) return;
     throw ArgumentError(std::string("the ") + (std::isfinite(result.loss) ? "gradient" : "loss") +
                         " stopped being finite after step " + std::to_string(step()) +
-                        ": use a lower --rate; the checkpoint of step " +
-                        std::to_string(saved_step_) + " stays in " + folder_.path().string());
+                        ": use a lower --rate; " +
+                        (saved_step_ < 0 ? "there is no checkpoint yet"
+                                         : "the checkpoint of step " + std::to_string(saved_step_) +
+                                               " stays in " + folder_.path().string()));
   }
 
   bool is_evaluation_due() {
