@@ -113,7 +113,7 @@ class LanguageModelInterface {
                                                 const GenerateOptions& options,
                                                 StateInterface* state) = 0;
   virtual TextLoss loss(TokenView text, const TextLossOptions& options) = 0;
-  virtual void keep_weights_in_bf16() = 0;
+  virtual void keep_weights_in(WeightForm form) = 0;
 
   virtual void start_training(const LanguageModelTrainerConfig& config,
                               const std::string& numbers) = 0;

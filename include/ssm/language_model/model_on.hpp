@@ -66,12 +66,20 @@ class LanguageModelOn final : public LanguageModelInterface {
   LanguageModelOn(const BackendOptions& options, const JsonObject& json,
                   std::vector<Token> end_tokens, ModelTensors tensors)
       : LanguageModelOn(options) {
+    require_readable(options.weights);
     auto files = check_files<F>(json, std::move(tensors));
     std::vector<FileMapping> mappings;
+    auto fingerprint = std::make_unique<WeightsFingerprint>();
     auto model = read_weights<float>(
         *ctx_, files,
-        {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr});
-    take({std::move(mappings), std::move(files.config), std::move(model), std::move(end_tokens)});
+        {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr},
+        [&](const ParameterSpec& spec, const auto& tensor) {
+          fingerprint->remember(spec.name, tensor.size(), [&](float* to, Index begin, Index count) {
+            std::copy_n(tensor.data() + begin, count, to);
+          });
+        });
+    take({std::move(mappings), std::move(files.config), std::move(model), std::move(end_tokens),
+          std::move(fingerprint)});
   }
 
   const LanguageModelFacts& facts() const override { return facts_; }
@@ -99,9 +107,12 @@ class LanguageModelOn final : public LanguageModelInterface {
       for_each_parameter(
           [&](const ParameterSpec& spec, const auto& tensor) {
             constexpr bool is_matrix = requires { tensor.bf16; };
-            if constexpr (is_matrix)
+            if constexpr (is_matrix) {
               if (tensor.bf16)
                 return add(spec.name, tensor.bf16.size(), true, read_of(tensor.bf16));
+              if (tensor.int8)
+                return add(spec.name, tensor.int8.size(), true, read_of(tensor.int8));
+            }
             add(spec.name, tensor.size(), is_matrix, read_of(tensor));
           },
           parameters());
@@ -180,13 +191,15 @@ class LanguageModelOn final : public LanguageModelInterface {
     return text_loss(*ctx_, layer(), parameters(), text, options);
   }
 
-  void keep_weights_in_bf16() override {
-    require_unshared("keeping weights in bf16");
+  void keep_weights_in(WeightForm form) override {
+    require_unshared("keeping weights in another form");
+    require_readable(form);
+    fingerprint();
     if constexpr (Space::host_readable) {
-      ssm::keep_weights_in_bf16(weights_->model.parameters);
+      ssm::keep_weights_in(weights_->model.parameters, form);
     } else {
       auto on_host = copy_to(Context<HostMemory>(), layer(), parameters());
-      ssm::keep_weights_in_bf16(on_host);
+      ssm::keep_weights_in(on_host, form);
       copy_parameters(on_host, weights_->model.parameters);
     }
     facts_.weight_bytes = parameter_bytes(parameters());
@@ -327,6 +340,11 @@ class LanguageModelOn final : public LanguageModelInterface {
   TrainerInterface& trainer() {
     if (!trainer_) throw ArgumentError("language model: start_training comes before updates");
     return *trainer_;
+  }
+  void require_readable(WeightForm form) const {
+    if (!Space::host_readable && form == WeightForm::int8)
+      throw ArgumentError("language model: weights in int8 are not read on " + facts_.backend +
+                          "; there are full precision and bf16");
   }
   void require_unshared(const char* what) const {
     if (weights_.use_count() > 1)
