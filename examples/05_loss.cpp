@@ -2,18 +2,28 @@
 // What a language model expects, and how well it predicts a text:  05_loss FOLDER TEXT
 // [loss]
 #include <algorithm>
-#include <cmath>
 #include <iostream>
 #include <ssm/io/byte_tokens.hpp>
 #include <ssm/language_model.hpp>
+#include <ssm/language_model/score_text.hpp>
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
   const auto model = ssm::open_language_model(argv[1]);
   const ssm::ByteTokens text(argv[2]);
   const ssm::TextLoss loss = model.evaluate(text);
-  std::cout << ssm::bits_per_byte(loss) << " bits per byte, perplexity " << std::exp(loss.mean())
+  std::cout << ssm::bits_per_byte(loss) << " bits per byte, perplexity " << ssm::perplexity(loss)
             << " over " << loss.tokens << " tokens\n";
+
+  // The same in overlapping windows, and what the model thought of each token.
+  double worst = 0;
+  const auto strided = ssm::ScoringProtocol::strided(256, 128);
+  const auto on_token = [&](const ssm::ScoredToken& scored) {
+    worst = std::min(worst, scored.log_probability);
+  };
+  std::cout << "perplexity "
+            << ssm::perplexity(ssm::score_text(model, text, strided, {.on_token = on_token}))
+            << " in windows, the greatest surprise " << -worst << " nats\n";
 
   const auto tokens = model.tokenizer().encode("to the ");
   const auto logits = model.logits(tokens);  // [length, padded vocabulary]

@@ -67,6 +67,7 @@
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/losses.hpp"
 #include "ssm/train/schedule.hpp"
+#include "ssm/train/scoring_protocol.hpp"
 #include "ssm/train/synthetic_tasks.hpp"
 #include "ssm/train/text_loss.hpp"
 #include "ssm/train/trainer.hpp"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <numbers>
 #include <optional>
@@ -15,6 +16,11 @@ inline std::size_t held_out_begin(std::size_t tokens, double held_out) {
   return static_cast<std::size_t>((1 - held_out) * static_cast<double>(tokens));
 }
 
+/// For each token.
+inline double perplexity(const TextLoss& loss) { return std::exp(loss.mean()); }
+/// For each of so many words, bytes or whatever the text has.
+///   exp(nats / units)
+inline double perplexity(const TextLoss& loss, double units) { return std::exp(loss.nats / units); }
 /// For tokens that are bytes.
 inline double bits_per_byte(const TextLoss& loss) { return loss.mean() / std::numbers::ln2; }
 /// For tokens of so many bytes, on the average.
