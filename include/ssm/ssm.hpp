@@ -68,5 +68,7 @@
 #include "ssm/train/losses.hpp"
 #include "ssm/train/schedule.hpp"
 #include "ssm/train/synthetic_tasks.hpp"
+#include "ssm/train/shuffled_windows.hpp"
 #include "ssm/train/text_loss.hpp"
+#include "ssm/train/text_streams.hpp"
 #include "ssm/train/trainer.hpp"
