@@ -18,6 +18,8 @@
 #include "ssm/io/tokenizer.hpp"
 #include "ssm/language_model/interface.hpp"
 #include "ssm/train/evaluation.hpp"
+#include "ssm/train/shuffled_windows.hpp"
+#include "ssm/train/text_streams.hpp"
 
 namespace ssm {
 
@@ -343,8 +345,8 @@ class AnyLanguageModel {
     model_->start_training(config, numbers);
   }
   bool is_training() const { return model_->is_training(); }
-  TrainingStep update(const TextStreams& streams, double rate) {
-    return model_->update(streams, rate);
+  TrainingStep update(const TextWindows& windows, double rate) {
+    return model_->update(windows, rate);
   }
   /// Updates made so far, in this run and in those that it resumed.
   Index updates() const { return model_->updates(); }

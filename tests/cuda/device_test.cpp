@@ -12,6 +12,7 @@
 #include "ssm/model/h3_language_model.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/text_loss.hpp"
+#include "ssm/train/text_streams.hpp"
 
 namespace {
 

@@ -214,10 +214,10 @@ class LanguageModelOn final : public LanguageModelInterface {
     });
   }
   bool is_training() const override { return trainer_ != nullptr; }
-  TrainingStep update(const TextStreams& streams, double rate) override {
+  TrainingStep update(const TextWindows& windows, double rate) override {
     require_unshared("training");
     weights_->fingerprint->forget();
-    return trainer().update(*ctx_, layer(), weights_->model.parameters, streams, rate);
+    return trainer().update(*ctx_, layer(), weights_->model.parameters, windows, rate);
   }
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
@@ -261,7 +261,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     TrainerInterface& operator=(const TrainerInterface&) = delete;
     virtual ~TrainerInterface() = default;
     virtual TrainingStep update(Context<B>& ctx, const L& layer, P& parameters,
-                                const TextStreams& streams, double rate) = 0;
+                                const TextWindows& windows, double rate) = 0;
     virtual Index step() const = 0;
     virtual void save(const std::filesystem::path& folder, const L& layer) const = 0;
     virtual void load(const std::filesystem::path& folder, const L& layer) = 0;
@@ -272,9 +272,9 @@ class LanguageModelOn final : public LanguageModelInterface {
     TrainerIn(Context<B>& ctx, const L& layer, const P& parameters,
               const LanguageModelTrainerConfig& config)
         : trainer_(ctx, layer, parameters, config) {}
-    TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextStreams& streams,
+    TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextWindows& windows,
                         double rate) override {
-      return trainer_.update(ctx, layer, parameters, streams, rate);
+      return trainer_.update(ctx, layer, parameters, windows, rate);
     }
     Index step() const override { return trainer_.step(); }
     void save(const std::filesystem::path& folder, const L& layer) const override {
