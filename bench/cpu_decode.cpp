@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokens a second of a published size with fresh weights, one sequence and eight side by side, by
-// fp32 and by bf16 weights, beside the floor: the weights read once from memory at the rate that
+// fp32, bf16 and int8 weights, beside the floor: the weights read once from memory at the rate that
 // this machine reads at just now. All take turns, so that what else the machine does meets all.
 //   cpu_decode [PRESET [THREADS [ROUNDS [results.json]]]]    h3-125m, 1, 9
 #include <algorithm>
@@ -86,16 +86,19 @@ int main(int count, char** arguments) {
                                 {.backend = "cpu", .threads = threads});
   };
   const AnyLanguageModel fp32 = open();
-  AnyLanguageModel bf16 = open();
-  bf16.keep_weights_in_bf16();
+  AnyLanguageModel bf16 = open(), int8 = open();
+  bf16.keep_weights_in(WeightForm::bf16);
+  int8.keep_weights_in(WeightForm::int8);
   const auto parameters = static_cast<double>(fp32.facts().parameters);
   std::vector<Decoding> all;
-  all.emplace_back(fp32, "fp32", 1, 4 * parameters);
-  all.emplace_back(bf16, "bf16", 1, 2 * parameters);
-  all.emplace_back(fp32, "fp32", 8, 4 * parameters);
-  all.emplace_back(bf16, "bf16", 8, 2 * parameters);
+  for (const Index rows : {1, 8}) {
+    all.emplace_back(fp32, "fp32", rows, 4 * parameters);
+    all.emplace_back(bf16, "bf16", rows, 2 * parameters);
+    all.emplace_back(int8, "int8", rows, parameters);
+  }
+  constexpr std::size_t forms = 3;
   std::vector<double> read_rates;
-  std::vector<double> gains[2];
+  std::vector<double> gains[forms];
   for (int round = 0; round < rounds; ++round) {
     read_rates.push_back(bench::read_rate(threads));
     for (Decoding& one : all) {
@@ -103,8 +106,8 @@ int main(int count, char** arguments) {
       one.rates.push_back(static_cast<double>(one.rows) / seconds);
       one.shares.push_back(one.bytes / read_rates.back() / seconds);
     }
-    for (std::size_t i = 0; i < 2; ++i)
-      gains[i].push_back(all[i + 2].rates.back() / all[i].rates.back());
+    for (std::size_t i = 0; i < forms; ++i)
+      gains[i].push_back(all[i + forms].rates.back() / all[i].rates.back());
   }
   std::printf("%s, %.0f million parameters, %d threads; memory is read at %.1f GB/s\n",
               preset.c_str(), parameters * 1e-6, threads, spread_of(read_rates).median * 1e-9);
@@ -117,9 +120,10 @@ int main(int count, char** arguments) {
             "\", \"sequences\": " + std::to_string(one.rows) + ", " +
             json_of("tokens_per_second", rate) + ", " + json_of("floor_by_time", share) + "}";
   }
-  const Spread gain[] = {spread_of(gains[0]), spread_of(gains[1])};
-  std::printf("eight sequences give %.1f times the tokens of one in fp32, %.1f times in bf16\n",
-              gain[0].median, gain[1].median);
+  const Spread gain[] = {spread_of(gains[0]), spread_of(gains[1]), spread_of(gains[2])};
+  std::printf(
+      "eight sequences give %.1f times the tokens of one in fp32, %.1f in bf16, %.1f in int8\n",
+      gain[0].median, gain[1].median, gain[2].median);
   if (count <= 4) return 0;
   std::ofstream out(arguments[4]);
   out << "{\n \"model\": \"" << preset << "\", \"parameters\": " << fp32.facts().parameters
@@ -128,6 +132,7 @@ int main(int count, char** arguments) {
       << "\",\n \"rounds\": " << rounds << ", "
       << json_of("read_bytes_per_second", spread_of(read_rates)) << ",\n \"rows\": [" << rows
       << "],\n " << json_of("eight_by_one_fp32", gain[0]) << ",\n "
-      << json_of("eight_by_one_bf16", gain[1]) << "\n}\n";
+      << json_of("eight_by_one_bf16", gain[1]) << ",\n " << json_of("eight_by_one_int8", gain[2])
+      << "\n}\n";
   return out.flush() ? 0 : 1;
 }

@@ -4,8 +4,9 @@
 held-out loss.
 
     tools/compare_models.py --text tinyshakespeare.txt --out runs/comparison
+    tools/compare_models.py --study hybrid --vocabulary 2048 --text text.txt --out runs/hybrid
 
-Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.svg into --out. Runs that are finished are not repeated, and a run
+With --vocabulary a byte pair encoding of so many tokens is made first, from the part of the text that is trained on. Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.svg into --out. Runs that are finished are not repeated, and a run
 that was interrupted goes on, so the command may be stopped and given again.
 """
 import argparse
@@ -20,17 +21,31 @@ import time
 import figures
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+HELD_OUT = 0.1  # of the text, as `ssm train` does it
 
-# Sizes that give each family about the same number of parameters; everything else is the same for all.
-MODELS = {
-    "h3": ["--layers", "4", "--width", "108"],
-    "mamba": ["--layers", "8", "--width", "104", "--inner", "210"],
-    "dense-mamba": ["--layers", "8", "--width", "104", "--sources", "2", "--select-reduction", "32"],
-    "retnet": ["--layers", "4", "--width", "104", "--inner", "214", "--heads", "2"],
-    "dense-retnet": ["--layers", "8", "--width", "104", "--heads", "2", "--sources", "2", "--select-reduction", "32",
-                     "--initializer-range", "0.02"],
+# Sizes that give each model of a study about the same number of parameters; everything else is the same for all.
+STUDIES = {
+    "dense": {
+        "models": {
+            "h3": "--model h3 --layers 4 --width 108",
+            "mamba": "--model mamba --layers 8 --width 104 --inner 210",
+            "dense-mamba": "--model dense-mamba --layers 8 --width 104 --sources 2 --select-reduction 32",
+            "retnet": "--model retnet --layers 4 --width 104 --inner 214 --heads 2",
+            "dense-retnet": "--model dense-retnet --layers 8 --width 104 --heads 2 --sources 2 --select-reduction 32 "
+                            "--initializer-range 0.02",
+        },
+        "pairs": [("dense-retnet", "retnet"), ("dense-mamba", "mamba")],
+    },
+    # As the paper does: the second block and the one half the depth further attend; heads of one channel in the hybrid, of eight without attention.
+    "hybrid": {
+        "models": {
+            "hybrid": "--model h3 --layers 6 --width 128 --attention-layers 1,4 --heads 4",
+            "h3": "--model h3 --layers 6 --width 128 --head-dim 8",
+            "transformer": "--model gpt2 --layers 6 --width 128 --heads 4 --positions 256",
+        },
+        "pairs": [("hybrid", "h3"), ("hybrid", "transformer")],
+    },
 }
-PAIRS = [("dense-retnet", "retnet"), ("dense-mamba", "mamba")]
 
 
 def entries(folder):
@@ -46,9 +61,11 @@ def result_of(folder, steps):
 
 def train(arguments, model, seed):
     folder = arguments.out / f"{model}-{seed}"
-    command = [arguments.ssm, "train", "--text", arguments.text, "--out", folder, "--model", model, *MODELS[model],
+    command = [arguments.ssm, "train", "--text", arguments.text, "--out", folder, *STUDIES[arguments.study]["models"][model].split(),
                "--steps", arguments.steps, "--batch", arguments.batch, "--length", arguments.length, "--carry", 1,
                "--rate", arguments.rate, "--seed", seed, "--threads", arguments.threads, "--quiet", "--resume"]
+    if arguments.vocabulary:
+        command += ["--tokenizer", arguments.out / "tokenizer.json"]
     start = time.monotonic()
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
@@ -61,9 +78,21 @@ def train(arguments, model, seed):
             "curve": [(e["step"], round(e["held_out_loss"], 4)) for e in entries(folder) if "held_out_loss" in e]}
 
 
-def summary(runs):
+def make_tokenizer(arguments):
+    """A byte pair encoding of the part of the text that is trained on."""
+    file = arguments.out / "tokenizer.json"
+    if file.exists():
+        return
+    text = pathlib.Path(arguments.text).read_bytes()
+    part = arguments.out / "training_part.txt"
+    part.write_bytes(text[:int(len(text) * (1 - HELD_OUT))])
+    subprocess.run([arguments.ssm, "tokenizer-train", str(part), "--vocabulary", str(arguments.vocabulary), "--out", str(file), "--quiet"], check=True)
+    part.unlink()
+
+
+def summary(arguments, runs):
     rows = []
-    for model in MODELS:
+    for model in STUDIES[arguments.study]["models"]:
         of_model = [r for r in runs if r["model"] == model]
         if of_model:
             losses = [r["held_out_loss"] for r in of_model]
@@ -73,37 +102,42 @@ def summary(runs):
     return rows
 
 
-def differences(runs):
-    """Dense minus plain, seed by seed: the same seed reads the text in the same order."""
+def differences(arguments, runs):
+    """One model minus another, seed by seed: the same seed reads the text in the same order."""
     rows = []
-    for dense, plain in PAIRS:
+    for one, other in STUDIES[arguments.study]["pairs"]:
         by = {(r["model"], r["seed"]): r["held_out_loss"] for r in runs}
-        both = [by[dense, s] - by[plain, s] for m, s in by if m == dense and (plain, s) in by]
+        both = [by[one, s] - by[other, s] for m, s in by if m == one and (other, s) in by]
         if both:
-            rows.append({"dense": dense, "plain": plain, "mean": statistics.mean(both), "each": both})
+            rows.append({"one": one, "other": other, "mean": statistics.mean(both), "each": both})
     return rows
 
 
 def markdown(arguments, runs):
-    lines = [f"{arguments.steps} updates of {arguments.batch} × {arguments.length} bytes of {pathlib.Path(arguments.text).name}, "
-             f"rate {arguments.rate}, the same for all; loss in nats per byte on the held-out last tenth.", "",
+    unit = unit_of(arguments)
+    lines = [f"{arguments.steps} updates of {arguments.batch} × {arguments.length} {unit}s of {pathlib.Path(arguments.text).name}, "
+             f"rate {arguments.rate}, the same for all; loss in nats per {unit} on the held-out last tenth.", "",
              "| model | parameters | seeds | held-out loss | least to most | bits per byte |",
              "| --- | --- | --- | --- | --- | --- |"]
-    for r in summary(runs):
+    for r in summary(arguments, runs):
         lines.append(f"| {r['model']} | {r['parameters']:,} | {r['seeds']} | {r['mean']:.4f} | {r['least']:.4f} to {r['most']:.4f} | {r['bits_per_byte']:.3f} |")
     lines += ["", "| pair | difference in loss, mean | seed by seed |", "| --- | --- | --- |"]
-    for d in differences(runs):
-        lines.append(f"| {d['dense']} − {d['plain']} | {d['mean']:+.4f} | {', '.join(f'{x:+.4f}' for x in d['each'])} |")
+    for d in differences(arguments, runs):
+        lines.append(f"| {d['one']} − {d['other']} | {d['mean']:+.4f} | {', '.join(f'{x:+.4f}' for x in d['each'])} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(runs, path):
+def unit_of(arguments):
+    return "token" if arguments.vocabulary else "byte"
+
+
+def draw(arguments, runs, path):
     """Held-out losses over updates, a line for each seed, the best model first in the legend."""
-    drawing = figures.new("Held-out loss, nats per byte (a line for each seed)")
+    drawing = figures.new(f"Held-out loss, nats per {unit_of(arguments)} (a line for each seed)")
     if drawing is None:
         return
     figure, axes = drawing
-    for row in sorted(summary(runs), key=lambda row: -row["mean"]):
+    for row in sorted(summary(arguments, runs), key=lambda row: -row["mean"]):
         label = f"{row['model']} {row['mean']:.3f}"
         for r in (r for r in runs if r["model"] == row["model"]):
             steps, losses = zip(*r["curve"])
@@ -120,7 +154,9 @@ def main():
     parser.add_argument("--text")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--ssm", default=str(ROOT / "build/release/bin/ssm"))
-    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--study", choices=STUDIES, default="dense")
+    parser.add_argument("--models", help="some of the study's")
+    parser.add_argument("--vocabulary", type=int, default=0, help="tokens of a byte pair encoding made of the text; 0: bytes")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16)
@@ -130,12 +166,19 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--draw", metavar="JSON", type=pathlib.Path, help="draw comparison.svg from a finished comparison.json")
     arguments = parser.parse_args()
+    arguments.models = arguments.models or ",".join(STUDIES[arguments.study]["models"])
     if arguments.draw:
-        draw(json.loads(arguments.draw.read_text())["runs"], arguments.out / "comparison.svg")
+        finished = json.loads(arguments.draw.read_text())
+        arguments.study = finished["settings"].get("study", "dense")
+        arguments.vocabulary = int(finished["settings"].get("vocabulary", 0))
+        draw(arguments, finished["runs"], arguments.out / "comparison.svg")
         return
     if arguments.text is None:
         parser.error("--text is missing")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.vocabulary:
+        make_tokenizer(arguments)
+    models = STUDIES[arguments.study]["models"]
     wanted = [(model, seed) for seed in range(1, arguments.seeds + 1) for model in arguments.models.split(",")]
     runs, start = [], time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
@@ -144,14 +187,14 @@ def main():
             runs.append(future.result())
             left = (time.monotonic() - start) / len(runs) * (len(wanted) - len(runs))
             print(f"{len(runs)}/{len(wanted)}  {runs[-1]['model']} #{runs[-1]['seed']}: "
-                  f"{runs[-1]['held_out_loss']:.4f} nats per byte  ETA {left / 60:.0f} min", file=sys.stderr)
-            runs.sort(key=lambda run: (list(MODELS).index(run["model"]), run["seed"]))
+                  f"{runs[-1]['held_out_loss']:.4f} nats per {unit_of(arguments)}  ETA {left / 60:.0f} min", file=sys.stderr)
+            runs.sort(key=lambda run: (list(models).index(run["model"]), run["seed"]))
             settings = {name: str(value) for name, value in vars(arguments).items() if name not in ("out", "ssm", "text", "draw")}
             (arguments.out / "comparison.json").write_text(
-                json.dumps({"settings": settings, "models": {m: " ".join(MODELS[m]) for m in MODELS}, "summary": summary(runs),
-                            "differences": differences(runs), "runs": runs}, indent=1) + "\n")
+                json.dumps({"settings": settings, "models": models, "summary": summary(arguments, runs),
+                            "differences": differences(arguments, runs), "runs": runs}, indent=1) + "\n")
             (arguments.out / "comparison.md").write_text(markdown(arguments, runs))
-    draw(runs, arguments.out / "comparison.svg")
+    draw(arguments, runs, arguments.out / "comparison.svg")
     print((arguments.out / "comparison.md").read_text())
 
 

@@ -7,7 +7,8 @@
 import sys
 
 COLORS = {"h3": "#1f6fb2", "mamba": "#7b4fa3", "dense-mamba": "#c43d7e", "retnet": "#b28a1f", "dense-retnet": "#c9562e",
-          "s4d": "#2f8f83", "gss": "#777777", "attention": "#4d8a4a"}
+          "s4d": "#2f8f83", "gss": "#777777", "attention": "#4d8a4a",
+          "hybrid": "#c9562e", "transformer": "#4d8a4a"}
 
 
 def new(title, width=7.6, height=4.2):

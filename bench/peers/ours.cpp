@@ -194,7 +194,7 @@ double parameter_bytes(const P& parameters) {
 Work mamba_decode(Ctx& ctx, const Request& r) {
   const Index steps = r.shape.at(0);
   auto model = std::make_shared<Mamba130M>(ctx, 1);
-  if (r.weights_in_bf16) keep_weights_in_bf16(model->parameters);
+  if (r.weights_in_bf16) keep_weights_in(model->parameters, WeightForm::bf16);
   auto state =
       std::make_shared<MambaLanguageModel::State<float>>(model->layer.initial_state<float>(ctx, 1));
   auto logits =

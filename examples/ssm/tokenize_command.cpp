@@ -12,6 +12,7 @@
 #include "commands.hpp"
 #include "ssm/io/input.hpp"
 #include "ssm/io/json_parser.hpp"
+#include "token_corpus.hpp"
 
 namespace ssm::cli {
 namespace {
@@ -21,6 +22,12 @@ constexpr const char* examples = R"(Examples:
   echo "To be" | ssm tokenize --tokenizer run
   ssm tokenize --tokenizer tokenizer.json --whole --text book.txt
   ssm tokenize --tokenizer gpt2 --decode --json < ids.jsonl     and back
+  ssm tokenize --tokenizer gpt2 corpus/*.txt --out tokens.npy   for ssm train --tokens, any amount of text
+  zcat pile.jsonl.gz | ssm tokenize --tokenizer gpt2 --jsonl text - --out tokens.npy
+
+With --out, every file is a document, or --lines, --jsonl and --separator say what is one; behind each is the
+token for the end of a text. The file is an array of numpy, uint16 where all tokens of the tokenizer fit, else uint32.
+It is written whole or not at all.
 
 A tokenizer is a tokenizer.json with byte pair encoding, encoder.json with vocab.bpe beside it, or vocab.json with
 merges.txt; or the folder of one, such as a model's. No token is added at the beginning or the end. Bytes that are not UTF-8
@@ -33,6 +40,7 @@ struct TokenizeRequest {
   bool json_input = false;
   bool whole = false;
   bool decode = false;
+  CorpusRequest corpus;
 };
 
 /// The lines of a file or of standard input.
@@ -134,6 +142,7 @@ void encode(const TokenizeRequest& request, const Tokenizer& tokenizer) {
 
 void tokenize(const TokenizeRequest& request) {
   const Tokenizer tokenizer = load_tokenizer(request.tokenizer);
+  if (!request.corpus.files.empty()) return write_corpus(tokenizer, request.corpus);
   if (request.decode)
     decode(request, tokenizer);
   else
@@ -141,25 +150,61 @@ void tokenize(const TokenizeRequest& request) {
   if (!(std::cout << std::flush)) throw Error("standard output cannot be written");
 }
 
+/// What goes with --out, and not with the options of the other form of the command.
+void add_corpus_options(CLI::App& command, CorpusRequest& request,
+                        const std::vector<CLI::Option*>& others) {
+  CLI::Option* files =
+      command.add_option("files", request.files, "a corpus, for --out; - for standard input")
+          ->type_name("FILE");
+  CLI::Option* out =
+      command.add_option("--out", request.out, "the tokens of the corpus, as an array of numpy")
+          ->type_name("TOKENS.npy")
+          ->needs(files);
+  files->needs(out);
+  CLI::Option* lines = command.add_flag("--lines", request.form.lines, "every line is a document");
+  CLI::Option* field =
+      add_word(command, "--jsonl", request.form.field,
+               "every line is a JSON object with a document in the string of this name")
+          ->excludes(lines)
+          ->type_name("FIELD");
+  CLI::Option* separator = add_word(command, "--separator", request.form.separator,
+                                    "what is between two documents of a file")
+                               ->excludes(lines)
+                               ->excludes(field);
+  CLI::Option* end = add_word(command, "--end", request.end,
+                              "special token behind each document (the tokenizer's <|endoftext|>, "
+                              "<|end_of_text|>, </s> or <eos>)");
+  CLI::Option* no_end =
+      command.add_flag("--no-end", request.has_no_end, "no token there")->excludes(end);
+  CLI::Option* quiet = command.add_flag("--quiet", request.quiet, "no progress on standard error");
+  for (CLI::Option* option : {lines, field, separator, end, no_end, quiet}) option->needs(out);
+  for (CLI::Option* other : others) out->excludes(other);
+}
+
 }  // namespace
 
 void add_tokenize_command(CLI::App& app) {
   auto request = std::make_shared<TokenizeRequest>();
-  CLI::App* command = app.add_subcommand("tokenize", "Turn lines of text into tokens, or back.");
+  CLI::App* command = app.add_subcommand("tokenize", "Turn text into tokens, or back.");
   command->footer(examples);
   command->add_option("--tokenizer", request->tokenizer, "its file, or a folder that has it")
       ->required()
       ->type_name("FILE_OR_DIR");
-  command->add_option("--text", request->text, "the text (standard input)")->type_name("FILE");
-  command->add_flag("--json", request->json,
-                    "a JSON list for each text; with --decode, a JSON string for each list");
+  CLI::Option* text =
+      command->add_option("--text", request->text, "the text (standard input)")->type_name("FILE");
+  CLI::Option* json =
+      command->add_flag("--json", request->json,
+                        "a JSON list for each text; with --decode, a JSON string for each list");
   CLI::Option* decoding =
       command->add_flag("--decode", request->decode, "from lists of tokens to text");
   CLI::Option* whole = command->add_flag("--whole", request->whole, "the whole input is one text")
                            ->excludes(decoding);
-  command->add_flag("--json-input", request->json_input, "every line of the input is a JSON string")
-      ->excludes(decoding)
-      ->excludes(whole);
+  CLI::Option* json_input = command
+                                ->add_flag("--json-input", request->json_input,
+                                           "every line of the input is a JSON string")
+                                ->excludes(decoding)
+                                ->excludes(whole);
+  add_corpus_options(*command, request->corpus, {text, json, decoding, whole, json_input});
   command->callback([request] { tokenize(*request); });
 }
 

@@ -54,11 +54,12 @@ void TrainingReport::add(const TrainingMoment& moment, const TrainingStep& resul
 }
 
 void TrainingReport::add(const TrainingMoment& moment, const TextLoss& held_out) {
-  const double bits = bits_per_byte(held_out, bytes_per_token_);
+  const bool has_bytes = bytes_per_token_ > 0;
+  const double bits = bits_per_byte(held_out, has_bytes ? bytes_per_token_ : 1);
   if (!has_evaluation(moment.step, held_out.tokens)) {
     log_.append({{"step", moment.step},
                  {"held_out_loss", held_out.mean()},
-                 {"bits_per_byte", bits},
+                 {has_bytes ? "bits_per_byte" : "bits_per_token", bits},
                  {"held_out_tokens", held_out.tokens},
                  {"seconds", moment.seconds}});
     held_out_curve_.push_back({static_cast<double>(moment.step), held_out.mean()});
@@ -71,8 +72,8 @@ void TrainingReport::add(const TrainingMoment& moment, const TextLoss& held_out)
                       .svg());
   std::array<char, 160> line{};
   std::snprintf(line.data(), line.size(),
-                "step %td  held-out loss %.4f, %.4f bits per byte (%td tokens)", moment.step,
-                held_out.mean(), bits, held_out.tokens);
+                "step %td  held-out loss %.4f, %.4f bits per %s (%td tokens)", moment.step,
+                held_out.mean(), bits, has_bytes ? "byte" : "token", held_out.tokens);
   status_.say(line.data());
 }
 

@@ -17,11 +17,14 @@ namespace ssm::cli {
 /// metrics.jsonl, loss.svg and what standard error shows of a training run.
 class TrainingReport {
  public:
-  /// Entries of the folder's metrics after `resumed_step` are dropped.
+  /// Entries of the folder's metrics after `resumed_step` are dropped. Without `bytes_per_token`, 0,
+  /// bits are per token.
   TrainingReport(const std::filesystem::path& folder, Index resumed_step, Index tokens_per_step,
                  Index log_every, bool quiet, double bytes_per_token = 1);
 
   void say(const std::string& line) { status_.say(line); }
+  /// Says that the first step is under way, which takes a large model a while.
+  void begin() { status_.show("the first step is under way"); }
   void add(const TrainingMoment& moment, const TrainingStep& result);
   /// Writes the curve, too.
   void add(const TrainingMoment& moment, const TextLoss& held_out);

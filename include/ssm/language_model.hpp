@@ -18,6 +18,8 @@
 #include "ssm/io/tokenizer.hpp"
 #include "ssm/language_model/interface.hpp"
 #include "ssm/train/evaluation.hpp"
+#include "ssm/train/shuffled_windows.hpp"
+#include "ssm/train/text_streams.hpp"
 
 namespace ssm {
 
@@ -176,8 +178,11 @@ class AnyLanguageModel {
     other.find_tokenizer_ = find_tokenizer_;
     return other;
   }
-  /// Rounds weights to bf16 for inference: half the memory. No training afterwards.
-  void keep_weights_in_bf16() { model_->keep_weights_in_bf16(); }
+  /// Rounds weights for inference: bf16 takes half the memory, int8 a quarter. No training
+  /// afterwards.
+  /// Throws  ArgumentError  while sessions share them; for int8 where the backend does not read it,
+  ///                        or a number is not finite
+  void keep_weights_in(WeightForm form) { model_->keep_weights_in(form); }
 
   // Inference.
 
@@ -340,8 +345,8 @@ class AnyLanguageModel {
     model_->start_training(config, numbers);
   }
   bool is_training() const { return model_->is_training(); }
-  TrainingStep update(const TextStreams& streams, double rate) {
-    return model_->update(streams, rate);
+  TrainingStep update(const TextWindows& windows, double rate) {
+    return model_->update(windows, rate);
   }
   /// Updates made so far, in this run and in those that it resumed.
   Index updates() const { return model_->updates(); }
@@ -370,8 +375,9 @@ struct FreshLanguageModel {
   std::string family = "h3";
   std::map<std::string, std::string> options = {};  // its sizes by name: {"width", "128"}
   Index vocabulary = 256;
-  std::filesystem::path config = {};  // a config.json in place of all these,
-  std::string preset = {};            // or the sizes of a published model: "mamba-130m"
+  std::filesystem::path config = {};   // a config.json in place of all these,
+  std::string preset = {};             // or the sizes of a published model: "mamba-130m"
+  std::vector<Token> end_tokens = {};  // behind which a text is at its end; none: the config's
   Seed seed{};
 };
 

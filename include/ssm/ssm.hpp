@@ -69,5 +69,7 @@
 #include "ssm/train/schedule.hpp"
 #include "ssm/train/scoring_protocol.hpp"
 #include "ssm/train/synthetic_tasks.hpp"
+#include "ssm/train/shuffled_windows.hpp"
 #include "ssm/train/text_loss.hpp"
+#include "ssm/train/text_streams.hpp"
 #include "ssm/train/trainer.hpp"

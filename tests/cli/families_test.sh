@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Every family of models through every command, with weights in full precision and in bf16.
+# Every family of models through every command, with weights in full precision, in bf16 and in int8.
 source "$(dirname "$0")/program_checks.sh"
 make_text text
 head -c 2000 text >prompt
@@ -26,24 +26,29 @@ check() {
 
   expect 0 "$ssm" perplexity "$name" --text text --held-out --json
   local full=$(value bits_per_byte)
-  expect 0 "$ssm" perplexity "$name" --text text --held-out --json --weights bf16
-  near "$full" "$(value bits_per_byte)" 0.05 || fail "$name: $full bits per byte, $(value bits_per_byte) in bf16"
+  local weights
+  for weights in bf16 int8; do
+    expect 0 "$ssm" perplexity "$name" --text text --held-out --json --weights $weights
+    near "$full" "$(value bits_per_byte)" 0.05 || fail "$name: $full bits per byte, $(value bits_per_byte) in $weights"
+  done
 
   expect 0 "$ssm" logits "$name" --tokens ids.npy --out full.npy
-  expect 0 "$ssm" logits "$name" --tokens ids.npy --out rounded.npy --weights bf16
-  expect 0 "$ssm" logits "$name" --tokens ids.npy --out again.npy --weights bf16 --backend reference
-  (($(stat -c %s full.npy) == $(stat -c %s rounded.npy))) || fail "$name: logits of another shape in bf16"
-  cmp -s full.npy rounded.npy && fail "$name: --weights bf16 rounded nothing"
-  if command -v python3 >/dev/null; then
-    python3 "$work/distance.py" full.npy rounded.npy 0.1 || fail "$name: bf16 is far from full precision"
-    python3 "$work/distance.py" rounded.npy again.npy 1e-3 || fail "$name: bf16 differs between backends"
-  fi
+  for weights in bf16 int8; do
+    expect 0 "$ssm" logits "$name" --tokens ids.npy --out rounded.npy --weights $weights
+    expect 0 "$ssm" logits "$name" --tokens ids.npy --out again.npy --weights $weights --backend reference
+    (($(stat -c %s full.npy) == $(stat -c %s rounded.npy))) || fail "$name: logits of another shape in $weights"
+    cmp -s full.npy rounded.npy && fail "$name: --weights $weights rounded nothing"
+    if command -v python3 >/dev/null; then
+      python3 "$work/distance.py" full.npy rounded.npy 0.1 || fail "$name: $weights is far from full precision"
+      python3 "$work/distance.py" rounded.npy again.npy 1e-3 || fail "$name: $weights differs between backends"
+    fi
 
-  expect 0 "$ssm" generate "$name" --prompt-file prompt --tokens 40 --seed 3 --weights bf16
-  cp out first
-  (($(wc -c <first) > 2000)) || fail "$name: generated nothing"
-  expect 0 "$ssm" generate "$name" --prompt-file prompt --tokens 40 --seed 3 --weights bf16
-  same out first
+    expect 0 "$ssm" generate "$name" --prompt-file prompt --tokens 40 --seed 3 --weights $weights
+    cp out first
+    (($(wc -c <first) > 2000)) || fail "$name: generated nothing"
+    expect 0 "$ssm" generate "$name" --prompt-file prompt --tokens 40 --seed 3 --weights $weights
+    same out first
+  done
 }
 cat >distance.py <<'END'
 import array, struct, sys

@@ -11,7 +11,7 @@ for signal in TERM HUP INT; do
   "${train[@]}" --out $signal --steps 1000000 >out 2>err &
   process=$!
   set +m
-  for ((i = 0; i < 200; ++i)); do [[ -d $signal/checkpoint-0000000 ]] && break; sleep 0.05; done
+  for ((i = 0; i < 200; ++i)); do [[ -d $signal/checkpoint-0000001 ]] && break; sleep 0.05; done
   sleep 0.3
   kill -$signal $process
   status=0
@@ -44,7 +44,7 @@ expect 0 "${train[@]}" --out minutes --resume --minutes 0.05
 # Two at once
 "${train[@]}" --out twice --steps 1000000 >/dev/null 2>&1 &
 process=$!
-for ((i = 0; i < 200; ++i)); do [[ -d twice/checkpoint-0000000 ]] && break; sleep 0.05; done
+for ((i = 0; i < 200; ++i)); do [[ -d twice/checkpoint-0000001 ]] && break; sleep 0.05; done
 expect 1 "${train[@]}" --out twice --steps 5 --resume && says "in use"
 kill -9 $process
 wait $process 2>/dev/null || true

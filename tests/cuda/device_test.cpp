@@ -12,6 +12,7 @@
 #include "ssm/model/h3_language_model.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/text_loss.hpp"
+#include "ssm/train/text_streams.hpp"
 
 namespace {
 
@@ -77,9 +78,9 @@ TEST_CASE("weights that are kept in bf16 stay so on the device") {
   ssm::Context<Cuda> gpu;
   const auto model = small_model();
   auto on_host = model.initialize(ssm::Context<ssm::HostMemory>(), Seed{3});
-  ssm::keep_weights_in_bf16(on_host);
+  ssm::keep_weights_in(on_host, ssm::WeightForm::bf16);
   const auto there = ssm::copy_to(gpu, model, on_host);
-  CHECK(ssm::has_weights_in_bf16(there));
+  CHECK(ssm::weight_form(there) == ssm::WeightForm::bf16);
   CHECK_FALSE(there.embedding.data() != nullptr);
   CHECK(there.embedding.bf16.size() == on_host.embedding.bf16.size());
 }

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ using P = H3LanguageModel::Parameters<float>;
 /// A model in a file, its matrices in float or in bf16.
 struct Saved {
   explicit Saved(WeightForm form = WeightForm::full) {
-    if (form == WeightForm::bf16) keep_weights_in_bf16(model.parameters);
+    if (form == WeightForm::bf16) keep_weights_in(model.parameters, WeightForm::bf16);
     SafetensorsWriter writer(folder / "model.safetensors");
     save_parameters(writer, model.parameters);
     writer.finish();
@@ -80,19 +81,66 @@ TEST_CASE("weights are read into memory of their own, or stay in the file, bit f
 TEST_CASE("weights read in bf16 are those that are rounded afterwards") {
   Saved saved;
   const P read = saved.read({.form = WeightForm::bf16});
-  CHECK(has_weights_in_bf16(read));
+  CHECK(weight_form(read) == WeightForm::bf16);
   CHECK(!read.embedding.is_borrowed());
   CHECK(read.embedding.data() == nullptr);
   std::vector<FileMapping> mappings;
   const P mapped = saved.read({.form = WeightForm::bf16, .mappings = &mappings});
   CHECK(Elements(mapped).borrowed > 0);  // norms
   CHECK(Elements(mapped).own > 0);       // matrices, rounded
-  keep_weights_in_bf16(saved.model.parameters);
+  keep_weights_in(saved.model.parameters, WeightForm::bf16);
   const std::vector<float> expected = Elements(saved.model.parameters).all;
   CHECK(Elements(read).all == expected);
   CHECK(Elements(mapped).all == expected);
   CHECK(parameter_bytes(read) == parameter_bytes(saved.model.parameters));
   CHECK(parameter_count(read) == parameter_count(saved.model.parameters));
+}
+
+TEST_CASE("weights read in int8 are those that are rounded afterwards, of whichever numbers") {
+  for (const WeightForm stored : {WeightForm::full, WeightForm::bf16}) {
+    const Saved saved(stored);
+    Index seen = 0;
+    P read, expected = saved.read({});
+    ssm::read_weights(ModelTensors(saved.folder.path()),
+                      saved.model.layer.zero_parameters<float>(Context<ShapesOnly>()), read,
+                      {.form = WeightForm::int8},
+                      [&](const ParameterSpec&, const auto& tensor) { seen += tensor.size(); });
+    keep_weights_in(expected, WeightForm::int8);
+    CHECK(weight_form(read) == WeightForm::int8);
+    CHECK(parameter_bytes(read) == parameter_bytes(expected));
+    Index matrices = 0, wrong = 0;
+    for_each_parameter(
+        [&](const ParameterSpec&, const auto& x, const auto& y) {
+          for (Index i = 0; i < x.size(); ++i) wrong += x.data()[i] != y.data()[i];
+          if constexpr (requires { x.int8; }) {
+            matrices += x.int8.size();
+            for (Index i = 0; i < x.int8.size(); ++i) wrong += x.int8.data()[i] != y.int8.data()[i];
+            for (Index n = 0; n < x.scale.size(); ++n) wrong += x.scale(n) != y.scale(n);
+          }
+        },
+        read, expected);
+    CHECK(matrices > 0);
+    CHECK(seen == matrices);
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("a number that int8 cannot hold is refused with its file and tensor") {
+  Saved saved;
+  saved.model.parameters.embedding(4, 2) = std::numeric_limits<float>::quiet_NaN();
+  SafetensorsWriter writer(saved.folder / "model.safetensors");
+  save_parameters(writer, saved.model.parameters);
+  writer.finish();
+  try {
+    (void)saved.read({.form = WeightForm::int8});
+    FAIL("a NaN became an int8");
+  } catch (const CheckpointError& error) {
+    const std::string message = error.what();
+    CAPTURE(message);
+    CHECK(message.find("model.safetensors") != std::string::npos);
+    CHECK(message.find("embedding") != std::string::npos);
+    CHECK(message.find("row 4 has a number that is not finite") != std::string::npos);
+  }
 }
 
 TEST_CASE(

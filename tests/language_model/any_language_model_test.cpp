@@ -199,10 +199,37 @@ TEST_CASE("weights that sessions share do not change") {
   AnyLanguageModel model = fresh("mamba");
   {
     const AnyLanguageModel session = model.session();
-    CHECK_THROWS_AS(model.keep_weights_in_bf16(), ArgumentError);
+    CHECK_THROWS_AS(model.keep_weights_in(WeightForm::bf16), ArgumentError);
     CHECK_THROWS_AS(model.start_training({}), ArgumentError);
   }
-  CHECK_NOTHROW(model.keep_weights_in_bf16());
+  CHECK_NOTHROW(model.keep_weights_in(WeightForm::bf16));
+}
+
+TEST_CASE("a model opened in int8 has the fingerprint of the others, and logits near theirs") {
+  for (const char* folder : {"model_h3_hybrid", "model_mamba_hf"}) {
+    CAPTURE(std::string(folder));
+    const AnyLanguageModel full = open_language_model(folder_of(folder));
+    const auto expected = full.logits(prompt);
+    for (const char* backend : {"cpu", "reference"}) {
+      CAPTURE(std::string(backend));
+      AnyLanguageModel model =
+          open_language_model(folder_of(folder), {.backend = backend, .weights = WeightForm::int8});
+      CHECK(model.fingerprint() == full.fingerprint());
+      CHECK(model.facts().parameters == full.facts().parameters);
+      CHECK(model.facts().weight_bytes < full.facts().weight_bytes);
+      const auto logits = model.logits(prompt);
+      double error = 0, size = 0;
+      for (Index i = 0; i < logits.size(); ++i) {
+        error += std::pow(logits.data()[i] - expected.data()[i], 2);
+        size += std::pow(expected.data()[i], 2);
+      }
+      // A weight is uniformly within half a scale, 1/254 of its row's largest, of what it was.
+      CHECK(std::sqrt(error / size) < 0.05);
+      CHECK(error > 0);
+      CHECK_THROWS_AS(model.start_training({}), ArgumentError);
+      CHECK_THROWS_AS(model.keep_weights_in(WeightForm::full), ArgumentError);
+    }
+  }
 }
 
 TEST_CASE("generated text comes in whole characters, and stops before a token that ends it") {

@@ -182,6 +182,14 @@ TEST_CASE("the end tokens of a config count, and are kept when the model is save
   CHECK(with_ids("null").facts().end_tokens.empty());
   CHECK(with_ids("[4, 7, 4]").facts().end_tokens == Tokens{4, 7});
   CHECK_THROWS_AS(with_ids("\"end\""), CheckpointError);
+  // What generates has the last word, where it says something.
+  std::ofstream(folder / "generation_config.json") << R"({"eos_token_id": [9, 3]})";
+  CHECK(with_ids("4").facts().end_tokens == Tokens{9, 3});
+  std::ofstream(folder / "generation_config.json") << R"({"temperature": 0.5})";
+  CHECK(with_ids("4").facts().end_tokens == Tokens{4});
+  std::ofstream(folder / "generation_config.json") << R"({"eos_token_id": "end"})";
+  CHECK_THROWS_AS(with_ids("4"), CheckpointError);
+  std::filesystem::remove(folder / "generation_config.json");
   CHECK_THROWS_AS(with_ids("[1.5]"), CheckpointError);
   const Tokens free = generated(plain, {1, 2}, {.temperature = 3, .tokens = 20});
   const AnyLanguageModel model = with_ids(std::to_string(free[5]));
@@ -196,6 +204,12 @@ TEST_CASE("the end tokens of a config count, and are kept when the model is save
   const TemporaryFolder again;
   model.save(again.path());
   CHECK(open_language_model(again.path()).facts().end_tokens == Tokens{free[5]});
+  // A model that begins from a config has them too.
+  CHECK(fresh_language_model({.config = folder / "config.json"}).facts().end_tokens ==
+        Tokens{free[5]});
+  CHECK(fresh_language_model({.options = {{"layers", "1"}, {"width", "8"}}, .end_tokens = {7}})
+            .facts()
+            .end_tokens == Tokens{7});
 }
 
 TEST_CASE("stop strings end a text however it is cut") {
@@ -415,9 +429,11 @@ TEST_CASE("a model that has been trained is another one, a rounded one is not") 
   model.start_training(training);
   model.update(TextStreams(text, 8, 2, Seed{1}), 1e-2);
   CHECK(model.fingerprint() != before);
-  AnyLanguageModel rounded = fresh("mamba");
-  rounded.keep_weights_in_bf16();
-  CHECK(rounded.fingerprint() == before);
+  for (const WeightForm form : {WeightForm::bf16, WeightForm::int8}) {
+    AnyLanguageModel rounded = fresh("mamba");
+    rounded.keep_weights_in(form);
+    CHECK(rounded.fingerprint() == before);
+  }
 }
 
 TEST_CASE("sessions in threads continue one prompt cache with the same texts") {

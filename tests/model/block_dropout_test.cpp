@@ -11,6 +11,7 @@
 #include "ssm/model/retnet_language_model.hpp"
 #include "ssm/model/sequential.hpp"
 #include "ssm/train/language_model_trainer.hpp"
+#include "ssm/train/text_streams.hpp"
 #include "support/backends.hpp"
 #include "support/gradient_check.hpp"
 #include "support/test_tensor.hpp"

@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "ssm/core/scalar.hpp"  // tolerance
+#include "ssm/train/shuffled_windows.hpp"
+#include "ssm/train/text_streams.hpp"
 #include "support/backends.hpp"
 #include "support/tiny_model.hpp"
 
@@ -100,6 +103,104 @@ TEST_CASE("a state that is carried makes windows one long piece, until it starts
   CHECK(std::abs(fourth - loss_of_pieces(run, 3, 3)) <= tolerance<double>.value);
 }
 
+/// The summed loss of the documents in windows first … last of every stream, windows that go on read
+/// in one piece and each document by itself, with the gradient of that sum.
+struct Documents {
+  Documents(const Run& run, Index first, Index last, Token end)
+      : gradients(run.model.layer.zero_parameters<double>(ctx)) {
+    for (Index stream = 0; stream < run.streams.streams(); ++stream) {
+      std::vector<Token> piece;
+      for (Index step = first; step <= last; ++step) {
+        const auto window = run.streams.window(stream, step);
+        const bool goes_on = step > first && run.streams.begin_of(stream, step) ==
+                                                 run.streams.begin_of(stream, step - 1) + 9;
+        if (goes_on) piece.pop_back();
+        if (!goes_on) add_documents(run, std::exchange(piece, {}), end);
+        piece.insert(piece.end(), window.begin(), window.end());
+      }
+      add_documents(run, piece, end);
+    }
+  }
+  void add_documents(const Run& run, const std::vector<Token>& piece, Token end) {
+    for (auto begin = piece.begin(); begin != piece.end();) {
+      auto behind = std::find(begin, piece.end(), end);
+      if (behind != piece.end()) ++behind;
+      add(run, std::vector<Token>(begin, behind));
+      begin = behind;
+    }
+  }
+  void add(const Run& run, const std::vector<Token>& document) {
+    const auto length = static_cast<Index>(document.size()) - 1;
+    if (length == 0) return;
+    DynamicTensor<double, 3> logits({1, length, run.model.layer.padded_vocabulary()});
+    DynamicTensor<double, 1> loss({1});
+    auto tape = run.model.layer.make_tape<double>();
+    run.model.layer.forward(ctx, run.model.parameters,
+                            View<const Token, 2>(document.data(), {1, length}), logits, tape);
+    cross_entropy(ctx, CrossEntropy<double, HostSpace>{
+                           .logits = as_rows(logits.view()),
+                           .targets = View<const Token, 1>(document.data() + 1, {length}),
+                           .reduction = Reduction::sum,
+                           .loss = loss,
+                           .dlogits = as_rows(logits.view())});
+    run.model.layer.backward(ctx, run.model.parameters, tape, logits, gradients);
+    nats += loss(0);
+    tokens += length;
+  }
+
+  Context<Reference> ctx;
+  P gradients;
+  double nats = 0;
+  Index tokens = 0;
+};
+
+TEST_CASE("documents packed into windows have the loss and the gradient of each by itself") {
+  for (const Index accumulation : {1, 2}) {
+    Run run({.batch = 4 / accumulation, .accumulation = accumulation, .document_end = 0});
+    for (Index step = 0; step < 7; ++step) {
+      Documents apart(run, step, step, 0);
+      REQUIRE(apart.tokens < 4 * 9);  // an end somewhere
+      const auto count = static_cast<double>(apart.tokens);
+      CHECK(std::abs(run.update(0).loss - apart.nats / count) <= tolerance<double>.value);
+      H3LanguageModel::for_each_parameter(
+          [&](const ParameterSpec&, auto& tensor) {
+            for (Index i = 0; i < tensor.size(); ++i) tensor.data()[i] /= count;
+          },
+          apart.gradients);
+      CHECK(distance(run.trainer.gradients(), apart.gradients) <= tolerance<double>.gradient);
+    }
+  }
+}
+
+TEST_CASE("a document goes on in the next window where the state is carried, and no other does") {
+  Run run({.batch = 3, .carry = 4, .document_end = 0});
+  int ends = 0;  // of windows that end with a document
+  for (Index begin = 0; begin < 28; begin += 4) {
+    double nats = 0;
+    Index tokens = 0;
+    for (Index step = begin; step < begin + 4; ++step) {
+      const Index count = Documents(run, step, step, 0).tokens;
+      nats += run.update(0).loss * static_cast<double>(count);
+      tokens += count;
+      for (Index stream = 0; stream < 3; ++stream) ends += run.streams.window(stream, step)[8] == 0;
+    }
+    const Documents whole(run, begin, begin + 3, 0);
+    CHECK(tokens == whole.tokens);
+    CHECK(std::abs(nats - whole.nats) <= tolerance<double>.value * static_cast<double>(tokens));
+  }
+  CHECK(ends > 0);
+}
+
+TEST_CASE("a window of ends alone has no loss and no gradient") {
+  Run run({.batch = 2, .document_end = 0});
+  const std::vector<Token> ends(40, 0);
+  const TextStreams streams(ends, 9, 2, Seed{1});
+  const TrainingStep step =
+      run.trainer.update(run.ctx, run.model.layer, run.model.parameters, streams, 0.1);
+  CHECK(step.loss == 0);
+  CHECK(step.gradient_norm == 0);
+}
+
 TEST_CASE("training brings the loss of a simple text down on every backend") {
   laws::for_each_backend([]<class B>(const char* name) {
     CAPTURE(name);
@@ -177,9 +278,16 @@ TEST_CASE("options outside their range are refused") {
   CHECK_THROWS_AS(Run({.accumulation = 0}), ArgumentError);
   CHECK_THROWS_AS(Run({.carry = 0}), ArgumentError);
   CHECK_THROWS_AS(Run({}, 1), ArgumentError);
+  CHECK_THROWS_AS(Run({.document_end = 7}), ArgumentError);
+  CHECK_THROWS_AS(Run({.document_end = -1}), ArgumentError);
   Run run({.batch = 2});
   const TextStreams three(run.text, 9, 3, Seed{1});
   CHECK_THROWS_AS(run.trainer.update(run.ctx, run.model.layer, run.model.parameters, three, 0.1),
+                  ArgumentError);
+  Run carrying({.batch = 2, .carry = 2});
+  const ShuffledWindows shuffled(run.text, 9, 2, Seed{1});
+  CHECK_THROWS_AS(carrying.trainer.update(carrying.ctx, carrying.model.layer,
+                                          carrying.model.parameters, shuffled, 0.1),
                   ArgumentError);
 }
 

@@ -10,6 +10,7 @@
 #include "ssm/model/mamba_language_model.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/losses.hpp"
+#include "ssm/train/text_streams.hpp"
 #include "ssm/train/trainer.hpp"
 
 namespace ssm {

@@ -55,6 +55,18 @@ TEST_CASE("a cosine schedule is at half its base half way") {
   CHECK(close(schedule.rate(110), 0));
 }
 
+TEST_CASE("linear and cosine schedules end at a rate that is asked for") {
+  Schedule schedule{.kind = ScheduleKind::linear, .base = 0.8, .total_steps = 10, .end = 0.2};
+  CHECK(close(schedule.rate(0), 0.8));
+  CHECK(close(schedule.rate(5), 0.5));
+  CHECK(close(schedule.rate(10), 0.2));
+  CHECK(close(schedule.rate(99), 0.2));
+  schedule.kind = ScheduleKind::cosine;
+  CHECK(close(schedule.rate(0), 0.8));
+  CHECK(close(schedule.rate(5), 0.5));
+  CHECK(close(schedule.rate(10), 0.2));
+}
+
 TEST_CASE("timm's cosine counts from the very start and ends at its minimum") {
   const Schedule schedule{.kind = ScheduleKind::cosine_timm,
                           .base = 1,

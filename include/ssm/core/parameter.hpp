@@ -108,8 +108,10 @@ Index parameter_count(const P& parameters) {
   Index count = 0;
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
-        count += tensor.size();
-        if constexpr (requires { tensor.bf16; }) count += tensor.bf16.size();
+        if constexpr (requires { tensor.weight_count(); })
+          count += tensor.weight_count();
+        else
+          count += tensor.size();
       },
       parameters);
   return count;

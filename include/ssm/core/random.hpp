@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
 #include <string_view>
+#include <utility>
 
 #include "ssm/core/scalar.hpp"
 #include "ssm/core/tensor_view.hpp"
@@ -73,7 +75,7 @@ class Random {
   /// Normal with mean 0 and variance 1 (Box–Muller).
   double normal(std::uint64_t i) const {
     const auto b = bits(i);
-    return to_normal(b[0], b[1], b[2], b[3]);
+    return std::sqrt(squared_radius(b[0], b[1])) * cosine_of_turn(b[2], b[3]);
   }
 
   /// to[j] = uniform(first + j, low, high) for j < count, some at a time: several times as fast as
@@ -89,13 +91,17 @@ class Random {
   template <class T>
   void fill_normal(T* to, std::uint64_t first, Index count, double deviation) const {
     for_each_block(first, count, [&](const Block& b, Index begin, int n) {
-      for (int j = 0; j < n; ++j)
-        to[begin + j] = scalar_cast<T>(deviation * to_normal(b[0][j], b[1][j], b[2][j], b[3][j]));
+      double
+          normals[lanes];  // loops of their own, because compilers make no vectors of square roots
+      for (int j = 0; j < lanes; ++j) normals[j] = squared_radius(b[0][j], b[1][j]);
+      for (int j = 0; j < lanes; ++j) normals[j] = std::sqrt(normals[j]);
+      for (int j = 0; j < lanes; ++j) normals[j] *= cosine_of_turn(b[2][j], b[3][j]);
+      for (int j = 0; j < n; ++j) to[begin + j] = scalar_cast<T>(deviation * normals[j]);
     });
   }
 
  private:
-  static constexpr int lanes = 16;
+  static constexpr int lanes = 64;        // so many that compilers keep the loops and make vectors
   using Block = std::uint32_t[4][lanes];  // word w of the bits of counter first + j at [w][j]
 
   /// The bits of `count` counters, a block at a time: body(block, index of its first, how many of
@@ -131,13 +137,66 @@ class Random {
     }
   }
 
-  static double to_normal(std::uint32_t b0, std::uint32_t b1, std::uint32_t b2, std::uint32_t b3) {
-    const double radius = std::sqrt(-2.0 * std::log(1.0 - to_unit(b0, b1)));
-    return radius * std::cos(2.0 * std::numbers::pi * to_unit(b2, b3));
+  // Box–Muller by plain arithmetic, of which compilers make vectors: the library's functions take
+  // most of the time in which a large model gets its first values.
+
+  /// −2 log(1 − uniform), good to a few units in the last place.
+  static constexpr double squared_radius(std::uint32_t low, std::uint32_t high) {
+    // 1 − uniform = m · 2^e with m between the square roots of 1/2 and 2.
+    constexpr std::uint64_t root_of_half = 0x3fe6a09e667f3bcdU;
+    constexpr std::uint64_t bias = 1023;
+    const auto word = std::bit_cast<std::uint64_t>(1.0 - to_unit(low, high));
+    const std::uint64_t biased = (word - root_of_half + (bias << 52)) >> 52;
+    const auto m = std::bit_cast<double>(word - ((biased - bias) << 52));
+    const double e = small_integer(biased) - static_cast<double>(bias);
+    // log m = 2 artanh s
+    const double s = (m - 1) / (m + 1);
+    const double z = s * s;
+    const double sum = odd_series(z, std::make_index_sequence<11>());
+    return -2 * (e * std::numbers::ln2 + 2 * s * sum);
+  }
+  /// cos(2π · uniform), good to a few units in the last place of 1.
+  static constexpr double cosine_of_turn(std::uint32_t low, std::uint32_t high) {
+    // The angle is a number of quarters and at most an eighth of a turn more or less.
+    constexpr std::uint64_t quarter = std::uint64_t{1} << 51;  // 2^53 are a turn
+    const std::uint64_t shifted = (((std::uint64_t{high} << 32) | low) >> 11) + quarter / 2;
+    const std::uint64_t quarters = shifted / quarter;
+    const double rest = small_integer(shifted % quarter) - static_cast<double>(quarter / 2);
+    const double x = rest * (2 * std::numbers::pi * 0x1p-53);
+    const double z = x * x;
+    const double even = taylor(z, -1, std::make_index_sequence<8>());
+    const double odd = x * taylor(z, 1, std::make_index_sequence<8>());
+    // An odd number of quarters takes the sine; the second and the third quarter are negative.
+    const std::uint64_t takes_odd = 0 - quarters % 2;
+    const std::uint64_t sign = (quarters + 1) / 2 % 2 << 63;
+    const auto even_word = std::bit_cast<std::uint64_t>(even);
+    const auto odd_word = std::bit_cast<std::uint64_t>(odd);
+    return std::bit_cast<double>(((even_word & ~takes_odd) | (odd_word & takes_odd)) ^ sign);
+  }
+  /// 1 + z/3 + z²/5 + …, as many terms
+  template <std::size_t... K>
+  static constexpr double odd_series(double z, std::index_sequence<K...>) {
+    double sum = 0;
+    ((sum = sum * z + 1.0 / static_cast<double>(2 * (sizeof...(K) - K) - 1)), ...);
+    return sum;
+  }
+  /// The series of the cosine, shift −1, or of the sine over x, shift 1, in z = x²:
+  /// 1 − z/(k (k + shift)) (1 − …) for k = 2, 4, …
+  template <std::size_t... K>
+  static constexpr double taylor(double z, int shift, std::index_sequence<K...>) {
+    double sum = 1;
+    ((sum = 1 - sum * (z * (1.0 / even_product(2 * (sizeof...(K) - K), shift)))), ...);
+    return sum;
+  }
+  static constexpr double even_product(std::size_t k, int shift) {
+    return static_cast<double>(k) * (static_cast<double>(k) + shift);
+  }
+  /// A whole number below 2^52 as a double.
+  static constexpr double small_integer(std::uint64_t n) {
+    return std::bit_cast<double>(n | 0x4330000000000000U) - 0x1p52;
   }
   static constexpr double to_unit(std::uint32_t low, std::uint32_t high) {
-    const std::uint64_t word = (std::uint64_t{high} << 32) | low;
-    return static_cast<double>(word >> 11) * 0x1p-53;
+    return (static_cast<double>(high) * 0x1p21 + static_cast<double>(low >> 11)) * 0x1p-53;
   }
   Seed seed_;
 };

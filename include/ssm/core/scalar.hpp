@@ -164,7 +164,8 @@ constexpr std::string_view scalar_name() {
   if constexpr (std::same_as<T, double>) return "double";
   if constexpr (std::same_as<T, BFloat16>) return "bf16";
   if constexpr (std::same_as<T, Float16>) return "f16";
-  if constexpr (std::integral<T>) return sizeof(T) == 4 ? "int32" : "int64";
+  if constexpr (std::integral<T>)
+    return sizeof(T) == 1 ? "int8" : sizeof(T) == 4 ? "int32" : "int64";
 }
 
 /// An element of a vocabulary.

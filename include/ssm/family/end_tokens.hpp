@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -28,6 +30,19 @@ inline std::vector<Token> end_tokens_of(const JsonObject& json) {
     add(json.integer(field, -1));
   }
   return tokens;
+}
+
+/// Those of a folder whose config.json is given. A generation_config.json beside it that names end
+/// tokens has the last word, as transformers reads it.
+inline std::vector<Token> end_tokens_in(const std::filesystem::path& folder,
+                                        const JsonObject& config) {
+  const std::filesystem::path file = folder / "generation_config.json";
+  std::error_code error;
+  if (std::filesystem::exists(file, error)) {
+    const JsonObject generation = read_json(file);
+    if (generation.has("eos_token_id")) return end_tokens_of(generation);
+  }
+  return end_tokens_of(config);
 }
 
 /// A config with its end tokens, in the form in which they are read.

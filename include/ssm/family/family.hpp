@@ -121,21 +121,23 @@ void require_tied_head(const ModelTensors& tensors) {
     throw CheckpointError(tensors.path_name(), head, "differs from the embedding it is tied to");
 }
 
-template <class T, class F>
-ModelOf<F, T> read_weights(const CheckedFiles<F>& files, const WeightReading& reading) {
+template <class T, class F, class Seen>
+ModelOf<F, T> read_weights(const CheckedFiles<F>& files, const WeightReading& reading,
+                           Seen&& seen) {
   if (files.layer.has_tied_head())
     require_tied_head<typename F::LanguageModel::TensorNames>(files.tensors);
   typename F::LanguageModel::template Parameters<T> parameters;
   ssm::read_weights(files.tensors, files.layer.template zero_parameters<T>(Context<ShapesOnly>()),
-                    parameters, reading);
+                    parameters, reading, seen);
   return Model{files.layer, std::move(parameters)};
 }
 
-template <class T, class F, class B>
+/// seen as in ssm::read_weights.
+template <class T, class F, class B, class Seen = NothingSeen>
 ModelOf<F, T, typename B::Space> read_weights(Context<B>& ctx, const CheckedFiles<F>& files,
-                                              WeightReading reading = {}) {
+                                              WeightReading reading = {}, Seen&& seen = {}) {
   if (!B::Space::host_readable) reading.mappings = nullptr;
-  auto model = read_weights<T>(files, reading);
+  auto model = read_weights<T>(files, reading, seen);
   if constexpr (B::Space::host_readable) {
     return model;
   } else {

@@ -28,8 +28,7 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
         if (!tensor) return;
         const std::string name = std::string(prefix) + spec.name;
         const void* data = tensor.data();
-        if constexpr (requires { tensor.bf16; })
-          if (tensor.bf16) data = tensor.bf16.data();
+        if constexpr (requires { tensor.place(); }) data = tensor.place();
         const auto [entry, is_new] = seen.emplace(name, data);
         if (!is_new && entry->second != data)
           throw CheckpointError(file, printable(name), "is the name of two different parameters");
@@ -41,17 +40,22 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
 }  // namespace detail
 
 /// Adds every tensor of a parameter struct under prefix + its name; the writer borrows them until
-/// it is finished. Weights that are kept in bf16 are written so.
+/// it is finished. Weights that are kept in bf16 are written so; int8 is for memory alone, files
+/// have no format for it.
 ///   save_parameters(writer, parameters, "model.");
 ///   save_parameters(writer, moments, "adamw.mean.");
-/// Throws  CheckpointError  if two tensors have one name
+/// Throws  CheckpointError  if two tensors have one name; ArgumentError  for weights in int8
 template <class P>
 void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string_view prefix = "") {
   detail::for_each_stored(
       writer.path_name(), parameters, prefix,
       [&](const std::string& name, const ParameterSpec& spec, const auto& tensor) {
-        if constexpr (requires { tensor.bf16; })
+        if constexpr (requires { tensor.bf16; }) {
+          if (tensor.int8)
+            throw ArgumentError("save_parameters: '" + name +
+                                "' is kept in int8, which is not written to files");
           if (tensor.bf16) return writer.add(name, as_in_files(spec, tensor.bf16));
+        }
         writer.add(name, as_in_files(spec, tensor));
       });
 }
@@ -62,12 +66,14 @@ void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string
 /// Throws  CheckpointError  if a tensor is missing, has other extents or no floating-point type, if
 ///                          one under the prefix is not expected, or if the file was cut since it
 ///                          was opened;
-///         ArgumentError    for weights that are kept in bf16
+///         ArgumentError    for weights that are not in full precision
 template <TensorSource S, class P>
 void load_parameters(const S& file, P& parameters, std::string_view prefix = "",
                      UnexpectedTensors unexpected = UnexpectedTensors::refuse) {
-  if (has_weights_in_bf16(parameters))
-    throw ArgumentError("load_parameters: load in full precision, then keep the weights in bf16");
+  if (const WeightForm form = weight_form(parameters); form != WeightForm::full)
+    throw ArgumentError(
+        message({"load_parameters: load in full precision, then keep the weights in ",
+                 weight_form_name(form)}));
   std::set<std::string> expected;
   detail::for_each_stored(
       file.path_name(), parameters, prefix,

@@ -122,8 +122,9 @@ class FileReader {
       throw CheckpointError(name_, "",
                             "ends at byte " + std::to_string(size_) + ", needed up to " +
                                 std::to_string(offset) + " + " + std::to_string(out.size()));
-    if (memory_) {
-      std::copy_n(memory_->data() + offset, out.size(), out.data());
+    if (memory_ || mapping_) {
+      const std::byte* begin = memory_ ? memory_->data() : mapping_.data();
+      std::copy_n(begin + offset, out.size(), out.data());
       return;
     }
     while (!out.empty()) {
@@ -148,6 +149,10 @@ class FileReader {
       visit(std::span<const std::byte>(bytes));
     }
   }
+
+  /// From here on `read` copies out of the file mapped into memory, where it can be: many small
+  /// reads without a call of the system for each. FileMapping says what must not happen to the file.
+  void read_by_mapping() { mapping_ = map(); }
 
   /// The whole file in memory, page by page as it is read; nothing where it cannot be.
   FileMapping map() const {
@@ -178,6 +183,7 @@ class FileReader {
   std::string name_;
   detail::FileDescriptor file_;
   std::optional<std::vector<std::byte>> memory_;  // instead of a file
+  FileMapping mapping_;                           // what is read, if anything is mapped
   std::uint64_t size_ = 0;
 };
 
@@ -219,6 +225,19 @@ class AtomicFile {
       if (count <= 0) fail("cannot be written");
       bytes = bytes.subspan(static_cast<std::size_t>(count));
       size_ += static_cast<std::uint64_t>(count);
+    }
+  }
+  /// Writes over bytes that have been written already.
+  void overwrite(std::uint64_t offset, std::span<const std::byte> bytes) {
+    if (offset > size_ || bytes.size() > size_ - offset)
+      throw ArgumentError(name() + ": no bytes to overwrite at " + std::to_string(offset));
+    while (!bytes.empty()) {
+      const ::ssize_t count =
+          ::pwrite(file_.number(), bytes.data(), bytes.size(), static_cast<::off_t>(offset));
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) fail("cannot be written");
+      bytes = bytes.subspan(static_cast<std::size_t>(count));
+      offset += static_cast<std::uint64_t>(count);
     }
   }
   /// Bytes written so far.

@@ -43,6 +43,30 @@ constexpr std::string_view npy_dtype() {
   if constexpr (std::same_as<T, std::uint8_t>) return "|u1";
 }
 
+namespace detail {
+
+/// What precedes the data of a .npy file: magic, version, length of the header, header; with room
+/// for `least` bytes in all.
+inline std::string npy_prologue(std::string_view dtype, std::span<const Index> shape,
+                                std::size_t least = 0) {
+  std::string text = "{'descr': '" + std::string(dtype) + "', 'fortran_order': False, 'shape': (";
+  for (const Index extent : shape) text += std::to_string(extent) + ", ";
+  text += "), }";
+  constexpr std::size_t prefix_length = 10;
+  constexpr std::size_t alignment = 64;
+  const std::size_t total =
+      std::max(least, (prefix_length + text.size() + alignment) / alignment * alignment);
+  text.resize(total - prefix_length - 1, ' ');
+  text += '\n';
+  std::string prefix = "\x93NUMPY\x01";
+  prefix += '\0';
+  prefix += static_cast<char>(text.size() & 0xffU);
+  prefix += static_cast<char>(text.size() >> 8);
+  return prefix + text;
+}
+
+}  // namespace detail
+
 /// One array in numpy's file format, versions 1 to 3; the header is checked when it is opened.
 ///   const NpyFile file("x.npy");
 ///   file.read(x);                          // into any host tensor of the same extents
@@ -218,21 +242,8 @@ class NpyWriter {
   NpyWriter(const std::filesystem::path& path, std::span<const Index> shape)
       : file_(path), left_(detail::checked_size(shape)) {
     if (left_ < 0) throw ArgumentError(file_.name() + ": " + shape_text(shape) + " is too large");
-    std::string text =
-        "{'descr': '" + std::string(npy_dtype<T>()) + "', 'fortran_order': False, 'shape': (";
-    for (const Index extent : shape) text += std::to_string(extent) + ", ";
-    text += "), }";
-    constexpr std::size_t prefix_length = 10;  // magic, version, header length
-    constexpr std::size_t alignment = 64;
-    const std::size_t total = (prefix_length + text.size() + alignment) / alignment * alignment;
-    text.resize(total - prefix_length - 1, ' ');
-    text += '\n';
-    std::string prefix = "\x93NUMPY\x01";
-    prefix += '\0';
-    prefix += static_cast<char>(text.size() & 0xffU);
-    prefix += static_cast<char>(text.size() >> 8);
-    file_.write(std::as_bytes(std::span(prefix)));
-    file_.write(std::as_bytes(std::span(text)));
+    const std::string prologue = detail::npy_prologue(npy_dtype<T>(), shape);
+    file_.write(std::as_bytes(std::span(prologue)));
   }
 
   template <HostTensor A>

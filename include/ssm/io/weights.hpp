@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/core/error.hpp"
 #include "ssm/core/parameter.hpp"
 #include "ssm/core/weight.hpp"
 #include "ssm/io/model_tensors.hpp"
@@ -18,17 +19,27 @@ struct WeightReading {
   std::vector<FileMapping>* mappings = nullptr;
 };
 
+namespace detail {
+struct NothingSeen {
+  template <class AnyTensor>
+  void operator()(const ParameterSpec&, const AnyTensor&) const {}
+};
+}  // namespace detail
+
 /// Makes parameters from a model's files, each tensor in the form that it will have: there is never
 /// more in memory than that, and a buffer. `shapes` are the layer's parameters in a space without
 /// memory, whose names and extents the files were found to have.
 ///   const auto shapes = layer.zero_parameters<float>(Context<ShapesOnly>());
 ///   typename Layer::Parameters<float> parameters;
 ///   read_weights(tensors, shapes, parameters, {.form = WeightForm::bf16});
-/// Cost    of a tensor that is transposed in its file, or of other strides, a copy in its scalar
-/// Throws  CheckpointError  as ModelTensors reads; OutOfMemory
-template <class Shapes, class P>
+/// seen(spec, tensor) is called with every matrix that becomes int8, before it is rounded.
+/// Cost    of a tensor that is transposed in its file, of other strides, or that becomes int8, a
+///         copy in its scalar
+/// Throws  CheckpointError  as ModelTensors reads, and for a number that is not finite in int8;
+///         OutOfMemory
+template <class Shapes, class P, class Seen = detail::NothingSeen>
 void read_weights(const ModelTensors& tensors, const Shapes& shapes, P& parameters,
-                  const WeightReading& reading = {}) {
+                  const WeightReading& reading = {}, Seen&& seen = {}) {
   tensors.require_unchanged_size();
   const auto take = [&](const ParameterSpec& spec, auto& tensor, const auto& extents) {
     using Tensor = std::remove_reference_t<decltype(tensor)>;
@@ -46,12 +57,18 @@ void read_weights(const ModelTensors& tensors, const Shapes& shapes, P& paramete
       [&](const ParameterSpec& spec, const auto& shape, auto& tensor) {
         if (!shape) return;
         if constexpr (requires { tensor.bf16; }) {
-          if (reading.form == WeightForm::bf16)
-            take(spec, tensor.bf16, shape.extents());
-          else
-            take(spec,
-                 static_cast<typename std::remove_reference_t<decltype(tensor)>::Full&>(tensor),
-                 shape.extents());
+          using Full = typename std::remove_reference_t<decltype(tensor)>::Full;
+          if (reading.form == WeightForm::bf16) return take(spec, tensor.bf16, shape.extents());
+          if (reading.form == WeightForm::full)
+            return take(spec, static_cast<Full&>(tensor), shape.extents());
+          tensor.resize(typename Full::Shape(shape.extents()));
+          tensors.read(spec.name, as_in_files(spec, static_cast<Full&>(tensor)));
+          seen(spec, static_cast<const Full&>(tensor));
+          try {
+            tensor.keep_in(reading.form);
+          } catch (const ArgumentError& error) {
+            throw CheckpointError(tensors.path_name(), detail::printable(spec.name), error.what());
+          }
         } else {
           take(spec, tensor, shape.extents());
         }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "ssm/language_model/model_on.hpp"
 #include "ssm/language_model/open.hpp"
@@ -25,13 +26,15 @@ std::unique_ptr<LanguageModelInterface> language_model_on(const BackendOptions& 
 
 template <class B, class F>
 std::unique_ptr<LanguageModelInterface> LanguageModelMaker<B, F>::load(
-    const BackendOptions& options, const JsonObject& json, ModelTensors tensors) {
-  return language_model_on<B, F>(options, json, std::move(tensors));
+    const BackendOptions& options, const JsonObject& json, std::vector<Token> end_tokens,
+    ModelTensors tensors) {
+  return language_model_on<B, F>(options, json, std::move(end_tokens), std::move(tensors));
 }
 template <class B, class F>
 std::unique_ptr<LanguageModelInterface> LanguageModelMaker<B, F>::make(
-    const BackendOptions& options, const typename F::Config& config, Seed seed) {
-  return language_model_on<B, F>(options, config, seed);
+    const BackendOptions& options, const typename F::Config& config, std::vector<Token> end_tokens,
+    Seed seed) {
+  return language_model_on<B, F>(options, config, std::move(end_tokens), seed);
 }
 
 }  // namespace ssm::detail

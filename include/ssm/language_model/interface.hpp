@@ -113,12 +113,12 @@ class LanguageModelInterface {
                                                 const GenerateOptions& options,
                                                 StateInterface* state) = 0;
   virtual TextLoss loss(TokenView text, const TextLossOptions& options) = 0;
-  virtual void keep_weights_in_bf16() = 0;
+  virtual void keep_weights_in(WeightForm form) = 0;
 
   virtual void start_training(const LanguageModelTrainerConfig& config,
                               const std::string& numbers) = 0;
   virtual bool is_training() const = 0;
-  virtual TrainingStep update(const TextStreams& streams, double rate) = 0;
+  virtual TrainingStep update(const TextWindows& windows, double rate) = 0;
   virtual Index updates() const = 0;
   virtual void save(const std::filesystem::path& folder) const = 0;
   virtual void load_training(const std::filesystem::path& folder) = 0;

@@ -56,20 +56,30 @@ class LanguageModelOn final : public LanguageModelInterface {
   };
 
  public:
-  LanguageModelOn(const BackendOptions& options, const typename F::Config& config, Seed seed)
+  LanguageModelOn(const BackendOptions& options, const typename F::Config& config,
+                  std::vector<Token> end_tokens, Seed seed)
       : LanguageModelOn(options) {
     L layer = F::make(config);
     P parameters = layer.initialize(*ctx_, seed);
-    take({{}, config, {std::move(layer), std::move(parameters)}});
+    take({{}, config, {std::move(layer), std::move(parameters)}, std::move(end_tokens)});
   }
-  LanguageModelOn(const BackendOptions& options, const JsonObject& json, ModelTensors tensors)
+  LanguageModelOn(const BackendOptions& options, const JsonObject& json,
+                  std::vector<Token> end_tokens, ModelTensors tensors)
       : LanguageModelOn(options) {
+    require_readable(options.weights);
     auto files = check_files<F>(json, std::move(tensors));
     std::vector<FileMapping> mappings;
+    auto fingerprint = std::make_unique<WeightsFingerprint>();
     auto model = read_weights<float>(
         *ctx_, files,
-        {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr});
-    take({std::move(mappings), std::move(files.config), std::move(model), end_tokens_of(json)});
+        {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr},
+        [&](const ParameterSpec& spec, const auto& tensor) {
+          fingerprint->remember(spec.name, tensor.size(), [&](float* to, Index begin, Index count) {
+            std::copy_n(tensor.data() + begin, count, to);
+          });
+        });
+    take({std::move(mappings), std::move(files.config), std::move(model), std::move(end_tokens),
+          std::move(fingerprint)});
   }
 
   const LanguageModelFacts& facts() const override { return facts_; }
@@ -97,9 +107,12 @@ class LanguageModelOn final : public LanguageModelInterface {
       for_each_parameter(
           [&](const ParameterSpec& spec, const auto& tensor) {
             constexpr bool is_matrix = requires { tensor.bf16; };
-            if constexpr (is_matrix)
+            if constexpr (is_matrix) {
               if (tensor.bf16)
                 return add(spec.name, tensor.bf16.size(), true, read_of(tensor.bf16));
+              if (tensor.int8)
+                return add(spec.name, tensor.int8.size(), true, read_of(tensor.int8));
+            }
             add(spec.name, tensor.size(), is_matrix, read_of(tensor));
           },
           parameters());
@@ -178,13 +191,15 @@ class LanguageModelOn final : public LanguageModelInterface {
     return text_loss(*ctx_, layer(), parameters(), text, options);
   }
 
-  void keep_weights_in_bf16() override {
-    require_unshared("keeping weights in bf16");
+  void keep_weights_in(WeightForm form) override {
+    require_unshared("keeping weights in another form");
+    require_readable(form);
+    fingerprint();
     if constexpr (Space::host_readable) {
-      ssm::keep_weights_in_bf16(weights_->model.parameters);
+      ssm::keep_weights_in(weights_->model.parameters, form);
     } else {
       auto on_host = copy_to(Context<HostMemory>(), layer(), parameters());
-      ssm::keep_weights_in_bf16(on_host);
+      ssm::keep_weights_in(on_host, form);
       copy_parameters(on_host, weights_->model.parameters);
     }
     facts_.weight_bytes = parameter_bytes(parameters());
@@ -199,10 +214,10 @@ class LanguageModelOn final : public LanguageModelInterface {
     });
   }
   bool is_training() const override { return trainer_ != nullptr; }
-  TrainingStep update(const TextStreams& streams, double rate) override {
+  TrainingStep update(const TextWindows& windows, double rate) override {
     require_unshared("training");
     weights_->fingerprint->forget();
-    return trainer().update(*ctx_, layer(), weights_->model.parameters, streams, rate);
+    return trainer().update(*ctx_, layer(), weights_->model.parameters, windows, rate);
   }
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
@@ -246,7 +261,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     TrainerInterface& operator=(const TrainerInterface&) = delete;
     virtual ~TrainerInterface() = default;
     virtual TrainingStep update(Context<B>& ctx, const L& layer, P& parameters,
-                                const TextStreams& streams, double rate) = 0;
+                                const TextWindows& windows, double rate) = 0;
     virtual Index step() const = 0;
     virtual void save(const std::filesystem::path& folder, const L& layer) const = 0;
     virtual void load(const std::filesystem::path& folder, const L& layer) = 0;
@@ -257,9 +272,9 @@ class LanguageModelOn final : public LanguageModelInterface {
     TrainerIn(Context<B>& ctx, const L& layer, const P& parameters,
               const LanguageModelTrainerConfig& config)
         : trainer_(ctx, layer, parameters, config) {}
-    TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextStreams& streams,
+    TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextWindows& windows,
                         double rate) override {
-      return trainer_.update(ctx, layer, parameters, streams, rate);
+      return trainer_.update(ctx, layer, parameters, windows, rate);
     }
     Index step() const override { return trainer_.step(); }
     void save(const std::filesystem::path& folder, const L& layer) const override {
@@ -325,6 +340,11 @@ class LanguageModelOn final : public LanguageModelInterface {
   TrainerInterface& trainer() {
     if (!trainer_) throw ArgumentError("language model: start_training comes before updates");
     return *trainer_;
+  }
+  void require_readable(WeightForm form) const {
+    if (!Space::host_readable && form == WeightForm::int8)
+      throw ArgumentError("language model: weights in int8 are not read on " + facts_.backend +
+                          "; there are full precision and bf16");
   }
   void require_unshared(const char* what) const {
     if (weights_.use_count() > 1)

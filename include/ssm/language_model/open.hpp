@@ -6,8 +6,10 @@
 #include <optional>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "ssm/core/context.hpp"
+#include "ssm/family/end_tokens.hpp"
 #include "ssm/family/families.hpp"
 #include "ssm/family/presets.hpp"
 #include "ssm/io/checkpoint_folder.hpp"  // model_folder
@@ -22,9 +24,12 @@ namespace detail {
 template <class B, class F>
 struct LanguageModelMaker {
   static std::unique_ptr<LanguageModelInterface> load(const BackendOptions& options,
-                                                      const JsonObject& json, ModelTensors tensors);
+                                                      const JsonObject& json,
+                                                      std::vector<Token> end_tokens,
+                                                      ModelTensors tensors);
   static std::unique_ptr<LanguageModelInterface> make(const BackendOptions& options,
-                                                      const typename F::Config& config, Seed seed);
+                                                      const typename F::Config& config,
+                                                      std::vector<Token> end_tokens, Seed seed);
 };
 
 }  // namespace detail
@@ -45,7 +50,8 @@ AnyLanguageModel open_language_model_on(const std::filesystem::path& path,
     const JsonObject json = read_json(folder / "config.json");
     std::unique_ptr<detail::LanguageModelInterface> model;
     with_family<List>(json, [&]<class F>() {
-      model = detail::LanguageModelMaker<B, F>::load(options, json, ModelTensors(folder));
+      model = detail::LanguageModelMaker<B, F>::load(
+          options, json, detail::end_tokens_in(folder, json), ModelTensors(folder));
     });
     return model;
   }));
@@ -57,8 +63,9 @@ template <class B, class List = Families>
 AnyLanguageModel fresh_language_model_on(const FreshLanguageModel& fresh,
                                          const BackendOptions& options = {}) {
   std::unique_ptr<detail::LanguageModelInterface> model;
+  std::vector<Token> end_tokens = fresh.end_tokens;
   const auto make = [&]<class F>(const typename F::Config& config) {
-    model = detail::LanguageModelMaker<B, F>::make(options, config, fresh.seed);
+    model = detail::LanguageModelMaker<B, F>::make(options, config, end_tokens, fresh.seed);
   };
   if (!fresh.preset.empty()) {
     if (!fresh.options.empty() || !fresh.config.empty())
@@ -84,6 +91,7 @@ AnyLanguageModel fresh_language_model_on(const FreshLanguageModel& fresh,
       throw OptionError(fresh.options.begin()->first,
                         "cannot be given beside a config, which says all sizes");
     const JsonObject json = read_json(fresh.config);
+    if (end_tokens.empty()) end_tokens = detail::end_tokens_of(json);
     with_family<List>(json, [&]<class F>() {
       try {
         make.template operator()<F>(F::read(json));

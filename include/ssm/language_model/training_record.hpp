@@ -50,7 +50,7 @@ inline void read_setting(const JsonObject& json, const std::string& field, doubl
   value = json.number(field, value, 0, largest_setting);
 }
 inline void read_setting(const JsonObject& json, const std::string& field, Index& value) {
-  value = json.integer_or(field, value, 0);
+  value = json.integer_or(field, value, -1);
 }
 inline void read_setting(const JsonObject& json, const std::string& field, std::uint64_t& value) {
   if (!json.has(field) || !json.json().at(field).is_number_unsigned())
@@ -110,21 +110,39 @@ inline TrainingRecord read_record(const std::filesystem::path& path) {
   return record;
 }
 
-/// Tells texts of bytes apart: 16 hexadecimal digits (FNV-1a).
-inline std::string digest_of(TokenView text) {
+/// What is known of a text whose tokens have all been read.
+struct TextSummary {
+  std::string digest;  // tells texts apart: 16 hexadecimal digits (FNV-1a)
+  Token worst = 0;     // the largest token, or one that is negative
+  Index position = 0;  // where it is first
+};
+
+/// Cost    reads the text once
+inline TextSummary summary_of(TokenView text) {
   std::uint64_t hash = 0xcbf29ce484222325U;
+  TextSummary summary;
+  const auto rank = [](Token token) { return static_cast<std::uint32_t>(token); };
   std::vector<Token> block(1 << 16);
   for (Index begin = 0; begin < text.size();) {
     const Index count = std::min(static_cast<Index>(block.size()), text.size() - begin);
     const std::span<Token> part = std::span(block).first(static_cast<std::size_t>(count));
     text.read(begin, part);
-    for (const Token token : part)
-      hash = (hash ^ static_cast<std::uint64_t>(token)) * 0x100000001b3U;
+    for (std::size_t i = 0; i < part.size(); ++i) {
+      hash = (hash ^ static_cast<std::uint64_t>(part[i])) * 0x100000001b3U;
+      if (rank(part[i]) > rank(summary.worst)) {
+        summary.worst = part[i];
+        summary.position = begin + static_cast<Index>(i);
+      }
+    }
     begin += count;
   }
   std::array<char, 17> digits{};
   std::snprintf(digits.data(), digits.size(), "%016llx", static_cast<unsigned long long>(hash));
-  return digits.data();
+  summary.digest = digits.data();
+  return summary;
 }
+
+/// Tells texts apart.
+inline std::string digest_of(TokenView text) { return summary_of(text).digest; }
 
 }  // namespace ssm

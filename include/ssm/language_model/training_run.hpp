@@ -6,10 +6,13 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "ssm/family/families.hpp"
 #include "ssm/family/presets.hpp"
@@ -60,7 +63,7 @@ class TrainingRun {
   TrainingRun(TrainingRequest request, TokenView text, std::string text_name)
       : text_(require_settings(request, text)),
         text_name_(std::move(text_name)),
-        digest_(digest_of(text)),
+        summary_(summary_of(text)),
         folder_(request.folder),
         recipe_(request.recipe),
         limits_(request.limits) {
@@ -86,18 +89,17 @@ class TrainingRun {
   /// To the end of the request, or until a stop is wanted; the last checkpoint is saved either way.
   /// Returns whether it is done.
   bool run() {
-    const TextStreams streams(training_, length(), recipe_.batch * recipe_.accumulation,
-                              Seed{recipe_.seed}.fork("text"));
+    const std::unique_ptr<const TextWindows> windows = make_windows();
     begin_ = last_save_ = Clock::now();
     evaluated_fraction_ = fraction();
-    save();
     while (!is_finished() && !is_stop_wanted()) {
       const double rate = schedule_.rate(schedule_position());
-      const TrainingStep result = model_->update(streams, rate);
+      const TrainingStep result = model_->update(*windows, rate);
       require_finite(result);
       on_update(moment(rate), result);
       if (is_evaluation_due()) evaluate(quick_evaluation);
-      if (is_save_due()) save();
+      // The first one early: a disk that cannot take it is known before much is lost.
+      if (saved_step_ < 0 || is_save_due()) save();
     }
     save();
     return is_finished();
@@ -129,9 +131,19 @@ class TrainingRun {
   static constexpr double seconds_between_saves = 60;
   static constexpr Index quick_evaluation = 32768;  // tokens; the last evaluation reads them all
 
+  std::unique_ptr<const TextWindows> make_windows() const {
+    const Index rows = recipe_.batch * recipe_.accumulation;
+    const Seed seed = Seed{recipe_.seed}.fork("text");
+    if (recipe_.order == "shuffled")
+      return std::make_unique<ShuffledWindows>(training_, length(), rows, seed);
+    return std::make_unique<TextStreams>(training_, length(), rows, seed);
+  }
+
   /// Before a folder is made for it.
   static TokenView require_settings(const TrainingRequest& request, TokenView text) {
     schedule_kind(request.recipe.schedule);
+    require_word("order", request.recipe.order, "streams", "shuffled");
+    require_word("documents", request.recipe.documents, "joined", "separate");
     const FreshLanguageModel& model = request.model;
     if (!model.config.empty() && !model.preset.empty())
       throw OptionError("preset", "cannot be given beside --config");
@@ -154,6 +166,12 @@ class TrainingRun {
                        has_own_rates(shapes));
       });
     return text;
+  }
+
+  static void require_word(const char* setting, const std::string& word, const char* first,
+                           const char* second) {
+    if (word != first && word != second)
+      throw OptionError(setting, std::string("must be ") + first + " or " + second);
   }
 
   bool is_timed() const { return limits_.steps == 0; }
@@ -187,7 +205,7 @@ class TrainingRun {
     TrainingRecord record = read_record(newest / "trainer.json");
     if (record.step != steps.back())
       throw CheckpointError(newest.string(), "", "holds another step than its name says");
-    if (record.text_digest != digest_ || record.text_tokens != text_.size())
+    if (record.text_digest != summary_.digest || record.text_tokens != text_.size())
       throw ArgumentError(text_name_ + " is not the text this run was started on");
     return record;
   }
@@ -259,6 +277,11 @@ class TrainingRun {
       model_->start_training(trainer(), recipe_.numbers);
     }
     const LanguageModelFacts& facts = model_->facts();
+    if (summary_.worst < 0 || summary_.worst >= facts.vocabulary)
+      throw ArgumentError(text_name_ + ": token " + std::to_string(summary_.worst) +
+                          " at position " + std::to_string(summary_.position) +
+                          " is outside the model's vocabulary of " +
+                          std::to_string(facts.vocabulary));
     require_effect(request, recipe_, facts.family, facts.has_attention, facts.has_own_rates);
   }
   LanguageModelTrainerConfig trainer() const {
@@ -272,20 +295,29 @@ class TrainingRun {
     };
     refuse_if(has_attention && recipe.carry > 1, "carry",
               "models with attention carry no state, their cache would grow with it");
+    refuse_if(recipe.order == "shuffled" && recipe.carry > 1, "carry",
+              "windows in a shuffled order carry no state");
+    refuse_if(recipe.documents == "joined", "end-token",
+              "has no effect without --documents separate");
+    if (recipe.documents == "separate" && recipe.end_token < 0)
+      throw OptionError("documents", "separate needs to know the token that ends one: --end-token");
     refuse_if(!has_own_rates, "ssm-rate",
               "models of the family " + std::string(family) + " have no such parameters");
     refuse_if(recipe.weight_decay == 0, "decay-norms-and-biases",
               "has no effect without --weight-decay");
-    refuse_if(recipe.schedule != "polynomial" && recipe.schedule != "cosine_timm", "rate-end",
-              "the schedule " + recipe.schedule + " has no such rate");
+    refuse_if(recipe.schedule == "constant", "rate-end", "the schedule constant has no such rate");
+    if (recipe.rate_end > recipe.rate)
+      throw OptionError("rate-end", "is above --rate, where the schedule begins");
   }
 
   void require_finite(const TrainingStep& result) const {
     if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) return;
     throw ArgumentError(std::string("the ") + (std::isfinite(result.loss) ? "gradient" : "loss") +
                         " stopped being finite after step " + std::to_string(step()) +
-                        ": use a lower --rate; the checkpoint of step " +
-                        std::to_string(saved_step_) + " stays in " + folder_.path().string());
+                        ": use a lower --rate; " +
+                        (saved_step_ < 0 ? "there is no checkpoint yet"
+                                         : "the checkpoint of step " + std::to_string(saved_step_) +
+                                               " stays in " + folder_.path().string()));
   }
 
   bool is_evaluation_due() {
@@ -297,10 +329,32 @@ class TrainingRun {
   }
   TextLoss evaluate(Index tokens) {
     const TrainingMoment now = moment();
+    const TokenView text = held_out_.subview(0, std::min(tokens, held_out_.size()));
     const TextLoss loss =
-        model_->evaluate(held_out_.subview(0, std::min(tokens, held_out_.size())));
+        recipe_.documents == "separate" ? evaluate_documents(text) : model_->evaluate(text);
     on_evaluation(now, loss);
     return loss;
+  }
+  /// Each document from a state of its own.
+  TextLoss evaluate_documents(TokenView text) const {
+    TextLoss sum;
+    std::vector<Token> block(1 << 16);
+    Index document = 0;
+    const auto add_document_to = [&](Index end) {
+      const TextLoss loss = model_->evaluate(text.subview(document, end - document));
+      sum.nats += loss.nats;
+      sum.tokens += loss.tokens;
+      document = end;
+    };
+    for (Index begin = 0; begin < text.size();) {
+      const Index count = std::min(static_cast<Index>(block.size()), text.size() - begin);
+      text.read(begin, std::span(block).first(static_cast<std::size_t>(count)));
+      for (Index i = 0; i < count; ++i)
+        if (block[static_cast<std::size_t>(i)] == recipe_.end_token) add_document_to(begin + i + 1);
+      begin += count;
+    }
+    add_document_to(text.size());
+    return sum;
   }
 
   bool is_save_due() const {
@@ -318,7 +372,7 @@ class TrainingRun {
           write_record(place / "trainer.json", {.step = step(),
                                                 .seconds = seconds(),
                                                 .text_tokens = text_.size(),
-                                                .text_digest = digest_,
+                                                .text_digest = summary_.digest,
                                                 .recipe = recipe_,
                                                 .limits = limits_});
         },
@@ -328,7 +382,7 @@ class TrainingRun {
 
   TokenView text_;
   std::string text_name_;
-  std::string digest_;
+  TextSummary summary_;
   CheckpointFolder folder_;
   TrainingRecipe recipe_;
   TrainingLimits limits_;

@@ -253,15 +253,15 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
 
   static void for_each_parameter(auto&& visit, auto&... p) {
     const auto dynamics = [](const char* name) {
-      return ParameterSpec{.name = std::string("kernel.kernel.") + name,
+      return ParameterSpec{.name = name,
                            .role = ParameterRole::ssm,
                            .weight_decay = false,
                            .own_learning_rate = true};
     };
-    visit(dynamics("log_dt"), p.log_dt...);
-    visit(dynamics("inv_A_real"), p.inv_A_real...);
-    if constexpr (Config.complex) visit(dynamics("A_imag"), p.A_imag...);
-    visit(dynamics("B"), p.B...);
+    visit(dynamics("kernel.kernel.log_dt"), p.log_dt...);
+    visit(dynamics("kernel.kernel.inv_A_real"), p.inv_A_real...);
+    if constexpr (Config.complex) visit(dynamics("kernel.kernel.A_imag"), p.A_imag...);
+    visit(dynamics("kernel.kernel.B"), p.B...);
     visit(ParameterSpec{.name = "kernel.kernel.C", .role = ParameterRole::ssm}, p.C...);
     visit(ParameterSpec{.name = "D", .role = ParameterRole::ssm}, p.D...);
   }

@@ -101,13 +101,11 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
       activation(ctx,
                  Activation<T, Space>{.kind = activation_, .x = fc1, .gate = gate, .y = hidden});
     } else {
-      matmul(ctx, Matmul<T, Space>{.a = rows,
-                                   .b = p.fc1.weight.transpose(0, 1),
-                                   .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
-                                   .bias = p.fc1.bias,
-                                   .activation = activation_,
-                                   .c = hidden,
-                                   .z = buffers.kept(&Kept::fc1, shape)});
+      matmul(ctx, by_weight<T, Space>(p.fc1.weight, {.a = rows,
+                                                     .bias = p.fc1.bias,
+                                                     .activation = activation_,
+                                                     .c = hidden,
+                                                     .z = buffers.kept(&Kept::fc1, shape)}));
     }
     dropout_.evaluate(ctx, hidden, buffers.part(&Kept::dropout),
                       detail::fork(options.dropout, std::string_view("hidden")));
@@ -191,11 +189,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   static void multiply(Context<B>& ctx, const P& linear,
                        std::type_identity_t<View<const T, 2, typename B::Space>> x,
                        std::type_identity_t<View<T, 2, typename B::Space>> y) {
-    matmul(ctx, Matmul<T, typename B::Space>{.a = x,
-                                             .b = linear.weight.transpose(0, 1),
-                                             .b_bf16 = linear.weight.bf16.transpose(0, 1),
-                                             .bias = linear.bias,
-                                             .c = y});
+    matmul(ctx,
+           by_weight<T, typename B::Space>(linear.weight, {.a = x, .bias = linear.bias, .c = y}));
   }
 
   Up up_;

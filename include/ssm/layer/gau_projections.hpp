@@ -61,25 +61,19 @@ class GauProjections {
     using Kept = Tape<T, Space>;
     const OptionalTape saved(tape);
     if (tape != nullptr) tape->x = x;
-    const auto project = [&](View<const T, 2, Space> weight, View<const BFloat16, 2, Space> bf16,
-                             const View<T, 3, Space>& y, DynamicTensor<T, 3, Space> Kept::*input) {
-      matmul(ctx, Matmul<T, Space>{.a = as_rows(x),
-                                   .b = weight.transpose(0, 1),
-                                   .b_bf16 = bf16.transpose(0, 1),
-                                   .activation = ActivationKind::silu,
-                                   .c = as_rows(y),
-                                   .z = as_rows(saved.kept(input, y.extents()))});
+    const auto project = [&](const WeightView<T, Space>& weight, const View<T, 3, Space>& y,
+                             DynamicTensor<T, 3, Space> Kept::*input) {
+      matmul(ctx, by_weight<T, Space>(weight, {.a = as_rows(x),
+                                               .activation = ActivationKind::silu,
+                                               .c = as_rows(y),
+                                               .z = as_rows(saved.kept(input, y.extents()))}));
     };
-    const auto& hidden = p.to_hidden.weight;
-    project(p.q_proj.weight, p.q_proj.weight.bf16, to.q, &Kept::q);
-    project(p.k_proj.weight, p.k_proj.weight.bf16, to.k, &Kept::k);
-    project(v_rows<const T, Space>(hidden), v_rows<const BFloat16, Space>(hidden.bf16), to.v,
-            &Kept::v);
-    matmul(ctx,
-           Matmul<T, Space>{.a = as_rows(x),
-                            .b = g_rows<const T, Space>(hidden).transpose(0, 1),
-                            .b_bf16 = g_rows<const BFloat16, Space>(hidden.bf16).transpose(0, 1),
-                            .c = as_rows(to.g)});
+    const WeightView<T, Space> hidden = p.to_hidden.weight;
+    project(p.q_proj.weight, to.q, &Kept::q);
+    project(p.k_proj.weight, to.k, &Kept::k);
+    project(hidden.rows(0, value_dim_), to.v, &Kept::v);
+    matmul(ctx, by_weight<T, Space>(hidden.rows(value_dim_, 2 * value_dim_),
+                                    {.a = as_rows(x), .c = as_rows(to.g)}));
     add(ctx, Add<T, Space>{.a = to.k.flatten(), .a_scale = k_scale_, .y = to.k.flatten()});
   }
 

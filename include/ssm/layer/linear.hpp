@@ -22,6 +22,17 @@ struct LinearOptions {
   std::optional<bool> bias = {};  // left out: if the type allows it
 };
 
+/// The product x·Wᵀ by a weight in the form that it is kept in: the call with b filled in.
+///   matmul(ctx, by_weight<T, Space>(p.weight, {.a = x, .bias = p.bias, .c = y}));
+template <class T, class Space>
+Matmul<T, Space> by_weight(const WeightView<T, Space>& weight, Matmul<T, Space> call) {
+  call.b = weight.full.transpose(0, 1);
+  call.b_bf16 = weight.bf16.transpose(0, 1);
+  call.b_int8 = weight.int8.transpose(0, 1);
+  call.b_scale = weight.scale;
+  return call;
+}
+
 /// The vector–Jacobian product of one linear map y = x·Wᵀ + bias.
 ///   dx = dy·W      dweight += dyᵀ·x      dbias += Σ_m dy[m]
 /// x, dx [M, in]   dy [M, out]   weight, dweight [out, in]   dbias [out]
@@ -37,12 +48,12 @@ struct LinearBackward {
 };
 
 /// Computes LinearBackward.
-/// Throws  ArgumentError  where the weight is kept in bf16 and so not given
+/// Throws  ArgumentError  where the weight is kept in another form and so not given
 template <class B, class T>
   requires HasMatmul<B, T>
 void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>& g) {
   using Space = typename B::Space;
-  if (!g.weight) detail::refuse_training_in_bf16("linear");
+  if (!g.weight) detail::refuse_training_of_rounded_weights("linear");
   if (g.dx)
     matmul(ctx, Matmul<T, Space>{.a = g.dy, .b = g.weight, .accumulate = g.accumulate, .c = g.dx});
   weight_gradient(
@@ -52,7 +63,7 @@ void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>
 /// y = x·Wᵀ + bias at every position.
 /// x        [B, L, inputs]
 /// y        [B, L, outputs]   must not overlap x
-/// weight   [outputs, inputs]   may be kept in bf16
+/// weight   [outputs, inputs]   in any WeightForm
 /// Cost    2·B·L·inputs·outputs operations
 template <LinearConfig Config>
 class Linear : public LayerVerbs<Linear<Config>> {
@@ -95,11 +106,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
     using Space = typename B::Space;
     require_extents("linear", "y", y, {x.extent(0), x.extent(1), outputs_});
     if (tape != nullptr) tape->x = x;
-    matmul(ctx, Matmul<T, Space>{.a = as_rows(x),
-                                 .b = p.weight.transpose(0, 1),
-                                 .b_bf16 = p.weight.bf16.transpose(0, 1),
-                                 .bias = p.bias,
-                                 .c = as_rows(y)});
+    matmul(ctx, by_weight<T, Space>(p.weight, {.a = as_rows(x), .bias = p.bias, .c = as_rows(y)}));
   }
 
   template <class B, class T>

@@ -175,10 +175,9 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     conv.final_state = options.final(&State<T, Space>::conv);
     short_convolution(ctx, conv);
     x_.evaluate(ctx, p.x_proj, parts.u, parts.projected, nullptr);
-    matmul(ctx, Matmul<T, Space>{.a = as_rows(part(parts.projected, 0, rank_)),
-                                 .b = p.dt_proj.weight.transpose(0, 1),
-                                 .b_bf16 = p.dt_proj.weight.bf16.transpose(0, 1),
-                                 .c = as_rows(parts.dt)});
+    matmul(ctx,
+           by_weight<T, Space>(p.dt_proj.weight, {.a = as_rows(part(parts.projected, 0, rank_)),
+                                                  .c = as_rows(parts.dt)}));
     auto scan = operands<B, T>(ctx, frame, p, parts, options);
     scan.y = parts.mixed;
     scan.final_state = options.final(&State<T, Space>::ssm);

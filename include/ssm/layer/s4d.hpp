@@ -183,14 +183,14 @@ class S4D : public LayerVerbs<S4D<Config>> {
 
   static void for_each_parameter(auto&& visit, auto&... p) {
     const auto dynamics = [](const char* name) {
-      return ParameterSpec{.name = std::string("kernel.kernel.") + name,
+      return ParameterSpec{.name = name,
                            .role = ParameterRole::ssm,
                            .weight_decay = false,
                            .own_learning_rate = true};
     };
-    visit(dynamics("log_dt"), p.log_dt...);
-    visit(dynamics("log_w_real"), p.log_w_real...);
-    visit(dynamics("w_imag"), p.w_imag...);
+    visit(dynamics("kernel.kernel.log_dt"), p.log_dt...);
+    visit(dynamics("kernel.kernel.log_w_real"), p.log_w_real...);
+    visit(dynamics("kernel.kernel.w_imag"), p.w_imag...);
     visit(ParameterSpec{.name = "kernel.kernel.C", .role = ParameterRole::ssm}, p.C...);
     visit(ParameterSpec{.name = "D", .role = ParameterRole::ssm}, p.D...);
     Readout::for_each_parameter(scoped("output_linear", visit), p.output_linear...);

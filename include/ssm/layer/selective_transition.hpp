@@ -82,18 +82,16 @@ class SelectiveTransition : public LayerVerbs<SelectiveTransition<Config>> {
     const Buffers buffers(frame, tape);
     auto hidden = buffers.at(&Kept::hidden, count, up_.inputs());
     if (tape != nullptr) tape->x = x;
-    matmul(ctx, Matmul<T, Space>{.a = rows,
-                                 .b = p.fc1.weight.transpose(0, 1),
-                                 .b_bf16 = p.fc1.weight.bf16.transpose(0, 1),
-                                 .activation = ActivationKind::silu,
-                                 .c = hidden,
-                                 .z = buffers.kept(&Kept::fc1, count, up_.inputs())});
-    matmul(ctx, Matmul<T, Space>{.a = hidden,
-                                 .b = p.fc2.weight.transpose(0, 1),
-                                 .b_bf16 = p.fc2.weight.bf16.transpose(0, 1),
-                                 .activation = ActivationKind::silu,
-                                 .c = as_rows(gate),
-                                 .z = buffers.kept(&Kept::fc2, count, outputs())});
+    matmul(ctx,
+           by_weight<T, Space>(p.fc1.weight, {.a = rows,
+                                              .activation = ActivationKind::silu,
+                                              .c = hidden,
+                                              .z = buffers.kept(&Kept::fc1, count, up_.inputs())}));
+    matmul(ctx,
+           by_weight<T, Space>(p.fc2.weight, {.a = hidden,
+                                              .activation = ActivationKind::silu,
+                                              .c = as_rows(gate),
+                                              .z = buffers.kept(&Kept::fc2, count, outputs())}));
   }
 
   /// From the gradient of the gate; dx is written as `dx_mode` says.

@@ -52,7 +52,7 @@ struct LanguageModelConfig {
 /// state    the backbone's; position [B], on the host: how many positions each sequence has seen
 /// Cost    the blocks' + 2·B·L·D·padded operations
 /// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were
-///                                    learned, or a tape where the weights are kept in bf16
+///                                    learned, or a tape where the weights are kept in bf16 or int8
 /// Source  Fu et al. 2023 (H3) §4; the layout of HazyResearch/H3 checkpoints
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
@@ -130,7 +130,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                 Output<B, T, dyn, dyn, dyn> logits, NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
-    if (tape != nullptr && p.embedding.bf16) detail::refuse_training_in_bf16("language model");
+    if (tape != nullptr && p.embedding.form() != WeightForm::full)
+      detail::refuse_training_of_rounded_weights("language model");
     auto frame = ctx.workspace().frame();
     const Index batch = tokens.extent(0);
     const Index length = tokens.extent(1);
@@ -162,10 +163,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                                  frame.template tensor<T>(batch, last, channels()));
     auto normed = buffers.at(&Kept::normed, hidden.extents());
     norm_.evaluate(ctx, p.norm, hidden, normed, buffers.part(&Kept::norm));
-    matmul(ctx, Matmul<T, Space>{.a = as_rows(normed),
-                                 .b = head_of(p).transpose(0, 1),
-                                 .b_bf16 = head_of(p).bf16.transpose(0, 1),
-                                 .c = as_rows(logits)});
+    matmul(ctx, by_weight<T, Space>(head_of(p), {.a = as_rows(normed), .c = as_rows(logits)}));
   }
 
   /// Tokens have no gradient; dlogits [B, L, padded].
@@ -324,6 +322,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
       embedding(ctx, Embedding<T, Space>{.table = p.embedding,
                                          .table_bf16 = p.embedding.bf16,
+                                         .table_int8 = p.embedding.int8,
+                                         .table_scale = p.embedding.scale,
                                          .tokens = tokens.select(0, b),
                                          .y = y.select(0, b)});
     scale_embedding<T>(ctx, y.flatten());

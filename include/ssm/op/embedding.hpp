@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"  // BFloat16, Token
@@ -15,13 +17,19 @@ struct EmbeddingBackward;
 ///   y[m] = table[tokens[m]]
 /// table          [V, D]
 /// table_bf16     [V, D]    in place of table: kept in bf16, read as T
+/// table_int8     [V, D]    in place of table, with table_scale: row v is
+///                          table_scale[v]·table_int8[v]
+/// table_scale    [V]       of table_int8
 /// tokens         [M]       0 ≤ token < V
 /// y              [M, D]    overwritten
-/// Throws  ShapeError; ArgumentError  for a token outside the table, or for both tables
+/// Throws  ShapeError; ArgumentError  for a token outside the table, or for tables
+///                                     in more than one form
 template <class T, class Space>
 struct Embedding {
   View<const T, 2, Space> table{};
   View<const BFloat16, 2, Space> table_bf16{};
+  View<const std::int8_t, 2, Space> table_int8{};
+  View<const float, 1, Space> table_scale{};
   View<const Token, 1, Space> tokens{};
   View<T, 2, Space> y{};
 
@@ -31,13 +39,18 @@ struct Embedding {
     visit(parameter("table", "VD").optional().with_gradient(), &Embedding::table,
           &Gradient::dtable);
     visit(parameter("table_bf16", "VD").optional(), &Embedding::table_bf16, nullptr);
+    visit(parameter("table_int8", "VD").optional(), &Embedding::table_int8, nullptr);
+    visit(parameter("table_scale", "V").optional(), &Embedding::table_scale, nullptr);
     visit(input("tokens", "M"), &Embedding::tokens, nullptr);
     visit(output("y", "MD"), &Embedding::y, &Gradient::dy);
     visit(again("tokens", "M"), &Embedding::tokens, &Gradient::tokens);
   }
   void fix_extents(ExtentsByLetter& n) const {
-    if (table && table_bf16) throw ArgumentError("embedding: table and table_bf16 are both given");
-    if (!table && !table_bf16) n.refuse("table", "is missing");
+    const int forms = int{bool{table}} + int{bool{table_bf16}} + int{bool{table_int8}};
+    if (forms > 1) throw ArgumentError("embedding: the table is given in more than one form");
+    if (forms == 0) n.refuse("table", "is missing");
+    if (bool{table_int8} != bool{table_scale})
+      n.refuse(table_int8 ? "table_scale" : "table_int8", "is missing");
   }
 };
 

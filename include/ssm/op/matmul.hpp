@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"    // BFloat16
@@ -16,6 +18,8 @@ namespace ssm {
 /// a        [M, K]   any strides with one of them 1: a transposed view costs nothing
 /// b        [K, N]   likewise
 /// b_bf16   [K, N]   in place of b: kept in bf16, read as T; of calls in another scalar
+/// b_int8   [K, N]   in place of b, with b_scale: b[k,n] = b_scale[n]·b_int8[k,n]
+/// b_scale  [N]      of b_int8
 /// bias     [N]      optional
 /// c        [M, N]   row-major rows; must not alias a or b
 /// z        [M, N]   optional, overwritten: what the activation's gradient needs
@@ -23,12 +27,14 @@ namespace ssm {
 /// A linear layer stores its weight W as [out, in]:
 ///   y = x·Wᵀ + bias    dx = dy·W    dW += dyᵀ·x    dbias += Σ dy
 /// Cost    2·M·N·K operations
-/// Throws  ShapeError; ArgumentError  for both b and b_bf16
+/// Throws  ShapeError; ArgumentError  for b in more than one form
 template <class T, class Space>
 struct Matmul {
   View<const T, 2, Space> a{};
   View<const T, 2, Space> b{};
   View<const BFloat16, 2, Space> b_bf16{};
+  View<const std::int8_t, 2, Space> b_int8{};
+  View<const float, 1, Space> b_scale{};
   View<const Wide<T>, 1, Space> bias{};
   ActivationKind activation = ActivationKind::none;
   bool accumulate = false;
@@ -41,14 +47,18 @@ struct Matmul {
     visit(input("a", "MK"), &Matmul::a, nullptr);
     visit(input("b", "KN").optional(), &Matmul::b, nullptr);
     visit(input("b_bf16", "KN").optional(), &Matmul::b_bf16, nullptr);
+    visit(input("b_int8", "KN").optional(), &Matmul::b_int8, nullptr);
+    visit(input("b_scale", "N").optional(), &Matmul::b_scale, nullptr);
     visit(input("bias", "N").optional(), &Matmul::bias, nullptr);
     visit(updated("c", "MN"), &Matmul::c, nullptr);
     visit(output("z", "MN").optional(), &Matmul::z, nullptr);
     visit(updated("a_sum", "M").optional(), &Matmul::a_sum, nullptr);
   }
   void fix_extents(ExtentsByLetter& n) const {
-    if (b && b_bf16) throw ArgumentError("matmul: b and b_bf16 are both given");
-    if (a && !b && !b_bf16) n.refuse("b", "is missing");
+    const int forms = int{bool{b}} + int{bool{b_bf16}} + int{bool{b_int8}};
+    if (forms > 1) throw ArgumentError("matmul: b is given in more than one form");
+    if (a && forms == 0) n.refuse("b", "is missing");
+    if (bool{b_int8} != bool{b_scale}) n.refuse(b_int8 ? "b_scale" : "b_int8", "is missing");
   }
 };
 

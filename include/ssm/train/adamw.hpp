@@ -35,7 +35,8 @@ struct AdamWConfig {
 template <class P>
 class AdamW {
  public:
-  /// Throws  ArgumentError  for options outside their range, or weights that are kept in bf16
+  /// Throws  ArgumentError  for options outside their range, or weights that are kept in bf16 or
+  ///                        int8
   template <class B, class L>
   AdamW(Context<B>& ctx, const L& layer, const P& parameters, AdamWConfig config = {})
       : config_(config),
@@ -47,7 +48,8 @@ class AdamW {
                        config.eps > 0 && config.weight_decay >= 0 && config.clip_norm >= 0;
     if (!valid)
       throw ArgumentError("AdamW: rates, betas, eps, decay and clip_norm must be in range");
-    if (has_weights_in_bf16(parameters)) detail::refuse_training_in_bf16("AdamW");
+    if (weight_form(parameters) != WeightForm::full)
+      detail::refuse_training_of_rounded_weights("AdamW");
     if (config_.ssm_rate == 0) config_.ssm_rate = config_.rate;
   }
 
@@ -60,7 +62,7 @@ class AdamW {
   /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns
   /// the norm of all gradients before clipping; where it is not finite, nothing is changed and the
   /// update does not count.
-  /// Throws  ArgumentError  for weights that are kept in bf16
+  /// Throws  ArgumentError  for weights that are not in full precision
   template <HasOptimizerUpdate B>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate) {
     return update(ctx, parameters, gradients, rate, parameters);
@@ -69,7 +71,8 @@ class AdamW {
   /// to.
   template <HasOptimizerUpdate B, class Working>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate, Working& working) {
-    if (has_weights_in_bf16(parameters)) detail::refuse_training_in_bf16("AdamW");
+    if (weight_form(parameters) != WeightForm::full)
+      detail::refuse_training_of_rounded_weights("AdamW");
     const double norm = gradient_norm(ctx, gradients);
     if (!std::isfinite(norm)) return norm;
     const double scale =

@@ -1,32 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "ssm/core/segments.hpp"
+#include "ssm/layer/copy_state_row.hpp"
 #include "ssm/layer/layer.hpp"  // as_rows, TapeOf
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
-#include "ssm/train/text_streams.hpp"
+#include "ssm/train/text_windows.hpp"
 #include "ssm/train/training_step.hpp"
 #include "ssm/train/working_parameters.hpp"
 
 namespace ssm {
 
 struct LanguageModelTrainerConfig {
-  Index batch = 16;        // streams that go through the model together
+  Index batch = 16;        // windows that go through the model together
   Index accumulation = 1;  // batches whose gradients make one update
   Index carry = 1;  // windows through which the state is carried; 1: each begins without a past
   Seed seed{};      // of the model's dropout
   AdamWConfig optimizer{};
+  /// The last token of every document, where documents are kept apart; none: one text.
+  std::optional<Token> document_end{};
 };
 
-/// Trains a language model on windows of a text, one window of every stream an update. With `carry`
+/// Trains a language model on windows of a text, one window of every row an update. With `carry`
 /// the state at the end of a window is the past of the next (truncated backpropagation through
 /// time), so that the model learns to run on and on.
+/// With `document_end` a window may hold several documents, and none sees another: each is a packed
+/// segment with a state of its own, the token that ends a document is predicted, and the first of the
+/// next one is not. The loss is the mean over the tokens of an update that are predicted.
 ///   LanguageModelTrainer trainer(ctx, layer, parameters,
 ///                                {.batch = 16, .carry = 16, .optimizer = {.rate = 2e-3}});
 ///   trainer.update(ctx, layer, parameters, streams, schedule.rate(trainer.step()));
@@ -61,6 +70,11 @@ class LanguageModelTrainer {
     optimizer_.loss_scale() = LossScale::for_sequences<T>();
     if (config.batch < 1 || config.accumulation < 1 || config.carry < 1)
       throw ArgumentError("training: batch, accumulation and carry must be at least 1");
+    if (config.document_end &&
+        (*config.document_end < 0 || *config.document_end >= layer.vocabulary()))
+      throw ArgumentError("training: the token " + std::to_string(*config.document_end) +
+                          " that ends a document is outside the vocabulary of " +
+                          std::to_string(layer.vocabulary()));
     if (config.carry > 1)
       for (Index microbatch = 0; microbatch < config.accumulation; ++microbatch)
         states_.push_back(layer.template initial_state<T>(ctx, config.batch));
@@ -69,17 +83,19 @@ class LanguageModelTrainer {
   /// One update at the learning rate `rate`. Where the loss or the gradient is not finite, the
   /// parameters stay as they were and the result says so.
   template <class B>
-  TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextStreams& streams,
+  TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextWindows& windows,
                       double rate) {
-    if (streams.streams() != config_.batch * config_.accumulation)
-      throw ArgumentError("training: " + std::to_string(streams.streams()) + " streams for " +
+    if (windows.rows() != config_.batch * config_.accumulation)
+      throw ArgumentError("training: " + std::to_string(windows.rows()) + " rows for " +
                           std::to_string(config_.batch * config_.accumulation) +
                           " windows an update");
-    resize(streams.length(), layer.padded_vocabulary());
+    if (config_.carry > 1 && !windows.is_continued())
+      throw ArgumentError("training: no state can be carried to a window somewhere else");
+    resize(windows.length(), layer.padded_vocabulary());
     LossScale& scale = optimizer_.loss_scale();
     if (scale.is_dynamic()) copy_states(ctx, states_, states_before_);
     while (true) {
-      const TrainingStep result = try_update(ctx, layer, parameters, streams, rate);
+      const TrainingStep result = try_update(ctx, layer, parameters, windows, rate);
       if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
         scale.count_update();
         return result;
@@ -108,16 +124,22 @@ class LanguageModelTrainer {
  private:
   template <class B>
   TrainingStep try_update(Context<B>& ctx, const L& layer, P& parameters,
-                          const TextStreams& streams, double rate) {
+                          const TextWindows& windows, double rate) {
     set_zero(ctx, gradients_);
     TrainingStep result;
+    const Index predictions = predictions_of(windows);
     for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
-      fill(streams, microbatch * config_.batch);
-      SequenceOptions<State> options = options_of(microbatch);
-      options.dropout =
+      const Index first = microbatch * config_.batch;
+      const Index predicted = fill(windows, first);
+      const double weight = static_cast<double>(predicted) / static_cast<double>(predictions);
+      const Seed dropout =
           config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + microbatch));
-      result.loss += accumulate(ctx, layer, working_.of(parameters), options) /
-                     static_cast<double>(config_.accumulation);
+      const double loss = config_.document_end
+                              ? accumulate_documents(ctx, layer, working_.of(parameters), windows,
+                                                     microbatch, dropout, weight)
+                              : accumulate(ctx, layer, working_.of(parameters), tokens_.view(),
+                                           logits_.view(), options_of(microbatch, dropout), weight);
+      result.loss += loss * weight;
     }
     result.gradient_norm =
         std::isfinite(result.loss)
@@ -136,34 +158,106 @@ class LanguageModelTrainer {
     logits_.resize({config_.batch, length, vocabulary});
     loss_.resize({1});
   }
-  void fill(const TextStreams& streams, Index first) {
-    streams.fill(first, step(), host_tokens_, host_targets_);
+  /// Reads windows first, first + 1, …; returns how many of their tokens are predicted.
+  Index fill(const TextWindows& windows, Index first) {
+    const Index predicted = read(windows, first);
     const std::size_t bytes = static_cast<std::size_t>(tokens_.size()) * sizeof(Token);
     Space::copy(tokens_.data(), host_tokens_.data(), bytes);
     Space::copy(targets_.data(), host_targets_.data(), bytes);
+    return predicted;
   }
-  SequenceOptions<State> options_of(Index microbatch) {
-    if (states_.empty()) return {};
+  Index read(const TextWindows& windows, Index first) {
+    windows.fill(first, step(), host_tokens_, host_targets_);
+    Index predicted = host_tokens_.size();
+    if (!config_.document_end) return predicted;
+    for (Index i = 0; i < host_tokens_.size(); ++i)
+      if (host_tokens_.data()[i] == *config_.document_end) {
+        host_targets_.data()[i] = ignored;
+        --predicted;
+      }
+    return predicted;
+  }
+  /// Of the whole update; at least 1.
+  Index predictions_of(const TextWindows& windows) {
+    if (!config_.document_end) return config_.accumulation * host_tokens_.size();
+    Index sum = 0;
+    for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch)
+      sum += read(windows, microbatch * config_.batch);
+    return std::max<Index>(sum, 1);
+  }
+  SequenceOptions<State> options_of(Index microbatch, Seed dropout) {
+    if (states_.empty()) return {.dropout = dropout};
     State& state = states_[static_cast<std::size_t>(microbatch)];
-    return {.initial_state = step() % config_.carry == 0 ? nullptr : &state, .final_state = &state};
+    return {
+        .initial_state = is_fresh() ? nullptr : &state, .final_state = &state, .dropout = dropout};
   }
-  /// Adds the gradient of one batch; returns its loss.
+  bool is_fresh() const { return step() % config_.carry == 0; }
+
+  /// Where the documents of the batch begin and end, its rows one behind the other.
+  void find_documents() {
+    documents_.assign(1, 0);
+    first_document_.clear();
+    for (Index row = 0; row < config_.batch; ++row) {
+      first_document_.push_back(static_cast<Index>(documents_.size()) - 1);
+      const Index length = host_tokens_.extent(1);
+      for (Index t = 0; t < length; ++t)
+        if (t + 1 == length || host_tokens_(row, t) == *config_.document_end)
+          documents_.push_back(row * length + t + 1);
+    }
+    first_document_.push_back(static_cast<Index>(documents_.size()) - 1);
+  }
+  /// `accumulate` with the documents of the batch as segments of one row. The first document of a
+  /// window goes on where the window before ended, unless that ended with a document.
+  template <class B>
+  double accumulate_documents(Context<B>& ctx, const L& layer, const Working& parameters,
+                              const TextWindows& windows, Index microbatch, Seed dropout,
+                              double weight) {
+    find_documents();
+    const Index positions = tokens_.size();
+    const auto tokens = View<const Token, 2, Space>(tokens_.data(), {1, positions});
+    const auto logits = View<T, 3, Space>(logits_.data(), {1, positions, logits_.extent(2)});
+    SequenceOptions<State> options{.segments = documents_, .dropout = dropout};
+    if (states_.empty()) return accumulate(ctx, layer, parameters, tokens, logits, options, weight);
+    State& carried = states_[static_cast<std::size_t>(microbatch)];
+    State packed = layer.template initial_state<T>(ctx, static_cast<Index>(documents_.size()) - 1);
+    for (Index row = 0; row < config_.batch && !is_fresh(); ++row)
+      if (is_within_document(windows, microbatch * config_.batch + row))
+        copy_state_row(ctx, layer, carried, row, packed, first_document_[index_of(row)]);
+    options.initial_state = options.final_state = &packed;
+    const double loss = accumulate(ctx, layer, parameters, tokens, logits, options, weight);
+    for (Index row = 0; row < config_.batch; ++row)
+      copy_state_row(ctx, layer, packed, first_document_[index_of(row + 1)] - 1, carried, row);
+    return loss;
+  }
+  /// Whether the window of this step begins in the document in which the one before it ended.
+  bool is_within_document(const TextWindows& windows, Index row) const {
+    if (windows.begin_of(row, step()) != windows.begin_of(row, step() - 1) + windows.length())
+      return false;  // a stream that began at the beginning of the text again
+    const std::vector<Token> before = windows.window(row, step() - 1);
+    return before[before.size() - 2] != *config_.document_end;
+  }
+  static std::size_t index_of(Index i) { return static_cast<std::size_t>(i); }
+
+  /// Adds the gradient of one batch, which is so much of the update; returns its loss.
   template <class B>
   double accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
-                    const SequenceOptions<State>& options) {
-    layer.forward(ctx, parameters, tokens_, logits_, tape_, options);
-    const auto rows = as_rows(logits_.view());
+                    const View<const Token, 2, Space>& tokens, const View<T, 3, Space>& logits,
+                    const SequenceOptions<State>& options, double weight) {
+    layer.forward(ctx, parameters, tokens, logits, tape_, options);
+    const auto rows = as_rows(logits);
     cross_entropy(ctx, CrossEntropy<T, Space>{.logits = rows,
                                               .targets = targets_.flatten(),
-                                              .scale = optimizer_.loss_scale().value() /
-                                                       static_cast<double>(config_.accumulation),
+                                              .ignore_index = ignored,
+                                              .scale = optimizer_.loss_scale().value() * weight,
                                               .loss = loss_,
                                               .dlogits = rows});
-    layer.backward(ctx, parameters, tape_, logits_, gradients_);
+    layer.backward(ctx, parameters, tape_, logits, gradients_);
     Wide<T> loss{};
     Space::copy(&loss, loss_.data(), sizeof(loss));
     return static_cast<double>(loss);
   }
+
+  static constexpr Token ignored = -100;
 
   LanguageModelTrainerConfig config_;
   AdamW<P> optimizer_;
@@ -171,6 +265,8 @@ class LanguageModelTrainer {
   P gradients_;
   TapeOf<Working> tape_;
   std::vector<State> states_, states_before_;
+  std::vector<Index> documents_;       // offsets, one more than there are
+  std::vector<Index> first_document_;  // of each row, and behind the last
   DynamicTensor<Token, 2> host_tokens_, host_targets_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;

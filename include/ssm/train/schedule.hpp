@@ -14,9 +14,9 @@ namespace ssm {
 /// How the learning rate changes after the warm-up; f = (s − w) / (T − w) with s the step, w the
 /// warm-up, T the total.
 ///   constant      base
-///   linear        base · max(0, 1 − f)
+///   linear        end + (base − end)·max(0, 1 − f)
 ///   polynomial    (base − end)·(1 − f)^power + end, and end after T
-///   cosine        base · max(0, (1 + cos(2π·cycles·f)) / 2)
+///   cosine        end + (base − end)·max(0, (1 + cos(2π·cycles·f)) / 2)
 ///   cosine_timm   minimum + (base − minimum)·(1 + cos(π·s/T)) / 2, s counted from the very start,
 ///                 and minimum from T on
 enum class ScheduleKind { constant, linear, polynomial, cosine, cosine_timm };
@@ -25,13 +25,13 @@ enum class ScheduleKind { constant, linear, polynomial, cosine, cosine_timm };
 /// Before the warm-up ends:
 ///   base·s/w
 ///   warmup_initial + s·(base − warmup_initial)/w    for cosine_timm
-/// Source  transformers' and timm's schedulers of the same names
+/// Source  transformers' and timm's schedulers of the same names, whose linear and cosine end at 0
 struct Schedule {
   ScheduleKind kind = ScheduleKind::constant;
   double base = 1e-3;
   Index warmup_steps = 0;
   Index total_steps = 1;
-  double end = 0;             // polynomial
+  double end = 0;             // linear, polynomial, cosine
   double power = 1;           // polynomial
   double cycles = 0.5;        // cosine
   double warmup_initial = 0;  // cosine_timm
@@ -49,11 +49,12 @@ struct Schedule {
       case ScheduleKind::constant:
         return base;
       case ScheduleKind::linear:
-        return base * std::max(0.0, 1 - f);
+        return end + (base - end) * std::max(0.0, 1 - f);
       case ScheduleKind::polynomial:
         return s > total ? end : (base - end) * std::pow(std::max(0.0, 1 - f), power) + end;
       case ScheduleKind::cosine:
-        return base * std::max(0.0, 0.5 * (1 + std::cos(2 * std::numbers::pi * cycles * f)));
+        return end + (base - end) *
+                         std::max(0.0, 0.5 * (1 + std::cos(2 * std::numbers::pi * cycles * f)));
       case ScheduleKind::cosine_timm:
         return s >= total ? minimum
                           : minimum + (base - minimum) * 0.5 *

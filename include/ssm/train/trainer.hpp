@@ -43,7 +43,8 @@ class Trainer {
   static constexpr bool is_mixed = !std::is_same_v<T, Wide<T>>;
 
  public:
-  /// Throws  ArgumentError  for options outside their range, or weights that are kept in bf16
+  /// Throws  ArgumentError  for options outside their range, or weights that are kept in bf16 or
+  ///                        int8
   Trainer(Context<B>& ctx, Model<P>& model, AdamWConfig config = {}, Seed seed = {})
       : ctx_(ctx),
         model_(model),

@@ -39,6 +39,43 @@ TEST_CASE_TEMPLATE("embedding and its gradient equal the reference, with tokens 
       }
 }
 
+TEST_CASE_TEMPLATE("a table kept in int8 gives its rows times their scales", T, float, double) {
+  constexpr Index vocabulary = 10;
+  for (const Index width : {1, 16, 33})
+    for (const Layout layout : all_layouts) {
+      CAPTURE(width);
+      const auto int8 = place<std::int8_t>(layout, vocabulary, width);
+      DynamicTensor<float, 1> scale({vocabulary});
+      for (Index v = 0; v < vocabulary; ++v) {
+        scale(v) = 0.1F * static_cast<float>(v);
+        for (Index d = 0; d < width; ++d)
+          int8.view(v, d) = static_cast<std::int8_t>((v * 91 + d * 53) % 255 - 127);
+      }
+      DynamicTensor<Token, 1> tokens({7});
+      for (Index m = 0; m < 7; ++m) tokens(m) = static_cast<Token>(m * m % vocabulary);
+      const auto check = [&](auto& ctx) {
+        const auto y = place<T>(layout, 7, width);
+        Embedding<T, HostSpace> call{
+            .table_int8 = int8, .table_scale = scale, .tokens = tokens, .y = y};
+        embedding(ctx, call);
+        Index wrong = 0;
+        for (Index m = 0; m < 7; ++m)
+          for (Index d = 0; d < width; ++d)
+            wrong += y.view(m, d) != T{scale(tokens(m))} * T(int8.view(tokens(m), d));
+        CHECK(wrong == 0);
+        call.table_scale = {};
+        CHECK_THROWS_WITH_AS(embedding(ctx, call), "embedding: table_scale is missing", ShapeError);
+        call.table_scale = scale;
+        call.table = View<const T, 2>(y.view);
+        CHECK_THROWS_WITH_AS(embedding(ctx, call),
+                             "embedding: the table is given in more than one form", ArgumentError);
+      };
+      Context<Reference> reference;
+      check(reference);
+      on_each_thread_count(check);
+    }
+}
+
 TEST_CASE_TEMPLATE("a table kept in bf16 gives the values of its rows", T, float, double) {
   constexpr Index vocabulary = 10;
   for (const Index count : {0, 1, 3, 1000})

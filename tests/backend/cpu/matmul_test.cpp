@@ -3,6 +3,7 @@
 
 #include "compare.hpp"
 #include "ssm/core/elementwise.hpp"
+#include "ssm/core/weight.hpp"
 
 using namespace ssm;
 using namespace ssm::test;
@@ -123,8 +124,8 @@ TEST_CASE("the same thread count gives the same bits") {
 }
 
 TEST_CASE_TEMPLATE(
-    "a matmul by a matrix kept in bf16 is that by its values, for every size and layout", T, float,
-    double) {
+    "a matmul by a matrix kept in bf16 or int8 is that by its values, for every size and layout", T,
+    float, double) {
   Context<Reference> reference;
   for (const Index rows : {0, 1, 2, 3, 7, 16, 17, 64})
     for (const Index columns : {1, 31, 65})
@@ -135,49 +136,75 @@ TEST_CASE_TEMPLATE(
           CAPTURE(depth);
           const auto a = random_tensor<T>("a", rows, depth);
           const auto bias = random_tensor<T>("bias", columns);
-          auto b = random_tensor<T>("b", depth, columns);
-          auto bf16 = place<BFloat16>(layout, depth, columns);
-          for_each_index(b, [&](auto... i) {
-            bf16.view(i...) = scalar_cast<BFloat16>(b(i...));
-            b(i...) = scalar_cast<T>(bf16.view(i...));
+          const auto random = random_tensor<T>("b", depth, columns);
+          const auto bf16 = place<BFloat16>(layout, depth, columns);
+          const auto int8 = place<std::int8_t>(layout, depth, columns);
+          DynamicTensor<float, 1> scale({columns});
+          for (Index n = 0; n < columns; ++n) scale(n) = 0.125F / static_cast<float>(n + 1);
+          for_each_index(random, [&](Index k, Index n) {
+            bf16.view(k, n) = scalar_cast<BFloat16>(random(k, n));
+            int8.view(k, n) = static_cast<std::int8_t>((k * 37 + n * 11) % 255 - 127);
           });
-          auto expected = nan_tensor<T>(rows, columns);
-          auto plain = nan_tensor<T>(rows, columns);
-          Matmul<T, HostSpace> product{
-              .a = a, .b_bf16 = bf16, .bias = bias, .activation = ActivationKind::silu, .c = plain};
-          matmul(reference, product);
-          matmul(
-              reference,
-              Matmul<T, HostSpace>{
-                  .a = a, .b = b, .bias = bias, .activation = ActivationKind::silu, .c = expected});
-          CHECK(std::equal(plain.data(), plain.data() + plain.size(), expected.data()));
-          const auto placed_a = place_copy(layout, a);
-          on_each_thread_count([&](auto& ctx) {
-            for (const View<const T, 2>& left : {View<const T, 2>(a), View<const T, 2>(placed_a)}) {
-              auto c = nan_tensor<T>(rows, columns);
-              product.a = left;
-              product.c = c;
-              matmul(ctx, product);
-              CHECK(difference(c, expected) < tolerance<T>.value);
+          for (const WeightForm form : {WeightForm::bf16, WeightForm::int8}) {
+            CAPTURE(std::string(weight_form_name(form)));
+            auto b = nan_tensor<T>(depth, columns);
+            for_each_index(b, [&](Index k, Index n) {
+              b(k, n) = form == WeightForm::bf16 ? scalar_cast<T>(bf16.view(k, n))
+                                                 : T{scale(n)} * T(int8.view(k, n));
+            });
+            auto expected = nan_tensor<T>(rows, columns);
+            auto plain = nan_tensor<T>(rows, columns);
+            Matmul<T, HostSpace> product{
+                .a = a, .bias = bias, .activation = ActivationKind::silu, .c = plain};
+            auto by_values = product;
+            by_values.b = b;
+            by_values.c = expected;
+            if (form == WeightForm::bf16) {
+              product.b_bf16 = bf16;
+            } else {
+              product.b_int8 = int8;
+              product.b_scale = scale;
             }
-          });
+            matmul(reference, product);
+            matmul(reference, by_values);
+            CHECK(difference(plain, expected) < tolerance<T>.value);
+            const auto placed_a = place_copy(layout, a);
+            on_each_thread_count([&](auto& ctx) {
+              for (const View<const T, 2>& left :
+                   {View<const T, 2>(a), View<const T, 2>(placed_a)}) {
+                auto c = nan_tensor<T>(rows, columns);
+                product.a = left;
+                product.c = c;
+                matmul(ctx, product);
+                CHECK(difference(c, expected) < tolerance<T>.value);
+              }
+            });
+          }
         }
 }
 
 TEST_CASE(
-    "a matmul by a matrix kept in bf16 larger than one block of panels equals the reference") {
+    "a matmul by a matrix kept in bf16 or int8 larger than one block of panels equals the "
+    "reference") {
   const auto a = random_tensor<float>("a", 20, 9);
   const auto numbers = random_tensor<float>("b", 3100, 9);
   DynamicTensor<BFloat16, 2> bf16(numbers.extents());
   map([](float x) { return scalar_cast<BFloat16>(x); }, bf16, numbers);
+  DynamicTensor<std::int8_t, 2> int8(numbers.extents());
+  DynamicTensor<float, 1> scale({3100});
+  CHECK(round_rows_to_int8<float>(numbers, int8, scale) == std::nullopt);
   auto expected = nan_tensor<float>(20, 3100);
-  Matmul<float, HostSpace> product{.a = a, .b_bf16 = bf16.transpose(0, 1), .c = expected};
-  Context<Reference> reference;
-  matmul(reference, product);
-  on_each_thread_count([&](auto& ctx) {
-    auto c = nan_tensor<float>(20, 3100);
-    product.c = c;
-    matmul(ctx, product);
-    CHECK(difference(c, expected) < tolerance<float>.value);
-  });
+  for (Matmul<float, HostSpace> product :
+       {Matmul<float, HostSpace>{.a = a, .b_bf16 = bf16.transpose(0, 1), .c = expected},
+        Matmul<float, HostSpace>{
+            .a = a, .b_int8 = int8.transpose(0, 1), .b_scale = scale, .c = expected}}) {
+    Context<Reference> reference;
+    matmul(reference, product);
+    on_each_thread_count([&](auto& ctx) {
+      auto c = nan_tensor<float>(20, 3100);
+      product.c = c;
+      matmul(ctx, product);
+      CHECK(difference(c, expected) < tolerance<float>.value);
+    });
+  }
 }

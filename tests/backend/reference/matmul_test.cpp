@@ -106,11 +106,38 @@ TEST_CASE("a product by numbers kept in bf16 is that by their values") {
   matmul(ctx, product);
   CHECK(difference(c, tensor_of({10, 6, 22, 12}).reshape(2, 2)) == 0);
   product.b = numbers.reshape(3, 2);
-  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b and b_bf16 are both given", ArgumentError);
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b is given in more than one form",
+                       ArgumentError);
   product.b = {};
   product.a = a.reshape(3, 2);
   CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b_bf16 must be [2, *], got [3, 2]",
                        ShapeError);
+}
+
+TEST_CASE("a product by whole numbers and a scale for each column is that by their values") {
+  Context<Reference> ctx;
+  const auto a = tensor_of({1, 2, 3, 4, 5, 6});
+  DynamicTensor<std::int8_t, 2> b({3, 2});
+  const std::int8_t numbers[] = {1, -127, 0, 2, 3, 1};
+  std::copy_n(numbers, 6, b.data());
+  DynamicTensor<float, 1> scale({2});
+  const auto bias = tensor_of({10, 20});
+  scale(0) = 0.5F;
+  scale(1) = 2;
+  auto c = nan_tensor(2, 2);
+  Matmul<double, HostSpace> product{
+      .a = a.reshape(2, 3), .b_int8 = b, .b_scale = scale, .bias = bias, .c = c};
+  matmul(ctx, product);
+  CHECK(difference(c, tensor_of({15, -220, 21, -964}).reshape(2, 2)) == 0);
+  product.b_scale = {};
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b_scale is missing", ShapeError);
+  product.b_scale = scale.view().slice(0, 0, 1);
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b_scale must be [2], got [1]", ShapeError);
+  product.b_scale = scale;
+  DynamicTensor<BFloat16, 2> bf16({3, 2});
+  product.b_bf16 = bf16;
+  CHECK_THROWS_WITH_AS(matmul(ctx, product), "matmul: b is given in more than one form",
+                       ArgumentError);
 }
 
 }  // namespace

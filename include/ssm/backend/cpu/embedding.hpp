@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 
 #include "ssm/backend/cpu/parallel.hpp"
 #include "ssm/backend/cpu/simd.hpp"
@@ -18,6 +19,8 @@ struct Embedding {
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
     if constexpr (HalfStorage<T>)
       reference::Embedding::embedding(ctx, a);
+    else if (a.table_int8)
+      scale_rows<T>(ctx.resources().threads(), a);
     else if (a.table_bf16)
       copy_rows<T>(ctx.resources().threads(), a.table_bf16, a);
     else
@@ -54,6 +57,19 @@ struct Embedding {
                       y.store(m, d, count,
                               gather<T, Arch>(row + d * table.stride(1), table.stride(1), count));
                     });
+  }
+  template <class T>
+  static void scale_rows(const Threads& threads, const ssm::Embedding<T, HostSpace>& a) {
+    const Rows<T, Arch> y(a.y);
+    const auto& table = a.table_int8;
+    parallel_pieces(
+        threads, a.y.extent(0), a.y.extent(1), lane_count<T, Arch>,
+        [&](Index m, Index d, Index count) {
+          const std::int8_t* row = table.data() + a.tokens(m) * table.stride(0);
+          const Batch<T, Arch> scale(static_cast<T>(a.table_scale(a.tokens(m))));
+          y.store(m, d, count,
+                  scale * gather<T, Arch>(row + d * table.stride(1), table.stride(1), count));
+        });
   }
 };
 

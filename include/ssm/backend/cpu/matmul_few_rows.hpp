@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <type_traits>
+
 #include "ssm/backend/cpu/matmul_epilogue.hpp"
 #include "ssm/backend/cpu/parallel.hpp"
 
@@ -15,15 +18,19 @@ class MatmulFewRows {
   static constexpr Index max_rows = 16;
 
   static bool applies(const ssm::Matmul<T, HostSpace>& a) {
-    const Index depth_stride = a.b_bf16 ? a.b_bf16.stride(0) : a.b.stride(0);
+    const Index depth_stride = a.b        ? a.b.stride(0)
+                               : a.b_bf16 ? a.b_bf16.stride(0)
+                                          : a.b_int8.stride(0);
     return a.a.extent(0) <= max_rows && depth_stride == 1 && a.a.stride(1) == 1;
   }
 
   static void run(const Threads& threads, const ssm::Matmul<T, HostSpace>& a) {
-    if (a.b_bf16)
+    if (a.b)
+      run(threads, a, a.b);
+    else if (a.b_bf16)
       run(threads, a, a.b_bf16);
     else
-      run(threads, a, a.b);
+      run(threads, a, a.b_int8);
   }
 
  private:
@@ -45,7 +52,12 @@ class MatmulFewRows {
         const Index count = std::min(group, range.end - n);
         for (Index i = 0; i < count; ++i)
           all_rows(a.a, b.data() + (n + i) * b.stride(1), products + i);
-        for (Index m = 0; m < rows; ++m) epilogue.finish(m, n, count, products + m * group);
+        for (Index m = 0; m < rows; ++m) {
+          if constexpr (std::is_same_v<Stored, std::int8_t>)
+            for (Index i = 0; i < count; ++i)
+              products[m * group + i] *= static_cast<T>(a.b_scale(n + i));
+          epilogue.finish(m, n, count, products + m * group);
+        }
       }
     });
   }

@@ -37,10 +37,8 @@ class MatmulPanels {
         for (Index i = range.begin; i < range.end; ++i)
           if (i < row_panels)
             pack<height>(a.a.transpose(0, 1), k, here, i * height, &left(i, 0, 0));
-          else if (a.b_bf16)
-            pack<width>(a.b_bf16, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
           else
-            pack<width>(a.b, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
+            pack_columns(a, k, here, (i - row_panels) * width, &right(i - row_panels, 0, 0));
       });
       const Pass pass{.first = k == 0, .last = k + here >= depth, .depth = here};
       auto step = a;
@@ -69,6 +67,19 @@ class MatmulPanels {
     bool last;
     Index depth;
   };
+
+  /// The panel of b from column `first` on, whatever form it is kept in.
+  static void pack_columns(const ssm::Matmul<T, HostSpace>& a, Index begin, Index depth,
+                           Index first, T* to) {
+    if (a.b) return pack<width>(a.b, begin, depth, first, to);
+    if (a.b_bf16) return pack<width>(a.b_bf16, begin, depth, first, to);
+    pack<width>(a.b_int8, begin, depth, first, to);
+    T scale[width];
+    for (Index i = 0; i < width; ++i)
+      scale[i] = first + i < a.b_scale.extent(0) ? static_cast<T>(a.b_scale(first + i)) : T{0};
+    for (Index k = 0; k < depth; ++k)
+      for (Index i = 0; i < width; ++i) to[k * width + i] *= scale[i];
+  }
 
   /// to[k][i] = view(begin + k, first + i) for k < depth and i < Size; columns that the view lacks
   /// become zero.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <type_traits>
 #include <utility>
 
@@ -55,6 +56,25 @@ template <class T, class Arch>
   for (Index i = 0; i < lane_count<T, Arch>; ++i) buffer[i] = scalar_cast<T>(from[i]);
   return Batch<T, Arch>::load_aligned(buffer);
 }
+/// Whole numbers read as T. xsimd has no such conversion.
+template <class T, class Arch>
+[[gnu::always_inline]] inline Batch<T, Arch> load(const std::int8_t* from) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 64) {
+    const __m128i numbers = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(numbers));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 32) {
+    const __m128i numbers = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(numbers));
+  }
+#endif
+  alignas(64) T buffer[lane_count<T, Arch>];
+  for (Index i = 0; i < lane_count<T, Arch>; ++i) buffer[i] = static_cast<T>(from[i]);
+  return Batch<T, Arch>::load_aligned(buffer);
+}
 template <class T, class Arch>
 void store(T* to, const Batch<T, Arch>& value) {
   value.store_unaligned(to);
@@ -75,19 +95,19 @@ template <class T, class Arch>
     return load<T, Arch>(from);
   return gather_apart<T, Arch>(from, stride, count, rest);
 }
-template <class T, class Arch>
-[[gnu::noinline]] Batch<T, Arch> gather_apart(const BFloat16* from, Index stride, Index count) {
+template <class T, class Arch, class Stored>
+[[gnu::noinline]] Batch<T, Arch> gather_apart(const Stored* from, Index stride, Index count) {
   alignas(64) T buffer[lane_count<T, Arch>];
   for (Index i = 0; i < lane_count<T, Arch>; ++i)
     buffer[i] = i < count ? scalar_cast<T>(from[i * stride]) : T{0};
   return Batch<T, Arch>::load_aligned(buffer);
 }
-template <class T, class Arch>
-[[gnu::always_inline]] inline Batch<T, Arch> gather(const BFloat16* from, Index stride,
-                                                    Index count) {
+template <class T, class Arch, class Stored>
+  requires(std::is_same_v<Stored, BFloat16> || std::is_same_v<Stored, std::int8_t>)
+[[gnu::always_inline]] inline Batch<T, Arch> gather(const Stored* from, Index stride, Index count) {
   if (stride == 1 && count == lane_count<T, Arch>) [[likely]]
     return load<T, Arch>(from);
-  return gather_apart<T, Arch>(from, stride, count);
+  return gather_apart<T, Arch, Stored>(from, stride, count);
 }
 template <class T, class Arch>
 [[gnu::noinline]] void scatter_apart(T* to, Index stride, Index count,

@@ -40,6 +40,7 @@ namespace primitive {
 struct Embedding {
   template <class Ctx, DeviceNumber T>
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
+    if (a.table_int8) throw ArgumentError("embedding: weights in int8 are not read on cuda");
     queue(ctx, [&](Stream stream) { cuda::embedding(on_device(a), stream); });
   }
   template <class Ctx, DeviceNumber T>

@@ -9,10 +9,13 @@ namespace ssm::reference {
 struct Embedding {
   template <class Ctx, class T>
   static void embedding(Ctx&, const ssm::Embedding<T, typename Ctx::Space>& a) {
+    const auto table = [&](Token token, Index d) -> T {
+      if (a.table_int8)
+        return scalar_cast<T>(Wide<T>{a.table_scale(token)} * Wide<T>(a.table_int8(token, d)));
+      return a.table_bf16 ? scalar_cast<T>(a.table_bf16(token, d)) : a.table(token, d);
+    };
     for (Index m = 0; m < a.tokens.extent(0); ++m)
-      for (Index d = 0; d < a.y.extent(1); ++d)
-        a.y(m, d) =
-            a.table_bf16 ? scalar_cast<T>(a.table_bf16(a.tokens(m), d)) : a.table(a.tokens(m), d);
+      for (Index d = 0; d < a.y.extent(1); ++d) a.y(m, d) = table(a.tokens(m), d);
   }
 
   template <class Ctx, Real T>

@@ -10,8 +10,9 @@ namespace ssm::reference {
 struct Matmul {
   template <class Ctx, Real T>
   static void matmul(Ctx&, const ssm::Matmul<T, typename Ctx::Space>& a) {
-    const auto b = [&](Index k, Index n) {
-      return a.b_bf16 ? scalar_cast<T>(a.b_bf16(k, n)) : a.b(k, n);
+    const auto b = [&](Index k, Index n) -> double {
+      if (a.b_int8) return double{a.b_scale(n)} * a.b_int8(k, n);
+      return a.b_bf16 ? scalar_cast<double>(a.b_bf16(k, n)) : double{a.b(k, n)};
     };
     for (Index m = 0; m < a.c.extent(0); ++m) {
       for (Index n = 0; n < a.c.extent(1); ++n) {

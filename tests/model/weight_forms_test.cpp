@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <string>
 
 #include "ssm/backend/cpu.hpp"
@@ -77,25 +80,37 @@ DynamicTensor<Token, 2> tokens_of(Index batch, Index length) {
   return tokens;
 }
 
-/// What the weights become in bf16, in single precision.
+/// What the weights become in a form, in single precision.
 template <class P>
-void round_weights(P& parameters) {
+void round_weights(P& parameters, WeightForm form) {
   for_each_parameter(
-      [](const ParameterSpec&, auto& tensor) {
-        if constexpr (requires { tensor.bf16; })
-          for (Index i = 0; i < tensor.size(); ++i)
-            tensor.data()[i] = static_cast<float>(BFloat16(tensor.data()[i]));
+      [&](const ParameterSpec&, auto& tensor) {
+        if constexpr (requires { tensor.bf16; }) {
+          if (form == WeightForm::bf16)
+            for (Index i = 0; i < tensor.size(); ++i)
+              tensor.data()[i] = static_cast<float>(BFloat16(tensor.data()[i]));
+          for (Index n = 0; form == WeightForm::int8 && n < tensor.extent(0); ++n) {
+            const auto row = tensor.select(0, n);
+            float largest = 0;
+            for (Index k = 0; k < row.size(); ++k) largest = std::max(largest, std::abs(row(k)));
+            const float scale = largest / 127;
+            for (Index k = 0; k < row.size(); ++k) row(k) = scale * std::round(row(k) / scale);
+          }
+        }
       },
       parameters);
 }
 
+constexpr std::array rounded_forms{WeightForm::bf16, WeightForm::int8};
+
 template <class B, class L>
-void logits_equal(const L& layer) {
+void logits_equal(const L& layer, WeightForm form) {
+  CAPTURE(std::string(weight_form_name(form)));
   Context<B> ctx;
   auto rounded = layer.initialize(ctx, Seed{3});
   auto kept = layer.initialize(ctx, Seed{3});
-  round_weights(rounded);
-  keep_weights_in_bf16(kept);
+  round_weights(rounded, form);
+  keep_weights_in(kept, form);
   for (const Index length : {1, 2, 7, 64}) {
     CAPTURE(length);
     const auto tokens = tokens_of(3, length);
@@ -111,21 +126,23 @@ void logits_equal(const L& layer) {
   }
 }
 
-TEST_CASE("a model whose weights are kept in bf16 is that with rounded weights") {
+TEST_CASE("a model whose weights are kept in bf16 or int8 is that with rounded weights") {
   for_each_model([](const char* name, const auto& layer) {
     CAPTURE(std::string(name));
-    logits_equal<Reference>(layer);
-    logits_equal<Cpu>(layer);
+    for (const WeightForm form : rounded_forms) {
+      logits_equal<Reference>(layer, form);
+      logits_equal<Cpu>(layer, form);
+    }
   });
 }
 
-TEST_CASE("weights kept in bf16 take half the memory and are counted as before") {
+TEST_CASE("every matrix of projections and embeddings is kept in the form, and counted as before") {
   for_each_model([](const char* name, const auto& layer) {
     CAPTURE(std::string(name));
     Context<Reference> ctx;
     auto parameters = layer.initialize(ctx, Seed{3});
     const Index count = parameter_count(parameters);
-    keep_weights_in_bf16(parameters);
+    keep_weights_in(parameters, WeightForm::int8);
     CHECK(parameter_count(parameters) == count);
     Index full = 0;  // matrices of projections and embeddings that are still in single precision
     for_each_parameter(
@@ -137,45 +154,50 @@ TEST_CASE("weights kept in bf16 take half the memory and are counted as before")
   });
 }
 
-TEST_CASE("a step with weights kept in bf16 allocates nothing") {
+TEST_CASE("a step with weights kept in bf16 or int8 allocates nothing") {
   for_each_model([](const char* name, const auto& layer) {
-    if (std::string(name) == "H3") return;  // its attention's cache grows
-    CAPTURE(std::string(name));
-    Context<Cpu> ctx;
-    auto parameters = layer.initialize(ctx, Seed{3});
-    keep_weights_in_bf16(parameters);
-    auto state = layer.initial_state(ctx, 1);
-    const auto tokens = tokens_of(1, 1);
-    auto logits = nan_tensor<float>(1, layer.padded_vocabulary());
-    const auto step = [&] { layer.step(ctx, parameters, tokens.select(1, 0), logits, state); };
-    step();
-    step();
-    const std::size_t before = laws::allocation_count();
-    step();
-    CHECK(laws::allocation_count() == before);
+    for (const WeightForm form : rounded_forms) {
+      if (std::string(name) == "H3") return;  // its attention's cache grows
+      CAPTURE(std::string(name));
+      Context<Cpu> ctx;
+      auto parameters = layer.initialize(ctx, Seed{3});
+      keep_weights_in(parameters, form);
+      auto state = layer.initial_state(ctx, 1);
+      const auto tokens = tokens_of(1, 1);
+      auto logits = nan_tensor<float>(1, layer.padded_vocabulary());
+      const auto step = [&] { layer.step(ctx, parameters, tokens.select(1, 0), logits, state); };
+      step();
+      step();
+      const std::size_t before = laws::allocation_count();
+      step();
+      CHECK(laws::allocation_count() == before);
+    }
   });
 }
 
-TEST_CASE("training refuses weights that are kept in bf16, in one sentence") {
-  const char* tail = ": weights that are kept in bf16 cannot be trained, they serve inference";
+TEST_CASE("training refuses weights that are kept in bf16 or int8, in one sentence") {
+  const char* tail =
+      ": weights that are kept in bf16 or int8 cannot be trained, they serve inference";
   for_each_model([&](const char* name, const auto& layer) {
-    CAPTURE(std::string(name));
-    Context<Reference> ctx;
-    auto parameters = layer.initialize(ctx, Seed{3});
-    auto gradients = layer.initialize(ctx, Seed{4});
-    const auto tokens = tokens_of(1, 5);
-    auto logits = nan_tensor<float>(1, 5, layer.padded_vocabulary());
-    auto tape = layer.make_tape();
-    layer.forward(ctx, parameters, tokens, logits, tape);
-    AdamW optimizer(ctx, layer, parameters);
-    keep_weights_in_bf16(parameters);
-    CHECK_THROWS_WITH_AS(layer.backward(ctx, parameters, tape, logits, gradients),
-                         ("linear" + std::string(tail)).c_str(), ArgumentError);
-    CHECK_THROWS_WITH_AS(layer.forward(ctx, parameters, tokens, logits, tape),
-                         ("language model" + std::string(tail)).c_str(), ArgumentError);
-    CHECK_THROWS_WITH_AS(optimizer.update(ctx, parameters, gradients),
-                         ("AdamW" + std::string(tail)).c_str(), ArgumentError);
-    CHECK_THROWS_AS(AdamW(ctx, layer, parameters), ArgumentError);
+    for (const WeightForm form : rounded_forms) {
+      CAPTURE(std::string(name));
+      Context<Reference> ctx;
+      auto parameters = layer.initialize(ctx, Seed{3});
+      auto gradients = layer.initialize(ctx, Seed{4});
+      const auto tokens = tokens_of(1, 5);
+      auto logits = nan_tensor<float>(1, 5, layer.padded_vocabulary());
+      auto tape = layer.make_tape();
+      layer.forward(ctx, parameters, tokens, logits, tape);
+      AdamW optimizer(ctx, layer, parameters);
+      keep_weights_in(parameters, form);
+      CHECK_THROWS_WITH_AS(layer.backward(ctx, parameters, tape, logits, gradients),
+                           ("linear" + std::string(tail)).c_str(), ArgumentError);
+      CHECK_THROWS_WITH_AS(layer.forward(ctx, parameters, tokens, logits, tape),
+                           ("language model" + std::string(tail)).c_str(), ArgumentError);
+      CHECK_THROWS_WITH_AS(optimizer.update(ctx, parameters, gradients),
+                           ("AdamW" + std::string(tail)).c_str(), ArgumentError);
+      CHECK_THROWS_AS(AdamW(ctx, layer, parameters), ArgumentError);
+    }
   });
 }
 
@@ -187,8 +209,8 @@ TEST_CASE("weights kept in bf16 are saved so, and load as the rounded ones") {
     auto rounded = layer.initialize(ctx, Seed{3});
     auto kept = layer.initialize(ctx, Seed{3});
     auto loaded = layer.initialize(ctx, Seed{4});
-    round_weights(rounded);
-    keep_weights_in_bf16(kept);
+    round_weights(rounded, WeightForm::bf16);
+    keep_weights_in(kept, WeightForm::bf16);
     const auto path = folder / (std::string(name) + ".safetensors");
     SafetensorsWriter writer(path);
     save_parameters(writer, kept);
@@ -205,6 +227,20 @@ TEST_CASE("weights kept in bf16 are saved so, and load as the rounded ones") {
                          "load_parameters: load in full precision, then keep the weights in bf16",
                          ArgumentError);
   });
+}
+
+TEST_CASE("weights kept in int8 are not saved") {
+  const TemporaryFolder folder;
+  Context<Reference> ctx;
+  const auto layer = mamba_model();
+  auto parameters = layer.initialize(ctx, Seed{3});
+  keep_weights_in(parameters, WeightForm::int8);
+  SafetensorsWriter writer(folder / "model.safetensors");
+  CHECK_THROWS_WITH_AS(
+      save_parameters(writer, parameters),
+      "save_parameters: 'backbone.embeddings.weight' is kept in int8, which is not "
+      "written to files",
+      ArgumentError);
 }
 
 }  // namespace
