@@ -7,8 +7,11 @@
 #include <span>
 #include <utility>
 
+#include "ssm/io/bare_tokens.hpp"
+#include "ssm/io/byte_tokens.hpp"
 #include "ssm/io/input.hpp"
 #include "ssm/io/json_parser.hpp"
+#include "ssm/io/npy_tokens.hpp"
 
 namespace ssm::cli {
 namespace {
@@ -40,7 +43,7 @@ void for_each_line(const FileReader& file, Visit&& visit) {
 }
 
 /// A field that is a string; nothing where there is none.
-const std::string* string_in(const nlohmann::json& json, const char* name) {
+const std::string* string_in(const nlohmann::json& json, const std::string& name) {
   const auto field = json.find(name);
   return field == json.end() ? nullptr : field->get_ptr<const std::string*>();
 }
@@ -52,21 +55,25 @@ ScoredText::ScoredText(const ScoredInput& input, std::optional<Tokenizer> tokeni
     : tokenizer_(std::move(tokenizer)) {
   read(input);
   require_known(vocabulary);
-  if (npy_ && tokenizer_) size_ = size_from(0);
+  if (!input.tokens.empty() && tokenizer_) size_ = size_from(0);
 }
 
 void ScoredText::read(const ScoredInput& input) {
-  const bool is_kept = input.is_json_lines || input.before || input.after ||
+  const bool is_kept = !input.field.empty() || input.before || input.after ||
                        (tokenizer_ && !tokenizer_->files().empty());
   if (!input.tokens.empty()) {
-    npy_.emplace(input.tokens);
-    name_ = npy_->file().name();
-    documents_.push_back(npy_->size());
+    FileReader file = open_input(input.tokens);
+    name_ = file.name();
+    if (input.bare.empty())
+      source_ = std::make_unique<NpyTokens>(std::move(file));
+    else
+      source_ = std::make_unique<BareTokens>(std::move(file), input.bare == "uint16" ? 2 : 4);
+    documents_.push_back(source_->size());
     return;
   }
   FileReader file = open_input(input.text);
   name_ = file.name();
-  if (input.is_json_lines) {
+  if (!input.field.empty()) {
     for_each_line(file, [&](const std::string& line, Index number) {
       if (line.find_first_not_of(" \t\r") == line.npos) return;
       add_line(line, name_ + ", line " + std::to_string(number), input);
@@ -79,8 +86,8 @@ void ScoredText::read(const ScoredInput& input) {
     WordCount words;
     file.for_each_block([&](std::span<const std::byte> bytes) { words.add(characters(bytes)); });
     size_ = size_of(words, static_cast<Index>(file.size()));
-    bytes_.emplace(std::move(file));
-    documents_.push_back(bytes_->size());
+    source_ = std::make_unique<ByteTokens>(std::move(file));
+    documents_.push_back(source_->size());
   }
 }
 
@@ -88,11 +95,12 @@ void ScoredText::add_line(std::string_view line, const std::string& place,
                           const ScoredInput& input) {
   const nlohmann::json json = parse_json_value(line, place);
   if (!json.is_object()) throw CheckpointError(place, "", "is not a JSON object");
-  const std::string* text = string_in(json, "text");
-  if (text == nullptr) throw CheckpointError(place, "", "has no string \"text\"");
+  const std::string* text = string_in(json, input.field);
+  if (text == nullptr)
+    throw CheckpointError(place, "", "has no string '" + detail::printable(input.field) + "'");
   const std::string* original = string_in(json, "original");
   if (original == nullptr && json.contains("original"))
-    throw CheckpointError(place, "", "has an \"original\" that is no string");
+    throw CheckpointError(place, "", "has an 'original' that is no string");
   add_document(*text, original == nullptr ? *text : *original, input);
 }
 
@@ -107,10 +115,7 @@ void ScoredText::add_document(std::string_view text, std::string_view original,
   size_ += size_of(words, static_cast<Index>(original.size()));
 }
 
-TokenView ScoredText::tokens() const {
-  if (npy_) return TokenView(*npy_);
-  return bytes_ ? TokenView(*bytes_) : TokenView(kept_);
-}
+TokenView ScoredText::tokens() const { return source_ ? TokenView(*source_) : TokenView(kept_); }
 
 template <class Visit>
 void ScoredText::for_each_token(Index begin, Visit&& visit) const {

@@ -157,7 +157,7 @@ def check(program, family, fast, tokenizer_folder, text, work):
     documents = [part for part in text.split("\n") if part.strip()]
     (work / "documents.jsonl").write_text("".join(json.dumps({"text": part, "meta": {}}) + "\n" for part in documents), encoding="utf-8")
     joined = [token for part in documents for token in fast.encode(part) + [END]]
-    result, lines = measure(program, folder, "--text", work / "documents.jsonl", "--jsonl", "--tokenizer", tokenizer_folder, "--protocol", "pile",
+    result, lines = measure(program, folder, "--text", work / "documents.jsonl", "--jsonl", "text", "--tokenizer", tokenizer_folder, "--protocol", "pile",
                             "--window", 64)
     expected = -sum(value[0] for value in disjoint(model, joined, 64).values())
     expect(near(result["nats"], expected), f"{family}, documents: {result['nats']} nats, not {expected}")
@@ -187,7 +187,7 @@ def check_harness(program, family, model, documents, fast, tokenizer_folder, wor
                 for text, page in zip(texts, pages)]
     values = harness.loglikelihood_rolling(requests, disable_tqdm=True)
     counted = [process_results({"page": page}, (value,)) for page, value in zip(pages, values)]
-    result, lines = measure(program, work / family, "--text", work / "pages.jsonl", "--jsonl", "--tokenizer", tokenizer_folder, "--protocol",
+    result, lines = measure(program, work / family, "--text", work / "pages.jsonl", "--jsonl", "text", "--tokenizer", tokenizer_folder, "--protocol",
                             "lm-eval", "--window", 64)
     expect(near(result["nats"], -sum(values)), f"{family}, lm_eval: {result['nats']} nats, not {-sum(values)}")
     for i, value in enumerate(values):
