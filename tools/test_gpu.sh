@@ -67,6 +67,19 @@ greedy() {  # FOLDER BACKEND OUTPUT OPTIONS…
   "$bin/ssm" generate "$folder" --backend "$backend" --prompt "The " --tokens 64 --temperature 0 "$@" >"$output"
 }
 
+# The perplexity of a text in windows, on both backends.
+same_perplexity() {  # FOLDER
+  for backend in cpu cuda; do
+    "$bin/ssm" perplexity "$1" --text README.md --window 96 --stride 40 --backend $backend --json --quiet >"$work/$backend.json" || return 1
+  done
+  python3 - "$work/cpu.json" "$work/cuda.json" <<'PYTHON'
+import json, sys
+cpu, cuda = (json.load(open(path)) for path in sys.argv[1:3])
+print(f"perplexity {cpu['perplexity']} on the CPU, {cuda['perplexity']} on the GPU, of {cuda['tokens']} tokens")
+sys.exit(not (cpu["tokens"] == cuda["tokens"] and abs(cpu["nats"] - cuda["nats"]) <= 1e-4 * cpu["nats"]))
+PYTHON
+}
+
 # Every conformance case, but those of layers whose primitives this backend lacks.
 conformance() {  # SCALAR
   "$bin/ssm-conformance" --backend cuda --scalar "$1" tests/data/conformance/cases >"$work/cases"
@@ -100,6 +113,7 @@ if [[ $what != sanitizers ]]; then
   step "generate on the CPU" greedy "$work/gpu" cpu "$work/cpu.txt"
   step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
   step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
+  step "the same perplexity" same_perplexity "$work/gpu"
   step "generate with bf16 weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_bf16.txt" --weights bf16
   step "generate with bf16 weights on the GPU" greedy "$work/gpu" cuda "$work/gpu_bf16.txt" --weights bf16
   step "the same text with bf16 weights" cmp "$work/cpu_bf16.txt" "$work/gpu_bf16.txt"

@@ -22,6 +22,7 @@
 #include "scored_text.hpp"
 #include "ssm/family/options.hpp"  // OptionError
 #include "ssm/io/checkpoint_folder.hpp"
+#include "ssm/io/end_of_text.hpp"
 #include "ssm/language_model/score_text.hpp"
 #include "ssm/language_model/training_record.hpp"
 #include "status_line.hpp"
@@ -37,7 +38,7 @@ constexpr const char* examples = R"(Examples:
   ssm perplexity gpt2 --text book.txt --window 1024 --stride 512
   ssm perplexity mamba-130m --text book.txt --tokenizer gpt-neox-20b --logprobs tokens.jsonl
   ssm perplexity h3-125m --text wiki.test.raw --protocol wikitext-103 --json
-  ssm perplexity h3-125m --text pile_val.jsonl --jsonl --protocol pile
+  ssm perplexity h3-125m --text pile_val.jsonl --jsonl text --protocol pile
   zcat book.gz | ssm perplexity run --text -
 
 How the text is read. Every token but the first is scored once.
@@ -145,15 +146,14 @@ ChosenProtocol choose(PerplexityRequest& request, const LanguageModelFacts& fact
   return chosen;
 }
 
-/// The token that ends a text.
+/// The token behind a document.
 Token end_token_of(const PerplexityRequest& request, const AnyLanguageModel& model,
                    const Tokenizer& tokenizer) {
   if (request.end_token) return *request.end_token;
+  if (const auto token = end_of_text(tokenizer)) return *token;
   if (!model.facts().end_tokens.empty()) return model.facts().end_tokens.front();
-  const std::vector<Token> tokens = tokenizer.encode("<|endoftext|>");
-  if (tokens.size() == 1 && tokenizer.is_special(tokens.front())) return tokens.front();
   throw ArgumentError(request.model.string() +
-                      ": neither config.json nor the tokenizer has an end-of-text token; say "
+                      ": neither the tokenizer nor config.json has an end-of-text token; say "
                       "--eos ID");
 }
 
@@ -377,7 +377,7 @@ void perplexity(PerplexityRequest request) {
     if (request.prepends_end) request.input.before = end;
   }
   if (!request.input.tokens.empty()) request.prepends_end = false;
-  const ScoredText text(request.input, tokenizer);
+  const ScoredText text(request.input, tokenizer, model.facts().vocabulary);
   if (text.tokens().empty()) throw ArgumentError(text.name() + ": the text is empty");
   const Result result = Measurement(request, model, text, chosen).run();
   const std::string report = request.json ? json_of(result, chosen) : report_of(result, chosen);
@@ -425,7 +425,7 @@ void add_protocol_options(CLI::App& command, PerplexityRequest& request) {
   command.add_flag("--prepend-eos", request.prepends_end,
                    "an end-of-text before each document, so that its first token is scored too");
   add_optional(command, "--eos", request.end_token,
-               "the end-of-text token (that of config.json, or <|endoftext|>)", Token{0},
+               "the end-of-text token (the tokenizer's, or that of config.json)", Token{0},
                std::numeric_limits<Token>::max())
       ->type_name("ID");
   command.add_flag("--separate", request.is_separate,
@@ -446,11 +446,15 @@ void add_perplexity_command(CLI::App& app) {
   CLI::Option* tokens = input
                             ->add_option("--tokens", request->input.tokens,
                                          "the text as tokens; - for standard input")
-                            ->type_name("IDS.npy");
-  command
-      ->add_flag("--jsonl", request->input.is_json_lines,
-                 "the text is a document a line: {\"text\": \"…\"}")
-      ->excludes(tokens);
+                            ->type_name("TOKENS.npy");
+  add_word(*command, "--jsonl", request->input.field,
+           "every line is a JSON object with a document in the string of this name")
+      ->excludes(tokens)
+      ->type_name("FIELD");
+  add_word(*command, "--bare", request->input.bare,
+           "--tokens is uint16 or uint32 numbers and nothing else", {"uint16", "uint32"})
+      ->needs(tokens)
+      ->type_name("FORM");
   CLI::Option* from = add_number(*command, "--from", request->from,
                                  "part of the text to leave out at its beginning", 0, 0.999999);
   CLI::Option* held_out = command

@@ -32,7 +32,8 @@ class TokenLog {
     if (document) json["document"] = *document;
     json["position"] = scored.position;
     json["token"] = scored.token;
-    if (tokenizer_) add_text(json, tokenizer_->bytes(scored.token));
+    if (tokenizer_ && scored.token < tokenizer_->vocabulary())
+      add_text(json, tokenizer_->bytes(scored.token));
     json["logprob"] = scored.log_probability;
     json["rank"] = scored.rank;
     if (!scored.likeliest.empty()) {

@@ -47,8 +47,10 @@ head -c 300 text >start
 measure --text start && part=$nats && words=$(value words)
 measure --tokens ids.npy && near "$nats" "$part" || fail "--tokens: $nats, not $part"
 [[ $(value words) == "$words" && $(value bytes) == 299 ]] || fail "sizes of tokens: $(cat out)"
+tail -c +129 ids.npy >bare
+measure --tokens bare --bare uint32 && near "$nats" "$part" || fail "--bare: $nats, not $part"
 npy "1 2 300" >wild.npy
-expect 1 "$ssm" perplexity run --tokens wild.npy && says "300"
+expect 1 "$ssm" perplexity run --tokens wild.npy && says "wild.npy" && says "300 at 2"
 # No tokenizer is with it: no bytes, no words
 npy "1 2 3 4 5 6 7 8" >few.npy
 expect 0 "$ssm" perplexity "$cases/model_mamba_original" --tokens few.npy --json
@@ -66,9 +68,9 @@ same out first
 printf '{"text": "the king", "meta": [1]}\n\n{"text": "of\\nmen \\u2603"}' >lines.jsonl
 printf 'the king\nof\nmen \xe2\x98\x83\n' >joined
 measure --text joined && joined=$nats
-measure --text lines.jsonl --jsonl --append-eos --eos 10 && near "$nats" "$joined" || fail "documents: $nats, not $joined"
+measure --text lines.jsonl --jsonl text --append-eos --eos 10 && near "$nats" "$joined" || fail "documents: $nats, not $joined"
 (($(value documents) == 2 && $(value tokens) == 19 && $(value bytes) == 17 && $(value words) == 5)) || fail "documents: $(cat out)"
-measure --text lines.jsonl --jsonl --separate --prepend-eos --eos 10
+measure --text lines.jsonl --jsonl text --separate --prepend-eos --eos 10
 (($(value tokens) == 18 && $(value bytes) == 18)) || fail "documents by themselves: $(cat out)"
 printf '\nthe king' >first
 printf '\nof\nmen \xe2\x98\x83' >second
@@ -76,12 +78,19 @@ separate=$nats
 measure --text first && one=$nats
 measure --text second && two=$nats
 near "$separate" "$(awk -v a="$one" -v b="$two" 'BEGIN { print a + b }')" || fail "documents by themselves: $separate, not $one + $two"
-measure --text lines.jsonl --jsonl --protocol lm-eval --eos 10 && near "$nats" "$separate" || fail "lm-eval: $nats, not $separate"
+measure --text lines.jsonl --jsonl text --protocol lm-eval --eos 10 && near "$nats" "$separate" || fail "lm-eval: $nats, not $separate"
 expect 1 "$ssm" perplexity run --text text --protocol pile && says "--eos"
+printf '{"text": "of men", "original": " of the men "}\n' >lines.jsonl
+measure --text lines.jsonl --jsonl text --separate --prepend-eos --eos 10
+(($(value tokens) == 6 && $(value bytes) == 12 && $(value words) == 3)) || fail "an original: $(cat out)"
+measure --text lines.jsonl --jsonl text --protocol lm-eval --eos 10
+(($(value words) == 5)) || fail "words of lm-eval: $(cat out)"
+printf '{"text": "a", "original": 1}\n' >lines.jsonl
+expect 1 "$ssm" perplexity run --text lines.jsonl --jsonl text && says 'line 1: has an '"'original'"' that is no string'
 printf '{"text": "a"}\n{"words": 3}\n' >lines.jsonl
-expect 1 "$ssm" perplexity run --text lines.jsonl --jsonl && says 'lines.jsonl, line 2: has no string "text"'
+expect 1 "$ssm" perplexity run --text lines.jsonl --jsonl text && says 'lines.jsonl, line 2: has no string '"'text'"
 printf '{"text": "a"\n' >lines.jsonl
-expect 1 "$ssm" perplexity run --text lines.jsonl --jsonl && says 'lines.jsonl, line 1: is not JSON'
+expect 1 "$ssm" perplexity run --text lines.jsonl --jsonl text && says 'lines.jsonl, line 1: is not JSON'
 
 # Log-probabilities: one line a token, in order, and their sum is the whole.
 printf 'na\xc3\xafve' | cat - start >text2
@@ -135,8 +144,8 @@ fi
 
 # Options that make no sense
 for options in "--window 4 --stateful" "--window 4 --stride 5" "--stride 5" "--stride 0 --window 4" "--window x" "--window -1" \
-  "--protocol none" "--batch 0" "--top-logprobs 3" "--tokens ids.npy" "--separate --from 0.5" "--protocol lm-eval --from 0.5" "--eos -1"; do
+  "--protocol none" "--batch 0" "--top-logprobs 3" "--tokens ids.npy" "--separate --from 0.5" "--bare uint16" "--protocol lm-eval --from 0.5" "--eos -1"; do
   expect 2 "$ssm" perplexity run --text text $options
 done
-expect 2 "$ssm" perplexity run --tokens ids.npy --jsonl
+expect 2 "$ssm" perplexity run --tokens ids.npy --jsonl text
 finish

@@ -157,7 +157,7 @@ def check(program, family, fast, tokenizer_folder, text, work):
     documents = [part for part in text.split("\n") if part.strip()]
     (work / "documents.jsonl").write_text("".join(json.dumps({"text": part, "meta": {}}) + "\n" for part in documents), encoding="utf-8")
     joined = [token for part in documents for token in fast.encode(part) + [END]]
-    result, lines = measure(program, folder, "--text", work / "documents.jsonl", "--jsonl", "--tokenizer", tokenizer_folder, "--protocol", "pile",
+    result, lines = measure(program, folder, "--text", work / "documents.jsonl", "--jsonl", "text", "--tokenizer", tokenizer_folder, "--protocol", "pile",
                             "--window", 64)
     expected = -sum(value[0] for value in disjoint(model, joined, 64).values())
     expect(near(result["nats"], expected), f"{family}, documents: {result['nats']} nats, not {expected}")
@@ -172,18 +172,22 @@ def check_harness(program, family, model, documents, fast, tokenizer_folder, wor
         from lm_eval.api.instance import Instance
         from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks.wikitext.preprocess_wikitext import process_results
+        from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer
     except ImportError as error:
         print(f"lm_eval left out: {error}")
         return
     # Documents of several windows, with whitespace at their ends as WikiText's pages have.
     pages = [" " + "\n ".join(documents[i::3]) + " \n" for i in range(3)] + [documents[0]]
-    (work / "pages.jsonl").write_text("".join(json.dumps({"text": page}) + "\n" for page in pages), encoding="utf-8")
+    texts = [wikitext_detokenizer({"page": page}) for page in pages]
+    expect(texts != pages, "nothing to detokenize")
+    (work / "pages.jsonl").write_text("".join(json.dumps({"text": text, "original": page}) + "\n" for text, page in zip(texts, pages)),
+                                      encoding="utf-8")
     harness = HFLM(pretrained=model.float(), tokenizer=fast, max_length=64, batch_size=2, device="cpu")
-    requests = [Instance(request_type="loglikelihood_rolling", doc={"page": page}, arguments=(page,), idx=0) for page in pages]
+    requests = [Instance(request_type="loglikelihood_rolling", doc={"page": page}, arguments=(text,), idx=0)
+                for text, page in zip(texts, pages)]
     values = harness.loglikelihood_rolling(requests, disable_tqdm=True)
     counted = [process_results({"page": page}, (value,)) for page, value in zip(pages, values)]
-    result, lines = measure(program, work / family, "--text", work / "pages.jsonl", "--jsonl", "--tokenizer", tokenizer_folder, "--protocol",
+    result, lines = measure(program, work / family, "--text", work / "pages.jsonl", "--jsonl", "text", "--tokenizer", tokenizer_folder, "--protocol",
                             "lm-eval", "--window", 64)
     expect(near(result["nats"], -sum(values)), f"{family}, lm_eval: {result['nats']} nats, not {-sum(values)}")
     for i, value in enumerate(values):
