@@ -70,7 +70,7 @@ check hybrid "${h3[@]}" --attention-layers 1 --heads 2
 check mamba "${mamba[@]}"
 check mamba2 "${mamba2[@]}"
 check retnet "${retnet[@]}"
-check gpt2 --model gpt2 --layers 2 --heads 2 --dropout 0.1 --residual-dropout 0.1
+check gpt2 --model gpt2 --layers 2 --heads 2 --positions 4096 --dropout 0.1 --residual-dropout 0.1
 for fusion in readout carried; do
   check dense-retnet-$fusion "${dense_retnet[@]}" --fusion $fusion
   check dense-mamba-$fusion "${dense_mamba[@]}" --fusion $fusion
