@@ -9,7 +9,8 @@ if ! "$ssm" tokenize --tokenizer "$data/gpt2" <text >/dev/null 2>err && grep -q 
   echo "skipped: $(cat err)"
   exit 77
 fi
-expect 0 "$ssm" tokenizer-train text --vocabulary 300 --out own.json --quiet
+expect 0 "$ssm" tokenizer-train text --vocabulary 300 --out own.json
+vocabulary=$(sed -nE 's/^([0-9]+) tokens in.*/\1/p' err)
 tokenize=("$ssm" tokenize --tokenizer own.json)
 # The numbers of a file of tokens of two bytes, one a line
 numbers() {
@@ -62,7 +63,7 @@ mkfifo endless
 process=$!
 sleep 0.5
 kill -9 $process
-wait $process 2>/dev/null || true
+{ wait $process || true; } 2>/dev/null
 same before.npy lines.npy
 
 # Training on tokens is training on the text that they are of
@@ -75,7 +76,7 @@ same of_text/checkpoint-0000020/model.safetensors of_tokens/checkpoint-0000020/m
 grep -q 'bits per byte' out || fail "no bits per byte"
 same from_text out
 tail -c +129 text.npy >text.bin
-expect 0 "${train[@]}" --tokens text.bin --bare uint16 --vocabulary 300 --out of_bare
+expect 0 "${train[@]}" --tokens text.bin --bare uint16 --vocabulary "$vocabulary" --out of_bare
 same of_text/checkpoint-0000020/model.safetensors of_bare/checkpoint-0000020/model.safetensors
 grep -q 'bits per token' out || fail "no bits per token"
 expect 0 "$ssm" generate of_tokens --prompt 'the king' --tokens 5
