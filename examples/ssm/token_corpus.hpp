@@ -25,9 +25,9 @@ struct CorpusRequest {
 Token end_token(const Tokenizer& tokenizer, const std::string& text);
 
 /// Writes the tokens of a corpus as .npy, whole or not at all.
-/// Throws  CheckpointError, ArgumentError  what reading, encoding and writing throw; for a file that
-///                                         would overwrite what it is made from; and where it was
-///                                         interrupted
+/// Throws  CheckpointError, ArgumentError  what reading, encoding and writing throw; for a file
+///                                         that would overwrite what it is made from; and where it
+///                                         was interrupted
 void write_corpus(const Tokenizer& tokenizer, const CorpusRequest& request);
 
 }  // namespace ssm::cli

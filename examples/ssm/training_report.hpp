@@ -17,8 +17,8 @@ namespace ssm::cli {
 /// metrics.jsonl, loss.svg and what standard error shows of a training run.
 class TrainingReport {
  public:
-  /// Entries of the folder's metrics after `resumed_step` are dropped. Without `bytes_per_token`, 0,
-  /// bits are per token.
+  /// Entries of the folder's metrics after `resumed_step` are dropped. Without `bytes_per_token`,
+  /// 0, bits are per token.
   TrainingReport(const std::filesystem::path& folder, Index resumed_step, Index tokens_per_step,
                  Index log_every, bool quiet, double bytes_per_token = 1);
 

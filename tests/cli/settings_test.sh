@@ -20,7 +20,7 @@ refused --state --model retnet --state 4
 refused --heads --model h3 --heads 2
 refused --rotary --model h3 --rotary 4
 expect 2 "${train[@]}" --out idle --steps 2 --model mamba --ssm-rate 1e-9 && says --ssm-rate
-expect 2 "${train[@]}" --out idle --steps 2 --rate-end 1e-4 && says --rate-end
+expect 2 "${train[@]}" --out idle --steps 2 --schedule constant --rate-end 1e-4 && says --rate-end
 expect 2 "${train[@]}" --out idle --steps 2 --weight-decay 0 --decay-norms-and-biases && says --decay-norms
 
 [[ ! -e idle ]] || fail "a folder was made for a setting without effect"

@@ -103,8 +103,8 @@ TEST_CASE("a state that is carried makes windows one long piece, until it starts
   CHECK(std::abs(fourth - loss_of_pieces(run, 3, 3)) <= tolerance<double>.value);
 }
 
-/// The summed loss of the documents in windows first … last of every stream, windows that go on read
-/// in one piece and each document by itself, with the gradient of that sum.
+/// The summed loss of the documents in windows first … last of every stream, windows that go on
+/// read in one piece and each document by itself, with the gradient of that sum.
 struct Documents {
   Documents(const Run& run, Index first, Index last, Token end)
       : gradients(run.model.layer.zero_parameters<double>(ctx)) {

@@ -21,7 +21,8 @@ std::vector<Token> counting(std::size_t size) {
 }
 
 TEST_CASE("a random order has every number once, for every count") {
-  for (std::uint64_t n : {1, 2, 3, 4, 5, 16, 17, 63, 64, 65, 1000, 4096, 4097}) {
+  for (const std::uint64_t n :
+       {1UL, 2UL, 3UL, 4UL, 5UL, 16UL, 17UL, 63UL, 64UL, 65UL, 1000UL, 4096UL, 4097UL}) {
     const RandomOrder order(n, Seed{n});
     std::set<std::uint64_t> seen;
     for (std::uint64_t i = 0; i < n; ++i) seen.insert(order(i));

@@ -19,8 +19,8 @@ namespace ssm {
 /// or 4 bytes without a sign, little-endian. The file does not say which, so whoever opens it does.
 /// It is mapped into memory and read where tokens are asked for.
 ///   const BareTokens text("train.bin", 2);
-/// Throws  CheckpointError  as open_input, for a size that is not a multiple of the width, and where
-///                          it is read for a number that is too large to be a token;
+/// Throws  CheckpointError  as open_input, for a size that is not a multiple of the width, and
+///                          where it is read for a number that is too large to be a token;
 ///         ArgumentError    for another width
 class BareTokens : public TokenSource {
  public:

@@ -18,8 +18,8 @@ inline std::optional<Token> special_token(const Tokenizer& tokenizer, std::strin
   return tokens.front();
 }
 
-/// The token behind each document of a corpus: the first of <|endoftext|>, <|end_of_text|>, </s> and
-/// <eos> that the tokenizer has as a special token; none where it has none of them.
+/// The token behind each document of a corpus: the first of <|endoftext|>, <|end_of_text|>, </s>
+/// and <eos> that the tokenizer has as a special token; none where it has none of them.
 ///   const std::optional<Token> end = end_of_text(tokenizer);
 inline std::optional<Token> end_of_text(const Tokenizer& tokenizer) {
   for (const std::string_view text :

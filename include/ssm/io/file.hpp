@@ -151,7 +151,7 @@ class FileReader {
   }
 
   /// From here on `read` copies out of the file mapped into memory, where it can be: many small
-  /// reads without a call of the system for each. FileMapping says what must not happen to the file.
+  /// reads without a call of the system for each. FileMapping says what must not happen to it.
   void read_by_mapping() { mapping_ = map(); }
 
   /// The whole file in memory, page by page as it is read; nothing where it cannot be.

@@ -19,7 +19,7 @@
 
 namespace ssm {
 
-/// A .npy file of whole numbers as one text of tokens. The file is mapped into memory and read where
+/// A .npy file of whole numbers as one text of tokens. It is mapped into memory and read where
 /// tokens are asked for, so a text may be larger than the memory; FileMapping says what must not
 /// happen to the file meanwhile.
 ///   const NpyTokens text("tokens.npy");  // a pipe or "-" as well, see open_input
@@ -77,8 +77,8 @@ class NpyTokens : public TokenSource {
   Index size_ = 0;
 };
 
-/// Writes tokens as .npy [N] while it is not known how many there will be: uint16 where every number
-/// below `vocabulary` fits, else uint32. The file is replaced as a whole or not at all.
+/// Writes tokens as .npy [N] while it is not known how many there will be: uint16 where every
+/// number below `vocabulary` fits, else uint32. The file is replaced as a whole or not at all.
 ///   NpyTokenWriter file("tokens.npy", tokenizer.vocabulary());
 ///   while (…) file.write(tokens);
 ///   file.finish();

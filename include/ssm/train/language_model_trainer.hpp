@@ -34,8 +34,8 @@ struct LanguageModelTrainerConfig {
 /// the state at the end of a window is the past of the next (truncated backpropagation through
 /// time), so that the model learns to run on and on.
 /// With `document_end` a window may hold several documents, and none sees another: each is a packed
-/// segment with a state of its own, the token that ends a document is predicted, and the first of the
-/// next one is not. The loss is the mean over the tokens of an update that are predicted.
+/// segment with a state of its own, the token that ends a document is predicted, and the first of
+/// the next one is not. The loss is the mean over the tokens of an update that are predicted.
 ///   LanguageModelTrainer trainer(ctx, layer, parameters,
 ///                                {.batch = 16, .carry = 16, .optimizer = {.rate = 2e-3}});
 ///   trainer.update(ctx, layer, parameters, streams, schedule.rate(trainer.step()));

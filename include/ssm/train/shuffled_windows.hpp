@@ -51,8 +51,8 @@ class RandomOrder {
 /// A text cut into windows one behind the other, which are read epoch by epoch: in every epoch each
 /// window once, in an order of that epoch. What is behind the last whole window is not read.
 ///   const ShuffledWindows windows(text, 1024, 16, Seed{1});
-/// The rows of an update are consecutive windows of the order; where an epoch ends within an update,
-/// the next one begins there.
+/// The rows of an update are consecutive windows of the order; where an epoch ends within an
+/// update, the next one begins there.
 /// Throws  as TextWindows
 class ShuffledWindows final : public TextWindows {
  public:
