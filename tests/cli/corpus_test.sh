@@ -104,6 +104,7 @@ same part/checkpoint-0000030/optimizer.safetensors once/checkpoint-0000030/optim
 for setting in '"order": "shuffled"' '"documents": "separate"' '"end_token": 0'; do
   grep -q "$setting" whole/checkpoint-0000030/trainer.json || fail "no $setting in the record"
 done
+grep -q '"eos_token_id": 0' whole/checkpoint-0000030/config.json || fail "the model does not know what ends a text"
 for change in "--order streams" "--documents joined" "--end-token 5" "--beta1 0.5" "--eps 1e-6"; do
   expect 2 "$ssm" train --tokens lines.npy --out part --resume --steps 40 --quiet $change && says "${change%% *}"
 done

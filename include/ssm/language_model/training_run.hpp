@@ -273,6 +273,9 @@ class TrainingRun {
     } else {
       FreshLanguageModel fresh = request.model;
       fresh.seed = Seed{recipe_.seed}.fork("model");
+      // What ends a document ends what the model will write, unless its config says otherwise.
+      if (recipe_.end_token >= 0 && fresh.config.empty() && fresh.end_tokens.empty())
+        fresh.end_tokens = {static_cast<Token>(recipe_.end_token)};
       model_.emplace(fresh_language_model(fresh, backend));
       model_->start_training(trainer(), recipe_.numbers);
     }
