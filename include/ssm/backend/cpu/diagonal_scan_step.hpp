@@ -43,9 +43,16 @@ class DiagonalScanStep {
                                         view.extent(2));
     };
     const Register dt(a.dt(r));
-    const auto factors = step_factors(a.discretization, dt, numbers(a.A));
-    store_number<T, Arch>(to, factors.decay);
-    store_number<T, Arch>(to + number_size, (dt * numbers(a.B)) * factors.gain);
+    Number decay, gain;
+    if (a.discretization == Discretization::bilinear) {
+      bilinear_factors(dt, numbers(a.A), decay, gain);
+    } else {
+      const auto factors = step_factors(a.discretization, dt, numbers(a.A));
+      decay = factors.decay;
+      gain = factors.gain;
+    }
+    store_number<T, Arch>(to, decay);
+    store_number<T, Arch>(to + number_size, (dt * numbers(a.B)) * gain);
     store_number<T, Arch>(to + 2 * number_size,
                           Register(static_cast<T>(a.A.extent(2))) * numbers(a.C));
   }

@@ -11,6 +11,15 @@ template <class Z>
 struct StepFactors {
   Z decay, gain, decay_slope, gain_slope;
 };
+/// The two of the bilinear form that need no derivatives, in the caller's registers.
+template <class R, class Z>
+[[gnu::always_inline]] inline void bilinear_factors(const R& dt, const Z& A, Z& decay, Z& gain) {
+  using T = typename R::value_type;
+  const R one(T{1}), half(T(0.5));
+  const Z z = dt * A;
+  gain = one / (one - half * z);
+  decay = (one + half * z) * gain;
+}
 template <class R, class Z>
 [[gnu::noinline]] StepFactors<Z> step_factors(  // once, not in every caller: it is large
     Discretization kind, const R& dt, const Z& A) {

@@ -77,41 +77,50 @@ R real_multiply_add(const Complex<R>& a, const Complex<R>& b, const R& c) {
 }
 
 /// Numbers of `parts` scalars that lie `stride` apart in memory, their parts `part_stride`: one in
-/// each lane, zero beyond `count` and `parts`.
+/// each lane, zero beyond `count` and `parts`. The general case stays out of line.
 template <class T, class Arch, int Parts>
-NumberOf<T, Arch, Parts> gather_numbers(const T* from, Index stride, Index part_stride, Index count,
-                                        Index parts = Parts) {
+[[gnu::noinline]] NumberOf<T, Arch, Parts> gather_numbers_apart(const T* from, Index stride,
+                                                                Index part_stride, Index count,
+                                                                Index parts) {
   constexpr Index lanes = lane_count<T, Arch>;
   alignas(64) T buffer[Parts * lanes];
-  if (Parts == 2 && parts == 2 && count == lanes && stride == 2 && part_stride == 1) {
-    for (Index i = 0; i < lanes; ++i) {  // a fixed count: the compiler makes shuffles of it
-      buffer[i] = from[2 * i];
-      buffer[i + (Parts - 1) * lanes] = from[2 * i + 1];
-    }
-  } else {
-    for (Index part = 0; part < Parts; ++part)
-      for (Index i = 0; i < lanes; ++i)
-        buffer[part * lanes + i] =
-            i < count && part < parts ? from[i * stride + part * part_stride] : T{0};
-  }
+  for (Index part = 0; part < Parts; ++part)
+    for (Index i = 0; i < lanes; ++i)
+      buffer[part * lanes + i] =
+          i < count && part < parts ? from[i * stride + part * part_stride] : T{0};
   return load_number<T, Arch, Parts>(buffer);
 }
 template <class T, class Arch, int Parts>
-void scatter_numbers(T* to, Index stride, Index part_stride, Index count,
-                     const NumberOf<T, Arch, Parts>& value, Index parts = Parts) {
+[[gnu::always_inline]] inline NumberOf<T, Arch, Parts> gather_numbers(const T* from, Index stride,
+                                                                      Index part_stride,
+                                                                      Index count,
+                                                                      Index parts = Parts) {
+  if constexpr (Parts == 2)
+    if (parts == 2 && count == lane_count<T, Arch> && stride == 2 && part_stride == 1) [[likely]] {
+      const auto pairs = load_pairs<T, Arch>(from);
+      return {pairs.first, pairs.second};
+    }
+  return gather_numbers_apart<T, Arch, Parts>(from, stride, part_stride, count, parts);
+}
+template <class T, class Arch, int Parts>
+[[gnu::noinline]] void scatter_numbers_apart(T* to, Index stride, Index part_stride, Index count,
+                                             const NumberOf<T, Arch, Parts>& value, Index parts) {
   constexpr Index lanes = lane_count<T, Arch>;
   alignas(64) T buffer[Parts * lanes];
   store_number<T, Arch>(buffer, value);
-  if (Parts == 2 && parts == 2 && count == lanes && stride == 2 && part_stride == 1) {
-    for (Index i = 0; i < lanes; ++i) {
-      to[2 * i] = buffer[i];
-      to[2 * i + 1] = buffer[i + (Parts - 1) * lanes];
-    }
-  } else {
-    for (Index part = 0; part < parts; ++part)
-      for (Index i = 0; i < count; ++i)
-        to[i * stride + part * part_stride] = buffer[part * lanes + i];
-  }
+  for (Index part = 0; part < parts; ++part)
+    for (Index i = 0; i < count; ++i)
+      to[i * stride + part * part_stride] = buffer[part * lanes + i];
+}
+template <class T, class Arch, int Parts>
+[[gnu::always_inline]] inline void scatter_numbers(T* to, Index stride, Index part_stride,
+                                                   Index count,
+                                                   const NumberOf<T, Arch, Parts>& value,
+                                                   Index parts = Parts) {
+  if constexpr (Parts == 2)
+    if (parts == 2 && count == lane_count<T, Arch> && stride == 2 && part_stride == 1) [[likely]]
+      return store_pairs<T, Arch>(to, {value.re, value.im});
+  scatter_numbers_apart<T, Arch, Parts>(to, stride, part_stride, count, value, parts);
 }
 
 /// Calls body(std::integral_constant<int, parts>): 1 for real numbers, 2 for complex ones.

@@ -125,6 +125,72 @@ template <class T, class Arch>
     scatter_apart<T, Arch>(to, stride, count, value);
 }
 
+/// Two registers of numbers that lie in pairs in memory: the first of each pair, and the second.
+template <class T, class Arch>
+struct Pairs {
+  Batch<T, Arch> first, second;
+};
+/// 2·lanes contiguous scalars, taken apart.
+template <class T, class Arch>
+[[gnu::always_inline]] inline Pairs<T, Arch> load_pairs(const T* from) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 64) {
+    const __m512 low = _mm512_loadu_ps(from), high = _mm512_loadu_ps(from + 16);
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    return {_mm512_permutex2var_ps(low, even, high), _mm512_permutex2var_ps(low, odd, high)};
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 32) {
+    const __m256 low = _mm256_loadu_ps(from), high = _mm256_loadu_ps(from + 8);
+    const auto in_order = [](__m256 x) {  // the halves of both registers are interleaved by pairs
+      return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(x), 0xd8));
+    };
+    return {in_order(_mm256_shuffle_ps(low, high, 0x88)),
+            in_order(_mm256_shuffle_ps(low, high, 0xdd))};
+  }
+#endif
+  constexpr Index lanes = lane_count<T, Arch>;
+  alignas(64) T buffer[2 * lanes];
+  for (Index i = 0; i < lanes; ++i) {  // a fixed count: the compiler makes shuffles of it
+    buffer[i] = from[2 * i];
+    buffer[i + lanes] = from[2 * i + 1];
+  }
+  return {Batch<T, Arch>::load_aligned(buffer), Batch<T, Arch>::load_aligned(buffer + lanes)};
+}
+/// The inverse.
+template <class T, class Arch>
+[[gnu::always_inline]] inline void store_pairs(T* to, const Pairs<T, Arch>& pairs) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 64) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    _mm512_storeu_ps(to, _mm512_permutex2var_ps(pairs.first, low, pairs.second));
+    _mm512_storeu_ps(to + 16, _mm512_permutex2var_ps(pairs.first, high, pairs.second));
+    return;
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 32) {
+    const __m256 even = _mm256_unpacklo_ps(pairs.first, pairs.second);
+    const __m256 odd = _mm256_unpackhi_ps(pairs.first, pairs.second);
+    _mm256_storeu_ps(to, _mm256_permute2f128_ps(even, odd, 0x20));
+    _mm256_storeu_ps(to + 8, _mm256_permute2f128_ps(even, odd, 0x31));
+    return;
+  }
+#endif
+  constexpr Index lanes = lane_count<T, Arch>;
+  alignas(64) T buffer[2 * lanes];
+  pairs.first.store_aligned(buffer);
+  pairs.second.store_aligned(buffer + lanes);
+  for (Index i = 0; i < lanes; ++i) {
+    to[2 * i] = buffer[i];
+    to[2 * i + 1] = buffer[i + lanes];
+  }
+}
+
 /// Σ of the lanes. Called hadd before xsimd 9, reduce_add since; found through the argument's
 /// namespace.
 template <class T, class Arch>
