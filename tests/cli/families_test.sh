@@ -39,8 +39,9 @@ check() {
     (($(stat -c %s full.npy) == $(stat -c %s rounded.npy))) || fail "$name: logits of another shape in $weights"
     cmp -s full.npy rounded.npy && fail "$name: --weights $weights rounded nothing"
     if command -v python3 >/dev/null; then
-      # a step of int8 in a row of 32 numbers is some three of bf16
-      python3 "$work/distance.py" full.npy rounded.npy $([ $weights = int8 ] && echo 0.3 || echo 0.1) || fail "$name: $weights is far from full precision"
+      # Tokens that the text does not have may lie where a norm divides by next to nothing.
+      python3 "$work/distance.py" full.npy rounded.npy 0.1 $([ $weights = int8 ] && echo 0.95) ||
+        fail "$name: $weights is far from full precision"
       python3 "$work/distance.py" rounded.npy again.npy 1e-3 || fail "$name: $weights differs between backends"
     fi
 
@@ -57,7 +58,9 @@ def read(path):
     file = open(path, "rb").read()
     return array.array("f", file[10 + struct.unpack("<H", file[8:10])[0]:])
 a, b = read(sys.argv[1]), read(sys.argv[2])
-assert max(abs(x - y) for x, y in zip(a, b)) <= float(sys.argv[3]) * max(map(abs, a))
+share = float(sys.argv[4]) if len(sys.argv) > 4 else 1  # of the numbers that must be near
+apart = sorted(abs(x - y) for x, y in zip(a, b))
+assert apart[int(share * (len(apart) - 1))] <= float(sys.argv[3]) * max(map(abs, a))
 END
 
 h3=(--model h3 --layers 2 --state 4)
