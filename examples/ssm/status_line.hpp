@@ -31,6 +31,10 @@ class StatusLine {
     std::cerr << (is_terminal_ ? "\r" + text + "\x1b[K" : text + "\n") << std::flush;
     has_line_ = is_terminal_;
   }
+  /// What is shown on a terminal alone, where it goes away.
+  void hint(const std::string& text) {
+    if (is_terminal_) show(text);
+  }
   /// A line that stays.
   void say(const std::string& text) {
     clear();

@@ -283,11 +283,11 @@ void train(TrainCommand command) {
   if (command.text.empty() && command.tokens.empty())
     throw OptionError("text", "is required, or else --tokens");
   std::optional<StatusLine> status(command.quiet);  // until the report has its own
-  status->show("reading the text");
+  status->hint("reading the text");
   const Tokenizer tokenizer = tokenizer_of(command);
   set_tokens(command, tokenizer);
   const TrainingText text = text_of(command, tokenizer);
-  status->show("making the model");
+  status->hint("making the model");
   TrainingRun run(command.request, text.tokens, text.name);
   status.reset();
   keep_tokenizer(tokenizer, run.folder());

@@ -24,7 +24,7 @@ class TrainingReport {
 
   void say(const std::string& line) { status_.say(line); }
   /// Says that the first step is under way, which takes a large model a while.
-  void begin() { status_.show("the first step is under way"); }
+  void begin() { status_.hint("the first step is under way"); }
   void add(const TrainingMoment& moment, const TrainingStep& result);
   /// Writes the curve, too.
   void add(const TrainingMoment& moment, const TextLoss& held_out);

@@ -98,8 +98,7 @@ class TrainingRun {
       require_finite(result);
       on_update(moment(rate), result);
       if (is_evaluation_due()) evaluate(quick_evaluation);
-      // The first one early: a disk that cannot take it is known before much is lost.
-      if (saved_step_ < 0 || is_save_due()) save();
+      if (is_save_due()) save();
     }
     save();
     return is_finished();
@@ -362,6 +361,8 @@ class TrainingRun {
 
   bool is_save_due() const {
     if (limits_.save_every > 0) return step() % limits_.save_every == 0;
+    // The first one early: a disk that cannot take it is known before much is lost.
+    if (saved_step_ < 0) return true;
     return std::chrono::duration<double>(Clock::now() - last_save_).count() >=
            seconds_between_saves;
   }
