@@ -176,19 +176,6 @@ Work mamba_prompt(Ctx& ctx, const Request& r) {
           .tokens = static_cast<double>(length)};
 }
 
-/// Bytes of a parameter struct, in the form its weights are kept.
-template <class P>
-double parameter_bytes(const P& parameters) {
-  Index bytes = 0;
-  for_each_parameter(
-      [&](const ParameterSpec&, const auto& tensor) {
-        bytes += 4 * tensor.size();
-        if constexpr (requires { tensor.bf16; }) bytes += 2 * tensor.bf16.size();
-      },
-      parameters);
-  return static_cast<double>(bytes);
-}
-
 /// shape: how many tokens. The floor: every weight is read once a token, and every state read and
 /// written.
 Work mamba_decode(Ctx& ctx, const Request& r) {
@@ -203,7 +190,8 @@ Work mamba_decode(Ctx& ctx, const Request& r) {
   Index states = 0;
   MambaLanguageModel::for_each_state(
       [&](const std::string&, const auto& tensor) { states += tensor.size(); }, *state);
-  const double bytes = parameter_bytes(model->parameters) + 8.0 * static_cast<double>(states);
+  const double bytes =
+      static_cast<double>(parameter_bytes(model->parameters)) + 8.0 * static_cast<double>(states);
   return {.run =
               [&ctx, model, state, logits, token, steps] {
                 for (Index t = 0; t < steps; ++t) {
