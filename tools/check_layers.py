@@ -21,7 +21,7 @@ COMPOSED, REFERENCE, CPU, CUDA = "backend/composed", "backend/reference", "backe
 CORE_OP = {"core", "op"}
 ABOVE = CORE_OP | {"layer", "model", "train", "io", "family", "language_model", "language_model.hpp"}
 MAY_INCLUDE = {
-    "core": {"core", "large_pages.hpp"},
+    "core": {"core"},
     "op": CORE_OP,
     COMPOSED: CORE_OP | {COMPOSED},  # primitives made of other primitives, on any backend
     REFERENCE: CORE_OP | {COMPOSED, REFERENCE},
@@ -38,7 +38,6 @@ MAY_INCLUDE = {
     "language_model.hpp": ABOVE,
     "ssm.hpp": CORE_OP | {"layer", "model", "train", "version.hpp"},
     "version.hpp": set(),
-    "large_pages.hpp": set(),
     "require_cxx20.hpp": set(),
 }
 EVERYWHERE = {"require_cxx20.hpp"}  # the compiler is asked before anything else is read
@@ -49,7 +48,6 @@ OTHERS = {
     "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
     "tokenizer": re.compile(r"(utf8proc|pcre2)\.h"),
     "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
-    "large_pages.hpp": re.compile(r"sys/mman\.h"),
     "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
 }

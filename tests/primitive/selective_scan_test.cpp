@@ -114,7 +114,9 @@ TEST_CASE("a large step is finite and equals its argument") {
   on_each_backend<Run<double>>([&](auto& ctx) {
     call.evaluate(ctx);
     CHECK(call.forward.dt_used(0, 0, 0) == 1000 + call.forward.dt_bias(0));
-    CHECK(call.forward.dt_used(0, 0, 1) == 0);
+    // An exponential may stop at the smallest normal number.
+    CHECK(call.forward.dt_used(0, 0, 1) >= 0);
+    CHECK(call.forward.dt_used(0, 0, 1) <= std::numeric_limits<double>::min());
   });
 }
 

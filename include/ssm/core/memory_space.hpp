@@ -8,7 +8,6 @@
 #include <string_view>
 
 #include "ssm/core/error.hpp"  // OutOfMemory
-#include "ssm/large_pages.hpp"
 
 namespace ssm {
 
@@ -23,7 +22,7 @@ concept MemorySpace = requires(std::size_t bytes, void* pointer, const void* sou
   S::copy(pointer, source, bytes);
 };
 
-/// Ordinary memory, aligned for every vector unit in use; in large pages where a block is large.
+/// Ordinary memory, aligned for every vector unit in use.
 struct HostSpace {
   static constexpr bool host_readable = true;
   static constexpr std::size_t alignment = 64;  // bytes: one cache line, one AVX-512 register
@@ -34,7 +33,6 @@ struct HostSpace {
   static void* allocate(std::size_t bytes) {
     void* pointer = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
     if (pointer == nullptr) throw OutOfMemory(bytes, name());
-    ask_for_large_pages(pointer, bytes);
     return pointer;
   }
   static void copy(void* to, const void* from, std::size_t bytes) {
