@@ -90,7 +90,7 @@ def check_text(program, model, folder):
     error = numpy.abs(actual - expected).max() / max(1, numpy.abs(expected).max())
     assert error < 2e-5, f"logits differ by {error}"
     (folder / "prompt").write_bytes(prompt)
-    generated = run(program, "generate", folder, "--prompt-file", folder / "prompt", "--tokens", 24, "--temperature", 0)
+    generated = run(program, "generate", folder, "--prompt-file", folder / "prompt", "--tokens", 24, "--temperature", 0, "--no-eos")
     # What is not UTF-8 is shown as such by both.
     wanted = bytes(text[0].tolist()).decode(errors="replace")
     generated = generated.decode()
