@@ -39,7 +39,7 @@ check() {
     (($(stat -c %s full.npy) == $(stat -c %s rounded.npy))) || fail "$name: logits of another shape in $weights"
     cmp -s full.npy rounded.npy && fail "$name: --weights $weights rounded nothing"
     if command -v python3 >/dev/null; then
-      # Tokens that the text does not have may lie where a norm divides by next to nothing.
+      # In int8 a few logits, of tokens that the text does not have, lie further away: 95 of 100 are asked to be near.
       python3 "$work/distance.py" full.npy rounded.npy 0.1 $([ $weights = int8 ] && echo 0.95) ||
         fail "$name: $weights is far from full precision"
       python3 "$work/distance.py" rounded.npy again.npy 1e-3 || fail "$name: $weights differs between backends"

@@ -73,12 +73,8 @@ inline const std::array<CharacterClass, 128>& ascii_classes() {
 
 /// What regular expressions call \w: Alphabetic, marks, decimal numbers, connectors and joiners.
 inline bool is_word_character(std::int32_t code) {
+  if (class_of(code) == CharacterClass::letter) return true;
   switch (::utf8proc_category(code)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_ND:
     case UTF8PROC_CATEGORY_MN:
