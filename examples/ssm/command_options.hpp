@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <concepts>
 #include <limits>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -19,11 +20,11 @@ namespace ssm::cli {
 /// cut.
 inline constexpr Index limit = Index{1} << 40;
 
-/// Adds an option for a whole number from `least` to `most`. Given twice, the last one counts.
-template <std::integral Number>
-CLI::Option* add_whole_number(CLI::App& command, const std::string& flags, Number& value,
-                              const std::string& help, Number least = 0,
-                              Number most = std::numeric_limits<Number>::max()) {
+/// Adds an option for a whole number from `least` to `most`, to a number or to an optional one.
+/// Given twice, the last one counts.
+template <std::integral Number, class Value>
+CLI::Option* add_whole_number_to(Value& value, CLI::App& command, const std::string& flags,
+                                 const std::string& help, Number least, Number most) {
   const std::string name = flags.substr(0, flags.find(','));
   return command
       .add_option_function<std::string>(
@@ -36,6 +37,18 @@ CLI::Option* add_whole_number(CLI::App& command, const std::string& flags, Numbe
           help)
       ->type_name("N")
       ->take_last();
+}
+template <std::integral Number>
+CLI::Option* add_whole_number(CLI::App& command, const std::string& flags, Number& value,
+                              const std::string& help, Number least = 0,
+                              Number most = std::numeric_limits<Number>::max()) {
+  return add_whole_number_to(value, command, flags, help, least, most);
+}
+template <std::integral Number>
+CLI::Option* add_whole_number(CLI::App& command, const std::string& flags,
+                              std::optional<Number>& value, const std::string& help,
+                              Number least = 0, Number most = std::numeric_limits<Number>::max()) {
+  return add_whole_number_to(value, command, flags, help, least, most);
 }
 /// The same for a number.
 inline CLI::Option* add_number(CLI::App& command, const std::string& flags, double& value,

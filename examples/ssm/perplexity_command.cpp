@@ -385,23 +385,6 @@ void perplexity(PerplexityRequest request) {
   if (!(out << report << std::flush)) throw Error("standard output cannot be written");
 }
 
-template <class Number>
-CLI::Option* add_optional(CLI::App& command, const std::string& flags, std::optional<Number>& value,
-                          const std::string& help, Number least, Number most) {
-  const std::string name = flags.substr(0, flags.find(','));
-  return command
-      .add_option_function<std::string>(
-          flags,
-          [&value, name, least, most](const std::string& words) {
-            const auto number = parse_whole_number<Number>(words, least, most);
-            if (!number) throw CLI::ValidationError(name, number.complaint);
-            value = number.value;
-          },
-          help)
-      ->type_name("N")
-      ->take_last();
-}
-
 void add_protocol_options(CLI::App& command, PerplexityRequest& request) {
   std::vector<std::string> names;
   for (const NamedProtocol& named : named_protocols) names.emplace_back(named.name);
@@ -409,9 +392,9 @@ void add_protocol_options(CLI::App& command, PerplexityRequest& request) {
            "wikitext-103, openwebtext, pile or lm-eval: see below", names)
       ->type_name("NAME");
   CLI::Option* window =
-      add_optional(command, "--window,--context", request.window,
-                   "tokens after which the state starts afresh (0: never)", Index{0}, limit);
-  CLI::Option* stride = add_optional(
+      add_whole_number(command, "--window,--context", request.window,
+                       "tokens after which the state starts afresh (0: never)", Index{0}, limit);
+  CLI::Option* stride = add_whole_number(
       command, "--stride", request.stride,
       "tokens from one window to the next, which it scores (as --window)", Index{1}, limit);
   command.add_flag("--stateful", request.is_stateful, "the state never starts afresh")
@@ -424,9 +407,9 @@ void add_protocol_options(CLI::App& command, PerplexityRequest& request) {
   command.add_flag("--append-eos", request.appends_end, "an end-of-text behind each document");
   command.add_flag("--prepend-eos", request.prepends_end,
                    "an end-of-text before each document, so that its first token is scored too");
-  add_optional(command, "--eos", request.end_token,
-               "the end-of-text token (the tokenizer's, or that of config.json)", Token{0},
-               std::numeric_limits<Token>::max())
+  add_whole_number(command, "--eos", request.end_token,
+                   "the end-of-text token (the tokenizer's, or that of config.json)", Token{0},
+                   std::numeric_limits<Token>::max())
       ->type_name("ID");
   command.add_flag("--separate", request.is_separate,
                    "each document is read by itself, from a fresh state");
