@@ -6,8 +6,9 @@ held-out loss.
     tools/compare_models.py --text tinyshakespeare.txt --out runs/comparison
     tools/compare_models.py --study hybrid --vocabulary 2048 --text text.txt --out runs/hybrid
 
-With --vocabulary a byte pair encoding of so many tokens is made first, from the part of the text that is trained on. Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.svg into --out. Runs that are finished are not repeated, and a run
-that was interrupted goes on, so the command may be stopped and given again.
+With --vocabulary a byte pair encoding of so many tokens is made first, from the part of the text that is trained on.
+Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.svg into --out. Runs that are
+finished are not repeated, and a run that was interrupted goes on, so the command may be stopped and given again.
 """
 import argparse
 import concurrent.futures
@@ -36,12 +37,13 @@ STUDIES = {
         },
         "pairs": [("dense-retnet", "retnet"), ("dense-mamba", "mamba")],
     },
-    # As the paper does: the second block and the one half the depth further attend; heads of one channel in the hybrid, of eight without attention.
+    # As the paper does: the second block and the one half the depth further attend; heads of one channel in the
+    # hybrid, of eight without attention.
     "hybrid": {
         "models": {
-            "hybrid": "--model h3 --layers 6 --width 128 --attention-layers 1,4 --heads 4",
-            "h3": "--model h3 --layers 6 --width 128 --head-dim 8",
-            "transformer": "--model gpt2 --layers 6 --width 128 --heads 4 --positions 256",
+            "hybrid": "--model h3 --layers 6 --width {width} --attention-layers 1,4 --heads 4",
+            "h3": "--model h3 --layers 6 --width {width} --head-dim 8",
+            "transformer": "--model gpt2 --layers 6 --width {width} --heads 4 --positions {length}",
         },
         "pairs": [("hybrid", "h3"), ("hybrid", "transformer")],
     },
@@ -59,14 +61,19 @@ def result_of(folder, steps):
     return whole[-1] if whole else None
 
 
+def sizes_of(arguments, model):
+    """A model's options, with those sizes filled in that a study leaves to the command line."""
+    return STUDIES[arguments.study]["models"][model].format(width=arguments.width, length=arguments.length)
+
+
 def train(arguments, model, seed):
     folder = arguments.out / f"{model}-{seed}"
-    command = [arguments.ssm, "train", "--text", arguments.text, "--out", folder, *STUDIES[arguments.study]["models"][model].split(),
+    command = [arguments.ssm, "train", "--text", arguments.text, "--out", folder, *sizes_of(arguments, model).split(),
                "--steps", arguments.steps, "--batch", arguments.batch, "--length", arguments.length, "--carry", 1,
-               "--rate", arguments.rate, "--seed", seed, "--threads", arguments.threads, "--quiet", "--resume"]
+               "--rate", arguments.rate, "--seed", seed, "--backend", arguments.backend, "--numbers", arguments.numbers,
+               "--threads", arguments.threads, "--quiet", "--resume"]
     if arguments.vocabulary:
         command += ["--tokenizer", arguments.out / "tokenizer.json"]
-    start = time.monotonic()
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{model} from seed {seed}: {done.stderr.strip()}")
@@ -74,7 +81,7 @@ def train(arguments, model, seed):
                                        capture_output=True, text=True).stdout)
     last = result_of(folder, arguments.steps)
     return {"model": model, "seed": seed, "parameters": report["parameters"], "held_out_loss": last["held_out_loss"],
-            "bits_per_byte": last["bits_per_byte"], "seconds": round(time.monotonic() - start, 1),
+            "bits_per_byte": last["bits_per_byte"], "seconds": round(last["seconds"], 1),
             "curve": [(e["step"], round(e["held_out_loss"], 4)) for e in entries(folder) if "held_out_loss" in e]}
 
 
@@ -86,7 +93,8 @@ def make_tokenizer(arguments):
     text = pathlib.Path(arguments.text).read_bytes()
     part = arguments.out / "training_part.txt"
     part.write_bytes(text[:int(len(text) * (1 - HELD_OUT))])
-    subprocess.run([arguments.ssm, "tokenizer-train", str(part), "--vocabulary", str(arguments.vocabulary), "--out", str(file), "--quiet"], check=True)
+    subprocess.run([arguments.ssm, "tokenizer-train", str(part), "--vocabulary", str(arguments.vocabulary),
+                    "--out", str(file), "--quiet"], check=True)
     part.unlink()
 
 
@@ -120,7 +128,8 @@ def markdown(arguments, runs):
              "| model | parameters | seeds | held-out loss | least to most | bits per byte |",
              "| --- | --- | --- | --- | --- | --- |"]
     for r in summary(arguments, runs):
-        lines.append(f"| {r['model']} | {r['parameters']:,} | {r['seeds']} | {r['mean']:.4f} | {r['least']:.4f} to {r['most']:.4f} | {r['bits_per_byte']:.3f} |")
+        lines.append(f"| {r['model']} | {r['parameters']:,} | {r['seeds']} | {r['mean']:.4f} | "
+                     f"{r['least']:.4f} to {r['most']:.4f} | {r['bits_per_byte']:.3f} |")
     lines += ["", "| pair | difference in loss, mean | seed by seed |", "| --- | --- | --- |"]
     for d in differences(arguments, runs):
         lines.append(f"| {d['one']} − {d['other']} | {d['mean']:+.4f} | {', '.join(f'{x:+.4f}' for x in d['each'])} |")
@@ -157,11 +166,14 @@ def main():
     parser.add_argument("--study", choices=STUDIES, default="dense")
     parser.add_argument("--models", help="some of the study's")
     parser.add_argument("--vocabulary", type=int, default=0, help="tokens of a byte pair encoding made of the text; 0: bytes")
+    parser.add_argument("--width", type=int, default=128, help="channels of the hybrid study's models")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--backend", default="cpu", help="that trains: cpu, cuda or cuda-tf32")
+    parser.add_argument("--numbers", default="float", help="of sequences: float, bf16 or f16")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--draw", metavar="JSON", type=pathlib.Path, help="draw comparison.svg from a finished comparison.json")
@@ -178,7 +190,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.vocabulary:
         make_tokenizer(arguments)
-    models = STUDIES[arguments.study]["models"]
+    models = {model: sizes_of(arguments, model) for model in STUDIES[arguments.study]["models"]}
     wanted = [(model, seed) for seed in range(1, arguments.seeds + 1) for model in arguments.models.split(",")]
     runs, start = [], time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
