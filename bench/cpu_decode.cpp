@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokens a second of a published size with fresh weights, one sequence and eight side by side, by
-// fp32, bf16 and int8 weights, beside the floor: the weights read once from memory at the rate that
-// this machine reads at just now. All take turns, so that what else the machine does meets all.
+// fp32, bf16, f16 and int8 weights, beside the floor: the weights read once from memory at the rate
+// that this machine reads at just now. All take turns, so that what else it does meets all.
 //   cpu_decode [PRESET [THREADS [ROUNDS [results.json]]]]    h3-125m, 1, 9
 #include <algorithm>
 #include <cstdio>
@@ -85,20 +85,26 @@ int main(int count, char** arguments) {
     return fresh_language_model({.preset = preset, .seed = Seed{1}},
                                 {.backend = "cpu", .threads = threads});
   };
-  const AnyLanguageModel fp32 = open();
-  AnyLanguageModel bf16 = open(), int8 = open();
-  bf16.keep_weights_in(WeightForm::bf16);
-  int8.keep_weights_in(WeightForm::int8);
-  const auto parameters = static_cast<double>(fp32.facts().parameters);
+  struct Form {
+    const char* name;
+    WeightForm form;
+    double bytes;  // of a weight
+    AnyLanguageModel model;
+  };
+  std::vector<Form> forms;
+  forms.push_back({"fp32", WeightForm::full, 4, open()});
+  forms.push_back({"bf16", WeightForm::bf16, 2, open()});
+  forms.push_back({"f16", WeightForm::f16, 2, open()});
+  forms.push_back({"int8", WeightForm::int8, 1, open()});
+  for (Form& form : forms) form.model.keep_weights_in(form.form);
+  const Index count_of_parameters = forms[0].model.facts().parameters;
+  const auto parameters = static_cast<double>(count_of_parameters);
   std::vector<Decoding> all;
-  for (const Index rows : {1, 8}) {
-    all.emplace_back(fp32, "fp32", rows, 4 * parameters);
-    all.emplace_back(bf16, "bf16", rows, 2 * parameters);
-    all.emplace_back(int8, "int8", rows, parameters);
-  }
-  constexpr std::size_t forms = 3;
+  for (const Index rows : {1, 8})
+    for (const Form& form : forms)
+      all.emplace_back(form.model, form.name, rows, form.bytes * parameters);
   std::vector<double> read_rates;
-  std::vector<double> gains[forms];
+  std::vector<std::vector<double>> gains(forms.size());
   for (int round = 0; round < rounds; ++round) {
     read_rates.push_back(bench::read_rate(threads));
     for (Decoding& one : all) {
@@ -106,8 +112,8 @@ int main(int count, char** arguments) {
       one.rates.push_back(static_cast<double>(one.rows) / seconds);
       one.shares.push_back(one.bytes / read_rates.back() / seconds);
     }
-    for (std::size_t i = 0; i < forms; ++i)
-      gains[i].push_back(all[i + forms].rates.back() / all[i].rates.back());
+    for (std::size_t i = 0; i < forms.size(); ++i)
+      gains[i].push_back(all[i + forms.size()].rates.back() / all[i].rates.back());
   }
   std::printf("%s, %.0f million parameters, %d threads; memory is read at %.1f GB/s\n",
               preset.c_str(), parameters * 1e-6, threads, spread_of(read_rates).median * 1e-9);
@@ -120,19 +126,21 @@ int main(int count, char** arguments) {
             "\", \"sequences\": " + std::to_string(one.rows) + ", " +
             json_of("tokens_per_second", rate) + ", " + json_of("floor_by_time", share) + "}";
   }
-  const Spread gain[] = {spread_of(gains[0]), spread_of(gains[1]), spread_of(gains[2])};
-  std::printf(
-      "eight sequences give %.1f times the tokens of one in fp32, %.1f in bf16, %.1f in int8\n",
-      gain[0].median, gain[1].median, gain[2].median);
+  std::printf("eight sequences give as many times the tokens of one:");
+  std::string gain_members;
+  for (std::size_t i = 0; i < forms.size(); ++i) {
+    const Spread gain = spread_of(gains[i]);
+    std::printf(" %.1f in %s%s", gain.median, forms[i].name, i + 1 < forms.size() ? "," : "\n");
+    gain_members +=
+        (i == 0 ? "" : ",\n ") + json_of("eight_by_one_" + std::string(forms[i].name), gain);
+  }
   if (count <= 4) return 0;
   std::ofstream out(arguments[4]);
-  out << "{\n \"model\": \"" << preset << "\", \"parameters\": " << fp32.facts().parameters
+  out << "{\n \"model\": \"" << preset << "\", \"parameters\": " << count_of_parameters
       << ",\n \"cpu\": \"" << processor_name() << "\", \"threads\": " << threads
       << ",\n \"compiler\": \"" << __VERSION__ << "\", \"flags\": \"" SSM_BENCH_FLAGS
       << "\",\n \"rounds\": " << rounds << ", "
       << json_of("read_bytes_per_second", spread_of(read_rates)) << ",\n \"rows\": [" << rows
-      << "],\n " << json_of("eight_by_one_fp32", gain[0]) << ",\n "
-      << json_of("eight_by_one_bf16", gain[1]) << ",\n " << json_of("eight_by_one_int8", gain[2])
-      << "\n}\n";
+      << "],\n " << gain_members << "\n}\n";
   return out.flush() ? 0 : 1;
 }

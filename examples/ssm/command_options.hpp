@@ -85,9 +85,10 @@ inline void add_backend_options(CLI::App& command, std::string& backend, int& th
 
 /// --weights.
 inline void add_weights_option(CLI::App& command, std::string& weights) {
-  add_word(command, "--weights", weights,
-           "fp32, or rounded: bf16 in half the memory, int8 in a quarter (host alone)",
-           {"fp32", "bf16", "int8"})
+  add_word(
+      command, "--weights", weights,
+      "fp32, or rounded: bf16 or f16 in half the memory, int8 in a quarter; cuda has bf16 alone",
+      {"fp32", "bf16", "f16", "int8"})
       ->type_name("FORM")
       ->capture_default_str();
 }
@@ -105,6 +106,7 @@ inline AnyLanguageModel open_model(const std::filesystem::path& path, BackendOpt
                                    const std::string& weights,
                                    const std::filesystem::path& tokenizer = {}) {
   if (weights == "bf16") backend.weights = WeightForm::bf16;
+  if (weights == "f16") backend.weights = WeightForm::f16;
   if (weights == "int8") backend.weights = WeightForm::int8;
   AnyLanguageModel model = open_language_model(path, backend);
   if (!tokenizer.empty()) model.use_tokenizer(load_tokenizer(tokenizer));

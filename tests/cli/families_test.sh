@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Every family of models through every command, with weights in full precision, in bf16 and in int8.
+# Every family of models through every command, with weights in full precision, in bf16, f16 and int8.
 source "$(dirname "$0")/program_checks.sh"
 make_text text
 head -c 2000 text >prompt
@@ -27,13 +27,13 @@ check() {
   expect 0 "$ssm" perplexity "$name" --text text --held-out --json
   local full=$(value bits_per_byte)
   local weights
-  for weights in bf16 int8; do
+  for weights in bf16 f16 int8; do
     expect 0 "$ssm" perplexity "$name" --text text --held-out --json --weights $weights
     near "$full" "$(value bits_per_byte)" 0.05 || fail "$name: $full bits per byte, $(value bits_per_byte) in $weights"
   done
 
   expect 0 "$ssm" logits "$name" --tokens ids.npy --out full.npy
-  for weights in bf16 int8; do
+  for weights in bf16 f16 int8; do
     expect 0 "$ssm" logits "$name" --tokens ids.npy --out rounded.npy --weights $weights
     expect 0 "$ssm" logits "$name" --tokens ids.npy --out again.npy --weights $weights --backend reference
     (($(stat -c %s full.npy) == $(stat -c %s rounded.npy))) || fail "$name: logits of another shape in $weights"

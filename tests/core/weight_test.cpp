@@ -67,6 +67,32 @@ TEST_CASE("keeping weights in bf16 twice changes nothing the second time") {
   CHECK(p.weight.bf16.data() == before);
 }
 
+TEST_CASE(
+    "weights kept in f16 are rounded to nearest, and what only f16 makes infinite is refused") {
+  auto p = parameters();
+  p.weight(1, 2) = -65519;  // the last that rounds to 65504
+  const std::size_t full = parameter_bytes(p);
+  keep_weights_in(p, WeightForm::f16);
+  CHECK(weight_form(p) == WeightForm::f16);
+  CHECK(p.weight.data() == nullptr);
+  CHECK(parameter_bytes(p) == full - 6 * sizeof(float) + 6 * sizeof(Float16));
+  CHECK(parameter_count(p) == 8);
+  CHECK(static_cast<float>(p.weight.f16(1, 0)) == 0x1.03p0F);
+  CHECK(static_cast<float>(p.weight.f16(1, 2)) == -65504.F);
+  const auto copy = p.weight.clone();
+  CHECK(copy.f16(0, 1) == Float16(-2.5F));
+
+  auto large = parameters();
+  large.weight(1, 2) = 65520;
+  CHECK_THROWS_WITH_AS(keep_weights_in(large, WeightForm::f16),
+                       "weight: row 1 has a number beyond 65504, the largest that f16 can hold",
+                       ArgumentError);
+  CHECK(large.weight.form() == WeightForm::full);
+  large.weight(1, 2) = std::numeric_limits<float>::infinity();
+  keep_weights_in(large, WeightForm::f16);
+  CHECK(std::isinf(static_cast<float>(large.weight.f16(1, 2))));
+}
+
 /// Rounds one row of three numbers.
 struct RoundedRow {
   explicit RoundedRow(std::array<double, 3> numbers) {
@@ -147,16 +173,20 @@ TEST_CASE("weights kept in int8 take a quarter and a scale for each row") {
 }
 
 TEST_CASE("rows of a weight are those of the form that it is kept in") {
-  for (const WeightForm form : {WeightForm::full, WeightForm::bf16, WeightForm::int8}) {
+  for (const WeightForm form :
+       {WeightForm::full, WeightForm::bf16, WeightForm::f16, WeightForm::int8}) {
     auto p = parameters();
+    p.weight(1, 2) = 1e4F;
     p.weight.keep_in(form);
     const WeightView<float, HostSpace> all = p.weight;
     const auto second = all.rows(1, 2);
     CHECK(static_cast<bool>(second.full) == (form == WeightForm::full));
     CHECK(static_cast<bool>(second.bf16) == (form == WeightForm::bf16));
+    CHECK(static_cast<bool>(second.f16) == (form == WeightForm::f16));
     CHECK(static_cast<bool>(second.int8) == (form == WeightForm::int8));
     if (form == WeightForm::full) CHECK(second.full(0, 0) == p.weight(1, 0));
     if (form == WeightForm::bf16) CHECK(second.bf16(0, 0) == p.weight.bf16(1, 0));
+    if (form == WeightForm::f16) CHECK(second.f16(0, 0) == p.weight.f16(1, 0));
     if (form != WeightForm::int8) continue;
     CHECK(second.int8(0, 2) == 127);
     CHECK(second.scale(0) == p.weight.scale(1));

@@ -25,10 +25,10 @@ const H3LanguageModelConfig sizes{.d_model = 8,
                                   .num_heads = 2};
 using P = H3LanguageModel::Parameters<float>;
 
-/// A model in a file, its matrices in float or in bf16.
+/// A model in a file, its matrices in float or in a half type.
 struct Saved {
   explicit Saved(WeightForm form = WeightForm::full) {
-    if (form == WeightForm::bf16) keep_weights_in(model.parameters, WeightForm::bf16);
+    keep_weights_in(model.parameters, form);
     SafetensorsWriter writer(folder / "model.safetensors");
     save_parameters(writer, model.parameters);
     writer.finish();
@@ -121,6 +121,32 @@ TEST_CASE("weights read in int8 are those that are rounded afterwards, of whiche
         read, expected);
     CHECK(matrices > 0);
     CHECK(seen == matrices);
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("weights read in f16 are those that are rounded afterwards, or those of an f16 file") {
+  for (const WeightForm stored : {WeightForm::full, WeightForm::bf16, WeightForm::f16}) {
+    const Saved saved(stored);
+    Index seen = 0, matrices = 0, wrong = 0;
+    P read, expected = saved.read({});
+    ssm::read_weights(ModelTensors(saved.folder.path()),
+                      saved.model.layer.zero_parameters<float>(Context<ShapesOnly>()), read,
+                      {.form = WeightForm::f16},
+                      [&](const ParameterSpec&, const auto& tensor) { seen += tensor.size(); });
+    keep_weights_in(expected, WeightForm::f16);
+    CHECK(weight_form(read) == WeightForm::f16);
+    for_each_parameter(
+        [&](const ParameterSpec&, const auto& x, const auto& y) {
+          if constexpr (requires { x.f16; }) {
+            matrices += x.f16.size();
+            for (Index i = 0; i < x.f16.size(); ++i)
+              wrong += x.f16.data()[i].bits() != y.f16.data()[i].bits();
+          }
+        },
+        read, expected);
+    CHECK(matrices > 0);
+    CHECK(seen == (stored == WeightForm::f16 ? 0 : matrices));
     CHECK(wrong == 0);
   }
 }

@@ -205,15 +205,20 @@ TEST_CASE("weights that sessions share do not change") {
   CHECK_NOTHROW(model.keep_weights_in(WeightForm::bf16));
 }
 
-TEST_CASE("a model opened in int8 has the fingerprint of the others, and logits near theirs") {
+TEST_CASE(
+    "a model opened in int8 or f16 has the fingerprint of the others, and logits near theirs") {
   for (const char* folder : {"model_h3_hybrid", "model_mamba_hf"}) {
     CAPTURE(std::string(folder));
     const AnyLanguageModel full = open_language_model(folder_of(folder));
     const auto expected = full.logits(prompt);
-    for (const char* backend : {"cpu", "reference"}) {
+    for (const auto& [backend, form] : {std::pair("cpu", WeightForm::int8),
+                                        {"reference", WeightForm::int8},
+                                        {"cpu", WeightForm::f16},
+                                        {"reference", WeightForm::f16}}) {
       CAPTURE(std::string(backend));
+      CAPTURE(std::string(weight_form_name(form)));
       AnyLanguageModel model =
-          open_language_model(folder_of(folder), {.backend = backend, .weights = WeightForm::int8});
+          open_language_model(folder_of(folder), {.backend = backend, .weights = form});
       CHECK(model.fingerprint() == full.fingerprint());
       CHECK(model.facts().parameters == full.facts().parameters);
       CHECK(model.facts().weight_bytes < full.facts().weight_bytes);
@@ -223,8 +228,9 @@ TEST_CASE("a model opened in int8 has the fingerprint of the others, and logits 
         error += std::pow(logits.data()[i] - expected.data()[i], 2);
         size += std::pow(expected.data()[i], 2);
       }
-      // A weight is uniformly within half a scale, 1/254 of its row's largest, of what it was.
-      CHECK(std::sqrt(error / size) < 0.05);
+      // In int8 a weight is uniformly within half a scale, 1/254 of its row's largest, of what it
+      // was; in f16 within 2^-11 of itself.
+      CHECK(std::sqrt(error / size) < (form == WeightForm::int8 ? 0.05 : 2e-3));
       CHECK(error > 0);
       CHECK_THROWS_AS(model.start_training({}), ArgumentError);
       CHECK_THROWS_AS(model.keep_weights_in(WeightForm::full), ArgumentError);

@@ -429,7 +429,7 @@ TEST_CASE("a model that has been trained is another one, a rounded one is not") 
   model.start_training(training);
   model.update(TextStreams(text, 8, 2, Seed{1}), 1e-2);
   CHECK(model.fingerprint() != before);
-  for (const WeightForm form : {WeightForm::bf16, WeightForm::int8}) {
+  for (const WeightForm form : {WeightForm::bf16, WeightForm::f16, WeightForm::int8}) {
     AnyLanguageModel rounded = fresh("mamba");
     rounded.keep_weights_in(form);
     CHECK(rounded.fingerprint() == before);

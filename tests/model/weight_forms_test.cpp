@@ -89,6 +89,9 @@ void round_weights(P& parameters, WeightForm form) {
           if (form == WeightForm::bf16)
             for (Index i = 0; i < tensor.size(); ++i)
               tensor.data()[i] = static_cast<float>(BFloat16(tensor.data()[i]));
+          if (form == WeightForm::f16)
+            for (Index i = 0; i < tensor.size(); ++i)
+              tensor.data()[i] = static_cast<float>(Float16(tensor.data()[i]));
           for (Index n = 0; form == WeightForm::int8 && n < tensor.extent(0); ++n) {
             const auto row = tensor.select(0, n);
             float largest = 0;
@@ -101,7 +104,7 @@ void round_weights(P& parameters, WeightForm form) {
       parameters);
 }
 
-constexpr std::array rounded_forms{WeightForm::bf16, WeightForm::int8};
+constexpr std::array rounded_forms{WeightForm::bf16, WeightForm::f16, WeightForm::int8};
 
 template <class B, class L>
 void logits_equal(const L& layer, WeightForm form) {
@@ -126,7 +129,7 @@ void logits_equal(const L& layer, WeightForm form) {
   }
 }
 
-TEST_CASE("a model whose weights are kept in bf16 or int8 is that with rounded weights") {
+TEST_CASE("a model whose weights are kept in bf16, f16 or int8 is that with rounded weights") {
   for_each_model([](const char* name, const auto& layer) {
     CAPTURE(std::string(name));
     for (const WeightForm form : rounded_forms) {
@@ -154,7 +157,7 @@ TEST_CASE("every matrix of projections and embeddings is kept in the form, and c
   });
 }
 
-TEST_CASE("a step with weights kept in bf16 or int8 allocates nothing") {
+TEST_CASE("a step with weights kept in bf16, f16 or int8 allocates nothing") {
   for_each_model([](const char* name, const auto& layer) {
     for (const WeightForm form : rounded_forms) {
       if (std::string(name) == "H3") return;  // its attention's cache grows
@@ -175,9 +178,9 @@ TEST_CASE("a step with weights kept in bf16 or int8 allocates nothing") {
   });
 }
 
-TEST_CASE("training refuses weights that are kept in bf16 or int8, in one sentence") {
+TEST_CASE("training refuses weights that are kept in bf16, f16 or int8, in one sentence") {
   const char* tail =
-      ": weights that are kept in bf16 or int8 cannot be trained, they serve inference";
+      ": weights that are kept in bf16, f16 or int8 cannot be trained, they serve inference";
   for_each_model([&](const char* name, const auto& layer) {
     for (const WeightForm form : rounded_forms) {
       CAPTURE(std::string(name));

@@ -49,6 +49,15 @@ class Initializer {
   Initializer fork(std::uint64_t part) const { return with(seed_.fork(part)); }
   Initializer fork(std::string_view name) const { return with(seed_.fork(name)); }
 
+  /// The same for layers whose weights somebody draws anew afterwards: linear layers leave theirs
+  /// as they are, which spares a large model a part of its drawing.
+  Initializer without_weights() const {
+    Initializer other(*this);
+    other.draws_weights_ = false;
+    return other;
+  }
+  bool draws_weights() const { return draws_weights_; }
+
   /// to[i] = low + (high − low) · Random(seed).uniform(i)
   template <class T>
   void fill_uniform(T* to, Index count, double low, double high) const {
@@ -81,6 +90,7 @@ class Initializer {
   }
 
   Seed seed_;
+  bool draws_weights_ = true;
   const void* threads_ = nullptr;
   void (*loop_)(const void* threads, Index count, const Body& body) = nullptr;
 };

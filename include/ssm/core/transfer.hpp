@@ -48,7 +48,7 @@ void copy_tensor(Context<B>&, const Tensor<T, E, HostSpace>& from, Tensor<T, E, 
 }
 
 /// Copies parameters, gradients or moments of the same layer from one space to another, bit for
-/// bit; weights that are kept in bf16 or int8 stay so.
+/// bit; weights that are kept in bf16, f16 or int8 stay so.
 template <class From, class To>
 void copy_parameters(const From& from, To& to) {
   for_each_parameter(
@@ -56,6 +56,7 @@ void copy_parameters(const From& from, To& to) {
         copy_tensor(source, target);
         if constexpr (requires { source.bf16; }) {
           copy_tensor(source.bf16, target.bf16);
+          copy_tensor(source.f16, target.f16);
           copy_tensor(source.int8, target.int8);
           copy_tensor(source.scale, target.scale);
         }

@@ -14,19 +14,21 @@
 
 #include "ssm/core/error.hpp"  // ArgumentError
 #include "ssm/core/parameter.hpp"
-#include "ssm/core/scalar.hpp"  // BFloat16
+#include "ssm/core/scalar.hpp"  // BFloat16, Float16
 
 namespace ssm {
 
-/// What a weight matrix is kept in: the scalar that it is trained in, or for inference bf16, or
-/// whole numbers with a scale for each row.
-enum class WeightForm { full, bf16, int8 };
+/// What a weight matrix is kept in: the scalar that it is trained in, or for inference bf16, f16,
+/// or whole numbers with a scale for each row.
+enum class WeightForm { full, bf16, f16, int8 };
 
 /// The name of a form in messages and on the command line.
 constexpr std::string_view weight_form_name(WeightForm form) {
   switch (form) {
     case WeightForm::bf16:
       return "bf16";
+    case WeightForm::f16:
+      return "f16";
     case WeightForm::int8:
       return "int8";
     default:
@@ -35,18 +37,19 @@ constexpr std::string_view weight_form_name(WeightForm form) {
 }
 
 /// A weight matrix, or some of its rows, in the form that it is kept in; the others are null.
-/// full, bf16, int8   [outputs, inputs]
-/// scale              [outputs]   of int8: row n is scale[n] · int8[n]
+/// full, bf16, f16, int8   [outputs, inputs]
+/// scale                   [outputs]   of int8: row n is scale[n] · int8[n]
 template <class T, class Space>
 struct WeightView {
   View<const T, 2, Space> full{};
   View<const BFloat16, 2, Space> bf16{};
+  View<const Float16, 2, Space> f16{};
   View<const std::int8_t, 2, Space> int8{};
   View<const float, 1, Space> scale{};
 
   WeightView rows(Index begin, Index end) const {
     const auto part = [&](const auto& view) { return view ? view.slice(0, begin, end) : view; };
-    return {part(full), part(bf16), part(int8), part(scale)};
+    return {part(full), part(bf16), part(f16), part(int8), part(scale)};
   }
 };
 
@@ -96,40 +99,47 @@ struct Weight : Tensor<T, ExtentsType, Space> {
   using Full = Tensor<T, ExtentsType, Space>;
 
   DynamicTensor<BFloat16, 2, Space> bf16;
+  DynamicTensor<Float16, 2, Space> f16;
   DynamicTensor<std::int8_t, 2, Space> int8;
   DynamicTensor<float, 1, Space> scale;  // of int8, one for each row
 
   Weight() = default;
   Weight(Full&& full) : Full(std::move(full)) {}
 
-  explicit operator bool() const { return bf16 || int8 || Full::operator bool(); }
+  explicit operator bool() const { return bf16 || f16 || int8 || Full::operator bool(); }
   operator WeightView<T, Space>() const {
     const Full& full = *this;
     return {.full = full ? View<const T, 2, Space>(full) : View<const T, 2, Space>(),
             .bf16 = bf16,
+            .f16 = f16,
             .int8 = int8,
             .scale = scale};
   }
   WeightForm form() const {
-    return bf16 ? WeightForm::bf16 : int8 ? WeightForm::int8 : WeightForm::full;
+    return bf16   ? WeightForm::bf16
+           : f16  ? WeightForm::f16
+           : int8 ? WeightForm::int8
+                  : WeightForm::full;
   }
   /// Scalars that were learned, in whichever form they are kept.
-  Index weight_count() const { return this->size() + bf16.size() + int8.size(); }
+  Index weight_count() const { return this->size() + bf16.size() + f16.size() + int8.size(); }
   std::size_t weight_bytes() const {
     return static_cast<std::size_t>(this->size()) * sizeof(T) +
-           static_cast<std::size_t>(bf16.size()) * sizeof(BFloat16) +
+           static_cast<std::size_t>(bf16.size() + f16.size()) * sizeof(BFloat16) +
            static_cast<std::size_t>(int8.size()) +
            static_cast<std::size_t>(scale.size()) * sizeof(float);
   }
   /// Where the first element lies, in whichever form.
   const void* place() const {
     return bf16   ? static_cast<const void*>(bf16.data())
+           : f16  ? static_cast<const void*>(f16.data())
            : int8 ? static_cast<const void*>(int8.data())
                   : static_cast<const void*>(this->data());
   }
   Weight clone() const {
     Weight copy(Full::clone());
     copy.bf16 = bf16.clone();
+    copy.f16 = f16.clone();
     copy.int8 = int8.clone();
     copy.scale = scale.clone();
     return copy;
@@ -137,8 +147,9 @@ struct Weight : Tensor<T, ExtentsType, Space> {
 
   /// Rounds to nearest, ties to even, and gives the memory of T back; to int8 as
   /// round_rows_to_int8. An empty weight stays empty, a rounded one as it is.
-  /// Throws  OutOfMemory; ArgumentError  for a number that is not finite in int8, or a weight that
-  ///                                     was rounded in full precision: the weight stays as it was
+  /// Throws  OutOfMemory; ArgumentError  for a number that is not finite in int8, one that only f16
+  ///                                     makes infinite, or a weight that was rounded in full
+  ///                                     precision: the weight stays as it was
   void keep_in(WeightForm form) {
     static_assert(Space::host_readable, "round on the host, then copy to the device");
     if (form == WeightForm::full && this->form() != WeightForm::full)
@@ -151,6 +162,17 @@ struct Weight : Tensor<T, ExtentsType, Space> {
       bf16.resize(extents);
       for (Index i = 0; i < this->size(); ++i)
         bf16.data()[i] = scalar_cast<BFloat16>(this->data()[i]);
+    } else if (form == WeightForm::f16) {
+      DynamicTensor<Float16, 2, Space> rounded(extents);
+      for (Index i = 0; i < this->size(); ++i) {
+        const Float16 half = scalar_cast<Float16>(this->data()[i]);
+        if (std::isinf(static_cast<float>(half)) &&
+            !std::isinf(scalar_cast<double>(this->data()[i])))
+          throw ArgumentError(message({"row ", i / this->extent(1), " has a number beyond 65504, ",
+                                       "the largest that f16 can hold"}));
+        rounded.data()[i] = half;
+      }
+      f16 = std::move(rounded);
     } else {
       DynamicTensor<std::int8_t, 2, Space> rounded(extents);
       DynamicTensor<float, 1, Space> scales({this->extent(0)});
@@ -174,7 +196,8 @@ inline constexpr bool is_weight = requires(const AnyTensor& tensor) {
 }  // namespace detail
 
 /// Keeps every weight matrix and embedding of a parameter struct in a form for inference;
-/// everything else stays in full precision. bf16 takes half the memory of float, int8 a quarter.
+/// everything else stays in full precision. bf16 and f16 take half the memory of float, int8 a
+/// quarter.
 /// Weights that are kept in such a form stay as they are.
 ///   auto model = ssm::load_language_model<MambaFamily>(ctx, "mamba-130m/");
 ///   ssm::keep_weights_in(model.parameters, ssm::WeightForm::bf16);
@@ -228,8 +251,8 @@ namespace detail {
 [[noreturn, gnu::cold, gnu::noinline]] inline void refuse_training_of_rounded_weights(
     const char* who) {
   throw ArgumentError(std::string(who) +
-                      ": weights that are kept in bf16 or int8 cannot be trained, they serve "
-                      "inference");
+                      ": weights that are kept in bf16, f16 or int8 cannot be trained, they "
+                      "serve inference");
 }
 }  // namespace detail
 

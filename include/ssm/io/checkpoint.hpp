@@ -40,8 +40,8 @@ void for_each_stored(const std::string& file, P& parameters, std::string_view pr
 }  // namespace detail
 
 /// Adds every tensor of a parameter struct under prefix + its name; the writer borrows them until
-/// it is finished. Weights that are kept in bf16 are written so; int8 is for memory alone, files
-/// have no format for it.
+/// it is finished. Weights that are kept in bf16 or f16 are written so; int8 is for memory alone,
+/// files have no format for it.
 ///   save_parameters(writer, parameters, "model.");
 ///   save_parameters(writer, moments, "adamw.mean.");
 /// Throws  CheckpointError  if two tensors have one name; ArgumentError  for weights in int8
@@ -55,6 +55,7 @@ void save_parameters(SafetensorsWriter& writer, const P& parameters, std::string
             throw ArgumentError("save_parameters: '" + name +
                                 "' is kept in int8, which is not written to files");
           if (tensor.bf16) return writer.add(name, as_in_files(spec, tensor.bf16));
+          if (tensor.f16) return writer.add(name, as_in_files(spec, tensor.f16));
         }
         writer.add(name, as_in_files(spec, tensor));
       });

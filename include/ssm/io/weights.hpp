@@ -32,10 +32,11 @@ struct NothingSeen {
 ///   const auto shapes = layer.zero_parameters<float>(Context<ShapesOnly>());
 ///   typename Layer::Parameters<float> parameters;
 ///   read_weights(tensors, shapes, parameters, {.form = WeightForm::bf16});
-/// seen(spec, tensor) is called with every matrix that becomes int8, before it is rounded.
-/// Cost    of a tensor that is transposed in its file, of other strides, or that becomes int8, a
-///         copy in its scalar
-/// Throws  CheckpointError  as ModelTensors reads, and for a number that is not finite in int8;
+/// seen(spec, tensor) is called with every matrix that becomes int8, or f16 where its file has
+/// another type, before it is rounded.
+/// Cost    of a tensor that is transposed in its file, of other strides, or that is seen, a copy in
+///         its scalar
+/// Throws  CheckpointError  as ModelTensors reads, and for a number that int8 or f16 cannot hold;
 ///         OutOfMemory
 template <class Shapes, class P, class Seen = detail::NothingSeen>
 void read_weights(const ModelTensors& tensors, const Shapes& shapes, P& parameters,
@@ -59,6 +60,8 @@ void read_weights(const ModelTensors& tensors, const Shapes& shapes, P& paramete
         if constexpr (requires { tensor.bf16; }) {
           using Full = typename std::remove_reference_t<decltype(tensor)>::Full;
           if (reading.form == WeightForm::bf16) return take(spec, tensor.bf16, shape.extents());
+          if (reading.form == WeightForm::f16 && tensors.dtype(spec.name) == "F16")
+            return take(spec, tensor.f16, shape.extents());
           if (reading.form == WeightForm::full)
             return take(spec, static_cast<Full&>(tensor), shape.extents());
           tensor.resize(typename Full::Shape(shape.extents()));

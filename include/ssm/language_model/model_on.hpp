@@ -110,6 +110,7 @@ class LanguageModelOn final : public LanguageModelInterface {
             if constexpr (is_matrix) {
               if (tensor.bf16)
                 return add(spec.name, tensor.bf16.size(), true, read_of(tensor.bf16));
+              if (tensor.f16) return add(spec.name, tensor.f16.size(), true, read_of(tensor.f16));
               if (tensor.int8)
                 return add(spec.name, tensor.int8.size(), true, read_of(tensor.int8));
             }
@@ -342,8 +343,9 @@ class LanguageModelOn final : public LanguageModelInterface {
     return *trainer_;
   }
   void require_readable(WeightForm form) const {
-    if (!Space::host_readable && form == WeightForm::int8)
-      throw ArgumentError("language model: weights in int8 are not read on " + facts_.backend +
+    if (!Space::host_readable && (form == WeightForm::f16 || form == WeightForm::int8))
+      throw ArgumentError("language model: weights in " + std::string(weight_form_name(form)) +
+                          " are not read on " + facts_.backend +
                           "; there are full precision and bf16");
   }
   void require_unshared(const char* what) const {

@@ -21,8 +21,9 @@ namespace ssm::detail {
 /// What tells the weights of one model from those of another, kept once it is known: 16 hexadecimal
 /// digits of a hash of the config and, for every tensor, its name, its size, and up to 8 blocks of
 /// 128 elements spread over it. Of weight matrices it is the numbers rounded to bf16, so that a
-/// model has the same fingerprint in whichever form its weights are kept. Of weights in int8 those
-/// numbers are gone: they are remembered before (`remember`), or the fingerprint is asked for.
+/// model has the same fingerprint in whichever form its weights are kept. Of weights in f16 and
+/// int8 those numbers are gone: they are remembered before (`remember`), or the fingerprint is
+/// asked for.
 /// Cost    at most 1024 elements of every tensor, once
 class WeightsFingerprint {
  public:

@@ -28,6 +28,7 @@ template <class T, class Space>
 Matmul<T, Space> by_weight(const WeightView<T, Space>& weight, Matmul<T, Space> call) {
   call.b = weight.full.transpose(0, 1);
   call.b_bf16 = weight.bf16.transpose(0, 1);
+  call.b_f16 = weight.f16.transpose(0, 1);
   call.b_int8 = weight.int8.transpose(0, 1);
   call.b_scale = weight.scale;
   return call;
@@ -146,7 +147,8 @@ class Linear : public LayerVerbs<Linear<Config>> {
   template <class T>
   [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
     const double bound = 1 / std::sqrt(static_cast<double>(inputs_));
-    seed.fork("weight").fill_uniform(p.weight.data(), p.weight.size(), -bound, bound);
+    if (seed.draws_weights())
+      seed.fork("weight").fill_uniform(p.weight.data(), p.weight.size(), -bound, bound);
     if (p.bias) seed.fork("bias").fill_uniform(p.bias.data(), p.bias.size(), -bound, bound);
   }
 

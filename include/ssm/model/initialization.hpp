@@ -25,11 +25,13 @@ void fill_value(const View<T, 1>& tensor, T value) {
 
 // An initialization replaces what the layers began with, tensor by tensor:
 //   fill(spec, tensor, values, size)
+//   replaces_weights, true where every linear weight is among them
 
 /// GPT-2's: linear weights and embeddings N(0, deviation²), linear biases 0, and the weights that
 /// write to the residual stream (out_proj, fc2, c_proj) scaled by 1/√(2·blocks).
 /// Source  HazyResearch/H3, _init_weights
 struct Gpt2Initialization {
+  static constexpr bool replaces_weights = true;
   template <class T>
   static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,
                    const ModelSize& size) {
@@ -47,6 +49,7 @@ struct Gpt2Initialization {
 /// Every linear weight and embedding N(0, deviation²).
 /// Source  WailordHe/DenseSSM, whose layers' own initialization is overwritten by this one
 struct NormalInitialization {
+  static constexpr bool replaces_weights = true;
   template <class T>
   static void fill(const ParameterSpec& spec, const View<T, 1>& tensor, const Initializer& values,
                    const ModelSize& size) {

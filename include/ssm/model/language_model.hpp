@@ -52,7 +52,8 @@ struct LanguageModelConfig {
 /// state    the backbone's; position [B], on the host: how many positions each sequence has seen
 /// Cost    the blocks' + 2·B·L·D·padded operations
 /// Throws  ShapeError; ArgumentError  for tokens outside the vocabulary, more positions than were
-///                                    learned, or a tape where the weights are kept in bf16 or int8
+///                                    learned, or a tape where the weights are kept in bf16, f16
+///                                    or int8
 /// Source  Fu et al. 2023 (H3) §4; the layout of HazyResearch/H3 checkpoints
 template <class Backbone, class FinalNorm, class Names = H3Names>
 class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalNorm, Names>> {
@@ -229,7 +230,10 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   /// The layers' own initialization, then what the family makes of it.
   template <class T>
   [[gnu::cold]] void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
-    backbone_.fill_parameters(p.backbone, seed.fork("backbone"));
+    Initializer layers = seed.fork("backbone");
+    if constexpr (requires { requires Names::Initialization::replaces_weights; })
+      layers = layers.without_weights();
+    backbone_.fill_parameters(p.backbone, layers);
     norm_.fill_parameters(p.norm, seed.fork("norm"));
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& tensor) {
@@ -322,6 +326,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
       embedding(ctx, Embedding<T, Space>{.table = p.embedding,
                                          .table_bf16 = p.embedding.bf16,
+                                         .table_f16 = p.embedding.f16,
                                          .table_int8 = p.embedding.int8,
                                          .table_scale = p.embedding.scale,
                                          .tokens = tokens.select(0, b),

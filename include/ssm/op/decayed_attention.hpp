@@ -177,7 +177,7 @@ void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::S
 }
 
 /// Computes RetentionScale, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasDecayedAttention<B, T>
 void retention_scale(Context<B>& ctx, const RetentionScale<T, typename B::Space>& a) {
   require_operands(a);

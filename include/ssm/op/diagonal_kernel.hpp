@@ -61,7 +61,7 @@ concept HasDiagonalKernel = requires(Context<B>& ctx,
 };
 
 /// Computes DiagonalKernel, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>& a) {
   require_operands(a);
@@ -69,7 +69,7 @@ void diagonal_kernel(Context<B>& ctx, const DiagonalKernel<T, typename B::Space>
 }
 
 /// Computes DiagonalKernelBackward, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasDiagonalKernel<B, T>
 void diagonal_kernel_backward(Context<B>& ctx,
                               const DiagonalKernelBackward<T, typename B::Space>& g) {

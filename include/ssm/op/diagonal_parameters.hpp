@@ -69,7 +69,7 @@ concept HasDiagonalParameters =
 };
 
 /// Computes DiagonalParameters, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B::Space>& a) {
   require_operands(a);
@@ -77,7 +77,7 @@ void diagonal_parameters(Context<B>& ctx, const DiagonalParameters<T, typename B
 }
 
 /// Computes DiagonalParametersBackward, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasDiagonalParameters<B, T>
 void diagonal_parameters_backward(Context<B>& ctx,
                                   const DiagonalParametersBackward<T, typename B::Space>& g) {

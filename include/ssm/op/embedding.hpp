@@ -17,6 +17,7 @@ struct EmbeddingBackward;
 ///   y[m] = table[tokens[m]]
 /// table          [V, D]
 /// table_bf16     [V, D]    in place of table: kept in bf16, read as T
+/// table_f16      [V, D]    likewise, kept in f16
 /// table_int8     [V, D]    in place of table, with table_scale: row v is
 ///                          table_scale[v]·table_int8[v]
 /// table_scale    [V]       of table_int8
@@ -28,6 +29,7 @@ template <class T, class Space>
 struct Embedding {
   View<const T, 2, Space> table{};
   View<const BFloat16, 2, Space> table_bf16{};
+  View<const Float16, 2, Space> table_f16{};
   View<const std::int8_t, 2, Space> table_int8{};
   View<const float, 1, Space> table_scale{};
   View<const Token, 1, Space> tokens{};
@@ -39,6 +41,7 @@ struct Embedding {
     visit(parameter("table", "VD").optional().with_gradient(), &Embedding::table,
           &Gradient::dtable);
     visit(parameter("table_bf16", "VD").optional(), &Embedding::table_bf16, nullptr);
+    visit(parameter("table_f16", "VD").optional(), &Embedding::table_f16, nullptr);
     visit(parameter("table_int8", "VD").optional(), &Embedding::table_int8, nullptr);
     visit(parameter("table_scale", "V").optional(), &Embedding::table_scale, nullptr);
     visit(input("tokens", "M"), &Embedding::tokens, nullptr);
@@ -46,7 +49,8 @@ struct Embedding {
     visit(again("tokens", "M"), &Embedding::tokens, &Gradient::tokens);
   }
   void fix_extents(ExtentsByLetter& n) const {
-    const int forms = int{bool{table}} + int{bool{table_bf16}} + int{bool{table_int8}};
+    const int forms =
+        int{bool{table}} + int{bool{table_bf16}} + int{bool{table_f16}} + int{bool{table_int8}};
     if (forms > 1) throw ArgumentError("embedding: the table is given in more than one form");
     if (forms == 0) n.refuse("table", "is missing");
     if (bool{table_int8} != bool{table_scale})

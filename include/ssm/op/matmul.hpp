@@ -18,6 +18,7 @@ namespace ssm {
 /// a        [M, K]   any strides with one of them 1: a transposed view costs nothing
 /// b        [K, N]   likewise
 /// b_bf16   [K, N]   in place of b: kept in bf16, read as T; of calls in another scalar
+/// b_f16    [K, N]   likewise, kept in f16
 /// b_int8   [K, N]   in place of b, with b_scale: b[k,n] = b_scale[n]·b_int8[k,n]
 /// b_scale  [N]      of b_int8
 /// bias     [N]      optional
@@ -33,6 +34,7 @@ struct Matmul {
   View<const T, 2, Space> a{};
   View<const T, 2, Space> b{};
   View<const BFloat16, 2, Space> b_bf16{};
+  View<const Float16, 2, Space> b_f16{};
   View<const std::int8_t, 2, Space> b_int8{};
   View<const float, 1, Space> b_scale{};
   View<const Wide<T>, 1, Space> bias{};
@@ -47,6 +49,7 @@ struct Matmul {
     visit(input("a", "MK"), &Matmul::a, nullptr);
     visit(input("b", "KN").optional(), &Matmul::b, nullptr);
     visit(input("b_bf16", "KN").optional(), &Matmul::b_bf16, nullptr);
+    visit(input("b_f16", "KN").optional(), &Matmul::b_f16, nullptr);
     visit(input("b_int8", "KN").optional(), &Matmul::b_int8, nullptr);
     visit(input("b_scale", "N").optional(), &Matmul::b_scale, nullptr);
     visit(input("bias", "N").optional(), &Matmul::bias, nullptr);
@@ -55,7 +58,7 @@ struct Matmul {
     visit(updated("a_sum", "M").optional(), &Matmul::a_sum, nullptr);
   }
   void fix_extents(ExtentsByLetter& n) const {
-    const int forms = int{bool{b}} + int{bool{b_bf16}} + int{bool{b_int8}};
+    const int forms = int{bool{b}} + int{bool{b_bf16}} + int{bool{b_f16}} + int{bool{b_int8}};
     if (forms > 1) throw ArgumentError("matmul: b is given in more than one form");
     if (a && forms == 0) n.refuse("b", "is missing");
     if (bool{b_int8} != bool{b_scale}) n.refuse(b_int8 ? "b_scale" : "b_int8", "is missing");
@@ -75,15 +78,17 @@ void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
   require_operands(a);
   if constexpr (requires { B::matmul(ctx, a); }) {
     B::matmul(ctx, a);
-  } else if constexpr (std::is_same_v<T, BFloat16>) {  // b is read as it is
+  } else {  // b is read as it is
     auto rest = a;
     rest.b = {};
     detail::run_wide(ctx, rest, [&](auto wide) {
-      wide.b_bf16 = a.b ? a.b : a.b_bf16;
+      if constexpr (std::is_same_v<T, BFloat16>) {
+        if (a.b) wide.b_bf16 = a.b;
+      } else {
+        if (a.b) wide.b_f16 = a.b;
+      }
       B::matmul(ctx, wide);
     });
-  } else {
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::matmul(ctx, wide); });
   }
 }
 

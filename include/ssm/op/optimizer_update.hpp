@@ -71,7 +71,7 @@ concept HasOptimizerUpdate = requires(Context<B>& ctx,
 };
 
 /// Computes AdamWUpdate, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasOptimizerUpdate<B, T>
 void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
   require_operands(a);
@@ -79,7 +79,7 @@ void adamw_update(Context<B>& ctx, const AdamWUpdate<T, typename B::Space>& a) {
 }
 
 /// Computes SumOfSquares, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasOptimizerUpdate<B, T>
 void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a) {
   require_operands(a);

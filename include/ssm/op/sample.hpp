@@ -58,7 +58,7 @@ concept HasSample = requires(Context<B>& ctx, const Sample<Wide<T>, typename B::
 };
 
 /// Computes Sample, whose docstring says the rest.
-template <class B, class T>
+template <class B, Real T>
   requires HasSample<B, T>
 void sample(Context<B>& ctx, const Sample<T, typename B::Space>& a) {
   require_operands(a);

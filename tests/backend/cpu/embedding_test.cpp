@@ -76,27 +76,32 @@ TEST_CASE_TEMPLATE("a table kept in int8 gives its rows times their scales", T, 
     }
 }
 
-TEST_CASE_TEMPLATE("a table kept in bf16 gives the values of its rows", T, float, double) {
+TEST_CASE_TEMPLATE("a table kept in bf16 or f16 gives the values of its rows", T, float, double) {
   constexpr Index vocabulary = 10;
   for (const Index count : {0, 1, 3, 1000})
     for (const Index width : {1, 16, 33, 192})
       for (const Layout layout : all_layouts) {
         CAPTURE(count);
         CAPTURE(width);
-        auto table = random_tensor<T>("table", vocabulary, width);
-        auto bf16 = place<BFloat16>(layout, vocabulary, width);
+        const auto table = random_tensor<T>("table", vocabulary, width);
+        const auto bf16 = place<BFloat16>(layout, vocabulary, width);
+        const auto f16 = place<Float16>(layout, vocabulary, width);
         for_each_index(table, [&](auto... i) {
           bf16.view(i...) = scalar_cast<BFloat16>(table(i...));
-          table(i...) = scalar_cast<T>(bf16.view(i...));
+          f16.view(i...) = scalar_cast<Float16>(table(i...));
         });
         DynamicTensor<Token, 1> tokens({count});
         for (Index m = 0; m < count; ++m) tokens(m) = static_cast<Token>(m * m % vocabulary);
         const auto check = [&](auto& ctx) {
-          const auto y = place<T>(layout, count, width);
+          const auto y = place<T>(layout, count, width), z = place<T>(layout, count, width);
           embedding(ctx, Embedding<T, HostSpace>{.table_bf16 = bf16, .tokens = tokens, .y = y});
+          embedding(ctx, Embedding<T, HostSpace>{.table_f16 = f16, .tokens = tokens, .y = z});
           Index wrong = 0;
           for (Index m = 0; m < count; ++m)
-            for (Index d = 0; d < width; ++d) wrong += y.view(m, d) != table(tokens(m), d);
+            for (Index d = 0; d < width; ++d) {
+              wrong += y.view(m, d) != scalar_cast<T>(bf16.view(tokens(m), d));
+              wrong += z.view(m, d) != scalar_cast<T>(f16.view(tokens(m), d));
+            }
           CHECK(wrong == 0);
         };
         Context<Reference> reference;

@@ -124,8 +124,9 @@ TEST_CASE("the same thread count gives the same bits") {
 }
 
 TEST_CASE_TEMPLATE(
-    "a matmul by a matrix kept in bf16 or int8 is that by its values, for every size and layout", T,
-    float, double) {
+    "a matmul by a matrix kept in bf16, f16 or int8 is that by its values, for every size and "
+    "layout",
+    T, float, double) {
   Context<Reference> reference;
   for (const Index rows : {0, 1, 2, 3, 7, 16, 17, 64})
     for (const Index columns : {1, 31, 65})
@@ -138,19 +139,22 @@ TEST_CASE_TEMPLATE(
           const auto bias = random_tensor<T>("bias", columns);
           const auto random = random_tensor<T>("b", depth, columns);
           const auto bf16 = place<BFloat16>(layout, depth, columns);
+          const auto f16 = place<Float16>(layout, depth, columns);
           const auto int8 = place<std::int8_t>(layout, depth, columns);
           DynamicTensor<float, 1> scale({columns});
           for (Index n = 0; n < columns; ++n) scale(n) = 0.125F / static_cast<float>(n + 1);
           for_each_index(random, [&](Index k, Index n) {
             bf16.view(k, n) = scalar_cast<BFloat16>(random(k, n));
+            f16.view(k, n) = scalar_cast<Float16>(random(k, n));
             int8.view(k, n) = static_cast<std::int8_t>((k * 37 + n * 11) % 255 - 127);
           });
-          for (const WeightForm form : {WeightForm::bf16, WeightForm::int8}) {
+          for (const WeightForm form : {WeightForm::bf16, WeightForm::f16, WeightForm::int8}) {
             CAPTURE(std::string(weight_form_name(form)));
             auto b = nan_tensor<T>(depth, columns);
             for_each_index(b, [&](Index k, Index n) {
-              b(k, n) = form == WeightForm::bf16 ? scalar_cast<T>(bf16.view(k, n))
-                                                 : T{scale(n)} * T(int8.view(k, n));
+              b(k, n) = form == WeightForm::bf16  ? scalar_cast<T>(bf16.view(k, n))
+                        : form == WeightForm::f16 ? scalar_cast<T>(f16.view(k, n))
+                                                  : T{scale(n)} * T(int8.view(k, n));
             });
             auto expected = nan_tensor<T>(rows, columns);
             auto plain = nan_tensor<T>(rows, columns);
@@ -161,6 +165,8 @@ TEST_CASE_TEMPLATE(
             by_values.c = expected;
             if (form == WeightForm::bf16) {
               product.b_bf16 = bf16;
+            } else if (form == WeightForm::f16) {
+              product.b_f16 = f16;
             } else {
               product.b_int8 = int8;
               product.b_scale = scale;
@@ -184,18 +190,21 @@ TEST_CASE_TEMPLATE(
 }
 
 TEST_CASE(
-    "a matmul by a matrix kept in bf16 or int8 larger than one block of panels equals the "
+    "a matmul by a matrix kept in bf16, f16 or int8 larger than one block of panels equals the "
     "reference") {
   const auto a = random_tensor<float>("a", 20, 9);
   const auto numbers = random_tensor<float>("b", 3100, 9);
   DynamicTensor<BFloat16, 2> bf16(numbers.extents());
   map([](float x) { return scalar_cast<BFloat16>(x); }, bf16, numbers);
+  DynamicTensor<Float16, 2> f16(numbers.extents());
+  map([](float x) { return scalar_cast<Float16>(x); }, f16, numbers);
   DynamicTensor<std::int8_t, 2> int8(numbers.extents());
   DynamicTensor<float, 1> scale({3100});
   CHECK(round_rows_to_int8<float>(numbers, int8, scale) == std::nullopt);
   auto expected = nan_tensor<float>(20, 3100);
   for (Matmul<float, HostSpace> product :
        {Matmul<float, HostSpace>{.a = a, .b_bf16 = bf16.transpose(0, 1), .c = expected},
+        Matmul<float, HostSpace>{.a = a, .b_f16 = f16.transpose(0, 1), .c = expected},
         Matmul<float, HostSpace>{
             .a = a, .b_int8 = int8.transpose(0, 1), .b_scale = scale, .c = expected}}) {
     Context<Reference> reference;

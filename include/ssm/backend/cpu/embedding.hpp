@@ -23,6 +23,8 @@ struct Embedding {
       scale_rows<T>(ctx.resources().threads(), a);
     else if (a.table_bf16)
       copy_rows<T>(ctx.resources().threads(), a.table_bf16, a);
+    else if (a.table_f16)
+      copy_rows<T>(ctx.resources().threads(), a.table_f16, a);
     else
       copy_rows<T>(ctx.resources().threads(), a.table, a);
   }

@@ -35,6 +35,7 @@ struct Matmul {
     a.a = a.a.slice(0, m, m_end);
     if (a.b) a.b = a.b.slice(1, n, n_end);
     if (a.b_bf16) a.b_bf16 = a.b_bf16.slice(1, n, n_end);
+    if (a.b_f16) a.b_f16 = a.b_f16.slice(1, n, n_end);
     if (a.b_int8) a.b_int8 = a.b_int8.slice(1, n, n_end);
     if (a.b_scale) a.b_scale = a.b_scale.slice(0, n, n_end);
     if (a.bias) a.bias = a.bias.slice(0, n, n_end);

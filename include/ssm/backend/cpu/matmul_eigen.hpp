@@ -26,8 +26,9 @@ struct MatmulEigen {
       const View<T, 2> full = frame.template tensor<T>(depth, columns);
       for (Index k = 0; k < depth; ++k)
         for (Index n = 0; n < columns; ++n)
-          full(k, n) = a.b_bf16 ? scalar_cast<T>(a.b_bf16(k, n))
-                                : static_cast<T>(a.b_scale(n)) * static_cast<T>(a.b_int8(k, n));
+          full(k, n) = a.b_bf16  ? scalar_cast<T>(a.b_bf16(k, n))
+                       : a.b_f16 ? scalar_cast<T>(a.b_f16(k, n))
+                                 : static_cast<T>(a.b_scale(n)) * static_cast<T>(a.b_int8(k, n));
       b = full;
     }
     const View<T, 2> product = frame.template tensor<T>(rows, columns);

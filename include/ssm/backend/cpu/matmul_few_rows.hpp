@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -10,8 +12,9 @@
 namespace ssm::cpu {
 
 /// Matmul where a has few rows and the columns of b are contiguous, as in y = x·Wᵀ for a handful of
-/// tokens: the weights are read once, unpacked, one after the other in the order of memory, which
-/// is what the prefetcher is fastest at.
+/// tokens: the weights are read once, unpacked. A thread reads its columns in some streams that lie
+/// apart, each in the order of memory: several streams keep more of the memory's requests under way
+/// than one. A tile of sums is as wide as there are streams.
 template <class T, class Arch>
 class MatmulFewRows {
  public:
@@ -20,6 +23,7 @@ class MatmulFewRows {
   static bool applies(const ssm::Matmul<T, HostSpace>& a) {
     const Index depth_stride = a.b        ? a.b.stride(0)
                                : a.b_bf16 ? a.b_bf16.stride(0)
+                               : a.b_f16  ? a.b_f16.stride(0)
                                           : a.b_int8.stride(0);
     return a.a.extent(0) <= max_rows && depth_stride == 1 && a.a.stride(1) == 1;
   }
@@ -29,6 +33,8 @@ class MatmulFewRows {
       run(threads, a, a.b);
     else if (a.b_bf16)
       run(threads, a, a.b_bf16);
+    else if (a.b_f16)
+      run(threads, a, a.b_f16);
     else
       run(threads, a, a.b_int8);
   }
@@ -36,58 +42,100 @@ class MatmulFewRows {
  private:
   using Register = Batch<T, Arch>;
   static constexpr Index lanes = lane_count<T, Arch>;
-  static constexpr Index group = 16;          // columns that the epilogue takes at once
+  static constexpr Index group = 16;          // columns of a stream that the epilogue takes at once
   static constexpr Index least_work = 65536;  // multiplications for which a thread is worth waking
+  // As many as leave registers for the sums of four rows: of 16 with AVX2, of 32 with AVX-512.
+  static constexpr int streams = sizeof(Register) == 64 ? 4 : 3;
+
+  /// products[(c·max_rows + m + r)·group] = Σ_k a[m+r,k]·columns[c][k]   for some rows r, columns c
+  using Products = void (*)(const View<const T, 2>& a, Index m, const std::byte* const* columns,
+                            T* products);
+  /// b in any form; what is done with it is compiled once for all forms.
+  struct Weights {
+    const std::byte* data;
+    Index column_bytes;
+    Products four_rows, one_row;  // of all streams
+    const std::byte* column(Index n) const { return data + n * column_bytes; }
+  };
 
   template <class Stored>
   static void run(const Threads& threads, const ssm::Matmul<T, HostSpace>& a,
                   const View<const Stored, 2>& b) {
-    const Index rows = a.c.extent(0);
-    const Index work = rows * a.a.extent(1);
+    run(threads, a,
+        Weights{.data = reinterpret_cast<const std::byte*>(b.data()),
+                .column_bytes = b.stride(1) * static_cast<Index>(sizeof(Stored)),
+                .four_rows = dot_products<4, Stored>,
+                .one_row = dot_products<1, Stored>});
+  }
+
+  static void run(const Threads& threads, const ssm::Matmul<T, HostSpace>& a, const Weights& b) {
+    const Index work = a.c.extent(0) * a.a.extent(1);
     const Index grain = std::max<Index>(group, least_work / std::max<Index>(1, work));
     parallel(threads, a.c.extent(1), grain, [&](Range range, int) {
-      const MatmulEpilogue<T, Arch> epilogue(a);
-      T products[max_rows * group];
-      for (Index n = range.begin; n < range.end; n += group) {
-        const Index count = std::min(group, range.end - n);
-        for (Index i = 0; i < count; ++i)
-          all_rows(a.a, b.data() + (n + i) * b.stride(1), products + i);
-        for (Index m = 0; m < rows; ++m) {
-          if constexpr (std::is_same_v<Stored, std::int8_t>)
-            for (Index i = 0; i < count; ++i)
-              products[m * group + i] *= static_cast<T>(a.b_scale(n + i));
-          epilogue.finish(m, n, count, products + m * group);
+      const Index section = (range.end - range.begin + streams - 1) / streams;
+      for (Index i = 0; i < section; i += group) {
+        Pieces pieces;
+        pieces.last = range.end - 1;
+        for (Index s = 0; s < streams; ++s) {
+          const Index begin = range.begin + s * section + i;
+          const Index end = std::min(range.begin + (s + 1) * section, range.end);
+          pieces.begin[s] = begin;
+          pieces.count[s] = std::clamp<Index>(end - begin, 0, group);
         }
+        multiply(a, b, pieces);
       }
     });
   }
 
-  /// products[m·group] = Σ_k a[m,k]·column[k]
-  template <class Stored>
-  static void all_rows(const View<const T, 2>& a, const Stored* column, T* products) {
-    const Index rows = a.extent(0);
-    Index m = 0;
-    for (; m + 4 <= rows; m += 4) dot_products<4>(a, m, column, products);
-    if (m + 2 <= rows) {
-      dot_products<2>(a, m, column, products);
-      m += 2;
+  /// At most `group` columns of each stream, and the last of all.
+  struct Pieces {
+    Index last;
+    Index begin[streams], count[streams];
+  };
+
+  static void multiply(const ssm::Matmul<T, HostSpace>& a, const Weights& b, const Pieces& pieces) {
+    T products[streams * max_rows * group];
+    const Index columns = *std::max_element(pieces.count, pieces.count + streams);
+    for (Index i = 0; i < columns; ++i) {
+      const std::byte* column[streams];
+      // A stream that has ended, as some do at the last columns, takes another's once more.
+      for (Index s = 0; s < streams; ++s)
+        column[s] = b.column(std::min(pieces.begin[s] + i, pieces.last));
+      Index m = 0;
+      for (; m + 4 <= a.a.extent(0); m += 4) b.four_rows(a.a, m, column, products + i);
+      for (; m < a.a.extent(0); ++m) b.one_row(a.a, m, column, products + i);
     }
-    if (m < rows) dot_products<1>(a, m, column, products);
+    const MatmulEpilogue<T, Arch> epilogue(a);
+    for (Index s = 0; s < streams; ++s)
+      for (Index m = 0; m < a.c.extent(0); ++m) {
+        T* const row = products + (s * max_rows + m) * group;
+        for (Index i = 0; a.b_int8 && i < pieces.count[s]; ++i)
+          row[i] *= static_cast<T>(a.b_scale(pieces.begin[s] + i));
+        epilogue.finish(m, pieces.begin[s], pieces.count[s], row);
+      }
   }
 
   template <int Rows, class Stored>
-  static void dot_products(const View<const T, 2>& a, Index m, const Stored* column, T* products) {
-    constexpr int chains = Rows == 1 ? 4 : 2;  // independent sums hide the latency of the additions
+  static void dot_products(const View<const T, 2>& a, Index m, const std::byte* const* columns,
+                           T* products) {
+    constexpr int chains = Rows == 1 ? 2 : 1;  // independent sums hide the latency of the additions
+    constexpr int tile = Rows * streams;
     const Index depth = a.extent(1);
     const T* left = a.data() + m * a.stride(0);
-    Register sums[Rows * chains];
-    unrolled<Rows * chains>([&](auto i) { sums[i] = Register(T{0}); });
+    const Stored* stored[streams];
+    unrolled<streams>([&](auto c) { stored[c] = reinterpret_cast<const Stored*>(columns[c]); });
+    Register sums[tile * chains];
+    unrolled<tile * chains>([&](auto i) { sums[i] = Register(T{0}); });
     const auto add_products = [&](auto chain, Index k, Index count) __attribute__((always_inline)) {
-      const Register w = gather<T, Arch>(column + k, 1, count);
+      Register weights[streams];
+      unrolled<streams>([&](auto c) { weights[c] = gather<T, Arch>(stored[c] + k, 1, count); });
       unrolled<Rows>([&](auto r) {
-        const Register x = gather<T, Arch>(left + r * a.stride(0) + k, 1, count);
-        constexpr int at = r() * chains + chain();
-        sums[at] = xsimd::fma(x, w, sums[at]);
+        Register x = gather<T, Arch>(left + r * a.stride(0) + k, 1, count);
+        keep_in_register<T, Arch>(x);
+        unrolled<streams>([&](auto c) {
+          constexpr int at = (r() * streams + c()) * chains + chain();
+          sums[at] = xsimd::fma(x, weights[c], sums[at]);
+        });
       });
     };
     Index k = 0;
@@ -95,10 +143,11 @@ class MatmulFewRows {
       unrolled<chains>([&](auto chain) { add_products(chain, k + chain * lanes, lanes); });
     for (; k < depth; k += lanes)
       add_products(std::integral_constant<int, 0>{}, k, std::min(lanes, depth - k));
-    unrolled<Rows>([&](auto r) {
-      Register sum = sums[r() * chains];
-      for (int chain = 1; chain < chains; ++chain) sum += sums[r() * chains + chain];
-      products[(m + r) * group] = sum_of_lanes(sum);
+    unrolled<tile>([&](auto i) {
+      Register sum = sums[i() * chains];
+      for (int chain = 1; chain < chains; ++chain) sum += sums[i() * chains + chain];
+      constexpr int row = i() / streams, c = i() % streams;
+      products[(c * max_rows + m + row) * group] = sum_of_lanes(sum);
     });
   }
 };

@@ -73,6 +73,7 @@ class MatmulPanels {
                            Index first, T* to) {
     if (a.b) return pack<width>(a.b, begin, depth, first, to);
     if (a.b_bf16) return pack<width>(a.b_bf16, begin, depth, first, to);
+    if (a.b_f16) return pack<width>(a.b_f16, begin, depth, first, to);
     pack<width>(a.b_int8, begin, depth, first, to);
     T scale[width];
     for (Index i = 0; i < width; ++i)

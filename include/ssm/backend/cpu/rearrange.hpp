@@ -112,7 +112,7 @@ struct Rearrange {
       return;
     }
     Index i = 0;
-    if constexpr (std::is_same_v<From, BFloat16> && Real<To>)
+    if constexpr (HalfStorage<From> && Real<To>)
       for (; i + lane_count<To, Arch> <= count; i += lane_count<To, Arch>)
         store<To, Arch>(to + i, load<To, Arch>(from + i));
     for (; i < count; ++i) to[i] = scalar_cast<To>(from[i]);

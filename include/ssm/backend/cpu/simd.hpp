@@ -18,7 +18,7 @@
 #include <xsimd/xsimd.hpp>
 #endif
 
-#include "ssm/core/scalar.hpp"  // BFloat16
+#include "ssm/core/scalar.hpp"  // HalfStorage
 #include "ssm/core/tensor_view.hpp"
 
 namespace ssm::cpu {
@@ -51,6 +51,21 @@ template <class T, class Arch>
     const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
   }
+#endif
+  alignas(64) T buffer[lane_count<T, Arch>];
+  for (Index i = 0; i < lane_count<T, Arch>; ++i) buffer[i] = scalar_cast<T>(from[i]);
+  return Batch<T, Arch>::load_aligned(buffer);
+}
+/// f16 read as T. xsimd has no such conversion.
+template <class T, class Arch>
+[[gnu::always_inline]] inline Batch<T, Arch> load(const Float16* from) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 64)
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#endif
+#if defined(__AVX__) && defined(__F16C__)
+  if constexpr (std::is_same_v<T, float> && sizeof(Batch<T, Arch>) == 32)
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 #endif
   alignas(64) T buffer[lane_count<T, Arch>];
   for (Index i = 0; i < lane_count<T, Arch>; ++i) buffer[i] = scalar_cast<T>(from[i]);
@@ -103,7 +118,7 @@ template <class T, class Arch, class Stored>
   return Batch<T, Arch>::load_aligned(buffer);
 }
 template <class T, class Arch, class Stored>
-  requires(std::is_same_v<Stored, BFloat16> || std::is_same_v<Stored, std::int8_t>)
+  requires(HalfStorage<Stored> || std::is_same_v<Stored, std::int8_t>)
 [[gnu::always_inline]] inline Batch<T, Arch> gather(const Stored* from, Index stride, Index count) {
   if (stride == 1 && count == lane_count<T, Arch>) [[likely]]
     return load<T, Arch>(from);
@@ -123,6 +138,15 @@ template <class T, class Arch>
     store<T, Arch>(to, value);
   else
     scatter_apart<T, Arch>(to, stride, count, value);
+}
+
+/// Keeps a value that is used several times in a register. Otherwise g++ reads it from memory at
+/// every use, and a loop of products waits for loads.
+template <class T, class Arch>
+[[gnu::always_inline]] inline void keep_in_register([[maybe_unused]] Batch<T, Arch>& value) {
+#if defined(__SSE2__)
+  asm("" : "+v"(value.data));
+#endif
 }
 
 /// Two registers of numbers that lie in pairs in memory: the first of each pair, and the second.

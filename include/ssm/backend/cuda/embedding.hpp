@@ -40,7 +40,8 @@ namespace primitive {
 struct Embedding {
   template <class Ctx, DeviceNumber T>
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
-    if (a.table_int8) throw ArgumentError("embedding: weights in int8 are not read on cuda");
+    if (a.table_int8 || a.table_f16)
+      throw ArgumentError("embedding: weights kept in int8 or f16 are not read on cuda");
     queue(ctx, [&](Stream stream) { cuda::embedding(on_device(a), stream); });
   }
   template <class Ctx, DeviceNumber T>

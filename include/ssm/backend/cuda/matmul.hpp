@@ -36,7 +36,8 @@ namespace primitive {
 struct Matmul {
   template <class Ctx, DeviceNumber T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
-    if (a.b_int8) throw ArgumentError("matmul: weights in int8 are not read on cuda");
+    if (a.b_int8 || a.b_f16)
+      throw ArgumentError("matmul: weights kept in int8 or f16 are not read on cuda");
     const auto call = on_device(a);
     if (has_few_rows(call)) {
       queue(ctx, [&](Stream stream) { matmul_few_rows(call, stream); });

@@ -12,6 +12,7 @@ struct Embedding {
     const auto table = [&](Token token, Index d) -> T {
       if (a.table_int8)
         return scalar_cast<T>(Wide<T>{a.table_scale(token)} * Wide<T>(a.table_int8(token, d)));
+      if (a.table_f16) return scalar_cast<T>(a.table_f16(token, d));
       return a.table_bf16 ? scalar_cast<T>(a.table_bf16(token, d)) : a.table(token, d);
     };
     for (Index m = 0; m < a.tokens.extent(0); ++m)

@@ -12,6 +12,7 @@ struct Matmul {
   static void matmul(Ctx&, const ssm::Matmul<T, typename Ctx::Space>& a) {
     const auto b = [&](Index k, Index n) -> double {
       if (a.b_int8) return double{a.b_scale(n)} * a.b_int8(k, n);
+      if (a.b_f16) return scalar_cast<double>(a.b_f16(k, n));
       return a.b_bf16 ? scalar_cast<double>(a.b_bf16(k, n)) : double{a.b(k, n)};
     };
     for (Index m = 0; m < a.c.extent(0); ++m) {
