@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <ssm/core/tensor.hpp>
@@ -209,4 +210,37 @@ TEST_CASE("memory may be missing only where there are no elements") {
   Matrix empty = Matrix::borrow(&one, {0, 2});
   empty.resize({0, 5});
   CHECK_THROWS_AS(empty.resize({1, 1}), ssm::ArgumentError);
+}
+
+TEST_CASE(
+    "a large tensor begins with zeros, aligned, and is reset, resized, cloned and moved as a small "
+    "one") {
+  const Index count = static_cast<Index>(ssm::HostSpace::least_zeroed / sizeof(float)) + 3;
+  DynamicTensor<float, 1> x({count});
+  CHECK(reinterpret_cast<std::uintptr_t>(x.data()) % ssm::HostSpace::alignment == 0);
+  CHECK(std::all_of(x.data(), x.data() + count, [](float v) { return v == 0; }));
+  std::fill_n(x.data(), count, 2.F);
+  const float* const before = x.data();
+  x.reset({count - 1});
+  CHECK(x.data() == before);
+  CHECK(std::all_of(x.data(), x.data() + count - 1, [](float v) { return v == 0; }));
+
+  x(5) = 7;
+  DynamicTensor<float, 1> moved = std::move(x);
+  DynamicTensor<float, 1> copy = moved.clone();
+  CHECK(copy(5) == 7);
+  moved.reset({2 * count});  // grows from one block of zeros into another
+  CHECK(moved(5) == 0);
+  moved.extend({2 * count + 1});
+  CHECK(moved(2 * count - 1) == 0);
+  copy.resize({4});  // a block of its own, then zeros
+  copy.reset({count});
+  copy.swap(moved);
+  CHECK(moved.size() == count);
+
+  std::vector<float> memory(static_cast<std::size_t>(count), 3.F);
+  auto borrowed = DynamicTensor<float, 1>::borrow(memory.data(), {count});
+  borrowed.reset({count});
+  CHECK(memory[7] == 0);
+  CHECK_THROWS_AS(borrowed.reset({2 * count}), ssm::ArgumentError);
 }

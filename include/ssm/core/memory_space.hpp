@@ -3,7 +3,10 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <string_view>
 
@@ -34,6 +37,26 @@ struct HostSpace {
     void* pointer = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
     if (pointer == nullptr) throw OutOfMemory(bytes, name());
     return pointer;
+  }
+  /// Zeros, which most systems make when a page is touched first: gradients and moments of a large
+  /// model cost no time before they are used. For blocks of at least `least_zeroed` bytes.
+  /// Throws  OutOfMemory
+  static constexpr std::size_t least_zeroed = std::size_t{1} << 22;
+  [[gnu::noinline]] static void* allocate_zeroed(std::size_t bytes) {
+    constexpr std::size_t more = 2 * alignment;  // for the alignment, and the address to free
+    void* whole = nullptr;
+    if (bytes <= std::numeric_limits<std::size_t>::max() - more)
+      whole = std::calloc(bytes + more, 1);
+    if (whole == nullptr) throw OutOfMemory(bytes, name());
+    auto* pointer = static_cast<std::byte*>(whole) + more;
+    pointer -= reinterpret_cast<std::uintptr_t>(pointer) % alignment;
+    std::memcpy(pointer - sizeof(void*), &whole, sizeof(void*));
+    return pointer;
+  }
+  [[gnu::noinline]] static void deallocate_zeroed(void* pointer) noexcept {
+    void* whole = nullptr;
+    std::memcpy(&whole, static_cast<std::byte*>(pointer) - sizeof(void*), sizeof(void*));
+    std::free(whole);
   }
   static void copy(void* to, const void* from, std::size_t bytes) {
     if (bytes > 0) std::memcpy(to, from, bytes);

@@ -58,29 +58,17 @@ class Tensor {
     result.data_ = memory;
     result.extents_ = extents;
     result.capacity_ = std::max(count, capacity);
-    result.is_borrowed_ = true;
+    result.memory_ = Memory::borrowed;
     return result;
   }
-  bool is_borrowed() const { return is_borrowed_; }
+  bool is_borrowed() const { return memory_ == Memory::borrowed; }
 
   /// Takes other extents; the elements are unspecified afterwards. Allocates only to grow.
-  [[gnu::noinline]] void resize(Shape extents) {
-    const Index count = detail::element_count<T>(extents, Space::name());
-    if (count > capacity_ || data_ == nullptr) {
-      if (is_borrowed_) detail::refuse_growth(capacity_, extents.to_array());
-      const Index grown_count = std::max<Index>(count, 1);  // a tensor of no elements is not null
-      T* grown =
-          static_cast<T*>(Space::allocate(static_cast<std::size_t>(grown_count) * sizeof(T)));
-      release();
-      data_ = grown;
-      capacity_ = grown_count;
-    }
-    extents_ = extents;
-  }
+  void resize(Shape extents) { fit(extents, false); }
 
   /// Takes other extents; every element is zero afterwards. Allocates only to grow.
   void reset(Shape extents) {
-    resize(extents);
+    if (fit(extents, true)) return;
     if constexpr (Space::host_readable)
       std::fill_n(data_, size(), T{});
     else
@@ -91,9 +79,9 @@ class Tensor {
   /// Allocates geometrically, at least for `reserved` elements.
   void extend(Shape extents, Index reserved = 0) {
     const Index used = data_ == nullptr ? 0 : std::min(size(), extents.size());
-    const Index wanted = is_borrowed_ ? extents.size() : std::max(extents.size(), reserved);
+    const Index wanted = is_borrowed() ? extents.size() : std::max(extents.size(), reserved);
     if (wanted > capacity_ || data_ == nullptr) {
-      if (is_borrowed_) detail::refuse_growth(capacity_, extents.to_array());
+      if (is_borrowed()) detail::refuse_growth(capacity_, extents.to_array());
       Tensor grown;
       const auto grown_count =
           static_cast<std::size_t>(std::max({wanted, 2 * capacity_, Index{1}}));
@@ -168,17 +156,49 @@ class Tensor {
     std::swap(data_, other.data_);
     std::swap(capacity_, other.capacity_);
     std::swap(extents_, other.extents_);
-    std::swap(is_borrowed_, other.is_borrowed_);
+    std::swap(memory_, other.memory_);
   }
 
  private:
+  enum class Memory : char { own, zeroed, borrowed };  // zeroed: its own, from allocate_zeroed
+
+  // A space that is made from HostSpace may allocate in a way of its own.
+  static constexpr bool has_zeroed_blocks =
+      std::is_trivially_default_constructible_v<T> && std::is_same_v<Space, HostSpace>;
+
+  /// Takes other extents. Returns whether that took a new block of zeros, as large ones are if
+  /// asked for.
+  [[gnu::noinline]] bool fit(Shape extents, [[maybe_unused]] bool zeros) {
+    const Index count = detail::element_count<T>(extents, Space::name());
+    bool is_zero = false;
+    if (count > capacity_ || data_ == nullptr) {
+      if (is_borrowed()) detail::refuse_growth(capacity_, extents.to_array());
+      const Index grown_count = std::max<Index>(count, 1);  // a tensor of no elements is not null
+      const std::size_t bytes = static_cast<std::size_t>(grown_count) * sizeof(T);
+      if constexpr (has_zeroed_blocks) is_zero = zeros && bytes >= Space::least_zeroed;
+      void* grown = nullptr;
+      if constexpr (has_zeroed_blocks)
+        if (is_zero) grown = Space::allocate_zeroed(bytes);
+      if (!is_zero) grown = Space::allocate(bytes);
+      release();
+      data_ = static_cast<T*>(grown);
+      capacity_ = grown_count;
+      memory_ = is_zero ? Memory::zeroed : Memory::own;
+    }
+    extents_ = extents;
+    return is_zero;
+  }
+
   void release() noexcept {
-    if (data_ != nullptr && !is_borrowed_) Space::deallocate(data_);
+    if (data_ == nullptr || is_borrowed()) return;
+    if constexpr (has_zeroed_blocks)
+      if (memory_ == Memory::zeroed) return Space::deallocate_zeroed(data_);
+    Space::deallocate(data_);
   }
 
   T* data_ = nullptr;
   Index capacity_ = 0;
-  bool is_borrowed_ = false;
+  Memory memory_ = Memory::own;
   Shape extents_{};
 };
 
