@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ssm_add_language_model(target include_dir): the library behind ssm/language_model.hpp as ssm::language_model, compiled in the
-# project that uses it, with that project's flags. Each family of ssm/family/families.hpp on each backend is a source of its
-# own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where SSM_BUILD_CUDA is on or
+# project that uses it, with that project's flags, over ssm::primitives. Each family of ssm/family/families.hpp on each backend
+# is a source of its own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where SSM_BUILD_CUDA is on or
 # ssm::cuda was found. With tokenizers of all kinds where there is ssm::tokenizer, else with bytes alone.
 set(SSM_LANGUAGE_MODEL_TEMPLATES "${CMAKE_CURRENT_LIST_DIR}/language_model")
 
@@ -17,10 +17,10 @@ function(ssm_add_language_model target include_dir)
 
   # The policy type of a backend, its headers, and the names it goes by at run time.
   set(type_cpu Cpu)
-  set(headers_cpu ssm/backend/cpu.hpp)
+  set(headers_cpu ssm/backend/cpu.hpp ssm_primitives_on_cpu.hpp)
   set(names_cpu cpu)
   set(type_reference Reference)
-  set(headers_reference ssm/backend/reference.hpp)
+  set(headers_reference ssm/backend/reference.hpp ssm_primitives_on_reference.hpp)
   set(names_reference reference)
   set(type_cuda Cuda)
   set(headers_cuda ssm/backend/cuda.hpp ssm/language_model/on_cuda.hpp)
@@ -85,6 +85,11 @@ function(ssm_add_language_model target include_dir)
   if(TARGET ssm::tokenizer)
     target_link_libraries(${target} PRIVATE ssm::tokenizer)
   endif()
+  foreach(backend reference cpu)
+    if(backend IN_LIST backends)
+      target_link_libraries(${target} PRIVATE ssm::primitives_${backend})
+    endif()
+  endforeach()
   if("cuda" IN_LIST backends)
     target_link_libraries(${target} PRIVATE ssm::cuda)
   endif()

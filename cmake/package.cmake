@@ -11,12 +11,19 @@ foreach(component IN LISTS SSM_COMPONENTS)
     COMPONENT development)
 endforeach()
 
-# Component language_model is sources that the project which uses it compiles.
+# Components primitives and language_model are sources that the project which uses them compiles.
+cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR
+  BASE_DIRECTORY "${CMAKE_INSTALL_PREFIX}/${package_dir}" OUTPUT_VARIABLE SSM_CMAKE_INCLUDEDIR)
+if(TARGET ssm_primitives)
+  list(APPEND SSM_COMPONENTS primitives)
+  string(APPEND SSM_COMPONENT_TABLE "set(ssm_bases_primitives cpu)\nset(ssm_packages_primitives \"\")\n")
+  configure_file("${CMAKE_CURRENT_LIST_DIR}/ssm-primitives.cmake.in" "${PROJECT_BINARY_DIR}/ssm-primitives.cmake" @ONLY)
+  install(FILES "${PROJECT_BINARY_DIR}/ssm-primitives.cmake" "${CMAKE_CURRENT_LIST_DIR}/primitives.cmake"
+    DESTINATION "${package_dir}" COMPONENT development)
+endif()
 if(TARGET ssm_language_model)
   list(APPEND SSM_COMPONENTS language_model)  # the last: it takes ssm::cuda in where that was found
-  string(APPEND SSM_COMPONENT_TABLE "set(ssm_bases_language_model cpu io)\nset(ssm_packages_language_model \"\")\n")
-  cmake_path(RELATIVE_PATH CMAKE_INSTALL_FULL_INCLUDEDIR
-    BASE_DIRECTORY "${CMAKE_INSTALL_PREFIX}/${package_dir}" OUTPUT_VARIABLE SSM_CMAKE_INCLUDEDIR)
+  string(APPEND SSM_COMPONENT_TABLE "set(ssm_bases_language_model cpu io primitives)\nset(ssm_packages_language_model \"\")\n")
   configure_file("${CMAKE_CURRENT_LIST_DIR}/ssm-language_model.cmake.in" "${PROJECT_BINARY_DIR}/ssm-language_model.cmake" @ONLY)
   install(FILES "${PROJECT_BINARY_DIR}/ssm-language_model.cmake" "${CMAKE_CURRENT_LIST_DIR}/language_model.cmake"
     DESTINATION "${package_dir}" COMPONENT development)

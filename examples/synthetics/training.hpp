@@ -14,6 +14,7 @@
 #include "ssm/model/blocks.hpp"
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
+#include "ssm_compiled_primitives.hpp"
 
 namespace synthetics {
 

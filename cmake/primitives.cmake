@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+# ssm_add_primitives(target include_dir): every primitive of ssm/op on Reference and on Cpu, in float, double, bf16 and f16,
+# compiled once as ssm::primitives, in the project that uses it, with that project's flags. A source that includes
+# ssm_compiled_primitives.hpp, which this library brings, leaves them to it and takes half the time to compile. For one backend
+# alone: ssm::primitives_reference or ssm::primitives_cpu, and ssm_primitives_on_reference.hpp or ssm_primitives_on_cpu.hpp.
+# The list is read from the headers: what they declare as
+#   template <class B, class T> requires … void NAME(Context<B>& ctx, const CALL<T, typename B::Space>& …)
+# and with `Real T` where half types are not taken.
+function(ssm_add_primitives target include_dir)
+  file(GLOB headers CONFIGURE_DEPENDS RELATIVE "${include_dir}" "${include_dir}/ssm/op/*.hpp")
+  set(includes "")
+  set(calls "")
+  set(real_calls "")
+  foreach(header IN LISTS headers)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${include_dir}/${header}")
+    file(READ "${include_dir}/${header}" text)
+    string(REGEX REPLACE "[ \n]+" " " text "${text}")
+    set(declaration "requires [A-Za-z0-9]+<B, T> void [a-z0-9_]+\\( ?Context<B>& ctx, const [A-Za-z0-9]+<T, typename B::Space>&")
+    string(REGEX MATCHALL "template <class B, class T> ${declaration}" all "${text}")
+    string(REGEX MATCHALL "template <class B, Real T> ${declaration}" real "${text}")
+    if(all OR real)
+      string(APPEND includes "#include \"${header}\"\n")
+    endif()
+    list(APPEND calls ${all})
+    list(APPEND real_calls ${real})
+  endforeach()
+  list(LENGTH calls count)
+  if(count LESS 30)
+    message(FATAL_ERROR "${include_dir}/ssm/op declares ${count} primitives as this file expects: it has to follow")
+  endif()
+
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/${target}")
+  set(type_reference Reference)
+  set(type_cpu Cpu)
+  set(base_reference ssm::ssm)
+  set(base_cpu ssm::cpu)
+  add_library(${target} INTERFACE)
+  add_library(ssm::primitives ALIAS ${target})
+  set(both "")
+  foreach(backend reference cpu)
+    set(backend_includes "#include \"ssm/backend/${backend}.hpp\"\n${includes}")
+    set(sources "")
+    set(external "")
+    foreach(scalar float double BFloat16 Float16)
+      set(here ${calls})
+      if(scalar MATCHES "float|double")
+        list(APPEND here ${real_calls})
+      endif()
+      set(lines "")
+      foreach(call IN LISTS here)
+        string(REGEX REPLACE ".*void ([a-z0-9_]+)\\( ?Context<B>& ctx, const ([A-Za-z0-9]+)<.*"
+          "template void \\1(Context<${type_${backend}}>&, const \\2<${scalar}, HostSpace>&)" line "${call}")
+        string(APPEND lines "${line};\n")
+        string(APPEND external "extern ${line};\n")
+      endforeach()
+      set(source "${folder}/${backend}_${scalar}.cpp")
+      file(CONFIGURE OUTPUT "${source}" CONTENT
+        "// Generated: every primitive on ${backend} in ${scalar}.\n@backend_includes@\nnamespace ssm {\n@lines@}  // namespace ssm\n"
+        @ONLY)
+      if(backend STREQUAL "reference")
+        # Plain loops are not made faster by optimizing them, only slower to build.
+        set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
+      endif()
+      list(APPEND sources "${source}")
+    endforeach()
+    set(header ssm_primitives_on_${backend}.hpp)
+    file(CONFIGURE OUTPUT "${folder}/include/${header}" CONTENT
+      "// Generated: the primitives on ${backend} that are compiled already, so that this source need not.\n#pragma once\n
+@backend_includes@\nnamespace ssm {\n@external@}  // namespace ssm\n" @ONLY)
+    string(APPEND both "#include \"${header}\"\n")
+
+    set(part ${target}_${backend})
+    add_library(${part} STATIC EXCLUDE_FROM_ALL ${sources})
+    add_library(ssm::primitives_${backend} ALIAS ${part})
+    target_link_libraries(${part} PUBLIC ${base_${backend}})
+    target_include_directories(${part} PUBLIC "$<BUILD_INTERFACE:${folder}/include>")
+    if(TARGET ssm_own_options)
+      target_link_libraries(${part} PRIVATE $<BUILD_INTERFACE:ssm_own_options>)
+    endif()
+    set_target_properties(${part} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON)
+    target_link_libraries(${target} INTERFACE ${part})
+  endforeach()
+  file(CONFIGURE OUTPUT "${folder}/include/ssm_compiled_primitives.hpp" CONTENT
+    "// Generated: the primitives that are compiled already, on every backend.\n#pragma once\n@both@" @ONLY)
+endfunction()
