@@ -131,8 +131,8 @@ int main(int count, char** arguments) {
   for (std::size_t i = 0; i < forms.size(); ++i) {
     const Spread gain = spread_of(gains[i]);
     std::printf(" %.1f in %s%s", gain.median, forms[i].name, i + 1 < forms.size() ? "," : "\n");
-    gain_members +=
-        (i == 0 ? "" : ",\n ") + json_of("eight_by_one_" + std::string(forms[i].name), gain);
+    const std::string member = "eight_by_one_" + std::string(forms[i].name);
+    gain_members += (i == 0 ? "" : ",\n ") + json_of(member.c_str(), gain);
   }
   if (count <= 4) return 0;
   std::ofstream out(arguments[4]);
