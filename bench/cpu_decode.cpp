@@ -132,7 +132,8 @@ int main(int count, char** arguments) {
     const Spread gain = spread_of(gains[i]);
     std::printf(" %.1f in %s%s", gain.median, forms[i].name, i + 1 < forms.size() ? "," : "\n");
     const std::string member = "eight_by_one_" + std::string(forms[i].name);
-    gain_members += (i == 0 ? "" : ",\n ") + json_of(member.c_str(), gain);
+    if (i > 0) gain_members += ",\n ";
+    gain_members += json_of(member.c_str(), gain);
   }
   if (count <= 4) return 0;
   std::ofstream out(arguments[4]);

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # ssm_add_language_model(target include_dir): the library behind ssm/language_model.hpp as ssm::language_model, compiled in the
 # project that uses it, with that project's flags, over ssm::primitives. Each family of ssm/family/families.hpp on each backend
-# is a source of its own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where SSM_BUILD_CUDA is on or
-# ssm::cuda was found. With tokenizers of all kinds where there is ssm::tokenizer, else with bytes alone.
+# is a source of its own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where
+# SSM_BUILD_CUDA is on or ssm::cuda was found. All are compiled alike: of a function that is inline in several, the linker keeps any one. With tokenizers
+# of all kinds where there is ssm::tokenizer, else with bytes alone.
 set(SSM_LANGUAGE_MODEL_TEMPLATES "${CMAKE_CURRENT_LIST_DIR}/language_model")
 
 function(ssm_add_language_model target include_dir)
@@ -60,10 +61,6 @@ function(ssm_add_language_model target include_dir)
       list(APPEND sources "${source}")
       string(APPEND SSM_EXTERN_MAKERS
         "extern template struct ssm::detail::LanguageModelMaker<ssm::${SSM_BACKEND}, ssm::${SSM_FAMILY}>;\n")
-      if(backend STREQUAL "reference")
-        # Plain loops are not made faster by optimizing them, only slower to build.
-        set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
-      endif()
     endforeach()
   endforeach()
   set(SSM_BACKEND_INCLUDES "${all_includes}")

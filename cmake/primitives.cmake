@@ -57,10 +57,6 @@ function(ssm_add_primitives target include_dir)
       file(CONFIGURE OUTPUT "${source}" CONTENT
         "// Generated: every primitive on ${backend} in ${scalar}.\n@backend_includes@\nnamespace ssm {\n@lines@}  // namespace ssm\n"
         @ONLY)
-      if(backend STREQUAL "reference")
-        # Plain loops are not made faster by optimizing them, only slower to build.
-        set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
-      endif()
       list(APPEND sources "${source}")
     endforeach()
     set(header ssm_primitives_on_${backend}.hpp)
