@@ -2,8 +2,8 @@
 # ssm_add_language_model(target include_dir): the library behind ssm/language_model.hpp as ssm::language_model, compiled in the
 # project that uses it, with that project's flags, over ssm::primitives. Each family of ssm/family/families.hpp on each backend
 # is a source of its own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where
-# SSM_BUILD_CUDA is on or ssm::cuda was found. All are compiled alike: of a function that is inline in several, the linker keeps any one. With tokenizers
-# of all kinds where there is ssm::tokenizer, else with bytes alone.
+# SSM_BUILD_CUDA is on or ssm::cuda was found. With tokenizers of all kinds where there is ssm::tokenizer, else with bytes
+# alone. All sources take the same optimization: of a function that is inline in several, the linker keeps any one.
 set(SSM_LANGUAGE_MODEL_TEMPLATES "${CMAKE_CURRENT_LIST_DIR}/language_model")
 
 function(ssm_add_language_model target include_dir)

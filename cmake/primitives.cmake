@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # ssm_add_primitives(target include_dir): every primitive of ssm/op on Reference and on Cpu, in float, double, bf16 and f16,
 # compiled once as ssm::primitives, in the project that uses it, with that project's flags. A source that includes
-# ssm_compiled_primitives.hpp, which this library brings, leaves them to it and takes half the time to compile. For one backend
+# ssm_compiled_primitives.hpp, which this library brings, leaves them to it and takes less time to compile. For one backend
 # alone: ssm::primitives_reference or ssm::primitives_cpu, and ssm_primitives_on_reference.hpp or ssm_primitives_on_cpu.hpp.
 # The list is read from the headers: what they declare as
 #   template <class B, class T> requires … void NAME(Context<B>& ctx, const CALL<T, typename B::Space>& …)
