@@ -18,7 +18,7 @@ numbers() {
 }
 
 # Files, lines, JSON and separators: the same documents, the same tokens; the end behind each
-grep -v '^$' text | head -200 >lines
+grep -m 200 -v '^$' text >lines
 mkdir parts
 split -l 1 -a 3 lines parts/
 for part in parts/*; do printf %s "$(cat "$part")" >"$part"; done
