@@ -5,10 +5,10 @@
 // a profiler.
 #include <fstream>
 
-#include "../cuda/small_problem.cuh"
 #include "flashconv_convolution.cuh"
 #include "flashconv_diagonal.cuh"
 #include "flashconv_mixer.cuh"
+#include "kernel/small_problem.cuh"
 
 namespace {
 

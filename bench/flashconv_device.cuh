@@ -16,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "../cuda/tensor_core.cuh"
+#include "kernel/tensor_core.cuh"
 
 namespace bench {
 

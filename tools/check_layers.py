@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the direction of the #include graph under include/ssm.
+"""Checks the direction of the #include graph under include/ssm, and of the one between the folders of cuda.
 
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
@@ -8,8 +8,9 @@
     core, io <- tokenizer                            which no other folder includes
     ssm.hpp reaches every header of core, op, layer, model and train
     layer, io, backend/reference <- laws             which no other folder includes
+    device <- kernel <- {convolution <- scan, matmul, attention, rows}     in cuda, each on core, op, backend/cuda
 
-usage: check_layers.py [--self-test | INCLUDE_DIR]
+usage: check_layers.py [--self-test | INCLUDE_DIR]     cuda is looked for beside it
 """
 
 import re
@@ -56,6 +57,9 @@ OF_LIBRARY = {  # headers of backend/cpu/ that a component of their own holds: n
     "_fftw.hpp": re.compile(r"fftw3\.h"),
 }
 NO_CONDITIONALS = {"core", "op", "layer"}
+IN_CUDA = {"device": {"device"}, "kernel": {"device", "kernel"}}
+IN_CUDA |= {folder: {"device", "kernel", folder} for folder in ("convolution", "matmul", "attention", "rows")}
+IN_CUDA["scan"] = IN_CUDA["convolution"] | {"scan"}
 
 INCLUDE = re.compile(r'\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")')
 CONDITIONAL = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else)\b")
@@ -146,6 +150,31 @@ def check(root):
     return complaints + list(cycles(graph)) + list(left_out(graph))
 
 
+def check_cuda(root):
+    """The same for the compiled half, root/FOLDER/*.cu and *.cuh."""
+    complaints, graph = [], {}
+    for file in sorted(path for path in root.rglob("*") if path.suffix in (".cu", ".cuh", ".cpp")):
+        name = file.relative_to(root).as_posix()
+        folder = name.rpartition("/")[0]
+        if folder not in IN_CUDA:
+            complaints.append(f"{name}:1: not in any known folder")
+            continue
+        graph[name] = []
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            found = INCLUDE.match(line)
+            if not found or found[1]:
+                continue
+            graph[name].append((number, found[2]))
+            if found[2].startswith("ssm/"):
+                if area_of(found[2].removeprefix("ssm/")) not in CORE_OP | {CUDA}:
+                    complaints.append(f"{name}:{number}: {folder} may not include {found[2]}")
+            elif not (root / found[2]).is_file():
+                complaints.append(f"{name}:{number}: {found[2]} does not exist")
+            elif found[2].rpartition("/")[0] not in IN_CUDA[folder]:
+                complaints.append(f"{name}:{number}: {folder} may not include {found[2]}")
+    return complaints + list(cycles(graph))
+
+
 def self_test():
     """Each broken tree is caught at its line, and the sound one passes."""
     sound = {
@@ -205,6 +234,29 @@ def self_test():
             expected = f"ssm/{change[0]}:1: " if change else None
             if (change is None and complaints) or (change and not any(c.startswith(expected) for c in complaints)):
                 failures.append(f"self-test '{name}': {complaints or 'not caught'}")
+    kernels = {
+        "device/launch.cuh": "#include <cuda_runtime.h>\n",
+        "kernel/parallel.cuh": '#include "device/launch.cuh"\n#include "ssm/backend/cuda/launch.hpp"\n',
+        "convolution/plan.cuh": '#include "kernel/parallel.cuh"\n',
+        "scan/mixer.cu": '#include "convolution/plan.cuh"\n',
+    }
+    broken_kernels = {
+        "a kernel uses a layer": ("scan/mixer.cu", '#include "ssm/layer/linear.hpp"\n'),
+        "a convolution uses a scan": ("convolution/plan.cuh", '#include "scan/mixer.cu"\n'),
+        "the device uses a kernel": ("device/launch.cuh", '#include "kernel/parallel.cuh"\n'),
+        "a kernel's header is missing": ("scan/mixer.cu", '#include "absent.cuh"\n'),
+        "a kernel without a folder": ("mixer.cu", "#include <cuda_runtime.h>\n"),
+    }
+    for name, change in {"sound kernels": None, **broken_kernels}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            for path, text in (kernels | dict([change] if change else [])).items():
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_text(text, encoding="utf-8")
+            complaints = check_cuda(root)
+            expected = f"{change[0]}:1: " if change else None
+            if (change is None and complaints) or (change and not any(c.startswith(expected) for c in complaints)):
+                failures.append(f"self-test '{name}': {complaints or 'not caught'}")
     return failures
 
 
@@ -216,6 +268,8 @@ def main(arguments):
         if not (root / "ssm").is_dir():
             sys.exit(f"{root}: no folder 'ssm' in it")
         complaints = [f"{root.name}/{complaint}" for complaint in check(root)]
+        kernels = root.parent / "cuda"
+        complaints += [f"{kernels.name}/{complaint}" for complaint in check_cuda(kernels)]
     print("\n".join(complaints) or "The dependency direction holds.")
     return 1 if complaints else 0
 

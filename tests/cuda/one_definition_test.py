@@ -43,7 +43,7 @@ def self_test():
 
 
 self_test()
-files = [file for folder in sys.argv[1:] for file in sorted(pathlib.Path(folder).iterdir())
+files = [file for folder in sys.argv[1:] for file in sorted(pathlib.Path(folder).rglob("*"))
          if file.suffix in (".cu", ".cuh", ".hpp", ".cpp")]
 found = repeated({str(file): file.read_text() for file in files})
 for name, places in found.items():

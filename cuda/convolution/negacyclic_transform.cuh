@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kernel/block_transform.cuh"
+
+namespace ssm::cuda::device {
+
+// Negacyclic convolution by a partial transform: over one of two axes, with Toeplitz products over
+// the other. A block of `length` positions t = n1·32 + n2, zero-padded to twice that, is a
+// polynomial modulo z^(2·length) + 1; with R = 2·Outer and κ = k + 1/2, a transform over n1 alone,
+//   X[k, n2] = Σ_{n1 < Outer} x[n1, n2]·exp(−2πi·n1·κ/R),   k < Outer
+// (the other frequencies are conjugates), leaves at each k a product of polynomials in n2 modulo
+// z^32 − exp(−2πi·κ/R): a 32 × 32 complex matrix whose entries depend only on the difference of row
+// and column, the same for every sequence of a channel. The inverse is
+//   y[n1, n2] = 1/Outer · Σ_k Re Y[k, n2]·exp(2πi·n1·κ/R)
+// No twiddles, two passes through shared memory. Frequencies k and Outer − 1 − k share the sums
+// over even and over odd n1, so that the outer stages cost Outer multiply-adds an element each, the
+// inner one 128 for every block of kernel.
+//
+// One or two groups of eight rows (sequences, or blocks of sequences) travel together, one a warp
+// in the outer stages; in the inner stage the rows are the columns of a product and a warp takes
+// whole frequencies. Shared memory holds, in 16-byte runs of eight neighboring n2,
+// [group][slab][part][run][row]: slab is a frequency (part: real, imaginary) or an n1, even ones
+// first.
+
+template <int Outer_, int Groups_ = 1>
+struct NegacyclicPlan {
+  static constexpr int Outer = Outer_, Inner = 32, length = Outer * Inner;
+  static constexpr int Groups = Groups_, rows = 8 * Groups, threads = 32 * rows;
+  static constexpr int half = Outer / 2, tiles = half / 16;
+  static constexpr int runs = length / 256;   // 16-byte runs of a row that a lane reads and writes
+  static constexpr int slabs = Outer / rows;  // frequencies of a warp
+
+  static constexpr int blocks_per_multiprocessor = Groups == 2 ? 1 : Outer == 64 ? 2 : 3;
+  static constexpr int matrix_words = 4 * tiles * tiles * 32;  // uint4 of one direction
+  static constexpr int table_bytes = 512;                      // of one inner product
+  static constexpr int ring_bytes = 4096;                      // tables on their way, of a warp
+  static constexpr int group_bytes = Outer * 1024;
+  static constexpr int forward_at = Groups * group_bytes;  // after the data
+  static constexpr int inverse_at = forward_at + matrix_words * 16;
+  static constexpr int zero_at = inverse_at + matrix_words * 16;  // 640 bytes
+  static constexpr int scratch_at = zero_at + 640, ring_at = scratch_at + 128;
+  static constexpr int bytes = ring_at + rows * ring_bytes;
+};
+
+// Shared memory by address ------------------------------------------------------------------------
+
+__device__ inline unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+/// Four 8 × 8 tiles of 16-bit numbers; lane l gives the address of row l % 8 of tile l / 8.
+__device__ inline void load_rows_of_tiles(unsigned (&r)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ inline void load_columns_of_tiles(unsigned (&r)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ inline unsigned load_word(unsigned address) {
+  unsigned word;
+  asm volatile("ld.shared.b32 %0,[%1];" : "=r"(word) : "r"(address) : "memory");
+  return word;
+}
+__device__ inline uint4 load_run(unsigned address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3},[%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+__device__ inline void store_run(unsigned address, uint4 v) {
+  asm volatile("st.shared.v4.b32 [%0],{%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
+
+/// The opposite of load_rows_of_tiles, or with Transposed of load_columns_of_tiles.
+template <bool Transposed>
+__device__ inline void store_tiles(unsigned address, unsigned a, unsigned b, unsigned c,
+                                   unsigned d) {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (Transposed) {
+    asm volatile(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0],{%1,%2,%3,%4};" ::"r"(address), "r"(a),
+        "r"(b), "r"(c), "r"(d)
+        : "memory");
+  } else {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0],{%1,%2,%3,%4};" ::"r"(address),
+                 "r"(a), "r"(b), "r"(c), "r"(d)
+                 : "memory");
+  }
+#else
+  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+  const unsigned word[4] = {a, b, c, d};
+#pragma unroll
+  for (int tile = 0; tile < 4; ++tile) {
+    if constexpr (Transposed) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const unsigned row = __shfl_sync(~0u, address, 8 * tile + 2 * q + e);
+        asm volatile("st.shared.b16 [%0],%1;" ::"r"(row + 2 * g),
+                     "h"(static_cast<unsigned short>(word[tile] >> 16 * e))
+                     : "memory");
+      }
+    } else {
+      const unsigned row = __shfl_sync(~0u, address, 8 * tile + g);
+      asm volatile("st.shared.b32 [%0],%1;" ::"r"(row + 4 * q), "r"(word[tile]) : "memory");
+    }
+  }
+#endif
+}
+
+/// 16 bytes, zeros where there is nothing to copy.
+__device__ inline void copy_run_async(unsigned to, const void* from, bool present = true) {
+  asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to), "l"(from),
+               "r"(present ? 16 : 0)
+               : "memory");
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int Pending>
+__device__ inline void wait_for_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+__device__ inline unsigned add_halves(unsigned a, unsigned b) {
+  const __half2 sum =
+      __hadd2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
+  return reinterpret_cast<const unsigned&>(sum);
+}
+__device__ inline unsigned subtract_halves(unsigned a, unsigned b) {
+  const __half2 sum =
+      __hsub2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
+  return reinterpret_cast<const unsigned&>(sum);
+}
+
+// The outer stages --------------------------------------------------------------------------------
+
+/// Of packed matrices: [parity of n1][part][tile of 16 outputs][step of 16 inputs], each a left
+/// operand.
+template <class P>
+__device__ inline int matrix_at(int parity, int part, int tile, int step) {
+  return (((parity * 2 + part) * P::tiles + tile) * P::tiles + step) * 32 + threadIdx.x % 32;
+}
+
+/// Fills the matrices of both outer stages. Ends with a barrier.
+template <class P>
+__device__ inline void make_matrices(char* shared) {
+  constexpr int turn = 4 * P::Outer, quarter = turn / 4;
+  float* const cosine = reinterpret_cast<float*>(shared + P::ring_at);
+  for (int i = threadIdx.x; i < turn; i += P::threads) cosine[i] = cospif(2.f * i / turn);
+  if (threadIdx.x < 160) reinterpret_cast<unsigned*>(shared + P::zero_at)[threadIdx.x] = 0u;
+  __syncthreads();
+  unsigned* const words = reinterpret_cast<unsigned*>(shared + P::forward_at);
+#pragma unroll 1
+  for (int i = threadIdx.x; i < 2 * P::matrix_words * 4; i += P::threads) {
+    const int reg = i % 4, lane = i / 4 % 32, tile = i / 128;
+    const int row = 16 * (tile / P::tiles % P::tiles) + lane / 4 + 8 * (reg % 2);
+    const int column = 16 * (tile % P::tiles) + 2 * (lane % 4) + 8 * (reg / 2);
+    const int part = tile / (P::tiles * P::tiles) % 2,
+              parity = tile / (2 * P::tiles * P::tiles) % 2;
+    const bool inverse = i >= P::matrix_words * 4;
+    float v[2];
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int n1 = 2 * (inverse ? row : column + e) + parity, k = inverse ? column + e : row;
+      // Real part cos θ, imaginary part −sin θ = cos(θ + a quarter turn).
+      v[e] = cosine[(n1 * (2 * k + 1) + part * quarter) % turn] * (inverse ? 1.f / P::Outer : 1.f);
+    }
+    words[i] = pack_half(v[0], v[1]);
+  }
+  __syncthreads();
+}
+
+/// Where this lane's row of the tiles of an outer stage lies: tiles are two runs of two times eight
+/// slabs.
+template <class P>
+struct OuterLane {
+  unsigned near_, far_, turn_;
+
+  __device__ explicit OuterLane(unsigned data) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % P::rows;
+    const int line = lane % 8, low = lane / 8 % 2, pair = lane / 16;
+    data += row / 8 * P::group_bytes;
+    near_ = data + (8 * low + line) * 1024 + pair * 128;
+    far_ = data + (P::Outer - 1 - 8 * low - line) * 1024 + pair * 128;
+    turn_ = (row % 8 ^ line ^ 2 * pair) << 4;
+  }
+  /// Slabs first … first + 15 of one half, runs 2·j and 2·j + 1.
+  __device__ unsigned at(int half, int first, int part, int j) const {
+    return near_ + (half * P::half + first) * 1024 + part * 512 + j * 256 +
+           (turn_ ^ ((4 * j ^ half) << 4));
+  }
+  /// Slabs Outer − 1 − first … Outer − 16 − first, downwards.
+  __device__ unsigned mirrored(int first, int part, int j) const {
+    return far_ - first * 1024 + part * 512 + j * 256 + (turn_ ^ ((4 * j ^ 6) << 4));
+  }
+};
+
+/// The forward transform of this warp's row, in place; or only frequencies 16·tile … 16·tile + 15
+/// and their mirror images of `Count` tiles from `first` on.
+template <class P, int Count = P::tiles>
+__device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* matrices,
+                                       int first = 0) {
+  unsigned b[2][P::tiles][4][2];
+#pragma unroll
+  for (int parity = 0; parity < 2; ++parity)
+#pragma unroll
+    for (int step = 0; step < P::tiles; ++step)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        unsigned r[4];
+        load_columns_of_tiles(r, lane.at(parity, 16 * step, 0, j));
+#pragma unroll
+        for (int k = 0; k < 4; ++k) b[parity][step][2 * j + k / 2][k % 2] = r[k];
+      }
+  __syncwarp();
+#pragma unroll
+  for (int part = 0; part < 2; ++part)
+#pragma unroll
+    for (int in_count = 0; in_count < Count; ++in_count) {
+      const int tile = first + in_count;
+      float even[4][4] = {}, odd[4][4] = {};
+#pragma unroll
+      for (int step = 0; step < P::tiles; ++step) {
+        const uint4 e = matrices[matrix_at<P>(0, part, tile, step)];
+        const uint4 o = matrices[matrix_at<P>(1, part, tile, step)];
+        const unsigned a[2][4] = {{e.x, e.y, e.z, e.w}, {o.x, o.y, o.z, o.w}};
+#pragma unroll
+        for (int run = 0; run < 4; ++run) {
+          multiply_tile_half(even[run], a[0], b[0][step][run][0], b[0][step][run][1]);
+          multiply_tile_half(odd[run], a[1], b[1][step][run][0], b[1][step][run][1]);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        unsigned near[4], far[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const float* const e = &even[2 * j + k / 2][2 * (k % 2)];
+          const float* const o = &odd[2 * j + k / 2][2 * (k % 2)];
+          const unsigned e_pair = pack_half(e[0], e[1]), o_pair = pack_half(o[0], o[1]);
+          near[k] = add_halves(e_pair, o_pair);
+          far[k] = part == 0 ? subtract_halves(e_pair, o_pair) : subtract_halves(o_pair, e_pair);
+        }
+        store_tiles<false>(lane.at(0, 16 * tile, part, j), near[0], near[1], near[2], near[3]);
+        store_tiles<false>(lane.mirrored(16 * tile, part, j), far[0], far[1], far[2], far[3]);
+      }
+    }
+}
+
+/// The inverse transform of this warp's row, in place; `pack` makes two neighboring outputs a word.
+template <class P, class Pack>
+__device__ inline void outer_inverse(const OuterLane<P>& lane, const uint4* matrices,
+                                     const Pack& pack) {
+  unsigned b[2][2][P::tiles][4][2];  // [parity][part]
+#pragma unroll
+  for (int part = 0; part < 2; ++part)
+#pragma unroll
+    for (int step = 0; step < P::tiles; ++step)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        unsigned near[4], far[4];
+        load_columns_of_tiles(near, lane.at(0, 16 * step, part, j));
+        load_columns_of_tiles(far, lane.mirrored(16 * step, part, j));
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          b[part][part][step][2 * j + k / 2][k % 2] = add_halves(near[k], far[k]);
+          b[1 - part][part][step][2 * j + k / 2][k % 2] = subtract_halves(near[k], far[k]);
+        }
+      }
+  __syncwarp();
+#pragma unroll
+  for (int parity = 0; parity < 2; ++parity)
+#pragma unroll
+    for (int tile = 0; tile < P::tiles; ++tile) {
+      float sum[4][4] = {};
+#pragma unroll
+      for (int part = 0; part < 2; ++part)
+#pragma unroll
+        for (int step = 0; step < P::tiles; ++step) {
+          const uint4 m = matrices[matrix_at<P>(parity, part, tile, step)];
+          const unsigned a[4] = {m.x, m.y, m.z, m.w};
+#pragma unroll
+          for (int run = 0; run < 4; ++run)
+            multiply_tile_half(sum[run], a, b[parity][part][step][run][0],
+                               b[parity][part][step][run][1]);
+        }
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        store_tiles<false>(lane.at(parity, 16 * tile, 0, j), pack(sum[2 * j][0], sum[2 * j][1]),
+                           pack(sum[2 * j][2], sum[2 * j][3]),
+                           pack(sum[2 * j + 1][0], sum[2 * j + 1][1]),
+                           pack(sum[2 * j + 1][2], sum[2 * j + 1][3]));
+    }
+}
+
+/// Address of run i·32 + lane of this warp's row, in the order of memory.
+template <class P>
+__device__ inline unsigned run_address(unsigned data, int i) {
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % P::rows;
+  const int run = lane % 4, parity = lane / 4 % 2, line = lane / 8;
+  const unsigned turn = (row % 8 ^ line ^ 2 * run ^ parity) << 4;
+  return data + row / 8 * P::group_bytes + (4 * i + line + P::half * parity) * 1024 + run * 128 +
+         (turn ^ ((4 * (i & 1)) << 4));
+}
+
+}  // namespace ssm::cuda::device

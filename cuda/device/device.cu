@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device/launch.cuh"
+#include "ssm/backend/cuda/device.hpp"
+
+namespace ssm::cuda {
+
+void* allocate(std::size_t bytes) {
+  void* pointer = nullptr;
+  const cudaError_t code = cudaMalloc(&pointer, bytes);
+  if (code == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // not sticky: the next call may ask for less
+    throw OutOfMemory(bytes, CudaSpace::name());
+  }
+  device::check(code, "cudaMalloc");
+  return pointer;
+}
+
+void deallocate(void* pointer) noexcept { cudaFree(pointer); }
+
+void* allocate_page_locked(std::size_t bytes) {
+  void* pointer = nullptr;
+  if (cudaMallocHost(&pointer, bytes) != cudaSuccess) {
+    cudaGetLastError();
+    throw OutOfMemory(bytes, "page-locked memory");
+  }
+  return pointer;
+}
+
+void deallocate_page_locked(void* pointer) noexcept { cudaFreeHost(pointer); }
+
+// The legacy default stream takes what it is given after all that streams of create_stream were
+// given before, and they take what comes later after it. So nothing here waits for the device, but
+// for a copy to the host.
+void copy(void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  device::check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+}
+
+void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  device::check(
+      cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, static_cast<cudaStream_t>(stream)),
+      "cudaMemcpyAsync");
+}
+
+void fill_zero(void* to, std::size_t bytes) {
+  if (bytes == 0) return;
+  device::check(cudaMemsetAsync(to, 0, bytes, cudaStreamLegacy), "cudaMemsetAsync");
+}
+
+int device_count() noexcept {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+Stream create_stream(Device device) {
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (code == cudaErrorInsufficientDriver)
+    throw Failure(
+        "cuda: no usable device: there is no NVIDIA driver here, or it is older than CUDA 13");
+  if (code != cudaSuccess)
+    throw Failure(std::string("cuda: no usable device: ") + cudaGetErrorString(code));
+  if (device.index < 0 || device.index >= count)
+    throw Failure("cuda: there is no device " + std::to_string(device.index) + " among " +
+                  std::to_string(count));
+  device::check(cudaSetDevice(device.index), "cudaSetDevice");
+  cudaStream_t stream = nullptr;
+  device::check(cudaStreamCreate(&stream), "cudaStreamCreate");
+  return stream;
+}
+
+void destroy_stream(Stream stream) noexcept {
+  cudaStreamDestroy(static_cast<cudaStream_t>(stream));
+}
+
+void synchronize(Stream stream) {
+  device::check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "cudaStreamSynchronize");
+}
+
+class Graph {
+ public:
+  cudaGraphExec_t executable = nullptr;
+};
+
+void begin_recording(Stream stream) {
+  device::check(
+      cudaStreamBeginCapture(static_cast<cudaStream_t>(stream), cudaStreamCaptureModeThreadLocal),
+      "cudaStreamBeginCapture");
+}
+
+Graph* end_recording(Stream stream) {
+  cudaGraph_t graph = nullptr;
+  device::check(cudaStreamEndCapture(static_cast<cudaStream_t>(stream), &graph),
+                "cudaStreamEndCapture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t code = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  device::check(code, "cudaGraphInstantiate");
+  return new Graph{executable};
+}
+
+void launch_graph(const Graph* graph, Stream stream) {
+  device::check(cudaGraphLaunch(graph->executable, static_cast<cudaStream_t>(stream)),
+                "cudaGraphLaunch");
+}
+
+void destroy_graph(Graph* graph) noexcept {
+  if (graph == nullptr) return;
+  cudaGraphExecDestroy(graph->executable);
+  delete graph;
+}
+
+}  // namespace ssm::cuda

@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "kernel/activation_functions.cuh"
+#include "kernel/half_numbers.cuh"
+#include "kernel/parallel.cuh"
+#include "matmul/matmul_library.cuh"
+#include "ssm/backend/cuda/matmul.hpp"
+
+namespace ssm::cuda {
+namespace device {
+namespace {
+
+/// A matrix whose columns, or rows, are contiguous, as cuBLASLt reads it: column-major, perhaps
+/// transposed.
+template <class T>
+struct Factor {
+  const T* data = nullptr;
+  bool is_transposed = false;
+  std::int64_t step = 0;
+};
+
+/// `rows` and `columns` of the column-major matrix, and the strides along them; false where neither
+/// is 1.
+template <class T>
+bool as_factor(const T* data, Index rows, Index columns, Index row_stride, Index column_stride,
+               Factor<T>& factor) {
+  if (row_stride == 1 || rows == 1) {
+    if (columns > 1 && column_stride < rows) return false;
+    factor = {data, false, columns > 1 ? column_stride : rows};
+    return true;
+  }
+  if (column_stride == 1 || columns == 1) {
+    if (row_stride < columns) return false;
+    factor = {data, true, row_stride};
+    return true;
+  }
+  return false;
+}
+
+/// One product of matrices in T: a, b and bias as ssm::Matmul has them.
+template <class T>
+struct Operands {
+  View<const T, 2, CudaSpace> a{}, b{};
+  View<const BFloat16, 2, CudaSpace> b_bf16{};
+  View<const Wide<T>, 1, CudaSpace> bias{};
+
+  explicit Operands(const ssm::Matmul<T, CudaSpace>& of)
+      : a(of.a), b(of.b), b_bf16(of.b_bf16), bias(of.bias) {
+    if constexpr (std::is_same_v<T, BFloat16>)
+      if (!b) b = b_bf16;
+  }
+  explicit Operands(const ssm::WeightGradient<T, CudaSpace>& of)
+      : a(of.dy.transpose(0, 1)), b(of.x) {}
+
+  Index rows() const { return a.extent(0); }
+  Index inner() const { return a.extent(1); }
+  Index columns() const { return b ? b.extent(1) : b_bf16.extent(1); }
+};
+
+template <class T>
+Factor<T> left_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
+  // Row-major b is the left factor of the column-major product.
+  const Index inner = a.inner(), columns = a.columns();
+  Factor<T> factor;
+  if (a.b && as_factor(a.b.data(), columns, inner, a.b.stride(1), a.b.stride(0), factor))
+    return factor;
+  T* const copied = scratch.take<T>(static_cast<std::size_t>(inner * columns));
+  const auto b = operand(a.b);
+  const auto bf16 = operand(a.b_bf16);
+  const auto at = [=] SSM_DEVICE(Index k, Index n) {
+    return b ? b(k, n) : converted<T>(bf16(k, n));
+  };
+  // Neighbors in memory stay neighbors: the transpose of a layer's weight is copied as the weight.
+  if (a.b_bf16 && a.b_bf16.stride(0) == 1) {
+    for_each_index(inner * columns, stream, "matmul",
+                   [=] SSM_DEVICE(Index i) { copied[i] = at(i % inner, i / inner); });
+    return {copied, true, inner};
+  }
+  for_each_index(inner * columns, stream, "matmul",
+                 [=] SSM_DEVICE(Index i) { copied[i] = at(i / columns, i % columns); });
+  return {copied, false, columns};
+}
+
+template <class T>
+Factor<T> right_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
+  const Index rows = a.rows(), inner = a.inner();
+  Factor<T> factor;
+  if (as_factor(a.a.data(), inner, rows, a.a.stride(1), a.a.stride(0), factor)) return factor;
+  T* const copied = scratch.take<T>(static_cast<std::size_t>(rows * inner));
+  const auto from = operand(a.a);
+  for_each_index(rows * inner, stream, "matmul",
+                 [=] SSM_DEVICE(Index i) { copied[i] = from(i / inner, i % inner); });
+  return {copied, false, inner};
+}
+
+template <class T>
+std::uint32_t alignment_of(const T* pointer) {
+  const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+  return static_cast<std::uint32_t>(std::min<std::uintptr_t>(256, address & (~address + 1)));
+}
+
+template <class T>
+constexpr cudaDataType_t scalar_type = CUDA_R_32F;
+template <>
+constexpr cudaDataType_t scalar_type<double> = CUDA_R_64F;
+template <>
+constexpr cudaDataType_t scalar_type<BFloat16> = CUDA_R_16BF;
+template <>
+constexpr cudaDataType_t scalar_type<Float16> = CUDA_R_16F;
+
+/// The bias as cuBLASLt adds it, in T; null where it does not. In a half type it is rounded.
+template <class T>
+const T* fused_bias(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
+  if (!a.bias || a.inner() == 0) return nullptr;
+  if constexpr (std::is_same_v<T, float>)
+    return a.bias.is_contiguous() && alignment_of(a.bias.data()) >= 16 ? a.bias.data() : nullptr;
+  if constexpr (HalfStorage<T>) {
+    T* const rounded = scratch.take<T>(static_cast<std::size_t>(a.columns()));
+    const auto bias = operand(a.bias);
+    for_each_index(a.columns(), stream, "matmul",
+                   [=] SSM_DEVICE(Index n) { rounded[n] = narrowed<T>(bias(n)); });
+    return rounded;
+  }
+  return nullptr;
+}
+
+/// target = a·b (+ bias) (+ target where `beta` is 1), rows of `step`. A bias that is rounded to T
+/// goes with a target in T.
+template <class T, class U>
+void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, U* target,
+             Index step, Wide<T> beta, Stream stream) {
+  using S = Wide<T>;
+  const Index rows = a.rows(), columns = a.columns(), inner = a.inner();
+  const T* const added = fused_bias(a, scratch, stream);
+  const bool fills = inner == 0 || (a.bias && added == nullptr);
+  if (fills) {
+    const S before = beta;
+    const auto bias = operand(a.bias);
+    for_each_index(rows * columns, stream, "matmul", [=] SSM_DEVICE(Index i) {
+      const Index n = i % columns;
+      U& entry = target[i / columns * step + n];
+      entry = narrowed<U>((before != S{0} ? widened(entry) : S{0}) + (bias ? bias(n) : S{0}));
+    });
+    beta = 1;
+  }
+  if (inner == 0) return;
+  const Factor<T> left = left_factor(a, scratch, stream);
+  const Factor<T> right = right_factor(a, scratch, stream);
+  // A few rows are a step, whose operands are slices at every address: one algorithm serves them
+  // all.
+  constexpr Index few_rows = 16;
+  const auto alignment = [&](const auto* pointer) {
+    return rows <= few_rows ? static_cast<std::uint32_t>(sizeof(*pointer)) : alignment_of(pointer);
+  };
+  const ProductShape shape{
+      .factors = scalar_type<T>,
+      .result = scalar_type<U>,
+      .epilogue = added != nullptr ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
+      .a_transposed = left.is_transposed,
+      .b_transposed = right.is_transposed,
+      .rows = static_cast<std::uint64_t>(columns),
+      .columns = static_cast<std::uint64_t>(rows),
+      .inner = static_cast<std::uint64_t>(inner),
+      .a_step = left.step,
+      .b_step = right.step,
+      .d_step = std::max(step, columns),
+      .a_alignment = alignment_of(left.data),
+      .b_alignment = alignment(right.data),
+      .d_alignment = alignment(target)};
+  const Product& chosen = library.product(shape);
+  if (!chosen.is_supported)
+    throw Failure("matmul: cuBLASLt has no algorithm for [" + std::to_string(rows) + ", " +
+                  std::to_string(inner) + "] times [" + std::to_string(inner) + ", " +
+                  std::to_string(columns) + "]");
+  library.run(chosen, left.data, right.data, beta, target, added, stream);
+}
+
+/// Sums over k are cut into slices, so that tall operands keep the device busy; slices are added in
+/// order.
+constexpr Index slice_length = 256;
+inline Index slice_count(Index inner) { return (inner + slice_length - 1) / slice_length; }
+
+template <class T>
+void add_row_sums(const View<const T, 2, CudaSpace>& a, const View<Wide<T>, 1, CudaSpace>& a_sum,
+                  WorkspaceLayout& scratch, Stream stream) {
+  using S = Wide<T>;
+  const Index rows = a.extent(0), inner = a.extent(1), slices = slice_count(inner);
+  S* const partial = scratch.take<S>(static_cast<std::size_t>(rows * slices));
+  const auto from = operand(a);
+  const auto sum = operand(a_sum);
+  for_each_index(rows * slices, stream, "matmul", [=] SSM_DEVICE(Index i) {
+    const Index m = i % rows, begin = i / rows * slice_length;
+    const Index end = begin + slice_length < inner ? begin + slice_length : inner;
+    S total = 0;
+    for (Index k = begin; k < end; ++k) total += widened(from(m, k));
+    partial[i] = total;
+  });
+  for_each_index(rows, stream, "matmul", [=] SSM_DEVICE(Index m) {
+    S total = 0;
+    for (Index slice = 0; slice < slices; ++slice) total += partial[slice * rows + m];
+    sum(m) += total;
+  });
+}
+
+template <class T>
+bool has_pass(const ssm::Matmul<T, CudaSpace>& a) {
+  return a.activation != ActivationKind::none || a.z;
+}
+
+/// Rows of contiguous numbers.
+template <class T>
+struct Rows {
+  T* data;
+  Index step;
+};
+template <class T>
+bool has_rows(const View<T, 2, CudaSpace>& x) {
+  return x.extent(1) <= 1 || x.stride(1) == 1;
+}
+
+/// Where the product waits for its activation: of half types in z or c where those can hold it,
+/// else in scratch memory.
+template <class T>
+Rows<T> before_activation(const ssm::Matmul<T, CudaSpace>& a, WorkspaceLayout& scratch) {
+  if constexpr (HalfStorage<T>) {
+    if (a.z && has_rows(a.z)) return {a.z.data(), a.z.stride(0)};
+    if (!a.z && !a.accumulate) return {a.c.data(), a.c.stride(0)};
+  }
+  const Index columns = a.c.extent(1);
+  return {scratch.take<T>(static_cast<std::size_t>(a.c.extent(0) * columns)), columns};
+}
+
+/// Room for what a product copies, and for row sums.
+template <class T>
+WorkspaceLayout product_scratch(const Operands<T>& a, bool has_row_sums) {
+  const auto count = [](Index n) { return static_cast<std::size_t>(n); };
+  WorkspaceLayout layout(nullptr);
+  layout.take<T>(count(a.rows() * a.inner()));
+  layout.take<T>(count(a.inner() * a.columns()));
+  if (HalfStorage<T> && a.bias) layout.take<T>(count(a.columns()));
+  if (has_row_sums) layout.take<Wide<T>>(count(a.rows() * slice_count(a.inner())));
+  return layout;
+}
+
+}  // namespace
+}  // namespace device
+
+template <class T>
+std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a) {
+  device::WorkspaceLayout layout =
+      device::product_scratch(device::Operands<T>(a), static_cast<bool>(a.a_sum));
+  if (device::has_pass(a)) layout.take<T>(static_cast<std::size_t>(a.c.size()));
+  return layout.used();
+}
+
+template <class T>
+void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* memory,
+            Stream stream) {
+  using namespace device;
+  using S = Wide<T>;
+  const Operands<T> operands(a);
+  WorkspaceLayout scratch(memory);
+  const Index rows = a.c.extent(0), columns = a.c.extent(1);
+  if (a.a_sum) add_row_sums(operands.a, a.a_sum, scratch, stream);
+  if (rows == 0 || columns == 0) return;
+  if (!has_rows(a.c)) throw ShapeError("matmul", "c", "must have contiguous rows");
+  if (!has_pass(a)) {
+    product(library, operands, scratch, a.c.data(), a.c.stride(0), S(a.accumulate ? 1 : 0), stream);
+    return;
+  }
+  const Rows<T> target = before_activation(a, scratch);
+  product(library, operands, scratch, target.data, target.step, S{0}, stream);
+  const auto z = operand(a.z && target.data != a.z.data() ? a.z : View<T, 2, CudaSpace>());
+  const auto c = operand(a.c);
+  const ActivationKind kind = a.activation;
+  const bool accumulates = a.accumulate;
+  for_each_index(rows * columns, stream, "matmul", [=] SSM_DEVICE(Index i) {
+    const Index m = i / columns, n = i % columns;
+    const T value = target.data[m * target.step + n];
+    if (z) z(m, n) = value;
+    c(m, n) = narrowed<T>((accumulates ? widened(c(m, n)) : S{0}) + activate(kind, widened(value)));
+  });
+}
+
+template <class T>
+std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>& a) {
+  return device::product_scratch(device::Operands<T>(a), static_cast<bool>(a.dbias)).used();
+}
+
+template <class T>
+void weight_gradient(MatmulLibrary& library, const ssm::WeightGradient<T, CudaSpace>& a,
+                     void* memory, Stream stream) {
+  using namespace device;
+  const Operands<T> operands(a);
+  WorkspaceLayout scratch(memory);
+  if (a.dbias) add_row_sums(operands.a, a.dbias, scratch, stream);
+  if (a.dweight.size() == 0) return;
+  if (!has_rows(a.dweight))
+    throw ShapeError("weight_gradient", "dweight", "must have contiguous rows");
+  product(library, operands, scratch, a.dweight.data(), a.dweight.stride(0), Wide<T>{1}, stream);
+}
+
+#define SSM_INSTANTIATE(T)                                                                      \
+  template SSM_CUDA_API void matmul<T>(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>&, void*, \
+                                       Stream);                                                 \
+  template SSM_CUDA_API std::size_t matmul_scratch_bytes<T>(const ssm::Matmul<T, CudaSpace>&);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+#define SSM_INSTANTIATE(T)                                                      \
+  template SSM_CUDA_API void weight_gradient<T>(                                \
+      MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream); \
+  template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(           \
+      const ssm::WeightGradient<T, CudaSpace>&);
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
+}  // namespace ssm::cuda

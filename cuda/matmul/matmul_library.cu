@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <dlfcn.h>
+
+#include "matmul/matmul_library.cuh"
+
+namespace ssm::cuda {
+namespace device {
+namespace {
+
+template <class Function>
+void find(void* library, const char* name, Function& function) {
+  function = reinterpret_cast<Function>(dlsym(library, name));
+  if (function == nullptr) throw Failure(std::string("cuBLASLt has no function ") + name);
+}
+
+constexpr cublasComputeType_t compute_type(cudaDataType_t scalar, MatmulPrecision precision) {
+  if (scalar == CUDA_R_64F) return CUBLAS_COMPUTE_64F;
+  return scalar == CUDA_R_32F && precision == MatmulPrecision::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                                    : CUBLAS_COMPUTE_32F;
+}
+constexpr bool is_half(cudaDataType_t scalar) {
+  return scalar == CUDA_R_16BF || scalar == CUDA_R_16F;
+}
+
+}  // namespace
+
+void check(cublasStatus_t code, const char* call) {
+  if (code != CUBLAS_STATUS_SUCCESS)
+    throw Failure(std::string("cuBLASLt: ") + call + " failed with code " +
+                  std::to_string(static_cast<int>(code)));
+}
+
+CublasLt::CublasLt() {
+  void* const library = dlopen("libcublasLt.so.13", RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr)
+    throw Failure(std::string("matmul: cuBLASLt of CUDA 13 cannot be loaded: ") + dlerror());
+  find(library, "cublasLtCreate", create);
+  find(library, "cublasLtDestroy", destroy);
+  find(library, "cublasLtMatmul", matmul);
+  find(library, "cublasLtMatmulAlgoGetHeuristic", heuristic);
+  find(library, "cublasLtMatmulDescCreate", create_operation);
+  find(library, "cublasLtMatmulDescDestroy", destroy_operation);
+  find(library, "cublasLtMatmulDescSetAttribute", set_operation);
+  find(library, "cublasLtMatrixLayoutCreate", create_layout);
+  find(library, "cublasLtMatrixLayoutDestroy", destroy_layout);
+  find(library, "cublasLtMatmulPreferenceCreate", create_preference);
+  find(library, "cublasLtMatmulPreferenceDestroy", destroy_preference);
+  find(library, "cublasLtMatmulPreferenceSetAttribute", set_preference);
+}
+
+}  // namespace device
+
+MatmulLibrary::MatmulLibrary(MatmulPrecision precision) : precision_(precision) {
+  device::check(lt_.create(&handle_), "cublasLtCreate");
+  scratch_ = allocate(scratch_bytes);
+}
+
+MatmulLibrary::~MatmulLibrary() {
+  for (auto& [shape, product] : products_) {
+    lt_.destroy_layout(product.a);
+    lt_.destroy_layout(product.b);
+    lt_.destroy_layout(product.d);
+    lt_.destroy_operation(product.operation);
+  }
+  deallocate(scratch_);
+  lt_.destroy(handle_);
+}
+
+const device::Product& MatmulLibrary::product(const device::ProductShape& shape) {
+  const auto found = products_.find(shape);
+  if (found != products_.end()) return found->second;
+  device::Product product;
+  device::check(
+      lt_.create_operation(&product.operation, device::compute_type(shape.factors, precision_),
+                           device::is_half(shape.factors) ? CUDA_R_32F : shape.factors),
+      "cublasLtMatmulDescCreate");
+  const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
+    device::check(lt_.set_operation(product.operation, attribute, &value, sizeof(value)),
+                  "cublasLtMatmulDescSetAttribute");
+  };
+  set(CUBLASLT_MATMUL_DESC_TRANSA, shape.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(CUBLASLT_MATMUL_DESC_TRANSB, shape.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(CUBLASLT_MATMUL_DESC_EPILOGUE, shape.epilogue);
+  if (shape.epilogue ==
+      CUBLASLT_EPILOGUE_BIAS)  // some address: what is chosen may depend on there being one
+    set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, scratch_);
+  const auto layout = [&](cublasLtMatrixLayout_t& made, cudaDataType_t scalar, bool transposed,
+                          std::uint64_t rows, std::uint64_t columns, std::int64_t step) {
+    device::check(lt_.create_layout(&made, scalar, transposed ? columns : rows,
+                                    transposed ? rows : columns, step),
+                  "cublasLtMatrixLayoutCreate");
+  };
+  layout(product.a, shape.factors, shape.a_transposed, shape.rows, shape.inner, shape.a_step);
+  layout(product.b, shape.factors, shape.b_transposed, shape.inner, shape.columns, shape.b_step);
+  layout(product.d, shape.result, false, shape.rows, shape.columns, shape.d_step);
+
+  cublasLtMatmulPreference_t preference = nullptr;
+  device::check(lt_.create_preference(&preference), "cublasLtMatmulPreferenceCreate");
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+    lt_.set_preference(preference, attribute, &value, sizeof(value));
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{scratch_bytes});
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.a_alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.b_alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.d_alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.d_alignment);
+  if (device::is_half(shape.factors))  // parts of a long sum are added in float too
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+           std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+  cublasLtMatmulHeuristicResult_t result{};
+  int count = 0;
+  const cublasStatus_t code = lt_.heuristic(handle_, product.operation, product.a, product.b,
+                                            product.d, product.d, preference, 1, &result, &count);
+  lt_.destroy_preference(preference);
+  product.is_supported = code == CUBLAS_STATUS_SUCCESS && count > 0;
+  product.algorithm = result.algo;
+  return products_.emplace(shape, product).first->second;
+}
+
+template <class S>
+void MatmulLibrary::run(const device::Product& product, const void* a, const void* b, S beta,
+                        void* d, const void* bias, Stream stream) {
+  const S alpha = 1;
+  if (bias != nullptr)
+    device::check(lt_.set_operation(product.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                    sizeof(bias)),
+                  "cublasLtMatmulDescSetAttribute");
+  device::check(lt_.matmul(handle_, product.operation, &alpha, a, product.a, b, product.b, &beta, d,
+                           product.d, d, product.d, &product.algorithm, scratch_, scratch_bytes,
+                           static_cast<cudaStream_t>(stream)),
+                "cublasLtMatmul");
+}
+template void MatmulLibrary::run<float>(const device::Product&, const void*, const void*, float,
+                                        void*, const void*, Stream);
+template void MatmulLibrary::run<double>(const device::Product&, const void*, const void*, double,
+                                         void*, const void*, Stream);
+
+MatmulLibrary* create_matmul_library(MatmulPrecision precision) {
+  return new MatmulLibrary(precision);
+}
+void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
+
+}  // namespace ssm::cuda

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdint>
+
+#include "kernel/half_numbers.cuh"
+#include "kernel/matrix_elements.cuh"
+#include "kernel/parallel.cuh"
+#include "ssm/backend/cuda/rearrange.hpp"
+
+namespace ssm::cuda {
+namespace device {
+namespace {
+
+/// Numbers that one thread converts where both sides allow it: 8 bytes of a half type.
+constexpr Index convert_run = 4;
+
+template <class T>
+struct alignas(convert_run * sizeof(T)) ConvertRun {
+  T values[convert_run];
+};
+
+/// Whether rows are contiguous and begin at addresses that a run's size divides.
+template <class T>
+bool has_convert_runs(const View<T, 3, CudaSpace>& x) {
+  const auto is_aligned = [&](int axis) {
+    return x.extent(axis) == 1 || x.stride(axis) % convert_run == 0;
+  };
+  return (x.stride(2) == 1 || x.extent(2) == 1) && is_aligned(0) && is_aligned(1) &&
+         reinterpret_cast<std::uintptr_t>(x.data()) % sizeof(ConvertRun<T>) == 0;
+}
+
+/// `count` ≤ convert_run numbers; all of them in one load and one store.
+template <class From, class To>
+SSM_HOST_DEVICE void convert_neighbors(const From* from, To* to, Index count) {
+  if (count < convert_run) {
+    for (Index i = 0; i < count; ++i) to[i] = converted<To>(from[i]);
+    return;
+  }
+  const auto read = *reinterpret_cast<const ConvertRun<From>*>(from);
+  ConvertRun<To> written;
+  for (Index i = 0; i < convert_run; ++i) written.values[i] = converted<To>(read.values[i]);
+#ifdef __CUDA_ARCH__  // where plain stores of a vector come apart
+  const To* const v = written.values;
+  if constexpr (sizeof(To) == sizeof(float)) {
+    __stwb(reinterpret_cast<float4*>(to), float4{v[0], v[1], v[2], v[3]});
+  } else {
+    const auto pair = [](To low, To high) { return low.bits() | unsigned{high.bits()} << 16; };
+    __stwb(reinterpret_cast<uint2*>(to), uint2{pair(v[0], v[1]), pair(v[2], v[3])});
+  }
+#else
+  *reinterpret_cast<ConvertRun<To>*>(to) = written;
+#endif
+}
+
+}  // namespace
+}  // namespace device
+
+template <class From, class To>
+void convert(const ssm::Convert<From, To, CudaSpace>& a, Stream stream) {
+  const auto x = device::operand(a.x);
+  const auto y = device::operand(a.y);
+  const Index depth = a.x.extent(2);
+  const auto rows = device::matrix_elements(a.x.extent(0), a.x.extent(1));
+  if (device::has_convert_runs(View<const From, 3, CudaSpace>(a.x)) &&
+      device::has_convert_runs(a.y)) {
+    constexpr Index run = device::convert_run;
+    const auto runs = device::matrix_elements(rows.count, (depth + run - 1) / run);
+    device::for_each_index(runs.count, stream, "convert", [=] SSM_DEVICE(Index i) {
+      const auto [row, column] = runs.at(i);
+      const auto [outer, inner] = rows.at(row);
+      const Index first = column * run;
+      device::convert_neighbors(&x(outer, inner, first), &y(outer, inner, first),
+                                depth - first < run ? depth - first : run);
+    });
+    return;
+  }
+  const auto elements = device::matrix_elements(rows.count, depth);
+  device::for_each_index(elements.count, stream, "convert", [=] SSM_DEVICE(Index i) {
+    const auto [row, column] = elements.at(i);
+    const auto [outer, inner] = rows.at(row);
+    y(outer, inner, column) = device::converted<To>(x(outer, inner, column));
+  });
+}
+
+template <class T>
+void rearrange(const ssm::Rearrange<T, CudaSpace>& a, Stream stream) {
+  const auto x = device::operand(a.x);
+  const auto y = device::operand(a.y);
+  const Index columns = a.x.extent(1);
+  const Index depth = a.x.extent(2);
+  device::for_each_index(a.x.size(), stream, "rearrange", [=] SSM_DEVICE(Index i) {
+    const Index k = i % depth;
+    const Index j = i / depth % columns;
+    const Index row = i / depth / columns;
+    y(row, j, k) = x(row, j, k);
+  });
+}
+
+template <class T>
+void add(const ssm::Add<T, CudaSpace>& a, Stream stream) {
+  const auto first = device::operand(a.a);
+  const auto second = device::operand(a.b);
+  const auto y = device::operand(a.y);
+  using S = Wide<T>;
+  const auto first_scale = static_cast<S>(a.a_scale);
+  const auto second_scale = static_cast<S>(a.b_scale);
+  device::for_each_index(a.a.extent(0), stream, "add", [=] SSM_DEVICE(Index i) {
+    const S sum = first_scale * device::widened(first(i)) +
+                  (second ? second_scale * device::widened(second(i)) : S{0});
+    y(i) = device::narrowed<T>(sum);
+  });
+}
+
+template <class T>
+void fill(const ssm::Fill<T, CudaSpace>& a, Stream stream) {
+  const auto y = device::operand(a.y);
+  const auto value = scalar_cast<T>(a.value);
+  device::for_each_index(a.y.extent(0), stream, "fill", [=] SSM_DEVICE(Index i) { y(i) = value; });
+}
+
+#define SSM_INSTANTIATE(T)                                                              \
+  template SSM_CUDA_API void rearrange<T>(const ssm::Rearrange<T, CudaSpace>&, Stream); \
+  template SSM_CUDA_API void add<T>(const ssm::Add<T, CudaSpace>&, Stream);             \
+  template SSM_CUDA_API void fill<T>(const ssm::Fill<T, CudaSpace>&, Stream);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+#define SSM_INSTANTIATE(T)                                                                        \
+  template SSM_CUDA_API void convert<T, float>(const ssm::Convert<T, float, CudaSpace>&, Stream); \
+  template SSM_CUDA_API void convert<float, T>(const ssm::Convert<float, T, CudaSpace>&, Stream);
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
+}  // namespace ssm::cuda

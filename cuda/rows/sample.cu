@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernel/matrix_elements.cuh"
+#include "kernel/parallel.cuh"
+#include "rows/sample_cut.cuh"
+#include "ssm/backend/cuda/sample.hpp"
+
+namespace ssm::cuda {
+namespace {
+
+/// A logit and its token; the lowest token among equals is the better one.
+struct Candidate {
+  double logit;
+  Index token;
+};
+
+/// The best candidate(i), i < n; token −1 where any candidate's is.
+template <class F>
+SSM_DEVICE Candidate best_of(device::Lanes lanes, Index n, F candidate) {
+  Candidate own{-INFINITY, -1};
+  bool is_bad = false;
+  lanes.each(n, [&](Index i) {
+    const Candidate other = candidate(i);
+    is_bad = is_bad || other.token < 0;
+    if (other.logit > own.logit) own = other;
+  });
+  const double logit = lanes.max(device::Lanes::count, [&](Index) { return own.logit; });
+  const double lowest = -lanes.max(device::Lanes::count, [&](Index) {
+    return own.logit == logit ? -static_cast<double>(own.token) : -INFINITY;
+  });
+  const bool any_bad =
+      lanes.max(device::Lanes::count, [&](Index) { return is_bad ? 1.0 : 0.0; }) > 0;
+  return {logit, any_bad ? Index{-1} : static_cast<Index>(lowest)};
+}
+
+/// best[b] ← the token with the largest logit of row b.
+template <class T>
+void find_best(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
+               Stream stream) {
+  const auto logits = device::operand(a.logits);
+  const Index batch = a.logits.extent(0);
+  const Index slices = sample_slices(vocabulary);
+  device::for_each_row(
+      batch * slices, stream, "sample", [=] SSM_DEVICE(Index row, device::Lanes lanes) {
+        const Index b = row / slices;
+        const Index begin = row % slices * sample_slice;
+        const Index left = vocabulary - begin;
+        const auto best = best_of(lanes, left < sample_slice ? left : sample_slice, [&](Index i) {
+          const double logit = logits(b, begin + i);
+          return Candidate{logit, std::isfinite(logit) ? begin + i : Index{-1}};
+        });
+        if (!lanes.first()) return;
+        scratch.best_logit[row] = best.logit;
+        scratch.best_token[row] = best.token;
+      });
+  device::for_each_row(batch, stream, "sample", [=] SSM_DEVICE(Index b, device::Lanes lanes) {
+    const auto best = best_of(lanes, slices, [&](Index i) {
+      return Candidate{scratch.best_logit[b * slices + i], scratch.best_token[b * slices + i]};
+    });
+    if (lanes.first()) scratch.best[b] = best.token;
+  });
+}
+
+/// The probabilities up to a common factor: the likeliest is one, so that equal logits sum without
+/// rounding.
+template <class T>
+void weigh(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
+           Stream stream) {
+  const auto logits = device::operand(a.logits);
+  const auto elements = device::matrix_elements(a.logits.extent(0), vocabulary);
+  const double temperature = a.sampling.temperature;
+  device::for_each_index(elements.count, stream, "sample", [=] SSM_DEVICE(Index i) {
+    const auto [b, v] = elements.at(i);
+    const Index best = scratch.best[b] < 0 ? 0 : scratch.best[b];
+    const double distance = static_cast<double>(logits(b, v)) - logits(b, best);  // ≤ 0
+    scratch.weight[i] = std::exp(distance / temperature);
+  });
+}
+
+/// Sums of neighboring tokens; min-p leaves out the unlikely ones.
+void add_groups(Index batch, Index vocabulary, double min_p, const SampleScratch& scratch,
+                Stream stream) {
+  const auto elements = device::matrix_elements(batch, sample_groups(vocabulary));
+  device::for_each_index(elements.count, stream, "sample", [=] SSM_DEVICE(Index i) {
+    const auto [b, group] = elements.at(i);
+    double* const weight = scratch.weight + b * vocabulary;
+    const Index begin = group * sample_group;
+    const Index end = begin + sample_group < vocabulary ? begin + sample_group : vocabulary;
+    double sum = 0;
+    for (Index v = begin; v < end; ++v) {
+      if (weight[v] < min_p) weight[v] = 0;
+      sum += weight[v];
+    }
+    scratch.group_sum[i] = sum;
+  });
+}
+
+/// The first part from `begin` on at which `sum` passes `target`, with `sum` before that part;
+/// where rounding leaves none, the last part that is not zero.
+SSM_HOST_DEVICE inline Index find_part(const double* part, Index begin, Index end, double target,
+                                       double& sum) {
+  Index last = begin;
+  double before = sum;
+  for (Index i = begin; i < end; ++i) {
+    if (part[i] == 0) continue;
+    last = i;
+    before = sum;
+    sum += part[i];
+    if (target < sum) break;
+  }
+  sum = before;
+  return last;
+}
+
+/// One uniform number, looked up in the sum of the weights in the order of tokens: runs of groups,
+/// groups, tokens.
+template <class T>
+void draw(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
+          Stream stream) {
+  const auto tokens = device::operand(a.tokens);
+  const Index batch = a.logits.extent(0);
+  const Index groups = sample_groups(vocabulary);
+  const Index run = (groups + sample_runs - 1) / sample_runs;  // groups
+  const Random random(a.seed);
+  const std::uint64_t first_number = a.counter * static_cast<std::uint64_t>(batch);
+  device::for_each_row(batch, stream, "sample", [=] SSM_DEVICE(Index b, device::Lanes lanes) {
+    const double* const group_sum = scratch.group_sum + b * groups;
+    double* const run_sum = scratch.run_sum + b * sample_runs;
+    lanes.each(sample_runs, [&](Index i) {
+      const Index end = (i + 1) * run < groups ? (i + 1) * run : groups;
+      double sum = 0;
+      for (Index group = i * run; group < end; ++group) sum += group_sum[group];
+      run_sum[i] = sum;
+    });
+    lanes.wait();
+    if (!lanes.first()) return;
+    if (scratch.best[b] < 0) {
+      tokens(b) = -1;
+      return;
+    }
+    double total = 0;
+    for (Index i = 0; i < sample_runs; ++i) total += run_sum[i];
+    const double target = random.uniform(first_number + static_cast<std::uint64_t>(b)) * total;
+    double sum = 0;
+    const Index begin = find_part(run_sum, 0, sample_runs, target, sum) * run;
+    const Index end = begin + run < groups ? begin + run : groups;
+    const Index group = find_part(group_sum, begin, end, target, sum);
+    const Index last = (group + 1) * sample_group;
+    tokens(b) = static_cast<Token>(find_part(scratch.weight + b * vocabulary, group * sample_group,
+                                             last < vocabulary ? last : vocabulary, target, sum));
+  });
+}
+
+}  // namespace
+
+template <class T>
+void sample(const ssm::Sample<T, CudaSpace>& a, const SampleScratch& scratch, Stream stream) {
+  const Sampling& sampling = a.sampling;
+  const Index batch = a.logits.extent(0);
+  const Index vocabulary = a.vocabulary == dyn ? a.logits.extent(1) : a.vocabulary;
+  find_best(a, vocabulary, scratch, stream);
+  if (!(sampling.temperature > 0)) {
+    const auto tokens = device::operand(a.tokens);
+    device::for_each_index(batch, stream, "sample", [=] SSM_DEVICE(Index b) {
+      tokens(b) = static_cast<Token>(scratch.best[b]);
+    });
+    return;
+  }
+  weigh(a, vocabulary, scratch, stream);
+  const device::SampleRows rows{batch, vocabulary};
+  if (sampling.top_k > 0 && sampling.top_k < vocabulary)
+    device::keep_likeliest(rows, scratch, {true, static_cast<double>(sampling.top_k)}, stream);
+  if (sampling.top_p < 1) device::keep_likeliest(rows, scratch, {false, sampling.top_p}, stream);
+  add_groups(batch, vocabulary, sampling.min_p, scratch, stream);
+  draw(a, vocabulary, scratch, stream);
+}
+
+#define SSM_INSTANTIATE(T)                                                                     \
+  template SSM_CUDA_API void sample<T>(const ssm::Sample<T, CudaSpace>&, const SampleScratch&, \
+                                       Stream);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(double)
+#undef SSM_INSTANTIATE
+
+}  // namespace ssm::cuda
