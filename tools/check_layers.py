@@ -10,6 +10,9 @@
     layer, io, backend/reference <- laws             which no other folder includes
     device <- kernel <- {convolution <- scan, matmul, attention, rows}     in cuda, each on core, op, backend/cuda
 
+What a header takes from namespace std, it or a header of ours that it includes includes: what compiles with one standard
+library compiles with the others.
+
 usage: check_layers.py [--self-test | INCLUDE_DIR]     cuda is looked for beside it
 """
 
@@ -60,6 +63,86 @@ NO_CONDITIONALS = {"core", "op", "layer"}
 IN_CUDA = {"device": {"device"}, "kernel": {"device", "kernel"}}
 IN_CUDA |= {folder: {"device", "kernel", folder} for folder in ("convolution", "matmul", "attention", "rows")}
 IN_CUDA["scan"] = IN_CUDA["convolution"] | {"scan"}
+
+# Where the standard has its names; what is in several headers, such as size_t, in any of them.
+STD_NAMES = {
+    "algorithm": "adjacent_find any_of clamp copy_n count count_if equal fill fill_n find find_if make_heap max max_element min "
+                 "nth_element partial_sort partition pop_heap push_heap replace sort stable_sort transform unique all_of none_of "
+                 "copy reverse rotate lower_bound upper_bound swap_ranges minmax remove_if for_each ranges",
+    "array": "array to_array",
+    "atomic": "atomic",
+    "bit": "bit_cast bit_ceil endian countl_zero countr_zero popcount has_single_bit bit_width",
+    "bitset": "bitset",
+    "charconv": "from_chars to_chars",
+    "chrono": "chrono",
+    "cmath": "abs ceil copysign cos erf exp exp2 expm1 floor hypot isfinite isinf isnan ldexp llround log log1p log2 nearbyint "
+             "nextafter pow sin sqrt tanh round lround fmod trunc",
+    "complex": "complex norm",
+    "concepts": "convertible_to floating_point integral movable same_as signed_integral unsigned_integral derived_from invocable "
+                "constructible_from copyable",
+    "condition_variable": "condition_variable",
+    "cstddef": "byte nullptr_t ptrdiff_t size_t to_integer max_align_t",
+    "cstdint": "int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t uintptr_t intptr_t",
+    "cstdio": "FILE fclose fflush fgets fopen fputc fputs fread fscanf fseek fwrite printf size_t snprintf",
+    "cstdlib": "abs aligned_alloc calloc free getenv malloc size_t strtod strtol realloc",
+    "cstring": "memchr memcmp memcpy memmove memset size_t strchr strcmp strcspn strerror strlen strncmp strstr",
+    "deque": "deque",
+    "exception": "current_exception exception exception_ptr rethrow_exception terminate uncaught_exceptions",
+    "filesystem": "filesystem",
+    "fstream": "ifstream ofstream",
+    "functional": "function less greater hash invoke",
+    "initializer_list": "initializer_list",
+    "iomanip": "setprecision setw",
+    "iostream": "cerr cin clog cout",
+    "iterator": "default_sentinel default_sentinel_t input_iterator_tag make_move_iterator back_inserter next prev distance "
+                "istreambuf_iterator forward_iterator_tag random_access_iterator_tag",
+    "limits": "numeric_limits",
+    "locale": "locale",
+    "map": "map multimap",
+    "memory": "make_shared make_unique shared_ptr unique_ptr weak_ptr addressof",
+    "mutex": "lock_guard mutex once_flag call_once scoped_lock unique_lock",
+    "new": "align_val_t bad_alloc nothrow nothrow_t",
+    "numbers": "numbers",
+    "numeric": "gcd iota accumulate lcm reduce",
+    "optional": "nullopt nullopt_t optional",
+    "ostream": "endl flush ostream",
+    "queue": "priority_queue queue",
+    "random": "random_device mt19937",
+    "set": "set multiset",
+    "span": "as_bytes as_writable_bytes span dynamic_extent",
+    "sstream": "istringstream ostringstream stringstream",
+    "stdexcept": "invalid_argument logic_error out_of_range runtime_error",
+    "string": "getline stod stoi stoll string to_string",
+    "string_view": "string_view",
+    "system_error": "errc error_code generic_category system_error",
+    "thread": "jthread this_thread thread",
+    "tuple": "apply get ignore make_tuple tie tuple tuple_cat tuple_element_t tuple_size_v forward_as_tuple",
+    "type_traits": "common_type_t conditional_t decay_t enable_if_t false_type integral_constant is_base_of_v is_const_v "
+                   "is_constructible_v is_convertible_v is_default_constructible_v is_empty_v is_enum_v is_floating_point_v "
+                   "is_integral_v is_invocable_v is_lvalue_reference_v is_member_object_pointer_v is_null_pointer_v is_pointer_v "
+                   "is_same_v is_signed_v is_trivially_copyable_v is_trivially_default_constructible_v is_unsigned_v is_void_v "
+                   "make_unsigned_t remove_const_t remove_cv_t remove_cvref_t remove_pointer_t remove_reference_t true_type "
+                   "type_identity type_identity_t underlying_type_t is_constant_evaluated invoke_result_t is_nothrow_move_constructible_v",
+    "unordered_map": "unordered_map",
+    "unordered_set": "unordered_set",
+    "utility": "as_const cmp_less declval exchange forward get in_place_index in_place_type in_range index_sequence "
+               "index_sequence_for integer_sequence make_index_sequence make_integer_sequence move pair swap to_underlying "
+               "unreachable",
+    "variant": "get get_if holds_alternative monostate variant variant_alternative_t variant_size_v visit",
+    "vector": "vector",
+}
+STD_HEADERS = {}
+for std_header, names in STD_NAMES.items():
+    for std_name in names.split():
+        STD_HEADERS.setdefault(std_name, set()).add(std_header)
+# Names that come with others by the standard's own word.
+for std_name in ("get", "size_t", "byte", "begin", "end", "swap", "nullptr_t", "ptrdiff_t"):
+    STD_HEADERS.setdefault(std_name, set()).update(
+        {"array", "cstddef", "map", "span", "string", "string_view", "tuple", "utility", "variant", "vector"})
+STD_HEADERS["ranges"] |= {"ranges"}
+STD_NAME = re.compile(r"\bstd::([A-Za-z_]\w*)")
+OTHER_NAMES = {"xsimd/xsimd.hpp": re.compile(r"\bxsimd::"), "nlohmann/json.hpp": re.compile(r"\bnlohmann::")}
+COMMENT_OR_STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*"')
 
 INCLUDE = re.compile(r'\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")')
 CONDITIONAL = re.compile(r"\s*#\s*(if|ifdef|ifndef|elif|else)\b")
@@ -126,9 +209,32 @@ def left_out(graph):
             yield f"ssm/ssm.hpp:1: does not include {header}"
 
 
+def missing_standard(name, text, graph):
+    """One complaint for each name of std whose header is not among what this header includes, itself or through ours."""
+    reached, ahead = set(), [name]
+    while ahead:
+        for _, include in graph.get(ahead.pop(), ()):
+            if include not in reached:
+                reached.add(include)
+                ahead.append(include)
+    said = set()
+    for header, others in OTHER_NAMES.items():
+        if header not in reached and (found := others.search(COMMENT_OR_STRING.sub("", text))):
+            yield f"{name}:{text[:found.start()].count(chr(10)) + 1}: {found[0]} needs <{header}>"
+    for number, line in enumerate(COMMENT_OR_STRING.sub("", text).splitlines(), 1):
+        for used in STD_NAME.findall(line):
+            if used in said:
+                continue
+            said.add(used)
+            if used not in STD_HEADERS:
+                yield f"{name}:{number}: std::{used} is not in the table of {Path(__file__).name}: say which header has it"
+            elif not STD_HEADERS[used] & reached:
+                yield f"{name}:{number}: std::{used} needs <{'> or <'.join(sorted(STD_HEADERS[used]))}>"
+
+
 def check(root):
     """All complaints about the tree whose headers are root/ssm/**.hpp, as 'file:line: sentence'."""
-    complaints, graph = [], {}
+    complaints, graph, texts = [], {}, {}
     for header in sorted((root / "ssm").rglob("*.hpp")):
         name = header.relative_to(root).as_posix()
         area = area_of(name.removeprefix("ssm/"))
@@ -136,7 +242,8 @@ def check(root):
             complaints.append(f"{name}:1: not in any known folder")
             continue
         graph[name] = []
-        for number, line in enumerate(header.read_text(encoding="utf-8").splitlines(), 1):
+        texts[name] = header.read_text(encoding="utf-8")
+        for number, line in enumerate(texts[name].splitlines(), 1):
             if area in NO_CONDITIONALS and CONDITIONAL.match(line):
                 complaints.append(f"{name}:{number}: no preprocessor conditionals in {area}/")
             found = INCLUDE.match(line)
@@ -147,6 +254,8 @@ def check(root):
             complaint = complaint_about(include, name, area, root)
             if complaint:
                 complaints.append(f"{name}:{number}: {complaint}")
+    for name, text in texts.items():
+        complaints += missing_standard(name, text, graph)
     return complaints + list(cycles(graph)) + list(left_out(graph))
 
 
@@ -178,7 +287,7 @@ def check_cuda(root):
 def self_test():
     """Each broken tree is caught at its line, and the sound one passes."""
     sound = {
-        "core/extents.hpp": "#include <array>\n",
+        "core/extents.hpp": "#include <array>\nstd::array<int, 2> x;  // std::vector\n",
         "op/matmul.hpp": '#include "ssm/core/extents.hpp"\n',
         "backend/reference/matmul.hpp": '#include "ssm/op/matmul.hpp"\n',
         "backend/cpu/matmul.hpp": '#include <xsimd/xsimd.hpp>\n#include "ssm/op/matmul.hpp"\n#if __AVX2__\n#endif\n',
@@ -219,6 +328,8 @@ def self_test():
         "the whole uses a backend": ("ssm.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
         "the whole lacks a header": ("ssm.hpp", '#include "ssm/layer/linear.hpp"\n'),
         "core uses the version": ("core/extents.hpp", '#include "ssm/version.hpp"\n'),
+        "std without its header": ("core/extents.hpp", "#include <array>\nstd::vector<int> x;\n"),
+        "a name of std that is not known": ("core/extents.hpp", "#include <array>\nstd::no_such_thing x;\n"),
         "a header is missing": ("layer/linear.hpp", '#include "ssm/op/absent.hpp"\n'),
         "a folder is unknown": ("misc/odd.hpp", "#include <array>\n"),
         "a cycle": ("core/extents.hpp", '#include "ssm/core/extents.hpp"\n'),
@@ -231,7 +342,7 @@ def self_test():
                 (root / "ssm" / path).parent.mkdir(parents=True, exist_ok=True)
                 (root / "ssm" / path).write_text(text, encoding="utf-8")
             complaints = check(root)
-            expected = f"ssm/{change[0]}:1: " if change else None
+            expected = f"ssm/{change[0]}:{2 if 'std' in name else 1}: " if change else None
             if (change is None and complaints) or (change and not any(c.startswith(expected) for c in complaints)):
                 failures.append(f"self-test '{name}': {complaints or 'not caught'}")
     kernels = {
