@@ -2,7 +2,8 @@
 # ssm_add_language_model(target include_dir): the library behind ssm/language_model.hpp as ssm::language_model, compiled in the
 # project that uses it, with that project's flags, over ssm::primitives. Each family of ssm/family/families.hpp on each backend
 # is a source of its own. Backends: those of SSM_LANGUAGE_MODEL_BACKENDS, or else reference and cpu, and cuda where
-# SSM_BUILD_CUDA is on or ssm::cuda was found. With tokenizers of all kinds where there is ssm::tokenizer, else with bytes
+# SSM_BUILD_CUDA is on or ssm::cuda was found. Families: those of SSM_LANGUAGE_MODEL_FAMILIES, such as MambaFamily, or else all;
+# each costs the build half a minute on each backend. With tokenizers of all kinds where there is ssm::tokenizer, else with bytes
 # alone. All sources take the same optimization: of a function that is inline in several, the linker keeps any one.
 set(SSM_LANGUAGE_MODEL_TEMPLATES "${CMAKE_CURRENT_LIST_DIR}/language_model")
 
@@ -15,6 +16,17 @@ function(ssm_add_language_model target include_dir)
   if(NOT families)
     message(FATAL_ERROR "${list} has no 'using Families = TypeList<...>;'")
   endif()
+  if(SSM_LANGUAGE_MODEL_FAMILIES)
+    foreach(family IN LISTS SSM_LANGUAGE_MODEL_FAMILIES)
+      if(NOT family IN_LIST families)
+        list(JOIN families ", " here)
+        message(FATAL_ERROR "SSM_LANGUAGE_MODEL_FAMILIES: no family '${family}'; there are ${here}")
+      endif()
+    endforeach()
+    set(families ${SSM_LANGUAGE_MODEL_FAMILIES})
+  endif()
+  list(TRANSFORM families PREPEND "ssm::" OUTPUT_VARIABLE SSM_FAMILIES)
+  list(JOIN SSM_FAMILIES ", " SSM_FAMILIES)
 
   # The policy type of a backend, its headers, and the names it goes by at run time.
   set(type_cpu Cpu)
