@@ -13,7 +13,7 @@ what=${2:-all}
 if [[ -z ${1:-} ]]; then
   cmake --preset cuda && cmake --build --preset cuda --target gpu_programs || exit 1
 fi
-for program in 10_cuda flashconv ssm ssm-conformance cuda_matmul_on_device; do
+for program in 10_cuda flashconv ssm ssm-conformance primitive_matmul_on_device; do
   if [[ ! -x $bin/$program ]]; then
     echo "$bin lacks $program: build target gpu_programs" >&2
     exit 1
@@ -132,7 +132,7 @@ elif [[ $what != tests && $what != models ]]; then
   step "memcheck of the layers" sanitize memcheck h3,h3_lm,diagonal_ssm,causal_convolution,attention
   # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
   step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention
-  step "memcheck of products by bf16 weights" compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/cuda_matmul_on_device"
+  step "memcheck of products by bf16 weights" compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/primitive_matmul_on_device"
   for tool in memcheck racecheck synccheck; do
     step "$tool of the convolutions" sanitize "$tool" convolutions
   done

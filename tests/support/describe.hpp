@@ -22,6 +22,7 @@ std::string describe(const Case& test) {
   SSM_DESCRIBE(kind);
   SSM_DESCRIBE(discretization);
   SSM_DESCRIBE(activation);
+  SSM_DESCRIBE(form);
   SSM_DESCRIBE(layout);
   SSM_DESCRIBE(batch);
   SSM_DESCRIBE(length);
@@ -29,6 +30,8 @@ std::string describe(const Case& test) {
   SSM_DESCRIBE(channels);
   SSM_DESCRIBE(heads);
   SSM_DESCRIBE(rows);
+  SSM_DESCRIBE(columns);
+  SSM_DESCRIBE(depth);
   SSM_DESCRIBE(width);
   SSM_DESCRIBE(vocabulary);
   SSM_DESCRIBE(modes);
@@ -41,6 +44,7 @@ std::string describe(const Case& test) {
   SSM_DESCRIBE(spread);
   SSM_DESCRIBE(skip);
   SSM_DESCRIBE(bias);
+  SSM_DESCRIBE(accumulate);
   SSM_DESCRIBE(gates);
   SSM_DESCRIBE(states);
   SSM_DESCRIBE(initial);

@@ -10,8 +10,10 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "ssm/core/elementwise.hpp"  // copy
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"  // tolerance
 #include "support/layout.hpp"
@@ -103,6 +105,22 @@ struct OperandRun {
     });
   }
 
+  /// Moves an operand into a layout of its own; `gap` places before it along the first axis are
+  /// unused, so that its addresses are aligned differently.
+  template <class V>
+  void lay_out(V& operand, Layout layout, Index gap = 0) {
+    if (!operand) return;
+    auto placed = std::apply(
+        [&](Index first, auto... rest) {
+          return place<typename V::Value>(layout, first + gap, rest...);
+        },
+        operand.extents().to_array());
+    const auto view = placed.view.slice(0, gap, gap + operand.extent(0));
+    copy(operand, view);
+    operand = view;
+    keep(std::move(placed.memory));
+  }
+
   Op forward{};
   Gradient gradient{};
 
@@ -125,10 +143,14 @@ struct OperandRun {
           if constexpr (std::is_floating_point_v<Value> || HalfStorage<Value>)
             if (fill == Fill::random) copy_into(placed.view, random_tensor<Value>(name, n...));
           const View<Value, rank> view = placed.view;
-          memory_.push_back(std::make_shared<DynamicTensor<Value, 1>>(std::move(placed.memory)));
+          keep(std::move(placed.memory));
           return V(view);
         },
         extents);
+  }
+  template <class T>
+  void keep(DynamicTensor<T, 1>&& memory) {
+    memory_.push_back(std::make_shared<DynamicTensor<T, 1>>(std::move(memory)));
   }
 
   std::vector<std::shared_ptr<void>> memory_;

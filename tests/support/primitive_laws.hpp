@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ssm/core/elementwise.hpp"  // copy
+#include "ssm/core/weight.hpp"       // WeightForm
 #include "support/backends.hpp"
 #include "support/describe.hpp"
 #include "support/gradient_check.hpp"
@@ -86,6 +87,22 @@ inline constexpr auto on_each_backend = [](auto&& body) {
   }
 #endif
 };
+/// On the reference too, and on the CPU with each number of threads.
+template <class Run>
+inline constexpr auto on_every_backend = [](auto&& body) {
+  only<Reference>(body);
+  on_other_backends<Run>(body);
+};
+
+/// Whether a backend reads weights that are kept in a form; one that does not refuses them.
+template <class Ctx>
+constexpr bool reads_weights_in([[maybe_unused]] WeightForm form, const Ctx&) {
+#ifdef SSM_TEST_ON_CUDA
+  if (std::is_base_of_v<Context<Device>, Ctx>)
+    return form == WeightForm::full || form == WeightForm::bf16;
+#endif
+  return true;
+}
 
 /// Both calls, or the one that there is.
 template <class Ctx, class Run>
@@ -105,6 +122,20 @@ void equals_reference(const typename Run::Test& test, OnEach on_each = on_other_
     Run actual(test, test.layout);
     compute(ctx, actual);
     expect_equal(actual, expected);
+  });
+}
+
+/// The same to the last bit: of primitives that copy, or whose sums have one order everywhere.
+template <class Run>
+void equals_reference_exactly(const typename Run::Test& test) {
+  CAPTURE(describe(test));
+  Context<Reference> reference;
+  Run expected(test, Layout::rows);
+  compute(reference, expected);
+  on_other_backends<Run>([&](auto& ctx) {
+    Run actual(test, test.layout);
+    compute(ctx, actual);
+    expect_same(actual, expected);
   });
 }
 
