@@ -103,5 +103,6 @@ function(ssm_add_language_model target include_dir)
     target_link_libraries(${target} PRIVATE ssm::cuda)
   endif()
   target_compile_options(${target} PRIVATE ${SSM_MODEL_OPTIONS})
+  target_precompile_headers(${target} PRIVATE <ssm/language_model/header_only.hpp>)  # seconds for each source
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON)
 endfunction()
