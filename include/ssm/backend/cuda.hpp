@@ -24,7 +24,9 @@
 #include "ssm/backend/cuda/rearrange.hpp"
 #include "ssm/backend/cuda/running_mean.hpp"
 #include "ssm/backend/cuda/sample.hpp"
+#include "ssm/backend/cuda/selective_scan.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
+#include "ssm/backend/cuda/short_convolution.hpp"
 namespace ssm {
 
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA
@@ -55,7 +57,9 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Rearrange,
                    cuda::primitive::RunningMean,
                    cuda::primitive::Sample,
-                   cuda::primitive::BasicShiftConvolution<Choice> {
+                   cuda::primitive::SelectiveScan,
+                   cuda::primitive::BasicShiftConvolution<Choice>,
+                   cuda::primitive::ShortConvolution {
   using Space = SpaceType;
   using Resources = cuda::Resources;
 
