@@ -27,6 +27,7 @@
 #include "ssm/backend/cuda/selective_scan.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
 #include "ssm/backend/cuda/short_convolution.hpp"
+#include "ssm/backend/cuda/ssd_scan.hpp"
 namespace ssm {
 
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA
@@ -59,7 +60,8 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Sample,
                    cuda::primitive::SelectiveScan,
                    cuda::primitive::BasicShiftConvolution<Choice>,
-                   cuda::primitive::ShortConvolution {
+                   cuda::primitive::ShortConvolution,
+                   cuda::primitive::SsdScan {
   using Space = SpaceType;
   using Resources = cuda::Resources;
 
