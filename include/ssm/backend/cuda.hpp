@@ -10,6 +10,7 @@
 #include "ssm/backend/cuda/attention.hpp"
 #include "ssm/backend/cuda/causal_convolution.hpp"
 #include "ssm/backend/cuda/cross_entropy.hpp"
+#include "ssm/backend/cuda/decayed_attention.hpp"
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/backend/cuda/diagonal_kernel.hpp"
 #include "ssm/backend/cuda/diagonal_parameters.hpp"
@@ -45,6 +46,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Attention,
                    cuda::primitive::BasicCausalConvolution<Choice>,
                    cuda::primitive::CrossEntropy,
+                   cuda::primitive::DecayedAttention,
                    cuda::primitive::DiagonalKernel,
                    cuda::primitive::DiagonalParameters,
                    cuda::primitive::BasicDiagonalScan<Choice>,
