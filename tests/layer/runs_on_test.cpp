@@ -42,7 +42,7 @@ TEST_CASE("what a layer's verbs are made of can be called where RunsOn holds, an
   check_exact_on<MadeOf<reference::Matmul, reference::Activation>>("matmul and activation");
 }
 
-TEST_CASE("every layer runs on Reference and on Cpu, in both scalars") {
+TEST_CASE("every layer runs on every backend, in both scalars") {
   for_each_case(every_layer, [](const auto& layer_case) {
     using L = typename std::remove_cvref_t<decltype(layer_case)>::Layer;
     CAPTURE(layer_case.title());
@@ -50,6 +50,8 @@ TEST_CASE("every layer runs on Reference and on Cpu, in both scalars") {
     CHECK(RunsOn<L, Reference, double>);
     CHECK(RunsOn<L, Cpu, float>);
     CHECK(RunsOn<L, Cpu, double>);
+    CHECK(RunsOn<L, Cuda, float>);
+    CHECK(RunsOn<L, Cuda, double>);
     CHECK_FALSE(RunsOn<L, MadeOf<>>);
   });
 }

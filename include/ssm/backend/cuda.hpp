@@ -8,6 +8,7 @@
 
 #include "ssm/backend/cuda/activation.hpp"
 #include "ssm/backend/cuda/attention.hpp"
+#include "ssm/backend/cuda/cascaded_scan.hpp"
 #include "ssm/backend/cuda/causal_convolution.hpp"
 #include "ssm/backend/cuda/cross_entropy.hpp"
 #include "ssm/backend/cuda/decayed_attention.hpp"
@@ -44,6 +45,7 @@ namespace ssm {
 template <class SpaceType = cuda::CudaSpace, class Choice = cuda::Automatic>
 struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Attention,
+                   cuda::primitive::CascadedScan,
                    cuda::primitive::BasicCausalConvolution<Choice>,
                    cuda::primitive::CrossEntropy,
                    cuda::primitive::DecayedAttention,
