@@ -88,6 +88,28 @@ struct Lanes {
     }
     return best;
   }
+  /// write(i, the sum of all lanes' values[i]) for every i < Count, each in one lane and always in
+  /// the same. Count is a power of two, 32 at most; values are overwritten.
+  template <int Count, class T, class F>
+  __device__ void totals(T (&values)[Count], F write) const {
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    int number = 0;  // of the value that this lane ends with
+#pragma unroll
+    for (int half = Count / 2, bit = 1; half > 0; half /= 2, bit *= 2) {
+      const bool upper = (lane & bit) != 0;
+      number += upper ? half : 0;
+#pragma unroll
+      for (int i = 0; i < half; ++i) {
+        const T given = upper ? values[i] : values[i + half];
+        const T kept = upper ? values[i + half] : values[i];
+        values[i] = kept + __shfl_xor_sync(0xffffffffu, given, bit);
+      }
+    }
+#pragma unroll
+    for (int bit = Count; bit < 32; bit *= 2)
+      values[0] += __shfl_xor_sync(0xffffffffu, values[0], bit);
+    if (lane < Count) write(number, values[0]);
+  }
   /// The lane's number, from 0 to count − 1.
   __device__ Index index() const { return static_cast<Index>(threadIdx.x & 31); }
   /// True in one lane of the row.
@@ -153,6 +175,10 @@ struct Lanes {
     auto best = static_cast<decltype(f(Index{0}))>(-INFINITY);
     for (Index i = 0; i < n; ++i) best = f(i) > best ? f(i) : best;
     return best;
+  }
+  template <int Count, class T, class F>
+  void totals(T (&values)[Count], F write) const {
+    for (int i = 0; i < Count; ++i) write(i, values[i]);
   }
   Index index() const { return 0; }
   bool first() const { return true; }

@@ -6,6 +6,7 @@
 #include "ssm/laws/layer_on.hpp"
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
+#include "ssm/layer/mamba.hpp"
 #include "ssm/layer/s4d.hpp"
 #include "support/check_subject.hpp"
 #include "tensor_cores_on_host.hpp"
@@ -41,4 +42,10 @@ TEST_CASE_TEMPLATE("H3 in half types, with heads of one channel and of two", T, 
 TEST_CASE_TEMPLATE("S4D and Linear in half types", T, BFloat16, Float16) {
   obeys_every_law_on_both_kernels<T>(S4D<S4DConfig{.channels = 5, .state = 4}>());
   obeys_every_law_on_both_kernels<T>(Linear<LinearConfig{.inputs = 5, .outputs = 7}>());
+}
+
+TEST_CASE_TEMPLATE("Mamba in half types", T, BFloat16, Float16) {
+  obeys_every_law<T, cuda::GeneralKernels>(
+      Mamba<MambaConfig{.channels = 3, .state = 4, .dt_rank = 2, .bias = true}>(
+          {.dt_min = 0.05, .dt_max = 0.5}));
 }

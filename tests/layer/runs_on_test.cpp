@@ -42,7 +42,7 @@ TEST_CASE("what a layer's verbs are made of can be called where RunsOn holds, an
   check_exact_on<MadeOf<reference::Matmul, reference::Activation>>("matmul and activation");
 }
 
-TEST_CASE("every layer runs on Reference and on Cpu, in both scalars") {
+TEST_CASE("every layer runs on every backend, in both scalars") {
   for_each_case(every_layer, [](const auto& layer_case) {
     using L = typename std::remove_cvref_t<decltype(layer_case)>::Layer;
     CAPTURE(layer_case.title());
@@ -50,6 +50,8 @@ TEST_CASE("every layer runs on Reference and on Cpu, in both scalars") {
     CHECK(RunsOn<L, Reference, double>);
     CHECK(RunsOn<L, Cpu, float>);
     CHECK(RunsOn<L, Cpu, double>);
+    CHECK(RunsOn<L, Cuda, float>);
+    CHECK(RunsOn<L, Cuda, double>);
     CHECK_FALSE(RunsOn<L, MadeOf<>>);
   });
 }
@@ -134,10 +136,11 @@ TEST_CASE("a user's backend runs what it has the primitives for, in the scalars 
 
 TEST_CASE("GauRetention does not run on a backend without decayed_attention") {
   using Unit = GauRetention<GauRetentionConfig{}>;
-  static_assert(!HasDecayedAttention<Cuda>);
-  CHECK_FALSE(RunsOn<Unit, Cuda>);
-  CHECK_FALSE(laws::may_evaluate<Unit, Cuda, float>);
-  CHECK_FALSE(laws::may_differentiate<Unit, Cuda, float>);
+  using Others = laws::ReferenceWithout<reference::DecayedAttention>;
+  static_assert(!HasDecayedAttention<Others>);
+  CHECK_FALSE(RunsOn<Unit, Others>);
+  CHECK_FALSE(laws::may_evaluate<Unit, Others, float>);
+  CHECK_FALSE(laws::may_differentiate<Unit, Others, float>);
 }
 
 }  // namespace

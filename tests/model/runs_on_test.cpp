@@ -77,13 +77,19 @@ TEST_CASE("a combinator runs where its parts do") {
   CHECK_FALSE(RunsOn<DenseStack<RmsNorm<>, DenseMambaMixer>, OnlyShift>);
 }
 
-TEST_CASE("which language models run on Cuda is known from their parts") {
-  CHECK(RunsOn<H3LanguageModel, Cuda, float>);
-  CHECK(RunsOn<H3LanguageModel, Cuda, double>);
-  CHECK(RunsOn<MambaLanguageModel, Cuda> ==
-        (HasSelectiveScan<Cuda, float> && HasShortConvolution<Cuda, float>));
-  CHECK(RunsOn<RetNetLanguageModel, Cuda> == HasDecayedAttention<Cuda, float>);
-  CHECK(RunsOn<DenseRetNetLanguageModel, Cuda> == HasDecayedAttention<Cuda, float>);
+TEST_CASE("every combinator and language model runs on Cuda, in both scalars") {
+  for_each_case(every_combinator, [](const auto& layer_case) {
+    using L = LayerOf<decltype(layer_case)>;
+    CAPTURE(layer_case.title());
+    CHECK(RunsOn<L, Cuda, float>);
+    CHECK(RunsOn<L, Cuda, double>);
+  });
+  for_each_case(every_language_model, [](const auto& layer_case) {
+    using L = LayerOf<decltype(layer_case)>;
+    CAPTURE(layer_case.title());
+    CHECK(RunsOn<L, Cuda, float>);
+    CHECK(RunsOn<L, Cuda, double>);
+  });
 }
 
 /// The primitives that all cases of L have called so far.

@@ -8,8 +8,10 @@
 
 #include "ssm/backend/cuda/activation.hpp"
 #include "ssm/backend/cuda/attention.hpp"
+#include "ssm/backend/cuda/cascaded_scan.hpp"
 #include "ssm/backend/cuda/causal_convolution.hpp"
 #include "ssm/backend/cuda/cross_entropy.hpp"
+#include "ssm/backend/cuda/decayed_attention.hpp"
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/backend/cuda/diagonal_kernel.hpp"
 #include "ssm/backend/cuda/diagonal_parameters.hpp"
@@ -24,7 +26,10 @@
 #include "ssm/backend/cuda/rearrange.hpp"
 #include "ssm/backend/cuda/running_mean.hpp"
 #include "ssm/backend/cuda/sample.hpp"
+#include "ssm/backend/cuda/selective_scan.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
+#include "ssm/backend/cuda/short_convolution.hpp"
+#include "ssm/backend/cuda/ssd_scan.hpp"
 namespace ssm {
 
 /// NVIDIA GPUs, through the compiled library ssm::cuda; a program that uses it needs no CUDA
@@ -40,8 +45,10 @@ namespace ssm {
 template <class SpaceType = cuda::CudaSpace, class Choice = cuda::Automatic>
 struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Attention,
+                   cuda::primitive::CascadedScan,
                    cuda::primitive::BasicCausalConvolution<Choice>,
                    cuda::primitive::CrossEntropy,
+                   cuda::primitive::DecayedAttention,
                    cuda::primitive::DiagonalKernel,
                    cuda::primitive::DiagonalParameters,
                    cuda::primitive::BasicDiagonalScan<Choice>,
@@ -55,7 +62,10 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Rearrange,
                    cuda::primitive::RunningMean,
                    cuda::primitive::Sample,
-                   cuda::primitive::BasicShiftConvolution<Choice> {
+                   cuda::primitive::SelectiveScan,
+                   cuda::primitive::BasicShiftConvolution<Choice>,
+                   cuda::primitive::ShortConvolution,
+                   cuda::primitive::SsdScan {
   using Space = SpaceType;
   using Resources = cuda::Resources;
 

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/backend/cuda/sequence_chunks.hpp"
+#include "ssm/op/short_convolution.hpp"
+
+namespace ssm::cuda {
+
+/// The compiled half; formulas and shapes as ssm::ShortConvolution and
+/// ssm::ShortConvolutionBackward. T: float, double, half types; sums in Wide<T>. A thread for every
+/// element of y, which reads W elements of x, W − 1 of them from cache.
+template <class T>
+SSM_CUDA_API void short_convolution(const ssm::ShortConvolution<T, CudaSpace>& a,
+                                    DeviceSegments segments, Stream stream);
+/// A thread for every element of dx. Gradients of parameters are summed by chunks of positions, a
+/// thread for every chunk, channel and tap, then over the chunks.
+/// workspace   short_convolution_scratch(g.forward, chunks) numbers
+template <class T>
+SSM_CUDA_API void short_convolution_backward(const ssm::ShortConvolutionBackward<T, CudaSpace>& g,
+                                             DeviceSegments segments, SequenceChunks chunks,
+                                             Wide<T>* workspace, Stream stream);
+
+/// [B, L, D] gradients in front of the nonlinearity, then [places, W + 1, D] sums.
+template <class T, class Space>
+Index short_convolution_scratch(const ssm::ShortConvolution<T, Space>& a,
+                                const SequenceChunks& chunks) {
+  return a.x.size() + chunks.places * (a.weight.extent(1) + 1) * a.x.extent(2);
+}
+
+namespace primitive {
+struct ShortConvolution {
+  template <class Ctx, DeviceNumber T>
+  static void short_convolution(Ctx& ctx, const ssm::ShortConvolution<T, typename Ctx::Space>& a) {
+    queue(ctx, [&](Stream stream) {
+      auto frame = ctx.workspace().frame();
+      cuda::short_convolution(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
+    });
+  }
+  template <class Ctx, DeviceNumber T>
+  static void short_convolution_backward(
+      Ctx& ctx, const ssm::ShortConvolutionBackward<T, typename Ctx::Space>& g) {
+    queue(ctx, [&](Stream stream) {
+      const auto& x = g.forward.x;
+      auto frame = ctx.workspace().frame();
+      const SequenceChunks chunks =
+          busy_chunks(x.extent(0), x.extent(1), g.forward.segments, x.size(), 128);
+      const auto segments = segments_on_device(ctx, frame, g.forward.segments);
+      const auto workspace =
+          frame.template tensor<Wide<T>>(short_convolution_scratch(g.forward, chunks));
+      cuda::short_convolution_backward(on_device(g), segments, chunks, workspace.data(), stream);
+    });
+  }
+};
+}  // namespace primitive
+
+}  // namespace ssm::cuda
