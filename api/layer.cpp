@@ -49,7 +49,8 @@ const LayerKind& kind_of(const JsonObject& config) {
 }
 
 void refuse_other_fields(const JsonObject& config, const LayerKind& kind) {
-  for (const auto& [field, value] : config.json().items()) {
+  for (const auto& item : config.json().items()) {
+    const std::string_view field = item.key();
     bool is_known = std::find(std::begin(common_fields), std::end(common_fields), field) !=
                     std::end(common_fields);
     for_each_field(kind,

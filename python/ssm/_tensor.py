@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensors of numpy, torch, and whatever has __dlpack__, as the library takes them: nothing is copied."""
 import ctypes
+import functools
 
 from ._library import Tensor, TensorError
 
@@ -12,6 +13,7 @@ _get_pointer.restype = ctypes.c_void_p
 _get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
+@functools.lru_cache(maxsize=4096)  # parameters come again with every call; the library reads these and no more
 def _described(data, device, scalar, shape, strides):
     rank = len(shape)
     numbers = ctypes.c_int64 * rank
@@ -26,13 +28,22 @@ def _described(data, device, scalar, shape, strides):
     return tensor
 
 
-def of_torch(tensor):
-    """The memory of a torch tensor."""
-    device = {"cpu": 1, "cuda": 2, "mps": 8}.get(tensor.device.type, 12)
-    name = str(tensor.dtype).removeprefix("torch.")
+@functools.lru_cache(maxsize=None)
+def _torch_scalar(dtype):
+    name = str(dtype).removeprefix("torch.")
     if name not in _TORCH:
         raise TensorError(f"tensors of {name} are not taken")
-    return _described(tensor.data_ptr(), (device, tensor.device.index or 0), _TORCH[name], tuple(tensor.shape),
+    return _TORCH[name]
+
+
+@functools.lru_cache(maxsize=None)
+def _torch_device(device):
+    return {"cpu": 1, "cuda": 2, "mps": 8}.get(device.type, 12), device.index or 0
+
+
+def of_torch(tensor):
+    """The memory of a torch tensor."""
+    return _described(tensor.data_ptr(), _torch_device(tensor.device), _torch_scalar(tensor.dtype), tensor.shape,
                       tensor.stride())
 
 
@@ -46,23 +57,20 @@ def of_numpy(array, written=False):
     if any(step % size for step in array.strides):
         raise TensorError("strides of an array are no multiples of its elements' size")
     return _described(array.ctypes.data, (1, 0), (_CODES[kind], 8 * size), array.shape,
-                      [step // size for step in array.strides])
+                      tuple(step // size for step in array.strides))
 
 
 def of(tensor, written=False):
-    """The memory of anything tensor-like, as a Tensor that keeps what it needs."""
-    module = type(tensor).__module__.partition(".")[0]
+    """The memory of anything tensor-like, which must live on while it is used."""
     if hasattr(tensor, "data_ptr") and hasattr(tensor, "stride"):
-        described = of_torch(tensor)
-    elif module == "numpy":
-        described = of_numpy(tensor, written)
-    elif hasattr(tensor, "__dlpack__"):
-        capsule = tensor.__dlpack__()  # gives its memory back when it is dropped
-        described = Tensor.from_address(_get_pointer(capsule, b"dltensor"))
-        described.kept = capsule
-    else:
+        return of_torch(tensor)
+    if type(tensor).__module__ == "numpy":
+        return of_numpy(tensor, written)
+    if not hasattr(tensor, "__dlpack__"):
         raise TensorError(f"a {type(tensor).__name__} is no tensor: it has no __dlpack__")
-    described.owner = tensor
+    capsule = tensor.__dlpack__()  # gives its memory back when it is dropped
+    described = Tensor.from_address(_get_pointer(capsule, b"dltensor"))
+    described.kept = capsule
     return described
 
 

@@ -147,7 +147,7 @@ class Layer:
                  initial_state and initial_state._pointer, final_state and final_state._pointer,
                  tape and tape._owned.pointer)
         if tape is not None:
-            tape.operands = (x, listed)
+            tape.operands = (x, parameters, listed)
         return y
 
     def backward(self, parameters, tape, dy, dx, gradients, *, dfinal_state=None, dinitial_state=None):
