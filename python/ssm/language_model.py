@@ -167,9 +167,10 @@ class LanguageModel:
                         stop=None if stop is None else list(stop))
         pieces, raised = [], []
 
-        def receive(piece):
-            pieces.append(piece)
+        def receive(take):
             try:
+                piece = take()
+                pieces.append(piece)
                 return int(bool(callback(piece))) if callback else 0
             except BaseException as error:  # goes on where generate was called
                 raised.append(error)
@@ -179,11 +180,11 @@ class LanguageModel:
         with self._lock:
             if isinstance(prompt, str):
                 data = prompt.encode()
-                visit = TextCallback(lambda _, text, size: receive(ctypes.string_at(text, size).decode()))
+                visit = TextCallback(lambda _, text, size: receive(lambda: ctypes.string_at(text, size).decode()))
                 call("ssm_model_generate_text", self._pointer, data, len(data), given, at, visit, None)
             else:
                 ids, count = _ids(prompt)
-                visit = TokenCallback(lambda _, token: receive(token))
+                visit = TokenCallback(lambda _, token: receive(lambda: token))
                 call("ssm_model_generate", self._pointer, ids, count, given, at, visit, None)
         if raised:
             raise raised[0]

@@ -318,6 +318,30 @@ def torch_modules():
         child.kill()
 
 
+def as_transformers_does():
+    """The weights of a layer that another library made: the same output and gradients."""
+    try:
+        import transformers
+        from transformers.models.mamba.modeling_mamba import MambaMixer
+    except ImportError as error:
+        print(f"not compared with transformers: {error}")
+        return
+    config = transformers.MambaConfig(hidden_size=12, state_size=5, expand=2, time_step_rank=3, num_hidden_layers=1)
+    theirs, ours = MambaMixer(config, layer_idx=0), ssm.torch.Mamba(12, state=5, dt_rank=3)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 9, 12, requires_grad=True)
+    expected = theirs(x)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    found = ours(x)
+    check_near(found.detach(), expected.detach(), 1e-6, "transformers' MambaMixer: y")
+    dy = torch.randn_like(found)
+    names = [name for name, _ in theirs.named_parameters()]
+    tensors = dict(ours.named_parameters())
+    for name, a, b in zip(["x", *names], torch.autograd.grad(found, [x, *(tensors[name] for name in names)], dy),
+                          torch.autograd.grad(expected, [x, *theirs.parameters()], dy)):
+        check_near(a, b, 1e-5, f"transformers' MambaMixer: d{name}")
+
+
 def models(program, cases, text_model):
     for folder in sorted(cases.glob("model_*")):
         meta, tensors = read_safetensors(folder / "expect.safetensors")
@@ -388,6 +412,7 @@ def main():
         layers(pathlib.Path(cases))
     elif part == "torch":
         torch_modules()
+        as_transformers_does()
     else:
         models(program, pathlib.Path(cases), text_model)
     print(f"{part}: {len(problems)} problems")
