@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reports comments wider than the 100 columns of .clang-format, which leaves comments as they are.
 
-usage: check_comments.py [FOLDER…]        reports them; default include cuda examples tests bench
+usage: check_comments.py [FOLDER…]        reports them; default include api cuda examples tests bench
        check_comments.py --fix [FOLDER…]  rewraps prose: words that do not fit go to the next line of the same paragraph, or
                                           of the same row of a table, under its last column; what is left is reported
        check_comments.py --self-test
@@ -16,7 +16,7 @@ import sys
 import unicodedata
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FOLDERS = ["include", "cuda", "examples", "tests", "bench"]
+FOLDERS = ["include", "api", "cuda", "examples", "tests", "bench"]
 WIDTH = 100
 SOURCES = {".hpp", ".cpp", ".cu", ".cuh"}
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Every C++ block of README.md and docs/ is a marked region of a program in examples/, so that it compiles and runs.
+"""Every C++, C and Python block of README.md and docs/ is a marked region of a program in examples/, so that it compiles
+and runs.
 
-A block follows a line  <!-- examples/FILE.cpp [region] -->  and repeats what stands between the comments
-// [region]  and  // [/region]  there, less the indentation.
+A block follows a line  <!-- examples/FILE [region] -->  and repeats what stands between the comments
+// [region]  and  // [/region]  there, in Python  # [region]  and  # [/region],  less the indentation.
   tools/check_docs.py         fails where a block differs or names nothing
   tools/check_docs.py --fix   writes the blocks anew
 """
@@ -13,7 +14,8 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(?:<!-- (?P<file>\S+) \[(?P<region>[^\]]+)\] -->\n)?```cpp\n(?P<code>.*?)```", re.S)
+BLOCK = re.compile(r"(?:<!-- (?P<file>\S+) \[(?P<region>[^\]]+)\] -->\n)?"
+                   r"```(?P<language>cpp|c|python)\n(?P<code>.*?)```", re.S)
 
 
 def region(file, name):
@@ -21,7 +23,8 @@ def region(file, name):
     if not path.is_file():
         raise LookupError(f"{file} does not exist")
     lines = path.read_text().splitlines()
-    markers = [i for i, line in enumerate(lines) if line.strip() in (f"// [{name}]", f"// [/{name}]")]
+    marks = {f"{sign} [{end}{name}]" for sign in ("//", "#") for end in ("", "/")}
+    markers = [i for i, line in enumerate(lines) if line.strip() in marks]
     if len(markers) != 2:
         raise LookupError(f"{file} has no region [{name}]")
     return textwrap.dedent("\n".join(lines[markers[0] + 1 : markers[1]])) + "\n"
@@ -39,7 +42,7 @@ def main():
             blocks += 1
             where = f"{page.relative_to(ROOT)}:{text[: match.start()].count(chr(10)) + 1}"
             if match["file"] is None:
-                problems.append(f"{where}: a C++ block without <!-- examples/FILE.cpp [region] -->")
+                problems.append(f"{where}: a block of code without <!-- examples/FILE [region] -->")
                 return match[0]
             try:
                 code = region(match["file"], match["region"])
@@ -48,7 +51,7 @@ def main():
                 return match[0]
             if code != match["code"] and not fix:
                 problems.append(f"{where}: differs from {match['file']} [{match['region']}]; run tools/check_docs.py --fix")
-            return f"<!-- {match['file']} [{match['region']}] -->\n```cpp\n{code}```"
+            return f"<!-- {match['file']} [{match['region']}] -->\n```{match['language']}\n{code}```"
 
         written = BLOCK.sub(check, text)
         if fix and written != text:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the direction of the #include graph under include/ssm, and of the one between the folders of cuda.
+"""Checks the direction of the #include graph under include/ssm, of the one between the folders of cuda, and that of api.
 
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
@@ -9,11 +9,12 @@
     ssm.hpp reaches every header of core, op, layer, model and train
     layer, io, backend/reference <- laws             which no other folder includes
     device <- kernel <- {convolution <- scan, matmul, attention, rows}     in cuda, each on core, op, backend/cuda
+    core, op, layer, model, io, language_model.hpp <- api     a backend in make_layer.hpp alone; api.h is C by itself
 
 What a header takes from namespace std, it or a header of ours that it includes includes: what compiles with one standard
 library compiles with the others.
 
-usage: check_layers.py [--self-test | INCLUDE_DIR]     cuda is looked for beside it
+usage: check_layers.py [--self-test | INCLUDE_DIR]     cuda and api are looked for beside it
 """
 
 import re
@@ -63,6 +64,8 @@ NO_CONDITIONALS = {"core", "op", "layer"}
 IN_CUDA = {"device": {"device"}, "kernel": {"device", "kernel"}}
 IN_CUDA |= {folder: {"device", "kernel", folder} for folder in ("convolution", "matmul", "attention", "rows")}
 IN_CUDA["scan"] = IN_CUDA["convolution"] | {"scan"}
+IN_API = CORE_OP | {"layer", "model", "io", "language_model.hpp", "version.hpp"}
+OF_C_HEADER = {"stddef.h", "stdint.h"}
 
 # Where the standard has its names; what is in several headers, such as size_t, in any of them.
 STD_NAMES = {
@@ -284,6 +287,36 @@ def check_cuda(root):
     return complaints + list(cycles(graph))
 
 
+def check_api(root, include):
+    """The same for the library of the C interface, root/**, and its header include/ssm/api.h."""
+    complaints, header = [], include / "ssm/api.h"
+    for file in [header, *sorted(path for path in root.rglob("*") if path.suffix in (".hpp", ".cpp"))]:
+        name = "ssm/api.h" if file == header else file.relative_to(root).as_posix()
+        where = f"{include.name}/{name}" if file == header else f"{root.name}/{name}"
+        if not file.is_file():
+            complaints.append(f"{where}:1: does not exist")
+            continue
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            found = INCLUDE.match(line)
+            if not found:
+                continue
+            target = found[1] or found[2]
+            area = area_of(target.removeprefix("ssm/"))
+            if file == header:
+                if target not in OF_C_HEADER:
+                    complaints.append(f"{where}:{number}: a header of C may not include {target}")
+            elif target == "ssm/api.h":
+                continue
+            elif target.startswith("ssm/"):
+                if not (include / target).is_file():
+                    complaints.append(f"{where}:{number}: {target} does not exist")
+                elif area not in IN_API | ({CPU, REFERENCE} if name == "make_layer.hpp" else set()):
+                    complaints.append(f"{where}:{number}: api may not include {target}")
+            elif found[2] and not any((folder / target).is_file() for folder in (file.parent, root)):
+                complaints.append(f"{where}:{number}: {target} does not exist")
+    return complaints
+
+
 def self_test():
     """Each broken tree is caught at its line, and the sound one passes."""
     sound = {
@@ -368,6 +401,30 @@ def self_test():
             expected = f"{change[0]}:1: " if change else None
             if (change is None and complaints) or (change and not any(c.startswith(expected) for c in complaints)):
                 failures.append(f"self-test '{name}': {complaints or 'not caught'}")
+    interface = {
+        "include/ssm/api.h": "#include <stddef.h>\n",
+        "include/ssm/layer/linear.hpp": "",
+        "include/ssm/backend/cpu.hpp": "",
+        "api/layer.hpp": '#include "ssm/api.h"\n#include "ssm/layer/linear.hpp"\n',
+        "api/make_layer.hpp": '#include "ssm/backend/cpu.hpp"\n#include "layer.hpp"\n',
+        "api/layers/linear.cpp": '#include "make_layer.hpp"\n',
+    }
+    broken_interface = {
+        "the C header uses C++": ("include/ssm/api.h", "#include <vector>\n"),
+        "a layer uses a backend": ("api/layers/linear.cpp", '#include "ssm/backend/cpu.hpp"\n'),
+        "a header of api is missing": ("api/layer.hpp", '#include "absent.hpp"\n'),
+        "a header of the library is missing": ("api/layer.hpp", '#include "ssm/layer/absent.hpp"\n'),
+    }
+    for name, change in {"sound interface": None, **broken_interface}.items():
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            for path, text in (interface | dict([change] if change else [])).items():
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_text(text, encoding="utf-8")
+            complaints = check_api(root / "api", root / "include")
+            expected = f"{change[0]}:1: " if change else None
+            if (change is None and complaints) or (change and not any(c.startswith(expected) for c in complaints)):
+                failures.append(f"self-test '{name}': {complaints or 'not caught'}")
     return failures
 
 
@@ -381,6 +438,7 @@ def main(arguments):
         complaints = [f"{root.name}/{complaint}" for complaint in check(root)]
         kernels = root.parent / "cuda"
         complaints += [f"{kernels.name}/{complaint}" for complaint in check_cuda(kernels)]
+        complaints += check_api(root.parent / "api", root)
     print("\n".join(complaints) or "The dependency direction holds.")
     return 1 if complaints else 0
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = {".hpp", ".cpp", ".cu", ".cuh", ".h", ".py", ".sh", ".cmake", ".css", ".toml"}
+SOURCES = {".hpp", ".cpp", ".c", ".cu", ".cuh", ".h", ".py", ".sh", ".cmake", ".css", ".toml"}
 IDENTIFIER = "SPDX-License-" "Identifier: Apache-2.0"
 
 

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <memory>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "layer.hpp"
+#include "ssm/core/context.hpp"
+#include "ssm/layer/layer.hpp"
+#include "tensor.hpp"
+
+namespace ssm::api {
+
+/// The name of a role in facts.
+const char* role_name(ParameterRole role);
+/// Throws  ArgumentError  unless there are as many tensors as the layer has parameters
+void require_count(std::size_t given, std::size_t expected, const char* what);
+/// Checks a tensor whose extents are known and that must have no gaps.
+/// Throws  TensorError, ShapeError, ArgumentError
+void require_as(const ssm_tensor* tensor, const std::string& name, std::span<const Index> extents,
+                ssm_scalar scalar);
+[[noreturn]] void refuse_object(const char* what);
+
+namespace detail {
+inline Segments segments_of(const ssm_tensor* tensor) {
+  if (tensor == nullptr) return {};
+  const auto view = view_of_tensor<const Index, 1>(tensor, "segments");
+  if (!view.is_contiguous()) throw TensorError("segments is strided, must be contiguous");
+  return {view.data(), static_cast<std::size_t>(view.size())};
+}
+
+/// The tensor borrows the memory, whose extents it has.
+template <class Tensor>
+void borrow_tensor(Tensor& tensor, const ssm_tensor& memory) {
+  tensor = Tensor::borrow(elements_of<typename Tensor::Value>(memory), tensor.extents());
+}
+}  // namespace detail
+
+/// Layer L on backend B in scalar T: its verbs on tensors of the caller's.
+template <class L, class B, class T>
+class LayerOn final : public ssm_layer {
+  using Parameters = typename L::template Parameters<T, HostSpace>;
+  using State = typename L::template State<T, HostSpace>;
+
+  struct TapeOn final : ssm_tape {
+    const LayerOn* owner = nullptr;
+    bool is_recorded = false;
+    typename L::template Tape<T, HostSpace> tape;
+  };
+  struct StateOn final : ssm_layer_state {
+    const LayerOn* owner = nullptr;
+    State state;
+    std::vector<std::string> names;
+    std::vector<std::vector<std::int64_t>> shapes;
+
+    std::unique_ptr<ssm_layer_state> copy() const override {
+      auto other = std::make_unique<StateOn>();
+      other->owner = owner;
+      Context<B> ctx;
+      other->state = owner->layer_.template initial_state<T>(ctx, 0);
+      copy_state<L>(ctx, state, other->state);
+      return other;
+    }
+    int count() const override {
+      int result = 0;
+      L::for_each_state([&](const std::string&, const auto&) { ++result; }, state);
+      return result;
+    }
+    void tensor(int index, const char** name, ssm_tensor& tensor) override {
+      const auto all = static_cast<std::size_t>(count());
+      names.resize(all);
+      shapes.resize(all);
+      at(index, [&](const std::string& own_name, auto& own) {
+        const auto i = static_cast<std::size_t>(index);
+        names[i] = own_name;
+        const auto extents = own.extents().to_array();
+        shapes[i].assign(extents.begin(), extents.end());
+        if (name != nullptr) *name = names[i].c_str();
+        tensor = {.data = own.data(),
+                  .device = {1, 0},
+                  .ndim = own.rank(),
+                  .type = scalar_of<typename std::remove_reference_t<decltype(own)>::Value>(),
+                  .shape = shapes[i].data(),
+                  .strides = nullptr,
+                  .byte_offset = 0};
+      });
+    }
+    void borrow(int index, const ssm_tensor& memory) override {
+      at(index, [&](const std::string& name, auto& own) {
+        using Own = std::remove_reference_t<decltype(own)>;
+        require_as(&memory, "state " + name, own.extents().to_array(),
+                   scalar_of<typename Own::Value>());
+        detail::borrow_tensor(own, memory);
+      });
+    }
+
+   private:
+    template <class Visit>
+    void at(int index, Visit&& visit) {
+      int i = 0;
+      L::for_each_state(
+          [&](const std::string& name, auto& own) {
+            if (i++ == index) visit(name, own);
+          },
+          state);
+      if (index < 0 || index >= i)
+        throw ArgumentError(message({"the state has no tensor ", index, ", it has ", i}));
+    }
+  };
+
+ public:
+  LayerOn(L layer, int threads) : layer_(std::move(layer)) {
+    set_threads(threads);
+    own_ = layer_.template zero_parameters<T>(ctx_);
+    gradients_ = layer_.template zero_parameters<T>(ctx_);
+    for_each_parameter(
+        [&](const ParameterSpec& spec, const auto& tensor) {
+          parameters_.push_back(facts_of(spec.name, tensor));
+          parameters_.back().role = role_name(spec.role);
+          parameters_.back().weight_decay = spec.weight_decay;
+        },
+        own_);
+    const State one = layer_.template initial_state<T>(ctx_, 1);
+    L::for_each_state([&](const std::string& name,
+                          const auto& tensor) { state_.push_back(facts_of(name, tensor)); },
+                      one);
+  }
+
+  Index channels() const override { return layer_.channels(); }
+  const std::vector<TensorFacts>& parameters() const override { return parameters_; }
+  const std::vector<TensorFacts>& state() const override { return state_; }
+  void set_threads(int threads) override {
+    if constexpr (requires { ctx_.resources().set_threads(threads); })
+      ctx_.resources().set_threads(threads);
+  }
+
+  void initialize(Seed seed, std::span<const ssm_tensor* const> parameters) override {
+    borrow("parameter ", parameters, own_);
+    Parameters made = layer_.template initialize<T>(ctx_, seed);
+    for_each_parameter([](const ParameterSpec&, const auto& from,
+                          auto& to) { std::copy_n(from.data(), from.size(), to.data()); },
+                       made, own_);
+  }
+
+  void forward(const ForwardCall& call) override {
+    borrow("parameter ", call.parameters, own_);
+    const auto x = sequence_of_tensor<const T>(call.x, "x");
+    const auto y = sequence_of_tensor<T>(call.y, "y");
+    const SequenceOptions<State> options{.segments = detail::segments_of(call.segments),
+                                         .initial_state = state_of(call.initial_state),
+                                         .final_state = state_of(call.final_state)};
+    if (call.tape == nullptr) return layer_.forward(ctx_, own_, x, y, options);
+    auto* const tape = dynamic_cast<TapeOn*>(call.tape);
+    if (tape == nullptr || tape->owner != this) refuse_object("tape");
+    tape->is_recorded = false;
+    layer_.forward(ctx_, own_, x, y, tape->tape, options);
+    tape->is_recorded = true;
+  }
+
+  void backward(const BackwardCall& call) override {
+    const auto* const tape = dynamic_cast<const TapeOn*>(call.tape);
+    if (tape == nullptr || tape->owner != this) refuse_object("tape");
+    if (!tape->is_recorded) throw ArgumentError("tape is of no call: ssm_layer_forward fills it");
+    borrow("parameter ", call.parameters, own_);
+    borrow("gradient of ", call.gradients, gradients_);
+    const auto dy = sequence_of_tensor<const T>(call.dy, "dy");
+    const auto dx = sequence_of_tensor<T>(call.dx, "dx");
+    layer_.backward(ctx_, own_, tape->tape, dy, dx, gradients_,
+                    SequenceGradients<State>{.final_state = state_of(call.dfinal_state),
+                                             .initial_state = state_of(call.dinitial_state)});
+  }
+
+  void prefill(const ForwardCall& call) override {
+    State* const state = state_of(call.final_state);
+    if (state == nullptr) throw ArgumentError("state is missing");
+    borrow("parameter ", call.parameters, own_);
+    layer_.prefill(ctx_, own_, sequence_of_tensor<const T>(call.x, "x"),
+                   sequence_of_tensor<T>(call.y, "y"), *state);
+  }
+  void step(const ForwardCall& call) override {
+    State* const state = state_of(call.final_state);
+    if (state == nullptr) throw ArgumentError("state is missing");
+    borrow("parameter ", call.parameters, own_);
+    layer_.step(ctx_, own_, position_of_tensor<const T>(call.x, "x"),
+                position_of_tensor<T>(call.y, "y"), *state);
+  }
+
+  std::unique_ptr<ssm_tape> make_tape() const override {
+    auto tape = std::make_unique<TapeOn>();
+    tape->owner = this;
+    return tape;
+  }
+  std::unique_ptr<ssm_layer_state> make_state(Index sequences) const override {
+    auto state = std::make_unique<StateOn>();
+    state->owner = this;
+    state->state = layer_.template initial_state<T>(ctx_, sequences);
+    return state;
+  }
+
+ private:
+  template <class Tensor>
+  static TensorFacts facts_of(const std::string& name, const Tensor& tensor) {
+    const auto extents = tensor.extents().to_array();
+    return {.name = name,
+            .shape = {extents.begin(), extents.end()},
+            .scalar = scalar_of<typename Tensor::Value>()};
+  }
+
+  /// The tensors of `to` are the caller's memory until the next call.
+  void borrow(const char* what, std::span<const ssm_tensor* const> given, Parameters& to) const {
+    require_count(given.size(), parameters_.size(), what);
+    std::size_t i = 0;
+    for_each_parameter(
+        [&](const ParameterSpec&, auto& tensor) {
+          require_as(given[i], what + parameters_[i].name, tensor.extents().to_array(),
+                     parameters_[i].scalar);
+          detail::borrow_tensor(tensor, *given[i]);
+          ++i;
+        },
+        to);
+  }
+
+  template <class Given>
+  auto state_of(Given* given) const {
+    using Own = std::conditional_t<std::is_const_v<Given>, const StateOn, StateOn>;
+    using Inside = std::conditional_t<std::is_const_v<Given>, const State, State>;
+    if (given == nullptr) return static_cast<Inside*>(nullptr);
+    auto* const own = dynamic_cast<Own*>(given);
+    if (own == nullptr || own->owner != this) refuse_object("state");
+    return static_cast<Inside*>(&own->state);
+  }
+
+  L layer_;
+  Context<B> ctx_;
+  Parameters own_, gradients_;
+  std::vector<TensorFacts> parameters_, state_;
+};
+
+}  // namespace ssm::api

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors of numpy, torch, and whatever has __dlpack__, as the library takes them: nothing is copied."""
+import ctypes
+import functools
+
+from ._library import Tensor, TensorError
+
+_CODES = {"i": 0, "u": 1, "f": 2, "c": 5, "b": 6}
+_TORCH = {"float32": (2, 32), "float64": (2, 64), "float16": (2, 16), "bfloat16": (4, 16), "int32": (0, 32),
+          "int64": (0, 64), "int8": (0, 8), "int16": (0, 16), "uint8": (1, 8), "bool": (6, 8)}
+_get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_get_pointer.restype = ctypes.c_void_p
+_get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+@functools.lru_cache(maxsize=4096)  # parameters come again with every call; the library reads these and no more
+def _described(data, device, scalar, shape, strides):
+    rank = len(shape)
+    numbers = ctypes.c_int64 * rank
+    tensor = Tensor()
+    tensor.data = data
+    tensor.device.type, tensor.device.id = device
+    tensor.ndim = rank
+    tensor.type.code, tensor.type.bits, tensor.type.lanes = scalar[0], scalar[1], 1
+    extents, steps = numbers(*shape), numbers(*strides)
+    tensor.shape, tensor.strides = extents, steps
+    tensor.kept = (extents, steps)
+    return tensor
+
+
+@functools.lru_cache(maxsize=None)
+def _torch_scalar(dtype):
+    name = str(dtype).removeprefix("torch.")
+    if name not in _TORCH:
+        raise TensorError(f"tensors of {name} are not taken")
+    return _TORCH[name]
+
+
+@functools.lru_cache(maxsize=None)
+def _torch_device(device):
+    return {"cpu": 1, "cuda": 2, "mps": 8}.get(device.type, 12), device.index or 0
+
+
+def of_torch(tensor):
+    """The memory of a torch tensor."""
+    return _described(tensor.data_ptr(), _torch_device(tensor.device), _torch_scalar(tensor.dtype), tensor.shape,
+                      tensor.stride())
+
+
+def of_numpy(array, written=False):
+    """The memory of a numpy array."""
+    if written and not array.flags.writeable:
+        raise TensorError("an array that is written to is read-only")
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in _CODES or not array.dtype.isnative:
+        raise TensorError(f"arrays of {array.dtype} are not taken")
+    if any(step % size for step in array.strides):
+        raise TensorError("strides of an array are no multiples of its elements' size")
+    return _described(array.ctypes.data, (1, 0), (_CODES[kind], 8 * size), array.shape,
+                      tuple(step // size for step in array.strides))
+
+
+def of(tensor, written=False):
+    """The memory of anything tensor-like, which must live on while it is used."""
+    if hasattr(tensor, "data_ptr") and hasattr(tensor, "stride"):
+        return of_torch(tensor)
+    if type(tensor).__module__ == "numpy":
+        return of_numpy(tensor, written)
+    if not hasattr(tensor, "__dlpack__"):
+        raise TensorError(f"a {type(tensor).__name__} is no tensor: it has no __dlpack__")
+    capsule = tensor.__dlpack__()  # gives its memory back when it is dropped
+    described = Tensor.from_address(_get_pointer(capsule, b"dltensor"))
+    described.kept = capsule
+    return described
+
+
+def pointers(described):
+    """A list of tensors as the library takes it."""
+    all_of_them = (ctypes.POINTER(Tensor) * len(described))(*map(ctypes.pointer, described))
+    all_of_them.kept = described
+    return all_of_them

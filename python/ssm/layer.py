@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers as functions of tensors that others own: numpy arrays, torch tensors, whatever has __dlpack__."""
+import ctypes
+import json
+import threading
+
+from . import _tensor
+from ._library import Owned, Tensor, ask, call, made, options
+
+
+def layer_kinds():
+    """What kinds of layers there are: the fields of each, those that must be given and the others."""
+    return json.loads(ask("ssm_layer_kinds"))
+
+
+class LayerState:
+    """What a layer carries from one call to the next. Made by Layer.initial_state."""
+
+    def __init__(self, pointer, layer):
+        self._owned = Owned(pointer, "ssm_layer_state_free")
+        self._layer = layer
+
+    @property
+    def _pointer(self):
+        return self._owned.pointer
+
+    def copy(self):
+        return LayerState(made("ssm_layer_state_copy", self._pointer), self._layer)
+
+    def tensors(self):
+        """Its tensors by name, as numpy arrays over the same memory: valid until the state is used next."""
+        import numpy
+        result = {}
+        for index in range(ask("ssm_layer_state_count", self._pointer)):
+            name, tensor = ctypes.c_char_p(), Tensor()
+            call("ssm_layer_state_tensor", self._pointer, index, ctypes.byref(name), ctypes.byref(tensor))
+            shape = tuple(tensor.shape[:tensor.ndim])
+            scalar = numpy.dtype({0: "i", 2: "f"}[tensor.type.code] + str(tensor.type.bits // 8))
+            if 0 in shape:
+                result[name.value.decode()] = numpy.empty(shape, dtype=scalar)
+                continue
+            size = scalar.itemsize
+            for extent in shape:
+                size *= extent
+            memory = (ctypes.c_char * size).from_address(tensor.data)
+            memory.owner = self._owned
+            result[name.value.decode()] = numpy.frombuffer(memory, dtype=scalar).reshape(shape)
+        return result
+
+
+class Tape:
+    """What Layer.forward remembers for Layer.backward."""
+
+    def __init__(self, layer):
+        self._layer = layer
+        self._owned = Owned(made("ssm_tape_create", layer._pointer), "ssm_tape_free")
+        self.operands = None  # x and the parameters, which must live on
+
+
+class Layer:
+    """A layer of the library; tensors are the caller's, and nothing is copied.
+
+        layer = ssm.Layer("h3", channels=64, state=64, head_dim=8)
+        parameters = layer.initialize(seed=1)              # numpy arrays by published names
+        y = layer.forward(parameters, x)                   # [B, L, 64]
+
+    scalar     "float32" or "float64", of all tensors
+    backend    "cpu" or "reference"
+    threads    that work on one call
+    sizes      as layer_kinds() lists
+    """
+
+    def __init__(self, kind, *, scalar="float32", backend="cpu", threads=1, **sizes):
+        self.config = {"layer": kind, "scalar": scalar, "backend": backend, "threads": threads,
+                       **{name: value for name, value in sizes.items() if value is not None}}
+        self._make()
+
+    def _make(self):
+        self._owned = Owned(made("ssm_layer_create", options(**self.config)), "ssm_layer_free")
+        self._lock = threading.Lock()
+        self._threads = self.config["threads"]
+        self.facts = json.loads(ask("ssm_layer_facts", self._pointer))
+        self.names = [tensor["name"] for tensor in self.facts["parameters"]]
+
+    def __getstate__(self):  # copies and other processes make their own
+        return self.config
+
+    def __setstate__(self, config):
+        self.config = config
+        self._make()
+
+    @property
+    def _pointer(self):
+        return self._owned.pointer
+
+    def set_threads(self, threads):
+        if threads != self._threads:
+            with self._lock:
+                call("ssm_layer_set_threads", self._pointer, threads)
+                self._threads = threads
+
+    def _listed(self, parameters, written=False):
+        if isinstance(parameters, dict):
+            missing = [name for name in self.names if name not in parameters]
+            if missing:
+                raise KeyError(f"the layer {self.config['layer']} needs the parameter {missing[0]}")
+            parameters = [parameters[name] for name in self.names]
+        described = [_tensor.of(tensor, written) for tensor in parameters]
+        return _tensor.pointers(described), len(described)
+
+    def initialize(self, seed=0, parameters=None):
+        """The published initialization, in new numpy arrays by name or in tensors that are given."""
+        if parameters is None:
+            import numpy
+            parameters = {tensor["name"]: numpy.empty(tensor["shape"], dtype=tensor["scalar"])
+                          for tensor in self.facts["parameters"]}
+        listed, count = self._listed(parameters, True)
+        with self._lock:
+            call("ssm_layer_initialize", self._pointer, seed, listed, count)
+        return parameters
+
+    def _operands(self, x, y):
+        """x, y and their memory; y is made where it is left out."""
+        read = _tensor.of(x)
+        if y is None:
+            import numpy
+            y = numpy.empty(read.shape[:read.ndim], dtype=self.config["scalar"])
+        return y, read, _tensor.of(y, True)
+
+    def tape(self):
+        return Tape(self)
+
+    def initial_state(self, sequences=1):
+        return LayerState(made("ssm_layer_state_create", self._pointer, sequences), self)
+
+    def forward(self, parameters, x, y=None, *, segments=None, initial_state=None, final_state=None, tape=None):
+        """Whole sequences.
+        x, y         [B, L, channels] or [L, channels]; y is made as a numpy array where it is left out
+        parameters   by name, or a list in the layer's order
+        segments     int64 [S+1]: where packed sequences begin and end
+        tape         for `backward`; x and the parameters must stay as they are until then"""
+        y, read, written = self._operands(x, y)
+        listed, count = self._listed(parameters)
+        ends = None if segments is None else _tensor.of(segments)
+        with self._lock:
+            call("ssm_layer_forward", self._pointer, listed, count, read, written, ends,
+                 initial_state and initial_state._pointer, final_state and final_state._pointer,
+                 tape and tape._owned.pointer)
+        if tape is not None:
+            tape.operands = (x, parameters, listed)
+        return y
+
+    def backward(self, parameters, tape, dy, dx, gradients, *, dfinal_state=None, dinitial_state=None):
+        """dx is overwritten, gradients are added to."""
+        listed, count = self._listed(parameters)
+        sums, _ = self._listed(gradients, True)
+        with self._lock:
+            call("ssm_layer_backward", self._pointer, listed, count, tape._owned.pointer, _tensor.of(dy),
+                 _tensor.of(dx, True), sums, dfinal_state and dfinal_state._pointer,
+                 dinitial_state and dinitial_state._pointer)
+        return dx
+
+    def prefill(self, parameters, x, state, y=None):
+        """A chunk of any length from a state on, which is advanced."""
+        y, read, written = self._operands(x, y)
+        listed, count = self._listed(parameters)
+        with self._lock:
+            call("ssm_layer_prefill", self._pointer, listed, count, read, written, state._pointer)
+        return y
+
+    def step(self, parameters, x, state, y=None):
+        """One position.    x, y [B, channels] or [channels]"""
+        y, read, written = self._operands(x, y)
+        listed, count = self._listed(parameters)
+        with self._lock:
+            call("ssm_layer_step", self._pointer, listed, count, read, written, state._pointer)
+        return y

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Layers through the C interface, in double: gradients against central differences, steps against
+   whole sequences, and what is refused. */
+#include <math.h>
+
+#include "checks.h"
+
+enum { batch = 2, length = 7, most_parameters = 96 };
+
+/* A layer with memory for its parameters and their gradients, which the program owns. */
+struct owned {
+  ssm_layer* layer;
+  int count;
+  int64_t channels;
+  double* values[most_parameters];
+  double* sums[most_parameters];
+  ssm_tensor tensors[2][most_parameters];
+  const ssm_tensor* parameters[most_parameters];
+  const ssm_tensor* gradients[most_parameters];
+};
+
+static int64_t elements(const ssm_tensor* tensor) {
+  int64_t product = 1;
+  for (int axis = 0; axis < tensor->ndim; ++axis) product *= tensor->shape[axis];
+  return product;
+}
+static ssm_tensor tensor_of(double* data, int ndim, int64_t* shape) {
+  ssm_tensor tensor = {data, {1, 0}, ndim, {2, 64, 1}, shape, NULL, 0};
+  return tensor;
+}
+/* Numbers that look random, from −1 to 1. */
+static void fill(double* data, int64_t count, unsigned seed) {
+  for (int64_t i = 0; i < count; ++i) {
+    seed = seed * 1664525U + 1013904223U;
+    data[i] = (double)(seed >> 8) / 8388608.0 - 1.0;
+  }
+}
+static double dot(const double* a, const double* b, int64_t count) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+static struct owned made(const char* config, int64_t channels) {
+  struct owned all = {0};
+  REQUIRE_OK(ssm_layer_create(config, &all.layer));
+  all.count = ssm_layer_parameter_count(all.layer);
+  all.channels = channels;
+  if (all.count > most_parameters) exit(1);
+  for (int i = 0; i < all.count; ++i) {
+    for (int which = 0; which < 2; ++which) {
+      REQUIRE_OK(ssm_layer_parameter(all.layer, i, &all.tensors[which][i]));
+      const size_t count = (size_t)elements(&all.tensors[which][i]);
+      all.tensors[which][i].data = calloc(count > 0 ? count : 1, sizeof(double));
+    }
+    CHECK(strlen(ssm_layer_parameter_name(all.layer, i)) > 0);
+    all.values[i] = all.tensors[0][i].data;
+    all.sums[i] = all.tensors[1][i].data;
+  }
+  CHECK(ssm_layer_parameter_name(all.layer, all.count) == NULL);
+  return all;
+}
+static void set_up(struct owned* all) {
+  for (int i = 0; i < all->count; ++i) {
+    all->parameters[i] = &all->tensors[0][i];
+    all->gradients[i] = &all->tensors[1][i];
+  }
+  REQUIRE_OK(ssm_layer_initialize(all->layer, 5, all->parameters, all->count));
+}
+static void give_back(struct owned* all) {
+  for (int i = 0; i < all->count; ++i) {
+    free(all->values[i]);
+    free(all->sums[i]);
+  }
+  ssm_layer_free(all->layer);
+}
+
+static double weighted_sum(struct owned* all, const ssm_tensor* x, double* y, ssm_tensor* yt,
+                           const double* weights) {
+  REQUIRE_OK(
+      ssm_layer_forward(all->layer, all->parameters, all->count, x, yt, NULL, NULL, NULL, NULL));
+  return dot(y, weights, elements(yt));
+}
+
+/* d(weights · y)/dx and d/d(some of each parameter) equal central differences. */
+static void gradients_equal_differences(struct owned* all) {
+  const int64_t size = batch * length * all->channels;
+  double *x = malloc((size_t)size * sizeof(double)), *y = malloc((size_t)size * sizeof(double)),
+         *dy = malloc((size_t)size * sizeof(double)), *dx = malloc((size_t)size * sizeof(double));
+  fill(x, size, 1);
+  fill(dy, size, 2);
+  int64_t shape[] = {batch, length, all->channels};
+  ssm_tensor xt = tensor_of(x, 3, shape), yt = tensor_of(y, 3, shape),
+             dyt = tensor_of(dy, 3, shape), dxt = tensor_of(dx, 3, shape);
+  ssm_tape* tape = NULL;
+  REQUIRE_OK(ssm_tape_create(all->layer, &tape));
+  CHECK_FAILS(ssm_layer_backward(all->layer, all->parameters, all->count, tape, &dyt, &dxt,
+                                 all->gradients, NULL, NULL),
+              SSM_ARGUMENT, "tape is of no call");
+  REQUIRE_OK(
+      ssm_layer_forward(all->layer, all->parameters, all->count, &xt, &yt, NULL, NULL, NULL, tape));
+  REQUIRE_OK(ssm_layer_backward(all->layer, all->parameters, all->count, tape, &dyt, &dxt,
+                                all->gradients, NULL, NULL));
+  const double h = 1e-5;
+  for (int64_t i = 0; i < size; i += 5) {
+    const double kept = x[i];
+    x[i] = kept + h;
+    const double above = weighted_sum(all, &xt, y, &yt, dy);
+    x[i] = kept - h;
+    const double below = weighted_sum(all, &xt, y, &yt, dy);
+    x[i] = kept;
+    CHECK(fabs((above - below) / (2 * h) - dx[i]) < 1e-6 * (1 + fabs(dx[i])));
+  }
+  for (int p = 0; p < all->count; ++p)
+    for (int64_t i = 0; i < elements(all->parameters[p]); i += 7) {
+      const double kept = all->values[p][i];
+      all->values[p][i] = kept + h;
+      const double above = weighted_sum(all, &xt, y, &yt, dy);
+      all->values[p][i] = kept - h;
+      const double below = weighted_sum(all, &xt, y, &yt, dy);
+      all->values[p][i] = kept;
+      const double difference = (above - below) / (2 * h);
+      if (!(fabs(difference - all->sums[p][i]) < 1e-5 * (1 + fabs(difference)))) {
+        fprintf(stderr, "%s[%d]: gradient %g, difference %g\n",
+                ssm_layer_parameter_name(all->layer, p), (int)i, all->sums[p][i], difference);
+        ++failures;
+      }
+    }
+  ssm_tape_free(tape);
+  free(x);
+  free(y);
+  free(dy);
+  free(dx);
+}
+
+/* A chunk, then single positions out of strided memory, with a state that the program owns. */
+static void steps_equal_forward(struct owned* all) {
+  const int64_t d = all->channels, size = batch * length * d;
+  double *x = malloc((size_t)size * sizeof(double)), *y = malloc((size_t)size * sizeof(double)),
+         *z = calloc((size_t)size, sizeof(double));
+  fill(x, size, 3);
+  int64_t shape[] = {batch, length, d}, chunk[] = {batch, 3, d}, row[] = {batch, d};
+  int64_t strides[] = {length * d, d, 1}, row_strides[] = {length * d, 1};
+  ssm_tensor xt = tensor_of(x, 3, shape), yt = tensor_of(y, 3, shape);
+  REQUIRE_OK(
+      ssm_layer_forward(all->layer, all->parameters, all->count, &xt, &yt, NULL, NULL, NULL, NULL));
+  ssm_layer_state *state = NULL, *copy = NULL;
+  REQUIRE_OK(ssm_layer_state_create(all->layer, batch, &state));
+  const int tensors = ssm_layer_state_count(state);
+  CHECK(tensors > 0);
+  void* memory[64] = {NULL};
+  for (int i = 0; i < tensors && i < 64; ++i) {
+    const char* name = NULL;
+    ssm_tensor tensor;
+    REQUIRE_OK(ssm_layer_state_tensor(state, i, &name, &tensor));
+    CHECK(strlen(name) > 0);
+    if (elements(&tensor) == 0) continue; /* a cache grows in memory of its own */
+    memory[i] = calloc((size_t)elements(&tensor), tensor.type.bits / 8U);
+    tensor.data = memory[i];
+    REQUIRE_OK(ssm_layer_state_borrow(state, i, &tensor));
+  }
+  xt = tensor_of(x, 3, chunk);
+  yt = tensor_of(z, 3, chunk);
+  xt.strides = yt.strides = strides;
+  REQUIRE_OK(ssm_layer_prefill(all->layer, all->parameters, all->count, &xt, &yt, state));
+  REQUIRE_OK(ssm_layer_state_copy(state, &copy));
+  for (int t = 3; t < length; ++t) {
+    xt = tensor_of(x, 2, row);
+    yt = tensor_of(z, 2, row);
+    xt.strides = yt.strides = row_strides;
+    xt.byte_offset = yt.byte_offset = (uint64_t)(t * d) * sizeof(double);
+    REQUIRE_OK(ssm_layer_step(all->layer, all->parameters, all->count, &xt, &yt,
+                              t % 2 == 0 ? state : copy));
+    if (t % 2 != 0) { /* the two take turns */
+      ssm_layer_state_free(state);
+      REQUIRE_OK(ssm_layer_state_copy(copy, &state));
+    } else {
+      ssm_layer_state_free(copy);
+      REQUIRE_OK(ssm_layer_state_copy(state, &copy));
+    }
+  }
+  for (int64_t i = 0; i < size; ++i) CHECK(fabs(y[i] - z[i]) < 1e-9 * (1 + fabs(y[i])));
+  ssm_layer_state_free(copy);
+  ssm_layer_state_free(state);
+  for (int i = 0; i < 64; ++i) free(memory[i]);
+  free(x);
+  free(y);
+  free(z);
+}
+
+/* The gradient of an initial state joins two halves of a sequence. */
+static void gradients_pass_through_states(struct owned* all) {
+  const int64_t d = all->channels, half = 3 * d, size = 6 * d;
+  double *x = malloc((size_t)size * sizeof(double)), *y = malloc((size_t)size * sizeof(double)),
+         *dy = malloc((size_t)size * sizeof(double)), *dx = malloc((size_t)size * sizeof(double)),
+         *parts = malloc((size_t)size * sizeof(double));
+  fill(x, size, 4);
+  fill(dy, size, 5);
+  int64_t whole_shape[] = {6, d}, half_shape[] = {3, d};
+  ssm_tensor xt = tensor_of(x, 2, whole_shape), yt = tensor_of(y, 2, whole_shape),
+             dyt = tensor_of(dy, 2, whole_shape), dxt = tensor_of(dx, 2, whole_shape);
+  ssm_tape *first = NULL, *second = NULL;
+  ssm_layer_state *between = NULL, *gradient = NULL;
+  REQUIRE_OK(ssm_tape_create(all->layer, &first));
+  REQUIRE_OK(ssm_tape_create(all->layer, &second));
+  REQUIRE_OK(ssm_layer_state_create(all->layer, 1, &between));
+  REQUIRE_OK(ssm_layer_state_create(all->layer, 1, &gradient));
+  REQUIRE_OK(ssm_layer_forward(all->layer, all->parameters, all->count, &xt, &yt, NULL, NULL, NULL,
+                               first));
+  REQUIRE_OK(ssm_layer_backward(all->layer, all->parameters, all->count, first, &dyt, &dxt,
+                                all->gradients, NULL, NULL));
+  ssm_tensor x1 = tensor_of(x, 2, half_shape), x2 = tensor_of(x + half, 2, half_shape);
+  ssm_tensor y1 = tensor_of(y, 2, half_shape), dy1 = tensor_of(dy, 2, half_shape),
+             dy2 = tensor_of(dy + half, 2, half_shape);
+  ssm_tensor dx1 = tensor_of(parts, 2, half_shape), dx2 = tensor_of(parts + half, 2, half_shape);
+  REQUIRE_OK(ssm_layer_forward(all->layer, all->parameters, all->count, &x1, &y1, NULL, NULL,
+                               between, first));
+  REQUIRE_OK(ssm_layer_forward(all->layer, all->parameters, all->count, &x2, &y1, NULL, between,
+                               NULL, second));
+  REQUIRE_OK(ssm_layer_backward(all->layer, all->parameters, all->count, second, &dy2, &dx2,
+                                all->gradients, NULL, gradient));
+  REQUIRE_OK(ssm_layer_backward(all->layer, all->parameters, all->count, first, &dy1, &dx1,
+                                all->gradients, gradient, NULL));
+  for (int64_t i = 0; i < size; ++i) CHECK(fabs(dx[i] - parts[i]) < 1e-9 * (1 + fabs(dx[i])));
+  ssm_layer_state_free(gradient);
+  ssm_layer_state_free(between);
+  ssm_tape_free(second);
+  ssm_tape_free(first);
+  free(x);
+  free(y);
+  free(dy);
+  free(dx);
+  free(parts);
+}
+
+static void mistakes_are_named(struct owned* all) {
+  ssm_layer* none = NULL;
+  CHECK_FAILS(ssm_layer_create("{\"layer\": \"h5\"}", &none), SSM_ARGUMENT, "h3");
+  CHECK_FAILS(ssm_layer_create("{\"layer\": \"h3\"}", &none), SSM_ARGUMENT, "channels");
+  CHECK_FAILS(ssm_layer_create("{\"layer\": \"h3\", \"channels\": 4, \"stat\": 4}", &none),
+              SSM_ARGUMENT, "stat");
+  CHECK_FAILS(ssm_layer_create("{\"layer\": \"h3\", \"channels\": 5, \"head_dim\": 2}", &none),
+              SSM_ARGUMENT, "head_dim");
+  CHECK_FAILS(ssm_layer_create("[1]", &none), SSM_ARGUMENT, "object");
+  CHECK(none == NULL);
+  CHECK_FAILS(ssm_layer_set_threads(all->layer, 0), SSM_ARGUMENT, "threads");
+
+  double x[2 * 3 * 64] = {0}, y[2 * 3 * 64];
+  int64_t shape[] = {2, 3, all->channels}, zero[] = {3 * all->channels, 0, 1};
+  int64_t wide[] = {2, 3, all->channels + 1};
+  ssm_tensor xt = tensor_of(x, 3, shape), yt = tensor_of(y, 3, shape), wrong = xt;
+  const ssm_tensor* parameters[most_parameters];
+  memcpy(parameters, all->parameters, sizeof parameters);
+  const int n = all->count;
+  ssm_layer* const layer = all->layer;
+#define FORWARD(count, x, y) \
+  ssm_layer_forward(layer, parameters, count, x, y, NULL, NULL, NULL, NULL)
+  CHECK_FAILS(FORWARD(n - 1, &xt, &yt), SSM_ARGUMENT, "parameters");
+  CHECK_FAILS(FORWARD(n, NULL, &yt), SSM_ARGUMENT, "x is missing");
+  wrong.type.bits = 32;
+  CHECK_FAILS(FORWARD(n, &wrong, &yt), SSM_TENSOR, "x is of float32, must be of float64");
+  wrong = xt;
+  wrong.device.type = 2;
+  CHECK_FAILS(FORWARD(n, &wrong, &yt), SSM_TENSOR, "x lies on a CUDA device");
+  wrong = xt;
+  wrong.shape = wide;
+  CHECK_FAILS(FORWARD(n, &wrong, &yt), SSM_SHAPE, "x must be");
+  wrong = yt;
+  wrong.strides = zero;
+  CHECK_FAILS(FORWARD(n, &xt, &wrong), SSM_TENSOR, "y has the stride 0");
+  wrong = xt;
+  wrong.byte_offset = 3;
+  CHECK_FAILS(FORWARD(n, &wrong, &yt), SSM_TENSOR, "x begins");
+  CHECK_FAILS(FORWARD(n, &xt, &xt), SSM_ARGUMENT, "y");
+  ssm_tensor part = *parameters[0];
+  int64_t part_shape[8];
+  for (int axis = 0; axis < part.ndim; ++axis) part_shape[axis] = part.shape[axis] + 1;
+  part.shape = part_shape;
+  parameters[0] = &part;
+  CHECK_FAILS(FORWARD(n, &xt, &yt), SSM_SHAPE, ssm_layer_parameter_name(layer, 0));
+  parameters[0] = all->parameters[0];
+
+  struct owned other =
+      made("{\"layer\": \"h3\", \"channels\": 4, \"state\": 2, \"scalar\": \"float64\"}", 4);
+  set_up(&other);
+  ssm_tape* tape = NULL;
+  ssm_layer_state* state = NULL;
+  REQUIRE_OK(ssm_tape_create(other.layer, &tape));
+  REQUIRE_OK(ssm_layer_state_create(other.layer, 2, &state));
+  CHECK_FAILS(ssm_layer_forward(layer, parameters, n, &xt, &yt, NULL, NULL, NULL, tape),
+              SSM_ARGUMENT, "tape is one of another layer");
+  CHECK_FAILS(ssm_layer_prefill(layer, parameters, n, &xt, &yt, state), SSM_ARGUMENT,
+              "state is one of another layer");
+  CHECK_FAILS(ssm_layer_prefill(layer, parameters, n, &xt, &yt, NULL), SSM_ARGUMENT,
+              "state is missing");
+  ssm_layer_state_free(state);
+  ssm_tape_free(tape);
+  give_back(&other);
+}
+
+int main(void) {
+  static const struct {
+    const char* sizes;
+    int64_t channels;
+    int has_caches; /* whose gradients have other extents than an empty state */
+  } cases[] = {
+      {"\"layer\": \"s4d\", \"channels\": 6, \"state\": 4", 6, 0},
+      {"\"layer\": \"h3\", \"channels\": 6, \"state\": 4, \"head_dim\": 2", 6, 0},
+      {"\"layer\": \"mamba\", \"channels\": 6, \"state\": 3", 6, 0},
+      {"\"layer\": \"mamba2\", \"channels\": 6, \"head_dim\": 3, \"state\": 3, \"bias\": true", 6,
+       0},
+      {"\"layer\": \"retention\", \"channels\": 8, \"value_dim\": 12, \"heads\": 2", 8, 0},
+      {"\"layer\": \"dense_mamba\", \"channels\": 6, \"state\": 3, \"blocks\": 3, \"sources\": 2",
+       6, 0},
+      {"\"layer\": \"dense_retnet\", \"channels\": 8, \"query_key_dim\": 8, \"value_dim\": 12, "
+       "\"heads\": 2, \"k_hidden\": 2, \"v_hidden\": 3, \"blocks\": 2, \"sources\": 1",
+       8, 0},
+      {"\"layer\": \"attention\", \"channels\": 8, \"heads\": 2, \"rotary_dim\": 4", 8, 1},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; ++i)
+    for (int on_cpu = 0; on_cpu < 2; ++on_cpu) {
+      char config[512];
+      snprintf(config, sizeof config,
+               "{%s, \"scalar\": \"float64\", \"backend\": \"%s\", \"threads\": 2}", cases[i].sizes,
+               on_cpu ? "cpu" : "reference");
+      const int before = failures;
+      struct owned all = made(config, cases[i].channels);
+      set_up(&all);
+      gradients_equal_differences(&all);
+      steps_equal_forward(&all);
+      if (!cases[i].has_caches) gradients_pass_through_states(&all);
+      mistakes_are_named(&all);
+      give_back(&all);
+      if (failures > before) fprintf(stderr, "in %s\n", config);
+    }
+  CHECK(strstr(ssm_layer_kinds(), "\"mamba2\"") != NULL);
+  if (failures == 0) printf("layers: all hold\n");
+  return failures != 0;
+}
