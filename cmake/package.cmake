@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 # What is installed beside the components' headers and libraries. Installation components: development (headers, CMake and
-# pkg-config files), runtime (libssm_cuda), programs, license.
+# pkg-config files), runtime (libssm_cuda, libssm_api, and what find_package knows them by), programs, license.
 include(CMakePackageConfigHelpers)
 set(package_dir "${CMAKE_INSTALL_DATADIR}/cmake/ssm")
 
 get_property(SSM_COMPONENTS GLOBAL PROPERTY SSM_COMPONENTS)
 get_property(SSM_COMPONENT_TABLE GLOBAL PROPERTY SSM_COMPONENT_TABLE)
 foreach(component IN LISTS SSM_COMPONENTS)
-  install(EXPORT ssm-${component} NAMESPACE ssm:: DESTINATION "${package_dir}" FILE ssm-${component}.cmake
-    COMPONENT development)
+  ssm_component_target(${component} target)
+  get_target_property(type ${target} TYPE)
+  set(part development)
+  if(type STREQUAL "SHARED_LIBRARY")
+    set(part runtime)
+  endif()
+  install(EXPORT ssm-${component} NAMESPACE ssm:: DESTINATION "${package_dir}" FILE ssm-${component}.cmake COMPONENT ${part})
 endforeach()
 
 # Components primitives and language_model are sources that the project which uses them compiles.
@@ -33,7 +38,7 @@ endif()
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/ssmConfig.cmake.in" "${PROJECT_BINARY_DIR}/ssmConfig.cmake"
   INSTALL_DESTINATION "${package_dir}" NO_SET_AND_CHECK_MACRO)
 set(arch_independent ARCH_INDEPENDENT)
-if(SSM_BUILD_CUDA)
+if(SSM_BUILD_CUDA OR TARGET ssm_api)
   set(arch_independent "")
 endif()
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/ssmConfigVersion.cmake"
