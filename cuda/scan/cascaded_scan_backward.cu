@@ -11,12 +11,12 @@ struct CascadedAdjoints {
   static constexpr Index tiles = kCascadedChunk / kCascadedTile;
 
   CascadedAdjoints(T* workspace, const CascadedOperands<T, M>& a)
-      : groups(cascaded_groups(a.chunking.places, a.channels)),
+      : groups(chunk_warps(a.chunking.places, a.channels)),
         adjoints(workspace),
         dA(adjoints + a.chunking.places * (a.count + 1) * a.states * a.channels),
         kept(dA + a.chunking.places * (a.count + 1) * a.states * a.channels),
         shared(kept +
-               a.chunking.places * groups * tiles * (a.count + 1) * a.states * kCascadedChannels) {}
+               a.chunking.places * groups * tiles * (a.count + 1) * a.states * kWarpChannels) {}
 
   Index groups;  // warps that share a chunk
   T* adjoints;   // [places, m + 1, N, D]   of what leaves a chunk, then of what enters it
@@ -142,7 +142,7 @@ struct CascadedGradientRow {
   SSM_DEVICE T& kept(const Lane& lane, Index i, int scan, Index n, Lanes lanes) const {
     const Index row = (lane.chunk.place * scratch.groups + lane.group) * tiles + i;
     const Index at = row * (a.count + 1) + (scan == M ? a.count : scan);
-    return scratch.kept[(at * a.states + n) * kCascadedChannels + lanes.index()];
+    return scratch.kept[(at * a.states + n) * kWarpChannels + lanes.index()];
   }
   /// Scans the chunk and stores the states in front of every tile.
   SSM_DEVICE void keep_states(const Lane& lane, Lanes lanes) const {

@@ -15,6 +15,17 @@ SSM_HOST_DEVICE constexpr Index decayed_blocks(Index n) {
   return (n + kDecayedBlock - 1) / kDecayedBlock;
 }
 
+/// sum += left ⊗ right
+template <class T>
+SSM_DEVICE void add_outer_product(const T (&left)[kDecayedBlock], const T (&right)[kDecayedBlock],
+                                  T (&sum)[kDecayedBlock][kDecayedBlock]) {
+  SSM_UNROLL
+  for (int r = 0; r < kDecayedBlock; ++r) {
+    SSM_UNROLL
+    for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += left[r] * right[s];
+  }
+}
+
 /// What all passes over a memory that fades read; `scale` is of v, null for 1.
 template <class T>
 struct DecayedMemory {
@@ -120,11 +131,7 @@ struct DecayedWeights {
         q[r] = t + r < chunk.end ? a.q(b, t + r, g, c) : T{0};
         k[r] = m + r < chunk.end ? a.k(b, m + r, g, c) : T{0};
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += q[r] * k[s];
-      }
+      add_outer_product(q, k, sum);
     }
     const Index shared = a.heads / a.groups;
     for (Index h = g * shared; h < (g + 1) * shared; ++h) {
@@ -170,11 +177,7 @@ struct DecayedOuterProducts {
         if (j + r * columns < a.values)
           right[r] = backwards ? dy(b, t, h, j + r * columns) : a.value(b, t, h, j + r * columns);
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += left[r] * right[s];
-      }
+      add_outer_product(left, right, sum);
     }
     T* const to = backwards ? a.adjoints : a.states;
     SSM_UNROLL
@@ -250,11 +253,7 @@ struct DecayedOutputs {
                        ? a.states[a.state(chunk.place, h, c, j + r * columns)]
                        : T{0};
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += q[r] * state[s];
-      }
+      add_outer_product(q, state, sum);
     }
     SSM_UNROLL
     for (int r = 0; r < kDecayedBlock; ++r) {
@@ -271,11 +270,7 @@ struct DecayedOutputs {
         weight[r] = t + r < chunk.end ? a.weight(b, t + r, h, m, chunk) : T{0};
         value[r] = j + r * columns < a.values ? a.value(b, m, h, j + r * columns) : T{0};
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += weight[r] * value[s];
-      }
+      add_outer_product(weight, value, sum);
     }
     SSM_UNROLL
     for (int r = 0; r < kDecayedBlock; ++r) {
@@ -316,11 +311,7 @@ struct DecayedValueGradients {
                          ? a.adjoints[a.state(chunk.place, h, c, j + r * columns)]
                          : T{0};
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += k[r] * adjoint[s];
-      }
+      add_outer_product(k, adjoint, sum);
     }
     SSM_UNROLL
     for (int r = 0; r < kDecayedBlock; ++r) {
@@ -336,11 +327,7 @@ struct DecayedValueGradients {
         weight[r] = m + r < chunk.end ? a.weight(b, t, h, m + r, chunk) : T{0};
         gradient[r] = j + r * columns < a.values ? dy(b, t, h, j + r * columns) : T{0};
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += weight[r] * gradient[s];
-      }
+      add_outer_product(weight, gradient, sum);
     }
     SSM_UNROLL
     for (int r = 0; r < kDecayedBlock; ++r) {
@@ -380,11 +367,7 @@ struct DecayedPairs {
           gradient[r] = t + r < chunk.end ? dy(b, t + r, h, j) : T{0};
           value[r] = m + r < chunk.end ? a.value(b, m + r, h, j) : T{0};
         }
-        SSM_UNROLL
-        for (int r = 0; r < kDecayedBlock; ++r) {
-          SSM_UNROLL
-          for (int s = 0; s < kDecayedBlock; ++s) product[r][s] += gradient[r] * value[s];
-        }
+        add_outer_product(gradient, value, product);
       }
       SSM_UNROLL
       for (int r = 0; r < kDecayedBlock; ++r) {
@@ -438,11 +421,7 @@ struct DecayedKeyGradients {
         if (c + r * columns < a.keys)
           other[r] = of_keys ? a.q(b, m, g, c + r * columns) : a.k(b, m, g, c + r * columns);
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) sum[r][s] += pair[r] * other[s];
-      }
+      add_outer_product(pair, other, sum);
     }
     SSM_UNROLL
     for (int r = 0; r < kDecayedBlock; ++r) {
@@ -467,11 +446,7 @@ struct DecayedKeyGradients {
         state[r] =
             c + r * columns < a.keys ? states[a.state(chunk.place, h, c + r * columns, j)] : T{0};
       }
-      SSM_UNROLL
-      for (int r = 0; r < kDecayedBlock; ++r) {
-        SSM_UNROLL
-        for (int s = 0; s < kDecayedBlock; ++s) product[r][s] += value[r] * state[s];
-      }
+      add_outer_product(value, state, product);
     }
     SSM_UNROLL
     for (int r = 0; r < kDecayedBlock; ++r) {

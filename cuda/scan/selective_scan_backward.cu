@@ -11,7 +11,7 @@ struct SelectiveScratch {
   using W = Wide<T>;
 
   SelectiveScratch(W* workspace, const SelectiveOperands<T>& a)
-      : groups(selective_groups(a.chunking.places, a.channels)),
+      : groups(chunk_warps(a.chunking.places, a.channels)),
         entries(workspace),
         adjoints(entries + a.chunking.places * a.channels * a.states),
         dA(adjoints + a.chunking.places * a.channels * a.states),
@@ -20,7 +20,7 @@ struct SelectiveScratch {
         dbias(dskip + a.chunking.places * a.channels),
         kept(dbias + a.chunking.places * a.channels),
         shared(kept + a.chunking.places * groups * (kSelectiveChunk / kSelectiveTile) * a.states *
-                          kSelectiveChannels) {}
+                          kWarpChannels) {}
 
   Index groups;  // warps that share a chunk
   W* entries;    // [places, N, D]   states that enter the chunks
@@ -126,7 +126,7 @@ struct SelectiveGradientRow {
 
   SSM_DEVICE W& kept(const Lane& lane, Index i, Index n, Lanes lanes) const {
     const Index row = (lane.chunk.place * scratch.groups + lane.group) * tiles + i;
-    return scratch.kept[(row * a.states + n) * kSelectiveChannels + lanes.index()];
+    return scratch.kept[(row * a.states + n) * kWarpChannels + lanes.index()];
   }
   /// Scans the chunk and stores the state in front of every tile.
   SSM_DEVICE void keep_states(const Lane& lane, Lanes lanes) const {

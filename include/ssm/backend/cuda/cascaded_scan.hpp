@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -33,14 +32,6 @@ SSM_CUDA_API void cascaded_scan_backward(const ssm::CascadedScanBackward<T, Cuda
 /// Positions of a chunk in the backward pass, and those whose states a thread holds at once.
 inline constexpr Index kCascadedChunk = 32;
 inline constexpr int kCascadedTile = 4;
-/// Channels that a warp takes at once.
-inline constexpr Index kCascadedChannels = 32;
-
-/// Warps of the backward pass that share a chunk.
-constexpr Index cascaded_groups(Index places, Index channels) {
-  const Index all = (channels + kCascadedChannels - 1) / kCascadedChannels;
-  return std::clamp<Index>(4096 / std::max<Index>(places, 1), 1, std::max<Index>(all, 1));
-}
 
 /// For every place: [m + 1, N, D] of states, [m, N, D] of what passes through, [m + 1, D] of steps.
 template <class T, class Space>
@@ -56,10 +47,10 @@ Index cascaded_scan_backward_scratch(const ssm::CascadedScan<T, Space>& a,
                                      const SequenceChunks& chunks) {
   const Index channels = a.A.extent(0), states = a.A.extent(1);
   const Index scans = static_cast<Index>(a.sources.size()) + 1;
-  const Index groups = cascaded_groups(chunks.places, channels);
+  const Index groups = chunk_warps(chunks.places, channels);
   constexpr Index tiles = kCascadedChunk / kCascadedTile;
   return cascaded_scan_scratch(a, chunks) +
-         chunks.places * scans * states * (2 * channels + groups * tiles * kCascadedChannels) +
+         chunks.places * scans * states * (2 * channels + groups * tiles * kWarpChannels) +
          scans * groups * a.C.size();
 }
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
-
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/backend/cuda/sequence_chunks.hpp"
 #include "ssm/op/selective_scan.hpp"
@@ -32,14 +30,6 @@ inline constexpr int kSelectiveStates = 16;
 /// Positions of a chunk in the backward pass, and those whose states a thread holds at once.
 inline constexpr Index kSelectiveChunk = 32;
 inline constexpr int kSelectiveTile = 8;
-/// Channels that a warp takes at once.
-inline constexpr Index kSelectiveChannels = 32;
-
-/// Warps of the backward pass that share a chunk.
-constexpr Index selective_groups(Index places, Index channels) {
-  const Index all = (channels + kSelectiveChannels - 1) / kSelectiveChannels;
-  return std::clamp<Index>(4096 / std::max<Index>(places, 1), 1, std::max<Index>(all, 1));
-}
 
 template <class T, class Space>
 Index selective_scan_scratch(const ssm::SelectiveScan<T, Space>& a, const SequenceChunks& chunks) {
@@ -54,10 +44,9 @@ template <class T, class Space>
 Index selective_scan_backward_scratch(const ssm::SelectiveScan<T, Space>& a,
                                       const SequenceChunks& chunks) {
   const Index channels = a.A.extent(0), states = a.A.extent(1);
-  const Index groups = selective_groups(chunks.places, channels);
+  const Index groups = chunk_warps(chunks.places, channels);
   constexpr Index tiles = kSelectiveChunk / kSelectiveTile;
-  return chunks.places *
-             (3 * channels * (states + 1) + groups * tiles * states * kSelectiveChannels) +
+  return chunks.places * (3 * channels * (states + 1) + groups * tiles * states * kWarpChannels) +
          2 * groups * a.B.size();
 }
 

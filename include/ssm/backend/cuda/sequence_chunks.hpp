@@ -38,4 +38,13 @@ inline SequenceChunks busy_chunks(Index batch, Index positions, Segments segment
   return sequence_chunks(batch, positions, segments, std::max(shortest, work >> 17));
 }
 
+/// Channels that a warp of a backward pass takes at once.
+inline constexpr Index kWarpChannels = 32;
+
+/// Warps that share the channels of a chunk: so many that all chunks have about 4096.
+constexpr Index chunk_warps(Index places, Index channels) {
+  const Index all = (channels + kWarpChannels - 1) / kWarpChannels;
+  return std::clamp<Index>(4096 / std::max<Index>(places, 1), 1, std::max<Index>(all, 1));
+}
+
 }  // namespace ssm::cuda
