@@ -83,7 +83,9 @@ TEST_CASE("a wrong number anywhere in what is expected is a failure that names t
       {"cross_entropy_mean", "output/loss"},
       {"training_h3_linear", "output/after_3/backbone.layers.0.mixer.D"},
   }};
-  for (const auto& [name, tensor] : expectations) {
+  for (const auto& expectation : expectations) {
+    const auto& name = expectation.first;
+    const auto& tensor = expectation.second;
     CAPTURE(name);
     CAPTURE(tensor);
     for (const char* backend : {"--backend reference", "--backend cpu"}) {

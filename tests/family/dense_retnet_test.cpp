@@ -77,8 +77,8 @@ TEST_CASE("what the first published config leaves out is as its code has it") {
 TEST_CASE("a config that is written is read as it was") {
   const Json json = DenseRetNetFamily::write(read(published));
   CHECK(DenseRetNetFamily::write(read(json)) == json);
-  for (const auto& [field, value] : published.items())
-    CHECK_MESSAGE(json.at(field) == value, field);
+  for (const auto& field : published.items())
+    CHECK_MESSAGE(json.at(field.key()) == field.value(), field.key());
 }
 
 TEST_CASE("how a model fuses is read, and carried where nothing is said") {
@@ -129,8 +129,8 @@ TEST_CASE("every field is checked, and named") {
       {"dense_fusion", 1},
   };
   for (const auto& [field, value] : bad) {
-    const std::string message = complaint(field, value);
-    CAPTURE(value.dump());
+    const std::string message = complaint(field, value), given = value.dump();
+    CAPTURE(given);
     CHECK_MESSAGE(message.starts_with("config.json: '" + std::string(field) + "' "), message);
   }
 }

@@ -202,8 +202,8 @@ TEST_CASE("every field is checked, and named") {
       {"model_type", 3},
   };
   for (const auto& [field, value] : bad) {
-    const std::string message = complaint(hugging_face, field, value);
-    CAPTURE(value.dump());
+    const std::string message = complaint(hugging_face, field, value), given = value.dump();
+    CAPTURE(given);
     CHECK_MESSAGE(message.starts_with("config.json: '" + std::string(field) + "' "), message);
   }
   Json json = hugging_face;

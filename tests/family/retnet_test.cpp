@@ -75,8 +75,9 @@ TEST_CASE("what a config leaves out is as the published code has it") {
 TEST_CASE("a config that is written is read as it was") {
   const Json json = RetNetFamily::write(read(published));
   CHECK(RetNetFamily::write(read(json)) == json);
-  for (const auto& [field, value] : published.items())
-    if (field != "deepnorm") CHECK_MESSAGE(json.at(field) == value, field);
+  for (const auto& field : published.items())
+    if (field.key() != "deepnorm")
+      CHECK_MESSAGE(json.at(field.key()) == field.value(), field.key());
 }
 
 TEST_CASE("every field is checked, and named") {
@@ -106,8 +107,8 @@ TEST_CASE("every field is checked, and named") {
       {"moe_freq", 2},
   };
   for (const auto& [field, value] : bad) {
-    const std::string message = complaint(field, value);
-    CAPTURE(value.dump());
+    const std::string message = complaint(field, value), given = value.dump();
+    CAPTURE(given);
     CHECK_MESSAGE(message.starts_with("config.json: '" + std::string(field) + "' "), message);
   }
 }

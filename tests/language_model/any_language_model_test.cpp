@@ -215,8 +215,8 @@ TEST_CASE(
                                         {"reference", WeightForm::int8},
                                         {"cpu", WeightForm::f16},
                                         {"reference", WeightForm::f16}}) {
-      CAPTURE(std::string(backend));
-      CAPTURE(std::string(weight_form_name(form)));
+      const std::string where = std::string(backend) + " " + std::string(weight_form_name(form));
+      CAPTURE(where);
       AnyLanguageModel model =
           open_language_model(folder_of(folder), {.backend = backend, .weights = form});
       CHECK(model.fingerprint() == full.fingerprint());
