@@ -2,8 +2,7 @@
 #include <algorithm>
 
 #include "kernel/activation_functions.cuh"
-#include "kernel/half_numbers.cuh"
-#include "kernel/parallel.cuh"
+#include "kernel/packs.cuh"
 #include "matmul/matmul_library.cuh"
 #include "ssm/backend/cuda/matmul.hpp"
 
@@ -178,28 +177,50 @@ void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scra
 
 /// Sums over k are cut into slices, so that tall operands keep the device busy; slices are added in
 /// order.
-constexpr Index slice_length = 256;
+constexpr Index slice_length = 32;
 inline Index slice_count(Index inner) { return (inner + slice_length - 1) / slice_length; }
 
 template <class T>
 void add_row_sums(const View<const T, 2, CudaSpace>& a, const View<Wide<T>, 1, CudaSpace>& a_sum,
                   WorkspaceLayout& scratch, Stream stream) {
   using S = Wide<T>;
+  constexpr int size = pack_size<T>;
   const Index rows = a.extent(0), inner = a.extent(1), slices = slice_count(inner);
   S* const partial = scratch.take<S>(static_cast<std::size_t>(rows * slices));
   const auto from = operand(a);
   const auto sum = operand(a_sum);
-  for_each_index(rows * slices, stream, "matmul", [=] SSM_DEVICE(Index i) {
-    const Index m = i % rows, begin = i / rows * slice_length;
+  // Neighbors are rows of a: columns of the gradient whose sum a bias takes.
+  const auto packs = row_runs<size>(rows, a.transpose(0, 1));
+  const auto runs = matrix_elements(slices, packs.count());
+  for_each_index(runs.count, stream, "matmul", [=] SSM_DEVICE(Index i) {
+    const auto [slice, run] = runs.at(i);
+    const Index m = packs.first(run), count = packs.size(run), begin = slice * slice_length;
     const Index end = begin + slice_length < inner ? begin + slice_length : inner;
-    S total = 0;
-    for (Index k = begin; k < end; ++k) total += widened(from(m, k));
-    partial[i] = total;
+    S totals[size] = {};
+    constexpr int together = 8;  // columns on their way at a time; the additions stay in order
+    Index k = begin;
+    for (; k + together <= end; k += together) {
+      S values[together][size];
+      SSM_UNROLL
+      for (int t = 0; t < together; ++t)
+        read_neighbors(&from(m, k + t), from.strides[0], count, values[t]);
+      SSM_UNROLL
+      for (int t = 0; t < together; ++t) SSM_UNROLL
+      for (int r = 0; r < size; ++r) totals[r] += values[t][r];
+    }
+    for (; k < end; ++k) {
+      S values[size];
+      read_neighbors(&from(m, k), from.strides[0], count, values);
+      SSM_UNROLL
+      for (int r = 0; r < size; ++r) totals[r] += values[r];
+    }
+    SSM_UNROLL
+    for (int r = 0; r < size; ++r)
+      if (r < count) partial[slice * rows + m + r] = totals[r];
   });
-  for_each_index(rows, stream, "matmul", [=] SSM_DEVICE(Index m) {
-    S total = 0;
-    for (Index slice = 0; slice < slices; ++slice) total += partial[slice * rows + m];
-    sum(m) += total;
+  for_each_row(rows, stream, "matmul", [=] SSM_DEVICE(Index m, Lanes lanes) {
+    const S total = lanes.sum(slices, [&](Index slice) { return partial[slice * rows + m]; });
+    if (lanes.first()) sum(m) += total;
   });
 }
 
@@ -271,15 +292,27 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
   }
   const Rows<T> target = before_activation(a, scratch);
   product(library, operands, scratch, target.data, target.step, S{0}, stream);
-  const auto z = operand(a.z && target.data != a.z.data() ? a.z : View<T, 2, CudaSpace>());
+  const View<T, 2, CudaSpace> product_view(target.data, DynamicExtents<2>(rows, columns),
+                                           {target.step, 1});
+  const View<T, 2, CudaSpace> kept =
+      a.z && target.data != a.z.data() ? a.z : View<T, 2, CudaSpace>();
+  constexpr int size = pack_size<T>;
+  const auto from = operand(product_view);
+  const auto z = operand(kept);
   const auto c = operand(a.c);
   const ActivationKind kind = a.activation;
   const bool accumulates = a.accumulate;
-  for_each_index(rows * columns, stream, "matmul", [=] SSM_DEVICE(Index i) {
-    const Index m = i / columns, n = i % columns;
-    const T value = target.data[m * target.step + n];
-    if (z) z(m, n) = value;
-    c(m, n) = narrowed<T>((accumulates ? widened(c(m, n)) : S{0}) + activate(kind, widened(value)));
+  const auto runs = matrix_runs<size>(rows, columns, product_view, kept, a.c);
+  for_each_index(runs.count(), stream, "matmul", [=] SSM_DEVICE(Index i) {
+    const auto [m, n, count] = runs.at(i);
+    S values[size], before[size];
+    read_neighbors(&from(m, n), Index{1}, count, values);
+    if (accumulates) read_neighbors(&c(m, n), c.strides[1], count, before);
+    if (z) write_neighbors(&z(m, n), z.strides[1], count, values);
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k)
+      values[k] = (accumulates ? before[k] : S{0}) + activate(kind, values[k]);
+    write_neighbors(&c(m, n), c.strides[1], count, values);
   });
 }
 

@@ -1,43 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernel/activation_functions.cuh"
-#include "kernel/half_numbers.cuh"
-#include "kernel/matrix_elements.cuh"
+#include "kernel/packs.cuh"
 #include "ssm/backend/cuda/activation.hpp"
 
 namespace ssm::cuda {
 
 template <class T>
 void activation(const ssm::Activation<T, CudaSpace>& a, Stream stream) {
+  constexpr int size = device::pack_size<T>;
   const auto x = device::operand(a.x);
   const auto gate = device::operand(a.gate);
   const auto y = device::operand(a.y);
   const ActivationKind kind = a.kind;
-  const auto elements = device::matrix_elements(a.x.extent(0), a.x.extent(1), a.x, a.gate, a.y);
-  device::for_each_index(elements.count, stream, "activation", [=] SSM_DEVICE(Index i) {
-    const auto [m, d] = elements.at(i);
-    const auto value = device::activate(kind, device::widened(x(m, d)));
-    y(m, d) = device::narrowed<T>(gate ? value * device::widened(gate(m, d)) : value);
+  const auto runs = device::matrix_runs<size>(a.x.extent(0), a.x.extent(1), a.x, a.gate, a.y);
+  device::for_each_index(runs.count(), stream, "activation", [=] SSM_DEVICE(Index i) {
+    const auto [m, d, count] = runs.at(i);
+    Wide<T> values[size], factors[size];
+    device::read_neighbors(&x(m, d), x.strides[1], count, values);
+    if (gate) device::read_neighbors(&gate(m, d), gate.strides[1], count, factors);
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k) {
+      values[k] = device::activate(kind, values[k]);
+      if (gate) values[k] *= factors[k];
+    }
+    device::write_neighbors(&y(m, d), y.strides[1], count, values);
   });
 }
 
 template <class T>
 void activation_backward(const ssm::ActivationBackward<T, CudaSpace>& g, Stream stream) {
+  constexpr int size = device::pack_size<T>;
   const auto x = device::operand(g.forward.x);
   const auto gate = device::operand(g.forward.gate);
   const auto dy = device::operand(g.dy);
   const auto dx = device::operand(g.dx);
   const auto dgate = device::operand(g.dgate);
   const ActivationKind kind = g.forward.kind;
-  const auto elements = device::matrix_elements(g.forward.x.extent(0), g.forward.x.extent(1),
-                                                g.forward.x, g.forward.gate, g.dy, g.dx, g.dgate);
-  device::for_each_index(elements.count, stream, "activation_backward", [=] SSM_DEVICE(Index i) {
-    const auto [m, d] = elements.at(i);
-    using S = Wide<T>;
-    const S input = device::widened(x(m, d));
-    const S gradient = device::widened(dy(m, d));
-    const S factor = gate ? device::widened(gate(m, d)) : S{1};
-    if (gate) dgate(m, d) = device::narrowed<T>(device::activate(kind, input) * gradient);
-    dx(m, d) = device::narrowed<T>(device::activation_slope(kind, input) * factor * gradient);
+  const auto runs = device::matrix_runs<size>(g.forward.x.extent(0), g.forward.x.extent(1),
+                                              g.forward.x, g.forward.gate, g.dy, g.dx, g.dgate);
+  device::for_each_index(runs.count(), stream, "activation_backward", [=] SSM_DEVICE(Index i) {
+    const auto [m, d, count] = runs.at(i);
+    Wide<T> values[size], gradients[size], factors[size];
+    device::read_neighbors(&x(m, d), x.strides[1], count, values);
+    device::read_neighbors(&dy(m, d), dy.strides[1], count, gradients);
+    if (gate) device::read_neighbors(&gate(m, d), gate.strides[1], count, factors);
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k) {
+      const Wide<T> input = values[k];
+      values[k] =
+          device::activation_slope(kind, input) * (gate ? factors[k] : Wide<T>{1}) * gradients[k];
+      if (gate) factors[k] = device::activate(kind, input) * gradients[k];
+    }
+    device::write_neighbors(&dx(m, d), dx.strides[1], count, values);
+    if (gate) device::write_neighbors(&dgate(m, d), dgate.strides[1], count, factors);
   });
 }
 

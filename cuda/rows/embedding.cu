@@ -1,31 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdint>
 #include <limits>
 
-#include "kernel/half_numbers.cuh"
-#include "kernel/matrix_elements.cuh"
-#include "kernel/parallel.cuh"
+#include "kernel/packs.cuh"
 #include "ssm/backend/cuda/embedding.hpp"
 
 namespace ssm::cuda {
 
 template <class T>
 void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream) {
+  constexpr int size = device::pack_size<T>;
   const auto table = device::operand(a.table);
   const auto table_bf16 = device::operand(a.table_bf16);
   const auto tokens = device::operand(a.tokens);
   const auto y = device::operand(a.y);
   const Index vocabulary = a.table_bf16 ? a.table_bf16.extent(0) : a.table.extent(0);
-  const auto elements = device::matrix_elements(a.y.extent(0), a.y.extent(1));
-  const T nothing = static_cast<T>(std::numeric_limits<Wide<T>>::quiet_NaN());
+  const auto runs = device::row_runs<size>(a.y.extent(1), a.table, a.y);
+  const auto elements = device::matrix_elements(a.y.extent(0), runs.count());
   device::for_each_index(elements.count, stream, "embedding", [=] SSM_DEVICE(Index i) {
-    const auto [m, d] = elements.at(i);
+    const auto [m, run] = elements.at(i);
+    const Index d = runs.first(run), count = runs.size(run);
     const Token token = tokens(m);
-    if (token < 0 || token >= vocabulary)
-      y(m, d) = nothing;
-    else if (table_bf16)
-      y(m, d) = device::converted<T>(table_bf16(token, d));
-    else
-      y(m, d) = table(token, d);
+    Wide<T> values[size];
+    if (token < 0 || token >= vocabulary) {
+      for (auto& value : values) value = std::numeric_limits<Wide<T>>::quiet_NaN();
+    } else if (table_bf16) {
+      for (int k = 0; k < size; ++k)
+        if (k < count) values[k] = device::converted<Wide<T>>(table_bf16(token, d + k));
+    } else {
+      device::read_neighbors(&table(token, d), table.strides[1], count, values);
+    }
+    device::write_neighbors(&y(m, d), y.strides[1], count, values);
   });
 }
 
@@ -134,51 +139,132 @@ void place_positions(const TokenPositions& p, Stream stream) {
 
 }  // namespace
 
+namespace {
+
+/// Sums of dy over equal tokens. The positions, in the order of their tokens, are cut into pieces;
+/// the sum of a token within one piece goes to the table at once, others wait in `partial`.
+template <class T>
+struct TokenSums {
+  static constexpr int size = device::pack_size<T>;
+  using S = Wide<T>;
+
+  /// The sums of a piece, 32 runs of columns wide.
+  SSM_DEVICE void piece(Index row, device::Lanes lanes) const {
+    const Index last = positions.vocabulary - 1;
+    const Index known = positions.start[last] + positions.total[last];
+    const Index piece = row / blocks, begin = piece * embedding_piece;
+    if (begin >= known) return;
+    const Index end = begin + embedding_piece < known ? begin + embedding_piece : known;
+    for_each_run(row, lanes, [&](Index d, Index count) {
+      S sum[size] = {};
+      Index first = begin;  // of the token that is being added
+      Token token = token_at(begin);
+      const auto finish = [&](Index next) {
+        const Index start = positions.start[token];
+        if (start == first && start + positions.total[token] == next)
+          add_to_table(token, d, count, sum);
+        else
+          device::write_neighbors(waiting(piece, first == begin ? 0 : 1) + d, Index{1}, count, sum);
+      };
+      constexpr int together = 8;  // rows on their way at a time; the additions stay in order
+      for (Index i = begin; i < end; i += together) {
+        S values[together][size];
+        SSM_UNROLL
+        for (int k = 0; k < together; ++k)
+          if (i + k < end)
+            device::read_neighbors(&dy(positions.position[i + k], d), dy.strides[1], count,
+                                   values[k]);
+        SSM_UNROLL
+        for (int k = 0; k < together; ++k) {
+          if (i + k >= end) continue;
+          const Token next = token_at(i + k);
+          if (next != token) {
+            finish(i + k);
+            token = next;
+            first = i + k;
+          }
+          SSM_UNROLL
+          for (int c = 0; c < size; ++c) sum[c] = (first == i + k ? S{0} : sum[c]) + values[k][c];
+        }
+      }
+      finish(end);
+    });
+  }
+  /// The pieces of a token that has several.
+  SSM_DEVICE void join(Index row, device::Lanes lanes) const {
+    const Index token = row / blocks, start = positions.start[token];
+    const Index total = positions.total[token];
+    const Index first = start / embedding_piece, last = (start + total - 1) / embedding_piece;
+    if (total == 0 || first == last) return;
+    for_each_run(row, lanes, [&](Index d, Index count) {
+      S sum[size] = {};
+      for (Index piece = first; piece <= last; ++piece) {
+        S values[size];
+        const int slot = piece == first && start % embedding_piece != 0 ? 1 : 0;
+        device::read_neighbors(waiting(piece, slot) + d, Index{1}, count, values);
+        SSM_UNROLL
+        for (int c = 0; c < size; ++c) sum[c] += values[c];
+      }
+      add_to_table(token, d, count, sum);
+    });
+  }
+
+  template <class F>
+  SSM_DEVICE void for_each_run(Index row, device::Lanes lanes, F f) const {
+    const Index first = row % blocks * embedding_block;
+    const Index left = runs.count() - first;
+    lanes.each(left < embedding_block ? left : embedding_block,
+               [&](Index run) { f(runs.first(first + run), runs.size(first + run)); });
+  }
+  SSM_DEVICE Token token_at(Index i) const { return positions.tokens(positions.position[i]); }
+  SSM_DEVICE S* waiting(Index piece, int slot) const {
+    return partial + (2 * piece + slot) * runs.width;
+  }
+  SSM_DEVICE void add_to_table(Index token, Index d, Index count, const S (&sum)[size]) const {
+    S values[size];
+    device::read_neighbors(&dtable(token, d), dtable.strides[1], count, values);
+    SSM_UNROLL
+    for (int c = 0; c < size; ++c) values[c] += sum[c];
+    device::write_neighbors(&dtable(token, d), dtable.strides[1], count, values);
+  }
+
+  TokenPositions positions;
+  device::Operand<const T, 2> dy;
+  device::Operand<Wide<T>, 2> dtable;
+  device::RowRuns<size> runs;
+  Index blocks;  // of columns
+  S* partial;    // [pieces, 2, D]: what the token of the piece before, and of the next, has here
+};
+
+}  // namespace
+
 template <class T>
 void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* scratch,
-                        Stream stream) {
-  using S = Wide<T>;
+                        Wide<T>* partial, Stream stream) {
   const auto positions = token_positions(g.tokens, g.dtable.extent(0), scratch);
-  if (positions.count == 0) return;
+  if (positions.count == 0 || positions.vocabulary == 0) return;
   count_in_slices(positions, stream);
   number_tokens(positions, stream);
   place_positions(positions, stream);
 
-  const auto dy = device::operand(g.dy);
-  const auto dtable = device::operand(g.dtable);
+  constexpr int size = device::pack_size<T>;
   const Index width = g.dtable.extent(1);
-  constexpr Index block = 32;    // columns of a warp
-  constexpr Index together = 8;  // rows on their way at a time; the additions stay in order
-  const Index blocks = (width + block - 1) / block;
+  const bool aligned = width % size == 0 && reinterpret_cast<std::uintptr_t>(partial) % 16 == 0;
+  const device::RowRuns<size> runs =
+      aligned ? device::row_runs<size>(width, g.dy, g.dtable) : device::RowRuns<size>{1, width};
+  const Index blocks = (runs.count() + embedding_block - 1) / embedding_block;
+  const TokenSums<T> sums{positions, device::operand(g.dy), device::operand(g.dtable), runs, blocks,
+                          partial};
+  device::for_each_row(embedding_pieces(positions.count) * blocks, stream, "embedding_backward",
+                       [=] SSM_DEVICE(Index row, device::Lanes lanes) { sums.piece(row, lanes); });
   device::for_each_row(positions.vocabulary * blocks, stream, "embedding_backward",
-                       [=] SSM_DEVICE(Index row, device::Lanes lanes) {
-                         const Index token = row / blocks;
-                         const Index count = positions.total[token];
-                         if (count == 0) return;
-                         const Index first = row % blocks * block;
-                         const Index* const position = positions.position + positions.start[token];
-                         lanes.each(width - first < block ? width - first : block,
-                                    [&](Index column) {
-                                      const Index d = first + column;
-                                      S sum = dtable(token, d);
-                                      Index i = 0;
-                                      for (; i + together <= count; i += together) {
-                                        S values[together];
-                                        for (Index k = 0; k < together; ++k)
-                                          values[k] = device::widened(dy(position[i + k], d));
-                                        for (Index k = 0; k < together; ++k) sum += values[k];
-                                      }
-                                      for (; i < count; ++i)
-                                        sum += device::widened(dy(position[i], d));
-                                      dtable(token, d) = sum;
-                                    });
-                       });
+                       [=] SSM_DEVICE(Index row, device::Lanes lanes) { sums.join(row, lanes); });
 }
 
 #define SSM_INSTANTIATE(T)                                                                      \
   template SSM_CUDA_API void embedding<T>(const ssm::Embedding<T, CudaSpace>&, Stream);         \
   template SSM_CUDA_API void embedding_backward<T>(const ssm::EmbeddingBackward<T, CudaSpace>&, \
-                                                   Index*, Stream);
+                                                   Index*, Wide<T>*, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
 SSM_INSTANTIATE(BFloat16)

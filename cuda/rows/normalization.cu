@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernel/half_numbers.cuh"
-#include "kernel/matrix_elements.cuh"
-#include "kernel/parallel.cuh"
+#include "kernel/packs.cuh"
 #include "ssm/backend/cuda/normalization.hpp"
 
 namespace ssm::cuda {
@@ -16,25 +14,52 @@ void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream) {
   const auto y = device::operand(a.y);
   const auto kept_mean = device::operand(a.mean);
   const auto kept_scale = device::operand(a.scale);
+  constexpr int size = device::pack_size<T>;
   const Index width = a.x.extent(1);
+  const auto runs = device::row_runs<size>(width, a.x, a.weight, a.bias, a.y);
   const double share = 1 / static_cast<double>(std::max<Index>(width, 1));
   const double eps = a.eps;
   const bool centers = a.kind == NormalizationKind::layer;
   device::for_each_row(
       a.x.extent(0), stream, "normalization", [=] SSM_DEVICE(Index m, device::Lanes lanes) {
-        const double mean =
-            centers ? share * lanes.sum(width,
-                                        [&](Index d) { return double{device::widened(x(m, d))}; })
-                    : 0.0;
-        const double variance = share * lanes.sum(width, [&](Index d) {
-          const double distance = device::widened(x(m, d)) - mean;
-          return distance * distance;
+        const auto read = [&](Index run, S(&values)[size]) {
+          device::read_neighbors(&x(m, runs.first(run)), x.strides[1], runs.size(run), values);
+        };
+        const double mean = centers ? share * lanes.sum(runs.count(),
+                                                        [&](Index run) {
+                                                          S values[size];
+                                                          read(run, values);
+                                                          double sum = 0;
+                                                          SSM_UNROLL
+                                                          for (int k = 0; k < size; ++k)
+                                                            sum += double{values[k]};
+                                                          return sum;
+                                                        })
+                                    : 0.0;
+        const double variance = share * lanes.sum(runs.count(), [&](Index run) {
+          S values[size];
+          read(run, values);
+          double sum = 0;
+          SSM_UNROLL
+          for (int k = 0; k < size; ++k) {
+            const double distance = k < runs.size(run) ? values[k] - mean : 0.0;
+            sum += distance * distance;
+          }
+          return sum;
         });
         const double scale = 1 / std::sqrt(variance + (eps_scale ? eps * eps_scale(m) : eps));
-        lanes.each(width, [&](Index d) {
-          const S normalized = static_cast<S>((device::widened(x(m, d)) - mean) * scale);
-          y(m, d) = device::narrowed<T>(normalized * (weight ? weight(d) : S{1}) +
-                                        (bias ? bias(d) : S{0}));
+        lanes.each(runs.count(), [&](Index run) {
+          const Index d = runs.first(run), count = runs.size(run);
+          S values[size], weights[size], biases[size];
+          read(run, values);
+          if (weight) device::read_neighbors(&weight(d), weight.strides[0], count, weights);
+          if (bias) device::read_neighbors(&bias(d), bias.strides[0], count, biases);
+          SSM_UNROLL
+          for (int k = 0; k < size; ++k) {
+            const S normalized = static_cast<S>((values[k] - mean) * scale);
+            values[k] = normalized * (weight ? weights[k] : S{1}) + (bias ? biases[k] : S{0});
+          }
+          device::write_neighbors(&y(m, d), y.strides[1], count, values);
         });
         if (!lanes.first()) return;
         if (kept_mean) kept_mean(m) = static_cast<S>(mean);
@@ -110,30 +135,67 @@ template <class T>
 void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, double* sums,
                             Stream stream) {
   if (g.dweight || g.dbias) add_parameter_gradients(g, sums, stream);
-  const auto normalized = normalized_input(g);
+  using S = Wide<T>;
+  constexpr int size = device::pack_size<T>;
+  const auto x = device::operand(g.forward.x);
+  const auto kept_mean = normalized_input(g).mean;
+  const auto kept_scale = device::operand(g.scale);
   const auto weight = device::operand(g.forward.weight);
   const auto dy = device::operand(g.dy);
   const auto dx = device::operand(g.dx);
   const Index width = g.dy.extent(1);
+  const auto runs = device::row_runs<size>(width, g.forward.x, g.forward.weight, g.dy, g.dx);
   const double share = 1 / static_cast<double>(std::max<Index>(width, 1));
   const bool centers = g.forward.kind == NormalizationKind::layer;
   const bool accumulates = g.accumulate;
   device::for_each_row(
       g.dy.extent(0), stream, "normalization_backward",
       [=] SSM_DEVICE(Index m, device::Lanes lanes) {
-        const auto weighted = [&](Index d) {
-          const auto gradient = device::widened(dy(m, d));
-          return weight ? weight(d) * gradient : gradient;
+        const S mean = kept_mean ? kept_mean(m) : S{0};
+        const S scale = kept_scale(m);
+        // normalized[k] and weighted[k] = weight·dy of a run; 0 where it ends earlier.
+        const auto read = [&](Index run, S(&normalized)[size], S(&weighted)[size]) {
+          const Index d = runs.first(run), count = runs.size(run);
+          S weights[size];
+          device::read_neighbors(&x(m, d), x.strides[1], count, normalized);
+          device::read_neighbors(&dy(m, d), dy.strides[1], count, weighted);
+          if (weight) device::read_neighbors(&weight(d), weight.strides[0], count, weights);
+          SSM_UNROLL
+          for (int k = 0; k < size; ++k) {
+            normalized[k] = (normalized[k] - mean) * scale;
+            if (weight) weighted[k] *= weights[k];
+          }
         };
-        const double mean_g =
-            centers ? share * lanes.sum(width, [&](Index d) { return double{weighted(d)}; }) : 0.0;
-        const double mean_gn = share * lanes.sum(width, [&](Index d) {
-          return static_cast<double>(weighted(d)) * normalized(m, d);
+        double mean_g = 0;
+        if (centers)
+          mean_g = share * lanes.sum(runs.count(), [&](Index run) {
+            S normalized[size], weighted[size];
+            read(run, normalized, weighted);
+            double sum = 0;
+            SSM_UNROLL
+            for (int k = 0; k < size; ++k) sum += double{weighted[k]};
+            return sum;
+          });
+        const double mean_gn = share * lanes.sum(runs.count(), [&](Index run) {
+          S normalized[size], weighted[size];
+          read(run, normalized, weighted);
+          double sum = 0;
+          SSM_UNROLL
+          for (int k = 0; k < size; ++k) sum += static_cast<double>(weighted[k]) * normalized[k];
+          return sum;
         });
-        lanes.each(width, [&](Index d) {
-          const auto change = static_cast<Wide<T>>(
-              normalized.scale(m) * (weighted(d) - mean_g - normalized(m, d) * mean_gn));
-          dx(m, d) = device::narrowed<T>(accumulates ? device::widened(dx(m, d)) + change : change);
+        lanes.each(runs.count(), [&](Index run) {
+          S normalized[size], weighted[size], before[size];
+          read(run, normalized, weighted);
+          const Index d = runs.first(run), count = runs.size(run);
+          if (accumulates) device::read_neighbors(&dx(m, d), dx.strides[1], count, before);
+          SSM_UNROLL
+          for (int k = 0; k < size; ++k) {
+            const S change =
+                static_cast<S>(scale * (weighted[k] - mean_g - normalized[k] * mean_gn));
+            normalized[k] = accumulates ? before[k] + change : change;
+          }
+          device::write_neighbors(&dx(m, d), dx.strides[1], count, normalized);
         });
       });
 }

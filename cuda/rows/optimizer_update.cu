@@ -1,59 +1,168 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernel/ordered_sum.cuh"
-#include "kernel/parallel.cuh"
+#include "kernel/packs.cuh"
+#include "kernel/tensor_list.cuh"
 #include "ssm/backend/cuda/optimizer_update.hpp"
 
 namespace ssm::cuda {
+namespace device {
+namespace {
+
+/// One tensor of an update.
+template <class T>
+struct AdamWTensor {
+  explicit AdamWTensor(const ssm::AdamWUpdate<T, CudaSpace>& a)
+      : parameter(operand(a.parameter)),
+        first_moment(operand(a.first_moment)),
+        second_moment(operand(a.second_moment)),
+        gradient(operand(a.gradient)),
+        rounded_bf16(operand(a.rounded_bf16)),
+        rounded_f16(operand(a.rounded_f16)),
+        runs(row_runs<pack_size<T>>(a.parameter.extent(0), a.parameter, a.gradient, a.first_moment,
+                                    a.second_moment)),
+        gradient_scale(static_cast<T>(a.gradient_scale)),
+        beta1(static_cast<T>(a.beta1)),
+        beta2(static_cast<T>(a.beta2)),
+        share1(static_cast<T>(1 - a.beta1)),
+        share2(static_cast<T>(1 - a.beta2)),
+        decay(static_cast<T>(a.rate * a.weight_decay)),
+        eps(static_cast<T>(a.eps)) {
+    const auto t = static_cast<double>(a.step);
+    rate = static_cast<T>(a.rate / (1 - std::pow(a.beta1, t)));
+    root_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(a.beta2, t)));
+  }
+  AdamWTensor() = default;
+
+  SSM_DEVICE void update(Index run) const {
+    constexpr int size = pack_size<T>;
+    const Index i = runs.first(run), count = runs.size(run);
+    T g[size], m[size], v[size], p[size];
+    read_neighbors(&gradient(i), gradient.strides[0], count, g);
+    read_neighbors(&first_moment(i), first_moment.strides[0], count, m);
+    read_neighbors(&second_moment(i), second_moment.strides[0], count, v);
+    read_neighbors(&parameter(i), parameter.strides[0], count, p);
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k) {
+      const T scaled = gradient_scale * g[k];
+      m[k] = beta1 * m[k] + share1 * scaled;
+      v[k] = beta2 * v[k] + share2 * scaled * scaled;
+      p[k] = p[k] - decay * p[k] - rate * m[k] / (std::sqrt(v[k]) * root_correction + eps);
+    }
+    write_neighbors(&first_moment(i), first_moment.strides[0], count, m);
+    write_neighbors(&second_moment(i), second_moment.strides[0], count, v);
+    write_neighbors(&parameter(i), parameter.strides[0], count, p);
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k) {
+      if (k >= count) continue;
+      if (rounded_bf16) rounded_bf16(i + k) = narrowed<BFloat16>(static_cast<float>(p[k]));
+      if (rounded_f16) rounded_f16(i + k) = narrowed<Float16>(static_cast<float>(p[k]));
+    }
+  }
+
+  Operand<T, 1> parameter, first_moment, second_moment;
+  Operand<const T, 1> gradient;
+  Operand<BFloat16, 1> rounded_bf16;
+  Operand<Float16, 1> rounded_f16;
+  RowRuns<pack_size<T>> runs{};
+  T gradient_scale{}, beta1{}, beta2{}, share1{}, share2{}, decay{}, eps{}, rate{},
+      root_correction{};
+};
+
+/// One tensor whose squares are added.
+template <class T>
+struct SquaresTensor {
+  Operand<const T, 1> x;
+  Operand<double, 1> sum;
+  Index count = 0;
+  SumSlices slices{};
+};
+/// Slice `unit.number` of a tensor.
+template <class List>
+struct SquaresOfSlice {
+  SSM_DEVICE void operator()(Index unit, Lanes lanes) const {
+    const auto [tensor, slice] = list.at(unit);
+    const auto& entry = list.entries[tensor];
+    const Index begin = slice * entry.slices.length;
+    const Index left = entry.count - begin;
+    const double total =
+        lanes.sum(left < entry.slices.length ? left : entry.slices.length, [&](Index i) {
+          const double value = entry.x(begin + i);
+          return value * value;
+        });
+    if (lanes.first()) partial[unit] = total;
+  }
+  List list;
+  double* partial;
+};
+/// The sum of a tensor's slices.
+template <class List>
+struct SquaresOfTensor {
+  SSM_DEVICE void operator()(Index tensor, Lanes lanes) const {
+    const double* const first = partial + list.first[tensor];
+    const double total = lanes.sum(list.first[tensor + 1] - list.first[tensor],
+                                   [&](Index slice) { return first[slice]; });
+    if (lanes.first()) totals[tensor] = total;
+  }
+  List list;
+  const double* partial;
+  double* totals;
+};
+template <class List>
+struct AddSquares {
+  SSM_DEVICE void operator()(Index) const {
+    for (int tensor = 0; tensor < list.count; ++tensor)
+      list.entries[tensor].sum(0) += totals[tensor];
+  }
+  List list;
+  const double* totals;
+};
+
+}  // namespace
+}  // namespace device
 
 template <class T>
-void adamw_update(const ssm::AdamWUpdate<T, CudaSpace>& a, Stream stream) {
-  const auto parameter = device::operand(a.parameter);
-  const auto gradient = device::operand(a.gradient);
-  const auto first_moment = device::operand(a.first_moment);
-  const auto second_moment = device::operand(a.second_moment);
-  const auto rounded_bf16 = device::operand(a.rounded_bf16);
-  const auto rounded_f16 = device::operand(a.rounded_f16);
-  const auto t = static_cast<double>(a.step);
-  const auto gradient_scale = static_cast<T>(a.gradient_scale);
-  const auto beta1 = static_cast<T>(a.beta1);
-  const auto beta2 = static_cast<T>(a.beta2);
-  const auto share1 = static_cast<T>(1 - a.beta1);
-  const auto share2 = static_cast<T>(1 - a.beta2);
-  const auto rate = static_cast<T>(a.rate / (1 - std::pow(a.beta1, t)));
-  const auto root_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(a.beta2, t)));
-  const auto decay = static_cast<T>(a.rate * a.weight_decay);
-  const auto eps = static_cast<T>(a.eps);
-  device::for_each_index(a.parameter.extent(0), stream, "adamw_update", [=] SSM_DEVICE(Index i) {
-    const T g = gradient_scale * gradient(i);
-    const T m = beta1 * first_moment(i) + share1 * g;
-    const T v = beta2 * second_moment(i) + share2 * g * g;
-    const T p = parameter(i);
-    first_moment(i) = m;
-    second_moment(i) = v;
-    const T updated = p - decay * p - rate * m / (std::sqrt(v) * root_correction + eps);
-    parameter(i) = updated;
-    if (rounded_bf16) rounded_bf16(i) = BFloat16(static_cast<float>(updated));
-    if (rounded_f16) rounded_f16(i) = Float16(static_cast<float>(updated));
-  });
-}
-
-template <class T>
-void sum_of_squares(const ssm::SumOfSquares<T, CudaSpace>& a, double* partial, Stream stream) {
-  const auto x = device::operand(a.x);
-  const auto sum = device::operand(a.sum);
-  device::ordered_sum(
-      a.x.extent(0), partial, stream, "sum_of_squares",
-      [=] SSM_DEVICE(Index i) {
-        const double value = x(i);
-        return value * value;
+void adamw_update(std::span<const ssm::AdamWUpdate<T, CudaSpace>> tensors, Stream stream) {
+  using namespace device;
+  using List = TensorList<AdamWTensor<T>>;
+  for_each_list<List>(
+      tensors,
+      [](List& list, const auto& a) {
+        const AdamWTensor<T> tensor(a);
+        list.add(tensor, tensor.runs.count());
       },
-      [=] SSM_DEVICE(double total) { sum(0) += total; });
+      [&](const List& list) {
+        for_each_index(list.units(), stream, "adamw_update", [list] SSM_DEVICE(Index unit) {
+          const auto [tensor, run] = list.at(unit);
+          list.entries[tensor].update(run);
+        });
+      });
 }
 
-#define SSM_INSTANTIATE(T)                                                                      \
-  template SSM_CUDA_API void adamw_update<T>(const ssm::AdamWUpdate<T, CudaSpace>&, Stream);    \
-  template SSM_CUDA_API void sum_of_squares<T>(const ssm::SumOfSquares<T, CudaSpace>&, double*, \
-                                               Stream);
+template <class T>
+void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors, double* partial,
+                    Stream stream) {
+  using namespace device;
+  using List = TensorList<SquaresTensor<T>>;
+  for_each_list<List>(
+      tensors,
+      [](List& list, const auto& a) {
+        const Index count = a.x.extent(0);
+        const SumSlices slices = sum_slices(count);
+        list.add({operand(a.x), operand(a.sum), count, slices}, slices.count);
+      },
+      [&](const List& list) {
+        double* const totals = partial + list.units();
+        for_each_row(list.units(), stream, "sum_of_squares", SquaresOfSlice<List>{list, partial});
+        for_each_row(Index{list.count}, stream, "sum_of_squares",
+                     SquaresOfTensor<List>{list, partial, totals});
+        for_each_index(Index{1}, stream, "sum_of_squares", AddSquares<List>{list, totals});
+      });
+}
+
+#define SSM_INSTANTIATE(T)                                                                       \
+  template SSM_CUDA_API void adamw_update<T>(std::span<const ssm::AdamWUpdate<T, CudaSpace>>,    \
+                                             Stream);                                            \
+  template SSM_CUDA_API void sum_of_squares<T>(std::span<const ssm::SumOfSquares<T, CudaSpace>>, \
+                                               double*, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
 #undef SSM_INSTANTIATE

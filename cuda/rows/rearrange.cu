@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdint>
 
-#include "kernel/half_numbers.cuh"
-#include "kernel/matrix_elements.cuh"
-#include "kernel/parallel.cuh"
+#include "kernel/packs.cuh"
+#include "kernel/tensor_list.cuh"
 #include "ssm/backend/cuda/rearrange.hpp"
 
 namespace ssm::cuda {
@@ -51,6 +50,21 @@ SSM_HOST_DEVICE void convert_neighbors(const From* from, To* to, Index count) {
 #endif
 }
 
+/// One tensor of a fill.
+template <class T>
+struct FilledTensor {
+  SSM_DEVICE void fill(Index run) const {
+    const Index i = runs.first(run);
+    Wide<T> values[pack_size<T>];
+    SSM_UNROLL
+    for (auto& entry : values) entry = value;
+    write_neighbors(&y(i), y.strides[0], runs.size(run), values);
+  }
+  Operand<T, 1> y;
+  RowRuns<pack_size<T>> runs{};
+  Wide<T> value{};
+};
+
 }  // namespace
 }  // namespace device
 
@@ -97,30 +111,48 @@ void rearrange(const ssm::Rearrange<T, CudaSpace>& a, Stream stream) {
 
 template <class T>
 void add(const ssm::Add<T, CudaSpace>& a, Stream stream) {
+  using S = Wide<T>;
+  constexpr int size = device::pack_size<T>;
   const auto first = device::operand(a.a);
   const auto second = device::operand(a.b);
   const auto y = device::operand(a.y);
-  using S = Wide<T>;
   const auto first_scale = static_cast<S>(a.a_scale);
   const auto second_scale = static_cast<S>(a.b_scale);
-  device::for_each_index(a.a.extent(0), stream, "add", [=] SSM_DEVICE(Index i) {
-    const S sum = first_scale * device::widened(first(i)) +
-                  (second ? second_scale * device::widened(second(i)) : S{0});
-    y(i) = device::narrowed<T>(sum);
+  const auto runs = device::row_runs<size>(a.a.extent(0), a.a, a.b, a.y);
+  device::for_each_index(runs.count(), stream, "add", [=] SSM_DEVICE(Index run) {
+    const Index i = runs.first(run), count = runs.size(run);
+    S values[size], others[size];
+    device::read_neighbors(&first(i), first.strides[0], count, values);
+    if (second) device::read_neighbors(&second(i), second.strides[0], count, others);
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k)
+      values[k] = first_scale * values[k] + (second ? second_scale * others[k] : S{0});
+    device::write_neighbors(&y(i), y.strides[0], count, values);
   });
 }
 
 template <class T>
-void fill(const ssm::Fill<T, CudaSpace>& a, Stream stream) {
-  const auto y = device::operand(a.y);
-  const auto value = scalar_cast<T>(a.value);
-  device::for_each_index(a.y.extent(0), stream, "fill", [=] SSM_DEVICE(Index i) { y(i) = value; });
+void fill(std::span<const ssm::Fill<T, CudaSpace>> tensors, Stream stream) {
+  using namespace device;
+  using List = TensorList<FilledTensor<T>>;
+  for_each_list<List>(
+      tensors,
+      [](List& list, const auto& a) {
+        const auto runs = row_runs<pack_size<T>>(a.y.extent(0), a.y);
+        list.add({operand(a.y), runs, static_cast<Wide<T>>(a.value)}, runs.count());
+      },
+      [&](const List& list) {
+        for_each_index(list.units(), stream, "fill", [list] SSM_DEVICE(Index unit) {
+          const auto [tensor, run] = list.at(unit);
+          list.entries[tensor].fill(run);
+        });
+      });
 }
 
 #define SSM_INSTANTIATE(T)                                                              \
   template SSM_CUDA_API void rearrange<T>(const ssm::Rearrange<T, CudaSpace>&, Stream); \
   template SSM_CUDA_API void add<T>(const ssm::Add<T, CudaSpace>&, Stream);             \
-  template SSM_CUDA_API void fill<T>(const ssm::Fill<T, CudaSpace>&, Stream);
+  template SSM_CUDA_API void fill<T>(std::span<const ssm::Fill<T, CudaSpace>>, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
 SSM_INSTANTIATE(BFloat16)

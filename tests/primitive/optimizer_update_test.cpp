@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "support/primitive_laws.hpp"
 
@@ -93,6 +96,47 @@ TEST_CASE_TEMPLATE("three AdamW updates equal the reference's", T, float, double
   for (const Index n : {0, 1, 2, 63, 64, 65, 1000, 20000})
     for (const Layout layout : {Layout::rows, Layout::gaps})
       equals_reference<Run<T>>({.length = n, .layout = layout});
+}
+
+/// Tensors of many lengths in one call.
+template <class T>
+struct ManyRun {
+  static constexpr Index lengths[] = {1, 0, 7, 64, 1000, 3, 5000, 2, 12};
+  std::vector<std::unique_ptr<Run<T>>> runs;
+  std::vector<AdamWUpdate<T, HostSpace>> updates;
+  std::vector<SumOfSquares<T, HostSpace>> squares;
+  DynamicTensor<double, 1> sum{DynamicExtents<1>(1)};
+
+  explicit ManyRun(Index count) {
+    fill(sum.view(), 0.25);
+    for (Index i = 0; i < count; ++i) {
+      const Layout layout = i % 3 == 2 ? Layout::gaps : Layout::rows;
+      auto& run =
+          *runs.emplace_back(std::make_unique<Run<T>>(Case{.length = lengths[i % 9]}, layout));
+      run.forward.rate = 1e-3 * static_cast<double>(i + 1);
+      updates.push_back(run.forward);
+      squares.push_back({.x = run.forward.gradient, .sum = sum});
+    }
+  }
+};
+
+TEST_CASE_TEMPLATE("many tensors in one call are updated, and their squares added, as one by one",
+                   T, float, double) {
+  for (const Index count : {0, 1, 17, 18, 19, 40})
+    on_each_backend<Run<T>>([&](auto& ctx) {
+      CAPTURE(count);
+      ManyRun<T> together(count), apart(count);
+      adamw_update(ctx, std::span<const AdamWUpdate<T, HostSpace>>(together.updates));
+      sum_of_squares(ctx, std::span<const SumOfSquares<T, HostSpace>>(together.squares));
+      for (Index i = 0; i < count; ++i) {
+        const auto n = static_cast<std::size_t>(i);
+        adamw_update(ctx, apart.updates[n]);
+        sum_of_squares(ctx, apart.squares[n]);
+        CHECK(difference(together.updates[n].parameter, apart.updates[n].parameter) == 0);
+        CHECK(difference(together.updates[n].second_moment, apart.updates[n].second_moment) == 0);
+      }
+      CHECK(std::abs(together.sum(0) - apart.sum(0)) <= 1e-14 * apart.sum(0));
+    });
 }
 
 template <class T>

@@ -58,7 +58,7 @@ struct Embedding {
   }
 };
 
-/// dtable[tokens[m]] += dy[m], added in the order of m.
+/// dtable[tokens[m]] += dy[m], added in an order that depends on the tokens alone.
 template <class T, class Space>
 struct EmbeddingBackward {
   View<const Token, 1, Space> tokens{};

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"
@@ -84,6 +86,28 @@ template <class B, Real T>
 void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a) {
   require_operands(a);
   B::sum_of_squares(ctx, a);
+}
+
+/// Computes AdamWUpdate of each tensor, in one pass over all of them where the backend has it.
+template <class B, Real T>
+  requires HasOptimizerUpdate<B, T>
+void adamw_update(Context<B>& ctx, std::span<const AdamWUpdate<T, typename B::Space>> tensors) {
+  for (const auto& a : tensors) require_operands(a);
+  if constexpr (requires { B::adamw_update(ctx, tensors); })
+    B::adamw_update(ctx, tensors);
+  else
+    for (const auto& a : tensors) B::adamw_update(ctx, a);
+}
+
+/// Computes SumOfSquares of each tensor, in one pass over all of them where the backend has it.
+template <class B, Real T>
+  requires HasOptimizerUpdate<B, T>
+void sum_of_squares(Context<B>& ctx, std::span<const SumOfSquares<T, typename B::Space>> tensors) {
+  for (const auto& a : tensors) require_operands(a);
+  if constexpr (requires { B::sum_of_squares(ctx, tensors); })
+    B::sum_of_squares(ctx, tensors);
+  else
+    for (const auto& a : tensors) B::sum_of_squares(ctx, a);
 }
 
 }  // namespace ssm

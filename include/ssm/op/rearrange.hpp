@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/op/widened.hpp"
@@ -89,6 +91,17 @@ template <class B, class T>
 void fill(Context<B>& ctx, const Fill<T, typename B::Space>& a) {
   require_operands(a);
   B::fill(ctx, a);
+}
+
+/// Computes Fill of each tensor, in one pass over all of them where the backend has it.
+template <class B, class T>
+  requires HasRearrange<B, T>
+void fill(Context<B>& ctx, std::span<const Fill<T, typename B::Space>> tensors) {
+  for (const auto& a : tensors) require_operands(a);
+  if constexpr (requires { B::fill(ctx, tensors); })
+    B::fill(ctx, tensors);
+  else
+    for (const auto& a : tensors) B::fill(ctx, a);
 }
 
 }  // namespace ssm

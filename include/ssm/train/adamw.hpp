@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <span>
 #include <type_traits>
+#include <vector>
 
 #include "ssm/core/weight.hpp"
 #include "ssm/train/gradients.hpp"
@@ -56,7 +58,7 @@ class AdamW {
   /// The norm of all gradients together, without the loss scale.
   template <class B>
   double gradient_norm(Context<B>& ctx, const P& gradients) {
-    return global_norm(ctx, gradients, sum_of_squares_) / loss_scale_.value();
+    return global_norm(ctx, gradients, sum_of_squares_, squares_) / loss_scale_.value();
   }
 
   /// One update at the learning rate `rate` (tensors with their own rate: scaled alike). Returns
@@ -78,34 +80,32 @@ class AdamW {
     const double scale =
         config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-6)) : 1.0;
     ++step_;
+    updates_.clear();
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& parameter, const auto& gradient, auto& first,
             auto& second, auto& copy) {
           const bool is_vector =
               spec.role == ParameterRole::bias || spec.role == ParameterRole::norm;
           const bool decays = spec.weight_decay && (config_.decay_norms_and_biases || !is_vector);
-          AdamWUpdate<typename P::Scalar, typename B::Space> a{
-              .rate = spec.own_learning_rate ? rate * (config_.ssm_rate / config_.rate) : rate,
-              .beta1 = config_.beta1,
-              .beta2 = config_.beta2,
-              .eps = config_.eps,
-              .weight_decay = decays ? config_.weight_decay : 0,
-              .gradient_scale = scale / loss_scale_.value(),
-              .step = step_,
-              .parameter = parameter.flatten(),
-              .gradient = gradient.flatten(),
-              .first_moment = first.flatten(),
-              .second_moment = second.flatten()};
+          Update a{.rate = spec.own_learning_rate ? rate * (config_.ssm_rate / config_.rate) : rate,
+                   .beta1 = config_.beta1,
+                   .beta2 = config_.beta2,
+                   .eps = config_.eps,
+                   .weight_decay = decays ? config_.weight_decay : 0,
+                   .gradient_scale = scale / loss_scale_.value(),
+                   .step = step_,
+                   .parameter = parameter.flatten(),
+                   .gradient = gradient.flatten(),
+                   .first_moment = first.flatten(),
+                   .second_moment = second.flatten()};
           using Copied = typename std::remove_cvref_t<decltype(copy.flatten())>::Value;
           if constexpr (std::is_same_v<Copied, BFloat16>) a.rounded_bf16 = copy.flatten();
           if constexpr (std::is_same_v<Copied, Float16>) a.rounded_f16 = copy.flatten();
-          adamw_update(ctx, a);
-          if constexpr (!HalfStorage<Copied>)
-            if (copy.data() != parameter.data())
-              ctx.copy(copy.data(), parameter.data(),
-                       static_cast<std::size_t>(copy.size()) * sizeof(Copied));
+          updates_.push_back(a);
         },
         parameters, gradients, first_moment_, second_moment_, working);
+    adamw_update(ctx, std::span<const Update>(updates_));
+    copy_unrounded(ctx, parameters, working);
     return norm;
   }
   template <HasOptimizerUpdate B>
@@ -127,10 +127,28 @@ class AdamW {
   const LossScale& loss_scale() const { return loss_scale_; }
 
  private:
+  using Update = AdamWUpdate<typename P::Scalar, typename P::Space>;
+
+  /// What a working copy keeps in the parameters' own scalar.
+  template <class B, class Working>
+  static void copy_unrounded(Context<B>& ctx, const P& parameters, Working& working) {
+    for_each_parameter(
+        [&](const ParameterSpec&, const auto& parameter, auto& copy) {
+          using Copied = typename std::remove_cvref_t<decltype(copy.flatten())>::Value;
+          if constexpr (!HalfStorage<Copied>)
+            if (copy.data() != parameter.data())
+              ctx.copy(copy.data(), parameter.data(),
+                       static_cast<std::size_t>(copy.size()) * sizeof(Copied));
+        },
+        parameters, working);
+  }
+
   AdamWConfig config_;
   P first_moment_;
   P second_moment_;
   DynamicTensor<double, 1, typename P::Space> sum_of_squares_;
+  std::vector<SumOfSquares<typename P::Scalar, typename P::Space>> squares_;  // scratch
+  std::vector<Update> updates_;                                               // scratch
   Index step_ = 0;
   LossScale loss_scale_;
 };

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <span>
+#include <vector>
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/parameter.hpp"
@@ -13,26 +15,30 @@ namespace ssm {
 /// Sets every tensor of a parameter struct to zero: what each step's gradients start from.
 template <HasRearrange B, class P>
 void set_zero(Context<B>& ctx, P& gradients) {
+  using One = Fill<typename P::Scalar, typename B::Space>;
+  std::vector<One> fills;
   for_each_parameter(
-      [&](const ParameterSpec&, auto& tensor) {
-        fill(ctx, Fill<typename P::Scalar, typename B::Space>{.y = tensor.flatten()});
-      },
+      [&](const ParameterSpec&, auto& tensor) { fills.push_back({.y = tensor.flatten()}); },
       gradients);
+  fill(ctx, std::span<const One>(fills));
 }
 
 /// The 2-norm over all tensors together, summed in double in `sum`, [1]. The result is read on the
 /// host.
+/// list   overwritten: the operands of the sums, so that a later call allocates nothing
 template <class B, class P>
   requires HasOptimizerUpdate<B> && HasRearrange<B>
 double global_norm(Context<B>& ctx, const P& gradients,
-                   std::type_identity_t<View<double, 1, typename B::Space>> sum) {
+                   std::type_identity_t<View<double, 1, typename B::Space>> sum,
+                   std::vector<SumOfSquares<typename P::Scalar, typename B::Space>>& list) {
   fill(ctx, Fill<double, typename B::Space>{.y = sum});
+  list.clear();
   for_each_parameter(
       [&](const ParameterSpec&, const auto& tensor) {
-        sum_of_squares(ctx, SumOfSquares<typename P::Scalar, typename B::Space>{
-                                .x = tensor.flatten(), .sum = sum});
+        list.push_back({.x = tensor.flatten(), .sum = sum});
       },
       gradients);
+  sum_of_squares(ctx, std::span<const SumOfSquares<typename P::Scalar, typename B::Space>>(list));
   double total = 0;
   B::Space::copy(&total, sum.data(), sizeof(total));
   return std::sqrt(total);
@@ -42,7 +48,8 @@ double global_norm(Context<B>& ctx, const P& gradients,
 template <class B, class P>
 double global_norm(Context<B>& ctx, const P& gradients) {
   DynamicTensor<double, 1, typename B::Space> sum(DynamicExtents<1>(1));
-  return global_norm(ctx, gradients, sum);
+  std::vector<SumOfSquares<typename P::Scalar, typename B::Space>> list;
+  return global_norm(ctx, gradients, sum, list);
 }
 
 }  // namespace ssm

@@ -11,12 +11,13 @@ namespace ssm::cuda {
 /// The compiled half; formula and shapes as ssm::Embedding and ssm::EmbeddingBackward. T: float,
 /// double, half types. A token outside the table, where the host could not look, gives a row of NaN
 /// and no gradient.
-/// scratch   embedding_scratch_count(M, V)   the positions of every token, in order
+/// scratch   embedding_scratch_count(M, V)     the positions of every token, in order
+/// partial   [embedding_pieces(M), 2, D]      sums of tokens whose positions are in several pieces
 template <class T>
 SSM_CUDA_API void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream);
 template <class T>
 SSM_CUDA_API void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* scratch,
-                                     Stream stream);
+                                     Wide<T>* partial, Stream stream);
 
 /// How the positions of equal tokens are found without sorting: `count` slices of positions, of
 /// `length` each. A position is compared with the others of its slice; a slice counts its tokens in
@@ -36,6 +37,14 @@ constexpr Index embedding_scratch_count(Index positions, Index vocabulary) {
   return 2 * positions + (embedding_slices(positions).count + 2) * vocabulary + chunks;
 }
 
+/// The positions in the order of their tokens are added in pieces of this many, by warps that take
+/// this many columns, or packs of columns.
+inline constexpr Index embedding_piece = 32;
+inline constexpr Index embedding_block = 32;
+constexpr Index embedding_pieces(Index positions) {
+  return (positions + embedding_piece - 1) / embedding_piece;
+}
+
 namespace primitive {
 struct Embedding {
   template <class Ctx, DeviceNumber T>
@@ -50,7 +59,11 @@ struct Embedding {
     const Index count = embedding_scratch_count(g.tokens.extent(0), g.dtable.extent(0));
     auto frame = ctx.workspace().frame();
     Index* const scratch = frame.template tensor<Index>(count).data();
-    queue(ctx, [&](Stream stream) { cuda::embedding_backward(on_device(g), scratch, stream); });
+    const Index pieces = embedding_pieces(g.tokens.extent(0));
+    const auto partial = frame.template tensor<Wide<T>>(pieces, 2, g.dtable.extent(1));
+    queue(ctx, [&](Stream stream) {
+      cuda::embedding_backward(on_device(g), scratch, partial.data(), stream);
+    });
   }
 };
 }  // namespace primitive

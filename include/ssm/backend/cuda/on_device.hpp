@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <bit>
+#include <cstddef>
+#include <span>
 
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/core/context.hpp"
@@ -14,6 +18,20 @@ namespace ssm::cuda {
 template <template <class, class> class Operands, class T, class Space>
 auto on_device(const Operands<T, Space>& operands) {
   return std::bit_cast<Operands<T, CudaSpace>>(operands);
+}
+
+/// So many tensors are given to one kernel that works on a list of them.
+inline constexpr std::size_t tensors_a_kernel = 18;
+
+/// f(on_device of each of them), as a span, `Count` at a time; no memory is allocated.
+template <std::size_t Count, template <class, class> class Operands, class T, class Space, class F>
+void for_each_on_device(std::span<const Operands<T, Space>> operands, F f) {
+  std::array<Operands<T, CudaSpace>, Count> some;
+  for (std::size_t begin = 0; begin < operands.size(); begin += Count) {
+    const auto chunk = operands.subspan(begin, std::min(Count, operands.size() - begin));
+    for (std::size_t i = 0; i < chunk.size(); ++i) some[i] = on_device(chunk[i]);
+    f(std::span<const Operands<T, CudaSpace>>(some.data(), chunk.size()));
+  }
 }
 
 /// Queues work on the context's stream; where the host can read the memory, waits until it is done.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/backend/cuda/sum_slices.hpp"
 #include "ssm/op/optimizer_update.hpp"
@@ -8,25 +10,49 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::AdamWUpdate, evaluated in T, and
-/// ssm::SumOfSquares. T: float, double.
-/// partial   [sum_slices(n).count]   scratch
+/// ssm::SumOfSquares. T: float, double. One kernel for tensors_a_kernel tensors.
+/// partial   squares_scratch_count(tensors) numbers
 template <class T>
-SSM_CUDA_API void adamw_update(const ssm::AdamWUpdate<T, CudaSpace>& a, Stream stream);
+SSM_CUDA_API void adamw_update(std::span<const ssm::AdamWUpdate<T, CudaSpace>> tensors,
+                               Stream stream);
 template <class T>
-SSM_CUDA_API void sum_of_squares(const ssm::SumOfSquares<T, CudaSpace>& a, double* partial,
-                                 Stream stream);
+SSM_CUDA_API void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors,
+                                 double* partial, Stream stream);
+
+template <class T, class Space>
+Index squares_scratch_count(std::span<const ssm::SumOfSquares<T, Space>> tensors) {
+  Index count = 0;
+  for (const auto& a : tensors) count += sum_slices(a.x.extent(0)).count + 1;
+  return count;
+}
 
 namespace primitive {
 struct OptimizerUpdate {
   template <class Ctx, DeviceScalar T>
+  static void adamw_update(Ctx& ctx,
+                           std::span<const ssm::AdamWUpdate<T, typename Ctx::Space>> tensors) {
+    queue(ctx, [&](Stream stream) {
+      for_each_on_device<tensors_a_kernel>(tensors,
+                                           [&](auto some) { cuda::adamw_update<T>(some, stream); });
+    });
+  }
+  template <class Ctx, DeviceScalar T>
   static void adamw_update(Ctx& ctx, const ssm::AdamWUpdate<T, typename Ctx::Space>& a) {
-    queue(ctx, [&](Stream stream) { cuda::adamw_update(on_device(a), stream); });
+    adamw_update(ctx, std::span(&a, 1));
+  }
+  template <class Ctx, DeviceScalar T>
+  static void sum_of_squares(Ctx& ctx,
+                             std::span<const ssm::SumOfSquares<T, typename Ctx::Space>> tensors) {
+    auto frame = ctx.workspace().frame();
+    double* const partial = frame.template tensor<double>(squares_scratch_count(tensors)).data();
+    queue(ctx, [&](Stream stream) {
+      for_each_on_device<tensors_a_kernel>(
+          tensors, [&](auto some) { cuda::sum_of_squares<T>(some, partial, stream); });
+    });
   }
   template <class Ctx, DeviceScalar T>
   static void sum_of_squares(Ctx& ctx, const ssm::SumOfSquares<T, typename Ctx::Space>& a) {
-    auto frame = ctx.workspace().frame();
-    double* const partial = frame.template tensor<double>(sum_slices(a.x.extent(0)).count).data();
-    queue(ctx, [&](Stream stream) { cuda::sum_of_squares(on_device(a), partial, stream); });
+    sum_of_squares(ctx, std::span(&a, 1));
   }
 };
 }  // namespace primitive

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/op/convert.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -8,13 +10,18 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Rearrange, ssm::Add and ssm::Fill. T: float,
-/// double, half types.
+/// double, half types. One kernel fills
+/// tensors_a_kernel tensors.
 template <class T>
 SSM_CUDA_API void rearrange(const ssm::Rearrange<T, CudaSpace>& a, Stream stream);
 template <class T>
 SSM_CUDA_API void add(const ssm::Add<T, CudaSpace>& a, Stream stream);
 template <class T>
-SSM_CUDA_API void fill(const ssm::Fill<T, CudaSpace>& a, Stream stream);
+SSM_CUDA_API void fill(std::span<const ssm::Fill<T, CudaSpace>> tensors, Stream stream);
+template <class T>
+void fill(const ssm::Fill<T, CudaSpace>& a, Stream stream) {
+  fill<T>(std::span(&a, 1), stream);
+}
 /// ssm::Convert between float and a half type: four numbers a thread where the last axis has stride
 /// 1 and rows are aligned to as many, else one.
 template <class From, class To>
@@ -40,7 +47,14 @@ struct Rearrange {
   }
   template <class Ctx, DeviceNumber T>
   static void fill(Ctx& ctx, const ssm::Fill<T, typename Ctx::Space>& a) {
-    queue(ctx, [&](Stream stream) { cuda::fill(on_device(a), stream); });
+    fill(ctx, std::span(&a, 1));
+  }
+  template <class Ctx, DeviceNumber T>
+  static void fill(Ctx& ctx, std::span<const ssm::Fill<T, typename Ctx::Space>> tensors) {
+    queue(ctx, [&](Stream stream) {
+      for_each_on_device<tensors_a_kernel>(tensors,
+                                           [&](auto some) { cuda::fill<T>(some, stream); });
+    });
   }
 };
 }  // namespace primitive
