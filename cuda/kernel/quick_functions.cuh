@@ -8,13 +8,17 @@ namespace ssm::cuda::device {
 // Functions of a few instructions, right to about 22 bits, for kernels that would wait for the
 // exact ones. In double, and where a C++ compiler compiles them, they are the exact ones.
 
-/// a / b; 0 where b is above 2^126.
+/// 1 / x
 template <class W>
-SSM_HOST_DEVICE W quick_quotient(W a, W b) {
+SSM_HOST_DEVICE W quick_reciprocal(W x) {
 #ifdef __CUDA_ARCH__
-  if constexpr (std::is_same_v<W, float>) return __fdividef(a, b);
+  if constexpr (std::is_same_v<W, float>) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
 #endif
-  return a / b;
+  return W{1} / x;
 }
 
 /// 2^x
@@ -39,7 +43,7 @@ SSM_HOST_DEVICE W quick_exp(W x) {
 /// 1 / (1 + e^−x)
 template <class W>
 SSM_HOST_DEVICE W quick_sigmoid(W x) {
-  return quick_quotient(W{1}, W{1} + quick_exp(-x));
+  return quick_reciprocal(W{1} + quick_exp(-x));
 }
 
 /// ln(1 + e^x)
@@ -47,10 +51,13 @@ template <class W>
 SSM_HOST_DEVICE W quick_softplus(W x) {
 #ifdef __CUDA_ARCH__
   if constexpr (std::is_same_v<W, float>) {
-    const float e = quick_exp(x < 0 ? x : -x);
-    // A logarithm near 1 would lose the digits of a small e.
+    const float e = quick_exp(-fabsf(x));
+    float logarithm;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(logarithm) : "f"(1 + e));
+    // Near 1 the logarithm would lose the digits of a small e.
     const float series = e * (1 + e * (-0.5f + e * (0.33333333f - 0.25f * e)));
-    return (x < 0 ? 0.0f : x) + (e < 0.0078125f ? series : __logf(1 + e));
+    const float rest = e < 0.0078125f ? series : 0.69314718f * logarithm;
+    return fmaxf(x, 0.0f) + rest;
   }
 #endif
   return activate<W>(ActivationKind::softplus, x);

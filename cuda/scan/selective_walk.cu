@@ -35,9 +35,10 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
   constexpr bool backwards = Purpose == WalkFor::adjoints;
   constexpr bool gated = outputs || backwards;
   constexpr int rounds = kRows / 8;
-  __shared__ float2 steps[kRows][kWalkChannels];               // Δ, and what B is multiplied by
-  __shared__ float2 ends[outputs ? kRows : 1][kWalkChannels];  // skip·u, silu(gate)
-  __shared__ float4 Bs[kRows][S], Cs[outputs ? kRows : 1][S];
+  // Of two tiles: some warps are a tile ahead.
+  __shared__ float2 steps_of[2][kRows][kWalkChannels];  // Δ, and what B is multiplied by
+  __shared__ float2 ends_of[2][outputs ? kRows : 1][kWalkChannels];  // skip·u, silu(gate)
+  __shared__ float4 Bs_of[2][kRows][S], Cs_of[2][outputs ? kRows : 1][S];
   const auto& a = walk.a;
   const WalkThread me;
   const Index group = blockIdx.x % groups;
@@ -79,21 +80,23 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
     skip[v] = value_or(0.0f, a.skip, pair_d + v);
   }
   const auto load = [&](Index t0, int count) {
-#pragma unroll
-    for (int i = 0; i < rounds; ++i) {
-      const int t = row + 8 * i;
-      u[i] = read_u(t0 + t, t < count);
-      dt[i] = read_dt(t0 + t, t < count);
-      if (gated) gate[i] = read_gate(t0 + t, t < count);
-    }
+    read_u.read(t0, row, count, u);
+    read_dt.read(t0, row, count, dt);
+    if (gated) read_gate.read(t0, row, count, gate);
     B = read_B(t0 + states_row, states_row < count);
     if (outputs) C = read_C(t0 + states_row, states_row < count);
   };
+  // Without branches, so that the channels' chains of operations overlap.
   const auto step_of = [&](float raw, bool is_position) {
-    if (!is_position) return 0.0f;
-    return a.dt_softplus ? quick_softplus(raw) : raw;
+    const float soft = quick_softplus(raw);
+    const float step = a.dt_softplus ? soft : raw;
+    return is_position ? step : 0.0f;
   };
-  const auto silu_of = [&](float x) { return a.gate ? x * quick_sigmoid(x) : 1.0f; };
+  const bool has_gate = static_cast<bool>(a.gate);
+  const auto silu_of = [&](float x) {
+    const float silu = x * quick_sigmoid(x);
+    return has_gate ? silu : 1.0f;
+  };
 
   T* const y = outputs && exists ? &walk.y(b, Index{0}, d) : nullptr;
   const Index y_row = walk.y.strides[1];
@@ -108,7 +111,10 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
   for (Index i = 0; i < tiles; ++i) {
     const Index t0 = begin_of(i);
     const int count = count_of(t0);
-    __syncthreads();
+    auto& steps = steps_of[i % 2];
+    auto& ends = ends_of[i % 2];
+    auto& Bs = Bs_of[i % 2];
+    auto& Cs = Cs_of[i % 2];
 #pragma unroll
     for (int n = 0; n < rounds; ++n) {
       const int t = row + 8 * n;

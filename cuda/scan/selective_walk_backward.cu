@@ -83,6 +83,22 @@ class ChannelSums {
   float sums_[4] = {};
 };
 
+/// What a block has in shared memory of a tile.
+template <int S>
+struct WalkBackShared {
+  static constexpr int tile = static_cast<int>(walk_tile(4 * S));
+  static constexpr int runs = tile * S / 32;
+  static constexpr int sums = 8 * S;  // of a position: gradients of B, then of C
+  static constexpr int warps = kWalkThreads / 32;
+
+  float2 steps[tile][kWalkChannels];  // Δ, Δ·u
+  float2 gains[tile][kWalkChannels];  // silu(gate)·dy, u
+  float2 ends[tile][kWalkChannels];   // ∂Δ/∂raw step, dy·silu'(gate)
+  float4 Bs[tile][S], Cs[tile][S];
+  float4 run_states[runs][S / 4][kWalkThreads];
+  float shared[tile][warps][sums];
+};
+
 /// A chunk of 32 channels, tile after tile from the last. The states that enter every run of
 /// positions of a tile are computed from those that enter the tile; then, run after run from the
 /// last, states and decays are computed again and held in registers for the way back. Formulas as
@@ -92,15 +108,10 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
     const __grid_constant__ SelectiveWalkBack<T> walk, WholeReads whole) {
   constexpr int tile = static_cast<int>(walk_tile(4 * S));
   constexpr int run = 32 / S;  // positions whose states are in registers
-  constexpr int runs = tile / run;
-  constexpr int sums = 8 * S;  // of a position: gradients of B, then of C
-  constexpr int warps = kWalkThreads / 32;
-  __shared__ float2 steps[tile][kWalkChannels];  // Δ, Δ·u
-  __shared__ float2 gains[tile][kWalkChannels];  // silu(gate)·dy, u
-  __shared__ float2 ends[tile][kWalkChannels];   // ∂Δ/∂raw step, dy·silu'(gate)
-  __shared__ float4 Bs[tile][S], Cs[tile][S];
-  __shared__ float4 run_states[runs][S / 4][kWalkThreads];
-  __shared__ float shared[2][run][warps][sums];
+  constexpr int sums = WalkBackShared<S>::sums, warps = WalkBackShared<S>::warps;
+  extern __shared__ float4 dynamic_shared[];
+  auto& [steps, gains, ends, Bs, Cs, run_states, shared] =
+      *reinterpret_cast<WalkBackShared<S>*>(dynamic_shared);
   const auto& a = walk.a;
   const WalkThread me;
   const Index group = blockIdx.x % walk.groups;
@@ -135,26 +146,25 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
   for (int v = 0; v < 2; ++v)
     if (pair_d + v < a.channels) bias[v] = value_or(0.0f, a.dt_bias, pair_d + v);
 
+  const bool has_gate = static_cast<bool>(a.gate);
   const auto write_channel = [&](int t, int at, bool is_position, float raw, float u, float gate,
                                  float dy) {
-    const float dt = !is_position ? 0.0f : a.dt_softplus ? quick_softplus(raw) : raw;
-    const float share = quick_sigmoid(gate);
+    // Without branches, so that the channels' chains of operations overlap.
+    const float soft = quick_softplus(raw), slope = quick_sigmoid(raw);
+    const float step = a.dt_softplus ? soft : raw;
+    const float dt = is_position ? step : 0.0f;
+    const float share = quick_sigmoid(gate), silu = gate * share;
     steps[t][at] = {dt, dt * u};
-    gains[t][at] = {a.gate ? gate * share * dy : dy, u};
-    ends[t][at] = {a.dt_softplus ? quick_sigmoid(raw) : 1.0f,
-                   dy * share * (1.0f + gate * (1.0f - share))};
+    gains[t][at] = {has_gate ? silu * dy : dy, u};
+    ends[t][at] = {a.dt_softplus ? slope : 1.0f, dy * share * (1.0f + gate * (1.0f - share))};
   };
   const auto bring_tile = [&](Index t0, int count) {
     constexpr int rounds = tile / 8;
     RawNumbers<T, 2> u[rounds], dt[rounds], gate[rounds], dy[rounds];
-#pragma unroll
-    for (int i = 0; i < rounds; ++i) {
-      const int t = row + 8 * i;
-      u[i] = read_u(t0 + t, t < count);
-      dt[i] = read_dt(t0 + t, t < count);
-      gate[i] = read_gate(t0 + t, t < count);
-      dy[i] = read_dy(t0 + t, t < count);
-    }
+    read_u.read(t0, row, count, u);
+    read_dt.read(t0, row, count, dt);
+    read_gate.read(t0, row, count, gate);
+    read_dy.read(t0, row, count, dy);
     const auto B = read_B(t0 + states_row, states_row < count);
     const auto C = read_C(t0 + states_row, states_row < count);
 #pragma unroll
@@ -191,6 +201,12 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
     put(walk.dgate, dgate_offset, t, end.y * fmaf(skip, gain.y, output));
   };
 
+  // A thread sums the same of B or C at all its positions.
+  float* const shared_sums = walk.shared +
+                             ((me.id % sums / (4 * S) * walk.groups + group) * walk.positions +
+                              b * a.chunking.packing.length) *
+                                 a.states +
+                             me.id % (4 * S);
   const Index length = chunk.end - chunk.begin;
   for (Index i = (length + tile - 1) / tile - 1; i >= 0; --i) {
     const Index t0 = chunk.begin + i * tile;
@@ -200,7 +216,6 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
     load_floats(reinterpret_cast<const float4*>(kept_place<const float, S>(
                     walk.kept, a.chunking.length, chunk.place, i, walk.groups, group, me.id)),
                 state);
-    __syncthreads();
     bring_tile(t0, count);
     __syncthreads();
     for (int r = 0; r <= last_run; ++r) {
@@ -237,7 +252,6 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
           states[k][j] = fmaf(decays[k][j], k > 0 ? states[k - 1][j] : entering[j], step.y * B[j]);
         }
       }
-      auto& sums_of_run = shared[r % 2];
 #pragma unroll
       for (int q = run / 4 - 1; q >= 0; --q) {
         float output[4], dinput[4], decayed_sum[4];
@@ -280,7 +294,7 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
             if (set != (S == 4 ? 0 : 1)) continue;
             channels.write([&](int of, int number, int quarter, float sum) {
               const int n = quarter * S + (S == 4 ? 0 : 4 * of) + number % 4;
-              sums_of_run[S == 4 ? k + of : k][me.warp][number / 4 * 4 * S + n] = sum;
+              shared[r * run + (S == 4 ? k + of : k)][me.warp][number / 4 * 4 * S + n] = sum;
             });
           }
         }
@@ -290,21 +304,17 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
         const float dec = sum_of_quarters(decayed_sum, me.quarter);
         if (exists && at < count) finish(t0 + at, at, out, din, dec);
       }
-      if (!walk.shares) continue;
-      __syncthreads();
+    }
+    __syncthreads();
+    if (!walk.shares) continue;
 #pragma unroll
-      for (int i2 = 0; i2 < run * sums / kWalkThreads; ++i2) {
-        const int k = (me.id + i2 * kWalkThreads) / sums, n = (me.id + i2 * kWalkThreads) % sums;
-        const int state_number = n % (4 * S);
-        if (r * run + k >= count || state_number >= a.states) continue;
-        float total = 0;
+    for (int part = 0; part < tile * sums / kWalkThreads; ++part) {
+      const int k = (me.id + part * kWalkThreads) / sums, n = me.id % sums;
+      if (k >= count || n % (4 * S) >= a.states) continue;
+      float total = 0;
 #pragma unroll
-        for (int w = 0; w < warps; ++w) total += sums_of_run[k][w][n];
-        walk.shared[((n / (4 * S) * walk.groups + group) * walk.positions +
-                     b * a.chunking.packing.length + t0 + r * run + k) *
-                        a.states +
-                    state_number] = total;
-      }
+      for (int w = 0; w < warps; ++w) total += shared[k][w][n];
+      shared_sums[(t0 + k) * a.states] = total;
     }
   }
 
@@ -337,7 +347,8 @@ void walk_selective_scan_back(const SelectiveWalkBack<T>& walk, Stream stream,
   WholeReads whole = a.states <= 16 ? whole_reads<4>(a) : whole_reads<8>(a);
   whole.channels = whole.channels && has_raw_numbers<2>(walk.dy, a.channels);
   const auto kernel = a.states <= 16 ? selective_walk_back<T, 4> : selective_walk_back<T, 8>;
-  launch(kernel, dim3(static_cast<unsigned>(blocks)), kWalkThreads, 0, stream, operation, walk,
+  const std::size_t shared = a.states <= 16 ? sizeof(WalkBackShared<4>) : sizeof(WalkBackShared<8>);
+  launch(kernel, dim3(static_cast<unsigned>(blocks)), kWalkThreads, shared, stream, operation, walk,
          whole);
 }
 

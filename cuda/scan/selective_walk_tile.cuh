@@ -83,6 +83,24 @@ struct RawReader {
     return raw;
   }
 
+  /// Those of every eighth of the `positions` from t0 on, beginning with number `first`.
+  template <int Rounds>
+  __device__ void read(Index t0, int first, int positions, Raw (&raw)[Rounds]) const {
+    if (!whole) {
+#pragma unroll
+      for (int i = 0; i < Rounds; ++i)
+        raw[i] = (*this)(t0 + first + 8 * i, first + 8 * i < positions);
+      return;
+    }
+    const T* at = from + (t0 + first) * row;
+    const int end = count > 0 ? positions : 0;
+#pragma unroll
+    for (int i = 0; i < Rounds; ++i, at += 8 * row) {
+      raw[i] = Raw{};
+      if (first + 8 * i < end) raw[i] = *reinterpret_cast<const Raw*>(at);
+    }
+  }
+
   const T* from;
   Index row, next;
   int count;

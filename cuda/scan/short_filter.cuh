@@ -63,7 +63,9 @@ bool has_channel_runs(const V& x, Index width) {
   if (x.extent(2) > 1 && x.stride(2) != 1) return false;
   return width == 1 ||
          (x.extent(2) % width == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 &&
-          reinterpret_cast<std::uintptr_t>(x.data()) % (sizeof(T) * width) == 0);
+          reinterpret_cast<std::uintptr_t>(x.data()) %
+                  (sizeof(T) * static_cast<std::size_t>(width)) ==
+              0);
 }
 
 /// A chunk of `Width` neighboring channels, position after position, with the taps and the last
@@ -218,31 +220,46 @@ struct ShortFilterBackward {
       const Index x_row = a.x.strides[1];
       const Index g_row = dy.strides[1];
       Index t = chunk.begin;
-      for (; t + tile <= chunk.end; t += tile) {
-        typename Walk::Run xs[tile];
-        typename Walk::Run gs[tile];
+      typename Walk::Run xs[tile] = {};
+      typename Walk::Run gs[tile] = {};
+      const auto load = [&](Index count) {
         SSM_UNROLL
         for (int k = 0; k < tile; ++k) {
+          if (k >= count) continue;
           xs[k] = Walk::load(x + k * x_row);
           gs[k] = Walk::load(g + k * g_row);
         }
+        x += tile * x_row;
+        g += tile * g_row;
+      };
+      // Position t makes the gradient of input t − Taps + 1. The last of the chunk and those behind
+      // it come after the loop: some inputs there are kept in the final state.
+      for (; t + tile < chunk.end; t += tile) {
+        load(tile);
         SSM_UNROLL
         for (int k = 0; k < tile; ++k) {
           filter_back(at, xs[k], gs[k]);
           add_parameters(at);
-          if (t + k - (Taps - 1) >= chunk.begin) write(at, s, t + k - (Taps - 1), d);
+          const auto out = inputs_gradient(at);
+          const Index input = t + k - (Taps - 1);
+          if (dx && input >= chunk.begin) Walk::store(&dx(s.batch, input, d), out);
         }
-        x += tile * x_row;
-        g += tile * g_row;
       }
-      // Position t makes the gradient of input t − Taps + 1.
-      for (; t < chunk.end + Taps - 1; ++t, x += x_row, g += g_row) {
-        if (t < s.end)
-          filter_back(at, Walk::load(x), Walk::load(g));
-        else
-          at.dsums.push({});
-        if (t < chunk.end) add_parameters(at);
-        if (t - (Taps - 1) >= chunk.begin) write(at, s, t - (Taps - 1), d);
+      const Index last = chunk.end + Taps - 1;
+      for (; t < last; t += tile) {
+        load(s.end - t);
+        SSM_UNROLL
+        for (int k = 0; k < tile; ++k) {
+          if (t + k >= last) continue;
+          if (t + k < s.end)
+            filter_back(at, xs[k], gs[k]);
+          else
+            at.dsums.push({});
+          if (t + k < chunk.end) add_parameters(at);
+          const Index input = t + k - (Taps - 1);
+          if (dx && input >= chunk.begin)
+            Walk::store(&dx(s.batch, input, d), inputs_gradient(at, s, input, d));
+        }
       }
     }
     const Index row = i / walk.runs() * (a.taps + 1);
@@ -276,20 +293,31 @@ struct ShortFilterBackward {
         if (w >= walk.unused()) at.dweight[w][v] += dsum * at.rows.values[w][v];
     }
   }
-  SSM_DEVICE void write(const State& at, const Sequence& s, Index t, Index d) const {
-    if (!dx) return;
-    const Index kept = t - (s.end - walk.a.taps);  // where the final state has the input
+  SSM_DEVICE W input_gradient(const State& at, int v) const {
+    W total{0};
+    SSM_UNROLL
+    for (int w = 0; w < Taps; ++w)
+      if (Taps - 1 - w >= walk.unused())
+        total += at.filter.weight[Taps - 1 - w][v] * at.dsums.values[w][v];
+    return total;
+  }
+  SSM_DEVICE typename Walk::Run inputs_gradient(const State& at) const {
+    typename Walk::Run out;
+    SSM_UNROLL
+    for (int v = 0; v < Width; ++v) out.values[v] = narrowed<T>(input_gradient(at, v));
+    return out;
+  }
+  /// The same where position t may be one of those that the final state keeps.
+  SSM_DEVICE typename Walk::Run inputs_gradient(const State& at, const Sequence& s, Index t,
+                                                Index d) const {
+    const Index kept = t - (s.end - walk.a.taps);
     typename Walk::Run out;
     SSM_UNROLL
     for (int v = 0; v < Width; ++v) {
-      W total = kept >= 0 ? value_or(W{0}, dfinal_state, s.row, d + v, kept) : W{0};
-      SSM_UNROLL
-      for (int w = 0; w < Taps; ++w)
-        if (Taps - 1 - w >= walk.unused())
-          total += at.filter.weight[Taps - 1 - w][v] * at.dsums.values[w][v];
-      out.values[v] = narrowed<T>(total);
+      const W final = kept >= 0 ? value_or(W{0}, dfinal_state, s.row, d + v, kept) : W{0};
+      out.values[v] = narrowed<T>(final + input_gradient(at, v));
     }
-    Walk::store(&dx(s.batch, t, d), out);
+    return out;
   }
 
   Walk walk;
