@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scan/selective_scan.cuh"
+#include "scan/selective_walk.cuh"
 
 namespace ssm::cuda {
 
@@ -10,17 +11,24 @@ void selective_scan(const ssm::SelectiveScan<T, CudaSpace>& call, DeviceSegments
   const device::SelectiveOperands<T> a(call, segments, chunks);
   Wide<T>* const entries = workspace;
   Wide<T>* const steps = entries + chunks.places * a.channels * a.states;
+  const auto final_state = device::operand(call.final_state);
+  const auto dt_used = device::operand(call.dt_used);
+  const auto y = device::operand(call.y);
   if (!chunks.whole) {
-    device::scan_selective_chunks(a, entries, steps, stream, operation);
+    device::scan_selective_chunks(call, a, entries, steps, stream, operation);
     device::join_selective_chunks(
-        device::SelectiveJoin<T>{a, entries, steps, a.initial_state,
-                                 device::operand(call.final_state), false},
-        stream, operation);
+        device::SelectiveJoin<T>{a, entries, steps, a.initial_state, final_state, false}, stream,
+        operation);
   }
+  if constexpr (!std::is_same_v<T, double>)
+    if (walks(call))
+      return device::walk_selective_scan(
+          device::SelectiveWalk<T>{
+              .a = a, .entries = entries, .final_state = final_state, .dt_used = dt_used, .y = y},
+          device::WalkFor::outputs, stream, operation);
   device::for_each_index(
       chunks.places * a.channels, stream, operation,
-      device::SelectivePass<T>{a, entries, steps, false, device::operand(call.final_state),
-                               device::operand(call.dt_used), device::operand(call.y)});
+      device::SelectivePass<T>{a, entries, steps, false, final_state, dt_used, y});
 }
 
 #define SSM_INSTANTIATE(T)                                                              \

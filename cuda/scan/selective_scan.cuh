@@ -189,12 +189,4 @@ struct SelectivePass {
   Operand<T, 3> y;
 };
 
-/// What every chunk does to a zero state, and the sum of its steps.
-template <class T>
-void scan_selective_chunks(const SelectiveOperands<T>& a, Wide<T>* entries, Wide<T>* steps,
-                           Stream stream, const char* operation) {
-  for_each_index(a.chunking.places * a.channels, stream, operation,
-                 SelectivePass<T>{a, entries, steps, true, {}, {}, {}});
-}
-
 }  // namespace ssm::cuda::device

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scan/selective_scan.cuh"
+#include "scan/selective_walk.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -10,26 +11,26 @@ template <class T>
 struct SelectiveScratch {
   using W = Wide<T>;
 
-  SelectiveScratch(W* workspace, const SelectiveOperands<T>& a)
-      : groups(chunk_warps(a.chunking.places, a.channels)),
-        entries(workspace),
-        adjoints(entries + a.chunking.places * a.channels * a.states),
-        dA(adjoints + a.chunking.places * a.channels * a.states),
-        steps(dA + a.chunking.places * a.channels * a.states),
-        dskip(steps + a.chunking.places * a.channels),
-        dbias(dskip + a.chunking.places * a.channels),
-        kept(dbias + a.chunking.places * a.channels),
-        shared(kept + a.chunking.places * groups * (kSelectiveChunk / kSelectiveTile) * a.states *
-                          kWarpChannels) {}
+  SelectiveScratch(W* workspace, const SelectiveOperands<T>& a,
+                   const ssm::SelectiveScan<T, CudaSpace>& call, const SequenceChunks& chunks)
+      : groups(selective_groups(call, chunks)),
+        kept(workspace),
+        entries(kept + selective_kept_states(call, chunks)),
+        adjoints(entries + chunks.places * a.channels * a.states),
+        dA(adjoints + chunks.places * a.channels * a.states),
+        steps(dA + chunks.places * a.channels * a.states),
+        dskip(steps + chunks.places * a.channels),
+        dbias(dskip + chunks.places * a.channels),
+        shared(dbias + chunks.places * a.channels) {}
 
-  Index groups;  // warps that share a chunk
+  Index groups;  // blocks of a walk or warps that share a chunk
+  W* kept;       // [places, groups, tiles, N, 32]   states in front of every tile; or a walk's
   W* entries;    // [places, N, D]   states that enter the chunks
   W* adjoints;   // [places, N, D]   of what leaves a chunk, then of what enters it
   W* dA;         // [places, N, D]
   W* steps;      // [places, D]      sums of Δ
   W* dskip;      // [places, D]
   W* dbias;      // [places, D]
-  W* kept;       // [places, groups, tiles, N, 32]   states in front of every tile
   W* shared;     // [2, groups, B, L, N]   gradients of B and of C
 };
 
@@ -76,6 +77,20 @@ struct SelectiveAdjointPass {
   Operand<const T, 3> dy;
   W* adjoints;
 };
+
+/// What every chunk makes of a zero adjoint.
+template <class T>
+void scan_selective_adjoints(const ssm::SelectiveScanBackward<T, CudaSpace>& g,
+                             const SelectiveOperands<T>& a, Wide<T>* adjoints, Stream stream,
+                             const char* operation) {
+  const auto dy = operand(g.dy);
+  if constexpr (!std::is_same_v<T, double>)
+    if (walks(g.forward))
+      return walk_selective_scan(SelectiveWalk<T>{.a = a, .entries = adjoints, .dy = dy},
+                                 WalkFor::adjoints, stream, operation);
+  for_each_index(a.chunking.places * a.channels, stream, operation,
+                 SelectiveAdjointPass<T>{a, dy, adjoints});
+}
 
 /// A chunk, by a warp that holds a channel in every lane. With g = silu(gate)·dy:
 ///   λ_t = C_t·g_t + exp(Δ_{t+1}·A)·λ_{t+1}
@@ -311,6 +326,31 @@ struct SelectiveSharedSum {
   bool accumulate;
 };
 
+/// Gradients of sequences, and of the rest what every chunk adds.
+template <class T>
+void differentiate_chunks(const ssm::SelectiveScanBackward<T, CudaSpace>& g,
+                          const SelectiveOperands<T>& a, const SelectiveScratch<T>& scratch,
+                          Stream stream, const char* operation) {
+  const Index positions = g.forward.B.extent(0) * g.forward.B.extent(1);
+  const bool shares = g.dB || g.dC;
+  if constexpr (!std::is_same_v<T, double>)
+    if (walks(g.forward)) {
+      walk_selective_scan(
+          SelectiveWalk<T>{.a = a, .entries = scratch.entries, .kept = scratch.kept}, WalkFor::kept,
+          stream, operation);
+      return walk_selective_scan_back(
+          SelectiveWalkBack<T>{a, operand(g.dy), operand(g.ddt_used), operand(g.du), operand(g.ddt),
+                               operand(g.dgate), scratch.kept, scratch.adjoints, scratch.dA,
+                               scratch.dskip, scratch.dbias, scratch.shared, scratch.groups,
+                               positions, shares, g.accumulate},
+          stream, operation);
+    }
+  for_each_row(
+      a.chunking.places * scratch.groups, stream, operation,
+      SelectiveGradientRow<T>{a, scratch, operand(g.dy), operand(g.ddt_used), operand(g.du),
+                              operand(g.ddt), operand(g.dgate), positions, shares, g.accumulate});
+}
+
 template <class T>
 void add_parameter_gradients(const ssm::SelectiveScanBackward<T, CudaSpace>& g,
                              const SelectiveOperands<T>& a, const SelectiveScratch<T>& scratch,
@@ -348,12 +388,10 @@ void selective_scan_backward(const ssm::SelectiveScanBackward<T, CudaSpace>& g,
   using W = Wide<T>;
   const char* const operation = "selective_scan_backward";
   const SelectiveOperands<T> a(g.forward, segments, chunks);
-  const SelectiveScratch<T> scratch(workspace, a);
-  const auto dy = operand(g.dy);
+  const SelectiveScratch<T> scratch(workspace, a, g.forward, chunks);
   if (!chunks.whole) {
-    scan_selective_chunks(a, scratch.entries, scratch.steps, stream, operation);
-    for_each_index(chunks.places * a.channels, stream, operation,
-                   SelectiveAdjointPass<T>{a, dy, scratch.adjoints});
+    scan_selective_chunks(g.forward, a, scratch.entries, scratch.steps, stream, operation);
+    scan_selective_adjoints(g, a, scratch.adjoints, stream, operation);
   }
   join_selective_chunks(
       SelectiveJoin<T>{a, scratch.entries, scratch.steps, a.initial_state, {}, false}, stream,
@@ -363,11 +401,7 @@ void selective_scan_backward(const ssm::SelectiveScanBackward<T, CudaSpace>& g,
       stream, operation);
   const Index size = g.forward.B.size();
   const bool accumulate = g.accumulate;
-  for_each_row(
-      chunks.places * scratch.groups, stream, operation,
-      SelectiveGradientRow<T>{a, scratch, dy, operand(g.ddt_used), operand(g.du), operand(g.ddt),
-                              operand(g.dgate), g.forward.B.extent(0) * g.forward.B.extent(1),
-                              g.dB || g.dC, accumulate});
+  differentiate_chunks(g, a, scratch, stream, operation);
   const Index groups = a.channels > 0 ? scratch.groups : 0;
   const Index length = g.forward.B.extent(1);
   if (g.dB)

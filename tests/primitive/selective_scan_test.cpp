@@ -39,8 +39,9 @@ struct Run : OperandRun<SelectiveScan<T, HostSpace>, SelectiveScanBackward<T, Ho
     for_each_element([](Wide<T>& x) { x = -std::exp(x); }, this->writable(this->forward.A));
     // Negative steps would grow without bound, and the bias may make a small one so.
     if (!test.softplus)
-      for_each_element([](T& step) { step = T(1) + std::abs(step); },
-                       this->writable(this->forward.dt));
+      for_each_element(
+          [](T& step) { step = static_cast<T>(1 + std::abs(static_cast<Wide<T>>(step))); },
+          this->writable(this->forward.dt));
   }
   void evaluate(auto& ctx) { selective_scan(ctx, this->forward); }
   void differentiate(auto& ctx) { selective_scan_backward(ctx, this->backward()); }
@@ -256,6 +257,41 @@ TEST_CASE_TEMPLATE("large steps neither overflow nor hide what is not a number",
     CHECK(std::isnan(actual.forward.y(0, 2, 2)));
     CHECK(std::isfinite(actual.forward.y(0, 2, 3)));
   });
+}
+
+TEST_CASE_TEMPLATE("walks of every width, with tiles and chunks that are full and that are not", T,
+                   float, BFloat16, Float16) {
+  for (const Index states : {1, 15, 16, 17, 32, 33})
+    for (const Index channels : {31, 32, 33, 66})
+      for (const Index length : {1, 33, 130})
+        equals_reference<Run<T>>({.batch = 2,
+                                  .length = length,
+                                  .channels = channels,
+                                  .states = states,
+                                  .initial = true,
+                                  .dfinal = true},
+                                 only<Device>);
+}
+
+TEST_CASE_TEMPLATE("half types of any layout, packed, with operands left out", T, BFloat16,
+                   Float16) {
+  const Index offsets[] = {0, 0, 1, 4, 4, 110};
+  for (const bool optional : {false, true}) {
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<T>>({.batch = 2,
+                                .length = 70,
+                                .softplus = optional,
+                                .optional = optional,
+                                .accumulate = optional,
+                                .layout = layout},
+                               only<Device>);
+    equals_reference<Run<T>>({.length = 110,
+                              .optional = optional,
+                              .initial = optional,
+                              .dfinal = optional,
+                              .segments = offsets},
+                             only<Device>);
+  }
 }
 
 TEST_CASE("the same thread count gives the same gradient bits") {

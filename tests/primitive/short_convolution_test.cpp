@@ -197,6 +197,32 @@ TEST_CASE_TEMPLATE("no positions pass the state through, and no sequences are le
   equals_reference<Run<T>>({.batch = 0, .length = 5, .initial = true, .dfinal = true});
 }
 
+TEST_CASE_TEMPLATE("any number of neighboring channels and of taps, chunk after chunk", T, float,
+                   BFloat16, Float16) {
+  for (const Index channels : {1, 2, 4, 6, 40})
+    for (const Index taps : {1, 2, 3, 4, 5, 8, 9})
+      for (const Index length : {1, 2, 16, 33, 100})
+        equals_reference<Run<T>>({.batch = 2,
+                                  .length = length,
+                                  .channels = channels,
+                                  .taps = taps,
+                                  .initial = true,
+                                  .dfinal = true},
+                                 only<Device>);
+}
+
+TEST_CASE_TEMPLATE("half types of any layout, and packed", T, BFloat16, Float16) {
+  const Index offsets[] = {0, 0, 1, 4, 4, 110};
+  for (const Layout layout : all_layouts)
+    for (const ActivationKind activation : {ActivationKind::none, ActivationKind::silu})
+      equals_reference<Run<T>>(
+          {.batch = 2, .length = 70, .activation = activation, .layout = layout}, only<Device>);
+  for (const bool states : {false, true})
+    equals_reference<Run<T>>(
+        {.length = 110, .bias = states, .initial = states, .dfinal = states, .segments = offsets},
+        only<Device>);
+}
+
 TEST_CASE("the same thread count gives the same gradient bits") {
   repeats_its_bits<Run<float>>({.batch = 5, .length = 300, .channels = 96});
 }

@@ -8,13 +8,17 @@
 namespace ssm::cuda {
 
 /// The compiled half; formulas and shapes as ssm::ShortConvolution and
-/// ssm::ShortConvolutionBackward. T: float, double, half types; sums in Wide<T>. A thread for every
-/// element of y, which reads W elements of x, W − 1 of them from cache.
+/// ssm::ShortConvolutionBackward. T: float, double, half types; sums in Wide<T>. Where channels
+/// are neighbors in memory, T is not double and W ≤ 8, a thread takes four neighboring channels
+/// along a chunk, two backwards (one if W is not 4 or they are not aligned), and reads every
+/// element once. Else a thread for every element of y reads W elements of x, W − 1 of them from
+/// cache.
 template <class T>
 SSM_CUDA_API void short_convolution(const ssm::ShortConvolution<T, CudaSpace>& a,
-                                    DeviceSegments segments, Stream stream);
-/// A thread for every element of dx. Gradients of parameters are summed by chunks of positions, a
-/// thread for every chunk, channel and tap, then over the chunks.
+                                    DeviceSegments segments, SequenceChunks chunks, Stream stream);
+/// As the forward pass: along chunks, with the sums of the gradients of parameters in registers;
+/// else a thread for every element of dx, and one for every chunk, channel and tap. Gradients of
+/// parameters are then summed over the chunks.
 /// workspace   short_convolution_scratch(g.forward, chunks) numbers
 template <class T>
 SSM_CUDA_API void short_convolution_backward(const ssm::ShortConvolutionBackward<T, CudaSpace>& g,
@@ -34,7 +38,10 @@ struct ShortConvolution {
   static void short_convolution(Ctx& ctx, const ssm::ShortConvolution<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();
-      cuda::short_convolution(on_device(a), segments_on_device(ctx, frame, a.segments), stream);
+      const SequenceChunks chunks =
+          busy_chunks(a.x.extent(0), a.x.extent(1), a.segments, a.x.size() / 4, 16);
+      cuda::short_convolution(on_device(a), segments_on_device(ctx, frame, a.segments), chunks,
+                              stream);
     });
   }
   template <class Ctx, DeviceNumber T>
@@ -44,7 +51,7 @@ struct ShortConvolution {
       const auto& x = g.forward.x;
       auto frame = ctx.workspace().frame();
       const SequenceChunks chunks =
-          busy_chunks(x.extent(0), x.extent(1), g.forward.segments, x.size(), 128);
+          busy_chunks(x.extent(0), x.extent(1), g.forward.segments, x.size() / 4, 32);
       const auto segments = segments_on_device(ctx, frame, g.forward.segments);
       const auto workspace =
           frame.template tensor<Wide<T>>(short_convolution_scratch(g.forward, chunks));
