@@ -15,11 +15,20 @@ namespace ssm::cuda::device {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
-/// Numbers between the rows of a tile in shared memory: 16 bytes more than a multiple of 32, so
-/// that eight rows lie in different banks.
-constexpr int tile_stride(int width) { return width + 8; }
-/// Numbers of a tile in shared memory.
-constexpr int tile_size(int rows, int width) { return rows * tile_stride(width); }
+/// Tiles that warps multiply by themselves: rows in shared memory lie 16 bytes more than a multiple
+/// of 32 apart, so that eight of them are in different banks.
+template <int Width_>
+struct WarpTiles {
+  static constexpr int Width = Width_;
+  static constexpr bool by_warpgroups = false;
+  /// Numbers of a tile.
+  static constexpr int size(int rows) { return rows * (Width + 8); }
+  /// The address of a row's eight columns from `column` on, which eight divides.
+  template <int Rows, class T>
+  __device__ static T* at(T* tile, int row, int column) {
+    return tile + row * (Width + 8) + column;
+  }
+};
 
 template <class T>
 __device__ unsigned pack(float low, float high) {
@@ -55,7 +64,7 @@ __device__ inline float row_max(float x) {
 
 /// Copies tiles of `Rows` rows of a matrix of any length to shared memory, one after the other; a
 /// thread copies every so many rows of the same eight channels.
-template <int Rows, int Width, int Threads, class T>
+template <class Tiles, int Rows, int Threads, class T>
 class TileLoader {
  public:
   /// The first tile begins at `matrix`.
@@ -66,13 +75,13 @@ class TileLoader {
 
   /// Begins to copy the next tile, of which `count` rows are there; the others are zero.
   __device__ void load(T* tile, int count) {
-    if (own_column() < Width) {
-      T* const to = tile + own_row() * tile_stride(Width) + own_column();
+    if (own_column() < Tiles::Width) {
       const int limit = is_read_ ? count - own_row() : 0;
       const T* from = from_;
 #pragma unroll
       for (int row = 0; row < Rows; row += step) {
-        copy_async_or_zero(to + row * tile_stride(Width), from, row < limit);
+        copy_async_or_zero(Tiles::template at<Rows>(tile, own_row() + row, own_column()), from,
+                           row < limit);
         from += step * stride_;
       }
     }
@@ -80,10 +89,11 @@ class TileLoader {
   }
 
  private:
-  static constexpr int columns = Width <= 32    ? 4
-                                 : Width <= 64  ? 8
-                                 : Width <= 128 ? 16
-                                                : 32;  // of 16 bytes
+  /// Pieces of 16 bytes in a row, up to a power of two.
+  static constexpr int columns = Tiles::Width <= 32    ? 4
+                                 : Tiles::Width <= 64  ? 8
+                                 : Tiles::Width <= 128 ? 16
+                                                       : 32;
   static constexpr int step = Threads / columns;
   static_assert(Threads % columns == 0 && Rows % step == 0);
   __device__ static int own_row() { return static_cast<int>(threadIdx.x) / columns; }
@@ -94,55 +104,45 @@ class TileLoader {
   bool is_read_;
 };
 
-/// Writes a warp's rows of sums, times `factor`, to the rows of a matrix that are there, by way of
-/// `tile`: 16 rows in shared memory that only this warp uses.
-template <class T, int Width>
-__device__ void store_sums(T* tile, const float (&sums)[Width / 8][4], float low_factor,
-                           float high_factor, T* matrix, Index row_stride, Index count, int width) {
+/// Writes a warp's 16 rows of sums, times a factor, to the rows of a matrix that are there, by way
+/// of its rows from `own` on of a tile, which no other warp uses any more.
+template <class Tiles, int Rows, class T>
+__device__ void store_sums(T* tile, int own, const float (&sums)[Tiles::Width / 8][4],
+                           float low_factor, float high_factor, T* matrix, Index row_stride,
+                           int count, int width) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  unsigned* const low =
-      reinterpret_cast<unsigned*>(tile + lane / 4 * tile_stride(Width)) + lane % 4;
-  unsigned* const high = low + 8 * tile_stride(Width) / 2;
+  const auto pair = [&](int row, int column) -> unsigned& {
+    return reinterpret_cast<unsigned*>(Tiles::template at<Rows>(tile, own + row, column))[lane % 4];
+  };
+  __syncwarp();
 #pragma unroll
-  for (int n = 0; n < Width / 8; ++n) {
-    low[4 * n] = pack<T>(sums[n][0] * low_factor, sums[n][1] * low_factor);
-    high[4 * n] = pack<T>(sums[n][2] * high_factor, sums[n][3] * high_factor);
+  for (int n = 0; n < Tiles::Width / 8; ++n) {
+    pair(lane / 4, 8 * n) = pack<T>(sums[n][0] * low_factor, sums[n][1] * low_factor);
+    pair(lane / 4 + 8, 8 * n) = pack<T>(sums[n][2] * high_factor, sums[n][3] * high_factor);
   }
   __syncwarp();
-  constexpr int chunks = Width / 8;
+  constexpr int chunks = Tiles::Width / 8;
 #pragma unroll
   for (int i = 0; i < 16 * chunks / 32; ++i) {
     const int row = (i * 32 + lane) / chunks;
     const int column = (i * 32 + lane) % chunks * 8;
     if (row < count && column < width)
       *reinterpret_cast<uint4*>(matrix + row * row_stride + column) =
-          *reinterpret_cast<const uint4*>(tile + row * tile_stride(Width) + column);
+          *reinterpret_cast<const uint4*>(Tiles::template at<Rows>(tile, own + row, column));
   }
 }
 
-/// The left operand [16, 16] at a place in a tile.
-template <int Width, class T>
-__device__ void load_left(unsigned (&a)[4], const T* place) {
+/// Begins
+///   sums[m] = 16 rows of `left`, from own + 16·m on, times the transpose of `right`
+///   [16·M, Width] · [8·N, Width]ᵀ
+/// Products of warpgroups have an end at Tiles::wait, those of warps at once.
+template <class Tiles, int LeftRows, int M, int N, class T>
+__device__ void begin_transposed(float (&sums)[M][N][4], T* left, int own, T* right) {
+  if constexpr (Tiles::by_warpgroups) {
+    static_assert(M == 1);
+    if (Tiles::template begin_transposed<LeftRows>(sums[0], left, own, right)) return;
+  }
   const int lane = static_cast<int>(threadIdx.x % 32);
-  load_tiles(a, place + lane % 16 * tile_stride(Width) + lane / 16 * 8);
-}
-/// Two right operands [16, 8]: the columns 0 … 7 and 8 … 15 of the transpose of the [16, 16] at a
-/// place in a tile; b[0], b[1] and b[2], b[3].
-template <int Width, class T>
-__device__ void load_right_transposed(unsigned (&b)[4], const T* place) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  load_tiles(b, place + (lane % 8 + lane / 16 * 8) * tile_stride(Width) + lane / 8 % 2 * 8);
-}
-/// The same of the [16, 16] itself.
-template <int Width, class T>
-__device__ void load_right(unsigned (&b)[4], const T* place) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  load_transposed(b, place + lane % 16 * tile_stride(Width) + lane / 16 * 8);
-}
-
-/// sums[m] = rows m of `left` times the transpose of `right`: [16·M, Width] · [8·N, Width]ᵀ
-template <int Width, int M, int N, class T>
-__device__ void multiply_transposed(float (&sums)[M][N][4], const T* left, const T* right) {
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -150,15 +150,17 @@ __device__ void multiply_transposed(float (&sums)[M][N][4], const T* left, const
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[m][n][i] = 0;
 #pragma unroll
-  for (int step = 0; step < Width / 16; ++step) {
+  for (int step = 0; step < Tiles::Width / 16; ++step) {
     unsigned a[M][4];
 #pragma unroll
     for (int m = 0; m < M; ++m)
-      load_left<Width>(a[m], left + 16 * m * tile_stride(Width) + 16 * step);
+      load_tiles(a[m], Tiles::template at<LeftRows>(left, own + 16 * m + lane % 16,
+                                                    16 * step + lane / 16 * 8));
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
-      unsigned b[4];
-      load_right_transposed<Width>(b, right + 8 * n * tile_stride(Width) + 16 * step);
+      unsigned b[4];  // two right operands [16, 8]
+      load_tiles(b, Tiles::template at<8 * N>(right, 8 * n + lane % 8 + lane / 16 * 8,
+                                              16 * step + lane / 8 % 2 * 8));
 #pragma unroll
       for (int m = 0; m < M; ++m) {
         multiply<T>(sums[m][n], a[m], b[0], b[1]);
@@ -168,31 +170,65 @@ __device__ void multiply_transposed(float (&sums)[M][N][4], const T* left, const
   }
 }
 
-/// sums[m] += factors[m], rounded to T, times `right`: [16·M, 8·N] · [8·N, Width]
-template <int Width, int M, int N, class T>
-__device__ void multiply_add(float (&sums)[M][Width / 8][4], const float (&factors)[M][N][4],
-                             const T* right) {
+/// Left operands of the next product: sums, rounded to T.
+template <class T, int M, int N>
+__device__ void pack_sums(unsigned (&a)[M][N / 2][4], const float (&sums)[M][N][4]) {
 #pragma unroll
-  for (int step = 0; step < N / 2; ++step) {
-    unsigned a[M][4];
+  for (int m = 0; m < M; ++m)
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-      const float(&even)[4] = factors[m][2 * step];
-      const float(&odd)[4] = factors[m][2 * step + 1];
-      a[m][0] = pack<T>(even[0], even[1]), a[m][1] = pack<T>(even[2], even[3]);
-      a[m][2] = pack<T>(odd[0], odd[1]), a[m][3] = pack<T>(odd[2], odd[3]);
+    for (int step = 0; step < N / 2; ++step) {
+      const float(&even)[4] = sums[m][2 * step];
+      const float(&odd)[4] = sums[m][2 * step + 1];
+      a[m][step][0] = pack<T>(even[0], even[1]), a[m][step][1] = pack<T>(even[2], even[3]);
+      a[m][step][2] = pack<T>(odd[0], odd[1]), a[m][step][3] = pack<T>(odd[2], odd[3]);
     }
+}
+
+/// Begins, as begin_transposed,
+///   sums[m] += a[m] · right    [16·M, 16·Steps] · [16·Steps, Width]
+template <class Tiles, int M, int Steps, class T>
+__device__ void begin_add(float (&sums)[M][Tiles::Width / 8][4], const unsigned (&a)[M][Steps][4],
+                          T* right) {
+  if constexpr (Tiles::by_warpgroups) {
+    static_assert(M == 1);
+    if (Tiles::begin_add(sums[0], a[0], right)) return;
+  }
+  const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
-    for (int n = 0; n < Width / 8; n += 2) {
+  for (int step = 0; step < Steps; ++step)
+#pragma unroll
+    for (int n = 0; n < Tiles::Width / 8; n += 2) {
       unsigned b[4];
-      load_right<Width>(b, right + 16 * step * tile_stride(Width) + 8 * n);
+      load_transposed(
+          b, Tiles::template at<16 * Steps>(right, 16 * step + lane % 16, 8 * n + lane / 16 * 8));
 #pragma unroll
       for (int m = 0; m < M; ++m) {
-        multiply<T>(sums[m][n], a[m], b[0], b[1]);
-        multiply<T>(sums[m][n + 1], a[m], b[2], b[3]);
+        multiply<T>(sums[m][n], a[m][step], b[0], b[1]);
+        multiply<T>(sums[m][n + 1], a[m][step], b[2], b[3]);
       }
     }
-  }
+}
+
+/// Waits until all but the last `Count` products that were begun have their sums.
+template <class Tiles, int Count, int M, int N>
+__device__ void finish(float (&sums)[M][N][4]) {
+  if constexpr (Tiles::by_warpgroups) Tiles::template wait<Count>(sums[0]);
+}
+
+/// begin_transposed, and its end.
+template <class Tiles, int LeftRows, int M, int N, class T>
+__device__ void multiply_transposed(float (&sums)[M][N][4], T* left, int own, T* right) {
+  begin_transposed<Tiles, LeftRows>(sums, left, own, right);
+  finish<Tiles, 0>(sums);
+}
+/// sums[m] += factors[m], rounded to T, times `right`: [16·M, 8·N] · [8·N, Width]
+template <class Tiles, int M, int N, class T>
+__device__ void multiply_add(float (&sums)[M][Tiles::Width / 8][4], const float (&factors)[M][N][4],
+                             T* right) {
+  unsigned a[M][N / 2][4];
+  pack_sums<T>(a, factors);
+  begin_add<Tiles>(sums, a, right);
+  finish<Tiles, 0>(sums);
 }
 
 template <int M, int N>
@@ -203,6 +239,14 @@ __device__ void set_zero(float (&sums)[M][N][4]) {
     for (int n = 0; n < N; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[m][n][i] = 0;
+}
+
+/// Waits until what this thread's and the others' loaders have begun to copy is there.
+template <class Tiles>
+__device__ void wait_for_tiles() {
+  wait_for_copies();
+  if constexpr (Tiles::by_warpgroups) Tiles::show_copies();
+  __syncthreads();
 }
 
 /// Which rows of which sequence and head a block owns.

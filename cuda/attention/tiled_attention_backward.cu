@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "attention/attention_tile.cuh"
+#include "attention/warpgroup_tile.cuh"
 #include "ssm/backend/cuda/tiled_attention.hpp"
 
 namespace ssm::cuda {
@@ -73,23 +73,25 @@ struct QueryNumbers {
 };
 
 /// A warp has M times 16 rows of its own, a block W warps; N of the other kind at a time.
-template <int Width_, int W_, int M_, int N_, int Blocks_>
+template <class Tiles_, int W_, int M_, int N_, int Blocks_>
 struct QueryShape {
-  static constexpr int Width = Width_, W = W_, M = M_, N = N_, Blocks = Blocks_;
+  using Tiles = Tiles_;
+  static constexpr int Width = Tiles::Width, W = W_, M = M_, N = N_, Blocks = Blocks_;
   static constexpr int queries = 16 * M * W, threads = 32 * W;
   static constexpr std::size_t bytes =
-      2 * (2 * std::size_t{tile_size(queries, Width)} + 4 * tile_size(N, Width));
+      2 * (2 * std::size_t{Tiles::size(queries)} + 4 * Tiles::size(N));
 };
 
 template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::threads, Shape::Blocks)
     query_gradient_kernel(const GradientOperands<T> g) {
+  using Tiles = typename Shape::Tiles;
   constexpr int Width = Shape::Width, M = Shape::M, N = Shape::N, threads = Shape::threads;
-  constexpr int queries = Shape::queries, key_size = tile_size(N, Width);
-  extern __shared__ __align__(128) unsigned char shared[];
+  constexpr int queries = Shape::queries, key_size = Tiles::size(N);
+  extern __shared__ __align__(1024) unsigned char shared[];
   T* const q_tile = reinterpret_cast<T*>(shared);
-  T* const dy_tile = q_tile + tile_size(queries, Width);
-  T* const key_tiles = dy_tile + tile_size(queries, Width);  // twice keys and values
+  T* const dy_tile = q_tile + Tiles::size(queries);
+  T* const key_tiles = dy_tile + Tiles::size(queries);  // twice keys and values
 
   const AttentionRows rows = g.query_tiles.at(blockIdx.x, queries, g.sequences.packing);
   if (rows.count <= 0) return;
@@ -101,13 +103,13 @@ __global__ void __launch_bounds__(Shape::threads, Shape::Blocks)
   const int first_seen = static_cast<int>(keys.cached + rows.first) + own;
   const float scale = g.scale * kLog2E;
 
-  TileLoader<queries, Width, threads, T>(&g.q(b, t0, h, 0), g.q.strides[1], g.width)
+  TileLoader<Tiles, queries, threads, T>(&g.q(b, t0, h, 0), g.q.strides[1], g.width)
       .load(q_tile, rows.count);
-  TileLoader<queries, Width, threads, T>(&g.dy(b, t0, h, 0), g.dy.strides[1], g.width)
+  TileLoader<Tiles, queries, threads, T>(&g.dy(b, t0, h, 0), g.dy.strides[1], g.width)
       .load(dy_tile, rows.count);
-  TileLoader<N, Width, threads, T> next_keys(&g.k(keys.batch, keys.begin, h, 0), g.k.strides[1],
+  TileLoader<Tiles, N, threads, T> next_keys(&g.k(keys.batch, keys.begin, h, 0), g.k.strides[1],
                                              g.width);
-  TileLoader<N, Width, threads, T> next_values(&g.v(keys.batch, keys.begin, h, 0), g.v.strides[1],
+  TileLoader<Tiles, N, threads, T> next_values(&g.v(keys.batch, keys.begin, h, 0), g.v.strides[1],
                                                g.width);
   next_keys.load(key_tiles, end);
   next_values.load(key_tiles + key_size, end);
@@ -126,15 +128,15 @@ __global__ void __launch_bounds__(Shape::threads, Shape::Blocks)
   T* k_tile = key_tiles;
   T* other = key_tiles + 2 * key_size;
   for (int first = 0; first < end; first += N) {
-    wait_for_copies();
-    __syncthreads();  // these are there, those before have been read
+    wait_for_tiles<Tiles>();  // these are there, those before have been read
     if (first + N < end) {
       next_keys.load(other, end - first - N);
       next_values.load(other + key_size, end - first - N);
     }
     float scores[M][N / 8][4], toward[M][N / 8][4];
-    multiply_transposed<Width>(scores, q_tile + own * tile_stride(Width), k_tile);
-    multiply_transposed<Width>(toward, dy_tile + own * tile_stride(Width), k_tile + key_size);
+    begin_transposed<Tiles, queries>(scores, q_tile, own, k_tile);
+    begin_transposed<Tiles, queries>(toward, dy_tile, own, k_tile + key_size);
+    finish<Tiles, 1>(scores);
     const bool all_seen = first + N - 1 <= first_seen;
 #pragma unroll
     for (int m = 0; m < M; ++m)
@@ -147,44 +149,51 @@ __global__ void __launch_bounds__(Shape::threads, Shape::Blocks)
           for (int j = 0; j < 2; ++j) {
             float& score = scores[m][n][2 * i + j];
             const float weight = power_of_two(score * scale - numbers[m][i].x);
-            score = 8 * n + lane % 4 * 2 + j < limit
-                        ? weight * (toward[m][n][2 * i + j] - numbers[m][i].y)
-                        : 0.0f;
+            score = 8 * n + lane % 4 * 2 + j < limit ? weight : 0.0f;
           }
       }
-    multiply_add<Width>(sums, scores, k_tile);
+    finish<Tiles, 0>(toward);
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) scores[m][n][i] *= toward[m][n][i] - numbers[m][i / 2].y;
+    multiply_add<Tiles>(sums, scores, k_tile);
     T* const swapped = k_tile;
     k_tile = other;
     other = swapped;
   }
+  if constexpr (Tiles::by_warpgroups) __syncthreads();  // all have read the queries
 #pragma unroll
   for (int m = 0; m < M; ++m) {
     const int row = own + 16 * m;
-    store_sums<T, Width>(q_tile + row * tile_stride(Width), sums[m], g.scale, g.scale,
-                         &g.dq(b, t0 + row, h, 0), g.dq.strides[1], rows.count - row, g.width);
+    store_sums<Tiles, queries>(q_tile, row, sums[m], g.scale, g.scale, &g.dq(b, t0 + row, h, 0),
+                               g.dq.strides[1], rows.count - row, g.width);
   }
 }
 
 /// As QueryShape. `Key`, `Value`: which gradients are made.
-template <int Width_, int W_, int N_, bool Key_, bool Value_>
+template <class Tiles_, int W_, int N_, bool Key_, bool Value_>
 struct KeyShape {
-  static constexpr int Width = Width_, W = W_, N = N_;
+  using Tiles = Tiles_;
+  static constexpr int Width = Tiles::Width, W = W_, N = N_;
   static constexpr bool Key = Key_, Value = Value_;
   static constexpr int keys = 16 * W, threads = 32 * W;
   static constexpr std::size_t bytes =
-      2 * (2 * std::size_t{tile_size(keys, Width)} + 4 * tile_size(N, Width)) +
-      2 * N * sizeof(float2);
+      2 * (2 * std::size_t{Tiles::size(keys)} + 4 * Tiles::size(N)) + 2 * N * sizeof(float2);
 };
 
 template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
     key_gradient_kernel(const GradientOperands<T> g) {
+  using Tiles = typename Shape::Tiles;
   constexpr int Width = Shape::Width, N = Shape::N, threads = Shape::threads;
-  constexpr int query_size = tile_size(N, Width);
-  extern __shared__ __align__(128) unsigned char shared[];
+  constexpr int query_size = Tiles::size(N);
+  extern __shared__ __align__(1024) unsigned char shared[];
   T* const k_tile = reinterpret_cast<T*>(shared);
-  T* const v_tile = k_tile + tile_size(Shape::keys, Width);
-  T* const query_tiles = v_tile + tile_size(Shape::keys, Width);  // twice q and dy
+  T* const v_tile = k_tile + Tiles::size(Shape::keys);
+  T* const query_tiles = v_tile + Tiles::size(Shape::keys);  // twice q and dy
   float2* const query_numbers = reinterpret_cast<float2*>(query_tiles + 4 * query_size);
 
   const AttentionRows rows = g.key_tiles.at(blockIdx.x, Shape::keys, g.sequences.packing);
@@ -204,14 +213,17 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   if constexpr (Shape::Key) set_zero(dk_sums);
   if constexpr (Shape::Value) set_zero(dv_sums);
 
-  TileLoader<Shape::keys, Width, threads, T>(&g.k(keys.batch, s0, h, 0), g.k.strides[1], g.width)
-      .load(k_tile, rows.count);
+  // Keys that no query sees may be anything: they are taken as zeros.
+  const int last_seen = cached + queries - first_key;
+  const int seen = last_seen < rows.count ? last_seen : rows.count;
+  TileLoader<Tiles, Shape::keys, threads, T>(&g.k(keys.batch, s0, h, 0), g.k.strides[1], g.width)
+      .load(k_tile, seen);
   if constexpr (Shape::Key)
-    TileLoader<Shape::keys, Width, threads, T>(&g.v(keys.batch, s0, h, 0), g.v.strides[1], g.width)
-        .load(v_tile, rows.count);
+    TileLoader<Tiles, Shape::keys, threads, T>(&g.v(keys.batch, s0, h, 0), g.v.strides[1], g.width)
+        .load(v_tile, seen);
   const Index t0 = sequence.begin + begin;
-  TileLoader<N, Width, threads, T> next_q(&g.q(b, t0, h, 0), g.q.strides[1], g.width);
-  TileLoader<N, Width, threads, T> next_dy(&g.dy(b, t0, h, 0), g.dy.strides[1], g.width);
+  TileLoader<Tiles, N, threads, T> next_q(&g.q(b, t0, h, 0), g.q.strides[1], g.width);
+  TileLoader<Tiles, N, threads, T> next_dy(&g.dy(b, t0, h, 0), g.dy.strides[1], g.width);
   const float2* const numbers = g.numbers(b, h, sequence.begin);
   const auto load_next = [&](int buffer, int first) {
     next_q.load(query_tiles + 2 * buffer * query_size, queries - first);
@@ -229,13 +241,14 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
   int buffer = 0;
   for (int first = begin; first < queries; first += N, buffer ^= 1) {
-    wait_for_copies();
-    __syncthreads();  // these are there, those before have been read
+    wait_for_tiles<Tiles>();  // these are there, those before have been read
     if (first + N < queries) load_next(buffer ^ 1, first + N);
-    const T* const q_tile = query_tiles + 2 * buffer * query_size;
-    const T* const dy_tile = q_tile + query_size;
-    float scores[1][N / 8][4];
-    multiply_transposed<Width>(scores, k_tile + own * tile_stride(Width), q_tile);
+    T* const q_tile = query_tiles + 2 * buffer * query_size;
+    T* const dy_tile = q_tile + query_size;
+    float scores[1][N / 8][4], toward[1][N / 8][4];
+    begin_transposed<Tiles, Shape::keys>(scores, k_tile, own, q_tile);
+    if constexpr (Shape::Key) begin_transposed<Tiles, Shape::keys>(toward, v_tile, own, dy_tile);
+    finish<Tiles, Shape::Key ? 1 : 0>(scores);
     // Scores become weights; where queries do not see keys, 0.
     const bool all_seen = first >= first_own + 15;
     const float2* const column = query_numbers + buffer * N + lane % 4 * 2;
@@ -253,32 +266,33 @@ __global__ void __launch_bounds__(Shape::threads, 1)
           score = seen ? weight : 0.0f;
         }
       }
-    if constexpr (Shape::Value) multiply_add<Width>(dv_sums, scores, dy_tile);
+    unsigned factors[1][N / 16][4], key_factors[1][N / 16][4];
+    if constexpr (Shape::Key) finish<Tiles, 0>(toward);
+    if constexpr (Shape::Value) {
+      pack_sums<T>(factors, scores);
+      begin_add<Tiles>(dv_sums, factors, dy_tile);
+    }
     if constexpr (Shape::Key) {
-      float toward[1][N / 8][4];
-      multiply_transposed<Width>(toward, v_tile + own * tile_stride(Width), dy_tile);
 #pragma unroll
       for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const float aligned = column[8 * n + j].y;
-#pragma unroll
-          for (int i = 0; i < 2; ++i) scores[0][n][2 * i + j] *= toward[0][n][2 * i + j] - aligned;
-        }
-      multiply_add<Width>(dk_sums, scores, q_tile);
+        for (int i = 0; i < 4; ++i) scores[0][n][i] *= toward[0][n][i] - column[8 * n + i % 2].y;
+      pack_sums<T>(key_factors, scores);
+      begin_add<Tiles>(dk_sums, key_factors, q_tile);
     }
+    if constexpr (Shape::Value) finish<Tiles, 0>(dv_sums);
+    if constexpr (Shape::Key) finish<Tiles, 0>(dk_sums);
   }
-  wait_for_copies();
-  __syncthreads();
-  T* const staged = k_tile + own * tile_stride(Width);
+  wait_for_tiles<Tiles>();
   const int count = rows.count - own;
   if constexpr (Shape::Key)
-    store_sums<T, Width>(staged, dk_sums[0], g.scale, g.scale, &g.dk(keys.batch, s0 + own, h, 0),
-                         g.dk.strides[1], count, g.width);
-  if constexpr (Shape::Key && Shape::Value) __syncwarp();
+    store_sums<Tiles, Shape::keys>(k_tile, own, dk_sums[0], g.scale, g.scale,
+                                   &g.dk(keys.batch, s0 + own, h, 0), g.dk.strides[1], count,
+                                   g.width);
   if constexpr (Shape::Value)
-    store_sums<T, Width>(staged, dv_sums[0], 1.0f, 1.0f, &g.dv(keys.batch, s0 + own, h, 0),
-                         g.dv.strides[1], count, g.width);
+    store_sums<Tiles, Shape::keys>(k_tile, own, dv_sums[0], 1.0f, 1.0f,
+                                   &g.dv(keys.batch, s0 + own, h, 0), g.dv.strides[1], count,
+                                   g.width);
 }
 
 template <class Shape, class T>
@@ -308,25 +322,22 @@ void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
                  QueryNumbers<T>{operands});
   const Index width = q.extent(3);
   if (width <= 32) {
-    run_queries<QueryShape<32, 4, 2, 64, 2>>(operands, stream);
-    run_keys<KeyShape<32, 8, 64, true, true>>(operands, stream);
+    run_queries<QueryShape<WarpTiles<32>, 4, 2, 64, 2>>(operands, stream);
+    run_keys<KeyShape<WarpTiles<32>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 64) {
-    run_queries<QueryShape<64, 4, 2, 64, 2>>(operands, stream);
-    run_keys<KeyShape<64, 8, 64, true, true>>(operands, stream);
-  } else if (width <= 96) {
-    run_queries<QueryShape<96, 4, 2, 32, 2>>(operands, stream);
-    run_keys<KeyShape<96, 8, 64, true, true>>(operands, stream);
+    run_queries<QueryShape<WarpgroupTiles<64>, 8, 1, 64, 2>>(operands, stream);
+    run_keys<KeyShape<WarpgroupTiles<64>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 128) {
-    run_queries<QueryShape<128, 4, 2, 32, 2>>(operands, stream);
-    run_keys<KeyShape<128, 8, 64, true, true>>(operands, stream);
+    run_queries<QueryShape<WarpgroupTiles<128>, 8, 1, 64, 1>>(operands, stream);
+    run_keys<KeyShape<WarpgroupTiles<128>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 192) {
-    run_queries<QueryShape<192, 8, 1, 32, 1>>(operands, stream);
-    run_keys<KeyShape<192, 8, 32, true, false>>(operands, stream);
-    run_keys<KeyShape<192, 8, 32, false, true>>(operands, stream);
+    run_queries<QueryShape<WarpTiles<192>, 8, 1, 32, 1>>(operands, stream);
+    run_keys<KeyShape<WarpTiles<192>, 8, 32, true, false>>(operands, stream);
+    run_keys<KeyShape<WarpTiles<192>, 8, 32, false, true>>(operands, stream);
   } else {
-    run_queries<QueryShape<256, 8, 1, 32, 1>>(operands, stream);
-    run_keys<KeyShape<256, 8, 32, true, false>>(operands, stream);
-    run_keys<KeyShape<256, 8, 32, false, true>>(operands, stream);
+    run_queries<QueryShape<WarpTiles<256>, 8, 1, 32, 1>>(operands, stream);
+    run_keys<KeyShape<WarpTiles<256>, 8, 32, true, false>>(operands, stream);
+    run_keys<KeyShape<WarpTiles<256>, 8, 32, false, true>>(operands, stream);
   }
 }
 

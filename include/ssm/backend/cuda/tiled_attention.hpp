@@ -20,13 +20,13 @@ struct AttentionSplit {
   Index parts = 1;
   Index keys = 0;  // of a part
 };
-/// Parts of at least 256 keys, as many as a device needs to be busy.
+/// Parts of at least 128 keys, as many as run at once.
 template <class T, class Space>
 AttentionSplit attention_split(const ssm::Attention<T, Space>& a) {
-  constexpr Index busy = 1024;
+  const Index at_once = a.q.extent(3) <= 64 ? 1280 : 640;
   const Index rows = a.q.extent(0) * a.q.extent(2), keys = a.k.extent(1);
-  if (!has_few_queries(a) || rows == 0 || rows >= busy) return {};
-  const Index wanted = std::min((busy + rows - 1) / rows, keys / 256);
+  if (!has_few_queries(a) || rows == 0) return {};
+  const Index wanted = std::min(at_once / rows, keys / 128);
   if (wanted <= 1) return {};
   const Index each = ((keys + wanted - 1) / wanted + 63) / 64 * 64;
   return {(keys + each - 1) / each, each};
@@ -42,10 +42,11 @@ Index tiled_attention_scratch(const ssm::Attention<T, Space>& a) {
 /// ssm::Attention of half types on tensor cores; formula and shapes as there. T: BFloat16, Float16;
 /// products are of T, scores and sums float, weights rounded to T before they meet the values.
 /// A block of threads keeps a tile of queries and walks over the keys that they see, with an online
-/// softmax. Heads of 32, 64, 96, 128, 192 and 256 channels fill the tiles; others are padded with
-/// zeros.
+/// softmax. Heads of 32, 64, 128, 192 and 256 channels fill the tiles; others are padded with
+/// zeros. Of 33 to 128 channels four warps multiply at once where the code is for sm_90a.
 /// workspace   tiled_attention_scratch(a) floats
-/// Source  Dao 2023 (FlashAttention-2) §3
+/// Source  Dao 2023 (FlashAttention-2) §3; Shah et al. 2024 (FlashAttention-3) §3.2 for scores that
+///         are made while the weights before meet their values
 template <class T>
 SSM_CUDA_API void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
                                   const std::int64_t* cached, float* workspace, Stream stream);
@@ -55,7 +56,8 @@ template <class T, class Space>
 Index tiled_attention_backward_scratch(const ssm::Attention<T, Space>& a) {
   return 2 * a.q.extent(0) * a.q.extent(1) * a.q.extent(2);
 }
-/// The gradient of the same. Scores are computed twice: a block with a tile of queries walks over
+/// The gradient of the same. Weights and gradients of scores are rounded to T before they meet
+/// the next operand. Scores are computed twice: a block with a tile of queries walks over
 /// keys for dq, one with a tile of keys over queries for dk and dv, so that every sum has one
 /// order. Heads of more than 128 channels compute them once more, dv apart from dk.
 /// workspace   tiled_attention_backward_scratch(g.forward) floats, 8-byte aligned
