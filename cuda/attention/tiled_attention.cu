@@ -297,9 +297,9 @@ void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segme
   } else if (width <= 128) {
     run_forward<ForwardShape<WarpgroupTiles<128>, 8, 1, 128, 1>>(operands, 1, stream);
   } else if (width <= 192) {
-    run_forward<ForwardShape<WarpTiles<192>, 8, 1, 64, 1>>(operands, 1, stream);
+    run_forward<ForwardShape<WarpgroupTiles<192>, 8, 1, 64, 1>>(operands, 1, stream);
   } else {
-    run_forward<ForwardShape<WarpTiles<256>, 8, 1, 64, 1>>(operands, 1, stream);
+    run_forward<ForwardShape<WarpgroupTiles<256>, 8, 1, 64, 1>>(operands, 1, stream);
   }
   if (split.parts > 1)
     for_each_row(

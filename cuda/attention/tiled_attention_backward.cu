@@ -331,13 +331,13 @@ void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
     run_queries<QueryShape<WarpgroupTiles<128>, 8, 1, 64, 1>>(operands, stream);
     run_keys<KeyShape<WarpgroupTiles<128>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 192) {
-    run_queries<QueryShape<WarpTiles<192>, 8, 1, 32, 1>>(operands, stream);
-    run_keys<KeyShape<WarpTiles<192>, 8, 32, true, false>>(operands, stream);
-    run_keys<KeyShape<WarpTiles<192>, 8, 32, false, true>>(operands, stream);
+    run_queries<QueryShape<WarpgroupTiles<192>, 8, 1, 32, 1>>(operands, stream);
+    run_keys<KeyShape<WarpgroupTiles<192>, 8, 32, true, false>>(operands, stream);
+    run_keys<KeyShape<WarpgroupTiles<192>, 8, 32, false, true>>(operands, stream);
   } else {
-    run_queries<QueryShape<WarpTiles<256>, 8, 1, 32, 1>>(operands, stream);
-    run_keys<KeyShape<WarpTiles<256>, 8, 32, true, false>>(operands, stream);
-    run_keys<KeyShape<WarpTiles<256>, 8, 32, false, true>>(operands, stream);
+    run_queries<QueryShape<WarpgroupTiles<256>, 8, 1, 32, 1>>(operands, stream);
+    run_keys<KeyShape<WarpgroupTiles<256>, 8, 32, true, false>>(operands, stream);
+    run_keys<KeyShape<WarpgroupTiles<256>, 8, 32, false, true>>(operands, stream);
   }
 }
 

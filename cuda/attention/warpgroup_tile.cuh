@@ -19,8 +19,28 @@ template <class T, int N>
 __device__ void multiply_shared(float (&c)[N][4], unsigned long long a, unsigned long long b,
                                 bool adds) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
-  static_assert(N == 8 || N == 16);
+  static_assert(N == 4 || N == 8 || N == 16);
   constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
+  if constexpr (N == 4 && is_bf16) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p,%18,0; "
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,"
+        "%8,%9,%10,%11,%12,%13,%14,%15"
+        "},%16,%17,p,1,1,0,0;}"
+        : SSM_ROWS(c, 0)
+        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
+  }
+  if constexpr (N == 4 && !is_bf16) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p,%18,0; "
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,"
+        "%8,%9,%10,%11,%12,%13,%14,%15"
+        "},%16,%17,p,1,1,0,0;}"
+        : SSM_ROWS(c, 0)
+        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
+  }
   if constexpr (N == 8 && is_bf16) {
     asm volatile(
         "{.reg .pred p; setp.ne.b32 p,%34,0; "
@@ -211,12 +231,16 @@ struct WarpgroupTiles {
   __device__ static bool begin_add(float (&sums)[Width / 8][4], const unsigned (&factors)[Steps][4],
                                    const T* right) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
+    constexpr int block = Width % 128 == 0 ? 16 : 8;  // of columns, by eight
     const unsigned long long b = describe(right, 16 * Steps * 128);
     hold(sums);
     begin_products();
 #pragma unroll
-    for (int step = 0; step < Steps; ++step)
-      multiply_shared<T, Width / 8>(sums, factors[step], b + step * (16 * 128 >> 4));
+    for (int column = 0; column < Width / 8; column += block)
+#pragma unroll
+      for (int step = 0; step < Steps; ++step)
+        multiply_shared<T, block>(reinterpret_cast<float(&)[block][4]>(sums[column]), factors[step],
+                                  b + (column / 8 * Steps + step) * (16 * 128 >> 4));
     end_products();
     hold(sums);
     return true;

@@ -43,7 +43,7 @@ Index tiled_attention_scratch(const ssm::Attention<T, Space>& a) {
 /// products are of T, scores and sums float, weights rounded to T before they meet the values.
 /// A block of threads keeps a tile of queries and walks over the keys that they see, with an online
 /// softmax. Heads of 32, 64, 128, 192 and 256 channels fill the tiles; others are padded with
-/// zeros. Of 33 to 128 channels four warps multiply at once where the code is for sm_90a.
+/// zeros. Of more than 32 channels four warps multiply at once where the code is for sm_90a.
 /// workspace   tiled_attention_scratch(a) floats
 /// Source  Dao 2023 (FlashAttention-2) §3; Shah et al. 2024 (FlashAttention-3) §3.2 for scores that
 ///         are made while the weights before meet their values
