@@ -325,10 +325,10 @@ void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
     run_queries<QueryShape<WarpTiles<32>, 4, 2, 64, 2>>(operands, stream);
     run_keys<KeyShape<WarpTiles<32>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 64) {
-    run_queries<QueryShape<WarpgroupTiles<64>, 8, 1, 64, 2>>(operands, stream);
-    run_keys<KeyShape<WarpgroupTiles<64>, 8, 64, true, true>>(operands, stream);
+    run_queries<QueryShape<WarpgroupTiles<64>, 4, 1, 64, 3>>(operands, stream);
+    run_keys<KeyShape<WarpgroupTiles<64>, 4, 64, true, true>>(operands, stream);
   } else if (width <= 128) {
-    run_queries<QueryShape<WarpgroupTiles<128>, 8, 1, 64, 1>>(operands, stream);
+    run_queries<QueryShape<WarpgroupTiles<128>, 8, 1, 128, 1>>(operands, stream);
     run_keys<KeyShape<WarpgroupTiles<128>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 192) {
     run_queries<QueryShape<WarpgroupTiles<192>, 8, 1, 32, 1>>(operands, stream);
