@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernel/packing.cuh"
+#include "attention/attention_sequences.cuh"
+#include "kernel/half_numbers.cuh"
 #include "kernel/unroll.cuh"
 #include "ssm/backend/cuda/attention.hpp"
 
@@ -17,9 +18,7 @@ struct AttentionOperands {
       : q(operand(a.q)),
         k(operand(a.k)),
         v(operand(a.v)),
-        packing(segments, a.q.extent(0), a.q.extent(1)),
-        cached_of(cached_of_sequence),
-        cached(a.k.extent(1) - a.q.extent(1)),
+        sequences(a, segments, cached_of_sequence),
         positions(a.k.extent(1)),
         heads(a.q.extent(2)),
         width(a.q.extent(3)),
@@ -29,16 +28,9 @@ struct AttentionOperands {
   SSM_DEVICE T score(Index b, Index t, Index row, Index s, Index h, Lanes lanes) const {
     return scale * lanes.sum(width, [&](Index c) { return q(b, t, h, c) * k(row, s, h, c); });
   }
-  /// As keys_of.
-  SSM_DEVICE AttentionKeys keys(Sequence sequence) const {
-    if (cached_of == nullptr) return {sequence.batch, sequence.begin, cached};
-    return {sequence.row, 0, static_cast<Index>(cached_of[sequence.row])};
-  }
 
   Operand<const T, 4> q, k, v;
-  Packing packing;
-  const std::int64_t* cached_of;  // by sequence, or null: `cached` for all
-  Index cached;
+  AttentionSequences sequences;
   Index positions;  // of k
   Index heads;
   Index width;
@@ -55,10 +47,10 @@ template <class T>
 struct AttentionRow {
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
     const Index h = row % a.heads;
-    const Index t = row / a.heads % a.packing.length;
-    const Index b = row / a.heads / a.packing.length;
-    const Sequence sequence = a.packing.sequence_with(b, t);
-    const AttentionKeys keys = a.keys(sequence);
+    const Index t = row / a.heads % a.sequences.packing.length;
+    const Index b = row / a.heads / a.sequences.packing.length;
+    const Sequence sequence = a.sequences.packing.sequence_with(b, t);
+    const AttentionKeys keys = a.sequences.keys(sequence);
     const Index begin = keys.begin;
     const Index end = begin + keys.cached + t - sequence.begin + 1;
     T largest = -static_cast<T>(INFINITY);
@@ -112,7 +104,7 @@ struct AttentionGradient {
     return a.scale * p * (toward - aligned_t);
   }
   SSM_DEVICE T& aligned(Index b, Index t, Index h) const {
-    return workspace[(b * a.packing.length + t) * a.heads + h];
+    return workspace[(b * a.sequences.packing.length + t) * a.heads + h];
   }
 
   AttentionOperands<T> a;
@@ -126,10 +118,10 @@ struct AttentionQueryGradient {
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
     const auto& a = g.a;
     const Index h = row % a.heads;
-    const Index t = row / a.heads % a.packing.length;
-    const Index b = row / a.heads / a.packing.length;
-    const Sequence sequence = a.packing.sequence_with(b, t);
-    const AttentionKeys keys = a.keys(sequence);
+    const Index t = row / a.heads % a.sequences.packing.length;
+    const Index b = row / a.heads / a.sequences.packing.length;
+    const Sequence sequence = a.sequences.packing.sequence_with(b, t);
+    const AttentionKeys keys = a.sequences.keys(sequence);
     const Index begin = keys.begin;
     const Index end = begin + keys.cached + t - sequence.begin + 1;
     const T aligned = lanes.sum(a.width, [&](Index c) { return g.dy(b, t, h, c) * y(b, t, h, c); });
@@ -201,14 +193,14 @@ struct AttentionKeyGradient {
   };
   SSM_DEVICE Queries queries_of(Index row, Index s) const {
     const auto& a = g.a;
-    if (a.packing.length == 0) return {0, 0, 0};
-    if (a.cached_of != nullptr) {
-      const Sequence sequence = a.packing.sequence(row);
-      const Index cached = a.keys(sequence).cached;
+    if (a.sequences.packing.length == 0) return {0, 0, 0};
+    if (a.sequences.cached_of != nullptr) {
+      const Sequence sequence = a.sequences.packing.sequence(row);
+      const Index cached = a.sequences.keys(sequence).cached;
       return {sequence.batch, sequence.begin + (s > cached ? s - cached : 0), sequence.end};
     }
-    const Index begin = s > a.cached ? s - a.cached : 0;
-    return {row, begin, a.packing.sequence_with(row, begin).end};
+    const Index begin = s > a.sequences.cached ? s - a.sequences.cached : 0;
+    return {row, begin, a.sequences.packing.sequence_with(row, begin).end};
   }
 
   AttentionGradient<T> g;
@@ -235,10 +227,10 @@ struct RotaryElement {
     const double cosine = std::cos(angle);
     const double sine = std::sin(angle);
     for (Index h = 0; h < heads; ++h) {
-      const double left = x(b, t, h, j);
-      const double right = x(b, t, h, j + half);
-      y(b, t, h, j) = static_cast<T>(left * cosine - right * sine);
-      y(b, t, h, j + half) = static_cast<T>(right * cosine + left * sine);
+      const double left = widened(x(b, t, h, j));
+      const double right = widened(x(b, t, h, j + half));
+      y(b, t, h, j) = narrowed<T>(static_cast<Wide<T>>(left * cosine - right * sine));
+      y(b, t, h, j + half) = narrowed<T>(static_cast<Wide<T>>(right * cosine + left * sine));
     }
   }
 
@@ -300,11 +292,17 @@ void rotary(const ssm::Rotary<T, CudaSpace>& a, DeviceSegments segments,
                                           const std::int64_t*, Stream);                         \
   template SSM_CUDA_API void attention_backward<T>(const ssm::AttentionBackward<T, CudaSpace>&, \
                                                    DeviceSegments, const std::int64_t*, T*,     \
-                                                   Stream);                                     \
-  template SSM_CUDA_API void rotary<T>(const ssm::Rotary<T, CudaSpace>&, DeviceSegments,        \
+                                                   Stream);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(double)
+#undef SSM_INSTANTIATE
+#define SSM_INSTANTIATE(T)                                                               \
+  template SSM_CUDA_API void rotary<T>(const ssm::Rotary<T, CudaSpace>&, DeviceSegments, \
                                        const std::int64_t*, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

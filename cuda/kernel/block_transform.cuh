@@ -63,14 +63,6 @@ __host__ __device__ constexpr int point_address(int k1, int n2, int n3) {
   return (k1 * P::columns + n2 * P::R3 + n3) ^ (unit << 2);
 }
 
-__device__ inline unsigned pack_half(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return reinterpret_cast<const unsigned&>(pair);
-}
-__device__ inline float2 unpack_half(unsigned pair) {
-  return __half22float2(reinterpret_cast<const __half2&>(pair));
-}
-
 /// A complex number as `Terms` half pairs.
 template <int Terms>
 __device__ inline void split_half(float re, float im, unsigned (&pairs)[Terms]) {
@@ -79,14 +71,6 @@ __device__ inline void split_half(float re, float im, unsigned (&pairs)[Terms]) 
     const float2 v = unpack_half(pairs[0]);
     pairs[1] = pack_half(re - v.x, im - v.y);
   }
-}
-
-__device__ inline void multiply_tile_half(float (&c)[4], const unsigned (&a)[4], unsigned b0,
-                                          unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /// What the stages share: points and matrices in shared memory, and roots of unity: W_N^(128·i),

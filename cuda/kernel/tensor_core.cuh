@@ -28,6 +28,13 @@ __device__ inline unsigned pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return reinterpret_cast<const unsigned&>(pair);
 }
+__device__ inline unsigned pack_half(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return reinterpret_cast<const unsigned&>(pair);
+}
+__device__ inline float2 unpack_half(unsigned pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
 __device__ inline float low_of(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ inline float high_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
 
@@ -180,6 +187,15 @@ __device__ inline void multiply_tile(float (&c)[4], const unsigned (&a)[4], unsi
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// The same of half operands.
+__device__ inline void multiply_tile_half(float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                          unsigned b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 /// Copies 16 bytes to shared memory without passing through registers; ordered by wait_for_copies
 /// in the same thread.
 __device__ inline void copy_async(void* to, const void* from) {
@@ -188,7 +204,14 @@ __device__ inline void copy_async(void* to, const void* from) {
                "l"(from)
                : "memory");
 }
-/// The same of one complex number.
+/// Copies 16 bytes, or writes as many zeros and reads nothing.
+__device__ inline void copy_async_or_zero(void* to, const void* from, bool is_there) {
+  asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(is_there ? 16 : 0)
+               : "memory");
+}
+/// copy_async of one complex number.
 __device__ inline void copy_complex_async(float2* to, const float2* from) {
   asm volatile("cp.async.ca.shared.global [%0],[%1],8;" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(to))),

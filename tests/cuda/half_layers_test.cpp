@@ -4,6 +4,7 @@
 #include "ssm/backend/cuda.hpp"
 #include "ssm/backend/reference.hpp"
 #include "ssm/laws/layer_on.hpp"
+#include "ssm/layer/attention.hpp"
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/mamba.hpp"
@@ -42,6 +43,13 @@ TEST_CASE_TEMPLATE("H3 in half types, with heads of one channel and of two", T, 
 TEST_CASE_TEMPLATE("S4D and Linear in half types", T, BFloat16, Float16) {
   obeys_every_law_on_both_kernels<T>(S4D<S4DConfig{.channels = 5, .state = 4}>());
   obeys_every_law_on_both_kernels<T>(Linear<LinearConfig{.inputs = 5, .outputs = 7}>());
+}
+
+TEST_CASE_TEMPLATE("attention in half types, in heads that have tiles and that do not", T, BFloat16,
+                   Float16) {
+  for (const Index head : {4, 8})
+    obeys_every_law_on_both_kernels<T>(CausalAttention<CausalAttentionConfig{}>(
+        {.channels = 2 * head, .heads = 2, .rotary_dim = 2}));
 }
 
 TEST_CASE_TEMPLATE("Mamba in half types", T, BFloat16, Float16) {

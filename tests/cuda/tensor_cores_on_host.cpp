@@ -3,6 +3,7 @@
 // operands are prepared.
 #include "tensor_cores_on_host.hpp"
 
+#include <bit>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "ssm/backend/cuda/diagonal_scan.hpp"
 #include "ssm/backend/cuda/h3_mixer.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
+#include "ssm/backend/cuda/tiled_attention.hpp"
 #include "ssm/backend/reference.hpp"
 
 namespace ssm::cuda {
@@ -305,6 +307,26 @@ void h3_mixer_backward(const H3MixerBackward<T>& call, void*, Stream) {
   template std::size_t h3_mixer_backward_workspace<T>(const H3MixerBackward<T>&);                 \
   template void h3_mixer_backward<T>(const H3MixerBackward<T>&, void*, Stream);
 SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
+template <class T>
+void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments, const std::int64_t*,
+                     float*, Stream) {
+  ssm::attention(reference(), std::bit_cast<ssm::Attention<T, HostSpace>>(a));
+}
+template <class T>
+void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g, DeviceSegments,
+                              const std::int64_t*, float*, Stream) {
+  ssm::attention_backward(reference(), std::bit_cast<ssm::AttentionBackward<T, HostSpace>>(g));
+}
+
+#define SSM_INSTANTIATE(T)                                                               \
+  template void tiled_attention<T>(const ssm::Attention<T, CudaSpace>&, DeviceSegments,  \
+                                   const std::int64_t*, float*, Stream);                 \
+  template void tiled_attention_backward<T>(const ssm::AttentionBackward<T, CudaSpace>&, \
+                                            DeviceSegments, const std::int64_t*, float*, Stream);
 SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "cuda/tensor_cores_on_host.hpp"
 #include "support/primitive_laws.hpp"
 
 namespace ssm::test {
@@ -44,7 +45,7 @@ struct Run : OperandRun<Attention<T, HostSpace>, AttentionBackward<T, HostSpace>
         fill(this->writable(keys)
                  .slice(0, s.row, s.row + 1)
                  .slice(1, used, test.cached + test.length),
-             std::numeric_limits<T>::quiet_NaN());
+             static_cast<T>(std::numeric_limits<Wide<T>>::quiet_NaN()));
     });
   }
   void evaluate(auto& ctx) { attention(ctx, this->forward); }
@@ -246,6 +247,94 @@ TEST_CASE_TEMPLATE("every sequence has as many cached positions as it says, pack
   }
 }
 
+/// Calls visit() for the general kernels, then for those of the tensor cores where there are any.
+void on_each_kernel(auto&& visit) {
+  visit();
+#ifdef SSM_TEST_ON_CUDA
+  cuda::pretend_tensor_core_kernels(true);
+  visit();
+  cuda::pretend_tensor_core_kernels(false);
+#endif
+}
+
+TEST_CASE_TEMPLATE("half types at the edges of tiles of queries and keys", T, BFloat16, Float16) {
+  on_each_kernel([] {
+    for (const Index length : {0, 1, 16, 17, 31, 63, 64, 65, 127, 128, 129, 200})
+      equals_reference<Run<T>>({.batch = 2, .length = length, .width = 64, .scale = 0.2});
+  });
+}
+
+TEST_CASE_TEMPLATE("half types in heads that fill a tile, do not, or have none", T, BFloat16,
+                   Float16) {
+  on_each_kernel([] {
+    for (const Index width : {1, 8, 12, 40, 72, 96, 104, 128, 136, 192, 256, 264})
+      for (const Index length : {3, 70, 150})
+        equals_reference<Run<T>>({.length = length, .heads = 2, .width = width, .scale = 0.1});
+  });
+}
+
+TEST_CASE_TEMPLATE("half types in any layout, and with a scale that is not positive", T, BFloat16,
+                   Float16) {
+  on_each_kernel([] {
+    for (const Layout layout : all_layouts)
+      for (const double scale : {0.3, 0.0, -0.3})
+        equals_reference<Run<T>>({.batch = 2, .length = 70, .scale = scale, .layout = layout});
+  });
+}
+
+TEST_CASE_TEMPLATE("half types behind caches of any length, few queries and many", T, BFloat16,
+                   Float16) {
+  on_each_kernel([] {
+    for (const Index cached : {1, 63, 128, 777, 1100})
+      for (const Index length : {0, 1, 3, 16})
+        equals_reference<Run<T>>({.batch = 2,
+                                  .length = length,
+                                  .cached = cached,
+                                  .heads = 1,
+                                  .width = 64,
+                                  .scale = 0.2});
+    for (const Index cached : {1, 64, 150})
+      for (const Index length : {17, 130})
+        equals_reference<Run<T>>(
+            {.length = length, .cached = cached, .heads = 1, .width = 64, .scale = 0.2});
+    for (const Index width : {128, 200})
+      equals_reference<Run<T>>(
+          {.length = 2, .cached = 600, .heads = 1, .width = width, .scale = 0.1});
+  });
+}
+
+TEST_CASE_TEMPLATE("half types in packed sequences, behind caches of their own too", T, BFloat16,
+                   Float16) {
+  const std::vector<Index> offsets{0, 0, 1, 128, 129, 200, 200};
+  const std::vector<std::int64_t> cached{3, 0, 100, 1, 9, 2};
+  on_each_kernel([&] {
+    for (const Index width : {32, 128}) {
+      const Case packed{
+          .length = 200, .heads = 1, .width = width, .scale = 0.2, .segments = offsets};
+      equals_reference<Run<T>>(packed);
+      Case behind_caches = packed;
+      behind_caches.cached = 105;
+      behind_caches.cached_of = cached;
+      equals_reference<Run<T>>(behind_caches);
+    }
+    for (const Index length : {1, 20, 70})
+      equals_reference<Run<T>>({.batch = 6,
+                                .length = length,
+                                .cached = 520,
+                                .heads = 1,
+                                .width = 16,
+                                .scale = 0.2,
+                                .cached_of = cached});
+  });
+}
+
+TEST_CASE_TEMPLATE("the same call in half types gives the same bits", T, BFloat16, Float16) {
+  on_each_kernel([] {
+    repeats_its_bits<Run<T>>({.batch = 2, .length = 150, .width = 64, .scale = 0.2});
+    repeats_its_bits<Run<T>>({.length = 1, .cached = 1500, .width = 64, .scale = 0.2});
+  });
+}
+
 constexpr Index rotary_offsets[] = {0, 0, 70, 150};
 constexpr std::int64_t rotary_starts[] = {5, 41, 2};
 
@@ -352,7 +441,7 @@ TEST_CASE("channels that cannot be rotated and positions that are too few are re
 }
 
 TEST_CASE_TEMPLATE("rotary embeddings equal the reference, forwards and back, in place too", T,
-                   float, double) {
+                   float, double, BFloat16, Float16) {
   for (const Index dimension : {0, 2, 6, 10})
     for (const bool packed : {false, true})
       for (const int direction : {1, -1})

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/backend/cuda/choice.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/backend/cuda/tiled_attention.hpp"
 #include "ssm/op/attention.hpp"
 
 namespace ssm::cuda {
 
-/// The compiled half; formulas and shapes as the operands of ssm::. T: float, double, sums in T.
+/// The compiled half; formulas and shapes as the operands of ssm::. T: float, double, sums in T;
+/// of rotary half types too, products in double.
 /// cached, positions   the operands of that name where the device can read them, or null
 /// A warp walks over a query's keys, 16 at a time, and rescales what it has when a larger score
 /// comes.
@@ -25,26 +28,51 @@ SSM_CUDA_API void rotary(const ssm::Rotary<T, CudaSpace>& a, DeviceSegments segm
 
 namespace primitive {
 struct Attention {
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void attention(Ctx& ctx, const ssm::Attention<T, typename Ctx::Space>& a) {
+    if constexpr (HalfStorage<T>) {
+      if (!has_tiles(a) || !has_tensor_core_kernels()) {
+        ssm::detail::run_wide(ctx, a, [&](const auto& wide) { attention(ctx, wide); });
+        return;
+      }
+    }
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();
-      cuda::attention(on_device(a), segments_on_device(ctx, frame, a.segments),
-                      by_sequence(ctx, frame, a.cached), stream);
+      const auto segments = segments_on_device(ctx, frame, a.segments);
+      const auto cached = by_sequence(ctx, frame, a.cached);
+      if constexpr (HalfStorage<T>) {
+        const auto workspace = frame.template tensor<float>(tiled_attention_scratch(a));
+        tiled_attention(on_device(a), segments, cached, workspace.data(), stream);
+      } else {
+        cuda::attention(on_device(a), segments, cached, stream);
+      }
     });
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void attention_backward(Ctx& ctx,
                                  const ssm::AttentionBackward<T, typename Ctx::Space>& g) {
+    if constexpr (HalfStorage<T>) {
+      if (!has_tiles(g) || !has_tensor_core_kernels()) {
+        ssm::detail::run_wide_gradient<ssm::Attention>(
+            ctx, g, [&](const auto& wide) { attention_backward(ctx, wide); });
+        return;
+      }
+    }
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();
       const auto segments = segments_on_device(ctx, frame, g.forward.segments);
-      const auto workspace = frame.template tensor<T>(g.log_sum.extents());
-      cuda::attention_backward(on_device(g), segments, by_sequence(ctx, frame, g.forward.cached),
-                               workspace.data(), stream);
+      const auto cached = by_sequence(ctx, frame, g.forward.cached);
+      if constexpr (HalfStorage<T>) {
+        const auto workspace =
+            frame.template tensor<float>(tiled_attention_backward_scratch(g.forward));
+        tiled_attention_backward(on_device(g), segments, cached, workspace.data(), stream);
+      } else {
+        const auto workspace = frame.template tensor<T>(g.log_sum.extents());
+        cuda::attention_backward(on_device(g), segments, cached, workspace.data(), stream);
+      }
     });
   }
-  template <class Ctx, DeviceScalar T>
+  template <class Ctx, DeviceNumber T>
   static void rotary(Ctx& ctx, const ssm::Rotary<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/op/attention.hpp"
+
+namespace ssm::cuda {
+
+/// Whether a tile of queries is small: every sequence has at most 16.
+template <class T, class Space>
+bool has_few_queries(const ssm::Attention<T, Space>& a) {
+  return a.q.extent(1) <= 16;
+}
+/// The keys of few queries are cut into parts that run side by side.
+struct AttentionSplit {
+  Index parts = 1;
+  Index keys = 0;  // of a part
+};
+/// Parts of at least 128 keys, as many as run at once.
+template <class T, class Space>
+AttentionSplit attention_split(const ssm::Attention<T, Space>& a) {
+  const Index at_once = a.q.extent(3) <= 64 ? 1280 : 640;
+  const Index rows = a.q.extent(0) * a.q.extent(2), keys = a.k.extent(1);
+  if (!has_few_queries(a) || rows == 0) return {};
+  const Index wanted = std::min(at_once / rows, keys / 128);
+  if (wanted <= 1) return {};
+  const Index each = ((keys + wanted - 1) / wanted + 63) / 64 * 64;
+  return {(keys + each - 1) / each, each};
+}
+/// Floats of workspace of tiled_attention.
+template <class T, class Space>
+Index tiled_attention_scratch(const ssm::Attention<T, Space>& a) {
+  const AttentionSplit split = attention_split(a);
+  const Index rows = a.q.extent(0) * a.q.extent(1) * a.q.extent(2);
+  return split.parts > 1 ? split.parts * rows * (a.q.extent(3) + 1) : 0;
+}
+
+/// ssm::Attention of half types on tensor cores; formula and shapes as there. T: BFloat16, Float16;
+/// products are of T, scores and sums float, weights rounded to T before they meet the values.
+/// A block of threads keeps a tile of queries and walks over the keys that they see, with an online
+/// softmax. Heads of 32, 64, 128, 192 and 256 channels fill the tiles; others are padded with
+/// zeros. Of more than 32 channels four warps multiply at once where the code is for sm_90a.
+/// workspace   tiled_attention_scratch(a) floats
+/// Source  Dao 2023 (FlashAttention-2) §3; Shah et al. 2024 (FlashAttention-3) §3.2 for scores that
+///         are made while the weights before meet their values
+template <class T>
+SSM_CUDA_API void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
+                                  const std::int64_t* cached, float* workspace, Stream stream);
+
+/// Floats of workspace of tiled_attention_backward.
+template <class T, class Space>
+Index tiled_attention_backward_scratch(const ssm::Attention<T, Space>& a) {
+  return 2 * a.q.extent(0) * a.q.extent(1) * a.q.extent(2);
+}
+/// The gradient of the same. Weights and gradients of scores are rounded to T before they meet
+/// the next operand. Scores are computed twice: a block with a tile of queries walks over
+/// keys for dq, one with a tile of keys over queries for dk and dv, so that every sum has one
+/// order. Heads of more than 128 channels compute them once more, dv apart from dk.
+/// workspace   tiled_attention_backward_scratch(g.forward) floats, 8-byte aligned
+template <class T>
+SSM_CUDA_API void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
+                                           DeviceSegments segments, const std::int64_t* cached,
+                                           float* workspace, Stream stream);
+
+/// Whether a view's rows of channels can be read 16 bytes at a time.
+template <class T, class Space>
+bool has_aligned_rows(const View<T, 4, Space>& x) {
+  constexpr Index step = 8;
+  for (int axis = 0; axis < 3; ++axis)
+    if (x.extent(axis) > 1 && x.stride(axis) % step != 0) return false;
+  return x.stride(3) == 1 && x.extent(3) % step == 0 &&
+         reinterpret_cast<std::uintptr_t>(x.data()) % 16 == 0;
+}
+/// Whether tiled_attention can: heads of a multiple of 8 channels, at most 256, in aligned rows, a
+/// positive scale, and sizes that an int counts.
+template <class T, class Space>
+bool has_tiles(const ssm::Attention<T, Space>& a) {
+  const auto fits = [](const auto& x) {
+    return (x.extent(0) + 1) * (x.extent(1) + 1) * x.extent(2) <= std::numeric_limits<int>::max();
+  };
+  return a.scale > 0 && a.q.extent(3) >= 8 && a.q.extent(3) <= 256 && fits(a.q) && fits(a.k) &&
+         static_cast<Index>(a.segments.size()) * a.q.extent(2) <= (Index{1} << 30) &&
+         has_aligned_rows(a.q) && has_aligned_rows(a.k) && has_aligned_rows(a.v) &&
+         (!a.y || has_aligned_rows(a.y));
+}
+template <class T, class Space>
+bool has_tiles(const ssm::AttentionBackward<T, Space>& g) {
+  return has_tiles(g.forward) && has_aligned_rows(g.y) && has_aligned_rows(g.dy) &&
+         has_aligned_rows(g.dq) && has_aligned_rows(g.dk) && has_aligned_rows(g.dv);
+}
+
+}  // namespace ssm::cuda
