@@ -11,7 +11,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kDepth = 32;         // terms of a product that a stage holds
 constexpr int kStages = 3;         // in shared memory: one is multiplied while two are on their way
 constexpr int kDeep = kDepth + 8;  // numbers of a padded row of as many
-constexpr int kChunkSteps = kTile / kDepth;
+constexpr int kHeadsAtOnce = 8;    // of a group, by a block of their weights
 
 // 16-bit pairs ------------------------------------------------------------------------------------
 
@@ -64,31 +64,55 @@ __device__ void copy_or_zero(float* to, const float* from, bool exists) {
 }
 /// Ends a group of copies.
 __device__ void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// Waits for all groups of this thread but the last.
-__device__ void wait_for_older_groups() { asm volatile("cp.async.wait_group 1;" ::: "memory"); }
+/// Waits for all groups of this thread but the last `Others`.
+template <int Others>
+__device__ void wait_for_older_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Others) : "memory");
+}
 
 /// Rows × Columns numbers, zeros beyond `rows` and `columns`; columns is a multiple of 8.
 template <int Rows, int Columns, class T>
-__device__ void copy_tile(T* to, int pitch, const T* from, Index stride, Index rows,
-                          Index columns) {
+__device__ void copy_tile(T* to, int pitch, const T* from, int stride, int rows, int columns) {
   constexpr int pieces = Columns / 8;
+  constexpr int rows_at_once = kThreads / pieces;
+  const int row = static_cast<int>(threadIdx.x) / pieces;
+  const int column = static_cast<int>(threadIdx.x) % pieces * 8;
+  const int last = column < columns ? rows : 0;
+  to += row * pitch + column;
+  from += column;
 #pragma unroll
-  for (int i = 0; i < Rows * pieces / kThreads; ++i) {
-    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
-    const int r = piece / pieces;
-    const int c = piece % pieces * 8;
-    const bool exists = r < rows && c < columns;
-    copy_or_zero(static_cast<void*>(to + r * pitch + c), exists ? from + r * stride + c : from,
-                 exists);
-  }
+  for (int r = 0; r < Rows; r += rows_at_once)
+    copy_or_zero(static_cast<void*>(to + r * pitch), from + static_cast<Index>(row + r) * stride,
+                 row + r < last);
 }
 /// One number of every position of a chunk, zeros beyond its end; `from` is of [B, L, H].
 template <class T>
 __device__ void copy_factors(float* to, const float* from, const TiledMemory<T>& a,
-                             const Chunk& chunk, Index h, int thread) {
+                             const Chunk& chunk, int h, int thread) {
   const bool exists = thread < chunk.end - chunk.begin;
   copy_or_zero(to + thread, exists ? from + a.row(chunk.s.batch, chunk.begin + thread, h) : from,
                exists);
+}
+
+/// multiply(step, stage) of all steps, with issue(step, stage) made `Stages` − 1 steps before.
+template <int Stages, class Issue, class Multiply>
+__device__ void for_each_step(int steps, Issue issue, Multiply multiply) {
+#pragma unroll
+  for (int step = 0; step < Stages - 1; ++step) {
+    if (step < steps) issue(step, step);
+    end_group();
+  }
+  int stage = 0;
+  int next = Stages - 1;
+  for (int step = 0; step < steps; ++step) {
+    wait_for_older_groups<Stages - 2>();
+    __syncthreads();
+    if (step + Stages - 1 < steps) issue(step + Stages - 1, next);
+    end_group();
+    multiply(step, stage);
+    stage = stage == Stages - 1 ? 0 : stage + 1;
+    next = next == Stages - 1 ? 0 : next + 1;
+  }
 }
 
 // Products ----------------------------------------------------------------------------------------
@@ -165,12 +189,24 @@ __device__ void add_row_products(float (&sums)[Columns / 32][4][4], const WarpTi
     add_products<false>(sums, left + tile.row * kDeep + k, kDeep, r);
   }
 }
+/// Multiplies the terms of a second operand by their weights.
+template <class T>
+__device__ void scale_right(unsigned (&right)[4][2], const float* weights) {
+  const float2 near = *reinterpret_cast<const float2*>(weights + threadIdx.x % 4 * 2);
+  const float2 far = *reinterpret_cast<const float2*>(weights + threadIdx.x % 4 * 2 + 8);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    right[j][0] = scale_pair<T>(right[j][0], near.x, near.y);
+    right[j][1] = scale_pair<T>(right[j][1], far.x, far.y);
+  }
+}
 /// Of terms `first` … first + 31 of a square [128, 128], or of a turned one, and of right
-/// [32, Columns]; where the square is zero nothing is done.
+/// [32, Columns], its terms scaled where `scales` is not null; where the square is zero nothing is
+/// done.
 template <class T, int Columns>
 __device__ void add_square_products(float (&sums)[Columns / 32][4][4],
                                     const WarpTile<Columns>& tile, const T* square, bool turned,
-                                    int first, const T* right) {
+                                    int first, const T* right, const float* scales) {
   constexpr int pitch = kTile + 8;
   constexpr int rows = 16 * WarpTile<Columns>::blocks;
 #pragma unroll
@@ -179,6 +215,7 @@ __device__ void add_square_products(float (&sums)[Columns / 32][4][4],
     if (turned ? term + 15 < tile.row : term > tile.row + rows - 1) continue;
     unsigned r[4][2];
     load_right<true>(r, right + k * (Columns + 8) + tile.column, Columns + 8);
+    if (scales != nullptr) scale_right<T>(r, scales + term);
     if (turned)
       add_products<true>(sums, square + term * pitch + tile.row, pitch, r);
     else
@@ -196,34 +233,38 @@ __device__ void set_zero(float (&sums)[Blocks][4][4]) {
       for (int e = 0; e < 4; ++e) sums[block][j][e] = 0;
 }
 
-/// Rounds a tile to shared memory.
-template <class T, int Columns>
-__device__ void round_tile(float (&sums)[Columns / 32][4][4], const WarpTile<Columns>& tile,
-                           T* to) {
-  tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
-    *reinterpret_cast<unsigned*>(to + r * (Columns + 8) + c) = pack_pair<T>(low, high);
-  });
-}
-/// put(row, column, eight floats) for all of a tile of a block; all its threads have to come here.
-template <int Columns, class Put>
-__device__ void put_tile(float (&sums)[Columns / 32][4][4], const WarpTile<Columns>& tile,
-                         float* shared, Put put) {
-  constexpr int pitch = Columns + 4;
-  __syncthreads();
-  tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
-    *reinterpret_cast<float2*>(shared + r * pitch + c) = {low, high};
-  });
-  __syncthreads();
+/// Of four neighboring lanes, lane l gets word l of each, in the order of the lanes.
+__device__ void transpose_words(unsigned (&w)[4]) {
+  const bool odd = (threadIdx.x & 1) != 0;
+  const bool upper = (threadIdx.x & 2) != 0;
 #pragma unroll
-  for (int i = 0; i < kTile * Columns / 8 / kThreads; ++i) {
-    const int piece = i * kThreads + static_cast<int>(threadIdx.x);
-    const int r = piece / (Columns / 8);
-    const int c = piece % (Columns / 8) * 8;
-    float value[8];
-#pragma unroll
-    for (int e = 0; e < 8; ++e) value[e] = shared[r * pitch + c + e];
-    put(r, c, value);
+  for (int j = 0; j < 4; j += 2) {
+    const unsigned other = __shfl_xor_sync(0xffffffffu, odd ? w[j] : w[j + 1], 1);
+    (odd ? w[j] : w[j + 1]) = other;
   }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const unsigned other = __shfl_xor_sync(0xffffffffu, upper ? w[j] : w[j + 2], 2);
+    (upper ? w[j] : w[j + 2]) = other;
+  }
+}
+/// put(row, column, eight rounded numbers) for all of a tile.
+template <class T, int Columns, class Put>
+__device__ void put_rounded(const float (&sums)[Columns / 32][4][4], const WarpTile<Columns>& tile,
+                            Put put) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      unsigned words[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+        words[j] = pack_pair<T>(sums[block][j][2 * half], sums[block][j][2 * half + 1]);
+      transpose_words(words);
+      put(tile.row + block * 16 + half * 8 + lane / 4, tile.column + lane % 4 * 8,
+          uint4{words[0], words[1], words[2], words[3]});
+    }
 }
 
 // Shared memory -----------------------------------------------------------------------------------
@@ -239,7 +280,7 @@ struct ProductShared {
   static constexpr int operand = kTile * kDeep;
   static constexpr int stages = kStages * 2 * operand;
   static constexpr int square = kTile * (kTile + 8);
-  static constexpr std::size_t factors = kStages * 2 * kTile * sizeof(float);
+  static constexpr std::size_t factors = kHeadsAtOnce * kTile * sizeof(float);
   static constexpr std::size_t bytes = (stages + square) * 2 + factors;
   static constexpr std::size_t bytes_of_stages = stages * 2 + factors;
 };
@@ -247,12 +288,10 @@ struct ProductShared {
 template <class T>
 struct ProductStages {
   __device__ ProductStages() : memory(shared_numbers<T>()) {}
-  __device__ T* left(Index i) const {
-    return memory + static_cast<int>(i % kStages) * 2 * ProductShared::operand;
-  }
-  __device__ T* right(Index i) const { return left(i) + ProductShared::operand; }
+  __device__ T* left(int stage) const { return memory + stage * 2 * ProductShared::operand; }
+  __device__ T* right(int stage) const { return left(stage) + ProductShared::operand; }
   __device__ T* square() const { return memory + ProductShared::stages; }
-  /// 6 × 128 floats behind the square, or behind the stages.
+  /// kHeadsAtOnce × 128 floats behind the square, or behind the stages.
   __device__ float* factors(bool has_square) const {
     return reinterpret_cast<float*>(square() + (has_square ? ProductShared::square : 0));
   }
@@ -260,20 +299,19 @@ struct ProductStages {
   T* memory;
 };
 
-__device__ Index steps_of(Index terms) { return (terms + kDepth - 1) / kDepth; }
-constexpr Index tiles_of(Index n, int size) { return (n + size - 1) / size; }
+__device__ int steps_of(int terms) { return (terms + kDepth - 1) / kDepth; }
+SSM_HOST_DEVICE constexpr int tiles_of(int n, int size) { return (n + size - 1) / size; }
 
 // Kernels -----------------------------------------------------------------------------------------
 
 template <int Columns>
 struct WalkShared {
+  static constexpr int stages = kTile / kDepth;  // a chunk
   static constexpr int left = kDepth * (kTile + 8);
   static constexpr int right = kDepth * (Columns + 8);
   static constexpr int stage = left + right;
-  static constexpr int rounded = kTile * (Columns + 8);
   static constexpr int factors = kTile + 4;  // floats: weights of a chunk, and its fade
-  static constexpr std::size_t bytes =
-      (kStages * stage + rounded) * 2 + 2 * factors * sizeof(float);
+  static constexpr std::size_t bytes = stages * stage * 2 + 2 * factors * sizeof(float);
 };
 
 /// A block walks with 128 × Columns of a head's state along a sequence.
@@ -283,57 +321,51 @@ __global__ void __launch_bounds__(kThreads, 2)
                        const __grid_constant__ StateWalk<T> walk) {
   using Shared = WalkShared<Columns>;
   T* const memory = shared_numbers<T>();
-  T* const rounded = memory + kStages * Shared::stage;
-  float* const factors = reinterpret_cast<float*>(rounded + Shared::rounded);
+  float* const factors = reinterpret_cast<float*>(memory + Shared::stages * Shared::stage);
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
-  const Index across = tiles_of(a.values, Columns);
-  const Index down = tiles_of(a.keys, kTile);
-  Index i = blockIdx.x;
-  const Index first_value = i % across * Columns;
+  const int across = tiles_of(a.values, Columns);
+  const int down = tiles_of(a.keys, kTile);
+  int i = static_cast<int>(blockIdx.x);
+  const int first_value = i % across * Columns;
   i /= across;
-  const Index first_key = i % down * kTile;
+  const int first_key = i % down * kTile;
   i /= down;
-  const Index h = i % a.heads;
+  const int h = i % a.heads;
   const Sequence s = a.chunking.packing.sequence(i / a.heads);
-  const Index g = h / (a.heads / a.groups);
+  const int g = h / (a.heads / a.groups);
   const Index first = a.chunking.first(s);
-  const Index count = a.chunking.count(s);
-  const Index steps = count * kChunkSteps;
-  const auto chunk_at = [&](Index n) -> Chunk {
-    const Index number = walk.backwards ? count - 1 - n : n;
-    const Index begin = s.begin + number * a.chunking.length;
-    const Index end = begin + a.chunking.length;
-    return {s, first + number, begin, end < s.end ? end : s.end, true};
-  };
-  const auto issue = [&](Index step) {
-    if (step < steps) {
-      const Chunk chunk = chunk_at(step / kChunkSteps);
-      const int at = static_cast<int>(step % kChunkSteps) * kDepth;
-      const Index t = chunk.begin + at;
-      T* const left = memory + static_cast<int>(step % kStages) * Shared::stage;
-      copy_tile<kDepth, kTile>(left, kTile + 8, walk.left.at(s.batch, t, g) + first_key,
-                               walk.left.position, chunk.end - t, a.keys - first_key);
+  const int count = static_cast<int>(a.chunking.count(s));
+  const int length = static_cast<int>(a.chunking.length);
+  const T* const left_rows = walk.left.at(s.batch, s.begin, g) + first_key;
+  const T* const right_rows = walk.right.at(s.batch, s.begin, h) + first_value;
+  const int positions = static_cast<int>(s.end - s.begin);
+  const auto begin_of = [&](int n) { return (walk.backwards ? count - 1 - n : n) * length; };
+  /// Terms at … at + 31 of the n-th chunk.
+  const auto issue = [&](int n, int at) {
+    if (n < count) {
+      const int begin = begin_of(n);
+      const int rows = min(positions - begin, length) - at;
+      T* const left = memory + at / kDepth * Shared::stage;
+      copy_tile<kDepth, kTile>(left, kTile + 8,
+                               left_rows + static_cast<Index>(begin + at) * walk.left.position,
+                               walk.left.position, rows, a.keys - first_key);
       copy_tile<kDepth, Columns>(left + Shared::left, Columns + 8,
-                                 walk.right.at(s.batch, t, h) + first_value, walk.right.position,
-                                 chunk.end - t, a.values - first_value);
-      if (at == 0) {
-        float* const to = factors + step / kChunkSteps % 2 * Shared::factors;
-        if (thread < kTile) copy_factors(to, walk.weight, a, chunk, h, thread);
-        if (thread == kTile) {
-          const bool exists = chunk.end > chunk.begin;
-          copy_or_zero(to + kTile,
-                       exists ? a.from_begin + a.row(s.batch, chunk.end - 1, h) : a.from_begin,
-                       exists);
-        }
+                                 right_rows + static_cast<Index>(begin + at) * walk.right.position,
+                                 walk.right.position, rows, a.values - first_value);
+      if (at == 0 && thread <= kTile) {
+        const bool exists = thread < kTile ? thread < rows : rows > 0;
+        const Index t = s.begin + begin + (thread < kTile ? thread : rows - 1);
+        const float* const from = thread < kTile ? walk.weight : a.from_begin;
+        copy_or_zero(factors + n % 2 * Shared::factors + thread,
+                     exists ? from + a.row(s.batch, t, h) : from, exists);
       }
     }
     end_group();
   };
-  issue(0);
-  issue(1);
+#pragma unroll
+  for (int at = 0; at < kTile - kDepth; at += kDepth) issue(0, at);
   const WarpTile<Columns> tile;
-  float sums[tile.blocks][4][4];
+  float sums[WarpTile<Columns>::blocks][4][4];
   set_zero(sums);
   if (walk.start)
     tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
@@ -341,44 +373,37 @@ __global__ void __launch_bounds__(kThreads, 2)
       low = walk.start(s.row, h, first_key + r, first_value + c);
       high = walk.start(s.row, h, first_key + r, first_value + c + 1);
     });
-  for (Index step = 0; step < steps; ++step) {
-    wait_for_older_groups();
-    __syncthreads();
-    issue(step + 2);
-    const Index n = step / kChunkSteps;
-    const int at = static_cast<int>(step % kChunkSteps) * kDepth;
-    const Chunk chunk = chunk_at(n);
+  for (int n = 0; n < count; ++n) {
+    const int begin = begin_of(n);
+    const int rows = min(positions - begin, length);
+    const bool adds = n < count - 1 || walk.end;
     const float* const factor = factors + n % 2 * Shared::factors;
-    if (at == 0) {
-      round_tile<T>(sums, tile, rounded);
-      const float fade = chunk.end > chunk.begin ? factor[kTile] : 1.0f;
-      tile.each_pair(sums, [&](int, int, float& low, float& high) { low *= fade, high *= fade; });
-    } else if (at == kDepth) {
-      T* const to = walk.states + a.state(chunk.place, h);
 #pragma unroll
-      for (int k = 0; k < kTile * Columns / 8 / kThreads; ++k) {
-        const int piece = k * kThreads + thread;
-        const int r = piece / (Columns / 8);
-        const int c = piece % (Columns / 8) * 8;
-        if (first_key + r < a.keys && first_value + c < a.values)
-          *reinterpret_cast<uint4*>(to + (first_key + r) * a.values + first_value + c) =
-              *reinterpret_cast<const uint4*>(rounded + r * (Columns + 8) + c);
+    for (int at = 0; at < kTile; at += kDepth) {
+      wait_for_older_groups<Shared::stages - 2>();
+      __syncthreads();
+      issue(at == 0 ? n : n + 1, (at + kTile - kDepth) % kTile);
+      if (at == 0) {
+        const Index place = first + (walk.backwards ? count - 1 - n : n);
+        T* const to = walk.states + a.state(place, h) + first_value;
+        put_rounded<T, Columns>(sums, tile, [&](int r, int c, uint4 words) {
+          if (first_key + r < a.keys && first_value + c < a.values)
+            *reinterpret_cast<uint4*>(to + static_cast<Index>(first_key + r) * a.values + c) =
+                words;
+        });
+        const float fade = rows > 0 ? factor[kTile] : 1.0f;
+        tile.each_pair(sums, [&](int, int, float& low, float& high) { low *= fade, high *= fade; });
       }
-    }
-    if (chunk.begin + at >= chunk.end || (n == count - 1 && !walk.end)) continue;
-    const T* const left = memory + static_cast<int>(step % kStages) * Shared::stage;
-    const T* const right = left + Shared::left;
+      if (at >= rows || !adds) continue;
+      const T* const left = memory + at / kDepth * Shared::stage;
+      const T* const right = left + Shared::left;
 #pragma unroll
-    for (int k = 0; k < kDepth; k += 16) {
-      unsigned r[4][2];
-      load_right<true>(r, right + k * (Columns + 8) + tile.column, Columns + 8);
-      const float* const weight = factor + at + k + lane % 4 * 2;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        r[j][0] = scale_pair<T>(r[j][0], weight[0], weight[1]);
-        r[j][1] = scale_pair<T>(r[j][1], weight[8], weight[9]);
+      for (int k = 0; k < kDepth; k += 16) {
+        unsigned r[4][2];
+        load_right<true>(r, right + k * (Columns + 8) + tile.column, Columns + 8);
+        scale_right<T>(r, factor + at + k);
+        add_products<true>(sums, left + k * (kTile + 8) + tile.row, kTile + 8, r);
       }
-      add_products<true>(sums, left + k * (kTile + 8) + tile.row, kTile + 8, r);
     }
   }
   if (walk.end)
@@ -389,94 +414,45 @@ __global__ void __launch_bounds__(kThreads, 2)
     });
 }
 
-/// A block: the scores of a chunk of a group.
+/// A block: the weights of a chunk of kHeadsAtOnce heads of a group.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    multiply_scores_kernel(const __grid_constant__ TiledMemory<T> a) {
-  const Index g = blockIdx.x % a.groups;
-  const Chunk chunk = a.chunking.at(blockIdx.x / a.groups);
-  const Index rows = chunk.end - chunk.begin;
+    multiply_weights_kernel(const __grid_constant__ TiledMemory<T> a) {
+  const int shared = a.heads / a.groups;
+  const int parts = tiles_of(shared, kHeadsAtOnce);
+  const int part = static_cast<int>(blockIdx.x) % parts;
+  const int g = static_cast<int>(blockIdx.x) / parts % a.groups;
+  const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / parts / a.groups);
+  const int rows = static_cast<int>(chunk.end - chunk.begin);
   if (rows <= 0) return;
+  const int first_head = g * shared + part * kHeadsAtOnce;
+  const int heads = min(kHeadsAtOnce, shared - part * kHeadsAtOnce);
   const ProductStages<T> stages;
-  const Index steps = steps_of(a.keys);
+  float* const logs = stages.factors(false);
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int n = thread / kTile; n < heads; n += kThreads / kTile)
+    copy_factors(logs + n * kTile, a.log_sums, a, chunk, first_head + n, thread % kTile);
   const T* const q = a.q.at(chunk.s.batch, chunk.begin, g);
   const T* const k = a.k.at(chunk.s.batch, chunk.begin, g);
-  const auto issue = [&](Index step) {
-    if (step < steps) {
-      const Index c = step * kDepth;
-      copy_tile<kTile, kDepth>(stages.left(step), kDeep, q + c, a.q.position, rows, a.keys - c);
-      copy_tile<kTile, kDepth>(stages.right(step), kDeep, k + c, a.k.position, rows, a.keys - c);
-    }
-    end_group();
-  };
-  issue(0);
-  issue(1);
   const WarpTile<kTile> tile;
-  float sums[tile.blocks][4][4];
+  const bool is_zero = tile.column > tile.row + 16 * tile.blocks - 1;  // nobody reads those
+  float sums[WarpTile<kTile>::blocks][4][4];
   set_zero(sums);
-  for (Index step = 0; step < steps; ++step) {
-    wait_for_older_groups();
-    __syncthreads();
-    issue(step + 2);
-    if (tile.column <= tile.row + 16 * tile.blocks - 1)
-      add_row_products<T, kTile>(sums, tile, stages.left(step), stages.right(step));
-  }
-  float* const to = a.scores + a.tile(chunk.place, g);
-  tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
-    *reinterpret_cast<float2*>(to + r * kTile + c) = {low, high};
-  });
-}
-
-/// A block: half of the columns of the pairs of a chunk of a group.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
-    multiply_pairs_kernel(const __grid_constant__ TiledMemory<T> a,
-                          const __grid_constant__ HeadRows<const T> dy) {
-  constexpr int columns = kTile / 2;
-  const int first = static_cast<int>(blockIdx.x % 2) * columns;
-  const Index g = blockIdx.x / 2 % a.groups;
-  const Chunk chunk = a.chunking.at(blockIdx.x / 2 / a.groups);
-  const Index rows = chunk.end - chunk.begin;
-  if (rows <= 0) return;
-  const ProductStages<T> stages;
-  float* const factors = stages.factors(false);  // [3, 2, 128]: log sums, and scales
-  const int thread = static_cast<int>(threadIdx.x);
-  const Index b = chunk.s.batch;
-  const Index shared = a.heads / a.groups;
-  const Index head_steps = steps_of(a.values);
-  const Index steps = shared * head_steps;
-  const auto issue = [&](Index step) {
-    if (step < steps) {
-      const Index n = step / head_steps;
-      const Index h = g * shared + n;
-      const Index j = step % head_steps * kDepth;
-      copy_tile<kTile, kDepth>(stages.left(step), kDeep, dy.at(b, chunk.begin, h) + j, dy.position,
-                               rows, a.values - j);
-      copy_tile<columns, kDepth>(stages.right(step), kDeep,
-                                 a.v.at(b, chunk.begin + (first < rows ? first : 0), h) + j,
-                                 a.v.position, rows - first, a.values - j);
-      if (j == 0)
-        copy_factors(factors + n % kStages * 2 * kTile + thread / kTile * kTile,
-                     thread < kTile ? a.log_sums : a.scale, a, chunk, h, thread % kTile);
-    }
-    end_group();
-  };
-  issue(0);
-  issue(1);
-  const WarpTile<columns> tile;
-  float total[tile.blocks][4][4];
-  float sums[tile.blocks][4][4];
-  set_zero(total);
-  set_zero(sums);
-  for (Index step = 0; step < steps; ++step) {
-    wait_for_older_groups();
-    __syncthreads();
-    issue(step + 2);
-    if (first + tile.column > tile.row + 16 * tile.blocks - 1) continue;
-    add_row_products<T, columns>(sums, tile, stages.left(step), stages.right(step));
-    if (step % head_steps != head_steps - 1) continue;
-    const float* const logs = factors + step / head_steps % kStages * 2 * kTile;
-    const float* const scales = logs + kTile;
+  for_each_step<kStages>(
+      steps_of(a.keys),
+      [&](int step, int stage) {
+        const int c = step * kDepth;
+        copy_tile<kTile, kDepth>(stages.left(stage), kDeep, q + c, a.q.position, rows, a.keys - c);
+        copy_tile<kTile, kDepth>(stages.right(stage), kDeep, k + c, a.k.position, rows, a.keys - c);
+      },
+      [&](int, int stage) {
+        if (!is_zero)
+          add_row_products<T, kTile>(sums, tile, stages.left(stage), stages.right(stage));
+      });
+  if (is_zero) return;
+  for (int n = 0; n < heads; ++n) {
+    const float* const log = logs + n * kTile;
+    float weights[WarpTile<kTile>::blocks][4][4];
     const int lane = thread % 32;
 #pragma unroll
     for (int block = 0; block < tile.blocks; ++block)
@@ -485,25 +461,87 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int t = tile.row + block * 16 + e / 2 * 8 + lane / 4;
-          const int m = first + tile.column + j * 8 + lane % 4 * 2 + e % 2;
-          if (m <= t && t < rows)
-            total[block][j][e] += __expf(logs[t] - logs[m]) * scales[m] * sums[block][j][e];
-          sums[block][j][e] = 0;
+          const int m = tile.column + j * 8 + lane % 4 * 2 + e % 2;
+          weights[block][j][e] =
+              m <= t && t < rows ? __expf(log[t] - log[m]) * sums[block][j][e] : 0.0f;
         }
+    T* const to = a.weights + a.weight(chunk.place, first_head + n);
+    put_rounded<T, kTile>(weights, tile, [&](int r, int c, uint4 words) {
+      *reinterpret_cast<uint4*>(to + r * kTile + c) = words;
+    });
   }
-  __syncthreads();
-  T* const rounded = stages.memory;
-  round_tile<T>(total, tile, rounded);
-  __syncthreads();
-  T* const to = a.pairs + a.tile(chunk.place, g);
+}
+
+/// A block: `Columns` columns of the pairs of a chunk of a group. Several: of heads in a group.
+template <class T, int Columns, bool Several>
+__global__ void __launch_bounds__(kThreads, 2)
+    multiply_pairs_kernel(const __grid_constant__ TiledMemory<T> a,
+                          const __grid_constant__ HeadRows<const T> dy) {
+  constexpr int across = kTile / Columns;
+  const int first = static_cast<int>(blockIdx.x) % across * Columns;
+  const int g = static_cast<int>(blockIdx.x) / across % a.groups;
+  const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / across / a.groups);
+  const int rows = static_cast<int>(chunk.end - chunk.begin);
+  if (rows <= 0) return;
+  const ProductStages<T> stages;
+  float* const factors = stages.factors(false);  // [3, 2, 128]: log sums, and scales
+  const int thread = static_cast<int>(threadIdx.x);
+  const Index b = chunk.s.batch;
+  const int shared = Several ? a.heads / a.groups : 1;
+  const int head_steps = steps_of(a.values);
+  const WarpTile<Columns> tile;
+  const bool is_zero = first + tile.column > tile.row + 16 * tile.blocks - 1;
+  float total[WarpTile<Columns>::blocks][4][4];
+  float sums[WarpTile<Columns>::blocks][4][4];
+  set_zero(total);
+  set_zero(sums);
+  for_each_step<kStages>(
+      shared * head_steps,
+      [&](int step, int stage) {
+        const int n = Several ? step / head_steps : 0;
+        const int h = g * shared + n;
+        const int j = (step - n * head_steps) * kDepth;
+        copy_tile<kTile, kDepth>(stages.left(stage), kDeep, dy.at(b, chunk.begin, h) + j,
+                                 dy.position, rows, a.values - j);
+        copy_tile<Columns, kDepth>(stages.right(stage), kDeep,
+                                   a.v.at(b, chunk.begin + first, h) + j, a.v.position,
+                                   rows - first, a.values - j);
+        if (j == 0)
+          copy_factors(factors + n % kStages * 2 * kTile + thread / kTile * kTile,
+                       thread < kTile ? a.log_sums : a.scale, a, chunk, h, thread % kTile);
+      },
+      [&](int step, int stage) {
+        if (is_zero) return;
+        add_row_products<T, Columns>(sums, tile, stages.left(stage), stages.right(stage));
+        const int n = Several ? step / head_steps : 0;
+        if (step != (n + 1) * head_steps - 1) return;
+        const float* const logs = factors + n % kStages * 2 * kTile;
+        const float* const scales = logs + kTile;
+        const int lane = thread % 32;
 #pragma unroll
-  for (int i = 0; i < kTile * columns / 8 / kThreads; ++i) {
-    const int piece = i * kThreads + thread;
-    const int r = piece / (columns / 8);
-    const int c = piece % (columns / 8) * 8;
-    *reinterpret_cast<uint4*>(to + r * kTile + first + c) =
-        *reinterpret_cast<const uint4*>(rounded + r * (columns + 8) + c);
-  }
+        for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              const int t = tile.row + block * 16 + e / 2 * 8 + lane / 4;
+              const int m = first + tile.column + j * 8 + lane % 4 * 2 + e % 2;
+              const float faded = m <= t && t < rows
+                                      ? __expf(logs[t] - logs[m]) * scales[m] * sums[block][j][e]
+                                      : 0.0f;
+              if constexpr (Several) {
+                total[block][j][e] += faded;
+                sums[block][j][e] = 0;
+              } else {
+                sums[block][j][e] = faded;
+              }
+            }
+      });
+  T* const to = a.pairs + a.pair(chunk.place, g) + first;
+  if (!is_zero)
+    put_rounded<T, Columns>(Several ? total : sums, tile, [&](int r, int c, uint4 words) {
+      *reinterpret_cast<uint4*>(to + r * kTile + c) = words;
+    });
 }
 
 /// A block: `Columns` values of the positions of a chunk of a head.
@@ -511,102 +549,87 @@ template <class T, int Columns>
 __global__ void __launch_bounds__(kThreads, 2)
     multiply_values_kernel(const __grid_constant__ TiledMemory<T> a,
                            const __grid_constant__ ValueProduct<T> p) {
-  const Index across = tiles_of(a.values, Columns);
-  const Index first = blockIdx.x % across * Columns;
-  const Index h = blockIdx.x / across % a.heads;
-  const Chunk chunk = a.chunking.at(blockIdx.x / across / a.heads);
-  const Index rows = chunk.end - chunk.begin;
+  const int across = tiles_of(a.values, Columns);
+  const int first = static_cast<int>(blockIdx.x) % across * Columns;
+  const int h = static_cast<int>(blockIdx.x) / across % a.heads;
+  const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / across / a.heads);
+  const int rows = static_cast<int>(chunk.end - chunk.begin);
   if (rows <= 0) return;
   const ProductStages<T> stages;
   const int thread = static_cast<int>(threadIdx.x);
   const Index b = chunk.s.batch;
-  const Index g = h / (a.heads / a.groups);
-  const Index state_steps = p.has_state ? steps_of(a.keys) : 0;
-  const Index steps = state_steps + steps_of(rows);
+  const int g = h / (a.heads / a.groups);
+  const int state_steps = p.has_state ? steps_of(a.keys) : 0;
   const T* const x = p.x.at(b, chunk.begin, g);
   const T* const z = p.z.at(b, chunk.begin, h) + first;
   const T* const state = p.states + a.state(chunk.place, h) + first;
-  const auto issue = [&](Index step) {
-    if (step < state_steps) {
-      const Index c = step * kDepth;
-      copy_tile<kTile, kDepth>(stages.left(step), kDeep, x + c, p.x.position, rows, a.keys - c);
-      copy_tile<kDepth, Columns>(stages.right(step), Columns + 8, state + c * a.values, a.values,
-                                 a.keys - c, a.values - first);
-    } else if (step < steps) {
-      const Index t = (step - state_steps) * kDepth;
-      copy_tile<kDepth, Columns>(stages.right(step), Columns + 8, z + t * p.z.position,
-                                 p.z.position, rows - t, a.values - first);
-    }
-    end_group();
-  };
-  issue(0);
-  issue(1);
-  float* const logs = stages.factors(true);
-  float* const scales = logs + kTile;
-  float* const factor = scales + kTile;
-  if (thread < kTile) {
-    const bool exists = thread < rows;
-    const Index row = a.row(b, chunk.begin + (exists ? thread : 0), h);
-    logs[thread] = exists ? a.log_sums[row] : 0.0f;
-    scales[thread] = exists && !p.turned ? a.scale[row] : 1.0f;
-    factor[thread] = exists ? p.factor[row] : 0.0f;
-  }
-  __syncthreads();
   T* const weights = stages.square();
-  const float* const scores = a.scores + a.tile(chunk.place, g);
-#pragma unroll 8
-  for (int i = 0; i < kTile * kTile / 2 / kThreads; ++i) {
-    const int pair = i * kThreads + thread;
-    const int t = pair / (kTile / 2);
-    const int m = pair % (kTile / 2) * 2;
-    float low = 0;
-    float high = 0;
-    if (m <= t && t < rows) {
-      const float2 score = *reinterpret_cast<const float2*>(scores + t * kTile + m);
-      low = __expf(logs[t] - logs[m]) * scales[m] * score.x;
-      if (m < t) high = __expf(logs[t] - logs[m + 1]) * scales[m + 1] * score.y;
-    }
-    *reinterpret_cast<unsigned*>(weights + t * (kTile + 8) + m) = pack_pair<T>(low, high);
-  }
+  float* const factor = stages.factors(true);
+  float* const scales = p.scale != nullptr ? factor + kTile : nullptr;
+  copy_tile<kTile, kTile>(weights, kTile + 8, a.weights + a.weight(chunk.place, h), kTile, kTile,
+                          kTile);
+  if (thread < kTile)
+    copy_factors(factor, p.factor, a, chunk, h, thread);
+  else if (scales != nullptr)
+    copy_factors(scales, p.scale, a, chunk, h, thread - kTile);
   const WarpTile<Columns> tile;
-  float sums[tile.blocks][4][4];
+  float sums[WarpTile<Columns>::blocks][4][4];
   set_zero(sums);
-  for (Index step = 0; step < steps; ++step) {
-    wait_for_older_groups();
-    __syncthreads();
-    issue(step + 2);
-    if (step < state_steps) {
-#pragma unroll
-      for (int k = 0; k < kDepth; k += 16) {
-        unsigned r[4][2];
-        load_right<true>(r, stages.right(step) + k * (Columns + 8) + tile.column, Columns + 8);
-        add_products<false>(sums, stages.left(step) + tile.row * kDeep + k, kDeep, r);
-      }
-      if (step == state_steps - 1)
-        tile.each_pair(sums, [&](int r, int, float& low, float& high) {
-          low *= factor[r], high *= factor[r];
-        });
-    } else {
-      add_square_products<T, Columns>(sums, tile, weights, p.turned,
-                                      static_cast<int>(step - state_steps) * kDepth,
-                                      stages.right(step));
-    }
-  }
-  const float skip = p.skip ? p.skip(h) : 0.0f;
-  put_tile<Columns>(
-      sums, tile, reinterpret_cast<float*>(stages.memory), [&](int r, int c, float(&value)[8]) {
-        if (r >= rows || first + c >= a.values) return;
-        const Index t = chunk.begin + r;
-        if (p.wide != nullptr)
-          return store_eight(p.wide + a.row(b, t, h) * a.values + first + c, 8, true, value);
-        if (p.skip) {
-          float skipped[8];
-          load_eight(p.skipped.at(b, t, h) + first + c, 8, true, skipped);
-#pragma unroll
-          for (int e = 0; e < 8; ++e) value[e] += skip * skipped[e];
+  for_each_step<kStages>(
+      state_steps + steps_of(rows),
+      [&](int step, int stage) {
+        if (step < state_steps) {
+          const int c = step * kDepth;
+          copy_tile<kTile, kDepth>(stages.left(stage), kDeep, x + c, p.x.position, rows,
+                                   a.keys - c);
+          copy_tile<kDepth, Columns>(stages.right(stage), Columns + 8,
+                                     state + static_cast<Index>(c) * a.values, a.values, a.keys - c,
+                                     a.values - first);
+        } else {
+          const int t = (step - state_steps) * kDepth;
+          copy_tile<kDepth, Columns>(stages.right(stage), Columns + 8,
+                                     z + static_cast<Index>(t) * p.z.position, p.z.position,
+                                     rows - t, a.values - first);
         }
-        store_eight(p.y.at(b, t, h) + first + c, 8, true, value);
+      },
+      [&](int step, int stage) {
+        if (step >= state_steps)
+          return add_square_products<T, Columns>(sums, tile, weights, p.turned,
+                                                 (step - state_steps) * kDepth, stages.right(stage),
+                                                 scales);
+#pragma unroll
+        for (int k = 0; k < kDepth; k += 16) {
+          unsigned r[4][2];
+          load_right<true>(r, stages.right(stage) + k * (Columns + 8) + tile.column, Columns + 8);
+          add_products<false>(sums, stages.left(stage) + tile.row * kDeep + k, kDeep, r);
+        }
+        if (step == state_steps - 1)
+          tile.each_pair(sums, [&](int r, int, float& low, float& high) {
+            low *= factor[r], high *= factor[r];
+          });
       });
+  if (p.wide != nullptr) {
+    tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
+      if (r < rows && first + c < a.values)
+        *reinterpret_cast<float2*>(p.wide + a.row(b, chunk.begin + r, h) * a.values + first + c) = {
+            low, high};
+    });
+    return;
+  }
+  if (p.skip) {
+    const float skip = p.skip(h);
+    const T* const skipped = p.skipped.at(b, chunk.begin, h) + first;
+    tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
+      if (r >= rows || first + c >= a.values) return;
+      const T* const from = skipped + static_cast<Index>(r) * p.skipped.position + c;
+      low += skip * to_float(from[0]), high += skip * to_float(from[1]);
+    });
+  }
+  T* const to = p.y.at(b, chunk.begin, h) + first;
+  put_rounded<T, Columns>(sums, tile, [&](int r, int c, uint4 words) {
+    if (r < rows && first + c < a.values)
+      *reinterpret_cast<uint4*>(to + static_cast<Index>(r) * p.y.position + c) = words;
+  });
 }
 
 /// A block: `Columns` gradients of the keys, or queries, of a chunk of a group. Several: of heads
@@ -615,94 +638,80 @@ template <class T, int Columns, bool Several>
 __global__ void __launch_bounds__(kThreads, 2)
     multiply_keys_kernel(const __grid_constant__ TiledMemory<T> a,
                          const __grid_constant__ KeyProduct<T> p) {
-  const Index across = tiles_of(a.keys, Columns);
-  const Index first = blockIdx.x % across * Columns;
-  const Index g = blockIdx.x / across % a.groups;
-  const Chunk chunk = a.chunking.at(blockIdx.x / across / a.groups);
-  const Index rows = chunk.end - chunk.begin;
+  const int across = tiles_of(a.keys, Columns);
+  const int first = static_cast<int>(blockIdx.x) % across * Columns;
+  const int g = static_cast<int>(blockIdx.x) / across % a.groups;
+  const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / across / a.groups);
+  const int rows = static_cast<int>(chunk.end - chunk.begin);
   if (rows <= 0) return;
   const ProductStages<T> stages;
   float* const factors = stages.factors(true);  // [3, 128]
   const int thread = static_cast<int>(threadIdx.x);
   const Index b = chunk.s.batch;
-  const Index shared = a.heads / a.groups;
-  const Index head_steps = steps_of(a.values);
-  const Index state_steps = p.has_state ? shared * head_steps : 0;
-  const Index steps = state_steps + steps_of(rows);
+  const int shared = Several ? a.heads / a.groups : 1;
+  const int head_steps = steps_of(a.values);
+  const int state_steps = p.has_state ? shared * head_steps : 0;
   const T* const x = p.x.at(b, chunk.begin, g) + first;
-  const auto issue = [&](Index step) {
-    if (step < state_steps) {
-      const Index n = step / head_steps;
-      const Index h = g * shared + n;
-      const Index j = step % head_steps * kDepth;
-      copy_tile<kTile, kDepth>(stages.left(step), kDeep, p.z.at(b, chunk.begin, h) + j,
-                               p.z.position, rows, a.values - j);
-      copy_tile<Columns, kDepth>(stages.right(step), kDeep,
-                                 p.states + a.state(chunk.place, h) + first * a.values + j,
-                                 a.values, a.keys - first, a.values - j);
-      if (j == 0 && thread < kTile)
-        copy_factors(factors + n % kStages * kTile, p.factor, a, chunk, h, thread);
-    } else if (step < steps) {
-      const Index t = (step - state_steps) * kDepth;
-      copy_tile<kDepth, Columns>(stages.right(step), Columns + 8, x + t * p.x.position,
-                                 p.x.position, rows - t, a.keys - first);
-    }
-    end_group();
-  };
-  copy_tile<kTile, kTile>(stages.square(), kTile + 8, a.pairs + a.tile(chunk.place, g), kTile,
+  copy_tile<kTile, kTile>(stages.square(), kTile + 8, a.pairs + a.pair(chunk.place, g), kTile,
                           kTile, kTile);
-  issue(0);
-  issue(1);
   const WarpTile<Columns> tile;
-  float total[tile.blocks][4][4];
+  float total[WarpTile<Columns>::blocks][4][4];
+  float sums[WarpTile<Columns>::blocks][4][4];
   set_zero(total);
-  const auto scale = [&](Index n, float(&sums)[WarpTile<Columns>::blocks][4][4]) {
-    tile.each_pair(sums, [&](int r, int, float& low, float& high) {
-      const float factor = factors[n % kStages * kTile + r];
-      low *= factor, high *= factor;
-    });
-  };
-  Index step = 0;
-  if constexpr (Several) {
-    float sums[tile.blocks][4][4];
-    set_zero(sums);
-    for (; step < state_steps; ++step) {
-      wait_for_older_groups();
-      __syncthreads();
-      issue(step + 2);
-      add_row_products<T, Columns>(sums, tile, stages.left(step), stages.right(step));
-      if (step % head_steps != head_steps - 1) continue;
-      scale(step / head_steps, sums);
+  set_zero(sums);
+  for_each_step<kStages>(
+      state_steps + steps_of(rows),
+      [&](int step, int stage) {
+        if (step < state_steps) {
+          const int n = Several ? step / head_steps : 0;
+          const int h = g * shared + n;
+          const int j = (step - n * head_steps) * kDepth;
+          copy_tile<kTile, kDepth>(stages.left(stage), kDeep, p.z.at(b, chunk.begin, h) + j,
+                                   p.z.position, rows, a.values - j);
+          copy_tile<Columns, kDepth>(
+              stages.right(stage), kDeep,
+              p.states + a.state(chunk.place, h) + static_cast<Index>(first) * a.values + j,
+              a.values, a.keys - first, a.values - j);
+          if (j == 0 && thread < kTile)
+            copy_factors(factors + n % kStages * kTile, p.factor, a, chunk, h, thread);
+        } else {
+          const int t = (step - state_steps) * kDepth;
+          copy_tile<kDepth, Columns>(stages.right(stage), Columns + 8,
+                                     x + static_cast<Index>(t) * p.x.position, p.x.position,
+                                     rows - t, a.keys - first);
+        }
+      },
+      [&](int step, int stage) {
+        if (step >= state_steps)
+          return add_square_products<T, Columns>(Several ? total : sums, tile, stages.square(),
+                                                 p.turned, (step - state_steps) * kDepth,
+                                                 stages.right(stage), nullptr);
+        add_row_products<T, Columns>(sums, tile, stages.left(stage), stages.right(stage));
+        const int n = Several ? step / head_steps : 0;
+        if (step != (n + 1) * head_steps - 1) return;
+        const float* const factor = factors + n % kStages * kTile;
+        const int lane = thread % 32;
 #pragma unroll
-      for (int block = 0; block < tile.blocks; ++block)
+        for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+          for (int j = 0; j < 4; ++j)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) total[block][j][e] += sums[block][j][e];
-      set_zero(sums);
-    }
-  } else {
-    for (; step < state_steps; ++step) {
-      wait_for_older_groups();
-      __syncthreads();
-      issue(step + 2);
-      add_row_products<T, Columns>(total, tile, stages.left(step), stages.right(step));
-      if (step == state_steps - 1) scale(0, total);
-    }
-  }
-  for (; step < steps; ++step) {
-    wait_for_older_groups();
-    __syncthreads();
-    issue(step + 2);
-    add_square_products<T, Columns>(total, tile, stages.square(), p.turned,
-                                    static_cast<int>(step - state_steps) * kDepth,
-                                    stages.right(step));
-  }
-  put_tile<Columns>(total, tile, reinterpret_cast<float*>(stages.memory),
-                    [&](int r, int c, float(&value)[8]) {
-                      if (r < rows && first + c < a.keys)
-                        store_eight(p.y.at(b, chunk.begin + r, g) + first + c, 8, true, value);
-                    });
+            for (int e = 0; e < 4; ++e) {
+              const float faded =
+                  factor[tile.row + block * 16 + e / 2 * 8 + lane / 4] * sums[block][j][e];
+              if constexpr (Several) {
+                total[block][j][e] += faded;
+                sums[block][j][e] = 0;
+              } else {
+                sums[block][j][e] = faded;
+              }
+            }
+      });
+  T* const to = p.y.at(b, chunk.begin, g) + first;
+  put_rounded<T, Columns>(Several ? total : sums, tile, [&](int r, int c, uint4 words) {
+    if (r < rows && first + c < a.keys)
+      *reinterpret_cast<uint4*>(to + static_cast<Index>(r) * p.y.position + c) = words;
+  });
 }
 
 template <class... Parameters, class... Arguments>
@@ -729,16 +738,22 @@ void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream strea
 }
 
 template <class T>
-void multiply_scores(const TiledMemory<T>& a, Stream stream, const char* operation) {
-  launch_blocks(multiply_scores_kernel<T>, a.chunking.places * a.groups,
+void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operation) {
+  const int parts = tiles_of(a.heads / a.groups, kHeadsAtOnce);
+  launch_blocks(multiply_weights_kernel<T>, a.chunking.places * a.groups * parts,
                 ProductShared::bytes_of_stages, stream, operation, a);
 }
 
 template <class T>
 void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, Stream stream,
                     const char* operation) {
-  launch_blocks(multiply_pairs_kernel<T>, 2 * a.chunking.places * a.groups,
-                ProductShared::bytes_of_stages, stream, operation, a, dy);
+  const Index groups = a.chunking.places * a.groups;
+  if (a.heads > a.groups)
+    launch_blocks(multiply_pairs_kernel<T, kTile / 2, true>, 2 * groups,
+                  ProductShared::bytes_of_stages, stream, operation, a, dy);
+  else
+    launch_blocks(multiply_pairs_kernel<T, kTile, false>, groups, ProductShared::bytes_of_stages,
+                  stream, operation, a, dy);
 }
 
 template <class T>
@@ -767,7 +782,7 @@ void multiply_keys(const TiledMemory<T>& a, const KeyProduct<T>& product, Stream
 
 #define SSM_INSTANTIATE(T)                                                                       \
   template void walk_states<T>(const TiledMemory<T>&, const StateWalk<T>&, Stream, const char*); \
-  template void multiply_scores<T>(const TiledMemory<T>&, Stream, const char*);                  \
+  template void multiply_weights<T>(const TiledMemory<T>&, Stream, const char*);                 \
   template void multiply_pairs<T>(const TiledMemory<T>&, const HeadRows<const T>&, Stream,       \
                                   const char*);                                                  \
   template void multiply_values<T>(const TiledMemory<T>&, const ValueProduct<T>&, Stream,        \

@@ -21,12 +21,12 @@ struct HeadRows {
 
   T* data = nullptr;
   Index batch = 0;
-  Index position = 0;
+  int position = 0;
   Index head = 0;
 };
 template <class T>
 HeadRows<T> head_rows(const View<T, 4, CudaSpace>& x) {
-  return {x.data(), x.stride(0), x.stride(1), x.stride(2)};
+  return {x.data(), x.stride(0), static_cast<int>(x.stride(1)), x.stride(2)};
 }
 
 /// What all passes read of a memory that fades, in a half type; sums in float. `workspace` is
@@ -37,21 +37,24 @@ struct TiledMemory {
   TiledMemory(const DecayedSizes& n, DeviceSegments segments, float* workspace, bool backward)
       : chunking(segments, n.batch, n.length, n.chunks),
         length(n.length),
-        heads(n.heads),
-        groups(n.groups),
-        keys(n.keys),
-        values(n.values) {
-    const Index tiles = n.chunks.places * n.groups * kTile * kTile;
+        heads(static_cast<int>(n.heads)),
+        groups(static_cast<int>(n.groups)),
+        keys(static_cast<int>(n.keys)),
+        values(static_cast<int>(n.values)),
+        chunks_of_sequence(static_cast<int>(
+            Chunking::at_least_one((n.length + n.chunks.length - 1) / n.chunks.length))) {
+    constexpr Index tile_size = kTile * kTile;
     states = reinterpret_cast<T*>(workspace);
-    adjoints = states + n.chunks.places * n.state();
+    weights = states + n.chunks.places * n.state();
+    adjoints = weights + n.chunks.places * n.heads * tile_size;
     pairs = adjoints + (backward ? n.chunks.places * n.state() : 0);
-    scores = reinterpret_cast<float*>(pairs + (backward ? tiles : 0));
-    log_sums = scores + tiles;
+    log_sums =
+        reinterpret_cast<float*>(pairs + (backward ? n.chunks.places * n.groups * tile_size : 0));
     from_begin = log_sums + n.rows();
     to_end = from_begin + n.rows();
     scale = to_end + n.rows();
     added = scale + n.rows();
-    rest = scores + tiles + (5 * n.rows() + 3) / 4 * 4;
+    rest = log_sums + (5 * n.rows() + 3) / 4 * 4;
   }
   SSM_HOST_DEVICE Index row(Index b, Index t, Index h) const {
     return (b * length + t) * heads + h;
@@ -59,21 +62,33 @@ struct TiledMemory {
   SSM_HOST_DEVICE Index state(Index place, Index h) const {
     return (place * heads + h) * keys * values;
   }
-  SSM_HOST_DEVICE Index tile(Index place, Index g) const {
+  SSM_HOST_DEVICE Index weight(Index place, Index h) const {
+    return (place * heads + h) * kTile * kTile;
+  }
+  SSM_HOST_DEVICE Index pair(Index place, Index g) const {
     return (place * groups + g) * kTile * kTile;
+  }
+  /// chunking.at(place), in arithmetic of 32 bits where sequences are not packed.
+  __device__ Chunk chunk(int place) const {
+    if (chunking.packing.offsets != nullptr) return chunking.at(place);
+    const int row = place / chunks_of_sequence;
+    const Index begin = (place - row * chunks_of_sequence) * chunking.length;
+    const Index end = begin + chunking.length;
+    return {{row, row, 0, length}, place, begin, end < length ? end : length, true};
   }
 
   HeadRows<const T> q{}, k{}, v{};
   Chunking chunking;
   Index length;
-  Index heads;
-  Index groups;
-  Index keys;
-  Index values;
+  int heads;
+  int groups;
+  int keys;
+  int values;
+  int chunks_of_sequence;
   T* states;          // [places, H, K, V]       that enter the chunks
-  T* adjoints;        // [places, H, K, V]       that enter them from behind
+  T* weights;         // [places, H, 128, 128]   fade·(q_t·k_m)
+  T* adjoints;        // [places, H, K, V]       that enter the chunks from behind
   T* pairs;           // [places, G, 128, 128]   Σ_h fade·scale_m·(dy_t·v_m)
-  float* scores;      // [places, G, 128, 128]   q_t·k_m
   float* log_sums;    // [B, L, H]   l_begin + … + l_t
   float* from_begin;  // [B, L, H]   e^{l_begin + … + l_t}
   float* to_end;      // [B, L, H]   e^{l_{t+1} + … + l_{end−1}}
@@ -140,15 +155,15 @@ struct StateWalk {
   bool backwards;
 };
 
-/// out_r = factor_r·x_r·S + Σ_m weight(r, m)·z_m, of turned weights Σ_m weight(m, r)·z_m, with
-/// weight(t, m) = fade·scale_m·scores(t, m), for turned ones without scale; rounded to `y`, with
-/// skip·skipped added, or as they are to `wide`.
+/// out_r = factor_r·x_r·S + Σ_m weight(r, m)·scale_m·z_m, of turned weights
+/// Σ_m weight(m, r)·scale_m·z_m; rounded to `y`, with skip·skipped added, or as they are to `wide`.
 template <class T>
 struct ValueProduct {
   HeadRows<const T> x;
   const T* states;
   const float* factor;
   HeadRows<const T> z;
+  const float* scale;  // [B, L, H]   null for 1
   bool turned;
   bool has_state;
   HeadRows<T> y;
@@ -172,9 +187,9 @@ struct KeyProduct {
 template <class T>
 void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream stream,
                  const char* operation);
-/// a.scores
+/// a.weights
 template <class T>
-void multiply_scores(const TiledMemory<T>& a, Stream stream, const char* operation);
+void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operation);
 /// a.pairs
 template <class T>
 void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, Stream stream,
@@ -190,6 +205,7 @@ void multiply_keys(const TiledMemory<T>& a, const KeyProduct<T>& product, Stream
 template <class T>
 struct TiledPasses {
   TiledMemory<T> a;
+  bool scales;  // the scale of v is not 1
   Stream stream;
   const char* operation;
 
@@ -197,7 +213,7 @@ struct TiledPasses {
   void prepare(const Decays& decays) const {
     for_each_row(a.chunking.places * a.heads, stream, operation,
                  TiledFactors<T, Decays>{a, decays});
-    multiply_scores(a, stream, operation);
+    multiply_weights(a, stream, operation);
   }
   void states(const Operand<const float, 4>& initial_state,
               const Operand<float, 4>& final_state) const {
@@ -217,6 +233,7 @@ struct TiledPasses {
             .states = a.states,
             .factor = a.from_begin,
             .z = a.v,
+            .scale = scales ? a.scale : nullptr,
             .turned = false,
             .has_state = has_initial || !a.chunking.whole,
             .y = {},
@@ -230,6 +247,7 @@ struct TiledPasses {
             .states = a.adjoints,
             .factor = a.to_end,
             .z = dy,
+            .scale = nullptr,
             .turned = true,
             .has_state = has_final || !a.chunking.whole,
             .y = {},

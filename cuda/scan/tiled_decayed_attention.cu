@@ -17,7 +17,8 @@ template <class T>
 TiledPasses<T> tiled_retention(const ssm::DecayedAttention<T, CudaSpace>& call,
                                DeviceSegments segments, const DecayedSizes& sizes, float* workspace,
                                bool backward, Stream stream, const char* operation) {
-  TiledPasses<T> passes{TiledMemory<T>(sizes, segments, workspace, backward), stream, operation};
+  TiledPasses<T> passes{TiledMemory<T>(sizes, segments, workspace, backward), false, stream,
+                        operation};
   passes.a.q = head_rows(call.q);
   passes.a.k = head_rows(call.k);
   passes.a.v = head_rows(call.v);

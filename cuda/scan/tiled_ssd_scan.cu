@@ -20,7 +20,8 @@ template <class T>
 TiledPasses<T> tiled_ssd(const ssm::SsdScan<T, CudaSpace>& call, DeviceSegments segments,
                          const DecayedSizes& sizes, float* workspace, bool backward, Stream stream,
                          const char* operation) {
-  TiledPasses<T> passes{TiledMemory<T>(sizes, segments, workspace, backward), stream, operation};
+  TiledPasses<T> passes{TiledMemory<T>(sizes, segments, workspace, backward), true, stream,
+                        operation};
   passes.a.q = head_rows(call.C);
   passes.a.k = head_rows(call.B);
   passes.a.v = head_rows(call.x);
