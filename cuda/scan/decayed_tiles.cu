@@ -6,12 +6,13 @@
 namespace ssm::cuda::device {
 namespace {
 
+constexpr int kMultiprocessors = 132;  // of a Hopper card
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kDepth = 32;         // terms of a product that a stage holds
 constexpr int kStages = 3;         // in shared memory: one is multiplied while two are on their way
 constexpr int kDeep = kDepth + 8;  // numbers of a padded row of as many
-constexpr int kHeadsAtOnce = 8;    // of a group, by a block of their weights
+constexpr int kHeadsAtOnce = 6;    // of a group, by a block of their weights
 
 // 16-bit pairs ------------------------------------------------------------------------------------
 
@@ -32,6 +33,15 @@ __device__ unsigned scale_pair(unsigned pair, float low, float high) {
     const float2 wide = __half22float2(reinterpret_cast<const __half2&>(pair));
     return pack_pair<T>(wide.x * low, wide.y * high);
   }
+}
+
+template <class T>
+__device__ float2 wide_pair(const T* from) {
+  const unsigned pair = *reinterpret_cast<const unsigned*>(from);
+  if constexpr (std::is_same_v<T, BFloat16>)
+    return {low_of(pair), high_of(pair)};
+  else
+    return __half22float2(reinterpret_cast<const __half2&>(pair));
 }
 
 /// c += a · b for a 16 × 16 by 16 × 8 tile, float sums.
@@ -117,27 +127,29 @@ __device__ void for_each_step(int steps, Issue issue, Multiply multiply) {
 
 // Products ----------------------------------------------------------------------------------------
 
-/// The part of a tile of 128 × Columns sums that a warp has: 16·blocks rows, 32 columns.
+/// The part of a tile of 128 × Columns sums that a warp has: 16·blocks rows, 8·eights columns.
 template <int Columns>
 struct WarpTile {
-  static constexpr int across = Columns / 32;  // warps beside each other
-  static constexpr int blocks = across;        // of 16 rows
+  static constexpr int eights = Columns > kTile ? 8 : 4;
+  static constexpr int width = 8 * eights;
+  static constexpr int across = Columns / width;  // warps beside each other
+  static constexpr int blocks = across;           // of 16 rows
   static_assert(kWarps / across * 16 * blocks == kTile);
 
   __device__ WarpTile()
       : row(static_cast<int>(threadIdx.x) / 32 / across * 16 * blocks),
-        column(static_cast<int>(threadIdx.x) / 32 % across * 32) {}
+        column(static_cast<int>(threadIdx.x) / 32 % across * width) {}
 
   /// f(row, column, the sums of it and of the column behind it)
   template <class F>
-  __device__ void each_pair(float (&sums)[blocks][4][4], F f) const {
+  __device__ void each_pair(float (&sums)[blocks][eights][4], F f) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
     for (int block = 0; block < blocks; ++block)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+        for (int j = 0; j < eights; ++j)
           f(row + block * 16 + half * 8 + lane / 4, column + j * 8 + lane % 4 * 2,
             sums[block][j][2 * half], sums[block][j][2 * half + 1]);
   }
@@ -145,13 +157,15 @@ struct WarpTile {
   int row;
   int column;
 };
+template <int Columns>
+using Sums = float[WarpTile<Columns>::blocks][WarpTile<Columns>::eights][4];
 
 /// The second operand of 16 terms, [term, column] if by_terms, else [column, term].
-template <bool by_terms, class T>
-__device__ void load_right(unsigned (&right)[4][2], const T* b, int pitch) {
+template <bool by_terms, int Eights, class T>
+__device__ void load_right(unsigned (&right)[Eights][2], const T* b, int pitch) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-  for (int pair = 0; pair < 2; ++pair) {
+  for (int pair = 0; pair < Eights / 2; ++pair) {
     unsigned r[4];
     if constexpr (by_terms)
       load_transposed(r, b + (lane % 8 + lane / 8 % 2 * 8) * pitch + pair * 16 + lane / 16 * 8);
@@ -162,9 +176,9 @@ __device__ void load_right(unsigned (&right)[4][2], const T* b, int pitch) {
   }
 }
 /// sums += left · right of 16 terms; the left operand is [term, row] if by_terms, else [row, term].
-template <bool by_terms, class T, int Blocks>
-__device__ void add_products(float (&sums)[Blocks][4][4], const T* a, int pitch,
-                             const unsigned (&right)[4][2]) {
+template <bool by_terms, class T, int Blocks, int Eights>
+__device__ void add_products(float (&sums)[Blocks][Eights][4], const T* a, int pitch,
+                             const unsigned (&right)[Eights][2]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int block = 0; block < Blocks; ++block) {
@@ -174,28 +188,28 @@ __device__ void add_products(float (&sums)[Blocks][4][4], const T* a, int pitch,
     else
       load_tiles(left, a + (block * 16 + lane % 16) * pitch + lane / 16 * 8);
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
+    for (int j = 0; j < Eights; ++j)
       multiply_half_tile<T>(sums[block][j], left, right[j][0], right[j][1]);
   }
 }
 /// Of a stage: left [128, 32], right [columns, 32], both padded.
 template <class T, int Columns>
-__device__ void add_row_products(float (&sums)[Columns / 32][4][4], const WarpTile<Columns>& tile,
-                                 const T* left, const T* right) {
+__device__ void add_row_products(Sums<Columns>& sums, const WarpTile<Columns>& tile, const T* left,
+                                 const T* right) {
 #pragma unroll
   for (int k = 0; k < kDepth; k += 16) {
-    unsigned r[4][2];
+    unsigned r[WarpTile<Columns>::eights][2];
     load_right<false>(r, right + tile.column * kDeep + k, kDeep);
     add_products<false>(sums, left + tile.row * kDeep + k, kDeep, r);
   }
 }
 /// Multiplies the terms of a second operand by their weights.
-template <class T>
-__device__ void scale_right(unsigned (&right)[4][2], const float* weights) {
+template <class T, int Eights>
+__device__ void scale_right(unsigned (&right)[Eights][2], const float* weights) {
   const float2 near = *reinterpret_cast<const float2*>(weights + threadIdx.x % 4 * 2);
   const float2 far = *reinterpret_cast<const float2*>(weights + threadIdx.x % 4 * 2 + 8);
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
+  for (int j = 0; j < Eights; ++j) {
     right[j][0] = scale_pair<T>(right[j][0], near.x, near.y);
     right[j][1] = scale_pair<T>(right[j][1], far.x, far.y);
   }
@@ -204,16 +218,16 @@ __device__ void scale_right(unsigned (&right)[4][2], const float* weights) {
 /// [32, Columns], its terms scaled where `scales` is not null; where the square is zero nothing is
 /// done.
 template <class T, int Columns>
-__device__ void add_square_products(float (&sums)[Columns / 32][4][4],
-                                    const WarpTile<Columns>& tile, const T* square, bool turned,
-                                    int first, const T* right, const float* scales) {
+__device__ void add_square_products(Sums<Columns>& sums, const WarpTile<Columns>& tile,
+                                    const T* square, bool turned, int first, const T* right,
+                                    const float* scales) {
   constexpr int pitch = kTile + 8;
   constexpr int rows = 16 * WarpTile<Columns>::blocks;
 #pragma unroll
   for (int k = 0; k < kDepth; k += 16) {
     const int term = first + k;
     if (turned ? term + 15 < tile.row : term > tile.row + rows - 1) continue;
-    unsigned r[4][2];
+    unsigned r[WarpTile<Columns>::eights][2];
     load_right<true>(r, right + k * (Columns + 8) + tile.column, Columns + 8);
     if (scales != nullptr) scale_right<T>(r, scales + term);
     if (turned)
@@ -223,12 +237,12 @@ __device__ void add_square_products(float (&sums)[Columns / 32][4][4],
   }
 }
 
-template <int Blocks>
-__device__ void set_zero(float (&sums)[Blocks][4][4]) {
+template <int Blocks, int Eights>
+__device__ void set_zero(float (&sums)[Blocks][Eights][4]) {
 #pragma unroll
   for (int block = 0; block < Blocks; ++block)
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
+    for (int j = 0; j < Eights; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[block][j][e] = 0;
 }
@@ -250,21 +264,23 @@ __device__ void transpose_words(unsigned (&w)[4]) {
 }
 /// put(row, column, eight rounded numbers) for all of a tile.
 template <class T, int Columns, class Put>
-__device__ void put_rounded(const float (&sums)[Columns / 32][4][4], const WarpTile<Columns>& tile,
-                            Put put) {
+__device__ void put_rounded(const Sums<Columns>& sums, const WarpTile<Columns>& tile, Put put) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      unsigned words[4];
+    for (int half = 0; half < 2; ++half)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        words[j] = pack_pair<T>(sums[block][j][2 * half], sums[block][j][2 * half + 1]);
-      transpose_words(words);
-      put(tile.row + block * 16 + half * 8 + lane / 4, tile.column + lane % 4 * 8,
-          uint4{words[0], words[1], words[2], words[3]});
-    }
+      for (int first = 0; first < WarpTile<Columns>::eights; first += 4) {
+        unsigned words[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          words[j] =
+              pack_pair<T>(sums[block][first + j][2 * half], sums[block][first + j][2 * half + 1]);
+        transpose_words(words);
+        put(tile.row + block * 16 + half * 8 + lane / 4, tile.column + first * 8 + lane % 4 * 8,
+            uint4{words[0], words[1], words[2], words[3]});
+      }
 }
 
 // Shared memory -----------------------------------------------------------------------------------
@@ -275,25 +291,31 @@ __device__ T* shared_numbers() {
   return reinterpret_cast<T*>(memory);
 }
 
-/// Stages of two operands, each at most 128 × 32 padded.
+/// Stages of two operands, 128 × 32 and Columns × 32, padded.
+template <int Columns>
 struct ProductShared {
-  static constexpr int operand = kTile * kDeep;
-  static constexpr int stages = kStages * 2 * operand;
+  static constexpr int left = kTile * kDeep;
+  static constexpr int right = Columns < kTile ? kDepth * (kTile + 8) : Columns * kDeep;
+  static constexpr int stages = kStages * (left + right);
   static constexpr int square = kTile * (kTile + 8);
   static constexpr std::size_t factors = kHeadsAtOnce * kTile * sizeof(float);
-  static constexpr std::size_t bytes = (stages + square) * 2 + factors;
-  static constexpr std::size_t bytes_of_stages = stages * 2 + factors;
+
+  static constexpr std::size_t bytes(bool has_square) {
+    return (stages + (has_square ? square : 0)) * 2 + factors;
+  }
 };
 
-template <class T>
+template <class T, int Columns>
 struct ProductStages {
+  using Shared = ProductShared<Columns>;
+
   __device__ ProductStages() : memory(shared_numbers<T>()) {}
-  __device__ T* left(int stage) const { return memory + stage * 2 * ProductShared::operand; }
-  __device__ T* right(int stage) const { return left(stage) + ProductShared::operand; }
-  __device__ T* square() const { return memory + ProductShared::stages; }
+  __device__ T* left(int stage) const { return memory + stage * (Shared::left + Shared::right); }
+  __device__ T* right(int stage) const { return left(stage) + Shared::left; }
+  __device__ T* square() const { return memory + Shared::stages; }
   /// kHeadsAtOnce × 128 floats behind the square, or behind the stages.
   __device__ float* factors(bool has_square) const {
-    return reinterpret_cast<float*>(square() + (has_square ? ProductShared::square : 0));
+    return reinterpret_cast<float*>(square() + (has_square ? Shared::square : 0));
   }
 
   T* memory;
@@ -316,7 +338,7 @@ struct WalkShared {
 
 /// A block walks with 128 × Columns of a head's state along a sequence.
 template <class T, int Columns>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
     walk_states_kernel(const __grid_constant__ TiledMemory<T> a,
                        const __grid_constant__ StateWalk<T> walk) {
   using Shared = WalkShared<Columns>;
@@ -365,7 +387,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
   for (int at = 0; at < kTile - kDepth; at += kDepth) issue(0, at);
   const WarpTile<Columns> tile;
-  float sums[WarpTile<Columns>::blocks][4][4];
+  Sums<Columns> sums;
   set_zero(sums);
   if (walk.start)
     tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
@@ -399,7 +421,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       const T* const right = left + Shared::left;
 #pragma unroll
       for (int k = 0; k < kDepth; k += 16) {
-        unsigned r[4][2];
+        unsigned r[WarpTile<Columns>::eights][2];
         load_right<true>(r, right + k * (Columns + 8) + tile.column, Columns + 8);
         scale_right<T>(r, factor + at + k);
         add_products<true>(sums, left + k * (kTile + 8) + tile.row, kTile + 8, r);
@@ -427,7 +449,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (rows <= 0) return;
   const int first_head = g * shared + part * kHeadsAtOnce;
   const int heads = min(kHeadsAtOnce, shared - part * kHeadsAtOnce);
-  const ProductStages<T> stages;
+  const ProductStages<T, kTile> stages;
   float* const logs = stages.factors(false);
   const int thread = static_cast<int>(threadIdx.x);
   for (int n = thread / kTile; n < heads; n += kThreads / kTile)
@@ -436,7 +458,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const T* const k = a.k.at(chunk.s.batch, chunk.begin, g);
   const WarpTile<kTile> tile;
   const bool is_zero = tile.column > tile.row + 16 * tile.blocks - 1;  // nobody reads those
-  float sums[WarpTile<kTile>::blocks][4][4];
+  Sums<kTile> sums;
   set_zero(sums);
   for_each_step<kStages>(
       steps_of(a.keys),
@@ -452,19 +474,28 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (is_zero) return;
   for (int n = 0; n < heads; ++n) {
     const float* const log = logs + n * kTile;
-    float weights[WarpTile<kTile>::blocks][4][4];
     const int lane = thread % 32;
+    float column_logs[WarpTile<kTile>::eights][2];
+#pragma unroll
+    for (int j = 0; j < tile.eights; ++j)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) column_logs[j][e] = log[tile.column + j * 8 + lane % 4 * 2 + e];
+    Sums<kTile> weights;
 #pragma unroll
     for (int block = 0; block < tile.blocks; ++block)
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
+      for (int half = 0; half < 2; ++half) {
+        const int t = tile.row + block * 16 + half * 8 + lane / 4;
+        const float row_log = log[t];
+        const int last = t < rows ? t - tile.column - lane % 4 * 2 : -1;
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int t = tile.row + block * 16 + e / 2 * 8 + lane / 4;
-          const int m = tile.column + j * 8 + lane % 4 * 2 + e % 2;
-          weights[block][j][e] =
-              m <= t && t < rows ? __expf(log[t] - log[m]) * sums[block][j][e] : 0.0f;
-        }
+        for (int j = 0; j < tile.eights; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const float weight = __expf(row_log - column_logs[j][e]) * sums[block][j][2 * half + e];
+            weights[block][j][2 * half + e] = j * 8 + e <= last ? weight : 0.0f;
+          }
+      }
     T* const to = a.weights + a.weight(chunk.place, first_head + n);
     put_rounded<T, kTile>(weights, tile, [&](int r, int c, uint4 words) {
       *reinterpret_cast<uint4*>(to + r * kTile + c) = words;
@@ -474,7 +505,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 /// A block: `Columns` columns of the pairs of a chunk of a group. Several: of heads in a group.
 template <class T, int Columns, bool Several>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
     multiply_pairs_kernel(const __grid_constant__ TiledMemory<T> a,
                           const __grid_constant__ HeadRows<const T> dy) {
   constexpr int across = kTile / Columns;
@@ -483,7 +514,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / across / a.groups);
   const int rows = static_cast<int>(chunk.end - chunk.begin);
   if (rows <= 0) return;
-  const ProductStages<T> stages;
+  const ProductStages<T, Columns> stages;
   float* const factors = stages.factors(false);  // [3, 2, 128]: log sums, and scales
   const int thread = static_cast<int>(threadIdx.x);
   const Index b = chunk.s.batch;
@@ -491,8 +522,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int head_steps = steps_of(a.values);
   const WarpTile<Columns> tile;
   const bool is_zero = first + tile.column > tile.row + 16 * tile.blocks - 1;
-  float total[WarpTile<Columns>::blocks][4][4];
-  float sums[WarpTile<Columns>::blocks][4][4];
+  Sums<Columns> total;
+  Sums<Columns> sums;
   set_zero(total);
   set_zero(sums);
   for_each_step<kStages>(
@@ -521,7 +552,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
+          for (int j = 0; j < WarpTile<Columns>::eights; ++j)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
               const int t = tile.row + block * 16 + e / 2 * 8 + lane / 4;
@@ -544,9 +575,62 @@ __global__ void __launch_bounds__(kThreads, 2)
     });
 }
 
+/// The products of a tile's rows.
+template <class T, int Columns>
+__device__ void put_products(const TiledMemory<T>& a, const ValueProduct<T>& p, const Chunk& chunk,
+                             int h, int first, const Sums<Columns>& sums,
+                             const WarpTile<Columns>& tile) {
+  constexpr int across = WarpTile<Columns>::across;
+  const int rows = static_cast<int>(chunk.end - chunk.begin);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const bool has_skipped = p.skipped_products != nullptr;
+  const T* const partner = p.partner.at(chunk.s.batch, chunk.begin, h) + first;
+  const T* const skipped =
+      has_skipped ? p.skipped.at(chunk.s.batch, chunk.begin, h) + first : nullptr;
+  float* const shared = shared_numbers<float>();  // [2, across, 128]
+  __syncthreads();
+#pragma unroll
+  for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int r = tile.row + block * 16 + half * 8 + lane / 4;
+      float own = 0;
+      float other = 0;
+#pragma unroll
+      for (int j = 0; j < WarpTile<Columns>::eights; ++j) {
+        const int c = tile.column + j * 8 + lane % 4 * 2;
+        if (r >= rows || first + c >= a.values) continue;
+        const float2 x = wide_pair(partner + static_cast<Index>(r) * p.partner.position + c);
+        own += x.x * sums[block][j][2 * half] + x.y * sums[block][j][2 * half + 1];
+        if (!has_skipped) continue;
+        const float2 z = wide_pair(skipped + static_cast<Index>(r) * p.skipped.position + c);
+        other += x.x * z.x + x.y * z.y;
+      }
+#pragma unroll
+      for (int bit = 1; bit < 4; bit *= 2) {
+        own += __shfl_xor_sync(0xffffffffu, own, bit);
+        other += __shfl_xor_sync(0xffffffffu, other, bit);
+      }
+      if (lane % 4 == 0) {
+        shared[tile.column / tile.width * kTile + r] = own;
+        shared[(across + tile.column / tile.width) * kTile + r] = other;
+      }
+    }
+  __syncthreads();
+  const int r = thread % kTile;
+  float* const to = thread < kTile ? p.products : p.skipped_products;
+  if (r >= rows || to == nullptr) return;
+  const float* const from = shared + thread / kTile * across * kTile + r;
+  float sum = 0;
+#pragma unroll
+  for (int w = 0; w < across; ++w) sum += from[w * kTile];
+  to[first / Columns * a.rows + a.row(chunk.s.batch, chunk.begin + r, h)] = sum;
+}
+
 /// A block: `Columns` values of the positions of a chunk of a head.
 template <class T, int Columns>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
     multiply_values_kernel(const __grid_constant__ TiledMemory<T> a,
                            const __grid_constant__ ValueProduct<T> p) {
   const int across = tiles_of(a.values, Columns);
@@ -555,7 +639,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / across / a.heads);
   const int rows = static_cast<int>(chunk.end - chunk.begin);
   if (rows <= 0) return;
-  const ProductStages<T> stages;
+  const ProductStages<T, Columns> stages;
   const int thread = static_cast<int>(threadIdx.x);
   const Index b = chunk.s.batch;
   const int g = h / (a.heads / a.groups);
@@ -573,7 +657,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   else if (scales != nullptr)
     copy_factors(scales, p.scale, a, chunk, h, thread - kTile);
   const WarpTile<Columns> tile;
-  float sums[WarpTile<Columns>::blocks][4][4];
+  Sums<Columns> sums;
   set_zero(sums);
   for_each_step<kStages>(
       state_steps + steps_of(rows),
@@ -599,7 +683,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                                  scales);
 #pragma unroll
         for (int k = 0; k < kDepth; k += 16) {
-          unsigned r[4][2];
+          unsigned r[WarpTile<Columns>::eights][2];
           load_right<true>(r, stages.right(stage) + k * (Columns + 8) + tile.column, Columns + 8);
           add_products<false>(sums, stages.left(stage) + tile.row * kDeep + k, kDeep, r);
         }
@@ -608,21 +692,22 @@ __global__ void __launch_bounds__(kThreads, 2)
             low *= factor[r], high *= factor[r];
           });
       });
-  if (p.wide != nullptr) {
-    tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
-      if (r < rows && first + c < a.values)
-        *reinterpret_cast<float2*>(p.wide + a.row(b, chunk.begin + r, h) * a.values + first + c) = {
-            low, high};
+  if (p.partner) put_products(a, p, chunk, h, first, sums, tile);
+  if (!p.y) return;
+  if (p.row_scale != nullptr) {
+    const float* const scale = p.row_scale + a.row(b, chunk.begin, h);
+    tile.each_pair(sums, [&](int r, int, float& low, float& high) {
+      const float own = r < rows ? scale[static_cast<Index>(r) * a.heads] : 0.0f;
+      low *= own, high *= own;
     });
-    return;
   }
   if (p.skip) {
     const float skip = p.skip(h);
     const T* const skipped = p.skipped.at(b, chunk.begin, h) + first;
     tile.each_pair(sums, [&](int r, int c, float& low, float& high) {
       if (r >= rows || first + c >= a.values) return;
-      const T* const from = skipped + static_cast<Index>(r) * p.skipped.position + c;
-      low += skip * to_float(from[0]), high += skip * to_float(from[1]);
+      const float2 x = wide_pair(skipped + static_cast<Index>(r) * p.skipped.position + c);
+      low += skip * x.x, high += skip * x.y;
     });
   }
   T* const to = p.y.at(b, chunk.begin, h) + first;
@@ -635,7 +720,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 /// A block: `Columns` gradients of the keys, or queries, of a chunk of a group. Several: of heads
 /// in a group.
 template <class T, int Columns, bool Several>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
     multiply_keys_kernel(const __grid_constant__ TiledMemory<T> a,
                          const __grid_constant__ KeyProduct<T> p) {
   const int across = tiles_of(a.keys, Columns);
@@ -644,7 +729,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / across / a.groups);
   const int rows = static_cast<int>(chunk.end - chunk.begin);
   if (rows <= 0) return;
-  const ProductStages<T> stages;
+  const ProductStages<T, Columns> stages;
   float* const factors = stages.factors(true);  // [3, 128]
   const int thread = static_cast<int>(threadIdx.x);
   const Index b = chunk.s.batch;
@@ -655,8 +740,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   copy_tile<kTile, kTile>(stages.square(), kTile + 8, a.pairs + a.pair(chunk.place, g), kTile,
                           kTile, kTile);
   const WarpTile<Columns> tile;
-  float total[WarpTile<Columns>::blocks][4][4];
-  float sums[WarpTile<Columns>::blocks][4][4];
+  Sums<Columns> total;
+  Sums<Columns> sums;
   set_zero(total);
   set_zero(sums);
   for_each_step<kStages>(
@@ -694,7 +779,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
         for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
+          for (int j = 0; j < WarpTile<Columns>::eights; ++j)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
               const float faded =
@@ -728,20 +813,28 @@ void launch_blocks(void (*kernel)(Parameters...), Index blocks, std::size_t shar
 template <class T>
 void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream stream,
                  const char* operation) {
-  const Index tiles = a.chunking.packing.sequences * a.heads * tiles_of(a.keys, kTile);
-  if (a.values <= 64)
-    launch_blocks(walk_states_kernel<T, 64>, tiles * tiles_of(a.values, 64), WalkShared<64>::bytes,
+  const auto blocks_of = [&](int columns) {
+    return a.chunking.packing.sequences * a.heads * tiles_of(a.keys, kTile) *
+           tiles_of(a.values, columns);
+  };
+  const auto walk_by = [&]<int Columns>(std::integral_constant<int, Columns>) {
+    launch_blocks(walk_states_kernel<T, Columns>, blocks_of(Columns), WalkShared<Columns>::bytes,
                   stream, operation, a, walk);
+  };
+  // Wide tiles read keys less often, narrow ones are more.
+  if (a.values <= kTile / 2)
+    walk_by(std::integral_constant<int, kTile / 2>());
+  else if (a.values % (2 * kTile) == 0 && 3 * blocks_of(2 * kTile) >= 2 * kMultiprocessors)
+    walk_by(std::integral_constant<int, 2 * kTile>());
   else
-    launch_blocks(walk_states_kernel<T, 128>, tiles * tiles_of(a.values, 128),
-                  WalkShared<128>::bytes, stream, operation, a, walk);
+    walk_by(std::integral_constant<int, kTile>());
 }
 
 template <class T>
 void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operation) {
   const int parts = tiles_of(a.heads / a.groups, kHeadsAtOnce);
   launch_blocks(multiply_weights_kernel<T>, a.chunking.places * a.groups * parts,
-                ProductShared::bytes_of_stages, stream, operation, a);
+                ProductShared<kTile>::bytes(false), stream, operation, a);
 }
 
 template <class T>
@@ -750,22 +843,26 @@ void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, Stream
   const Index groups = a.chunking.places * a.groups;
   if (a.heads > a.groups)
     launch_blocks(multiply_pairs_kernel<T, kTile / 2, true>, 2 * groups,
-                  ProductShared::bytes_of_stages, stream, operation, a, dy);
+                  ProductShared<kTile / 2>::bytes(false), stream, operation, a, dy);
   else
-    launch_blocks(multiply_pairs_kernel<T, kTile, false>, groups, ProductShared::bytes_of_stages,
-                  stream, operation, a, dy);
+    launch_blocks(multiply_pairs_kernel<T, kTile, false>, groups,
+                  ProductShared<kTile>::bytes(false), stream, operation, a, dy);
 }
 
 template <class T>
 void multiply_values(const TiledMemory<T>& a, const ValueProduct<T>& product, Stream stream,
                      const char* operation) {
-  const Index heads = a.chunking.places * a.heads;
-  if (a.values <= 64)
-    launch_blocks(multiply_values_kernel<T, 64>, heads * tiles_of(a.values, 64),
-                  ProductShared::bytes, stream, operation, a, product);
+  const auto multiply_by = [&]<int Columns>(std::integral_constant<int, Columns>) {
+    launch_blocks(multiply_values_kernel<T, Columns>,
+                  a.chunking.places * a.heads * tiles_of(a.values, Columns),
+                  ProductShared<Columns>::bytes(true), stream, operation, a, product);
+  };
+  if (value_tile(a.values) == 64)
+    multiply_by(std::integral_constant<int, 64>());
+  else if (a.values % 256 != 0 || product.partner)
+    multiply_by(std::integral_constant<int, 128>());
   else
-    launch_blocks(multiply_values_kernel<T, 128>, heads * tiles_of(a.values, 128),
-                  ProductShared::bytes, stream, operation, a, product);
+    multiply_by(std::integral_constant<int, 256>());
 }
 
 template <class T>
@@ -774,10 +871,10 @@ void multiply_keys(const TiledMemory<T>& a, const KeyProduct<T>& product, Stream
   const Index groups = a.chunking.places * a.groups;
   if (a.heads > a.groups)
     launch_blocks(multiply_keys_kernel<T, 64, true>, groups * tiles_of(a.keys, 64),
-                  ProductShared::bytes, stream, operation, a, product);
+                  ProductShared<64>::bytes(true), stream, operation, a, product);
   else
     launch_blocks(multiply_keys_kernel<T, 128, false>, groups * tiles_of(a.keys, 128),
-                  ProductShared::bytes, stream, operation, a, product);
+                  ProductShared<128>::bytes(true), stream, operation, a, product);
 }
 
 #define SSM_INSTANTIATE(T)                                                                       \

@@ -37,6 +37,7 @@ struct TiledMemory {
   TiledMemory(const DecayedSizes& n, DeviceSegments segments, float* workspace, bool backward)
       : chunking(segments, n.batch, n.length, n.chunks),
         length(n.length),
+        rows(n.rows()),
         heads(static_cast<int>(n.heads)),
         groups(static_cast<int>(n.groups)),
         keys(static_cast<int>(n.keys)),
@@ -80,6 +81,7 @@ struct TiledMemory {
   HeadRows<const T> q{}, k{}, v{};
   Chunking chunking;
   Index length;
+  Index rows;  // B·L·H
   int heads;
   int groups;
   int keys;
@@ -142,6 +144,12 @@ struct TiledFactors {
   Decays decays;
 };
 
+/// Values that a block takes.
+SSM_HOST_DEVICE constexpr int value_tile(int values) { return values <= 64 ? 64 : kTile; }
+SSM_HOST_DEVICE constexpr int value_tiles(int values) {
+  return (values + value_tile(values) - 1) / value_tile(values);
+}
+
 /// States that enter the chunks: S = fade·S + Σ_t weight_t·left_t ⊗ right_t along the chunks of a
 /// sequence, or against them. `start` and `end` may be null.
 template <class T>
@@ -156,7 +164,9 @@ struct StateWalk {
 };
 
 /// out_r = factor_r·x_r·S + Σ_m weight(r, m)·scale_m·z_m, of turned weights
-/// Σ_m weight(m, r)·scale_m·z_m; rounded to `y`, with skip·skipped added, or as they are to `wide`.
+/// Σ_m weight(m, r)·scale_m·z_m; y_r = row_scale_r·out_r + skip·skipped_r, rounded. Of every row
+/// also the products partner·out and partner·skipped, one of each tile of values. What is null is
+/// left out.
 template <class T>
 struct ValueProduct {
   HeadRows<const T> x;
@@ -167,9 +177,12 @@ struct ValueProduct {
   bool turned;
   bool has_state;
   HeadRows<T> y;
+  const float* row_scale;  // [B, L, H]
   HeadRows<const T> skipped;
   Operand<const float, 1> skip;
-  float* wide;  // [B, L, H, V]
+  HeadRows<const T> partner;
+  float* products;          // [tiles, B, L, H]
+  float* skipped_products;  // [tiles, B, L, H]
 };
 
 /// out_r = Σ_h factor_r·S·z_r + Σ_m pair(r, m)·x_m, of turned pairs Σ_m pair(m, r)·x_m.
@@ -237,9 +250,12 @@ struct TiledPasses {
             .turned = false,
             .has_state = has_initial || !a.chunking.whole,
             .y = {},
+            .row_scale = nullptr,
             .skipped = {},
             .skip = {},
-            .wide = nullptr};
+            .partner = {},
+            .products = nullptr,
+            .skipped_products = nullptr};
   }
   /// Of scale·v.
   ValueProduct<T> value_gradients(const HeadRows<const T>& dy, bool has_final) const {
@@ -251,9 +267,12 @@ struct TiledPasses {
             .turned = true,
             .has_state = has_final || !a.chunking.whole,
             .y = {},
+            .row_scale = nullptr,
             .skipped = {},
             .skip = {},
-            .wide = nullptr};
+            .partner = {},
+            .products = nullptr,
+            .skipped_products = nullptr};
   }
   void query_gradients(const HeadRows<const T>& dy, const HeadRows<T>& dq, bool has_initial) const {
     multiply_keys(a, {dy, a.states, a.from_begin, a.k, false, has_initial || !a.chunking.whole, dq},

@@ -32,65 +32,31 @@ TiledPasses<T> tiled_ssd(const ssm::SsdScan<T, CudaSpace>& call, DeviceSegments 
 /// Where the rest of the workspace begins.
 struct TiledSsdScratch {
   TiledSsdScratch(const DecayedSizes& n, float* workspace)
-      : outputs(workspace),
-        dvalues(outputs + n.rows() * n.values),
-        final_states(dvalues + n.rows() * n.values),
+      : tiles(value_tiles(static_cast<int>(n.values))),
+        rows(n.rows()),
+        final_states(workspace),
         dy_y(final_states + n.sequences * n.state()),
-        x_dv(dy_y + n.rows()),
-        dy_x(x_dv + n.rows()),
-        dA(dy_x + n.rows()),
+        x_dv(dy_y + tiles * rows),
+        dy_x(x_dv + tiles * rows),
+        dA(dy_x + tiles * rows),
         dskip(dA + n.chunks.places * n.heads),
         dbias(dskip + n.chunks.places * n.heads) {}
+  /// Of all tiles.
+  __device__ float sum(const float* products, Index row) const {
+    float total = 0;
+    for (int tile = 0; tile < tiles; ++tile) total += products[tile * rows + row];
+    return total;
+  }
 
-  float* outputs;       // [B, L, H, P]   y without skip
-  float* dvalues;       // [B, L, H, P]   gradients of Δ·x
+  int tiles;
+  Index rows;
   float* final_states;  // [S, H, N, P]
-  float* dy_y;          // [B, L, H]      sums over channels
-  float* x_dv;          // [B, L, H]
-  float* dy_x;          // [B, L, H]
+  float* dy_y;          // [tiles, B, L, H]   sums over channels; y without skip
+  float* x_dv;          // [tiles, B, L, H]   dv the gradients of Δ·x
+  float* dy_x;          // [tiles, B, L, H]
   float* dA;            // [places, H]
   float* dskip;         // [places, H]
   float* dbias;         // [places, H]
-};
-
-/// The channels of a head at one position: dx, and the sums over them.
-template <class T>
-struct TiledSsdProducts {
-  __device__ void operator()(Index row, Lanes lanes) const {
-    const Index h = row % a.heads;
-    const Index t = row / a.heads % a.length;
-    const Index b = row / a.heads / a.length;
-    const float* const outputs = scratch.outputs + row * a.values;
-    const float* const dvalues = scratch.dvalues + row * a.values;
-    const T* const x = a.v.at(b, t, h);
-    const T* const gradient = dy.at(b, t, h);
-    const float step = a.scale[row];
-    const float factor = value_or(0.0f, skip, h);
-    float dy_y = 0;
-    float x_dv = 0;
-    float dy_x = 0;
-    lanes.each(a.values, [&](Index p) {
-      const float g = widened(gradient[p]);
-      const float value = widened(x[p]);
-      dy_y += g * outputs[p];
-      x_dv += value * dvalues[p];
-      dy_x += g * value;
-      if (dx) dx(b, t, h, p) = narrowed<T>(step * dvalues[p] + factor * g);
-    });
-    dy_y = lanes.total(dy_y);
-    x_dv = lanes.total(x_dv);
-    dy_x = lanes.total(dy_x);
-    if (!lanes.first()) return;
-    scratch.dy_y[row] = dy_y;
-    scratch.x_dv[row] = x_dv;
-    scratch.dy_x[row] = dy_x;
-  }
-
-  TiledMemory<T> a;
-  TiledSsdScratch scratch;
-  HeadRows<const T> dy;
-  Operand<const float, 1> skip;
-  Operand<T, 4> dx;
 };
 
 /// A head of a chunk: with f_t the gradient of l_t, f_t = f_{t+1} + dy_t·y_t − v_t·dv_t,
@@ -106,12 +72,14 @@ struct TiledSsdStepGradients {
     const Index b = chunk.s.batch;
     const Index first = chunk.begin + lanes.index() * own;
     double change[own];
+    float x_dv[own];
     double total = 0;
 #pragma unroll
     for (int r = own - 1; r >= 0; --r) {
       if (first + r < chunk.end) {
         const Index row = a.row(b, first + r, h);
-        total += double{scratch.dy_y[row]} - double{a.scale[row]} * scratch.x_dv[row];
+        x_dv[r] = scratch.sum(scratch.x_dv, row);
+        total += double{scratch.sum(scratch.dy_y, row)} - double{a.scale[row]} * x_dv[r];
       }
       change[r] = total;
     }
@@ -131,11 +99,10 @@ struct TiledSsdStepGradients {
       if (t >= chunk.end) break;
       const Index row = a.row(b, t, h);
       const double fade = behind + change[r];
-      const float gradient =
-          static_cast<float>(scratch.x_dv[row] + rate * fade) * steps.slope(b, t, h);
+      const float gradient = static_cast<float>(x_dv[r] + rate * fade) * steps.slope(b, t, h);
       if (ddt) ddt(b, t, h) = narrowed<T>(gradient);
       sum_A += a.scale[row] * fade;
-      sum_skip += scratch.dy_x[row];
+      sum_skip += scratch.sum(scratch.dy_x, row);
       sum_bias += gradient;
     }
     sum_A = lanes.total(sum_A);
@@ -224,13 +191,18 @@ void tiled_ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g, Device
   passes.states(keys_first(operand(call.initial_state)), final_state);
   passes.adjoints(dy, keys_first(operand(g.dfinal_state)), keys_first(operand(g.dinitial_state)));
   auto dvalues = passes.value_gradients(dy, has_final);
-  dvalues.wide = scratch.dvalues;
+  if (g.dx) dvalues.y = head_rows(g.dx);
+  dvalues.row_scale = a.scale;
+  dvalues.skipped = dy;
+  dvalues.skip = operand(call.skip);
+  dvalues.partner = a.v;
+  dvalues.products = scratch.x_dv;
+  dvalues.skipped_products = scratch.dy_x;
   multiply_values(a, dvalues, stream, passes.operation);
   auto outputs = passes.outputs(has_initial);
-  outputs.wide = scratch.outputs;
+  outputs.partner = dy;
+  outputs.products = scratch.dy_y;
   multiply_values(a, outputs, stream, passes.operation);
-  for_each_row(sizes.rows(), stream, passes.operation,
-               TiledSsdProducts<T>{a, scratch, dy, operand(call.skip), operand(g.dx)});
   for_each_row(sizes.chunks.places * a.heads, stream, passes.operation,
                TiledSsdStepGradients<T>{a, scratch, SsdSteps<T>(call), operand(call.A),
                                         operand(g.ddt), has_final});

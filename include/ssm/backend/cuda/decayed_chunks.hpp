@@ -38,8 +38,8 @@ struct DecayedSizes {
   constexpr Index backward_scratch() const {
     return forward_scratch() + chunks.places * state() + batch * length * groups * chunks.length;
   }
-  /// Of the tensor-core kernels, in floats: [places, H, K, V] states and [places, H, 128, 128] faded
-  /// products of queries with keys in the half type, [5, B, L, H] factors.
+  /// Of the tensor-core kernels, in floats: [places, H, K, V] states and [places, H, 128, 128]
+  /// faded products of queries with keys in the half type, [5, B, L, H] factors.
   constexpr Index tiled_forward_scratch() const {
     return chunks.places * (state() + heads * kDecayedTile * kDecayedTile) / 2 + 5 * rows();
   }

@@ -54,15 +54,15 @@ DecayedSizes ssd_sizes(const ssm::SsdScan<T, Space>& a) {
 }
 /// Beside the passes' own: [2, B, L, H, P] outputs and gradients of values, [3, B, L, H] products
 /// of those, [S, H, N, P] final states, [3, places, H] gradients of parameters.
-constexpr Index ssd_sums_scratch(const DecayedSizes& n) {
-  return n.rows() * (2 * n.values + 3) + n.sequences * n.state() + 3 * n.chunks.places * n.heads;
-}
 constexpr Index ssd_backward_scratch(const DecayedSizes& n) {
-  return n.backward_scratch() + ssd_sums_scratch(n);
+  return n.backward_scratch() + n.rows() * (2 * n.values + 3) + n.sequences * n.state() +
+         3 * n.chunks.places * n.heads;
 }
-/// And a gap of at most three numbers.
+/// Beside the passes' own and a gap of at most three numbers: the same without outputs and
+/// gradients, the products by tiles of at most 128 channels.
 constexpr Index tiled_ssd_backward_scratch(const DecayedSizes& n) {
-  return n.tiled_backward_scratch() + ssd_sums_scratch(n) + 3;
+  return n.tiled_backward_scratch() + 3 + n.rows() * 3 * ((n.values + 127) / 128) +
+         n.sequences * n.state() + 3 * n.chunks.places * n.heads;
 }
 
 namespace primitive {
