@@ -822,7 +822,7 @@ void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream strea
                   stream, operation, a, walk);
   };
   // Wide tiles read keys less often, narrow ones are more.
-  if (a.values <= kTile / 2)
+  if (a.values <= kTile / 2 || blocks_of(kTile) < kMultiprocessors)
     walk_by(std::integral_constant<int, kTile / 2>());
   else if (a.values % (2 * kTile) == 0 && 3 * blocks_of(2 * kTile) >= 2 * kMultiprocessors)
     walk_by(std::integral_constant<int, 2 * kTile>());
