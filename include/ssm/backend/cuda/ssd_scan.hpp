@@ -68,7 +68,8 @@ constexpr Index tiled_ssd_backward_scratch(const DecayedSizes& n) {
 namespace primitive {
 
 /// Of half types on tensor cores where Choice has them and operands are aligned, else in float, on
-/// copies.
+/// copies. Gradients of steps and decays are small differences of large sums where a state fades
+/// fast, which products rounded to T do not give: they are taken in float.
 template <class Choice = Automatic>
 struct BasicSsdScan {
   template <class Ctx, DeviceScalar T>
@@ -110,7 +111,8 @@ struct BasicSsdScan {
     const DecayedSizes sizes = ssd_sizes(g.forward);
     const bool has_rows = has_tiled_operands(g.forward) && has_tiled_rows(g.dy) &&
                           has_tiled_rows(g.dx) && has_tiled_rows(g.dB) && has_tiled_rows(g.dC);
-    if (!has_rows || !has_tiles(sizes))
+    const bool wants_decays = g.ddt || g.dA || g.ddt_bias;
+    if (!has_rows || wants_decays || !has_tiles(sizes))
       return ssm::detail::run_wide_gradient<ssm::SsdScan>(
           ctx, g, [&](const auto& wide) { ssd_scan_backward(ctx, wide); });
     queue(ctx, [&](Stream stream) {
