@@ -1,55 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <utility>
-
-#include "kernel/activation_functions.cuh"
 #include "scan/decayed_chunks.cuh"
+#include "scan/ssd_steps.cuh"
 #include "ssm/backend/cuda/ssd_scan.hpp"
 
 namespace ssm::cuda {
 namespace device {
 namespace {
-
-/// Δ of every position and head.
-template <class T>
-struct SsdSteps {
-  explicit SsdSteps(const ssm::SsdScan<T, CudaSpace>& a)
-      : dt(operand(a.dt)),
-        dt_bias(operand(a.dt_bias)),
-        dt_softplus(a.dt_softplus),
-        dt_min(static_cast<T>(a.dt_min)),
-        dt_max(static_cast<T>(a.dt_max)) {}
-
-  SSM_DEVICE T raw(Index b, Index t, Index h) const {
-    return dt(b, t, h) + value_or(T{0}, dt_bias, h);
-  }
-  /// Before it is clamped.
-  SSM_DEVICE T free(Index b, Index t, Index h) const {
-    return dt_softplus ? activate<T>(ActivationKind::softplus, raw(b, t, h)) : raw(b, t, h);
-  }
-  SSM_DEVICE T operator()(Index b, Index t, Index h) const {
-    const T step = free(b, t, h);
-    return step < dt_min ? dt_min : step > dt_max ? dt_max : step;
-  }
-  /// dΔ/d(dt + dt_bias)
-  SSM_DEVICE T slope(Index b, Index t, Index h) const {
-    const T step = free(b, t, h);
-    if (step < dt_min || step > dt_max) return T{0};
-    return dt_softplus ? sigmoid(raw(b, t, h)) : T{1};
-  }
-
-  Operand<const T, 3> dt;
-  Operand<const T, 1> dt_bias;
-  bool dt_softplus;
-  T dt_min;
-  T dt_max;
-};
-
-/// [S, H, P, N] as [S, H, N, P].
-template <class T>
-Operand<T, 4> keys_first(Operand<T, 4> state) {
-  std::swap(state.strides[2], state.strides[3]);
-  return state;
-}
 
 template <class T>
 DecayedMemory<T> ssd_memory(const ssm::SsdScan<T, CudaSpace>& a, DeviceSegments segments,

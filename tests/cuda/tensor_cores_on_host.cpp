@@ -9,9 +9,11 @@
 
 #include "ssm/backend/cuda/causal_convolution.hpp"
 #include "ssm/backend/cuda/choice.hpp"
+#include "ssm/backend/cuda/decayed_attention.hpp"
 #include "ssm/backend/cuda/diagonal_scan.hpp"
 #include "ssm/backend/cuda/h3_mixer.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
+#include "ssm/backend/cuda/ssd_scan.hpp"
 #include "ssm/backend/cuda/tiled_attention.hpp"
 #include "ssm/backend/reference.hpp"
 
@@ -285,6 +287,51 @@ void h3_mixer_backward(const H3MixerBackward<T>& call, void*, Stream) {
                                   .dC = numbers(call.dc, channels, modes),
                                   .dskip = skip(call.dskip)});
 }
+
+namespace {
+
+/// The same operands where the host reads them.
+template <template <class, class> class Operands, class T>
+Operands<T, HostSpace> on_host(const Operands<T, CudaSpace>& a) {
+  return std::bit_cast<Operands<T, HostSpace>>(a);
+}
+
+}  // namespace
+
+template <class T>
+void tiled_decayed_attention(const ssm::DecayedAttention<T, CudaSpace>& a, DeviceSegments,
+                             const DecayedSizes&, float*, Stream) {
+  ssm::decayed_attention(reference(), on_host(a));
+}
+template <class T>
+void tiled_decayed_attention_backward(const ssm::DecayedAttentionBackward<T, CudaSpace>& g,
+                                      DeviceSegments, const DecayedSizes&, float*, Stream) {
+  ssm::decayed_attention_backward(reference(), on_host(g));
+}
+template <class T>
+void tiled_ssd_scan(const ssm::SsdScan<T, CudaSpace>& a, DeviceSegments, const DecayedSizes&,
+                    float*, Stream) {
+  ssm::ssd_scan(reference(), on_host(a));
+}
+template <class T>
+void tiled_ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g, DeviceSegments,
+                             const DecayedSizes&, float*, Stream) {
+  ssm::ssd_scan_backward(reference(), on_host(g));
+}
+
+#define SSM_INSTANTIATE(T)                                                                       \
+  template void tiled_decayed_attention<T>(const ssm::DecayedAttention<T, CudaSpace>&,           \
+                                           DeviceSegments, const DecayedSizes&, float*, Stream); \
+  template void tiled_decayed_attention_backward<T>(                                             \
+      const ssm::DecayedAttentionBackward<T, CudaSpace>&, DeviceSegments, const DecayedSizes&,   \
+      float*, Stream);                                                                           \
+  template void tiled_ssd_scan<T>(const ssm::SsdScan<T, CudaSpace>&, DeviceSegments,             \
+                                  const DecayedSizes&, float*, Stream);                          \
+  template void tiled_ssd_scan_backward<T>(const ssm::SsdScanBackward<T, CudaSpace>&,            \
+                                           DeviceSegments, const DecayedSizes&, float*, Stream);
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
 
 #define SSM_INSTANTIATE(T)                                                                        \
   template std::size_t diagonal_scan_workspace<T>(const DiagonalScanShape&);                      \

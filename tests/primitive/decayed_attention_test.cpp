@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/tensor_cores_on_host.hpp"
 #include "ssm/op/normalization.hpp"
 #include "ssm/op/pair_rotation.hpp"
 #include "support/primitive_laws.hpp"
@@ -279,6 +280,31 @@ TEST_CASE_TEMPLATE("packed segments do not see each other", T, float, double) {
   for (const bool states : {false, true})
     both_equal_reference<T>({.length = 230, .states = states, .segments = offsets});
 }
+
+#ifdef SSM_TEST_ON_CUDA
+using TensorCores = BasicCuda<HostSpace, cuda::TensorCoreKernels>;
+
+TEST_CASE_TEMPLATE("half types on tensor cores, and in float where those cannot", T, BFloat16,
+                   Float16) {
+  cuda::pretend_tensor_core_kernels(true);
+  const auto equal = [](const Case& test) { equals_reference<Run<T>>(test, only<TensorCores>); };
+  for (const Index length : {0, 1, 31, 32, 33, 127, 128, 129, 300})
+    for (const bool states : {false, true})
+      equal({.batch = 2, .length = length, .keys = 16, .values = 48, .states = states});
+  for (const Index keys : {16, 48, 128, 144, 8, 24})
+    for (const Index values : {16, 64, 80, 128, 208, 12})
+      equal({.length = 140, .heads = 2, .keys = keys, .values = values});
+  for (const Index chunk : {1, 20, 40, 64, 1000})
+    equal({.length = 170, .keys = 16, .values = 16, .chunk = chunk});
+  for (const Layout layout : all_layouts)
+    equal({.batch = 2, .length = 140, .keys = 32, .values = 16, .layout = layout});
+  const Index offsets[] = {0, 0, 1, 60, 60, 230, 400};
+  for (const bool states : {false, true})
+    equal({.length = 400, .keys = 48, .values = 80, .states = states, .segments = offsets});
+  repeats_its_bits<Run<T>>({.length = 300, .keys = 32, .values = 32});
+  cuda::pretend_tensor_core_kernels(false);
+}
+#endif
 
 }  // namespace
 }  // namespace ssm::test

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cuda/tensor_cores_on_host.hpp"
 #include "support/primitive_laws.hpp"
 
 namespace ssm::test {
@@ -277,6 +278,37 @@ TEST_CASE_TEMPLATE("packed segments do not see each other", T, float, double) {
   for (const bool states : {false, true})
     equals_reference<Run<T>>({.length = 130, .states = states, .segments = offsets});
 }
+
+#ifdef SSM_TEST_ON_CUDA
+using TensorCores = BasicCuda<HostSpace, cuda::TensorCoreKernels>;
+
+TEST_CASE_TEMPLATE("half types on tensor cores, and in float where those cannot", T, BFloat16,
+                   Float16) {
+  cuda::pretend_tensor_core_kernels(true);
+  const auto equal = [](const Case& test) { equals_reference<Run<T>>(test, only<TensorCores>); };
+  for (const Index length : {0, 1, 31, 32, 127, 128, 129, 300})
+    for (const bool states : {false, true})
+      equal({.batch = 2, .length = length, .channels = 16, .terms = 32, .states = states});
+  for (const Index channels : {16, 64, 80, 144, 12})
+    for (const Index terms : {16, 48, 128, 144, 24})
+      for (const Index groups : {1, 2, 4})
+        equal({.length = 140, .channels = channels, .groups = groups, .terms = terms});
+  for (const Layout layout : all_layouts)
+    equal({.batch = 2, .length = 140, .channels = 16, .terms = 16, .layout = layout});
+  for (const bool optional : {false, true})
+    equal({.length = 140,
+           .channels = 32,
+           .terms = 16,
+           .optional = optional,
+           .dt_min = 0.1,
+           .dt_max = 0.7});
+  const Index offsets[] = {0, 0, 1, 60, 60, 230, 400};
+  for (const bool states : {false, true})
+    equal({.length = 400, .channels = 16, .terms = 48, .states = states, .segments = offsets});
+  repeats_its_bits<Run<T>>({.length = 300, .channels = 16, .terms = 32});
+  cuda::pretend_tensor_core_kernels(false);
+}
+#endif
 
 }  // namespace
 }  // namespace ssm::test

@@ -48,7 +48,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::CascadedScan,
                    cuda::primitive::BasicCausalConvolution<Choice>,
                    cuda::primitive::CrossEntropy,
-                   cuda::primitive::DecayedAttention,
+                   cuda::primitive::BasicDecayedAttention<Choice>,
                    cuda::primitive::DiagonalKernel,
                    cuda::primitive::DiagonalParameters,
                    cuda::primitive::BasicDiagonalScan<Choice>,
@@ -65,7 +65,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::SelectiveScan,
                    cuda::primitive::BasicShiftConvolution<Choice>,
                    cuda::primitive::ShortConvolution,
-                   cuda::primitive::SsdScan {
+                   cuda::primitive::BasicSsdScan<Choice> {
   using Space = SpaceType;
   using Resources = cuda::Resources;
 

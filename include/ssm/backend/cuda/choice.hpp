@@ -14,8 +14,8 @@ SSM_CUDA_API bool has_tensor_core_kernels();
 
 /// Which kernel a sequence of floats or of a half type goes to where both the tensor-core kernel
 /// and the general one, which takes half types as floats, can take it: the argument of
-/// cuda::primitive::BasicDiagonalScan, BasicShiftConvolution, BasicCausalConvolution and
-/// BasicH3Mixer.
+/// cuda::primitive::BasicDiagonalScan, BasicShiftConvolution, BasicCausalConvolution,
+/// BasicH3Mixer, BasicDecayedAttention and BasicSsdScan.
 ///
 /// The tensor-core kernels cost a fixed time, in which a channel's matrices are made and read and
 /// operands are transposed, and then little an element. The general ones cost a multiply-add for
@@ -34,6 +34,8 @@ struct Automatic {
   static bool causal_convolution(const SequenceWork& work) {
     return work.terms >= 12 && work.products() >= 65'536;
   }
+  /// Of memories that fade, in half types.
+  static bool decayed_tiles() { return true; }
   /// A scan's fixed time is the larger, above all backwards, its time an element the smaller.
   /// Without gradients it is as fast or faster at any length worth a choice.
   static bool convolves(const SequenceWork& work) {
@@ -48,6 +50,7 @@ struct TensorCoreKernels {
   static bool diagonal_scan(const SequenceWork&) { return true; }
   static bool shift_convolution(const SequenceWork&) { return true; }
   static bool causal_convolution(const SequenceWork&) { return true; }
+  static bool decayed_tiles() { return true; }
 };
 
 /// The general kernels everywhere: sums in float, in the order of the formula.
@@ -56,6 +59,7 @@ struct GeneralKernels {
   static bool diagonal_scan(const SequenceWork&) { return false; }
   static bool shift_convolution(const SequenceWork&) { return false; }
   static bool causal_convolution(const SequenceWork&) { return false; }
+  static bool decayed_tiles() { return false; }
 };
 
 }  // namespace ssm::cuda

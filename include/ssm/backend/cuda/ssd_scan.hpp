@@ -24,10 +24,25 @@ SSM_CUDA_API void ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g,
                                     DeviceSegments segments, const DecayedSizes& sizes,
                                     double* sums, T* workspace, Stream stream);
 
+/// The same on tensor cores, by chunks of at most 128 positions. T: BFloat16, Float16; sums,
+/// factors and the state that a block walks along with are floats. What is multiplied is rounded to
+/// T: the states that enter chunks, and the faded products of C with B.
+/// x B C y dy dx dB dC   has_tiled_rows
+/// workspace   tiled_forward_scratch() of ssd_sizes(a), backward tiled_ssd_backward_scratch(sizes)
+///             floats
+template <class T>
+SSM_CUDA_API void tiled_ssd_scan(const ssm::SsdScan<T, CudaSpace>& a, DeviceSegments segments,
+                                 const DecayedSizes& sizes, float* workspace, Stream stream);
+template <class T>
+SSM_CUDA_API void tiled_ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g,
+                                          DeviceSegments segments, const DecayedSizes& sizes,
+                                          float* workspace, Stream stream);
+
 template <class T, class Space>
 DecayedSizes ssd_sizes(const ssm::SsdScan<T, Space>& a) {
   const Index batch = a.x.extent(0), length = a.x.extent(1);
   const Index keys = a.B.extent(3), values = a.x.extent(3);
+  const Index chunk = HalfStorage<T> ? kDecayedTile : decayed_chunk(keys, values);
   return {.batch = batch,
           .length = length,
           .sequences = sequence_count(batch, a.segments),
@@ -35,7 +50,7 @@ DecayedSizes ssd_sizes(const ssm::SsdScan<T, Space>& a) {
           .groups = a.B.extent(2),
           .keys = keys,
           .values = values,
-          .chunks = sequence_chunks(batch, length, a.segments, decayed_chunk(keys, values))};
+          .chunks = sequence_chunks(batch, length, a.segments, chunk)};
 }
 /// Beside the passes' own: [2, B, L, H, P] outputs and gradients of values, [3, B, L, H] products
 /// of those, [S, H, N, P] final states, [3, places, H] gradients of parameters.
@@ -43,9 +58,20 @@ constexpr Index ssd_backward_scratch(const DecayedSizes& n) {
   return n.backward_scratch() + n.rows() * (2 * n.values + 3) + n.sequences * n.state() +
          3 * n.chunks.places * n.heads;
 }
+/// Beside the passes' own and a gap of at most three numbers: the same without outputs and
+/// gradients, the products by tiles of at most 128 channels.
+constexpr Index tiled_ssd_backward_scratch(const DecayedSizes& n) {
+  return n.tiled_backward_scratch() + 3 + n.rows() * 3 * ((n.values + 127) / 128) +
+         n.sequences * n.state() + 3 * n.chunks.places * n.heads;
+}
 
 namespace primitive {
-struct SsdScan {
+
+/// Of half types on tensor cores where Choice has them and operands are aligned, else in float, on
+/// copies. Gradients of steps and decays are small differences of large sums where a state fades
+/// fast, which products rounded to T do not give: they are taken in float.
+template <class Choice = Automatic>
+struct BasicSsdScan {
   template <class Ctx, DeviceScalar T>
   static void ssd_scan(Ctx& ctx, const ssm::SsdScan<T, typename Ctx::Space>& a) {
     queue(ctx, [&](Stream stream) {
@@ -68,7 +94,45 @@ struct SsdScan {
       cuda::ssd_scan_backward(on_device(g), segments, sizes, sums.data(), workspace.data(), stream);
     });
   }
+  template <class Ctx, HalfStorage T>
+  static void ssd_scan(Ctx& ctx, const ssm::SsdScan<T, typename Ctx::Space>& a) {
+    const DecayedSizes sizes = ssd_sizes(a);
+    if (!has_tiled_operands(a) || !has_tiled_rows(a.y) || !has_tiles(sizes))
+      return ssm::detail::run_wide(ctx, a, [&](const auto& wide) { ssd_scan(ctx, wide); });
+    queue(ctx, [&](Stream stream) {
+      auto frame = ctx.workspace().frame();
+      const auto segments = segments_on_device(ctx, frame, a.segments);
+      const auto workspace = frame.template tensor<float>(sizes.tiled_forward_scratch());
+      tiled_ssd_scan(on_device(a), segments, sizes, workspace.data(), stream);
+    });
+  }
+  template <class Ctx, HalfStorage T>
+  static void ssd_scan_backward(Ctx& ctx, const ssm::SsdScanBackward<T, typename Ctx::Space>& g) {
+    const DecayedSizes sizes = ssd_sizes(g.forward);
+    const bool has_rows = has_tiled_operands(g.forward) && has_tiled_rows(g.dy) &&
+                          has_tiled_rows(g.dx) && has_tiled_rows(g.dB) && has_tiled_rows(g.dC);
+    const bool wants_decays = g.ddt || g.dA || g.ddt_bias;
+    if (!has_rows || wants_decays || !has_tiles(sizes))
+      return ssm::detail::run_wide_gradient<ssm::SsdScan>(
+          ctx, g, [&](const auto& wide) { ssd_scan_backward(ctx, wide); });
+    queue(ctx, [&](Stream stream) {
+      auto frame = ctx.workspace().frame();
+      const auto segments = segments_on_device(ctx, frame, g.forward.segments);
+      const auto workspace = frame.template tensor<float>(tiled_ssd_backward_scratch(sizes));
+      tiled_ssd_scan_backward(on_device(g), segments, sizes, workspace.data(), stream);
+    });
+  }
+
+ private:
+  template <class Operands>
+  static bool has_tiled_operands(const Operands& a) {
+    return Choice::decayed_tiles() && has_tiled_rows(a.x) && has_tiled_rows(a.B) &&
+           has_tiled_rows(a.C);
+  }
 };
+/// The Cuda backend's part for SsdScan.
+using SsdScan = BasicSsdScan<>;
+
 }  // namespace primitive
 
 }  // namespace ssm::cuda

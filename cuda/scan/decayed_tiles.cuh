@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kernel/chunks.cuh"
+#include "kernel/half_numbers.cuh"
+#include "kernel/tensor_core.cuh"
+#include "ssm/backend/cuda/decayed_chunks.hpp"
+
+namespace ssm::cuda::device {
+
+/// Positions of a chunk, and rows of the tile that a block computes.
+inline constexpr int kTile = static_cast<int>(kDecayedTile);
+
+/// [B, L, H, C] in a half type, C contiguous, every row 16-byte aligned.
+template <class T>
+struct HeadRows {
+  SSM_HOST_DEVICE T* at(Index b, Index t, Index h) const {
+    return data + b * batch + t * position + h * head;
+  }
+  SSM_HOST_DEVICE explicit operator bool() const { return data != nullptr; }
+
+  T* data = nullptr;
+  Index batch = 0;
+  int position = 0;
+  Index head = 0;
+};
+template <class T>
+HeadRows<T> head_rows(const View<T, 4, CudaSpace>& x) {
+  return {x.data(), x.stride(0), static_cast<int>(x.stride(1)), x.stride(2)};
+}
+
+/// What all passes read of a memory that fades, in a half type; sums in float. `workspace` is
+/// sizes.tiled_forward_scratch() or tiled_backward_scratch() floats, 16-byte aligned, and more
+/// behind them.
+template <class T>
+struct TiledMemory {
+  TiledMemory(const DecayedSizes& n, DeviceSegments segments, float* workspace, bool backward)
+      : chunking(segments, n.batch, n.length, n.chunks),
+        length(n.length),
+        rows(n.rows()),
+        heads(static_cast<int>(n.heads)),
+        groups(static_cast<int>(n.groups)),
+        keys(static_cast<int>(n.keys)),
+        values(static_cast<int>(n.values)),
+        chunks_of_sequence(static_cast<int>(
+            Chunking::at_least_one((n.length + n.chunks.length - 1) / n.chunks.length))) {
+    constexpr Index tile_size = kTile * kTile;
+    states = reinterpret_cast<T*>(workspace);
+    weights = states + n.chunks.places * n.state();
+    adjoints = weights + n.chunks.places * n.heads * tile_size;
+    pairs = adjoints + (backward ? n.chunks.places * n.state() : 0);
+    log_sums =
+        reinterpret_cast<float*>(pairs + (backward ? n.chunks.places * n.groups * tile_size : 0));
+    from_begin = log_sums + n.rows();
+    to_end = from_begin + n.rows();
+    scale = to_end + n.rows();
+    added = scale + n.rows();
+    rest = log_sums + (5 * n.rows() + 3) / 4 * 4;
+  }
+  SSM_HOST_DEVICE Index row(Index b, Index t, Index h) const {
+    return (b * length + t) * heads + h;
+  }
+  SSM_HOST_DEVICE Index state(Index place, Index h) const {
+    return (place * heads + h) * keys * values;
+  }
+  SSM_HOST_DEVICE Index weight(Index place, Index h) const {
+    return (place * heads + h) * kTile * kTile;
+  }
+  SSM_HOST_DEVICE Index pair(Index place, Index g) const {
+    return (place * groups + g) * kTile * kTile;
+  }
+  /// chunking.at(place), in arithmetic of 32 bits where sequences are not packed.
+  __device__ Chunk chunk(int place) const {
+    if (chunking.packing.offsets != nullptr) return chunking.at(place);
+    const int row = place / chunks_of_sequence;
+    const Index begin = (place - row * chunks_of_sequence) * chunking.length;
+    const Index end = begin + chunking.length;
+    return {{row, row, 0, length}, place, begin, end < length ? end : length, true};
+  }
+
+  HeadRows<const T> q{}, k{}, v{};
+  Chunking chunking;
+  Index length;
+  Index rows;  // B·L·H
+  int heads;
+  int groups;
+  int keys;
+  int values;
+  int chunks_of_sequence;
+  T* states;          // [places, H, K, V]       that enter the chunks
+  T* weights;         // [places, H, 128, 128]   fade·(q_t·k_m)
+  T* adjoints;        // [places, H, K, V]       that enter the chunks from behind
+  T* pairs;           // [places, G, 128, 128]   Σ_h fade·scale_m·(dy_t·v_m)
+  float* log_sums;    // [B, L, H]   l_begin + … + l_t
+  float* from_begin;  // [B, L, H]   e^{l_begin + … + l_t}
+  float* to_end;      // [B, L, H]   e^{l_{t+1} + … + l_{end−1}}
+  float* scale;       // [B, L, H]   of v
+  float* added;       // [B, L, H]   to_end·scale
+  float* rest;        // 16-byte aligned
+};
+
+/// Factors of a chunk of a head. Decays: scale(b, t, h) of the value, rate(h), with
+/// l_t = scale·rate.
+template <class T, class Decays>
+struct TiledFactors {
+  static constexpr int own = kTile / 32;  // neighboring positions of a lane
+
+  __device__ void operator()(Index i, Lanes lanes) const {
+    const Chunk chunk = a.chunking.at(i / a.heads);
+    const Index h = i % a.heads;
+    const Index b = chunk.s.batch;
+    const Index first = chunk.begin + lanes.index() * own;
+    const double rate = decays.rate(h);
+    float scale[own];
+    double sum[own];
+    double total = 0;
+#pragma unroll
+    for (int r = 0; r < own; ++r) {
+      scale[r] = first + r < chunk.end ? decays.scale(b, first + r, h) : 0.0f;
+      sum[r] = total += scale[r] * rate;
+    }
+    double before = total;
+    for (int step = 1; step < 32; step *= 2) {
+      const double other = __shfl_up_sync(0xffffffffu, before, step);
+      if (lanes.index() >= step) before += other;
+    }
+    const double all = __shfl_sync(0xffffffffu, before, 31);
+    before -= total;
+#pragma unroll
+    for (int r = 0; r < own; ++r) {
+      if (first + r >= chunk.end) break;
+      const Index row = a.row(b, first + r, h);
+      const double until = before + sum[r];
+      const float to_end = expf(static_cast<float>(all - until));
+      a.log_sums[row] = static_cast<float>(until);
+      a.from_begin[row] = expf(static_cast<float>(until));
+      a.to_end[row] = to_end;
+      a.scale[row] = scale[r];
+      a.added[row] = to_end * scale[r];
+    }
+  }
+
+  TiledMemory<T> a;
+  Decays decays;
+};
+
+/// Values that a block takes.
+SSM_HOST_DEVICE constexpr int value_tile(int values) { return values <= 64 ? 64 : kTile; }
+SSM_HOST_DEVICE constexpr int value_tiles(int values) {
+  return (values + value_tile(values) - 1) / value_tile(values);
+}
+
+/// States that enter the chunks: S = fade·S + Σ_t weight_t·left_t ⊗ right_t along the chunks of a
+/// sequence, or against them. `start` and `end` may be null.
+template <class T>
+struct StateWalk {
+  HeadRows<const T> left;   // of a group, K wide
+  HeadRows<const T> right;  // of a head, V wide
+  const float* weight;
+  T* states;
+  Operand<const float, 4> start;
+  Operand<float, 4> end;
+  bool backwards;
+};
+
+/// out_r = factor_r·x_r·S + Σ_m weight(r, m)·scale_m·z_m, of turned weights
+/// Σ_m weight(m, r)·scale_m·z_m; y_r = row_scale_r·out_r + skip·skipped_r, rounded. Of every row
+/// also the products partner·out and partner·skipped, one of each tile of values. What is null is
+/// left out.
+template <class T>
+struct ValueProduct {
+  HeadRows<const T> x;
+  const T* states;
+  const float* factor;
+  HeadRows<const T> z;
+  const float* scale;  // [B, L, H]   null for 1
+  bool turned;
+  bool has_state;
+  HeadRows<T> y;
+  const float* row_scale;  // [B, L, H]
+  HeadRows<const T> skipped;
+  Operand<const float, 1> skip;
+  HeadRows<const T> partner;
+  float* products;          // [tiles, B, L, H]
+  float* skipped_products;  // [tiles, B, L, H]
+};
+
+/// out_r = Σ_h factor_r·S·z_r + Σ_m pair(r, m)·x_m, of turned pairs Σ_m pair(m, r)·x_m.
+template <class T>
+struct KeyProduct {
+  HeadRows<const T> z;
+  const T* states;
+  const float* factor;
+  HeadRows<const T> x;
+  bool turned;
+  bool has_state;
+  HeadRows<T> y;
+};
+
+template <class T>
+void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream stream,
+                 const char* operation);
+/// a.weights
+template <class T>
+void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operation);
+/// a.pairs
+template <class T>
+void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, Stream stream,
+                    const char* operation);
+template <class T>
+void multiply_values(const TiledMemory<T>& a, const ValueProduct<T>& product, Stream stream,
+                     const char* operation);
+template <class T>
+void multiply_keys(const TiledMemory<T>& a, const KeyProduct<T>& product, Stream stream,
+                   const char* operation);
+
+/// The passes, in the order in which they are made.
+template <class T>
+struct TiledPasses {
+  TiledMemory<T> a;
+  bool scales;  // the scale of v is not 1
+  Stream stream;
+  const char* operation;
+
+  template <class Decays>
+  void prepare(const Decays& decays) const {
+    for_each_row(a.chunking.places * a.heads, stream, operation,
+                 TiledFactors<T, Decays>{a, decays});
+    multiply_weights(a, stream, operation);
+  }
+  void states(const Operand<const float, 4>& initial_state,
+              const Operand<float, 4>& final_state) const {
+    if (a.chunking.whole && !initial_state && !final_state) return;  // nobody reads the zeros
+    walk_states(a, {a.k, a.v, a.added, a.states, initial_state, final_state, false}, stream,
+                operation);
+  }
+  void adjoints(const HeadRows<const T>& dy, const Operand<const float, 4>& dfinal_state,
+                const Operand<float, 4>& dinitial_state) const {
+    if (a.chunking.whole && !dfinal_state && !dinitial_state) return;
+    walk_states(a, {a.q, dy, a.from_begin, a.adjoints, dfinal_state, dinitial_state, true}, stream,
+                operation);
+  }
+  /// Where `has_initial` says whether there is an initial state.
+  ValueProduct<T> outputs(bool has_initial) const {
+    return {.x = a.q,
+            .states = a.states,
+            .factor = a.from_begin,
+            .z = a.v,
+            .scale = scales ? a.scale : nullptr,
+            .turned = false,
+            .has_state = has_initial || !a.chunking.whole,
+            .y = {},
+            .row_scale = nullptr,
+            .skipped = {},
+            .skip = {},
+            .partner = {},
+            .products = nullptr,
+            .skipped_products = nullptr};
+  }
+  /// Of scale·v.
+  ValueProduct<T> value_gradients(const HeadRows<const T>& dy, bool has_final) const {
+    return {.x = a.k,
+            .states = a.adjoints,
+            .factor = a.to_end,
+            .z = dy,
+            .scale = nullptr,
+            .turned = true,
+            .has_state = has_final || !a.chunking.whole,
+            .y = {},
+            .row_scale = nullptr,
+            .skipped = {},
+            .skip = {},
+            .partner = {},
+            .products = nullptr,
+            .skipped_products = nullptr};
+  }
+  void query_gradients(const HeadRows<const T>& dy, const HeadRows<T>& dq, bool has_initial) const {
+    multiply_keys(a, {dy, a.states, a.from_begin, a.k, false, has_initial || !a.chunking.whole, dq},
+                  stream, operation);
+  }
+  void key_gradients(const HeadRows<T>& dk, bool has_final) const {
+    multiply_keys(a, {a.v, a.adjoints, a.added, a.q, true, has_final || !a.chunking.whole, dk},
+                  stream, operation);
+  }
+};
+
+}  // namespace ssm::cuda::device
