@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State-space models of the C++ library ssm: language models, and layers for numpy and torch (ssm.torch)."""
+"""State-space models of the C++ library ssm: language models, and layers for numpy, torch (ssm.torch) and JAX (ssm.jax)."""
 from ._library import ArgumentError, Error, FileError, OutOfMemory, ShapeError, TensorError, version
 from .language_model import LanguageModel, State
 from .layer import Layer, LayerState, Tape, layer_kinds

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The Python package over numpy and torch: layers against the conformance cases and numerical gradients, language models
+"""The Python package over numpy, torch and JAX: layers against the conformance cases and numerical gradients, language models
 against the command-line program.
 
     python_test.py PART SSM CASES TEXT_MODEL     SSM_LIBRARY names the library, PYTHONPATH the package
-    PART    layers, torch or models; exits with 77 and the reason where numpy or torch is not installed
+    PART    layers, torch, jax or models; exits with 77 and the reason where numpy, torch or JAX is not installed
 """
 import copy
 import json
@@ -22,6 +22,8 @@ try:
     import numpy
     if sys.argv[1] == "torch":
         import torch
+    if sys.argv[1] == "jax":
+        import jax
 except ImportError as error:
     print(f"skipped: {error}")
     sys.exit(77)
@@ -318,6 +320,55 @@ def torch_modules():
         child.kill()
 
 
+JAX_LAYERS = {
+    "s4d": {"state": 4},
+    "h3": {"state": 4, "head_dim": 2},
+    "mamba": {"state": 3},
+    "mamba2": {"state": 3, "head_dim": 2},
+    "retention": {"value_dim": 8, "heads": 2},
+    "dense_mamba": {"blocks": 2, "sources": 1, "state": 3},
+    "dense_retnet": {"query_key_dim": 4, "value_dim": 8, "heads": 2, "k_hidden": 2, "v_hidden": 2, "blocks": 2, "sources": 1},
+    "attention": {"heads": 2},
+}
+
+
+def jax_layers():
+    import ssm.jax
+    jax.config.update("jax_enable_x64", True)
+    check(sorted(JAX_LAYERS) == sorted(ssm.layer_kinds()), "every kind of layer in JAX")
+    keys = jax.random.split(jax.random.PRNGKey(1), 2)
+    x, dy = (jax.random.normal(key, (2, 3, 4), dtype="float64") for key in keys)
+    for name, sizes in JAX_LAYERS.items():
+        sizes = {"channels": 4, "scalar": "float64", **sizes}
+        layer, plain = ssm.jax.Layer(name, **sizes), ssm.Layer(name, **sizes)
+        parameters = layer.initialize(3)
+        same = {key: numpy.array(value) for key, value in parameters.items()}
+        tape = plain.tape()
+        y = plain.forward(same, numpy.array(x), tape=tape)
+        check_near(jax.jit(layer)(parameters, x), y, 1e-12, f"{name}: y")
+        gradients = {key: numpy.zeros_like(value) for key, value in same.items()}
+        dx = plain.backward(same, tape, numpy.array(dy), numpy.empty(x.shape), gradients)
+        weighted = lambda parameters, x: (layer(parameters, x) * dy).sum()
+        found, found_x = jax.jit(jax.grad(weighted, argnums=(0, 1)))(parameters, x)
+        check_near(found_x, dx, 1e-12, f"{name}: dx")
+        for key, value in gradients.items():
+            check_near(found[key], value, 1e-12, f"{name}: d{key}")
+        check_near(jax.vmap(layer, in_axes=(None, 0))(parameters, x[:, None])[:, 0], y, 1e-12, f"{name}: vmap")
+        check_raises(ValueError, "Pure callbacks do not support",
+                     lambda: jax.grad(lambda x: jax.grad(weighted, argnums=1)(parameters, x).sum())(x))
+        state = layer.initial_state(2)
+        if any(0 in value.shape for value in state.values()):
+            continue  # it grows
+        step, steps = jax.jit(layer.step), []
+        for t in range(3):
+            y_t, state = step(parameters, x[:, t], state)
+            steps.append(y_t)
+        check_near(jax.numpy.stack(steps, 1), y, 1e-9, f"{name}: steps")
+        chunk, _ = layer.prefill(parameters, x, layer.initial_state(2))
+        check_near(chunk, y, 1e-9, f"{name}: prefill")
+    check_raises(KeyError, "needs the parameter", layer, {}, x)
+
+
 def as_transformers_does():
     """The weights of a layer that another library made: the same output and gradients."""
     try:
@@ -413,6 +464,8 @@ def main():
     elif part == "torch":
         torch_modules()
         as_transformers_does()
+    elif part == "jax":
+        jax_layers()
     else:
         models(program, pathlib.Path(cases), text_model)
     print(f"{part}: {len(problems)} problems")
