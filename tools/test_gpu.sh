@@ -89,17 +89,19 @@ conformance() {  # SCALAR
 }
 
 # A tiny model of a family: the GPU trains as the CPU does, the same bits each time, and writes the same text.
-family() {  # FAMILY
-  step "$1: train on the CPU" train "$work/$1_cpu" cpu --model "$1"
-  step "$1: train on the GPU" train "$work/$1_gpu" cuda --model "$1"
-  step "$1: train on the GPU again" train "$work/$1_again" cuda --model "$1"
-  step "$1: the same losses as the CPU" same_losses "$work/$1_cpu" "$work/$1_gpu" 5e-3
-  step "$1: the same bits on every run" same_losses "$work/$1_gpu" "$work/$1_again" 0
-  step "$1: train in bf16" train "$work/$1_bf16" cuda --model "$1" --numbers bf16
-  step "$1: in bf16 nearly the same losses" same_losses "$work/$1_gpu" "$work/$1_bf16" 5e-2
-  step "$1: generate on the CPU" greedy "$work/$1_gpu" cpu "$work/$1_cpu.txt"
-  step "$1: generate on the GPU" greedy "$work/$1_gpu" cuda "$work/$1_gpu.txt"
-  step "$1: the same text" cmp "$work/$1_cpu.txt" "$work/$1_gpu.txt"
+family() {  # FAMILY OPTIONS…
+  local model=$1
+  shift
+  step "$model: train on the CPU" train "$work/${model}_cpu" cpu --model "$model" "$@"
+  step "$model: train on the GPU" train "$work/${model}_gpu" cuda --model "$model" "$@"
+  step "$model: train on the GPU again" train "$work/${model}_again" cuda --model "$model" "$@"
+  step "$model: the same losses as the CPU" same_losses "$work/${model}_cpu" "$work/${model}_gpu" 5e-3
+  step "$model: the same bits on every run" same_losses "$work/${model}_gpu" "$work/${model}_again" 0
+  step "$model: train in bf16" train "$work/${model}_bf16" cuda --model "$model" "$@" --numbers bf16
+  step "$model: in bf16 nearly the same losses" same_losses "$work/${model}_gpu" "$work/${model}_bf16" 5e-2
+  step "$model: generate on the CPU" greedy "$work/${model}_gpu" cpu "$work/${model}_cpu.txt"
+  step "$model: generate on the GPU" greedy "$work/${model}_gpu" cuda "$work/${model}_gpu.txt"
+  step "$model: the same text" cmp "$work/${model}_cpu.txt" "$work/${model}_gpu.txt"
 }
 
 if [[ $what != sanitizers && $what != models ]]; then
@@ -130,7 +132,8 @@ if [[ $what != sanitizers ]]; then
   step "generate with bf16 weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_bf16.txt" --weights bf16
   step "generate with bf16 weights on the GPU" greedy "$work/gpu" cuda "$work/gpu_bf16.txt" --weights bf16
   step "the same text with bf16 weights" cmp "$work/cpu_bf16.txt" "$work/gpu_bf16.txt"
-  for name in mamba mamba2 retnet dense-retnet dense-mamba gpt2; do family "$name"; done
+  for name in mamba mamba2 retnet dense-retnet dense-mamba; do family "$name"; done
+  family gpt2 --rate 1e-3  # at the default rate its first steps are unstable, and two roundings part
 fi
 
 # sanitize TOOL WHAT: kinds of conformance cases, or convolutions. Races are looked for in our kernels alone, not in cuBLAS's.
