@@ -10,7 +10,10 @@
 A call is a pure callback: JAX hands its arrays to the library and takes the result. The backward pass runs the layer forward
 once more. Gradients go through whole sequences, not through states; there are no second derivatives.
 """
+from __future__ import annotations
+
 import threading
+import typing
 
 import jax
 import numpy
@@ -26,7 +29,7 @@ class Layer:
     sizes      as ssm.layer_kinds() lists
     """
 
-    def __init__(self, kind, *, scalar="float32", threads=1, **sizes):
+    def __init__(self, kind: str, *, scalar: str = "float32", threads: int = 1, **sizes: typing.Any) -> None:
         self._layer = _layer.Layer(kind, scalar=scalar, threads=threads, **sizes)
         self._scalar = numpy.dtype(scalar)
         self._lock = threading.Lock()  # a state is filled and read in one piece
@@ -34,28 +37,31 @@ class Layer:
         self._apply.defvjp(lambda listed, x: (self._forward(listed, x), (listed, x)), self._backward)
 
     @property
-    def names(self):
+    def names(self) -> list[str]:
         """Of the parameters, in the layer's order."""
         return self._layer.names
 
-    def initialize(self, seed=0):
+    def initialize(self, seed: int = 0) -> dict[str, jax.Array]:
         """The published initialization: arrays by name."""
-        return {name: jax.numpy.asarray(value) for name, value in self._layer.initialize(seed).items()}
+        made: typing.Any = self._layer.initialize(seed)
+        return {name: jax.numpy.asarray(value) for name, value in made.items()}
 
-    def __call__(self, parameters, x):
+    def __call__(self, parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         """Whole sequences, each from an empty state.    x, y [B, L, channels] or [L, channels]"""
         return self._apply(self._listed(parameters), x)
 
-    def initial_state(self, sequences=1):
+    def initial_state(self, sequences: int = 1) -> dict[str, jax.Array]:
         """What has read nothing yet, a dict of arrays."""
         tensors = self._layer.initial_state(sequences).tensors()
         return {name: jax.numpy.asarray(numpy.array(value)) for name, value in tensors.items()}
 
-    def prefill(self, parameters, x, state):
+    def prefill(self, parameters: dict[str, jax.Array], x: jax.Array,
+                state: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(y, the state behind it) of a chunk of any length from a state on."""
         return self._advance(self._layer.prefill, parameters, x, state)
 
-    def step(self, parameters, x, state):
+    def step(self, parameters: dict[str, jax.Array], x: jax.Array,
+             state: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
         """(y, the state behind it) of one position.    x, y [B, channels] or [channels]"""
         return self._advance(self._layer.step, parameters, x, state)
 

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Language models: open, generate, logits, states, scores."""
+from __future__ import annotations
+
+import collections.abc
 import ctypes
 import json
 import math
 import os
 import threading
+import typing
 
 from . import _tensor
 from ._library import ArgumentError, Owned, TextCallback, TokenCallback, ask, call, made, options
+
+
+Path = typing.Union[str, "os.PathLike[str]"]
+Tokens = collections.abc.Iterable[int]
 
 
 def _path(path):
@@ -34,40 +42,40 @@ class State:
         return self._owned.pointer
 
     @property
-    def sequences(self):
+    def sequences(self) -> int:
         return ask("ssm_state_sequences", self._pointer)
 
     @property
-    def bytes(self):
+    def bytes(self) -> int:
         return ask("ssm_state_bytes", self._pointer)
 
-    def position(self, sequence=0):
+    def position(self, sequence: int = 0) -> int:
         """How many tokens a sequence has read."""
         position = ask("ssm_state_position", self._pointer, sequence)
         if position < 0:
             raise ArgumentError(f"the state has no sequence {sequence}")
         return position
 
-    def copy(self):
+    def copy(self) -> State:
         with self._model._lock:
             return self._model._state(made("ssm_state_copy", self._pointer))
 
-    def row(self, sequence):
+    def row(self, sequence: int) -> State:
         """One sequence as a state of its own."""
         with self._model._lock:
             return self._model._state(made("ssm_state_row", self._pointer, sequence))
 
-    def copy_row(self, sequence, to, to_sequence):
+    def copy_row(self, sequence: int, to: State, to_sequence: int) -> None:
         """Replaces one sequence of another state by one of this."""
         with self._model._lock:
             call("ssm_state_copy_row", self._pointer, sequence, to._pointer, to_sequence)
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Writes a safetensors file, which names the model's weights."""
         with self._model._lock:
             call("ssm_state_save", self._pointer, _path(path))
 
-    def load(self, path):
+    def load(self, path: Path) -> None:
         with self._model._lock:
             call("ssm_state_load", self._pointer, _path(path))
 
@@ -85,7 +93,10 @@ class LanguageModel:
     Calls from several threads wait for each other; `session` makes models that do not.
     """
 
-    def __init__(self, path, *, backend="cpu", threads=0, weights="full", device=None, map_files=None, tokenizer=None):
+    facts: dict[str, typing.Any]
+
+    def __init__(self, path: Path, *, backend: str = "cpu", threads: int = 0, weights: str = "full", device: int | None = None,
+                 map_files: bool | None = None, tokenizer: Path | None = None) -> None:
         self._take(made("ssm_model_open", _path(path),
                         options(backend=backend, threads=threads, weights=weights, device=device, map_files=map_files)))
         if tokenizer is not None:
@@ -103,7 +114,7 @@ class LanguageModel:
     def _state(self, pointer):
         return State(Owned(pointer, "ssm_state_free"), self)
 
-    def session(self, threads=1):
+    def session(self, threads: int = 1) -> LanguageModel:
         """Another model over the same weights, for another thread."""
         other = object.__new__(LanguageModel)
         with self._lock:
@@ -111,17 +122,17 @@ class LanguageModel:
         return other
 
     @property
-    def vocabulary(self):
+    def vocabulary(self) -> int:
         """Tokens that may occur."""
         return self.facts["vocabulary"]
 
     @property
-    def padded_vocabulary(self):
+    def padded_vocabulary(self) -> int:
         """Logits of a position."""
         return self.facts["padded_vocabulary"]
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """16 hexadecimal digits that tell these weights from others."""
         with self._lock:
             text = made("ssm_model_fingerprint", self._pointer)
@@ -132,7 +143,7 @@ class LanguageModel:
 
     # Text.
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """The tokens of a text, as a list of numbers."""
         data = text.encode()
         tokens, count = ctypes.POINTER(ctypes.c_int32)(), ctypes.c_size_t()
@@ -143,7 +154,7 @@ class LanguageModel:
         finally:
             ask("ssm_free", tokens)
 
-    def decode(self, tokens):
+    def decode(self, tokens: Tokens) -> str:
         """Their text."""
         ids, count = _ids(tokens)
         text, size = ctypes.c_void_p(), ctypes.c_size_t()
@@ -153,6 +164,15 @@ class LanguageModel:
             return ctypes.string_at(text, size.value).decode()
         finally:
             ask("ssm_free", text)
+
+    @typing.overload
+    def generate(self, prompt: str, *, tokens: int | None = None, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+                 min_p: float = 0.0, seed: int = 0, stop: Tokens | None = None, state: State | None = None,
+                 callback: collections.abc.Callable[[str], object] | None = None) -> str: ...
+    @typing.overload
+    def generate(self, prompt: Tokens, *, tokens: int | None = None, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+                 min_p: float = 0.0, seed: int = 0, stop: Tokens | None = None, state: State | None = None,
+                 callback: collections.abc.Callable[[int], object] | None = None) -> list[int]: ...
 
     def generate(self, prompt, *, tokens=None, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, stop=None,
                  state=None, callback=None):
@@ -192,22 +212,22 @@ class LanguageModel:
 
     # Numbers. Tokens are lists or int32 tensors, results numpy arrays, or what `out` is.
 
-    def initial_state(self, sequences=1):
+    def initial_state(self, sequences: int = 1) -> State:
         """What has read nothing yet."""
         with self._lock:
             return self._state(made("ssm_state_create", self._pointer, sequences))
 
-    def logits(self, tokens, *, last=False, out=None):
+    def logits(self, tokens: typing.Any, *, last: bool = False, out: typing.Any = None) -> typing.Any:
         """At every position what is expected next, each sequence from an empty state.
         tokens [L] or [B, L]    result [L, padded vocabulary] or [B, L, padded vocabulary]
         last     of the last position alone: [1, …] or [B, 1, …]"""
         return self._run("ssm_model_logits", tokens, last, out)
 
-    def prefill(self, tokens, state, *, last=True, out=None):
+    def prefill(self, tokens: typing.Any, state: State, *, last: bool = True, out: typing.Any = None) -> typing.Any:
         """The same from a state on, which is advanced; of the last position alone, if not told otherwise."""
         return self._run("ssm_model_prefill", tokens, last, out, state._pointer)
 
-    def step(self, tokens, state, *, out=None):
+    def step(self, tokens: typing.Any, state: State, *, out: typing.Any = None) -> typing.Any:
         """One token of each sequence of the state.    tokens [B]    result [B, padded vocabulary]"""
         import numpy
         tokens = numpy.ascontiguousarray(tokens, dtype=numpy.int32)
@@ -230,7 +250,7 @@ class LanguageModel:
             call(name, self._pointer, _tensor.of(batch), _tensor.of(out, True), *more)
         return result
 
-    def loss(self, tokens, *, context=0, chunk=1024, streams=1):
+    def loss(self, tokens: Tokens, *, context: int = 0, chunk: int = 1024, streams: int = 1) -> tuple[float, int]:
         """(sum of -ln p of all tokens but the first, how many), the text read from beginning to end.
         context   tokens after which the state starts afresh; 0: never"""
         ids, count = _ids(tokens)
@@ -240,7 +260,7 @@ class LanguageModel:
                  ctypes.byref(nats), ctypes.byref(predicted))
         return nats.value, predicted.value
 
-    def perplexity(self, tokens, **how):
+    def perplexity(self, tokens: Tokens, **how: int) -> float:
         """exp of the mean loss per token."""
         nats, predicted = self.loss(tokens, **how)
         return math.exp(nats / predicted) if predicted else 1.0

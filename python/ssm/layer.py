@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers as functions of tensors that others own: numpy arrays, torch tensors, whatever has __dlpack__."""
+from __future__ import annotations
+
+import collections.abc
 import ctypes
 import json
 import threading
+import typing
 
 from . import _tensor
 from ._library import Owned, Tensor, ask, call, made, options
 
 
-def layer_kinds():
+Parameters = typing.Union[dict[str, typing.Any], collections.abc.Sequence[typing.Any]]  # by name, or in the layer's order
+
+
+def layer_kinds() -> dict[str, typing.Any]:
     """What kinds of layers there are: the fields of each, those that must be given and the others."""
     return json.loads(ask("ssm_layer_kinds"))
 
@@ -24,15 +31,16 @@ class LayerState:
     def _pointer(self):
         return self._owned.pointer
 
-    def copy(self):
+    def copy(self) -> LayerState:
         return LayerState(made("ssm_layer_state_copy", self._pointer), self._layer)
 
-    def tensors(self):
+    def tensors(self) -> dict[str, typing.Any]:
         """Its tensors by name, as numpy arrays over the same memory: valid until the state is used next."""
         import numpy
         result = {}
         for index in range(ask("ssm_layer_state_count", self._pointer)):
-            name, tensor = ctypes.c_char_p(), Tensor()
+            name: typing.Any = ctypes.c_char_p()
+            tensor: typing.Any = Tensor()
             call("ssm_layer_state_tensor", self._pointer, index, ctypes.byref(name), ctypes.byref(tensor))
             shape = tuple(tensor.shape[:tensor.ndim])
             scalar = numpy.dtype({0: "i", 2: "f"}[tensor.type.code] + str(tensor.type.bits // 8))
@@ -42,7 +50,7 @@ class LayerState:
             size = scalar.itemsize
             for extent in shape:
                 size *= extent
-            memory = (ctypes.c_char * size).from_address(tensor.data)
+            memory: typing.Any = (ctypes.c_char * size).from_address(tensor.data)
             memory.owner = self._owned
             result[name.value.decode()] = numpy.frombuffer(memory, dtype=scalar).reshape(shape)
         return result
@@ -70,7 +78,11 @@ class Layer:
     sizes      as layer_kinds() lists
     """
 
-    def __init__(self, kind, *, scalar="float32", backend="cpu", threads=1, **sizes):
+    names: list[str]
+    facts: dict[str, typing.Any]
+
+    def __init__(self, kind: str, *, scalar: str = "float32", backend: str = "cpu", threads: int = 1,
+                 **sizes: typing.Any) -> None:
         self.config = {"layer": kind, "scalar": scalar, "backend": backend, "threads": threads,
                        **{name: value for name, value in sizes.items() if value is not None}}
         self._make()
@@ -93,7 +105,7 @@ class Layer:
     def _pointer(self):
         return self._owned.pointer
 
-    def set_threads(self, threads):
+    def set_threads(self, threads: int) -> None:
         if threads != self._threads:
             with self._lock:
                 call("ssm_layer_set_threads", self._pointer, threads)
@@ -108,7 +120,7 @@ class Layer:
         described = [_tensor.of(tensor, written) for tensor in parameters]
         return _tensor.pointers(described), len(described)
 
-    def initialize(self, seed=0, parameters=None):
+    def initialize(self, seed: int = 0, parameters: Parameters | None = None) -> Parameters:
         """The published initialization, in new numpy arrays by name or in tensors that are given."""
         if parameters is None:
             import numpy
@@ -127,13 +139,15 @@ class Layer:
             y = numpy.empty(read.shape[:read.ndim], dtype=self.config["scalar"])
         return y, read, _tensor.of(y, True)
 
-    def tape(self):
+    def tape(self) -> Tape:
         return Tape(self)
 
-    def initial_state(self, sequences=1):
+    def initial_state(self, sequences: int = 1) -> LayerState:
         return LayerState(made("ssm_layer_state_create", self._pointer, sequences), self)
 
-    def forward(self, parameters, x, y=None, *, segments=None, initial_state=None, final_state=None, tape=None):
+    def forward(self, parameters: Parameters, x: typing.Any, y: typing.Any = None, *, segments: typing.Any = None,
+                initial_state: LayerState | None = None, final_state: LayerState | None = None,
+                tape: Tape | None = None) -> typing.Any:
         """Whole sequences.
         x, y         [B, L, channels] or [L, channels]; y is made as a numpy array where it is left out
         parameters   by name, or a list in the layer's order
@@ -150,7 +164,8 @@ class Layer:
             tape.operands = (x, parameters, listed)
         return y
 
-    def backward(self, parameters, tape, dy, dx, gradients, *, dfinal_state=None, dinitial_state=None):
+    def backward(self, parameters: Parameters, tape: Tape, dy: typing.Any, dx: typing.Any, gradients: Parameters, *,
+                 dfinal_state: LayerState | None = None, dinitial_state: LayerState | None = None) -> typing.Any:
         """dx is overwritten, gradients are added to."""
         listed, count = self._listed(parameters)
         sums, _ = self._listed(gradients, True)
@@ -160,7 +175,7 @@ class Layer:
                  dinitial_state and dinitial_state._pointer)
         return dx
 
-    def prefill(self, parameters, x, state, y=None):
+    def prefill(self, parameters: Parameters, x: typing.Any, state: LayerState, y: typing.Any = None) -> typing.Any:
         """A chunk of any length from a state on, which is advanced."""
         y, read, written = self._operands(x, y)
         listed, count = self._listed(parameters)
@@ -168,7 +183,7 @@ class Layer:
             call("ssm_layer_prefill", self._pointer, listed, count, read, written, state._pointer)
         return y
 
-    def step(self, parameters, x, state, y=None):
+    def step(self, parameters: Parameters, x: typing.Any, state: LayerState, y: typing.Any = None) -> typing.Any:
         """One position.    x, y [B, channels] or [channels]"""
         y, read, written = self._operands(x, y)
         listed, count = self._listed(parameters)
