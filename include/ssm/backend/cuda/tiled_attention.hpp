@@ -44,6 +44,8 @@ Index tiled_attention_scratch(const ssm::Attention<T, Space>& a) {
 /// A block of threads keeps a tile of queries and walks over the keys that they see, with an online
 /// softmax. Heads of 32, 64, 128, 192 and 256 channels fill the tiles; others are padded with
 /// zeros. Of more than 32 channels four warps multiply at once where the code is for sm_90a.
+/// A NaN or an infinity among a sequence's values may reach earlier queries of the same tile, as
+/// weights of 0 meet it.
 /// workspace   tiled_attention_scratch(a) floats
 /// Source  Dao 2023 (FlashAttention-2) §3; Shah et al. 2024 (FlashAttention-3) §3.2 for scores that
 ///         are made while the weights before meet their values
