@@ -34,6 +34,8 @@ class HarnessModel(TemplateLM):
                     or 2048
     end_of_text     the token that stands for an empty context and ends texts; None: the model's own
     options         of LanguageModel, for a folder: backend, threads, weights, tokenizer
+    batch_size, device    what the harness gives every model, and nothing here depends on: sequences are read one by one, and
+                          `backend` says where the model runs
     """
 
     def __init__(self, path, *, max_length=None, end_of_text=None, batch_size=1, device=None, **options):

@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cmath>
+#include <span>
+#include <vector>
 
 #include "ssm/op/convert.hpp"
 #include "support/primitive_laws.hpp"
@@ -145,6 +147,27 @@ TEST_CASE_TEMPLATE("filling writes every element and nothing between them", T, f
         CHECK(missing == 0);
         CHECK(written == length);
       });
+}
+
+TEST_CASE_TEMPLATE("many tensors are filled in one call, each with its value", T, float, double,
+                   BFloat16, Float16) {
+  for (const Index count : {0, 1, 17, 18, 19, 40})
+    on_every_backend<Backends<T>>([&](auto& ctx) {
+      CAPTURE(count);
+      std::vector<DynamicTensor<T, 1>> tensors;
+      std::vector<Fill<T, HostSpace>> fills;
+      for (Index i = 0; i < count; ++i) {
+        tensors.emplace_back(DynamicExtents<1>(i % 5 * 13));
+        fills.push_back({.value = static_cast<double>(i) / 4, .y = tensors.back()});
+      }
+      fill(ctx, std::span<const Fill<T, HostSpace>>(fills));
+      Index wrong = 0;
+      for (Index i = 0; i < count; ++i)
+        for (Index k = 0; k < i % 5 * 13; ++k)
+          wrong += !(tensors[static_cast<std::size_t>(i)](k) ==
+                     scalar_cast<T>(static_cast<double>(i) / 4));
+      CHECK(wrong == 0);
+    });
 }
 
 TEST_CASE("nothing to fill is an error") {
