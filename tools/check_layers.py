@@ -69,6 +69,7 @@ OF_C_HEADER = {"stddef.h", "stdint.h"}
 
 # Where the standard has its names; what is in several headers, such as size_t, in any of them.
 STD_NAMES = {
+    "any": "any any_cast",
     "algorithm": "adjacent_find any_of clamp copy_n count count_if equal fill fill_n find find_if make_heap max max_element min "
                  "nth_element partial_sort partition pop_heap push_heap replace sort stable_sort transform unique all_of none_of "
                  "copy reverse rotate lower_bound upper_bound swap_ranges minmax remove_if for_each ranges",

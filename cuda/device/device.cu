@@ -100,6 +100,13 @@ Graph* end_recording(Stream stream) {
   return new Graph{executable};
 }
 
+bool is_recording(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  device::check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status),
+                "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 void launch_graph(const Graph* graph, Stream stream) {
   device::check(cudaGraphLaunch(graph->executable, static_cast<cudaStream_t>(stream)),
                 "cudaGraphLaunch");

@@ -32,6 +32,7 @@ int device_count() noexcept { return 1; }
 class Graph {};
 void begin_recording(Stream) { throw Failure("cuda: the host records no graphs"); }
 Graph* end_recording(Stream) { throw Failure("cuda: the host records no graphs"); }
+bool is_recording(Stream) { return false; }
 void launch_graph(const Graph*, Stream) {}
 void destroy_graph(Graph* graph) noexcept { delete graph; }
 

@@ -12,6 +12,7 @@
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/random.hpp"  // Seed
+#include "ssm/core/recording.hpp"
 #include "ssm/core/tensor.hpp"
 #include "ssm/layer/layer.hpp"  // StateOf
 #include "ssm/model/model.hpp"
@@ -144,7 +145,7 @@ class Generation {
   /// Where the backend records work, steps that are all alike become one launch after the first.
   void step() {
     const auto run = [&] { layer_->step(*ctx_, *parameters_, next_, logits_, state()); };
-    if constexpr (records) {
+    if constexpr (records<B>) {
       if (steps_alike_) return recording_(*ctx_, run);
       const Index before = state_size();
       run();
@@ -160,19 +161,6 @@ class Generation {
     return size;
   }
 
-  struct NoRecording {};
-  static constexpr bool records = !Space::host_readable && requires {
-    typename B::Resources::Recording;
-  };
-  template <class R>
-  static auto recording_of() {
-    if constexpr (requires { typename R::Recording; })
-      return std::type_identity<typename R::Recording>();
-    else
-      return std::type_identity<NoRecording>();
-  }
-  using Recording = typename decltype(recording_of<typename B::Resources>())::type;
-
   Context<B>* ctx_;
   const L* layer_;
   const P* parameters_;
@@ -185,7 +173,7 @@ class Generation {
   Index drawn_ = 0;  // tokens the reader has moved past
   bool is_stopped_ = false;
   bool steps_alike_ = false;
-  [[no_unique_address]] Recording recording_;
+  [[no_unique_address]] RecordingOf<B> recording_;
 };
 
 /// Continues a prompt.

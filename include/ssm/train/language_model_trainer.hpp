@@ -2,13 +2,16 @@
 #pragma once
 
 #include <algorithm>
+#include <any>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "ssm/core/recording.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/layer/copy_state_row.hpp"
 #include "ssm/layer/layer.hpp"  // as_rows, TapeOf
@@ -243,18 +246,65 @@ class LanguageModelTrainer {
   double accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
                     const View<const Token, 2, Space>& tokens, const View<T, 3, Space>& logits,
                     const SequenceOptions<State>& options, double weight) {
-    layer.forward(ctx, parameters, tokens, logits, tape_, options);
-    const auto rows = as_rows(logits);
-    cross_entropy(ctx, CrossEntropy<T, Space>{.logits = rows,
-                                              .targets = targets_.flatten(),
-                                              .ignore_index = ignored,
-                                              .scale = optimizer_.loss_scale().value() * weight,
-                                              .loss = loss_,
-                                              .dlogits = rows});
-    layer.backward(ctx, parameters, tape_, logits, gradients_);
+    const double scale = optimizer_.loss_scale().value() * weight;
+    const auto run = [&] {
+      layer.forward(ctx, parameters, tokens, logits, tape_, options);
+      const auto rows = as_rows(logits);
+      cross_entropy(ctx, CrossEntropy<T, Space>{.logits = rows,
+                                                .targets = targets_.flatten(),
+                                                .ignore_index = ignored,
+                                                .scale = scale,
+                                                .loss = loss_,
+                                                .dlogits = rows});
+      layer.backward(ctx, parameters, tape_, logits, gradients_);
+    };
+    if constexpr (records<B>)
+      run_recorded(ctx, parameters, options, scale, run);
+    else
+      run();
     Wide<T> loss{};
     Space::copy(&loss, loss_.data(), sizeof(loss));
     return static_cast<double>(loss);
+  }
+
+  /// What a recorded batch depends on beside the contents of memory.
+  struct Recorded {
+    const void* context = nullptr;
+    std::uintptr_t memory = 0;  // where parameters, tokens and logits are
+    Index length = 0;
+    double scale = 0;
+    bool operator==(const Recorded&) const = default;
+  };
+  /// The first batch runs as it is, which allocates; those like it are one launch. With states,
+  /// whose places change, with documents, whose boundaries do, and with dropout nothing is
+  /// recorded.
+  template <class B, class Run>
+  void run_recorded(Context<B>& ctx, const Working& parameters,
+                    const SequenceOptions<State>& options, double scale, const Run& run) {
+    if (!is_recordable_ || !options.segments.empty() || options.initial_state != nullptr ||
+        options.final_state != nullptr)
+      return run();
+    Recorded now{&ctx, 0, tokens_.extent(1), scale};
+    const auto add = [&](const void* data) {
+      now.memory = now.memory * 31 + reinterpret_cast<std::uintptr_t>(data);
+    };
+    for_each_parameter([&](const ParameterSpec&, const auto& tensor) { add(tensor.data()); },
+                       parameters);
+    add(tokens_.data());
+    add(logits_.data());
+    using Recording = RecordingOf<B>;
+    auto* recording = std::any_cast<std::shared_ptr<Recording>>(&recording_);
+    if (recording == nullptr || now != recorded_) {
+      recorded_ = now;
+      recording_ = std::make_shared<Recording>();
+      return run();
+    }
+    try {
+      (**recording)(ctx, run);
+    } catch (const NotRecordable&) {
+      is_recordable_ = false;
+      run();
+    }
   }
 
   static constexpr Token ignored = -100;
@@ -271,6 +321,9 @@ class LanguageModelTrainer {
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;
   DynamicTensor<Wide<T>, 1, Space> loss_;
+  std::any recording_;  // a shared pointer to the backend's Recording
+  Recorded recorded_;
+  bool is_recordable_ = true;
 };
 
 }  // namespace ssm

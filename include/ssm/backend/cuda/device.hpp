@@ -76,6 +76,8 @@ class Graph;
 SSM_CUDA_API void begin_recording(Stream stream);
 /// Throws Failure if something was not recordable; the stream works again in either case.
 SSM_CUDA_API Graph* end_recording(Stream stream);
+/// Whether it records.
+SSM_CUDA_API bool is_recording(Stream stream);
 SSM_CUDA_API void launch_graph(const Graph* graph, Stream stream);
 SSM_CUDA_API void destroy_graph(Graph* graph) noexcept;
 
@@ -107,6 +109,7 @@ class Resources {
   ///   step(ctx, [&] { layer.step(ctx, parameters, x_t, y_t, state); });
   /// Recorded once more when the context's workspace has grown. The call must have run before, so
   /// that nothing allocates.
+  /// Throws  NotRecordable  where the call reads numbers of the host that change, as dropout does
   class Recording {
    public:
     template <class Ctx, class Run>

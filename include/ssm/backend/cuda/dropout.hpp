@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/core/recording.hpp"
 #include "ssm/op/dropout.hpp"
 
 namespace ssm::cuda {
@@ -15,7 +16,10 @@ namespace primitive {
 struct Dropout {
   template <class Ctx, DeviceNumber T>
   static void dropout(Ctx& ctx, const ssm::Dropout<T, typename Ctx::Space>& a) {
-    queue(ctx, [&](Stream stream) { cuda::dropout(on_device(a), stream); });
+    queue(ctx, [&](Stream stream) {
+      if (is_recording(stream)) throw NotRecordable("dropout: its seed is another in every call");
+      cuda::dropout(on_device(a), stream);
+    });
   }
 };
 }  // namespace primitive

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <type_traits>
+
+#include "ssm/core/error.hpp"
+
+namespace ssm {
+
+/// Work that cannot be recorded, as it reads numbers of the host that change from call to call.
+/// What was to be recorded has not been done.
+class NotRecordable : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Whether a backend's calls are queued and can be recorded: its Resources have a class Recording.
+template <class B>
+inline constexpr bool records = !B::Space::host_readable && requires {
+  typename B::Resources::Recording;
+};
+
+namespace detail {
+struct NoRecording {};
+template <class B>
+auto recording_of() {
+  if constexpr (records<B>)
+    return std::type_identity<typename B::Resources::Recording>();
+  else
+    return std::type_identity<NoRecording>();
+}
+}  // namespace detail
+
+/// The Recording of a backend; an empty class where it has none.
+template <class B>
+using RecordingOf = typename decltype(detail::recording_of<B>())::type;
+
+}  // namespace ssm
