@@ -5,6 +5,7 @@
 
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/core/memory_space.hpp"  // HostSpace
+#include "ssm/core/recording.hpp"
 
 namespace ssm::cuda {
 
@@ -30,7 +31,7 @@ int device_count() noexcept { return 1; }
 
 // Streams on the host do at once what they are given: there is nothing to record.
 class Graph {};
-void begin_recording(Stream) { throw Failure("cuda: the host records no graphs"); }
+void begin_recording(Stream) { throw NotRecordable("cuda: the host records no graphs"); }
 Graph* end_recording(Stream) { throw Failure("cuda: the host records no graphs"); }
 bool is_recording(Stream) { return false; }
 void launch_graph(const Graph*, Stream) {}

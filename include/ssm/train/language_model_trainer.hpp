@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ssm/core/recording.hpp"
@@ -270,37 +271,45 @@ class LanguageModelTrainer {
   /// What a recorded batch depends on beside the contents of memory.
   struct Recorded {
     const void* context = nullptr;
-    std::uintptr_t memory = 0;  // where parameters, tokens and logits are
+    std::uint64_t deallocations = 0;  // none since: all memory is where it was
+    std::uint64_t memory = 0;         // parameters, tokens, logits and states
     Index length = 0;
     double scale = 0;
+    bool is_fresh = false;
     bool operator==(const Recorded&) const = default;
   };
-  /// The first batch runs as it is, which allocates; those like it are one launch. With states,
-  /// whose places change, with documents, whose boundaries do, and with dropout nothing is
-  /// recorded.
+  /// A batch runs as it is at first, which allocates; those like it are one launch. A window without
+  /// a past is a recording of its own, and so is each batch of an update. With documents, whose
+  /// boundaries change, and with dropout nothing is recorded; neither is it while states grow, as
+  /// attention's do.
   template <class B, class Run>
   void run_recorded(Context<B>& ctx, const Working& parameters,
                     const SequenceOptions<State>& options, double scale, const Run& run) {
-    if (!is_recordable_ || !options.segments.empty() || options.initial_state != nullptr ||
-        options.final_state != nullptr)
-      return run();
-    Recorded now{&ctx, 0, tokens_.extent(1), scale};
-    const auto add = [&](const void* data) {
-      now.memory = now.memory * 31 + reinterpret_cast<std::uintptr_t>(data);
+    if (!is_recordable_ || !options.segments.empty()) return run();
+    Recorded now{.context = &ctx,
+                 .deallocations = Space::deallocations(),
+                 .length = tokens_.extent(1),
+                 .scale = scale,
+                 .is_fresh = options.initial_state == nullptr};
+    const auto add = [&](const auto& tensor) {
+      const auto place = reinterpret_cast<std::uintptr_t>(tensor.data());
+      now.memory = now.memory * 31 + place * 7 + static_cast<std::uint64_t>(tensor.size());
     };
-    for_each_parameter([&](const ParameterSpec&, const auto& tensor) { add(tensor.data()); },
-                       parameters);
-    add(tokens_.data());
-    add(logits_.data());
+    for_each_parameter([&](const ParameterSpec&, const auto& tensor) { add(tensor); }, parameters);
+    add(tokens_);
+    add(logits_);
+    if (options.final_state != nullptr)
+      L::for_each_state([&](const auto&, const auto& tensor) { add(tensor); },
+                        *options.final_state);
     using Recording = RecordingOf<B>;
-    auto* recording = std::any_cast<std::shared_ptr<Recording>>(&recording_);
-    if (recording == nullptr || now != recorded_) {
-      recorded_ = now;
-      recording_ = std::make_shared<Recording>();
+    const auto found = std::ranges::find(recorded_, now, &std::pair<Recorded, std::any>::first);
+    if (found == recorded_.end()) {
+      if (recorded_.size() >= 2 * static_cast<std::size_t>(config_.accumulation)) recorded_.clear();
+      recorded_.emplace_back(now, std::make_shared<Recording>());
       return run();
     }
     try {
-      (**recording)(ctx, run);
+      (*std::any_cast<std::shared_ptr<Recording>&>(found->second))(ctx, run);
     } catch (const NotRecordable&) {
       is_recordable_ = false;
       run();
@@ -321,8 +330,7 @@ class LanguageModelTrainer {
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;
   DynamicTensor<Wide<T>, 1, Space> loss_;
-  std::any recording_;  // a shared pointer to the backend's Recording
-  Recorded recorded_;
+  std::vector<std::pair<Recorded, std::any>> recorded_;  // with the backend's Recording
   bool is_recordable_ = true;
 };
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <atomic>
 #include <concepts>
+#include <cstdint>
 #include <memory>
 #include <string_view>
 
@@ -55,9 +57,18 @@ struct CudaSpace {
   static constexpr bool host_readable = false;
   static constexpr std::string_view name() { return "CUDA device memory"; }
   static void* allocate(std::size_t bytes) { return cuda::allocate(bytes); }
-  static void deallocate(void* pointer) noexcept { cuda::deallocate(pointer); }
+  static void deallocate(void* pointer) noexcept {
+    deallocations_.fetch_add(pointer != nullptr, std::memory_order_relaxed);
+    cuda::deallocate(pointer);
+  }
+  /// How often memory has been given back. As long as that stays the same, whatever was recorded
+  /// finds its memory.
+  static std::uint64_t deallocations() { return deallocations_.load(std::memory_order_relaxed); }
   static void copy(void* to, const void* from, std::size_t bytes) { cuda::copy(to, from, bytes); }
   static void fill_zero(void* to, std::size_t bytes) { cuda::fill_zero(to, bytes); }
+
+ private:
+  inline static std::atomic<std::uint64_t> deallocations_{0};
 };
 
 /// How products of float matrices are computed: in float, or with factors rounded to 10 bits and
