@@ -36,12 +36,15 @@ __device__ unsigned scale_pair(unsigned pair, float low, float high) {
 }
 
 template <class T>
-__device__ float2 wide_pair(const T* from) {
-  const unsigned pair = *reinterpret_cast<const unsigned*>(from);
+__device__ float2 wide_pair(unsigned pair) {
   if constexpr (std::is_same_v<T, BFloat16>)
     return {low_of(pair), high_of(pair)};
   else
     return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+template <class T>
+__device__ float2 wide_pair(const T* from) {
+  return wide_pair<T>(*reinterpret_cast<const unsigned*>(from));
 }
 
 /// c += a · b for a 16 × 16 by 16 × 8 tile, float sums.
@@ -472,42 +475,88 @@ __global__ void __launch_bounds__(kThreads, 2)
           add_row_products<T, kTile>(sums, tile, stages.left(stage), stages.right(stage));
       });
   if (is_zero) return;
-  for (int n = 0; n < heads; ++n) {
-    const float* const log = logs + n * kTile;
-    const int lane = thread % 32;
-    float column_logs[WarpTile<kTile>::eights][2];
-#pragma unroll
-    for (int j = 0; j < tile.eights; ++j)
-#pragma unroll
-      for (int e = 0; e < 2; ++e) column_logs[j][e] = log[tile.column + j * 8 + lane % 4 * 2 + e];
-    Sums<kTile> weights;
+  const int lane = thread % 32;
+  /// value(t, column of this thread, product) where m ≤ t, and zeros.
+  const auto put_lower = [&](T* to, auto value) {
+    Sums<kTile> lower;
 #pragma unroll
     for (int block = 0; block < tile.blocks; ++block)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int t = tile.row + block * 16 + half * 8 + lane / 4;
-        const float row_log = log[t];
         const int last = t < rows ? t - tile.column - lane % 4 * 2 : -1;
 #pragma unroll
         for (int j = 0; j < tile.eights; ++j)
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const float weight = __expf(row_log - column_logs[j][e]) * sums[block][j][2 * half + e];
-            weights[block][j][2 * half + e] = j * 8 + e <= last ? weight : 0.0f;
-          }
+          for (int e = 0; e < 2; ++e)
+            lower[block][j][2 * half + e] =
+                j * 8 + e <= last ? value(t, 2 * j + e, sums[block][j][2 * half + e]) : 0.0f;
       }
-    T* const to = a.weights + a.weight(chunk.place, first_head + n);
-    put_rounded<T, kTile>(weights, tile, [&](int r, int c, uint4 words) {
+    put_rounded<T, kTile>(lower, tile, [&](int r, int c, uint4 words) {
       *reinterpret_cast<uint4*>(to + r * kTile + c) = words;
     });
+  };
+  if (a.products != nullptr && part == 0)
+    put_lower(a.products + a.pair(chunk.place, g), [](int, int, float product) { return product; });
+  for (int n = 0; n < heads; ++n) {
+    const float* const log = logs + n * kTile;
+    float column_logs[2 * WarpTile<kTile>::eights];
+#pragma unroll
+    for (int j = 0; j < tile.eights; ++j)
+#pragma unroll
+      for (int e = 0; e < 2; ++e)
+        column_logs[2 * j + e] = log[tile.column + j * 8 + lane % 4 * 2 + e];
+    put_lower(a.weights + a.weight(chunk.place, first_head + n),
+              [&](int t, int column, float product) {
+                return __expf(log[t] - column_logs[column]) * product;
+              });
   }
 }
 
+/// Of four numbers, each summed over four neighboring lanes, that of number lane % 4.
+__device__ float sum_of_rows(const float (&v)[4]) {
+  const bool odd = (threadIdx.x & 1) != 0;
+  const bool upper = (threadIdx.x & 2) != 0;
+  const float low = (odd ? v[1] : v[0]) + __shfl_xor_sync(0xffffffffu, odd ? v[0] : v[1], 1);
+  const float high = (odd ? v[3] : v[2]) + __shfl_xor_sync(0xffffffffu, odd ? v[2] : v[3], 1);
+  return (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, 2);
+}
+/// Of eight numbers, each summed over the lanes that are equal modulo 4, that of number lane / 4.
+__device__ float sum_of_columns(const float (&v)[8]) {
+  float rest[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) rest[i] = v[i];
+#pragma unroll
+  for (int half = 4; half > 0; half /= 2) {
+    const bool upper = (threadIdx.x & (4 * half)) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float given = upper ? rest[i] : rest[i + half];
+      const float kept = upper ? rest[i + half] : rest[i];
+      rest[i] = kept + __shfl_xor_sync(0xffffffffu, given, 4 * half);
+    }
+  }
+  return rest[0];
+}
+/// Where this thread's sum_of_rows and sum_of_columns belong, in tiles 32 wide and 32 high.
+__device__ int row_of_sum() {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return lane % 4 * 8 + lane / 4;
+}
+__device__ int column_of_sum() {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  return lane / 8 * 8 + lane % 4 * 2 + lane / 4 % 2;
+}
+
 /// A block: `Columns` columns of the pairs of a chunk of a group. Several: of heads in a group.
-template <class T, int Columns, bool Several>
-__global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
+/// HasSums: of these also the sums of pairs.
+template <class T, int Columns, bool Several, bool HasSums>
+__global__ void __launch_bounds__(kThreads, 2)
     multiply_pairs_kernel(const __grid_constant__ TiledMemory<T> a,
-                          const __grid_constant__ HeadRows<const T> dy) {
+                          const __grid_constant__ HeadRows<const T> dy,
+                          const __grid_constant__ PositionSums to_sums) {
+  using Tile = WarpTile<Columns>;
+  static_assert(!HasSums || (Tile::width == 32 && 16 * Tile::blocks == 32));
   constexpr int across = kTile / Columns;
   const int first = static_cast<int>(blockIdx.x) % across * Columns;
   const int g = static_cast<int>(blockIdx.x) / across % a.groups;
@@ -517,15 +566,32 @@ __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
   const ProductStages<T, Columns> stages;
   float* const factors = stages.factors(false);  // [3, 2, 128]: log sums, and scales
   const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
   const Index b = chunk.s.batch;
   const int shared = Several ? a.heads / a.groups : 1;
   const int head_steps = steps_of(a.values);
-  const WarpTile<Columns> tile;
+  const Tile tile;
   const bool is_zero = first + tile.column > tile.row + 16 * tile.blocks - 1;
   Sums<Columns> total;
   Sums<Columns> sums;
   set_zero(total);
   set_zero(sums);
+  unsigned products[Tile::blocks][2][Tile::eights];  // where m < t
+  if constexpr (HasSums) {
+    const T* const from = a.products + a.pair(chunk.place, g);
+#pragma unroll
+    for (int block = 0; block < Tile::blocks; ++block)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int j = 0; j < Tile::eights; ++j) {
+          const int t = tile.row + block * 16 + half * 8 + lane / 4;
+          const int m = first + tile.column + j * 8 + lane % 4 * 2;
+          const unsigned pair =
+              m < t ? *reinterpret_cast<const unsigned*>(from + t * kTile + m) : 0u;
+          products[block][half][j] = m + 1 < t ? pair : pair & 0xffffu;
+        }
+  }
   for_each_step<kStages>(
       shared * head_steps,
       [&](int step, int stage) {
@@ -548,84 +614,65 @@ __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
         if (step != (n + 1) * head_steps - 1) return;
         const float* const logs = factors + n % kStages * 2 * kTile;
         const float* const scales = logs + kTile;
-        const int lane = thread % 32;
+        const Index at = a.position_sum(chunk.place, g * shared + n);
+        if constexpr (HasSums) {
+          // Of neighboring lanes, one has the diagonal.
+          if (first + tile.column == tile.row && lane / 8 == lane % 4) {
 #pragma unroll
-        for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
-#pragma unroll
-          for (int j = 0; j < WarpTile<Columns>::eights; ++j)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const int t = tile.row + block * 16 + e / 2 * 8 + lane / 4;
-              const int m = first + tile.column + j * 8 + lane % 4 * 2 + e % 2;
-              const float faded = m <= t && t < rows
-                                      ? __expf(logs[t] - logs[m]) * scales[m] * sums[block][j][e]
-                                      : 0.0f;
-              if constexpr (Several) {
-                total[block][j][e] += faded;
-                sums[block][j][e] = 0;
-              } else {
-                sums[block][j][e] = faded;
-              }
+            for (int i = 0; i < 4; ++i) {
+              const float(&own)[4] = sums[i / 2][i];
+              to_sums.diagonal[at + tile.row + i * 8 + lane / 4] =
+                  lane / 4 % 2 == 0 ? own[i % 2 * 2] : own[i % 2 * 2 + 1];
             }
+          }
+        }
+        float row_sums[2 * Tile::blocks];
+        float column_sums[2 * Tile::eights];
+#pragma unroll
+        for (int i = 0; i < 2 * Tile::blocks; ++i) row_sums[i] = 0;
+#pragma unroll
+        for (int i = 0; i < 2 * Tile::eights; ++i) column_sums[i] = 0;
+#pragma unroll
+        for (int j = 0; j < Tile::eights; ++j)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int m = first + tile.column + j * 8 + lane % 4 * 2 + e;
+            const float log = logs[m];
+            const float scale = scales[m];
+#pragma unroll
+            for (int block = 0; block < Tile::blocks; ++block)
+#pragma unroll
+              for (int half = 0; half < 2; ++half) {
+                const int t = tile.row + block * 16 + half * 8 + lane / 4;
+                float& sum = sums[block][j][2 * half + e];
+                const float faded = m <= t && t < rows ? __expf(logs[t] - log) * sum : 0.0f;
+                if constexpr (HasSums) {
+                  const float2 pair = wide_pair<T>(products[block][half][j]);
+                  const float weighted = faded * (e == 0 ? pair.x : pair.y);
+                  column_sums[2 * j + e] += weighted;
+                  row_sums[2 * block + half] += scale * weighted;
+                }
+                if constexpr (Several) {
+                  total[block][j][2 * half + e] += scale * faded;
+                  sum = 0;
+                } else {
+                  sum = scale * faded;
+                }
+              }
+          }
+        if constexpr (HasSums) {
+          to_sums
+              .rows[(first + tile.column) / 32 * a.position_sums() + at + tile.row + row_of_sum()] =
+              sum_of_rows(row_sums);
+          to_sums.columns[tile.row / 32 * a.position_sums() + at + first + tile.column +
+                          column_of_sum()] = sum_of_columns(column_sums);
+        }
       });
   T* const to = a.pairs + a.pair(chunk.place, g) + first;
   if (!is_zero)
     put_rounded<T, Columns>(Several ? total : sums, tile, [&](int r, int c, uint4 words) {
       *reinterpret_cast<uint4*>(to + r * kTile + c) = words;
     });
-}
-
-/// The products of a tile's rows.
-template <class T, int Columns>
-__device__ void put_products(const TiledMemory<T>& a, const ValueProduct<T>& p, const Chunk& chunk,
-                             int h, int first, const Sums<Columns>& sums,
-                             const WarpTile<Columns>& tile) {
-  constexpr int across = WarpTile<Columns>::across;
-  const int rows = static_cast<int>(chunk.end - chunk.begin);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
-  const bool has_skipped = p.skipped_products != nullptr;
-  const T* const partner = p.partner.at(chunk.s.batch, chunk.begin, h) + first;
-  const T* const skipped =
-      has_skipped ? p.skipped.at(chunk.s.batch, chunk.begin, h) + first : nullptr;
-  float* const shared = shared_numbers<float>();  // [2, across, 128]
-  __syncthreads();
-#pragma unroll
-  for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int r = tile.row + block * 16 + half * 8 + lane / 4;
-      float own = 0;
-      float other = 0;
-#pragma unroll
-      for (int j = 0; j < WarpTile<Columns>::eights; ++j) {
-        const int c = tile.column + j * 8 + lane % 4 * 2;
-        if (r >= rows || first + c >= a.values) continue;
-        const float2 x = wide_pair(partner + static_cast<Index>(r) * p.partner.position + c);
-        own += x.x * sums[block][j][2 * half] + x.y * sums[block][j][2 * half + 1];
-        if (!has_skipped) continue;
-        const float2 z = wide_pair(skipped + static_cast<Index>(r) * p.skipped.position + c);
-        other += x.x * z.x + x.y * z.y;
-      }
-#pragma unroll
-      for (int bit = 1; bit < 4; bit *= 2) {
-        own += __shfl_xor_sync(0xffffffffu, own, bit);
-        other += __shfl_xor_sync(0xffffffffu, other, bit);
-      }
-      if (lane % 4 == 0) {
-        shared[tile.column / tile.width * kTile + r] = own;
-        shared[(across + tile.column / tile.width) * kTile + r] = other;
-      }
-    }
-  __syncthreads();
-  const int r = thread % kTile;
-  float* const to = thread < kTile ? p.products : p.skipped_products;
-  if (r >= rows || to == nullptr) return;
-  const float* const from = shared + thread / kTile * across * kTile + r;
-  float sum = 0;
-#pragma unroll
-  for (int w = 0; w < across; ++w) sum += from[w * kTile];
-  to[first / Columns * a.rows + a.row(chunk.s.batch, chunk.begin + r, h)] = sum;
 }
 
 /// A block: `Columns` values of the positions of a chunk of a head.
@@ -692,8 +739,6 @@ __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
             low *= factor[r], high *= factor[r];
           });
       });
-  if (p.partner) put_products(a, p, chunk, h, first, sums, tile);
-  if (!p.y) return;
   if (p.row_scale != nullptr) {
     const float* const scale = p.row_scale + a.row(b, chunk.begin, h);
     tile.each_pair(sums, [&](int r, int, float& low, float& high) {
@@ -718,11 +763,13 @@ __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
 }
 
 /// A block: `Columns` gradients of the keys, or queries, of a chunk of a group. Several: of heads
-/// in a group.
-template <class T, int Columns, bool Several>
+/// in a group. HasSums: of these also the sums of states.
+template <class T, int Columns, bool Several, bool HasSums>
 __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
     multiply_keys_kernel(const __grid_constant__ TiledMemory<T> a,
                          const __grid_constant__ KeyProduct<T> p) {
+  using Tile = WarpTile<Columns>;
+  static_assert(!HasSums || (Tile::width == 32 && 16 * Tile::blocks == 32));
   const int across = tiles_of(a.keys, Columns);
   const int first = static_cast<int>(blockIdx.x) % across * Columns;
   const int g = static_cast<int>(blockIdx.x) / across % a.groups;
@@ -737,15 +784,35 @@ __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
   const int head_steps = steps_of(a.values);
   const int state_steps = p.has_state ? shared * head_steps : 0;
   const T* const x = p.x.at(b, chunk.begin, g) + first;
-  copy_tile<kTile, kTile>(stages.square(), kTile + 8, a.pairs + a.pair(chunk.place, g), kTile,
-                          kTile, kTile);
-  const WarpTile<Columns> tile;
+  const int pair_steps = p.y ? steps_of(rows) : 0;
+  if (p.y)
+    copy_tile<kTile, kTile>(stages.square(), kTile + 8, a.pairs + a.pair(chunk.place, g), kTile,
+                            kTile, kTile);
+  const Tile tile;
+  const int lane = thread % 32;
+  unsigned partner[Tile::blocks][2][Tile::eights];
+  if constexpr (HasSums) {
+    const T* const from = p.partner.at(b, chunk.begin, g);
+#pragma unroll
+    for (int block = 0; block < Tile::blocks; ++block)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int j = 0; j < Tile::eights; ++j) {
+          const int r = tile.row + block * 16 + half * 8 + lane / 4;
+          const int c = first + tile.column + j * 8 + lane % 4 * 2;
+          partner[block][half][j] = r < rows && c < a.keys
+                                        ? *reinterpret_cast<const unsigned*>(
+                                              from + static_cast<Index>(r) * p.partner.position + c)
+                                        : 0u;
+        }
+  }
   Sums<Columns> total;
   Sums<Columns> sums;
   set_zero(total);
   set_zero(sums);
   for_each_step<kStages>(
-      state_steps + steps_of(rows),
+      state_steps + pair_steps,
       [&](int step, int stage) {
         if (step < state_steps) {
           const int n = Several ? step / head_steps : 0;
@@ -775,11 +842,30 @@ __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
         const int n = Several ? step / head_steps : 0;
         if (step != (n + 1) * head_steps - 1) return;
         const float* const factor = factors + n % kStages * kTile;
-        const int lane = thread % 32;
+        if constexpr (HasSums) {
+          float row_sums[2 * Tile::blocks];
 #pragma unroll
-        for (int block = 0; block < WarpTile<Columns>::blocks; ++block)
+          for (int block = 0; block < Tile::blocks; ++block)
 #pragma unroll
-          for (int j = 0; j < WarpTile<Columns>::eights; ++j)
+            for (int half = 0; half < 2; ++half) {
+              float& sum = row_sums[2 * block + half];
+              sum = 0;
+#pragma unroll
+              for (int j = 0; j < Tile::eights; ++j) {
+                const float2 pair = wide_pair<T>(partner[block][half][j]);
+                sum += pair.x * sums[block][j][2 * half];
+                sum += pair.y * sums[block][j][2 * half + 1];
+              }
+            }
+          const float sum = sum_of_rows(row_sums);
+          if (first + tile.column < a.keys)
+            p.sums[(first + tile.column) / 32 * a.position_sums() +
+                   a.position_sum(chunk.place, g * shared + n) + tile.row + row_of_sum()] = sum;
+        }
+#pragma unroll
+        for (int block = 0; block < Tile::blocks; ++block)
+#pragma unroll
+          for (int j = 0; j < Tile::eights; ++j)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
               const float faded =
@@ -792,6 +878,7 @@ __global__ void __launch_bounds__(kThreads, Columns > kTile ? 1 : 2)
               }
             }
       });
+  if (!p.y) return;
   T* const to = p.y.at(b, chunk.begin, g) + first;
   put_rounded<T, Columns>(Several ? total : sums, tile, [&](int r, int c, uint4 words) {
     if (r < rows && first + c < a.keys)
@@ -838,15 +925,21 @@ void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operat
 }
 
 template <class T>
-void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, Stream stream,
-                    const char* operation) {
+void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, const PositionSums& sums,
+                    Stream stream, const char* operation) {
   const Index groups = a.chunking.places * a.groups;
-  if (a.heads > a.groups)
-    launch_blocks(multiply_pairs_kernel<T, kTile / 2, true>, 2 * groups,
-                  ProductShared<kTile / 2>::bytes(false), stream, operation, a, dy);
+  const auto multiply_by = [&](auto kernel, int columns, std::size_t shared) {
+    launch_blocks(kernel, groups * tiles_of(kTile, columns), shared, stream, operation, a, dy,
+                  sums);
+  };
+  constexpr std::size_t half = ProductShared<kTile / 2>::bytes(false);
+  if (sums)
+    multiply_by(multiply_pairs_kernel<T, kTile / 2, true, true>, kTile / 2, half);
+  else if (a.heads > a.groups)
+    multiply_by(multiply_pairs_kernel<T, kTile / 2, true, false>, kTile / 2, half);
   else
-    launch_blocks(multiply_pairs_kernel<T, kTile, false>, groups,
-                  ProductShared<kTile>::bytes(false), stream, operation, a, dy);
+    multiply_by(multiply_pairs_kernel<T, kTile, false, false>, kTile,
+                ProductShared<kTile>::bytes(false));
 }
 
 template <class T>
@@ -859,7 +952,7 @@ void multiply_values(const TiledMemory<T>& a, const ValueProduct<T>& product, St
   };
   if (value_tile(a.values) == 64)
     multiply_by(std::integral_constant<int, 64>());
-  else if (a.values % 256 != 0 || product.partner)
+  else if (a.values % 256 != 0)
     multiply_by(std::integral_constant<int, 128>());
   else
     multiply_by(std::integral_constant<int, 256>());
@@ -869,19 +962,25 @@ template <class T>
 void multiply_keys(const TiledMemory<T>& a, const KeyProduct<T>& product, Stream stream,
                    const char* operation) {
   const Index groups = a.chunking.places * a.groups;
-  if (a.heads > a.groups)
-    launch_blocks(multiply_keys_kernel<T, 64, true>, groups * tiles_of(a.keys, 64),
-                  ProductShared<64>::bytes(true), stream, operation, a, product);
+  const auto multiply_by = [&](auto kernel, int columns, std::size_t shared) {
+    launch_blocks(kernel, groups * tiles_of(a.keys, columns), shared, stream, operation, a,
+                  product);
+  };
+  constexpr std::size_t half = ProductShared<kTile / 2>::bytes(true);
+  if (product.sums != nullptr)
+    multiply_by(multiply_keys_kernel<T, kTile / 2, true, true>, kTile / 2, half);
+  else if (a.heads > a.groups)
+    multiply_by(multiply_keys_kernel<T, kTile / 2, true, false>, kTile / 2, half);
   else
-    launch_blocks(multiply_keys_kernel<T, 128, false>, groups * tiles_of(a.keys, 128),
-                  ProductShared<128>::bytes(true), stream, operation, a, product);
+    multiply_by(multiply_keys_kernel<T, kTile, false, false>, kTile,
+                ProductShared<kTile>::bytes(true));
 }
 
 #define SSM_INSTANTIATE(T)                                                                       \
   template void walk_states<T>(const TiledMemory<T>&, const StateWalk<T>&, Stream, const char*); \
   template void multiply_weights<T>(const TiledMemory<T>&, Stream, const char*);                 \
-  template void multiply_pairs<T>(const TiledMemory<T>&, const HeadRows<const T>&, Stream,       \
-                                  const char*);                                                  \
+  template void multiply_pairs<T>(const TiledMemory<T>&, const HeadRows<const T>&,               \
+                                  const PositionSums&, Stream, const char*);                     \
   template void multiply_values<T>(const TiledMemory<T>&, const ValueProduct<T>&, Stream,        \
                                    const char*);                                                 \
   template void multiply_keys<T>(const TiledMemory<T>&, const KeyProduct<T>&, Stream, const char*);

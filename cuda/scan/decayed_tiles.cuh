@@ -66,6 +66,11 @@ struct TiledMemory {
   SSM_HOST_DEVICE Index weight(Index place, Index h) const {
     return (place * heads + h) * kTile * kTile;
   }
+  /// Where a number of every position of a chunk of a head is, in arrays of position_sums().
+  SSM_HOST_DEVICE Index position_sum(Index place, Index h) const {
+    return (place * heads + h) * kTile;
+  }
+  SSM_HOST_DEVICE Index position_sums() const { return chunking.places * heads * kTile; }
   SSM_HOST_DEVICE Index pair(Index place, Index g) const {
     return (place * groups + g) * kTile * kTile;
   }
@@ -87,16 +92,17 @@ struct TiledMemory {
   int keys;
   int values;
   int chunks_of_sequence;
-  T* states;          // [places, H, K, V]       that enter the chunks
-  T* weights;         // [places, H, 128, 128]   fade·(q_t·k_m)
-  T* adjoints;        // [places, H, K, V]       that enter the chunks from behind
-  T* pairs;           // [places, G, 128, 128]   Σ_h fade·scale_m·(dy_t·v_m)
-  float* log_sums;    // [B, L, H]   l_begin + … + l_t
-  float* from_begin;  // [B, L, H]   e^{l_begin + … + l_t}
-  float* to_end;      // [B, L, H]   e^{l_{t+1} + … + l_{end−1}}
-  float* scale;       // [B, L, H]   of v
-  float* added;       // [B, L, H]   to_end·scale
-  float* rest;        // 16-byte aligned
+  T* states;              // [places, H, K, V]       that enter the chunks
+  T* weights;             // [places, H, 128, 128]   fade·(q_t·k_m)
+  T* products = nullptr;  // [places, G, 128, 128]   q_t·k_m, 0 where m > t; null if nobody reads it
+  T* adjoints;            // [places, H, K, V]       that enter the chunks from behind
+  T* pairs;               // [places, G, 128, 128]   Σ_h fade·scale_m·(dy_t·v_m)
+  float* log_sums;        // [B, L, H]   l_begin + … + l_t
+  float* from_begin;      // [B, L, H]   e^{l_begin + … + l_t}
+  float* to_end;          // [B, L, H]   e^{l_{t+1} + … + l_{end−1}}
+  float* scale;           // [B, L, H]   of v
+  float* added;           // [B, L, H]   to_end·scale
+  float* rest;            // 16-byte aligned
 };
 
 /// Factors of a chunk of a head. Decays: scale(b, t, h) of the value, rate(h), with
@@ -164,9 +170,7 @@ struct StateWalk {
 };
 
 /// out_r = factor_r·x_r·S + Σ_m weight(r, m)·scale_m·z_m, of turned weights
-/// Σ_m weight(m, r)·scale_m·z_m; y_r = row_scale_r·out_r + skip·skipped_r, rounded. Of every row
-/// also the products partner·out and partner·skipped, one of each tile of values. What is null is
-/// left out.
+/// Σ_m weight(m, r)·scale_m·z_m; y_r = row_scale_r·out_r + skip·skipped_r, rounded.
 template <class T>
 struct ValueProduct {
   HeadRows<const T> x;
@@ -177,12 +181,26 @@ struct ValueProduct {
   bool turned;
   bool has_state;
   HeadRows<T> y;
-  const float* row_scale;  // [B, L, H]
+  const float* row_scale;  // [B, L, H]   null for 1
   HeadRows<const T> skipped;
   Operand<const float, 1> skip;
-  HeadRows<const T> partner;
-  float* products;          // [tiles, B, L, H]
-  float* skipped_products;  // [tiles, B, L, H]
+};
+
+/// Sums over a chunk of a head, in parts of 32 positions or keys that are yet to be added, with
+/// w(t, m) = fade·(q_t·k_m)·(dy_t·v_m):
+///   rows        [4, places, H, 128]   Σ_{m<t} scale_m·w(t, m), parts of m up to that of t
+///   columns     [4, places, H, 128]   Σ_{t>m} w(t, m), parts of t from that of m on
+///   diagonal    [places, H, 128]      dy_t·v_t
+///   of_states   [parts, places, H, 128]   q_t·S·dy_t of the states that enter, parts of keys
+///   of_adjoints [parts, places, H, 128]   k_t·R·v_t of the adjoints
+struct PositionSums {
+  float* rows = nullptr;
+  float* columns = nullptr;
+  float* diagonal = nullptr;
+  float* of_states = nullptr;
+  float* of_adjoints = nullptr;
+
+  explicit operator bool() const { return rows != nullptr; }
 };
 
 /// out_r = Σ_h factor_r·S·z_r + Σ_m pair(r, m)·x_m, of turned pairs Σ_m pair(m, r)·x_m.
@@ -194,7 +212,9 @@ struct KeyProduct {
   HeadRows<const T> x;
   bool turned;
   bool has_state;
-  HeadRows<T> y;
+  HeadRows<T> y;              // null if only the sums are wanted
+  HeadRows<const T> partner;  // of the sums partner_r·S·z_r
+  float* sums;                // as PositionSums, or null
 };
 
 template <class T>
@@ -203,10 +223,10 @@ void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream strea
 /// a.weights
 template <class T>
 void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operation);
-/// a.pairs
+/// a.pairs, and the sums of pairs unless those are null; then a.products have been computed.
 template <class T>
-void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, Stream stream,
-                    const char* operation);
+void multiply_pairs(const TiledMemory<T>& a, const HeadRows<const T>& dy, const PositionSums& sums,
+                    Stream stream, const char* operation);
 template <class T>
 void multiply_values(const TiledMemory<T>& a, const ValueProduct<T>& product, Stream stream,
                      const char* operation);
@@ -252,10 +272,7 @@ struct TiledPasses {
             .y = {},
             .row_scale = nullptr,
             .skipped = {},
-            .skip = {},
-            .partner = {},
-            .products = nullptr,
-            .skipped_products = nullptr};
+            .skip = {}};
   }
   /// Of scale·v.
   ValueProduct<T> value_gradients(const HeadRows<const T>& dy, bool has_final) const {
@@ -269,17 +286,33 @@ struct TiledPasses {
             .y = {},
             .row_scale = nullptr,
             .skipped = {},
-            .skip = {},
-            .partner = {},
-            .products = nullptr,
-            .skipped_products = nullptr};
+            .skip = {}};
   }
-  void query_gradients(const HeadRows<const T>& dy, const HeadRows<T>& dq, bool has_initial) const {
-    multiply_keys(a, {dy, a.states, a.from_begin, a.k, false, has_initial || !a.chunking.whole, dq},
+  void query_gradients(const HeadRows<const T>& dy, const HeadRows<T>& dq, bool has_initial,
+                       const PositionSums& sums = {}) const {
+    multiply_keys(a,
+                  {.z = dy,
+                   .states = a.states,
+                   .factor = a.from_begin,
+                   .x = a.k,
+                   .turned = false,
+                   .has_state = has_initial || !a.chunking.whole,
+                   .y = dq,
+                   .partner = a.q,
+                   .sums = sums.of_states},
                   stream, operation);
   }
-  void key_gradients(const HeadRows<T>& dk, bool has_final) const {
-    multiply_keys(a, {a.v, a.adjoints, a.added, a.q, true, has_final || !a.chunking.whole, dk},
+  void key_gradients(const HeadRows<T>& dk, bool has_final, const PositionSums& sums = {}) const {
+    multiply_keys(a,
+                  {.z = a.v,
+                   .states = a.adjoints,
+                   .factor = a.added,
+                   .x = a.q,
+                   .turned = true,
+                   .has_state = has_final || !a.chunking.whole,
+                   .y = dk,
+                   .partner = a.k,
+                   .sums = sums.of_adjoints},
                   stream, operation);
   }
 };

@@ -58,7 +58,7 @@ void tiled_decayed_attention_backward(const ssm::DecayedAttentionBackward<T, Cud
   auto dv = passes.value_gradients(dy, has_final);
   dv.y = head_rows(g.dv);
   multiply_values(passes.a, dv, stream, passes.operation);
-  multiply_pairs(passes.a, dy, stream, passes.operation);
+  multiply_pairs(passes.a, dy, {}, stream, passes.operation);
   passes.query_gradients(dy, head_rows(g.dq), has_initial);
   passes.key_gradients(head_rows(g.dk), has_final);
 }

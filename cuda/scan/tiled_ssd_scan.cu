@@ -25,84 +25,119 @@ TiledPasses<T> tiled_ssd(const ssm::SsdScan<T, CudaSpace>& call, DeviceSegments 
   passes.a.q = head_rows(call.C);
   passes.a.k = head_rows(call.B);
   passes.a.v = head_rows(call.x);
+  if (backward) passes.a.products = reinterpret_cast<T*>(passes.a.rest);
   passes.prepare(TiledSsdDecays<T>{SsdSteps<T>(call), operand(call.A)});
   return passes;
 }
 
-/// Where the rest of the workspace begins.
+/// Where the rest of the workspace begins, behind the products of queries with keys.
 struct TiledSsdScratch {
   TiledSsdScratch(const DecayedSizes& n, float* workspace)
-      : tiles(value_tiles(static_cast<int>(n.values))),
-        rows(n.rows()),
-        final_states(workspace),
-        dy_y(final_states + n.sequences * n.state()),
-        x_dv(dy_y + tiles * rows),
-        dy_x(x_dv + tiles * rows),
-        dA(dy_x + tiles * rows),
-        dskip(dA + n.chunks.places * n.heads),
-        dbias(dskip + n.chunks.places * n.heads) {}
-  /// Of all tiles.
-  __device__ float sum(const float* products, Index row) const {
-    float total = 0;
-    for (int tile = 0; tile < tiles; ++tile) total += products[tile * rows + row];
-    return total;
+      : key_parts(static_cast<int>((n.keys + 31) / 32)) {
+    float* next = workspace + n.chunks.places * n.groups * kTile * kTile / 2;
+    const auto take = [&](Index count) {
+      float* const taken = next;
+      next += n.chunks.places * n.heads * count;
+      return taken;
+    };
+    sums.rows = take(4 * kTile);
+    sums.columns = take(4 * kTile);
+    sums.diagonal = take(kTile);
+    sums.of_states = take(key_parts * kTile);
+    sums.of_adjoints = take(key_parts * kTile);
+    dA = take(1);
+    dskip = take(1);
+    dbias = take(1);
   }
 
-  int tiles;
-  Index rows;
-  float* final_states;  // [S, H, N, P]
-  float* dy_y;          // [tiles, B, L, H]   sums over channels; y without skip
-  float* x_dv;          // [tiles, B, L, H]   dv the gradients of Δ·x
-  float* dy_x;          // [tiles, B, L, H]
-  float* dA;            // [places, H]
-  float* dskip;         // [places, H]
-  float* dbias;         // [places, H]
+  int key_parts;
+  PositionSums sums;
+  float* dA;     // [places, H]
+  float* dskip;  // [places, H]
+  float* dbias;  // [places, H]
 };
 
-/// A head of a chunk: with f_t the gradient of l_t, f_t = f_{t+1} + dy_t·y_t − v_t·dv_t,
-///   ddt = (x·dv + A·f)·slope      dA += Δ·f
-/// Behind the chunk f is the product of the adjoint and the state there.
+/// A head of a chunk. With f_t the gradient of l_t, the pairs of positions m < t ≤ r whose product
+/// is faded by l_t, and the state and the adjoint that enter the chunk, S and R:
+///   f_t = Σ_{m<t≤r} Δ_m·w(r, m) + Σ_{r≥t} C_r·S·dy_r·e^{l_begin + … + l_r}
+///       + Σ_{m<t} Δ_m·B_m·R·x_m·e^{l_{m+1} + … + l_{end−1}} + R·S·e^{l_begin + … + l_{end−1}}
+///   ddt_t = (x_t·dv_t + A·f_t)·slope      dA += Δ_t·f_t
+/// The first sum is one of all its rows from t on less its columns from t on: nothing in it is
+/// larger than what fades. dv is the gradient of Δ·x.
 template <class T>
 struct TiledSsdStepGradients {
   static constexpr int own = kTile / 32;  // neighboring positions of a lane
+  static_assert(own == 4);
 
   __device__ void operator()(Index i, Lanes lanes) const {
     const Chunk chunk = a.chunking.at(i / a.heads);
     const Index h = i % a.heads;
     const Index b = chunk.s.batch;
-    const Index first = chunk.begin + lanes.index() * own;
-    double change[own];
+    const int lane = static_cast<int>(lanes.index());
+    const int first = lane * own;
+    const int rows = static_cast<int>(chunk.end - chunk.begin);
+    const PositionSums& sums = scratch.sums;
+    const Index at = a.position_sum(chunk.place, h) + first;
+    float row_sums[own] = {};
+    float columns[own] = {};
+    float diagonal[own] = {};
+    float of_state[own] = {};
+    float of_adjoint[own] = {};
+    if (first < rows) {
+      add_parts(row_sums, sums.rows + at, 0, lane / 8 + 1);
+      add_parts(columns, sums.columns + at, lane / 8, 4);
+      add_parts(diagonal, sums.diagonal + at, 0, 1);
+      if (has_states) add_parts(of_state, sums.of_states + at, 0, scratch.key_parts);
+      if (has_adjoints) add_parts(of_adjoint, sums.of_adjoints + at, 0, scratch.key_parts);
+    }
+    const T* const products =
+        a.products + a.pair(chunk.place, h / (a.heads / a.groups)) + first * (kTile + 1);
+    float step[own];
+    double from_here[own];  // summed from a position on
+    double before[own];     // summed up to a position, which is left out
     float x_dv[own];
-    double total = 0;
+    double all_from = 0;
+    double all_before = 0;
+#pragma unroll
+    for (int r = 0; r < own; ++r) {
+      step[r] = x_dv[r] = 0;
+      before[r] = all_before;
+      if (first + r >= rows) continue;
+      const Index row = a.row(b, chunk.begin + first + r, h);
+      const float to_end = a.to_end[row] * of_adjoint[r];
+      step[r] = a.scale[row];
+      of_state[r] *= a.from_begin[row];
+      all_before += double{step[r] * to_end};
+      x_dv[r] = columns[r] + widened(products[r * (kTile + 1)]) * diagonal[r] + to_end;
+    }
 #pragma unroll
     for (int r = own - 1; r >= 0; --r) {
-      if (first + r < chunk.end) {
-        const Index row = a.row(b, first + r, h);
-        x_dv[r] = scratch.sum(scratch.x_dv, row);
-        total += double{scratch.sum(scratch.dy_y, row)} - double{a.scale[row]} * x_dv[r];
-      }
-      change[r] = total;
+      if (first + r < rows)
+        all_from += double{row_sums[r]} - double{step[r]} * columns[r] + of_state[r];
+      from_here[r] = all_from;
     }
-    double behind = total;
-    for (int step = 1; step < 32; step *= 2) {
-      const double other = __shfl_down_sync(0xffffffffu, behind, step);
-      if (lanes.index() + step < 32) behind += other;
+    double behind = all_from;
+    double ahead = all_before;
+    for (int shift = 1; shift < 32; shift *= 2) {
+      const double later = __shfl_down_sync(0xffffffffu, behind, shift);
+      const double earlier = __shfl_up_sync(0xffffffffu, ahead, shift);
+      if (lane + shift < 32) behind += later;
+      if (lane >= shift) ahead += earlier;
     }
-    behind += behind_chunk(chunk, h, lanes) - total;
+    const double others = behind - all_from + ahead - all_before + through_chunk(chunk, h, lanes);
     const float rate = A(h);
     double sum_A = 0;
     double sum_skip = 0;
     double sum_bias = 0;
 #pragma unroll
     for (int r = 0; r < own; ++r) {
-      const Index t = first + r;
-      if (t >= chunk.end) break;
-      const Index row = a.row(b, t, h);
-      const double fade = behind + change[r];
+      if (first + r >= rows) break;
+      const Index t = chunk.begin + first + r;
+      const double fade = from_here[r] + before[r] + others;
       const float gradient = static_cast<float>(x_dv[r] + rate * fade) * steps.slope(b, t, h);
       if (ddt) ddt(b, t, h) = narrowed<T>(gradient);
-      sum_A += a.scale[row] * fade;
-      sum_skip += scratch.sum(scratch.dy_x, row);
+      sum_A += step[r] * fade;
+      sum_skip += diagonal[r];
       sum_bias += gradient;
     }
     sum_A = lanes.total(sum_A);
@@ -113,28 +148,29 @@ struct TiledSsdStepGradients {
     scratch.dskip[i] = static_cast<float>(sum_skip);
     scratch.dbias[i] = static_cast<float>(sum_bias);
   }
-  /// The product of the adjoint and the state behind a chunk.
-  __device__ double behind_chunk(const Chunk& chunk, Index h, Lanes lanes) const {
-    const bool is_last = chunk.end == chunk.s.end;
-    if (!chunk.exists || (is_last && !has_final)) return 0;
+  /// Adds parts begin … end − 1.
+  __device__ void add_parts(float (&sums)[own], const float* parts, int begin, int end) const {
+    for (int part = begin; part < end; ++part) {
+      const float4 four = *reinterpret_cast<const float4*>(parts + part * a.position_sums());
+      sums[0] += four.x, sums[1] += four.y, sums[2] += four.z, sums[3] += four.w;
+    }
+  }
+  /// The product of the adjoint and the state that enter a chunk, faded over it.
+  __device__ double through_chunk(const Chunk& chunk, Index h, Lanes lanes) const {
+    if (!has_states || !has_adjoints || chunk.end == chunk.begin) return 0;
     const T* const adjoint = a.adjoints + a.state(chunk.place, h);
-    const T* const state = a.states + a.state(chunk.place + 1, h);
-    const float* const last =
-        scratch.final_states + (chunk.s.row * a.heads + h) * a.keys * a.values;
+    const T* const state = a.states + a.state(chunk.place, h);
     float sum = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (Index e = lanes.index() * 8; e < a.keys * a.values; e += Lanes::count * 8) {
       float left[8];
       float right[8];
       load_eight(adjoint + e, 8, true, left);
-      if (is_last)
-        load_eight(last + e, 8, true, right);
-      else
-        load_eight(state + e, 8, true, right);
+      load_eight(state + e, 8, true, right);
 #pragma unroll
       for (int k = 0; k < 8; ++k) sum += left[k] * right[k];
     }
-    return lanes.total(double{sum});
+    return lanes.total(double{sum}) * a.from_begin[a.row(chunk.s.batch, chunk.end - 1, h)];
   }
 
   TiledMemory<T> a;
@@ -142,7 +178,8 @@ struct TiledSsdStepGradients {
   SsdSteps<T> steps;
   Operand<const float, 1> A;
   Operand<T, 3> ddt;
-  bool has_final;  // the final state has a gradient
+  bool has_states;  // enter chunks
+  bool has_adjoints;
 };
 
 /// Adds [places, H] of sums to a parameter's gradient.
@@ -183,36 +220,31 @@ void tiled_ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g, Device
   const TiledSsdScratch scratch(sizes, a.rest);
   const bool has_initial = static_cast<bool>(call.initial_state);
   const bool has_final = static_cast<bool>(g.dfinal_state);
+  const bool wants_sums = g.ddt || g.dA || g.dskip || g.ddt_bias;
+  const PositionSums sums = wants_sums ? scratch.sums : PositionSums{};
   const auto dy = head_rows(g.dy);
-  Operand<float, 4> final_state;
-  if (has_final)
-    final_state = {scratch.final_states,
-                   {sizes.state(), sizes.keys * sizes.values, sizes.values, Index{1}}};
-  passes.states(keys_first(operand(call.initial_state)), final_state);
+  passes.states(keys_first(operand(call.initial_state)), {});
   passes.adjoints(dy, keys_first(operand(g.dfinal_state)), keys_first(operand(g.dinitial_state)));
-  auto dvalues = passes.value_gradients(dy, has_final);
-  if (g.dx) dvalues.y = head_rows(g.dx);
-  dvalues.row_scale = a.scale;
-  dvalues.skipped = dy;
-  dvalues.skip = operand(call.skip);
-  dvalues.partner = a.v;
-  dvalues.products = scratch.x_dv;
-  dvalues.skipped_products = scratch.dy_x;
-  multiply_values(a, dvalues, stream, passes.operation);
-  auto outputs = passes.outputs(has_initial);
-  outputs.partner = dy;
-  outputs.products = scratch.dy_y;
-  multiply_values(a, outputs, stream, passes.operation);
-  for_each_row(sizes.chunks.places * a.heads, stream, passes.operation,
-               TiledSsdStepGradients<T>{a, scratch, SsdSteps<T>(call), operand(call.A),
-                                        operand(g.ddt), has_final});
+  if (g.dx) {
+    auto dvalues = passes.value_gradients(dy, has_final);
+    dvalues.y = head_rows(g.dx);
+    dvalues.row_scale = a.scale;
+    dvalues.skipped = dy;
+    dvalues.skip = operand(call.skip);
+    multiply_values(a, dvalues, stream, passes.operation);
+  }
+  if (!wants_sums && !g.dB && !g.dC) return;
+  multiply_pairs(a, dy, sums, stream, passes.operation);
+  if (wants_sums || g.dC) passes.query_gradients(dy, head_rows(g.dC), has_initial, sums);
+  if (wants_sums || g.dB) passes.key_gradients(head_rows(g.dB), has_final, sums);
+  if (!wants_sums) return;
+  for_each_row(
+      sizes.chunks.places * a.heads, stream, passes.operation,
+      TiledSsdStepGradients<T>{a, scratch, SsdSteps<T>(call), operand(call.A), operand(g.ddt),
+                               has_initial || !a.chunking.whole, has_final || !a.chunking.whole});
   add_tiled_parameter(passes, scratch.dA, g.dA);
   add_tiled_parameter(passes, scratch.dskip, g.dskip);
   add_tiled_parameter(passes, scratch.dbias, g.ddt_bias);
-  if (!g.dB && !g.dC) return;
-  multiply_pairs(a, dy, stream, passes.operation);
-  if (g.dC) passes.query_gradients(dy, head_rows(g.dC), has_initial);
-  if (g.dB) passes.key_gradients(head_rows(g.dB), has_final);
 }
 
 #define SSM_INSTANTIATE(T)                                                                         \

@@ -27,6 +27,8 @@ SSM_CUDA_API void ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g,
 /// The same on tensor cores, by chunks of at most 128 positions. T: BFloat16, Float16; sums,
 /// factors and the state that a block walks along with are floats. What is multiplied is rounded to
 /// T: the states that enter chunks, and the faded products of C with B.
+/// The gradient of a decay is the sum of what fades by it, pair by pair of positions in float, so
+/// that nothing larger cancels.
 /// x B C y dy dx dB dC   has_tiled_rows
 /// workspace   tiled_forward_scratch() of ssd_sizes(a), backward tiled_ssd_backward_scratch(sizes)
 ///             floats
@@ -58,18 +60,19 @@ constexpr Index ssd_backward_scratch(const DecayedSizes& n) {
   return n.backward_scratch() + n.rows() * (2 * n.values + 3) + n.sequences * n.state() +
          3 * n.chunks.places * n.heads;
 }
-/// Beside the passes' own and a gap of at most three numbers: the same without outputs and
-/// gradients, the products by tiles of at most 128 channels.
+/// Beside the passes' own and a gap of at most three numbers: [places, G, 128, 128] products of C
+/// with B in the half type, [9 + 2·parts, places, H, 128] sums over positions and parts of 32
+/// states, [3, places, H] gradients of parameters.
 constexpr Index tiled_ssd_backward_scratch(const DecayedSizes& n) {
-  return n.tiled_backward_scratch() + 3 + n.rows() * 3 * ((n.values + 127) / 128) +
-         n.sequences * n.state() + 3 * n.chunks.places * n.heads;
+  const Index sums = (9 + 2 * ((n.keys + 31) / 32)) * kDecayedTile + 3;
+  return n.tiled_backward_scratch() + 3 +
+         n.chunks.places * (n.groups * kDecayedTile * kDecayedTile / 2 + n.heads * sums);
 }
 
 namespace primitive {
 
 /// Of half types on tensor cores where Choice has them and operands are aligned, else in float, on
-/// copies. Gradients of steps and decays are small differences of large sums where a state fades
-/// fast, which products rounded to T do not give: they are taken in float.
+/// copies.
 template <class Choice = Automatic>
 struct BasicSsdScan {
   template <class Ctx, DeviceScalar T>
@@ -111,8 +114,7 @@ struct BasicSsdScan {
     const DecayedSizes sizes = ssd_sizes(g.forward);
     const bool has_rows = has_tiled_operands(g.forward) && has_tiled_rows(g.dy) &&
                           has_tiled_rows(g.dx) && has_tiled_rows(g.dB) && has_tiled_rows(g.dC);
-    const bool wants_decays = g.ddt || g.dA || g.ddt_bias;
-    if (!has_rows || wants_decays || !has_tiles(sizes))
+    if (!has_rows || !has_tiles(sizes))
       return ssm::detail::run_wide_gradient<ssm::SsdScan>(
           ctx, g, [&](const auto& wide) { ssd_scan_backward(ctx, wide); });
     queue(ctx, [&](Stream stream) {
