@@ -6,7 +6,9 @@ namespace ssm::cuda {
 namespace device {
 namespace {
 
-constexpr int kRows = 32;  // positions that are in shared memory at a time
+/// Positions that are in shared memory at a time.
+template <int S>
+inline constexpr int kRows = S <= 8 ? 32 : 16;
 
 /// 2^x on the pipes of multiplications, for the share of exponentials that special-function
 /// units would be late with; right to 4e-6, and to the last bits near x = 0.
@@ -34,11 +36,12 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
   constexpr bool outputs = Purpose == WalkFor::outputs;
   constexpr bool backwards = Purpose == WalkFor::adjoints;
   constexpr bool gated = outputs || backwards;
-  constexpr int rounds = kRows / 8;
+  constexpr int rows = kRows<S>;
+  constexpr int rounds = rows / 8;
   // Of two tiles: some warps are a tile ahead.
-  __shared__ float2 steps_of[2][kRows][kWalkChannels];  // Δ, and what B is multiplied by
-  __shared__ float2 ends_of[2][outputs ? kRows : 1][kWalkChannels];  // skip·u, silu(gate)
-  __shared__ float4 Bs_of[2][kRows][S], Cs_of[2][outputs ? kRows : 1][S];
+  __shared__ float2 steps_of[2][rows][kWalkChannels];  // Δ, and what B is multiplied by
+  __shared__ float2 ends_of[2][outputs ? rows : 1][kWalkChannels];  // skip·u, silu(gate)
+  __shared__ float4 Bs_of[2][rows][S], Cs_of[2][outputs ? rows : 1][S];
   const auto& a = walk.a;
   const WalkThread me;
   const Index group = blockIdx.x % groups;
@@ -100,12 +103,12 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
 
   T* const y = outputs && exists ? &walk.y(b, Index{0}, d) : nullptr;
   const Index y_row = walk.y.strides[1];
-  const Index tiles = (chunk.end - chunk.begin + kRows - 1) / kRows;
+  const Index tiles = (chunk.end - chunk.begin + rows - 1) / rows;
   const auto begin_of = [&](Index i) {
-    return chunk.begin + (backwards ? tiles - 1 - i : i) * kRows;
+    return chunk.begin + (backwards ? tiles - 1 - i : i) * rows;
   };
   const auto count_of = [&](Index t0) {
-    return static_cast<int>(chunk.end - t0 < kRows ? chunk.end - t0 : kRows);
+    return static_cast<int>(chunk.end - t0 < rows ? chunk.end - t0 : rows);
   };
   if (tiles > 0) load(begin_of(0), count_of(begin_of(0)));
   for (Index i = 0; i < tiles; ++i) {
@@ -136,8 +139,10 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
         if (pair_d + 1 < a.channels) walk.dt_used(b, t0 + t, pair_d + 1) = narrowed<T>(dt1);
       }
     }
-    write_states(&Bs[states_row][states_first / 4], B);
-    if constexpr (outputs) write_states(&Cs[states_row][states_first / 4], C);
+    if (states_row < rows) {
+      write_states(&Bs[states_row][states_first / 4], B);
+      if constexpr (outputs) write_states(&Cs[states_row][states_first / 4], C);
+    }
     __syncthreads();
     if (i + 1 < tiles) load(begin_of(i + 1), count_of(begin_of(i + 1)));
     if constexpr (backwards) {
@@ -158,7 +163,7 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
           if (t % tile == 0)
             store_floats(reinterpret_cast<float4*>(kept_place<float, S>(
                              walk.kept, a.chunking.length, chunk.place,
-                             i * (kRows / tile) + t / tile, groups, group, me.id)),
+                             i * (rows / tile) + t / tile, groups, group, me.id)),
                          state);
         }
         float sums[4];
@@ -226,8 +231,10 @@ void walk_selective_scan(const SelectiveWalk<T>& walk, WalkFor purpose, Stream s
                          const char* operation) {
   if (walk.a.states <= 16)
     launch_walk<T, 4>(walk, purpose, stream, operation);
-  else
+  else if (walk.a.states <= 32)
     launch_walk<T, 8>(walk, purpose, stream, operation);
+  else
+    launch_walk<T, 16>(walk, purpose, stream, operation);
 }
 
 #define SSM_INSTANTIATE(T) \

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <type_traits>
+
 #include "scan/selective_walk.cuh"
 #include "scan/selective_walk_tile.cuh"
 
@@ -12,17 +14,15 @@ namespace {
 template <class T>
 class ChannelSums {
  public:
-  __device__ explicit ChannelSums(int lane) : lane_(lane) {}
-
   /// Adds up the eight numbers of set 0 or 1.
-  __device__ void take(int set, const float (&values)[8]) {
+  __device__ void take(int set, int lane, const float (&values)[8]) {
     if constexpr (sizeof(T) == 4) {
       float rest[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) rest[i] = values[i];
 #pragma unroll
       for (int half = 4, bit = 1; half > 0; half /= 2, bit *= 2) {
-        const bool upper = (lane_ & bit) != 0;
+        const bool upper = (lane & bit) != 0;
 #pragma unroll
         for (int i = 0; i < half; ++i) {
           const float given = upper ? rest[i] : rest[i + half];
@@ -36,34 +36,34 @@ class ChannelSums {
       for (int i = 0; i < 2; ++i) {
         const int column = 4 * set + 2 * i;
         multiply(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3],
-                 one_in(column), one_in(column + 1));
+                 one_in(column, lane), one_in(column + 1, lane));
       }
     }
   }
   /// Calls write(set, number, quarter, sum) for what this lane has; each is in one lane.
   template <class F>
-  __device__ void write(F write) {
+  __device__ void write(int lane, F write) const {
     if constexpr (sizeof(T) == 4) {
-      const int number = (lane_ & 1) * 4 + (lane_ & 2) + (lane_ & 4) / 4;
+      const int number = (lane & 1) * 4 + (lane & 2) + (lane & 4) / 4;
 #pragma unroll
-      for (int set = 0; set < 2; ++set) write(set, number, lane_ / 8, sums_[set]);
+      for (int set = 0; set < 2; ++set) write(set, number, lane / 8, sums_[set]);
     } else {
       // Column 4·set + 2·i + r holds numbers 4·i + 2·r of rows 0 … 7, 4·i + 2·r + 1 below.
-      const bool lower = (lane_ & 4) != 0;
+      const bool lower = (lane & 4) != 0;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float given = lower ? sums_[r] : sums_[2 + r];
         const float kept = lower ? sums_[2 + r] : sums_[r];
         const float total = kept + __shfl_xor_sync(0xffffffffu, given, 4);
-        write(lane_ % 4 / 2, lane_ % 2 * 4 + 2 * r + (lower ? 1 : 0), lane_ / 8, total);
+        write(lane % 4 / 2, lane % 2 * 4 + 2 * r + (lower ? 1 : 0), lane / 8, total);
       }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums_[i] = 0;
     }
   }
 
  private:
-  __device__ unsigned one_in(int column) const { return lane_ / 4 == column ? 0x3f800000u : 0u; }
+  __device__ static unsigned one_in(int column, int lane) {
+    return lane / 4 == column ? 0x3f800000u : 0u;
+  }
   __device__ static unsigned narrow(float value) {
     if constexpr (std::is_same_v<T, Float16>) {
       unsigned rounded;
@@ -79,7 +79,6 @@ class ChannelSums {
         : "r"(narrow(a0)), "r"(narrow(a1)), "r"(narrow(a2)), "r"(narrow(a3)), "r"(b0), "r"(b1));
   }
 
-  int lane_;
   float sums_[4] = {};
 };
 
@@ -87,7 +86,8 @@ class ChannelSums {
 template <int S>
 struct WalkBackShared {
   static constexpr int tile = static_cast<int>(walk_tile(4 * S));
-  static constexpr int runs = tile * S / 32;
+  static constexpr int run = S <= 8 ? 32 / S : 4;  // positions whose states are in registers
+  static constexpr int runs = tile / run;
   static constexpr int sums = 8 * S;  // of a position: gradients of B, then of C
   static constexpr int warps = kWalkThreads / 32;
 
@@ -104,11 +104,11 @@ struct WalkBackShared {
 /// last, states and decays are computed again and held in registers for the way back. Formulas as
 /// SelectiveGradientRow.
 template <class T, int S>
-__global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
+__global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_back(
     const __grid_constant__ SelectiveWalkBack<T> walk, WholeReads whole) {
   constexpr int tile = static_cast<int>(walk_tile(4 * S));
-  constexpr int run = 32 / S;  // positions whose states are in registers
-  constexpr int sums = WalkBackShared<S>::sums, warps = WalkBackShared<S>::warps;
+  constexpr int run = WalkBackShared<S>::run, sums = WalkBackShared<S>::sums,
+                warps = WalkBackShared<S>::warps;
   extern __shared__ float4 dynamic_shared[];
   auto& [steps, gains, ends, Bs, Cs, run_states, shared] =
       *reinterpret_cast<WalkBackShared<S>*>(dynamic_shared);
@@ -121,7 +121,6 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
   const Index first = me.quarter * S;
   const bool exists = d < a.channels;
 
-  ChannelSums<T> channels(me.lane);
   float rate[S], adjoint[S], dA[S], dskip = 0, dbias = 0;
 #pragma unroll
   for (int j = 0; j < S; ++j) {
@@ -178,16 +177,17 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
     write_states(&Bs[states_row][states_first / 4], B);
     write_states(&Cs[states_row][states_first / 4], C);
   };
-  const auto put = [&](const Operand<T, 3>& to, Index offset, Index t, float value) {
-    if (!to) return;
-    T& element = to.data[offset + t * to.strides[1]];
-    element = narrowed<T>(walk.accumulate ? widened(element) + value : value);
+  // A thread finishes every fourth position, from the last run's on.
+  const Index length = chunk.end - chunk.begin;
+  const Index last = (length > 0 ? (length - 1) / run * run : 0) + run - 4 + me.quarter;
+  const auto start_in = [&](const Operand<T, 3>& x) {
+    return x.data + b * x.strides[0] + (chunk.begin + last) * x.strides[1] + d * x.strides[2];
   };
-  const auto offset_in = [&](const Operand<T, 3>& x) {
-    return b * x.strides[0] + d * x.strides[2];
-  };
-  const Index du_offset = offset_in(walk.du), ddt_offset = offset_in(walk.ddt),
-              dgate_offset = offset_in(walk.dgate);
+  T* du = start_in(walk.du);
+  T* ddt = start_in(walk.ddt);
+  T* dgate = start_in(walk.dgate);
+  const bool has_du = static_cast<bool>(walk.du), has_ddt = static_cast<bool>(walk.ddt),
+             has_dgate = static_cast<bool>(walk.dgate);
   const auto finish = [&](Index t, int at, float output, float dinput, float decayed) {
     const float dt = steps[at][me.channel].x;
     const float2 gain = gains[at][me.channel], end = ends[at][me.channel];
@@ -196,9 +196,17 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
     dstep *= end.x;
     dskip = fmaf(gain.x, gain.y, dskip);
     dbias += dstep;
-    put(walk.du, du_offset, t, fmaf(dinput, dt, skip * gain.x));
-    put(walk.ddt, ddt_offset, t, dstep);
-    put(walk.dgate, dgate_offset, t, end.y * fmaf(skip, gain.y, output));
+    float to_u = fmaf(dinput, dt, skip * gain.x);
+    float to_dt = dstep;
+    float to_gate = end.y * fmaf(skip, gain.y, output);
+    if (walk.accumulate) {
+      if (has_du) to_u += widened(*du);
+      if (has_ddt) to_dt += widened(*ddt);
+      if (has_dgate) to_gate += widened(*dgate);
+    }
+    if (has_du) *du = narrowed<T>(to_u);
+    if (has_ddt) *ddt = narrowed<T>(to_dt);
+    if (has_dgate) *dgate = narrowed<T>(to_gate);
   };
 
   // A thread sums the same of B or C at all its positions.
@@ -207,7 +215,6 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
                               b * a.chunking.packing.length) *
                                  a.states +
                              me.id % (4 * S);
-  const Index length = chunk.end - chunk.begin;
   for (Index i = (length + tile - 1) / tile - 1; i >= 0; --i) {
     const Index t0 = chunk.begin + i * tile;
     const int count = static_cast<int>(chunk.end - t0 < tile ? chunk.end - t0 : tile);
@@ -255,6 +262,16 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
 #pragma unroll
       for (int q = run / 4 - 1; q >= 0; --q) {
         float output[4], dinput[4], decayed_sum[4];
+        // Parts of four states, position after position; of two parts together.
+        constexpr int parts = S / 4;
+        ChannelSums<T> channels[2 * parts];
+        const auto write_sums = [&](int i) {
+          channels[i].write(me.lane, [&](int of, int number, int quarter, float sum) {
+            const int which = 2 * i + of;
+            const int n = quarter * S + which % parts * 4 + number % 4;
+            shared[r * run + 4 * q + which / parts][me.warp][number / 4 * 4 * S + n] = sum;
+          });
+        };
 #pragma unroll
         for (int k = 4 * q + 3; k >= 4 * q; --k) {
           const float2 step = steps[r * run + k][me.channel];
@@ -269,40 +286,40 @@ __global__ __launch_bounds__(kWalkThreads, 3) void selective_walk_back(
 #pragma unroll
           for (int j = 0; j < S; ++j) {
             const float lambda = fmaf(C[j], gain, adjoint[j]);
-            const float decayed =
-                decays[k][j] * (k > 0 ? states[k > 0 ? k - 1 : 0][j] : entering[j]);
-            const float along = lambda * decayed;
+            adjoint[j] = lambda * decays[k][j];
+            const float along = adjoint[j] * (k > 0 ? states[k > 0 ? k - 1 : 0][j] : entering[j]);
             values[j] = lambda * step.y;
             values[S + j] = gain * states[k][j];
             out = fmaf(C[j], states[k][j], out);
             din = fmaf(lambda, B[j], din);
             dec = fmaf(rate[j], along, dec);
             dA[j] = fmaf(along, step.x, dA[j]);
-            adjoint[j] = lambda * decays[k][j];
           }
 #pragma unroll
-          for (int part = 0; part < S / 4; ++part) {
+          for (int part = 0; part < parts; ++part) {
             float eight[8];
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
               eight[j] = values[4 * part + j];
               eight[4 + j] = values[S + 4 * part + j];
             }
-            // Of two positions together, or of two parts of one.
-            const int set = S == 4 ? k % 2 : part;
-            channels.take(set, eight);
-            if (set != (S == 4 ? 0 : 1)) continue;
-            channels.write([&](int of, int number, int quarter, float sum) {
-              const int n = quarter * S + (S == 4 ? 0 : 4 * of) + number % 4;
-              shared[r * run + (S == 4 ? k + of : k)][me.warp][number / 4 * 4 * S + n] = sum;
-            });
+            const int at = k % 4 * parts + part;
+            channels[at / 2].take(at % 2, me.lane, eight);
+            if (S > 4 && at % 2 == 1) write_sums(at / 2);  // sooner, for want of registers
           }
         }
         const int at = r * run + 4 * q + me.quarter;
         const float out = sum_of_quarters(output, me.quarter);
         const float din = sum_of_quarters(dinput, me.quarter);
         const float dec = sum_of_quarters(decayed_sum, me.quarter);
+        if constexpr (S == 4) {
+          write_sums(1);
+          write_sums(0);
+        }
         if (exists && at < count) finish(t0 + at, at, out, din, dec);
+        du -= 4 * walk.du.strides[1];
+        ddt -= 4 * walk.ddt.strides[1];
+        dgate -= 4 * walk.dgate.strides[1];
       }
     }
     __syncthreads();
@@ -344,12 +361,18 @@ void walk_selective_scan_back(const SelectiveWalkBack<T>& walk, Stream stream,
   const auto& a = walk.a;
   const Index blocks = a.chunking.places * walk.groups;
   if (blocks == 0) return;
-  WholeReads whole = a.states <= 16 ? whole_reads<4>(a) : whole_reads<8>(a);
-  whole.channels = whole.channels && has_raw_numbers<2>(walk.dy, a.channels);
-  const auto kernel = a.states <= 16 ? selective_walk_back<T, 4> : selective_walk_back<T, 8>;
-  const std::size_t shared = a.states <= 16 ? sizeof(WalkBackShared<4>) : sizeof(WalkBackShared<8>);
-  launch(kernel, dim3(static_cast<unsigned>(blocks)), kWalkThreads, shared, stream, operation, walk,
-         whole);
+  const auto walk_by = [&]<int S>(std::integral_constant<int, S>) {
+    WholeReads whole = whole_reads<S>(a);
+    whole.channels = whole.channels && has_raw_numbers<2>(walk.dy, a.channels);
+    launch(selective_walk_back<T, S>, dim3(static_cast<unsigned>(blocks)), kWalkThreads,
+           sizeof(WalkBackShared<S>), stream, operation, walk, whole);
+  };
+  if (a.states <= 16)
+    walk_by(std::integral_constant<int, 4>());
+  else if (a.states <= 32)
+    walk_by(std::integral_constant<int, 8>());
+  else
+    walk_by(std::integral_constant<int, 16>());
 }
 
 #define SSM_INSTANTIATE(T) \

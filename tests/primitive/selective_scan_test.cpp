@@ -261,7 +261,7 @@ TEST_CASE_TEMPLATE("large steps neither overflow nor hide what is not a number",
 
 TEST_CASE_TEMPLATE("walks of every width, with tiles and chunks that are full and that are not", T,
                    float, BFloat16, Float16) {
-  for (const Index states : {1, 15, 16, 17, 32, 33})
+  for (const Index states : {1, 15, 16, 17, 32, 33, 64, 65})
     for (const Index channels : {31, 32, 33, 66})
       for (const Index length : {1, 33, 130})
         equals_reference<Run<T>>({.batch = 2,

@@ -22,11 +22,11 @@ template <class T>
 SSM_CUDA_API void selective_scan(const ssm::SelectiveScan<T, CudaSpace>& a, DeviceSegments segments,
                                  SequenceChunks chunks, Wide<T>* workspace, Stream stream);
 /// A walk along the chunks keeps the states that enter every tile of 32 positions (16 of more than
-/// 16 states), a walk back computes those within a tile again: under three exponentials a state and
-/// position. Else a warp takes 32 channels of a chunk, and one group of them after the other;
-/// states are computed again from those that enter the chunks, with four or five exponentials.
-/// Chunks of adjoints are joined like those of states. Sums over channels are of a block's or
-/// warp's channels in one order, then of the blocks' or warps'.
+/// 16 states, 8 of more than 32), a walk back computes those within a tile again: under three
+/// exponentials a state and position. Else a warp takes 32 channels of a chunk, and one group of
+/// them after the other; states are computed again from those that enter the chunks, with four or
+/// five exponentials. Chunks of adjoints are joined like those of states. Sums over channels are of
+/// a block's or warp's channels in one order, then of the blocks' or warps'.
 /// chunks      selective_scan_chunks(g.forward, true)
 /// workspace   selective_scan_backward_scratch(g.forward, chunks) numbers
 template <class T>
@@ -39,15 +39,17 @@ SSM_CUDA_API bool has_selective_walk();
 
 /// Channels of a block that walks, and the most states that it can take.
 inline constexpr Index kWalkChannels = 32;
-inline constexpr Index kWalkStates = 32;
+inline constexpr Index kWalkStates = 64;
 
 template <class T, class Space>
 bool walks(const ssm::SelectiveScan<T, Space>& a) {
   return !std::is_same_v<T, double> && a.A.extent(1) <= kWalkStates && has_selective_walk();
 }
 /// States of a channel that a block computes, zeros among them, and positions of a tile of a walk.
-constexpr Index walk_states(Index states) { return states <= 16 ? 16 : kWalkStates; }
-constexpr Index walk_tile(Index states) { return states <= 16 ? 32 : 16; }
+constexpr Index walk_states(Index states) {
+  return states <= 16 ? 16 : states <= 32 ? 32 : kWalkStates;
+}
+constexpr Index walk_tile(Index states) { return states <= 16 ? 32 : states <= 32 ? 16 : 8; }
 
 /// States that a thread holds at once in the forward pass.
 inline constexpr int kSelectiveStates = 16;
