@@ -181,17 +181,6 @@ struct SsdStepGradients {
   bool has_final;  // the final state has a gradient
 };
 
-/// Adds [places, H] of sums to a parameter's gradient.
-template <class T>
-void add_ssd_parameter(const DecayedPasses<T>& passes, T* partial,
-                       const View<T, 1, CudaSpace>& to) {
-  if (!to) return;
-  const auto element = operand(to);
-  sum_over_places(
-      passes.a.chunking.places, passes.a.heads, partial, passes.stream, passes.operation,
-      [=] SSM_DEVICE(Index h, double sum) { element(h) = static_cast<T>(element(h) + sum); });
-}
-
 }  // namespace
 }  // namespace device
 
@@ -242,9 +231,9 @@ void ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g, DeviceSegmen
   for_each_row(sizes.chunks.places * a.heads, stream, passes.operation,
                SsdStepGradients<T>{a, scratch, SsdSteps<T>(call), operand(call.A), operand(g.ddt),
                                    has_final});
-  add_ssd_parameter(passes, scratch.dA, g.dA);
-  add_ssd_parameter(passes, scratch.dskip, g.dskip);
-  add_ssd_parameter(passes, scratch.dbias, g.ddt_bias);
+  add_head_sums(passes, scratch.dA, g.dA);
+  add_head_sums(passes, scratch.dskip, g.dskip);
+  add_head_sums(passes, scratch.dbias, g.ddt_bias);
   if (!g.dB && !g.dC) return;
   passes.pairs(dy);
   if (g.dC) passes.key_gradients(dy, operand(g.dC), has_initial, false);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernel/activation_functions.cuh"
+#include "kernel/chunks.cuh"
 #include "kernel/half_numbers.cuh"
 #include "kernel/packing.cuh"
 #include "ssm/op/ssd_scan.hpp"
@@ -52,6 +53,17 @@ template <class T>
 Operand<T, 4> keys_first(Operand<T, 4> state) {
   std::swap(state.strides[2], state.strides[3]);
   return state;
+}
+
+/// Adds what every place of a pass sums, [places, H], to a parameter's gradient.
+/// partial   overwritten
+template <class Passes, class W>
+void add_head_sums(const Passes& passes, W* partial, const View<W, 1, CudaSpace>& to) {
+  if (!to) return;
+  const auto element = operand(to);
+  sum_over_places(
+      passes.a.chunking.places, passes.a.heads, partial, passes.stream, passes.operation,
+      [=] SSM_DEVICE(Index h, double sum) { element(h) = static_cast<W>(element(h) + sum); });
 }
 
 }  // namespace ssm::cuda::device

@@ -182,17 +182,6 @@ struct TiledSsdStepGradients {
   bool has_adjoints;
 };
 
-/// Adds [places, H] of sums to a parameter's gradient.
-template <class T>
-void add_tiled_parameter(const TiledPasses<T>& passes, float* partial,
-                         const View<float, 1, CudaSpace>& to) {
-  if (!to) return;
-  const auto element = operand(to);
-  sum_over_places(
-      passes.a.chunking.places, passes.a.heads, partial, passes.stream, passes.operation,
-      [=] SSM_DEVICE(Index h, double sum) { element(h) = static_cast<float>(element(h) + sum); });
-}
-
 }  // namespace
 }  // namespace device
 
@@ -242,9 +231,9 @@ void tiled_ssd_scan_backward(const ssm::SsdScanBackward<T, CudaSpace>& g, Device
       sizes.chunks.places * a.heads, stream, passes.operation,
       TiledSsdStepGradients<T>{a, scratch, SsdSteps<T>(call), operand(call.A), operand(g.ddt),
                                has_initial || !a.chunking.whole, has_final || !a.chunking.whole});
-  add_tiled_parameter(passes, scratch.dA, g.dA);
-  add_tiled_parameter(passes, scratch.dskip, g.dskip);
-  add_tiled_parameter(passes, scratch.dbias, g.ddt_bias);
+  add_head_sums(passes, scratch.dA, g.dA);
+  add_head_sums(passes, scratch.dskip, g.dskip);
+  add_head_sums(passes, scratch.dbias, g.ddt_bias);
 }
 
 #define SSM_INSTANTIATE(T)                                                                         \
