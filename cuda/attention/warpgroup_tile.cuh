@@ -12,6 +12,40 @@ namespace ssm::cuda::device {
 
 #define SSM_ROW(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define SSM_ROWS(c, n) SSM_ROW(c, n), SSM_ROW(c, n + 1), SSM_ROW(c, n + 2), SSM_ROW(c, n + 3)
+#define SSM_SUMS_4(c) SSM_ROWS(c, 0)
+#define SSM_SUMS_8(c) SSM_ROWS(c, 0), SSM_ROWS(c, 4)
+#define SSM_SUMS_16(c) SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8), SSM_ROWS(c, 12)
+#define SSM_NAMES_4          \
+  "%0,%1,%2,%3,%4,%5,%6,%7," \
+  "%8,%9,%10,%11,%12,%13,%14,%15"
+#define SSM_NAMES_8                  \
+  "%0,%1,%2,%3,%4,%5,%6,%7,"         \
+  "%8,%9,%10,%11,%12,%13,%14,%15,"   \
+  "%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31"
+#define SSM_NAMES_16                 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,"         \
+  "%8,%9,%10,%11,%12,%13,%14,%15,"   \
+  "%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31," \
+  "%32,%33,%34,%35,%36,%37,%38,%39," \
+  "%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55," \
+  "%56,%57,%58,%59,%60,%61,%62,%63"
+/// c += a · b of 8·N columns or, unless `adds`, c = a · b. Behind the sums are b, adds, and the
+/// operands of a, which `left` names.
+#define SSM_MULTIPLY(N, columns, type, b_name, adds_name, left, order, ...)         \
+  asm volatile("{.reg .pred p; setp.ne.b32 p," adds_name                            \
+               ",0; "                                                               \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type \
+               " {" SSM_NAMES_##N "}," left "," b_name ",p,1,1," order ";}"         \
+               : SSM_SUMS_##N(c)                                                    \
+               : "l"(b), "r"(adds ? 1 : 0), __VA_ARGS__)
+#define SSM_MULTIPLY_SHARED(N, columns, type, b_name, adds_name, a_name) \
+  SSM_MULTIPLY(N, columns, type, b_name, adds_name, a_name, "0,0", "l"(a))
+#define SSM_MULTIPLY_REGISTERS(N, columns, type, b_name, adds_name, left)                       \
+  SSM_MULTIPLY(N, columns, type, b_name, adds_name, left, "1", "r"(a[0]), "r"(a[1]), "r"(a[2]), \
+               "r"(a[3]))
 
 /// c += a · b or, unless `adds`, c = a · b; a [64, 16] and b [16, 8·N] in shared memory, both with
 /// rows of the inner axis contiguous.
@@ -21,82 +55,12 @@ __device__ void multiply_shared(float (&c)[N][4], unsigned long long a, unsigned
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
   static_assert(N == 4 || N == 8 || N == 16);
   constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
-  if constexpr (N == 4 && is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%18,0; "
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15"
-        "},%16,%17,p,1,1,0,0;}"
-        : SSM_ROWS(c, 0)
-        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
-  }
-  if constexpr (N == 4 && !is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%18,0; "
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15"
-        "},%16,%17,p,1,1,0,0;}"
-        : SSM_ROWS(c, 0)
-        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
-  }
-  if constexpr (N == 8 && is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%34,0; "
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31"
-        "},%32,%33,p,1,1,0,0;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4)
-        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
-  }
-  if constexpr (N == 8 && !is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%34,0; "
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31"
-        "},%32,%33,p,1,1,0,0;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4)
-        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
-  }
-  if constexpr (N == 16 && is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%66,0; "
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,"
-        "%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,"
-        "%56,%57,%58,%59,%60,%61,%62,%63"
-        "},%64,%65,p,1,1,0,0;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8), SSM_ROWS(c, 12)
-        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
-  }
-  if constexpr (N == 16 && !is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%66,0; "
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,"
-        "%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,"
-        "%56,%57,%58,%59,%60,%61,%62,%63"
-        "},%64,%65,p,1,1,0,0;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8), SSM_ROWS(c, 12)
-        : "l"(a), "l"(b), "r"(adds ? 1 : 0));
-  }
+  if constexpr (N == 4 && is_bf16) SSM_MULTIPLY_SHARED(4, "32", "bf16", "%16", "%17", "%18");
+  if constexpr (N == 4 && !is_bf16) SSM_MULTIPLY_SHARED(4, "32", "f16", "%16", "%17", "%18");
+  if constexpr (N == 8 && is_bf16) SSM_MULTIPLY_SHARED(8, "64", "bf16", "%32", "%33", "%34");
+  if constexpr (N == 8 && !is_bf16) SSM_MULTIPLY_SHARED(8, "64", "f16", "%32", "%33", "%34");
+  if constexpr (N == 16 && is_bf16) SSM_MULTIPLY_SHARED(16, "128", "bf16", "%64", "%65", "%66");
+  if constexpr (N == 16 && !is_bf16) SSM_MULTIPLY_SHARED(16, "128", "f16", "%64", "%65", "%66");
 #endif
 }
 
@@ -106,64 +70,26 @@ __device__ void multiply_shared(float (&c)[N][4], const unsigned (&a)[4], unsign
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
   static_assert(N == 8 || N == 16);
   constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
-  if constexpr (N == 8 && is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%37,0; "
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31"
-        "},{%32,%33,%34,%35},%36,p,1,1,1;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1));
-  }
-  if constexpr (N == 8 && !is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%37,0; "
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31"
-        "},{%32,%33,%34,%35},%36,p,1,1,1;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1));
-  }
-  if constexpr (N == 16 && is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%69,0; "
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,"
-        "%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,"
-        "%56,%57,%58,%59,%60,%61,%62,%63"
-        "},{%64,%65,%66,%67},%68,p,1,1,1;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8), SSM_ROWS(c, 12)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1));
-  }
-  if constexpr (N == 16 && !is_bf16) {
-    asm volatile(
-        "{.reg .pred p; setp.ne.b32 p,%69,0; "
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,"
-        "%8,%9,%10,%11,%12,%13,%14,%15,"
-        "%16,%17,%18,%19,%20,%21,%22,%23,"
-        "%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,"
-        "%40,%41,%42,%43,%44,%45,%46,%47,"
-        "%48,%49,%50,%51,%52,%53,%54,%55,"
-        "%56,%57,%58,%59,%60,%61,%62,%63"
-        "},{%64,%65,%66,%67},%68,p,1,1,1;}"
-        : SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8), SSM_ROWS(c, 12)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(1));
-  }
+  constexpr bool adds = true;
+  if constexpr (N == 8 && is_bf16)
+    SSM_MULTIPLY_REGISTERS(8, "64", "bf16", "%32", "%33", "{%34,%35,%36,%37}");
+  if constexpr (N == 8 && !is_bf16)
+    SSM_MULTIPLY_REGISTERS(8, "64", "f16", "%32", "%33", "{%34,%35,%36,%37}");
+  if constexpr (N == 16 && is_bf16)
+    SSM_MULTIPLY_REGISTERS(16, "128", "bf16", "%64", "%65", "{%66,%67,%68,%69}");
+  if constexpr (N == 16 && !is_bf16)
+    SSM_MULTIPLY_REGISTERS(16, "128", "f16", "%64", "%65", "{%66,%67,%68,%69}");
 #endif
 }
+#undef SSM_MULTIPLY_REGISTERS
+#undef SSM_MULTIPLY_SHARED
+#undef SSM_MULTIPLY
+#undef SSM_NAMES_16
+#undef SSM_NAMES_8
+#undef SSM_NAMES_4
+#undef SSM_SUMS_16
+#undef SSM_SUMS_8
+#undef SSM_SUMS_4
 #undef SSM_ROWS
 #undef SSM_ROW
 
