@@ -13,6 +13,7 @@
 
 #include "ssm/core/scalar.hpp"
 #include "ssm/core/tensor_view.hpp"
+#include "ssm/core/word_vector.hpp"
 
 namespace ssm {
 
@@ -115,30 +116,10 @@ class Random {
       body(bits, begin, static_cast<int>(std::min<Index>(lanes, count - begin)));
     }
   }
-  // Words of some counters, each in the low half of 64 bits; what is in the high half is never read.
-#if defined(__AVX2__)
-  static constexpr int words = 4;
-#else
-  static constexpr int words = 2;
-#endif
-  using Words [[gnu::vector_size(8 * words)]] = std::uint64_t;
-
-  /// to = multiplier · the low half of x
-  static void multiply(std::uint32_t multiplier, const Words& x, Words& to) {
-#if defined(__SSE2__) && !defined(__clang__) && !defined(__CUDACC__)
-    // GCC makes three products of what needs one.
-    using Halves [[gnu::vector_size(8 * words)]] = int;
-#if defined(__AVX2__)
-    to = Words(__builtin_ia32_pmuludq256(Halves(x), Halves(Words{} + multiplier)));
-#else
-    to = Words(__builtin_ia32_pmuludq128(Halves(x), Halves(Words{} + multiplier)));
-#endif
-#else
-    to = (x & 0xffffffffU) * multiplier;
-#endif
-  }
   /// `bits` of counters first + j to c[0 … 3][j], in vectors.
   [[gnu::noinline]] void draw(std::uint64_t first, Block& c) const {
+    using detail::Words;
+    constexpr int words = detail::words_in_vector;
     constexpr int vectors = 4;  // at once, so that products overlap
     using Narrow [[gnu::vector_size(4 * words)]] = std::uint32_t;
     for (int begin = 0; begin < lanes; begin += vectors * words) {
@@ -153,8 +134,8 @@ class Random {
       for (int round = 0; round < 10; ++round) {
         for (int v = 0; v < vectors; ++v) {
           Words a, b;
-          multiply(0xD2511F53U, w[0][v], a);
-          multiply(0xCD9E8D57U, w[2][v], b);
+          detail::multiply_low_halves(0xD2511F53U, w[0][v], a);
+          detail::multiply_low_halves(0xCD9E8D57U, w[2][v], b);
           w[0][v] = (b >> 32) ^ w[1][v] ^ key0;
           w[1][v] = b;
           w[2][v] = (a >> 32) ^ w[3][v] ^ key1;

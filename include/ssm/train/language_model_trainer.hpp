@@ -278,10 +278,10 @@ class LanguageModelTrainer {
     bool is_fresh = false;
     bool operator==(const Recorded&) const = default;
   };
-  /// A batch runs as it is at first, which allocates; those like it are one launch. A window without
-  /// a past is a recording of its own, and so is each batch of an update. With documents, whose
-  /// boundaries change, and with dropout nothing is recorded; neither is it while states grow, as
-  /// attention's do.
+  /// A batch runs as it is at first, which allocates; those like it are one launch. A window
+  /// without a past is a recording of its own, and so is each batch of an update. With documents,
+  /// whose boundaries change, and with dropout nothing is recorded; neither is it while states
+  /// grow, as attention's do.
   template <class B, class Run>
   void run_recorded(Context<B>& ctx, const Working& parameters,
                     const SequenceOptions<State>& options, double scale, const Run& run) {

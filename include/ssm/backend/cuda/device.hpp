@@ -58,12 +58,12 @@ struct CudaSpace {
   static constexpr std::string_view name() { return "CUDA device memory"; }
   static void* allocate(std::size_t bytes) { return cuda::allocate(bytes); }
   static void deallocate(void* pointer) noexcept {
-    deallocations_.fetch_add(pointer != nullptr, std::memory_order_relaxed);
+    if (pointer != nullptr) ++deallocations_;
     cuda::deallocate(pointer);
   }
   /// How often memory has been given back. As long as that stays the same, whatever was recorded
   /// finds its memory.
-  static std::uint64_t deallocations() { return deallocations_.load(std::memory_order_relaxed); }
+  static std::uint64_t deallocations() { return deallocations_; }
   static void copy(void* to, const void* from, std::size_t bytes) { cuda::copy(to, from, bytes); }
   static void fill_zero(void* to, std::size_t bytes) { cuda::fill_zero(to, bytes); }
 
