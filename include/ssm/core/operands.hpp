@@ -97,6 +97,10 @@ constexpr bool is_read(const Operand& operand) {
          operand.role == Role::initial_state;
 }
 
+/// Whether a call is checked by itself, or inside the call of its gradient, which writes nothing of
+/// it.
+enum class CallKind { itself, of_gradient };
+
 /// The extents of a call by letter. Each is fixed by the first operand that has it.
 class ExtentsByLetter {
  public:
@@ -113,16 +117,26 @@ class ExtentsByLetter {
   /// From here on errors are about the call of the gradient, "scale_backward".
   void begin_gradient() { is_gradient_ = true; }
 
+  /// `extents` are null where the operand is not given.
   /// Throws  ShapeError  if an operand that is given does not fit, or one that must be is missing
-  template <class T, class E, class S>
-  void require(const Operand& what, const TensorView<T, E, S>& view) {
-    require(what.name, what.letters, what.is_optional, view ? view.extents().data() : nullptr);
+  [[gnu::noinline]] void require(const Operand& what, const Index* extents, CallKind kind) {
+    if (what.role == Role::again || (kind == CallKind::of_gradient && !is_read(what))) return;
+    require(what.name, what.letters, what.is_optional, extents);
   }
-  /// The same for the gradient of an operand.
-  template <class T, class E, class S>
-  void require_gradient(const Operand& what, bool is_optional, const TensorView<T, E, S>& view) {
-    require(what.name, what.letters, is_optional, view ? view.extents().data() : nullptr,
-            is_gradient);
+  /// The same for the gradient of an operand; `is_first`: only of what is always there, else only
+  /// of the rest. `is_absent`: the call of the gradient has the forward call, which lacks it.
+  [[gnu::noinline]] void require_gradient(const Operand& what, const Index* extents, bool is_first,
+                                          bool is_absent) {
+    if (is_first != (what.role == Role::again || what.role == Role::output)) return;
+    if (what.role == Role::again)
+      return require(what.name, what.letters, what.is_optional, extents);
+    bool is_optional = what.role == Role::final_state || what.is_optional;
+    if (is_read(what)) {
+      is_absent = is_absent && what.role != Role::initial_state;
+      if (is_absent && extents != nullptr) refuse_gradient(what);
+      is_optional = what.has_optional_gradient || is_absent;
+    }
+    require(what.name, what.letters, is_optional, extents, is_gradient);
   }
   /// Throws  ShapeError  unless the segments cut L into sequences
   void require_segments() {
@@ -148,8 +162,8 @@ class ExtentsByLetter {
   static constexpr bool is_gradient = true;
 
   /// `extents` is null where the operand is not given.
-  [[gnu::noinline]] void require(const char* name, const char* letters, bool is_optional,
-                                 const Index* extents, bool of_gradient = false) {
+  void require(const char* name, const char* letters, bool is_optional, const Index* extents,
+               bool of_gradient = false) {
     if (extents == nullptr && is_optional) return;
     if (extents == nullptr || !take(letters, extents))
       refuse_extents(name, letters, extents, of_gradient);
@@ -194,9 +208,11 @@ class ExtentsByLetter {
 };
 
 namespace detail {
-/// Whether a call is checked by itself, or inside the call of its gradient, which writes nothing of
-/// it.
-enum class CallKind { itself, of_gradient };
+/// The extents of an operand; null where it is not given.
+template <class V>
+const Index* extents_of(const V& view) {
+  return view ? view.extents().data() : nullptr;
+}
 
 /// Checks what a call reads and, unless it is inside the call of its gradient, what it writes.
 template <class Op>
@@ -207,8 +223,7 @@ struct RequireOperands {
 
   template <class V, class Partner>
   void operator()(const Operand& what, V Op::*member, Partner) const {
-    if (what.role == Role::again || (kind == CallKind::of_gradient && !is_read(what))) return;
-    extents.require(what, a.*member);
+    extents.require(what, extents_of(a.*member), kind);
   }
 };
 
@@ -244,18 +259,9 @@ struct RequireGradients {
   void operator()(const Operand&, V Op::*, std::nullptr_t) const {}
   template <class V, class P>
   void operator()(const Operand& what, V Op::*member, P Gradient::*partner) const {
-    if (is_first != (what.role == Role::again || what.role == Role::output)) return;
-    if (what.role == Role::again) return extents.require(what, g.*partner);
-    bool is_optional = what.role == Role::final_state || what.is_optional;
-    if (is_read(what)) {
-      is_optional = what.has_optional_gradient;
-      if constexpr (requires { g.forward.*member; }) {
-        const bool is_absent = what.role != Role::initial_state && !(g.forward.*member);
-        if (is_absent && g.*partner) extents.refuse_gradient(what);
-        is_optional = is_optional || is_absent;
-      }
-    }
-    extents.require_gradient(what, is_optional, g.*partner);
+    bool is_absent = false;
+    if constexpr (requires { g.forward.*member; }) is_absent = !(g.forward.*member);
+    extents.require_gradient(what, extents_of(g.*partner), is_first, is_absent);
   }
 };
 }  // namespace detail
@@ -266,7 +272,7 @@ struct RequireGradients {
 ///   void require_rest(const ExtentsByLetter&) const   what letters cannot say
 template <class Op>
 ExtentsByLetter require_operands(const Op& a) {
-  return detail::require_operands(a, detail::CallKind::itself);
+  return detail::require_operands(a, CallKind::itself);
 }
 
 /// The same for the call of a gradient, its `forward` included where it has one.
@@ -274,7 +280,7 @@ template <class Op, class Gradient>
 ExtentsByLetter require_gradients(const Gradient& g) {
   ExtentsByLetter extents = [&] {
     if constexpr (requires { g.forward; })
-      return detail::require_operands(g.forward, detail::CallKind::of_gradient);
+      return detail::require_operands(g.forward, CallKind::of_gradient);
     else
       return detail::begin_extents(g, Op::name);
   }();

@@ -34,8 +34,8 @@ class Tensor {
   explicit Tensor(const Index (&length)[1])  // without it, g++ finds Tensor({length}) ambiguous
       requires(Shape::rank() == 1 || Shape::rank_dynamic() == 1)
       : Tensor(Shape(length[0])) {}
-  Tensor(Tensor&& other) noexcept { swap(other); }
-  Tensor& operator=(Tensor&& other) noexcept {
+  [[gnu::noinline]] Tensor(Tensor&& other) noexcept { swap(other); }
+  [[gnu::noinline]] Tensor& operator=(Tensor&& other) noexcept {
     Tensor(std::move(other)).swap(*this);
     return *this;
   }
@@ -189,7 +189,7 @@ class Tensor {
     return is_zero;
   }
 
-  void release() noexcept {
+  [[gnu::noinline]] void release() noexcept {
     if (data_ == nullptr || is_borrowed()) return;
     if constexpr (has_zeroed_blocks)
       if (memory_ == Memory::zeroed) return Space::deallocate_zeroed(data_);
