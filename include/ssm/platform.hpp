@@ -56,7 +56,9 @@ class File {
   int number_ = -1;
 };
 
+/// What a path leads to.
 enum class FileKind { regular, folder, pipe, socket, null_device, other };
+/// A kind, and the size in bytes of a regular file.
 struct FileStatus {
   FileKind kind = FileKind::other;
   std::uint64_t size = 0;
@@ -83,12 +85,14 @@ auto uninterrupted(Call&& call) {
 }
 }  // namespace detail
 
+/// What an open file is.
 inline bool examine(const File& file, FileStatus& result) {
   struct stat status {};
   if (::fstat(file.number(), &status) != 0) return false;
   result = detail::status_of(status);
   return true;
 }
+/// What a path leads to.
 inline bool examine(const char* path, FileStatus& result) {
   struct stat status {};
   if (::stat(path, &status) != 0) return false;
@@ -104,6 +108,7 @@ inline File open_to_read(const char* path) {
 inline File open_and_wait(const char* path) {
   return File(detail::uninterrupted([&] { return ::open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY); }));
 }
+/// Standard input once more, for reading.
 inline File open_standard_input() { return File(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0)); }
 /// For writing; EEXIST where something is there.
 inline File create(const char* path) {
@@ -146,13 +151,16 @@ inline std::ptrdiff_t read(const File& file, void* to, std::size_t bytes) {
     ::poll(&wanted, 1, -1);
   }
 }
+/// The same from a byte on, wherever the file has been read to.
 inline std::ptrdiff_t read_at(const File& file, std::uint64_t offset, void* to, std::size_t bytes) {
   return detail::uninterrupted(
       [&] { return ::pread(file.number(), to, bytes, static_cast<::off_t>(offset)); });
 }
+/// How many bytes were written, behind those before.
 inline std::ptrdiff_t write(const File& file, const void* from, std::size_t bytes) {
   return detail::uninterrupted([&] { return ::write(file.number(), from, bytes); });
 }
+/// The same from a byte on.
 inline std::ptrdiff_t write_at(const File& file, std::uint64_t offset, const void* from,
                                std::size_t bytes) {
   return detail::uninterrupted(
@@ -166,6 +174,7 @@ inline bool flush(const File& file) { return ::fsync(file.number()) == 0; }
 inline bool flush_folder(const File& folder) { return flush(folder) || errno == EINVAL; }
 /// Puts a file in the place of another in one step.
 inline bool rename(const char* from, const char* to) { return ::rename(from, to) == 0; }
+/// Removes the name of a file.
 inline void remove(const char* path) { ::unlink(path); }
 
 /// A file in memory, page by page as it is read; what is written stays in this process. nullptr
@@ -175,9 +184,12 @@ inline void* map(const File& file, std::size_t bytes) {
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.number(), 0);
   return begin == MAP_FAILED ? nullptr : begin;
 }
+/// Gives back what `map` returned.
 inline void unmap(void* begin, std::size_t bytes) { ::munmap(begin, bytes); }
 
+/// Whether a person is there; 0 is standard input, 2 where errors are written to.
 inline bool is_terminal(int number) { return ::isatty(number) == 1; }
+/// The number of this process.
 inline long process() { return ::getpid(); }
 
 /// Nanoseconds since some moment; <chrono> takes long to compile.
@@ -210,6 +222,7 @@ class Signal {
   ::pthread_cond_t woken_ = PTHREAD_COND_INITIALIZER;
 };
 
+/// A thread that somebody joins.
 class Thread {
  public:
   bool start(void* (*run)(void*), void* with) {

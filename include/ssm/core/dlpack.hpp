@@ -52,10 +52,10 @@ concept DlpackVersioned = DlpackManaged<M> && requires(M& managed) {
 /// another device. A backend with a space of its own specializes it.
 template <class Space>
 struct DlpackDevice;
+/// Host memory, also if it is page-locked for CUDA or ROCm.
 template <>
 struct DlpackDevice<HostSpace> {
   static constexpr int type = 1;
-  /// Host memory, also if it is page-locked for CUDA or ROCm.
   static constexpr bool reads(int other) { return other == 1 || other == 3 || other == 11; }
 };
 
