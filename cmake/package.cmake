@@ -2,7 +2,9 @@
 # What is installed beside the components' headers and libraries. Installation components: development (headers, CMake and
 # pkg-config files), runtime (libssm_cuda, libssm_api, and what find_package knows them by), programs, license.
 include(CMakePackageConfigHelpers)
-set(package_dir "${CMAKE_INSTALL_DATADIR}/cmake/ssm")
+set(SSM_INSTALL_CMAKEDIR "${CMAKE_INSTALL_DATADIR}/cmake/ssm" CACHE STRING "Where the files for find_package are installed")
+mark_as_advanced(SSM_INSTALL_CMAKEDIR)
+set(package_dir "${SSM_INSTALL_CMAKEDIR}")
 
 get_property(SSM_COMPONENTS GLOBAL PROPERTY SSM_COMPONENTS)
 get_property(SSM_COMPONENT_TABLE GLOBAL PROPERTY SSM_COMPONENT_TABLE)
@@ -60,3 +62,6 @@ if(SSM_HAS_CPU)
   install(FILES "${PROJECT_BINARY_DIR}/ssm-cpp-cpu.pc" DESTINATION "${pkgconfig_dir}" COMPONENT development)
 endif()
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}" COMPONENT license)
+if(PROJECT_IS_TOP_LEVEL)
+  include(archives)
+endif()

@@ -7,7 +7,10 @@
 #include <ssm/layer/s4d.hpp>
 #include <ssm/ssm.hpp>
 #include <type_traits>
+#include <utility>
 #include <vector>
+
+#include "data/dlpack.hpp"
 #if __has_include(<Eigen/Core>)
 #include <Eigen/Core>
 using Matrix = Eigen::MatrixXf;
@@ -69,5 +72,17 @@ int main() {
   layer.forward(ctx, parameters, x, z);
   const double difference = ssm::largest_difference(z, expected).value;
   std::printf("in borrowed memory: largest difference %g\n", difference);
-  return difference == 0 ? 0 : 1;
+
+  const ssm::DlpackView<DLTensor, 3> x_of_others(x.view()), z_of_others(z.view());
+  const DLTensor* given = x_of_others.get();
+  const DLTensor* wanted = z_of_others.get();
+  // [dlpack]
+  const auto in = ssm::from_dlpack<const float, 3>(*given);  // const DLTensor* given, *wanted
+  const auto out = ssm::from_dlpack<float, 3>(*wanted);
+  layer.forward(ctx, parameters, in, out);
+  auto* result = ssm::to_dlpack<DLManagedTensor>(std::move(z));  // with its memory
+  // [/dlpack]
+  const auto back = ssm::from_dlpack<const float, 3>(result);  // calls the deleter in the end
+  const bool is_same = ssm::largest_difference(back.view(), expected).value == 0;
+  return difference == 0 && is_same ? 0 : 1;
 }

@@ -6,6 +6,7 @@
     core <- op <- layer <- model <- train
     core, layer <- io <- family <- language_model; model, train <- family
     core, io <- tokenizer                            which no other folder includes
+    platform.hpp <- {io, backend/cpu}                  all calls of POSIX
     ssm.hpp reaches every header of core, op, layer, model and train
     layer, io, backend/reference <- laws             which no other folder includes
     device <- kernel <- {convolution <- scan, matmul, attention, rows}     in cuda, each on core, op, backend/cuda
@@ -30,12 +31,12 @@ MAY_INCLUDE = {
     "op": CORE_OP,
     COMPOSED: CORE_OP | {COMPOSED},  # primitives made of other primitives, on any backend
     REFERENCE: CORE_OP | {COMPOSED, REFERENCE},
-    CPU: CORE_OP | {COMPOSED, REFERENCE, CPU},
+    CPU: CORE_OP | {COMPOSED, REFERENCE, CPU, "platform.hpp"},
     CUDA: CORE_OP | {COMPOSED, REFERENCE, CUDA},
     "layer": CORE_OP | {"layer"},
     "model": CORE_OP | {"layer", "model"},
     "train": CORE_OP | {"layer", "model", "train", "io"},
-    "io": CORE_OP | {"layer", "model", "io"},
+    "io": CORE_OP | {"layer", "model", "io", "platform.hpp"},
     "tokenizer": {"core", "io", "tokenizer"},
     "family": CORE_OP | {"layer", "model", "train", "io", "family"},
     "laws": CORE_OP | {"layer", "io", REFERENCE, "laws"},  # Reference is the oracle where none other is named
@@ -44,15 +45,17 @@ MAY_INCLUDE = {
     "ssm.hpp": CORE_OP | {"layer", "model", "train", "version.hpp"},
     "version.hpp": set(),
     "require_cxx20.hpp": set(),
+    "one_set_of_flags.hpp": set(),
+    "platform.hpp": set(),
 }
-EVERYWHERE = {"require_cxx20.hpp"}  # the compiler is asked before anything else is read
+EVERYWHERE = {"require_cxx20.hpp", "one_set_of_flags.hpp"}  # the compiler is asked before anything else is read
 WHOLE = {"core", "op", "layer", "model", "train"}  # what ssm.hpp holds
 STANDARD = re.compile(r"[a-z_]+")  # <vector>, <cmath>; neither <unistd.h> nor <Eigen/Core>
 OTHERS = {
-    CPU: re.compile(r"xsimd/.+|(limits|pthread|sched|signal|time|unistd)\.h|\w+intrin\.h"),
-    "io": re.compile(r"nlohmann/.+|(unistd|fcntl|sys/\w+)\.h"),
+    CPU: re.compile(r"xsimd/.+|\w+intrin\.h"),
+    "io": re.compile(r"nlohmann/.+"),
+    "platform.hpp": re.compile(r"(errno|fcntl|poll|pthread|sched|signal|time|unistd|sys/\w+)\.h|The Cpu backend .*"),
     "tokenizer": re.compile(r"(utf8proc|pcre2)\.h"),
-    "train": re.compile(r"(unistd|fcntl|sys/\w+)\.h"),
     "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
 }
@@ -351,6 +354,8 @@ def self_test():
         "laws/check.hpp": '#include "ssm/backend/reference.hpp"\n#include "ssm/io/safetensors.hpp"\n',
         "ssm.hpp": '#include "ssm/version.hpp"\n#include "ssm/model/stack.hpp"\n',
         "version.hpp": "#if __cplusplus < 202002L\n#endif\n",
+        "platform.hpp": "#include <unistd.h>\n",
+        "io/file.hpp": '#include "ssm/platform.hpp"\n',
     }
     broken = {
         "core uses op": ("core/extents.hpp", '#include "ssm/op/matmul.hpp"\n'),
@@ -373,6 +378,9 @@ def self_test():
         "the Cpu backend uses FFTW": ("backend/cpu/matmul.hpp", "#include <fftw3.h>\n"),
         "the Cpu backend uses its Eigen parts": ("backend/cpu.hpp", '#include "ssm/backend/cpu/matmul_eigen.hpp"\n'),
         "reference uses Eigen": ("backend/reference/matmul.hpp", "#include <Eigen/Core>\n"),
+        "io uses POSIX": ("io/safetensors.hpp", "#include <unistd.h>\n"),
+        "the Cpu backend uses POSIX": ("backend/cpu/matmul.hpp", "#include <pthread.h>\n"),
+        "op uses the platform": ("op/matmul.hpp", '#include "ssm/platform.hpp"\n'),
         "io uses a backend": ("io/safetensors.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
         "model uses io": ("model/stack.hpp", '#include "ssm/io/safetensors.hpp"\n'),
         "model uses JSON": ("model/stack.hpp", "#include <nlohmann/json.hpp>\n"),

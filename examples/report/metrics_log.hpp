@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -32,8 +28,7 @@ class MetricsLog {
       for (const Entry& entry : entries_) kept += entry.dump() + "\n";
       write_text_file(path, kept);
     }
-    file_ = ssm::detail::FileDescriptor(
-        ::open(name_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+    file_ = platform::open_to_append(name_.c_str());
     if (!file_) throw CheckpointError(name_, "", ssm::detail::reason("cannot be opened"));
   }
 
@@ -44,8 +39,7 @@ class MetricsLog {
     const std::string line = entry.dump() + "\n";
     std::string_view rest = line;
     while (!rest.empty()) {
-      const ::ssize_t count = ::write(file_.number(), rest.data(), rest.size());
-      if (count < 0 && errno == EINTR) continue;
+      const auto count = platform::write(file_, rest.data(), rest.size());
       if (count <= 0) throw CheckpointError(name_, "", ssm::detail::reason("cannot be written"));
       rest.remove_prefix(static_cast<std::size_t>(count));
     }
@@ -71,7 +65,7 @@ class MetricsLog {
   }
 
   std::string name_;
-  ssm::detail::FileDescriptor file_;
+  platform::File file_;
   std::vector<Entry> entries_;
 };
 

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "interactive.hpp"
 
-#include <unistd.h>
-
 #include <exception>
 #include <iostream>
 #include <string>
@@ -10,6 +8,7 @@
 
 #include "completion_output.hpp"
 #include "ssm/language_model/completion.hpp"
+#include "ssm/platform.hpp"
 #include "stop_signal.hpp"
 
 namespace ssm::cli {
@@ -121,7 +120,7 @@ class Conversation {
 void run_interactively(const AnyLanguageModel& model, Transcript& transcript,
                        const CompletionOptions& options) {
   Conversation conversation(model, transcript, options);
-  const bool is_terminal = ::isatty(STDIN_FILENO) == 1;
+  const bool is_terminal = platform::is_terminal(0);
   std::string line;
   while (true) {
     if (is_terminal) std::cerr << "> " << std::flush;

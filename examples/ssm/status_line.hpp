@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <unistd.h>
-
 #include <chrono>
 #include <iostream>
 #include <string>
+
+#include "ssm/platform.hpp"
 
 namespace ssm::cli {
 
@@ -15,7 +15,7 @@ class StatusLine {
   using Clock = std::chrono::steady_clock;
 
  public:
-  explicit StatusLine(bool quiet) : quiet_(quiet), is_terminal_(::isatty(STDERR_FILENO) == 1) {}
+  explicit StatusLine(bool quiet) : quiet_(quiet), is_terminal_(platform::is_terminal(2)) {}
   ~StatusLine() { clear(); }
   StatusLine(const StatusLine&) = delete;
   StatusLine& operator=(const StatusLine&) = delete;

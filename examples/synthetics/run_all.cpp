@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -13,6 +11,7 @@
 #include "experiment.hpp"
 #include "progress.hpp"  // duration_text
 #include "ssm/core/error.hpp"
+#include "ssm/platform.hpp"
 
 namespace synthetics {
 namespace {
@@ -52,7 +51,7 @@ class Pool {
 
   /// Returns when all runs are done or one has failed.
   void watch() {
-    const bool is_terminal = ::isatty(STDERR_FILENO) == 1;
+    const bool is_terminal = ssm::platform::is_terminal(2);
     std::size_t shown = 0;
     std::unique_lock lock(mutex_);
     while (!failure_ && done_ < slots_.size()) {

@@ -9,6 +9,7 @@
 
 // Tensors and what can be done to them without a backend.
 #include "ssm/core/compare.hpp"
+#include "ssm/core/dlpack.hpp"
 #include "ssm/core/elementwise.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "ssm/core/no_memory.hpp"

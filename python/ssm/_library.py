@@ -89,10 +89,31 @@ _OTHERS = {
 }
 
 
+# What a processor must have for an instruction set, as Linux calls it; the best first, in folders as glibc names them.
+_V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
+_INSTRUCTION_SETS = {"x86-64-v4": _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": _V3}
+
+
+def _processor():
+    """What this processor has; nothing where the system does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return set(next((line.partition(":")[2] for line in file if line.startswith("flags")), "").split())
+    except OSError:
+        return set()
+
+
+def _beside(folder=_BESIDE, processor=None):
+    """The libraries of the package that this processor can run, the best first."""
+    has = _processor() if processor is None else processor
+    sets = [folder / "glibc-hwcaps" / name for name, needs in _INSTRUCTION_SETS.items() if needs <= has]
+    return [path for place in [*sets, folder] for path in sorted(place.glob("libssm_api.so*"))]
+
+
 def _load():
     tried = []
     named = os.environ.get("SSM_LIBRARY")
-    for path in [named] if named else [*sorted(_BESIDE.glob("libssm_api.so*")), ctypes.util.find_library("ssm_api")]:
+    for path in [named] if named else [*_beside(), ctypes.util.find_library("ssm_api")]:
         if not path:
             continue
         try:

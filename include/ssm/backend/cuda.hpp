@@ -16,6 +16,7 @@
 #include "ssm/backend/cuda/diagonal_kernel.hpp"
 #include "ssm/backend/cuda/diagonal_parameters.hpp"
 #include "ssm/backend/cuda/diagonal_scan.hpp"
+#include "ssm/backend/cuda/dlpack.hpp"
 #include "ssm/backend/cuda/dropout.hpp"
 #include "ssm/backend/cuda/embedding.hpp"
 #include "ssm/backend/cuda/h3_mixer.hpp"

@@ -10,6 +10,8 @@
 #include <string>
 #include <string_view>
 
+#include "ssm/one_set_of_flags.hpp"
+
 namespace ssm {
 
 /// Signed, for extents, strides, positions and counts.

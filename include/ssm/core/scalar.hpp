@@ -8,6 +8,8 @@
 #include <limits>
 #include <string_view>
 
+#include "ssm/one_set_of_flags.hpp"
+
 namespace ssm {
 
 /// The top half of an IEEE float: 8 bits of exponent, 7 of fraction. Storage only; arithmetic

@@ -1,12 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <filesystem>
 #include <string>
@@ -32,11 +27,11 @@ class CheckpointFolder {
     std::filesystem::create_directories(folder_, error);
     if (error) throw CheckpointError(folder_.string(), "", "cannot be created: " + error.message());
     const std::string lock = (folder_ / "lock").string();
-    lock_ = detail::FileDescriptor(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
-    if (!lock_) throw CheckpointError(folder_.string(), "", detail::reason("cannot be written"));
     // Gone with the process, so a killed one leaves nothing to clean up.
-    if (::flock(lock_.number(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-      throw CheckpointError(folder_.string(), "", "is in use by another training run");
+    bool is_taken = false;
+    lock_ = platform::open_locked(lock.c_str(), is_taken);
+    if (!lock_) throw CheckpointError(folder_.string(), "", detail::reason("cannot be written"));
+    if (is_taken) throw CheckpointError(folder_.string(), "", "is in use by another training run");
     remove_leftovers();
   }
 
@@ -123,14 +118,13 @@ class CheckpointFolder {
     for (const auto& path : leftovers) remove(path);
   }
   static void flush(const std::filesystem::path& folder) {
-    const detail::FileDescriptor file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    // Some file systems have nothing to flush for a folder and say EINVAL.
-    if (!file || (::fsync(file.number()) != 0 && errno != EINVAL))
+    const platform::File file = platform::open_folder(folder.string().c_str());
+    if (!file || !platform::flush_folder(file))
       throw CheckpointError(folder.string(), "", detail::reason("cannot be flushed"));
   }
 
   std::filesystem::path folder_;
-  detail::FileDescriptor lock_;
+  platform::File lock_;
 };
 
 /// The folder a model is in: `path` itself if it has a config.json, else its newest checkpoint.

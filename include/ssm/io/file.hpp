@@ -1,11 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
@@ -20,29 +15,10 @@
 #include <vector>
 
 #include "ssm/core/error.hpp"  // CheckpointError
+#include "ssm/platform.hpp"
 
 namespace ssm {
 namespace detail {
-
-/// Closes what it holds.
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int number) : number_(number) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(number_, other.number_);
-    return *this;
-  }
-  ~FileDescriptor() { close(); }
-
-  int number() const { return number_; }
-  explicit operator bool() const { return number_ >= 0; }
-  bool close() { return number_ < 0 || ::close(std::exchange(number_, -1)) == 0; }
-
- private:
-  int number_ = -1;
-};
 
 inline std::string reason(const char* what) {
   return std::string(what) + ": " + std::strerror(errno);
@@ -78,7 +54,7 @@ class FileMapping {
     return *this;
   }
   ~FileMapping() {
-    if (begin_ != nullptr) ::munmap(begin_, size_);
+    if (begin_ != nullptr) platform::unmap(begin_, size_);
   }
 
   std::byte* data() const { return static_cast<std::byte*>(begin_); }
@@ -101,10 +77,9 @@ class FileReader {
  public:
   explicit FileReader(const std::filesystem::path& path)
       // Non-blocking, so that a pipe with no writer is refused below instead of waited for.
-      : FileReader(path.string(), detail::FileDescriptor(
-                                      ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK))) {}
+      : FileReader(path.string(), platform::open_to_read(path.string().c_str())) {}
   /// A file that is open already.
-  FileReader(std::string name, detail::FileDescriptor file)
+  FileReader(std::string name, platform::File file)
       : name_(std::move(name)), file_(std::move(file)) {
     if (!file_) throw CheckpointError(name_, "", detail::reason("cannot be opened"));
     size_ = current_size();
@@ -128,9 +103,7 @@ class FileReader {
       return;
     }
     while (!out.empty()) {
-      const ::ssize_t count =
-          ::pread(file_.number(), out.data(), out.size(), static_cast<::off_t>(offset));
-      if (count < 0 && errno == EINTR) continue;
+      const auto count = platform::read_at(file_, offset, out.data(), out.size());
       if (count < 0) throw CheckpointError(name_, "", detail::reason("cannot be read"));
       if (count == 0) throw CheckpointError(name_, "", "became shorter while it was read");
       out = out.subspan(static_cast<std::size_t>(count));
@@ -158,9 +131,8 @@ class FileReader {
   FileMapping map() const {
     if (memory_ || size_ == 0 || current_size() != size_) return {};
     const auto bytes = static_cast<std::size_t>(size_);
-    void* begin = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
-                         file_.number(), 0);
-    return begin == MAP_FAILED ? FileMapping() : FileMapping(begin, bytes);
+    void* const begin = platform::map(file_, bytes);
+    return begin == nullptr ? FileMapping() : FileMapping(begin, bytes);
   }
 
   void require_unchanged_size() const {
@@ -171,17 +143,18 @@ class FileReader {
  private:
   std::uint64_t current_size() const {
     if (memory_) return size_;
-    struct stat status {};
-    if (::fstat(file_.number(), &status) != 0)
+    platform::FileStatus status;
+    if (!platform::examine(file_, status))
       throw CheckpointError(name_, "", detail::reason("cannot be examined"));
-    if (S_ISDIR(status.st_mode))
+    if (status.kind == platform::FileKind::folder)
       throw CheckpointError(name_, "", "is a folder, not a regular file");
-    if (!S_ISREG(status.st_mode)) throw CheckpointError(name_, "", "is not a regular file");
-    return static_cast<std::uint64_t>(status.st_size);
+    if (status.kind != platform::FileKind::regular)
+      throw CheckpointError(name_, "", "is not a regular file");
+    return status.size;
   }
 
   std::string name_;
-  detail::FileDescriptor file_;
+  platform::File file_;
   std::optional<std::vector<std::byte>> memory_;  // instead of a file
   FileMapping mapping_;                           // what is read, if anything is mapped
   std::uint64_t size_ = 0;
@@ -195,33 +168,31 @@ class FileReader {
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
-    struct stat status {};
-    if (::stat(path_.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+    platform::FileStatus status;
+    if (platform::examine(name().c_str(), status) && status.kind != platform::FileKind::regular)
       throw CheckpointError(name(), "", "exists and is not a regular file");
     // Opened first, so that nothing but fsync can fail once the new file is in place.
     const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : ".";
-    folder_ = detail::FileDescriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    folder_ = platform::open_folder(folder.string().c_str());
     if (!folder_) fail("folder cannot be opened");
     for (int attempt = 0; !file_; ++attempt) {
-      temporary_ =
-          path_.string() + ".partial-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-      file_ = detail::FileDescriptor(
-          ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+      temporary_ = name() + ".partial-" + std::to_string(platform::process()) + "-" +
+                   std::to_string(attempt);
+      file_ = platform::create(temporary_.c_str());
       if (!file_ && (errno != EEXIST || attempt == 1000)) fail("cannot be created");
     }
   }
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
   ~AtomicFile() {
-    if (!temporary_.empty()) ::unlink(temporary_.c_str());
+    if (!temporary_.empty()) platform::remove(temporary_.c_str());
   }
 
   std::string name() const { return path_.string(); }
 
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const ::ssize_t count = ::write(file_.number(), bytes.data(), bytes.size());
-      if (count < 0 && errno == EINTR) continue;
+      const auto count = platform::write(file_, bytes.data(), bytes.size());
       if (count <= 0) fail("cannot be written");
       bytes = bytes.subspan(static_cast<std::size_t>(count));
       size_ += static_cast<std::uint64_t>(count);
@@ -232,9 +203,7 @@ class AtomicFile {
     if (offset > size_ || bytes.size() > size_ - offset)
       throw ArgumentError(name() + ": no bytes to overwrite at " + std::to_string(offset));
     while (!bytes.empty()) {
-      const ::ssize_t count =
-          ::pwrite(file_.number(), bytes.data(), bytes.size(), static_cast<::off_t>(offset));
-      if (count < 0 && errno == EINTR) continue;
+      const auto count = platform::write_at(file_, offset, bytes.data(), bytes.size());
       if (count <= 0) fail("cannot be written");
       bytes = bytes.subspan(static_cast<std::size_t>(count));
       offset += static_cast<std::uint64_t>(count);
@@ -245,11 +214,10 @@ class AtomicFile {
 
   /// Puts the file in place, on the disk when this returns.
   void commit() {
-    if (::fsync(file_.number()) != 0 || !file_.close()) fail("cannot be written");
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be replaced");
+    if (!platform::flush(file_) || !file_.close()) fail("cannot be written");
+    if (!platform::rename(temporary_.c_str(), name().c_str())) fail("cannot be replaced");
     temporary_.clear();
-    // Some file systems have nothing to flush for a folder and say EINVAL.
-    if (::fsync(folder_.number()) != 0 && errno != EINVAL) fail("folder cannot be flushed");
+    if (!platform::flush_folder(folder_)) fail("folder cannot be flushed");
   }
 
  private:
@@ -259,8 +227,8 @@ class AtomicFile {
 
   std::filesystem::path path_;
   std::string temporary_;
-  detail::FileDescriptor folder_;
-  detail::FileDescriptor file_;
+  platform::File folder_;
+  platform::File file_;
   std::uint64_t size_ = 0;
 };
 

@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fcntl.h>
-#include <sys/poll.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -33,11 +27,10 @@ struct InputLimits {
 
 namespace detail {
 
-inline void write_all(const FileDescriptor& file, std::span<const std::byte> bytes,
+inline void write_all(const platform::File& file, std::span<const std::byte> bytes,
                       const std::string& name, const std::string& folder) {
   while (!bytes.empty()) {
-    const ::ssize_t count = ::write(file.number(), bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
+    const auto count = platform::write(file, bytes.data(), bytes.size());
     if (count <= 0)
       throw CheckpointError(
           name, "",
@@ -47,16 +40,14 @@ inline void write_all(const FileDescriptor& file, std::span<const std::byte> byt
 }
 
 /// A file without a name, gone when it is closed; `folder` becomes where it is.
-inline FileDescriptor unnamed_file(const std::string& name, std::string& folder) {
+inline platform::File unnamed_file(const std::string& name, std::string& folder) {
   const char* wanted = std::getenv("TMPDIR");
   std::vector<std::string> folders{"/var/tmp", "/tmp"};  // the first is on a disk more often
   if (wanted != nullptr && *wanted != '\0') folders = {wanted};
   for (const std::string& place : folders) {
     std::string path = place + "/ssm-input-XXXXXX";
-    FileDescriptor file(::mkstemp(path.data()));
+    platform::File file = platform::create_unnamed(path.data());
     if (!file) continue;
-    ::unlink(path.c_str());
-    ::fcntl(file.number(), F_SETFD, FD_CLOEXEC);
     folder = place;
     return file;
   }
@@ -66,24 +57,17 @@ inline FileDescriptor unnamed_file(const std::string& name, std::string& folder)
 }
 
 /// Reads to the end what cannot be read at any position, and keeps it.
-inline FileReader keep_input(const FileDescriptor& source, const std::string& name,
+inline FileReader keep_input(const platform::File& source, const std::string& name,
                              const InputLimits& limits) {
   constexpr std::size_t block = 1 << 16;
   std::vector<std::byte> memory;
   std::vector<std::byte> bytes(block);
-  FileDescriptor file;
+  platform::File file;
   std::string folder;
   std::uint64_t size = 0;
   for (;;) {
-    const ::ssize_t count = ::read(source.number(), bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0 && errno == EAGAIN) {  // whoever opened the pipe does not wait, this does
-      struct pollfd wanted {
-        source.number(), POLLIN, 0
-      };
-      ::poll(&wanted, 1, -1);
-      continue;
-    }
+    // Whoever opened the pipe may not wait, this does.
+    const auto count = platform::read(source, bytes.data(), bytes.size());
     if (count < 0) throw CheckpointError(name, "", reason("cannot be read"));
     if (count == 0) break;
     const auto part = std::span(bytes).first(static_cast<std::size_t>(count));
@@ -106,14 +90,12 @@ inline FileReader keep_input(const FileDescriptor& source, const std::string& na
 
 /// Throws  CheckpointError  for a folder, and for what may have no end or no bytes: a device that
 ///                          is no terminal, a socket
-inline void require_input(const struct stat& status, bool is_standard, const std::string& name) {
-  if (S_ISREG(status.st_mode) || S_ISFIFO(status.st_mode)) return;
-  if (S_ISDIR(status.st_mode)) throw CheckpointError(name, "", "is a folder, not a file");
-  const bool is_connected = S_ISSOCK(status.st_mode) || ::isatty(STDIN_FILENO) == 1;
-  struct stat null {};
-  const bool is_null =
-      S_ISCHR(status.st_mode) && ::stat("/dev/null", &null) == 0 && null.st_rdev == status.st_rdev;
-  if (!is_null && !(is_standard && is_connected))
+inline void require_input(platform::FileKind kind, bool is_standard, const std::string& name) {
+  using enum platform::FileKind;
+  if (kind == regular || kind == pipe || kind == null_device) return;
+  if (kind == folder) throw CheckpointError(name, "", "is a folder, not a file");
+  const bool is_connected = kind == socket || platform::is_terminal(0);
+  if (!(is_standard && is_connected))
     throw CheckpointError(name, "", "is neither a file nor a pipe");
 }
 
@@ -131,25 +113,22 @@ inline void require_input(const struct stat& status, bool is_standard, const std
 inline FileReader open_input(const std::filesystem::path& path, const InputLimits& limits = {}) {
   const bool is_standard = path == standard_input || path == "/dev/stdin";
   const std::string name = is_standard ? "standard input" : path.string();
-  struct stat status {};
-  detail::FileDescriptor file;
+  platform::FileStatus status;
+  platform::File file;
   if (is_standard) {
-    file = detail::FileDescriptor(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
+    file = platform::open_standard_input();
   } else {
     // Looked at first: to open a device may have consequences.
-    if (::stat(path.c_str(), &status) == 0) detail::require_input(status, false, name);
-    int number = -1;
-    do number = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);  // waits for a FIFO's writer
-    while (number < 0 && errno == EINTR);
-    file = detail::FileDescriptor(number);
+    if (platform::examine(name.c_str(), status)) detail::require_input(status.kind, false, name);
+    file = platform::open_and_wait(name.c_str());
   }
-  if (!file || ::fstat(file.number(), &status) != 0)
+  if (!file || !platform::examine(file, status))
     throw CheckpointError(name, "", detail::reason("cannot be opened"));
-  detail::require_input(status, is_standard, name);
+  detail::require_input(status.kind, is_standard, name);
   // Standard input may have been read in part already; files of the system say that they are empty
   // and are not.
   const bool is_whole =
-      S_ISREG(status.st_mode) && status.st_size > 0 && ::lseek(file.number(), 0, SEEK_CUR) == 0;
+      status.kind == platform::FileKind::regular && status.size > 0 && platform::is_at_begin(file);
   if (!is_whole) return detail::keep_input(file, name, limits);
   FileReader reader(name, std::move(file));
   if (reader.size() > limits.bytes)

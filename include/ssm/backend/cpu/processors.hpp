@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#if defined(__linux__)
-#include <sched.h>
-#endif
-#include <limits.h>
-#include <unistd.h>
-
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "ssm/platform.hpp"
+
 // Plain C on purpose: streams and strings would take longer to compile than all else of a context.
 namespace ssm::cpu {
 
 namespace detail {
+
+inline constexpr std::size_t path_size = 4096;
 
 /// The two numbers in a file, or in one file each, divided; infinite without both.
 [[gnu::cold]] inline double ratio_in_files(const char* folder, const char* first,
@@ -25,7 +24,7 @@ namespace detail {
   int count = 0;
   for (const char* name : {first, second}) {
     if (name == nullptr) continue;
-    char path[PATH_MAX];
+    char path[path_size];
     std::snprintf(path, sizeof(path), "%s/%s", folder, name);
     std::FILE* const file = std::fopen(path, "r");
     if (file == nullptr) continue;
@@ -41,7 +40,7 @@ namespace detail {
 ///   path    the group's, as in /proc/self/cgroup: "/", "/a/b"
 /// Version 2 has the limit and its period in `cpu.max`, version 1 in two files.
 [[gnu::cold]] inline double control_group_limit(const char* root, const char* path) {
-  char folder[PATH_MAX];
+  char folder[path_size];
   std::snprintf(folder, sizeof(folder), "%s%s", root, path);
   const std::size_t shortest = std::strlen(root);
   double limit = HUGE_VAL;
@@ -60,7 +59,7 @@ namespace detail {
   double limit = HUGE_VAL;
   std::FILE* const groups = std::fopen("/proc/self/cgroup", "r");
   if (groups == nullptr) return limit;
-  char line[PATH_MAX];
+  char line[path_size];
   while (std::fgets(line, sizeof(line), groups) != nullptr) {  // "0::/path", "4:cpu,cpuacct:/path"
     line[std::strcspn(line, "\n")] = '\0';
     char* const controllers = std::strchr(line, ':');
@@ -90,13 +89,9 @@ namespace detail {
 /// affinity) and has time on (its control group's limit, rounded up), and no more than
 /// OMP_NUM_THREADS says. At least one.
 [[gnu::cold]] inline int default_thread_count() {
-  int count = std::max(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
-#if defined(__linux__)
-  cpu_set_t allowed;  // fails beyond 1024 processors, where the system's count serves
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) count = CPU_COUNT(&allowed);
-  const double limit = detail::control_group_limit();
+  int count = std::max(1, platform::processors());
+  const double limit = detail::control_group_limit();  // none where Linux does not have its files
   if (limit < count) count = static_cast<int>(std::ceil(limit));
-#endif
   if (const int wanted = detail::wanted_threads(std::getenv("OMP_NUM_THREADS")); wanted > 0)
     count = std::min(count, wanted);
   return std::max(count, 1);

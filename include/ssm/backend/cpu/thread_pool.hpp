@@ -1,18 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <memory>
 #include <utility>
+
+#include "ssm/platform.hpp"
 
 namespace ssm::cpu {
 
@@ -67,23 +63,22 @@ class ThreadPool {
    public:
     template <class Condition>
     void wait(Condition&& is_ready) {
-      pthread_mutex_lock(&mutex_);
+      signal_.lock();
       has_waiter_ = true;
-      while (!is_ready()) pthread_cond_wait(&woken_, &mutex_);
+      while (!is_ready()) signal_.wait();
       has_waiter_ = false;
-      pthread_mutex_unlock(&mutex_);
+      signal_.unlock();
     }
     /// After what the other waits for has become true. Costs a read where nobody sleeps.
     void notify() {
       if (!has_waiter_) return;
-      pthread_mutex_lock(&mutex_);
-      pthread_cond_signal(&woken_);
-      pthread_mutex_unlock(&mutex_);
+      signal_.lock();
+      signal_.wake();
+      signal_.unlock();
     }
 
    private:
-    pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
-    pthread_cond_t woken_ = PTHREAD_COND_INITIALIZER;
+    platform::Signal signal_;
     std::atomic<bool> has_waiter_{false};
   };
 
@@ -93,7 +88,7 @@ class ThreadPool {
         0};  // number of the call, workers that may take parts, parts left
     std::atomic<std::uint32_t> call{0};  // changes when there is something to do
     Event event;
-    pthread_t thread{};
+    platform::Thread thread;
     Crew* crew = nullptr;
     int number = 0;
     std::int64_t turn_end = 0;  // when to offer the core
@@ -102,7 +97,7 @@ class ThreadPool {
   struct Crew {
     explicit Crew(int count) : size(count), workers(new Worker[static_cast<std::size_t>(count)]) {}
 
-    const pid_t process = getpid();
+    const long process = platform::process();
     const int size;
     std::unique_ptr<Worker[]> workers;
     int hired = 1;
@@ -118,16 +113,13 @@ class ThreadPool {
     /// Starts threads until there are `size` workers or the system refuses. They leave signals to
     /// the program's own.
     void hire() {
-      sigset_t all, before;
-      sigfillset(&all);
-      pthread_sigmask(SIG_SETMASK, &all, &before);
+      const platform::WithoutSignals theirs;
       for (; hired < size; ++hired) {
         Worker& next = worker(hired);
         next.crew = this;
         next.number = hired;
-        if (pthread_create(&next.thread, nullptr, start, &next) != 0) break;
+        if (!next.thread.start(start, &next)) break;
       }
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
 
     void dismiss() {
@@ -135,7 +127,7 @@ class ThreadPool {
       for (int w = 1; w < hired; ++w) {
         ++worker(w).call;
         worker(w).event.notify();
-        pthread_join(worker(w).thread, nullptr);
+        worker(w).thread.join();
       }
     }
 
@@ -174,7 +166,7 @@ class ThreadPool {
           ++done;
           if (self > 0 && now() >= worker(self).turn_end) {
             finish(std::exchange(done, 0));
-            sched_yield();
+            platform::yield();
             worker(self).turn_end = now() + turn_time;
           }
         }
@@ -222,7 +214,7 @@ class ThreadPool {
 
   /// Sees to it that there are workers enough; returns how many there are, at most `workers`.
   int hire(int workers) {
-    if (crew_ == nullptr || crew_->process != getpid() || crew_->size < workers) {
+    if (crew_ == nullptr || crew_->process != platform::process() || crew_->size < workers) {
       dismiss();
       crew_ = std::make_unique<Crew>(workers);
       crew_->hire();
@@ -231,7 +223,7 @@ class ThreadPool {
   }
 
   void dismiss() {
-    if (crew_ != nullptr && crew_->process == getpid())
+    if (crew_ != nullptr && crew_->process == platform::process())
       crew_->dismiss();
     else  // the parent's: its threads are not here and cannot be joined
       static_cast<void>(crew_.release());
@@ -251,11 +243,7 @@ class ThreadPool {
     } while (now() < end);
     return false;
   }
-  static std::int64_t now() {  // ns; <chrono> takes long to compile
-    timespec time{};
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-  }
+  static std::int64_t now() { return platform::now(); }  // ns
   /// Lets the other thread of a core go first.
   static void pause() {
 #if defined(__x86_64__) || defined(__i386__)
