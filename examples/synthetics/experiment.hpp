@@ -21,7 +21,7 @@ struct Settings {
   Index length = 20;
   Index pairs = 8;  // of mqar
   Index width = 32;
-  Index training = 5000;            // sequences
+  Index training = 5000;  // sequences
   Index test = 500;
   std::uint64_t data_seed = 0;  // run s of a model has the sequences of seed data_seed + s
   Index batch = 32;
@@ -94,8 +94,8 @@ const std::vector<Model>& all_models();
 /// Throws  ssm::ArgumentError  for an unknown name
 const Model& model_named(const std::string& name);
 
-/// Runs every model at every width from every seed, `jobs` at a time, showing progress on standard error. Calls
-/// `finished` after each run with all runs so far.
+/// Runs every model at every width from every seed, `jobs` at a time, showing progress on standard
+/// error. Calls `finished` after each run with all runs so far.
 std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
                          const std::vector<Index>& widths, Index seeds, Index jobs,
                          const std::function<void(const std::vector<Run>&)>& finished);

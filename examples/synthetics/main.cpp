@@ -133,12 +133,13 @@ int main(int argc, char** argv) {
       induction);
   Request mqar;
   mqar.settings = {.task = "mqar",
-                   .vocabulary = 128,
+                   .vocabulary = 256,
                    .length = 64,
-                   .training = 10000,
+                   .pairs = 4,
+                   .training = 20000,
                    .batch = 64,
-                   .epochs = 30,
-                   .rate = 3e-3};
+                   .epochs = 64,
+                   .rate = 1e-3};
   mqar.widths = {16, 32, 64};
   mqar.seeds = 1;
   add_options(*app.add_subcommand(
