@@ -22,12 +22,14 @@ struct ContinuationRequest {
   std::vector<Token> continuation{};  // scored; at least one token
 };
 
+/// How likely it is.
 struct ContinuationScore {
   double log_probability = 0;  // natural, of all tokens
   Index tokens = 0;
   bool is_greedy = true;  // each token is the likeliest of all
 };
 
+/// How much is read at once, and who is told.
 struct ContinuationOptions {
   Index batch = 0;      // sequences that are read side by side; 0: 32
   Index positions = 0;  // that are read at once: memory depends on it; 0: 1024, fewer where the

@@ -28,6 +28,7 @@ struct EvaluationProgress {
   Index tokens = 0;           // that the model has read or written
 };
 
+/// How many items are asked, behind which examples, and how much is read at once.
 struct EvaluationOptions {
   Index shots = 0;  // examples before each item
   /// Where they are taken from; empty: from the items, without the one that is asked.
@@ -43,6 +44,7 @@ struct EvaluationOptions {
   std::function<bool(const EvaluationProgress&)> on_progress{};  // false: stop, by an error
 };
 
+/// What came of a task.
 struct EvaluationResult {
   std::string task{};
   Index shots = 0;

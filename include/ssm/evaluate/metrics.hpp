@@ -29,6 +29,7 @@ struct ItemScore {
   std::string prompt{};  // if asked for, of the first choice
 };
 
+/// A number about a task.
 struct MetricValue {
   std::string name{};
   double value = 0;

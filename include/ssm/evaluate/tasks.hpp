@@ -295,6 +295,7 @@ struct TaskGroup {
   std::string_view name;
   std::vector<std::string> tasks;
 };
+/// The groups that there are.
 inline const std::vector<TaskGroup>& task_groups() {
   static const std::vector<TaskGroup> all{
       {"superglue", {"boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc"}},
