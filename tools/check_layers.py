@@ -4,7 +4,7 @@
 
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
-    core, layer <- io <- family <- language_model; model, train <- family
+    core, layer <- io <- family <- language_model <- evaluate; model, train <- family
     core, io <- tokenizer                            which no other folder includes
     platform.hpp <- {io, backend/cpu}                  all calls of POSIX
     ssm.hpp reaches every header of core, op, layer, model and train
@@ -42,6 +42,7 @@ MAY_INCLUDE = {
     "laws": CORE_OP | {"layer", "io", REFERENCE, "laws"},  # Reference is the oracle where none other is named
     "language_model": ABOVE | {CUDA},
     "language_model.hpp": ABOVE,
+    "evaluate": ABOVE | {"evaluate"},
     "ssm.hpp": CORE_OP | {"layer", "model", "train", "version.hpp"},
     "version.hpp": set(),
     "require_cxx20.hpp": set(),
@@ -98,7 +99,7 @@ STD_NAMES = {
     "exception": "current_exception exception exception_ptr rethrow_exception terminate uncaught_exceptions",
     "filesystem": "filesystem",
     "fstream": "ifstream ofstream",
-    "functional": "function less greater hash invoke",
+    "functional": "equal_to function less greater hash invoke",
     "initializer_list": "initializer_list",
     "iomanip": "setprecision setw",
     "iostream": "cerr cin clog cout",
@@ -120,7 +121,7 @@ STD_NAMES = {
     "span": "as_bytes as_writable_bytes span dynamic_extent",
     "sstream": "istringstream ostringstream stringstream",
     "stdexcept": "invalid_argument logic_error out_of_range runtime_error",
-    "string": "getline stod stoi stoll string to_string",
+    "string": "erase erase_if getline stod stoi stol stoll string to_string",
     "string_view": "string_view",
     "system_error": "errc error_code generic_category system_error",
     "thread": "jthread this_thread thread",
@@ -137,7 +138,7 @@ STD_NAMES = {
                "index_sequence_for integer_sequence make_index_sequence make_integer_sequence move pair swap to_underlying "
                "unreachable",
     "variant": "get get_if holds_alternative monostate variant variant_alternative_t variant_size_v visit",
-    "vector": "vector",
+    "vector": "erase erase_if vector",
 }
 STD_HEADERS = {}
 for std_header, names in STD_NAMES.items():

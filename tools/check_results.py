@@ -18,7 +18,9 @@ words. A table that repeats a file's table needs no lines:
 
     <!-- copy of bench/baselines/peers_cpu.md -->
 
-Every table of docs/70_results.md has one of both.
+In {FILE.json: NUMBER} the number is of that file.
+
+Every table of docs/70_results.md has one of both, and every claim of tools/claims.json is named there with its command.
 
 usage: check_results.py [PAGE…]        fails where a number differs; default README.md and docs/*.md
        check_results.py --fix [PAGE…]  writes the rows of tables anew
@@ -35,6 +37,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"<!-- (?P<kind>from|copy of) (?P<file>\S+)(?P<pattern>[^\n]*?)(?:\n(?P<lines>.*?)\n)?\s*-->\n+"
                    r"(?P<text>(?:[^\n]+\n)*)", re.S)
 NUMBER = re.compile(r"\{([^{}]+)\}")
+OF_FILE = re.compile(r"(\S+\.json): (.*)")
 FULL = re.compile(r"(?P<path>.*?)(?: (?P<operator>[*/]) (?P<factor>[\d.e]+))?(?: ?:(?P<format>[^:\]>]*))?$")
 OVER_LIST = re.compile(r"(sum|least|most)\((.*)\.(\w+)\)$")
 STEP = re.compile(r"\[([^\]]*)\]|([^.\[\]]+)")
@@ -101,6 +104,11 @@ def rendered(data, pattern, line):
         return [text for item in entries for text in rendered(item, pattern, each[2])]
 
     def put(match):
+        of_file = OF_FILE.match(match[1])
+        if of_file:
+            if not (ROOT / of_file[1]).is_file():
+                raise LookupError(f"{of_file[1]} does not exist")
+            return written(document(ROOT / of_file[1]), of_file[2])
         return written(data, pattern.replace("*", match[1], 1) if pattern else match[1])
     return [NUMBER.sub(put, line)]
 
@@ -161,6 +169,16 @@ def check(page, text, fix, complete):
     return problems, result, checked
 
 
+def check_claims(page, text):
+    """What is wrong between a page and the commands that make its numbers."""
+    claims = json.loads((ROOT / "tools/claims.json").read_text(encoding="utf-8"))
+    problems = [f"{page}: does not name tools/reproduce.sh {claim['name']}" for claim in claims if f"tools/reproduce.sh {claim['name']}`" not in text]
+    known = {claim["name"] for claim in claims}
+    problems += [f"{page}: tools/claims.json has no '{name}'" for name in re.findall(r"tools/reproduce\.sh ([a-z][\w-]*)`", text) if name not in known]
+    return problems + [f"tools/claims.json: {claim['name']}: {file} does not exist" for claim in claims for file in claim["stored"]
+                       if not (ROOT / file).is_file()]
+
+
 def self_test():
     data = {"rate": 0.5, "shape": "4x256", "runs": [{"m": "a", "p": "x", "n": 1234.5, "s": 1}, {"m": "a", "p": "y", "n": -2, "s": 3}],
             "benchmarks": [{"name": "f<A, b>/10_median", "t": 1500.0}]}
@@ -180,7 +198,8 @@ def self_test():
         table = f"<!-- from {file.name}\n| a | {{rate :.1f}} |\n-->\n| k | v |\n| --- | --- |\n| a | 0.5 |\n"
         prose = f"<!-- from {file.name} runs[p=*].n :.0f\nhas {{y}}\n-->\nIt\nhas −2 of them.\n"
         every = f"<!-- from {file.name}\neach runs: | {{p}} | {{s}} |\n-->\n| k | v |\n| --- | --- |\n| x | 1 |\n| y | 3 |\n"
-        for text, faults in ((every, 0), (every.replace("| y | 3 |\n", ""), 1), (table, 0), (table.replace("| a | 0.5", "| a | 0.6"), 1), (table + "| b | 1 |\n", 1),
+        other = f"<!-- from {file.name}\n| a | {{{file.name}: rate :.1f}} |\n-->\n| k | v |\n| --- | --- |\n| a | 0.5 |\n"
+        for text, faults in ((other, 0), (other.replace(": rate", ": rat"), 1), (other.replace(".json: rate", "_not.json: rate"), 1), (every, 0), (every.replace("| y | 3 |\n", ""), 1), (table, 0), (table.replace("| a | 0.5", "| a | 0.6"), 1), (table + "| b | 1 |\n", 1),
                              (prose, 0), (prose.replace("−2", "−3"), 1), ("| k |\n| --- |\n| 1 |\n", 1),
                              (table.replace("rate", "rat"), 1), (f"<!-- from {file.name} -->\ntext\n", 1)):
             problems, _, _ = check("page", text, False, True)
@@ -204,6 +223,8 @@ def main(arguments):
         text = page.read_text(encoding="utf-8")
         name = page.relative_to(ROOT).as_posix()
         problems, result, checked = check(name, text, fix, name in COMPLETE)
+        if name in COMPLETE:
+            problems += check_claims(name, text)
         if fix and result != text:
             page.write_text(result, encoding="utf-8")
         print("\n".join(problems), end="\n" if problems else "", file=sys.stderr)

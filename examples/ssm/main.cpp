@@ -17,6 +17,7 @@ constexpr const char* examples = R"(Examples:
   ssm train --text shakespeare.txt --out run --minutes 5
   ssm generate run --prompt "ROMEO:" --tokens 400 --temperature 0.8
   ssm perplexity run --text shakespeare.txt --held-out --json
+  ssm evaluate run piqa=valid.jsonl
   ssm inspect run
   ssm logits run --tokens ids.npy --out logits.npy
   ssm convert mamba-130m converted --dtype bfloat16
@@ -34,6 +35,7 @@ int main(int argc, char** argv) {
   ssm::cli::add_train_command(app);
   ssm::cli::add_generate_command(app);
   ssm::cli::add_perplexity_command(app);
+  ssm::cli::add_evaluate_command(app);
   ssm::cli::add_inspect_command(app);
   ssm::cli::add_logits_command(app);
   ssm::cli::add_convert_command(app);

@@ -17,10 +17,19 @@ ssm::Schedule Settings::schedule() const {
     schedule.warmup_initial = std::min(1e-6, rate);
     schedule.minimum = rate / 10;
   }
+  if (task == "mqar") schedule.kind = ssm::ScheduleKind::cosine;
   return schedule;
 }
 
 Data make_data(const Settings& settings, std::uint64_t seed) {
+  if (settings.task == "mqar") {
+    const ssm::MultiQueryRecall task{
+        .vocabulary = settings.vocabulary, .length = settings.length, .pairs = settings.pairs};
+    // Who knows the values that occur, and no more, guesses one of them.
+    return {ssm::task_splits(task, ssm::Seed{settings.data_seed + seed}, settings.training,
+                             settings.test),
+            0, 1 / static_cast<double>(settings.pairs)};
+  }
   const auto make = [&](const auto& task, double chance) {
     Data data{ssm::task_splits(task, ssm::Seed{settings.data_seed + seed}, settings.training,
                                settings.test),
@@ -45,9 +54,10 @@ std::size_t Run::best_epoch() const {
 
 const std::vector<Model>& all_models() {
   static const std::vector<Model> models{{"h3", train_h3, 0.998, 1.0},
-                                         {"s4d", train_s4d, 0.860, 0.356},
+                                         {"s4d", train_s4d, 0.860, 0.356, false},
                                          {"attention", train_attention, 1.0, 1.0},
-                                         {"gss", train_gss, 0.780, 0.068},
+                                         {"gss", train_gss, 0.780, 0.068, false},
+                                         {"hybrid", train_hybrid, {}, {}},
                                          {"mamba", train_mamba, {}, {}},
                                          {"dense-mamba", train_dense_mamba, {}, {}},
                                          {"retnet", train_retnet, {}, {}}};

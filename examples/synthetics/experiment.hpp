@@ -16,9 +16,11 @@ using ssm::Index;
 
 /// How models are trained on a task; the defaults are the published ones for associative recall.
 struct Settings {
-  std::string task;  // "recall" or "induction"
+  std::string task;  // "recall", "induction" or "mqar"
   Index vocabulary = 10;
   Index length = 20;
+  Index pairs = 8;  // of mqar
+  Index width = 32;
   Index training = 5000;  // sequences
   Index test = 500;
   std::uint64_t data_seed = 0;  // run s of a model has the sequences of seed data_seed + s
@@ -31,7 +33,7 @@ struct Settings {
   Index steps_per_epoch() const { return (training + batch - 1) / batch; }
   Index total_steps() const { return steps_per_epoch() * epochs; }
   /// A warm-up over a tenth of the epochs; then linearly to nothing (recall), or a cosine to a
-  /// tenth (induction).
+  /// tenth (induction) or to nothing (mqar).
   ssm::Schedule schedule() const;
 };
 
@@ -46,7 +48,7 @@ struct Data {
 /// Throws  ssm::ArgumentError  for sizes that make no task
 Data make_data(const Settings& settings, std::uint64_t seed);
 
-/// The mean training loss of an epoch in nats per token, and the share of test sequences answered
+/// The mean training loss of an epoch in nats per token, and the share of test queries answered
 /// right after it.
 struct Epoch {
   double loss = 0;
@@ -57,6 +59,7 @@ struct Epoch {
 struct Run {
   std::string model;
   std::uint64_t seed = 0;
+  Index width = 32;
   double seconds = 0;
   std::vector<Epoch> epochs{};
 
@@ -70,6 +73,7 @@ struct Run {
 using Train = void (*)(const Settings&, const Data&, std::uint64_t seed,
                        const std::function<void(Epoch)>& report);
 void train_h3(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
+void train_hybrid(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
 void train_s4d(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
 void train_attention(const Settings&, const Data&, std::uint64_t,
                      const std::function<void(Epoch)>&);
@@ -84,15 +88,16 @@ struct Model {
   Train train;
   std::optional<double> published_recall;  // accuracy at the published sizes
   std::optional<double> published_induction;
+  bool has_any_width = true;  // else 32
 };
 const std::vector<Model>& all_models();
 /// Throws  ssm::ArgumentError  for an unknown name
 const Model& model_named(const std::string& name);
 
-/// Runs every model from every seed, `jobs` at a time, showing progress on standard error. Calls
-/// `finished` after each run with all runs so far.
+/// Runs every model at every width from every seed, `jobs` at a time, showing progress on standard
+/// error. Calls `finished` after each run with all runs so far.
 std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
-                         Index seeds, Index jobs,
+                         const std::vector<Index>& widths, Index seeds, Index jobs,
                          const std::function<void(const std::vector<Run>&)>& finished);
 
 }  // namespace synthetics

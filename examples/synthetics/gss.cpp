@@ -18,7 +18,7 @@ struct GssBlock {
 
 void train_gss(const Settings& settings, const Data& data, std::uint64_t seed,
                const std::function<void(Epoch)>& report) {
-  train<TwoBlocks<GssBlock>>(settings, data, seed, 0, report);
+  train<TwoBlocks<GssBlock>>(settings, data, seed, report);
 }
 
 }  // namespace synthetics

@@ -18,7 +18,8 @@ using namespace synthetics;
 /// What a subcommand was asked for.
 struct Request {
   Settings settings;
-  std::vector<std::string> models{"h3", "s4d"};
+  std::vector<std::string> models;
+  std::vector<Index> widths{32};
   Index seeds = 3;
   Index jobs = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
   std::filesystem::path out = "runs/synthetics";
@@ -27,7 +28,9 @@ struct Request {
 void add_options(CLI::App& command, Request& r) {
   Settings& s = r.settings;
   std::vector<std::string> names;
-  for (const Model& model : all_models()) names.push_back(model.name);
+  for (const Model& model : all_models())
+    if (s.task != "mqar" || model.has_any_width) names.push_back(model.name);
+  r.models = names;
   command.add_option("--models", r.models, "Which to train")
       ->delimiter(',')
       ->check(CLI::IsMember(names))
@@ -41,6 +44,15 @@ void add_options(CLI::App& command, Request& r) {
       ->capture_default_str();
   command.add_option("--out", r.out, "Folder for the results: TASK.json and TASK.svg")
       ->capture_default_str();
+  if (s.task == "mqar") {
+    command.add_option("--widths", r.widths, "Channels of the models")
+        ->delimiter(',')
+        ->check(CLI::Range(Index{8}, Index{4096}, "a width from 8 to 4096"))
+        ->capture_default_str();
+    command.add_option("--pairs", s.pairs, "Keys of a sequence")
+        ->check(positive)
+        ->capture_default_str();
+  }
   command.add_option("--epochs", s.epochs, "Passes over the training sequences")
       ->check(positive)
       ->capture_default_str();
@@ -86,7 +98,7 @@ void perform(const Request& request) {
     const ssm::AtomicFile probe(request.out / (settings.task + ".json"));
   }  // fails now, not after the first run
   const std::vector<Run> runs =
-      run_all(settings, request.models, request.seeds, request.jobs, save);
+      run_all(settings, request.models, request.widths, request.seeds, request.jobs, save);
   std::printf("%s\nwritten: %s, %s\n", table(settings, data, runs).c_str(),
               (request.out / (settings.task + ".json")).c_str(),
               (request.out / (settings.task + ".svg")).c_str());
@@ -100,9 +112,10 @@ int main(int argc, char** argv) {
       "ssm-synthetics");
   app.footer(
       "Examples:\n"
-      "  ssm-synthetics recall                                 h3 and s4d, 3 seeds each\n"
+      "  ssm-synthetics recall                                 every model, 3 seeds each\n"
       "  ssm-synthetics recall --models h3 --seeds 1\n"
-      "  ssm-synthetics induction --models h3,s4d,attention --out results");
+      "  ssm-synthetics induction --models h3,s4d,attention --out results\n"
+      "  ssm-synthetics mqar --widths 16,32,64,128             accuracy over the width");
   app.set_version_flag("--version", SSM_VERSION);
   app.require_subcommand(1);
   Request recall;
@@ -118,9 +131,23 @@ int main(int argc, char** argv) {
   add_options(
       *app.add_subcommand("induction", "Induction heads: what came after the marker before?"),
       induction);
+  Request mqar;
+  mqar.settings = {.task = "mqar",
+                   .vocabulary = 256,
+                   .length = 64,
+                   .pairs = 4,
+                   .training = 20000,
+                   .batch = 64,
+                   .epochs = 64,
+                   .rate = 1e-3};
+  mqar.widths = {16, 32, 64};
+  mqar.seeds = 1;
+  add_options(*app.add_subcommand(
+                  "mqar", "Multi-query associative recall: every key once more, at many places."),
+              mqar);
   CLI11_PARSE(app, argc, argv);
   try {
-    perform(app.got_subcommand("recall") ? recall : induction);
+    perform(app.got_subcommand("recall") ? recall : app.got_subcommand("mqar") ? mqar : induction);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "ssm-synthetics: %s\n", error.what());
     return 1;

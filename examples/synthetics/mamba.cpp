@@ -8,27 +8,27 @@ namespace {
 // A Mamba block has no MLP beside it: four of them have about the parameters of two blocks with
 // one.
 ssm::MambaLanguageModelConfig config_of(const Settings& settings) {
-  return {.d_model = 32,
+  return {.d_model = settings.width,
           .n_layer = 4,
           .vocab_size = settings.vocabulary,
-          .d_inner = 64,
-          .dt_rank = 2,
+          .d_inner = 2 * settings.width,
+          .dt_rank = (settings.width + 15) / 16,
           .embed_dropout = settings.dropout};
 }
 
 struct MambaMaker {
   using Model = ssm::MambaLanguageModel;
-  static Model make(const Settings& settings, Index) {
+  static Model make(const Settings& settings) {
     return ssm::make_language_model(config_of(settings));
   }
 };
 
 struct DenseMambaMaker {
   using Model = ssm::DenseMambaLanguageModel;
-  static Model make(const Settings& settings, Index) {
+  static Model make(const Settings& settings) {
     ssm::MambaLanguageModelConfig config = config_of(settings);
     config.dense_block_layers = 2;
-    config.h_select_reduction = 8;
+    config.h_select_reduction = settings.width / 4;
     return ssm::make_dense_language_model(config);
   }
 };
@@ -37,11 +37,11 @@ struct DenseMambaMaker {
 
 void train_mamba(const Settings& settings, const Data& data, std::uint64_t seed,
                  const std::function<void(Epoch)>& report) {
-  train<MambaMaker>(settings, data, seed, 0, report);
+  train<MambaMaker>(settings, data, seed, report);
 }
 void train_dense_mamba(const Settings& settings, const Data& data, std::uint64_t seed,
                        const std::function<void(Epoch)>& report) {
-  train<DenseMambaMaker>(settings, data, seed, 0, report);
+  train<DenseMambaMaker>(settings, data, seed, report);
 }
 
 }  // namespace synthetics

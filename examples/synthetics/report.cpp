@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "progress.hpp"  // duration_text
 
@@ -17,7 +18,14 @@ std::string line(const char* format, Value... values) {
   return text;
 }
 
+const char* title_of(const std::string& task) {
+  return task == "recall"      ? "Associative recall"
+         : task == "induction" ? "Induction heads"
+                               : "Multi-query recall";
+}
+
 bool has_published_sizes(const Settings& s) {
+  if (s.task == "mqar") return false;
   return s.task == "recall" ? s.vocabulary == 10 && s.length == 20
                             : s.vocabulary == 20 && s.length == 30;
 }
@@ -28,9 +36,10 @@ std::optional<double> published(const Settings& settings, const std::string& mod
   return settings.task == "recall" ? known.published_recall : known.published_induction;
 }
 
-/// Mean and extremes of the best accuracies of one model.
+/// Mean and extremes of the best accuracies of one model of one width.
 struct Summary {
   std::string model;
+  Index width = 0;
   double mean = 0;
   double low = 1;
   double high = 0;
@@ -40,22 +49,25 @@ struct Summary {
 
 std::vector<Summary> summaries(const std::vector<Run>& runs) {
   std::vector<Summary> result;
-  for (const Model& model : all_models()) {
-    Summary s{.model = model.name};
-    for (const Run& run : runs) {
-      if (run.model != model.name) continue;
-      const double best = run.epochs[run.best_epoch()].accuracy;
-      s.mean += best;
-      s.low = std::min(s.low, best);
-      s.high = std::max(s.high, best);
-      s.final += run.epochs.back().accuracy;
-      ++s.runs;
+  std::set<Index> widths;
+  for (const Run& run : runs) widths.insert(run.width);
+  for (const Model& model : all_models())
+    for (const Index width : widths) {
+      Summary s{.model = model.name, .width = width};
+      for (const Run& run : runs) {
+        if (run.model != model.name || run.width != width) continue;
+        const double best = run.epochs[run.best_epoch()].accuracy;
+        s.mean += best;
+        s.low = std::min(s.low, best);
+        s.high = std::max(s.high, best);
+        s.final += run.epochs.back().accuracy;
+        ++s.runs;
+      }
+      if (s.runs == 0) continue;
+      s.mean /= static_cast<double>(s.runs);
+      s.final /= static_cast<double>(s.runs);
+      result.push_back(s);
     }
-    if (s.runs == 0) continue;
-    s.mean /= static_cast<double>(s.runs);
-    s.final /= static_cast<double>(s.runs);
-    result.push_back(s);
-  }
   return result;
 }
 
@@ -70,24 +82,26 @@ bool is_too_good(const Data& data, const Run& run) {
 std::string table(const Settings& settings, const Data& data, const std::vector<Run>& runs) {
   std::string text =
       line("%s, vocabulary %td, length %td: %td training and %td test sequences, %td epochs\n",
-           settings.task == "recall" ? "Associative recall" : "Induction heads",
-           settings.vocabulary, settings.length, settings.training, settings.test, settings.epochs);
-  text += line("chance %.1f %%, least possible training loss %.3f nats per token\n\n",
-               100 * data.chance, data.loss_floor);
-  text += "model      seed   best %  (epoch)   final %    loss     time\n";
+           title_of(settings.task), settings.vocabulary, settings.length, settings.training,
+           settings.test, settings.epochs);
+  text += line("chance %.1f %%", 100 * data.chance);
+  if (data.loss_floor > 0)
+    text += line(", least possible training loss %.3f nats per token", data.loss_floor);
+  text += "\n\nmodel       width seed   best %  (epoch)   final %    loss     time\n";
   for (const Model& model : all_models())
     for (const Run& run : runs) {
       if (run.model != model.name) continue;
       const std::size_t best = run.best_epoch();
-      text += line("%-10s %4llu   %6.1f  (%5zu)    %6.1f  %6.3f  %7s%s\n", run.model.c_str(),
-                   static_cast<unsigned long long>(run.seed), 100 * run.epochs[best].accuracy,
-                   best + 1, 100 * run.epochs.back().accuracy, run.epochs.back().loss,
-                   ssm::cli::duration_text(run.seconds).c_str(),
+      text += line("%-11s %5td %4llu   %6.1f  (%5zu)    %6.1f  %6.3f  %7s%s\n", run.model.c_str(),
+                   run.width, static_cast<unsigned long long>(run.seed),
+                   100 * run.epochs[best].accuracy, best + 1, 100 * run.epochs.back().accuracy,
+                   run.epochs.back().loss, ssm::cli::duration_text(run.seconds).c_str(),
                    is_too_good(data, run) ? "  below the floor: a leak, or memorized" : "");
     }
   text += "\n";
   for (const Summary& s : summaries(runs)) {
-    text += line("%-10s best %.1f %% on average (%.1f to %.1f), final %.1f %%", s.model.c_str(),
+    if (settings.task == "mqar") text += line("%4td  ", s.width);
+    text += line("%-11s best %.1f %% on average (%.1f to %.1f), final %.1f %%", s.model.c_str(),
                  100 * s.mean, 100 * s.low, 100 * s.high, 100 * s.final);
     if (const auto accuracy = published(settings, s.model))
       text += line("; published %.1f %%", 100 * *accuracy);
@@ -101,6 +115,7 @@ std::string json(const Settings& settings, const Data& data, const std::vector<R
   root["task"] = settings.task;
   root["settings"] = {{"vocabulary", settings.vocabulary},
                       {"length", settings.length},
+                      {"pairs", settings.task == "mqar" ? settings.pairs : 0},
                       {"training_sequences", settings.training},
                       {"test_sequences", settings.test},
                       {"data_seed", settings.data_seed},
@@ -114,6 +129,7 @@ std::string json(const Settings& settings, const Data& data, const std::vector<R
   root["summary"] = nlohmann::ordered_json::array();
   for (const Summary& s : summaries(runs)) {
     nlohmann::ordered_json entry{{"model", s.model},
+                                 {"width", s.width},
                                  {"runs", s.runs},
                                  {"best_accuracy_mean", s.mean},
                                  {"best_accuracy_min", s.low},
@@ -126,6 +142,7 @@ std::string json(const Settings& settings, const Data& data, const std::vector<R
   for (const Run& run : runs) {
     const std::size_t best = run.best_epoch();
     nlohmann::ordered_json entry{{"model", run.model},
+                                 {"width", run.width},
                                  {"seed", run.seed},
                                  {"seconds", run.seconds},
                                  {"best_accuracy", run.epochs[best].accuracy},

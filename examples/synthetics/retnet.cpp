@@ -7,14 +7,14 @@ namespace {
 
 struct RetNetMaker {
   using Model = ssm::RetNetLanguageModel;
-  static Model make(const Settings& settings, Index) {
+  static Model make(const Settings& settings) {
     return ssm::make_language_model(
-        ssm::RetNetLanguageModelConfig{.d_model = 32,
+        ssm::RetNetLanguageModelConfig{.d_model = settings.width,
                                        .n_layer = 2,
                                        .vocab_size = settings.vocabulary,
                                        .num_heads = 2,
-                                       .d_value = 64,
-                                       .d_inner = 64,
+                                       .d_value = 2 * settings.width,
+                                       .d_inner = 2 * settings.width,
                                        .has_tied_head = true,
                                        .embed_dropout = settings.dropout});
   }
@@ -24,7 +24,7 @@ struct RetNetMaker {
 
 void train_retnet(const Settings& settings, const Data& data, std::uint64_t seed,
                   const std::function<void(Epoch)>& report) {
-  train<RetNetMaker>(settings, data, seed, 0, report);
+  train<RetNetMaker>(settings, data, seed, report);
 }
 
 }  // namespace synthetics

@@ -28,12 +28,15 @@ struct Abandoned {};
 /// The runs, who takes the next one, and how far they are.
 class Pool {
  public:
-  Pool(const Settings& settings, const std::vector<std::string>& models, Index seeds,
+  Pool(const Settings& settings, const std::vector<std::string>& models,
+       const std::vector<Index>& widths, Index seeds,
        const std::function<void(const std::vector<Run>&)>& finished)
       : settings_(settings), finished_(finished) {
     for (Index seed = 0; seed < seeds; ++seed)
-      for (const std::string& model : models)
-        slots_.push_back({.run = {.model = model, .seed = static_cast<std::uint64_t>(seed)}});
+      for (const Index width : widths)
+        for (const std::string& model : models)
+          slots_.push_back(
+              {.run = {.model = model, .seed = static_cast<std::uint64_t>(seed), .width = width}});
   }
 
   void work() {
@@ -82,7 +85,9 @@ class Pool {
     const auto start = Clock::now();
     try {
       const Data data = make_data(settings_, slot.run.seed);
-      model_named(slot.run.model).train(settings_, data, slot.run.seed, [&](Epoch epoch) {
+      Settings settings = settings_;
+      settings.width = slot.run.width;
+      model_named(slot.run.model).train(settings, data, slot.run.seed, [&](Epoch epoch) {
         const std::lock_guard lock(mutex_);
         if (failure_) throw Abandoned();
         slot.run.epochs.push_back(epoch);
@@ -127,7 +132,9 @@ class Pool {
       char numbers[64];
       std::snprintf(numbers, sizeof(numbers), "%zu/%td, %.1f %%", slot.run.epochs.size(),
                     settings_.epochs, 100 * slot.run.epochs.back().accuracy);
-      text += "  " + slot.run.model + " #" + std::to_string(slot.run.seed) + ": epoch " + numbers;
+      text += "  " + slot.run.model;
+      if (settings_.task == "mqar") text += " " + std::to_string(slot.run.width);
+      text += " #" + std::to_string(slot.run.seed) + ": epoch " + numbers;
     }
     const double done = fraction();
     if (done > 0)
@@ -149,9 +156,9 @@ class Pool {
 }  // namespace
 
 std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
-                         Index seeds, Index jobs,
+                         const std::vector<Index>& widths, Index seeds, Index jobs,
                          const std::function<void(const std::vector<Run>&)>& finished) {
-  Pool pool(settings, models, seeds, finished);
+  Pool pool(settings, models, widths, seeds, finished);
   std::vector<std::thread> workers;
   for (Index job = 0; job < jobs; ++job) workers.emplace_back([&] { pool.work(); });
   pool.watch();

@@ -17,7 +17,7 @@ struct S4DBlock {
 
 void train_s4d(const Settings& settings, const Data& data, std::uint64_t seed,
                const std::function<void(Epoch)>& report) {
-  train<TwoBlocks<S4DBlock>>(settings, data, seed, 0, report);
+  train<TwoBlocks<S4DBlock>>(settings, data, seed, report);
 }
 
 }  // namespace synthetics

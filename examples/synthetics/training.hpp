@@ -25,14 +25,12 @@ struct TwoBlocks {
   static constexpr Index width = 32;
   using Layer = typename Block::template Layer<width>;
   using Model = ssm::BasicLanguageModel<ssm::Sequential<Layer, Layer>, ssm::LayerNorm<width>>;
-  static Model make(const Settings& settings, Index positions) {
-    return Model({.vocabulary = settings.vocabulary,
-                  .positions = positions,
-                  .embedding_dropout = settings.dropout});
+  static Model make(const Settings& settings) {
+    return Model({.vocabulary = settings.vocabulary, .embedding_dropout = settings.dropout});
   }
 };
 
-/// Trains what `Maker::make(settings, positions)` makes. Every buffer is made once; a step
+/// Trains what `Maker::make(settings)` makes. Every buffer is made once; a step
 /// allocates no tensor.
 template <class Maker>
 class Training {
@@ -41,12 +39,12 @@ class Training {
   using Tokens = ssm::DynamicTensor<ssm::Token, 2>;
 
  public:
-  Training(const Settings& settings, const Data& data, ssm::Seed seed, Index positions)
+  Training(const Settings& settings, const Data& data, ssm::Seed seed)
       : settings_(settings),
         data_(data),
         seed_(seed),
         context_(ssm::cpu::Resources(1)),
-        model_(Maker::make(settings, positions)),
+        model_(Maker::make(settings)),
         parameters_(model_.initialize(context_, seed.fork("parameters"))),
         gradients_(model_.template zero_parameters<float>(context_)),
         optimizer_(context_, model_, parameters_,
@@ -71,20 +69,32 @@ class Training {
     return sum / static_cast<double>(settings_.training);
   }
 
-  /// The share of test sequences whose last target is the most likely of all tokens.
+  /// The share of targets that are the most likely of all tokens, among those of the test sequences
+  /// that count.
   double accuracy() {
     const ssm::TaskSequences& test = data_.splits.test;
+    // Where the last target alone counts, the logits of the last position are enough.
+    const Index positions = settings_.task == "mqar" ? test.length : 1;
     const std::span<const ssm::Token> tokens(test.tokens);
-    logits_.resize({test.count, 1, settings_.vocabulary});
-    model_.forward(context_, parameters_, ssm::view_of(tokens).reshape(test.count, test.length),
-                   logits_);
-    Index right = 0;
-    for (Index b = 0; b < test.count; ++b) {
-      const float* scores = &logits_(b, 0, 0);
-      const auto likeliest = std::max_element(scores, scores + settings_.vocabulary) - scores;
-      right += likeliest == test.targets[static_cast<std::size_t>((b + 1) * test.length - 1)];
+    Index right = 0, asked = 0;
+    for (Index begin = 0; begin < test.count; begin += settings_.batch) {
+      const Index rows = std::min(settings_.batch, test.count - begin);
+      const std::span<const ssm::Token> part =
+          tokens.subspan(static_cast<std::size_t>(begin * test.length),
+                         static_cast<std::size_t>(rows * test.length));
+      logits_.resize({rows, positions, settings_.vocabulary});
+      model_.forward(context_, parameters_, ssm::view_of(part).reshape(rows, test.length), logits_);
+      for (Index b = 0; b < rows; ++b)
+        for (Index t = 0; t < positions; ++t) {
+          const Index at = (begin + b + 1) * test.length - positions + t;
+          const ssm::Token target = test.targets[static_cast<std::size_t>(at)];
+          if (target == ssm::ignored_target) continue;
+          const float* scores = &logits_(b, t, 0);
+          right += std::max_element(scores, scores + settings_.vocabulary) - scores == target;
+          ++asked;
+        }
     }
-    return static_cast<double>(right) / static_cast<double>(test.count);
+    return static_cast<double>(right) / static_cast<double>(asked);
   }
 
  private:
@@ -145,9 +155,9 @@ class Training {
 };
 
 template <class Maker>
-void train(const Settings& settings, const Data& data, std::uint64_t seed, Index positions,
+void train(const Settings& settings, const Data& data, std::uint64_t seed,
            const std::function<void(Epoch)>& report) {
-  Training<Maker> training(settings, data, ssm::Seed{seed}, positions);
+  Training<Maker> training(settings, data, ssm::Seed{seed});
   for (Index epoch = 0; epoch < settings.epochs; ++epoch) {
     const double loss = training.train_epoch(epoch);
     report({.loss = loss, .accuracy = training.accuracy()});

@@ -37,6 +37,23 @@ inline Utf8Step utf8_step(std::string_view bytes) {
   return {length, true, false};
 }
 
+/// Whether a character is whitespace of Unicode, as Python's str.isspace() has it.
+inline bool is_space(std::string_view character) {
+  const auto at = [&](std::size_t i) { return static_cast<unsigned char>(character[i]); };
+  switch (character.size()) {
+    case 1:
+      return at(0) == ' ' || (at(0) >= 0x09 && at(0) <= 0x0d) || (at(0) >= 0x1c && at(0) <= 0x1f);
+    case 2:  // U+0085, U+00A0
+      return at(0) == 0xc2 && (at(1) == 0x85 || at(1) == 0xa0);
+    case 3:
+      return character == "\u1680" || character == "\u3000" || character == "\u205f" ||
+             (at(0) == 0xe2 && at(1) == 0x80 &&  // U+2000 … U+200A, U+2028, U+2029, U+202F
+              (at(2) <= 0x8a || at(2) == 0xa8 || at(2) == 0xa9 || at(2) == 0xaf));
+    default:
+      return false;
+  }
+}
+
 /// How many bytes from the beginning on are whole characters.
 inline std::size_t valid_utf8_prefix(std::string_view text) {
   std::size_t at = 0;

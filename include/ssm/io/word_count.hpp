@@ -29,7 +29,7 @@ class WordCount {
         incomplete_ = part;
         return;
       }
-      add_character(step.is_character && is_space(part.substr(0, step.bytes)));
+      add_character(step.is_character && detail::is_space(part.substr(0, step.bytes)));
       part.remove_prefix(step.bytes);
     }
   }
@@ -40,21 +40,6 @@ class WordCount {
   Index pieces() const { return spaces_ + 1; }
 
  private:
-  static bool is_space(std::string_view character) {
-    const auto at = [&](std::size_t i) { return static_cast<unsigned char>(character[i]); };
-    switch (character.size()) {
-      case 1:
-        return at(0) == ' ' || (at(0) >= 0x09 && at(0) <= 0x0d) || (at(0) >= 0x1c && at(0) <= 0x1f);
-      case 2:  // U+0085, U+00A0
-        return at(0) == 0xc2 && (at(1) == 0x85 || at(1) == 0xa0);
-      case 3:
-        return character == "\u1680" || character == "\u3000" || character == "\u205f" ||
-               (at(0) == 0xe2 && at(1) == 0x80 &&  // U+2000 … U+200A, U+2028, U+2029, U+202F
-                (at(2) <= 0x8a || at(2) == 0xa8 || at(2) == 0xa9 || at(2) == 0xaf));
-      default:
-        return false;
-    }
-  }
   void add_character(bool is_space) {
     if (is_space && !in_space_) ++spaces_;
     if (!is_space && !in_word_) ++words_;
