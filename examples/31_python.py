@@ -92,3 +92,23 @@ y, state = functional.selective_scan(u, u * 0.1, A, B, C, dt_softplus=True, fina
 (y.sum() + state.sum()).backward()
 # [/torch functions]
 print("gradients by functions", u.grad.abs().sum().item())
+
+x = torch.randn(2, 100, 16)
+# [five lines of torch]
+layer = ssm.torch.Mamba(channels=16, state=8)
+y, state = layer(x, return_state=True)
+(y.sum() + state["ssm"].sum()).backward()
+running = layer.initial_state(2)
+y_0 = layer.step(x[:, 0], running)  # one position at a time
+# [/five lines of torch]
+print("streaming differs by", (y[:, 0] - y_0).abs().max().item())
+
+x = numpy.random.standard_normal((2, 100, 16)).astype("f4")
+# [five lines of numpy]
+layer = ssm.Layer("mamba", channels=16, state=8)
+parameters, tape = layer.initialize(seed=1), layer.tape()
+y = layer.forward(parameters, x, tape=tape)
+gradients = {name: numpy.zeros_like(value) for name, value in parameters.items()}
+dx = layer.backward(parameters, tape, y, numpy.empty_like(x), gradients)
+# [/five lines of numpy]
+print("gradients by layers", abs(dx).sum())

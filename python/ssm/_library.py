@@ -168,6 +168,11 @@ class Owned:
             self.pointer = None
 
 
+def path():
+    """The file of the library that was loaded."""
+    return _library._name
+
+
 def version():
     """(major, minor, patch) of the library that was loaded."""
     number = ask("ssm_version")
