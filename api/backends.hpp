@@ -5,3 +5,6 @@
 
 #include "ssm/backend/cpu.hpp"
 #include "ssm/backend/reference.hpp"
+#if defined(SSM_API_WITH_CUDA)
+#include "ssm/backend/cuda.hpp"
+#endif

@@ -39,7 +39,7 @@ std::unique_ptr<ssm_layer> made_layer(const char* text) {
     const LayerKind& kind = kind_of(config);
     refuse_other_fields(config, {"layer", "scalar", "backend", "threads"}, kind.fields,
                         "a layer " + std::string(kind.name));
-    const LayerPlace place{.backend = backend_option(config),
+    const LayerPlace place{.backend = host_backend_option(config),
                            .is_double = word_option<bool>(config, "scalar", "float32",
                                                           {{"float32", false}, {"float64", true}}),
                            .threads = static_cast<int>(config.integer_or("threads", 1, 1, 1024))};

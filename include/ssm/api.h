@@ -45,7 +45,8 @@ typedef enum ssm_code {
 /* ---- DLPack ---------------------------------------------------------------------------------- */
 
 typedef struct ssm_device {
-  int32_t type; /* 1: host memory, 3: page-locked host memory; 2, 13: CUDA, for "backend": "cuda" */
+  int32_t
+      type; /* 1: host memory, 3: page-locked host memory; 2, 13: CUDA, of primitives on the backend cuda */
   int32_t id;
 } ssm_device;
 typedef struct ssm_scalar {
@@ -236,7 +237,9 @@ typedef struct ssm_primitive ssm_primitive;
    config   {"primitive": "selective_scan", "dt_softplus": true,
              "scalar": "float32", "backend": "cpu", "threads": 1}
             primitive: what ssm_primitive_kinds lists, options as there
-            scalar: of sequences: float32, float64, bfloat16, float16 */
+            scalar: of sequences: float32, float64, bfloat16, float16
+            backend: cpu, reference; cuda in a library that was built with SSM_BUILD_CUDA, for
+            operands on the calling thread's current device */
 SSM_API ssm_code ssm_primitive_create(const char* config, ssm_primitive** primitive);
 SSM_API void ssm_primitive_free(ssm_primitive* primitive);
 /* JSON by name of primitive: options, and operands in their order, each with
@@ -256,7 +259,8 @@ SSM_API const char* ssm_primitive_operand_name(const ssm_primitive* primitive, i
 /* operands   in their order, any strides; NULL for one that is left out. What is written must not
               overlap anything else, but a final state may be its initial state.
    segments   int64 [S+1] in host memory, where packed sequences begin and end, B = 1; or NULL
-   stream     a cudaStream_t of the operands' device, which the call is queued on; NULL elsewhere */
+   stream     of the backend cuda: a cudaStream_t of the operands' device, or NULL for the legacy
+              default stream; the call is queued on it. Without meaning elsewhere */
 SSM_API ssm_code ssm_primitive_forward(const ssm_primitive* primitive,
                                        const ssm_tensor* const* operands, int count,
                                        const ssm_tensor* segments, void* stream);
