@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "field_list.hpp"
 #include "guarded.hpp"
 #include "layer_kinds.hpp"
 #include "layer_on.hpp"
@@ -21,22 +22,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr std::array kinds{&s4d_kind,       &h3_kind,          &mamba_kind,        &mamba2_kind,
                            &retention_kind, &dense_mamba_kind, &dense_retnet_kind, &attention_kind};
-constexpr std::string_view common_fields[] = {"layer", "scalar", "backend", "threads"};
-
-/// Calls visit(field, must_be_there) for each of a kind's own fields.
-template <class Visit>
-void for_each_field(const LayerKind& kind, Visit&& visit) {
-  bool is_needed = true;
-  for (std::string_view rest = kind.fields; !rest.empty();) {
-    const std::size_t end = std::min(rest.find(' '), rest.size());
-    const std::string_view word = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    if (word == "|")
-      is_needed = false;
-    else
-      visit(word, is_needed);
-  }
-}
 
 const LayerKind& kind_of(const JsonObject& config) {
   const std::string name = config.text("layer", "");
@@ -48,28 +33,16 @@ const LayerKind& kind_of(const JsonObject& config) {
   config.refuse("layer", "must be one of " + all);
 }
 
-void refuse_other_fields(const JsonObject& config, const LayerKind& kind) {
-  for (const auto& item : config.json().items()) {
-    const std::string_view field = item.key();
-    bool is_known = std::find(std::begin(common_fields), std::end(common_fields), field) !=
-                    std::end(common_fields);
-    for_each_field(kind,
-                   [&](std::string_view name, bool) { is_known = is_known || name == field; });
-    if (!is_known) config.refuse(field, "is no field of a layer " + std::string(kind.name));
-  }
-}
-
 std::unique_ptr<ssm_layer> made_layer(const char* text) {
   try {
     const JsonObject config = parse_json(text, "config of ssm_layer_create");
     const LayerKind& kind = kind_of(config);
-    refuse_other_fields(config, kind);
-    const LayerPlace place{
-        .backend = word_option<std::string>(config, "backend", "cpu",
-                                            {{"cpu", "cpu"}, {"reference", "reference"}}),
-        .is_double =
-            word_option<bool>(config, "scalar", "float32", {{"float32", false}, {"float64", true}}),
-        .threads = static_cast<int>(config.integer_or("threads", 1, 1, 1024))};
+    refuse_other_fields(config, {"layer", "scalar", "backend", "threads"}, kind.fields,
+                        "a layer " + std::string(kind.name));
+    const LayerPlace place{.backend = host_backend_option(config),
+                           .is_double = word_option<bool>(config, "scalar", "float32",
+                                                          {{"float32", false}, {"float64", true}}),
+                           .threads = static_cast<int>(config.integer_or("threads", 1, 1, 1024))};
     auto layer = kind.make(config, place);
     const auto tensors = [](const std::vector<TensorFacts>& all, bool has_roles) {
       Json list = Json::array();
@@ -101,20 +74,13 @@ std::string kinds_text() {
   Json all = Json::object();
   for (const LayerKind* kind : kinds) {
     Json needed = Json::array(), optional = Json::array();
-    for_each_field(*kind, [&](std::string_view field, bool is_needed) {
+    for_each_field(kind->fields, [&](std::string_view field, bool is_needed) {
       (is_needed ? needed : optional).push_back(std::string(field));
     });
     all[std::string(kind->name)] = {{"required", std::move(needed)},
                                     {"optional", std::move(optional)}};
   }
   return all.dump();
-}
-
-std::span<const ssm_tensor* const> list_of(const ssm_tensor* const* tensors, int count,
-                                           const char* name) {
-  if (count < 0) throw ArgumentError(message({"the count of ", name, " is ", count}));
-  if (count > 0) static_cast<void>(required(tensors, name));
-  return {tensors, static_cast<std::size_t>(count)};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/layer/layer.hpp"
 #include "tensor.hpp"
+#include "wide_copy.hpp"
 
 namespace ssm::api {
 
@@ -27,13 +29,6 @@ void require_as(const ssm_tensor* tensor, const std::string& name, std::span<con
 [[noreturn]] void refuse_object(const char* what);
 
 namespace detail {
-inline Segments segments_of(const ssm_tensor* tensor) {
-  if (tensor == nullptr) return {};
-  const auto view = view_of_tensor<const Index, 1>(tensor, "segments");
-  if (!view.is_contiguous()) throw TensorError("segments is strided, must be contiguous");
-  return {view.data(), static_cast<std::size_t>(view.size())};
-}
-
 /// The tensor borrows the memory, whose extents it has.
 template <class Tensor>
 void borrow_tensor(Tensor& tensor, const ssm_tensor& memory) {
@@ -50,6 +45,7 @@ class LayerOn final : public ssm_layer {
   struct TapeOn final : ssm_tape {
     const LayerOn* owner = nullptr;
     bool is_recorded = false;
+    WideCopy x;  // which the tape reads, where x is of a half type
     typename L::template Tape<T, HostSpace> tape;
   };
   struct StateOn final : ssm_layer_state {
@@ -93,9 +89,16 @@ class LayerOn final : public ssm_layer {
     void borrow(int index, const ssm_tensor& memory) override {
       at(index, [&](const std::string& name, auto& own) {
         using Own = std::remove_reference_t<decltype(own)>;
-        require_as(&memory, "state " + name, own.extents().to_array(),
-                   scalar_of<typename Own::Value>());
-        detail::borrow_tensor(own, memory);
+        auto extents = own.extents().to_array();
+        if (extents[0] == 0 && memory.ndim == own.rank() && memory.shape != nullptr)
+          extents[0] = static_cast<Index>(memory.shape[0]);  // a cache that is empty so far
+        require_as(&memory, "state " + name, extents, scalar_of<typename Own::Value>());
+        own = std::apply(
+            [&](auto... extent) {
+              return Own::borrow(elements_of<typename Own::Value>(memory),
+                                 typename Own::Shape(extent...));
+            },
+            extents);
       });
     }
 
@@ -135,6 +138,7 @@ class LayerOn final : public ssm_layer {
   const std::vector<TensorFacts>& parameters() const override { return parameters_; }
   const std::vector<TensorFacts>& state() const override { return state_; }
   void set_threads(int threads) override {
+    threads_ = threads;
     if constexpr (requires { ctx_.resources().set_threads(threads); })
       ctx_.resources().set_threads(threads);
   }
@@ -149,17 +153,24 @@ class LayerOn final : public ssm_layer {
 
   void forward(const ForwardCall& call) override {
     borrow("parameter ", call.parameters, own_);
-    const auto x = sequence_of_tensor<const T>(call.x, "x");
-    const auto y = sequence_of_tensor<T>(call.y, "y");
-    const SequenceOptions<State> options{.segments = detail::segments_of(call.segments),
+    auto* const tape = dynamic_cast<TapeOn*>(call.tape);
+    if (call.tape != nullptr && (tape == nullptr || tape->owner != this)) refuse_object("tape");
+    if (tape != nullptr) tape->is_recorded = false;
+    WideCopy in = widened(call.x, "x"), out = widened(call.y, "y", WideCopy::Use::written);
+    require_same_half(call.y, "y", call.x, "x");
+    const auto x = sequence_of_tensor<const T>(in.tensor(), "x");
+    const auto y = sequence_of_tensor<T>(out.tensor(), "y");
+    const SequenceOptions<State> options{.segments = segments_of(call.segments),
                                          .initial_state = state_of(call.initial_state),
                                          .final_state = state_of(call.final_state)};
-    if (call.tape == nullptr) return layer_.forward(ctx_, own_, x, y, options);
-    auto* const tape = dynamic_cast<TapeOn*>(call.tape);
-    if (tape == nullptr || tape->owner != this) refuse_object("tape");
-    tape->is_recorded = false;
-    layer_.forward(ctx_, own_, x, y, tape->tape, options);
-    tape->is_recorded = true;
+    if (tape == nullptr) {
+      layer_.forward(ctx_, own_, x, y, options);
+    } else {
+      layer_.forward(ctx_, own_, x, y, tape->tape, options);
+      tape->x = std::move(in);
+      tape->is_recorded = true;
+    }
+    out.finish();
   }
 
   void backward(const BackwardCall& call) override {
@@ -168,26 +179,27 @@ class LayerOn final : public ssm_layer {
     if (!tape->is_recorded) throw ArgumentError("tape is of no call: ssm_layer_forward fills it");
     borrow("parameter ", call.parameters, own_);
     borrow("gradient of ", call.gradients, gradients_);
-    const auto dy = sequence_of_tensor<const T>(call.dy, "dy");
-    const auto dx = sequence_of_tensor<T>(call.dx, "dx");
-    layer_.backward(ctx_, own_, tape->tape, dy, dx, gradients_,
+    const WideCopy in = widened(call.dy, "dy"),
+                   out = widened(call.dx, "dx", WideCopy::Use::written);
+    require_same_half(call.dx, "dx", call.dy, "dy");
+    layer_.backward(ctx_, own_, tape->tape, sequence_of_tensor<const T>(in.tensor(), "dy"),
+                    sequence_of_tensor<T>(out.tensor(), "dx"), gradients_,
                     SequenceGradients<State>{.final_state = state_of(call.dfinal_state),
                                              .initial_state = state_of(call.dinitial_state)});
+    out.finish();
   }
 
   void prefill(const ForwardCall& call) override {
-    State* const state = state_of(call.final_state);
-    if (state == nullptr) throw ArgumentError("state is missing");
-    borrow("parameter ", call.parameters, own_);
-    layer_.prefill(ctx_, own_, sequence_of_tensor<const T>(call.x, "x"),
-                   sequence_of_tensor<T>(call.y, "y"), *state);
+    advance(call, [&](const ssm_tensor* x, const ssm_tensor* y, State& state) {
+      layer_.prefill(ctx_, own_, sequence_of_tensor<const T>(x, "x"), sequence_of_tensor<T>(y, "y"),
+                     state);
+    });
   }
   void step(const ForwardCall& call) override {
-    State* const state = state_of(call.final_state);
-    if (state == nullptr) throw ArgumentError("state is missing");
-    borrow("parameter ", call.parameters, own_);
-    layer_.step(ctx_, own_, position_of_tensor<const T>(call.x, "x"),
-                position_of_tensor<T>(call.y, "y"), *state);
+    advance(call, [&](const ssm_tensor* x, const ssm_tensor* y, State& state) {
+      layer_.step(ctx_, own_, position_of_tensor<const T>(x, "x"), position_of_tensor<T>(y, "y"),
+                  state);
+    });
   }
 
   std::unique_ptr<ssm_tape> make_tape() const override {
@@ -225,6 +237,27 @@ class LayerOn final : public ssm_layer {
         to);
   }
 
+  /// A sequence of a half type in float, where that is what the layer computes in.
+  WideCopy widened(const ssm_tensor* tensor, const char* name,
+                   WideCopy::Use use = WideCopy::Use::read) const {
+    if constexpr (!std::is_same_v<T, float>)
+      if (tensor != nullptr && is_half(tensor->type))
+        throw TensorError(message({name, " is of ", scalar_name(tensor->type), ", and this layer ",
+                                   "computes in float64: half types go with float32"}));
+    return {tensor, name, use, threads_};
+  }
+
+  template <class Advance>
+  void advance(const ForwardCall& call, Advance&& verb) {
+    State* const state = state_of(call.final_state);
+    if (state == nullptr) throw ArgumentError("state is missing");
+    borrow("parameter ", call.parameters, own_);
+    const WideCopy in = widened(call.x, "x"), out = widened(call.y, "y", WideCopy::Use::written);
+    require_same_half(call.y, "y", call.x, "x");
+    verb(in.tensor(), out.tensor(), *state);
+    out.finish();
+  }
+
   template <class Given>
   auto state_of(Given* given) const {
     using Own = std::conditional_t<std::is_const_v<Given>, const StateOn, StateOn>;
@@ -239,6 +272,7 @@ class LayerOn final : public ssm_layer {
   Context<B> ctx_;
   Parameters own_, gradients_;
   std::vector<TensorFacts> parameters_, state_;
+  int threads_ = 1;
 };
 
 }  // namespace ssm::api

@@ -2,13 +2,11 @@
 #pragma once
 
 #include <memory>
-#include <ssm_compiled_primitives.hpp>
 
+#include "backends.hpp"
 #include "layer_kinds.hpp"
 #include "layer_on.hpp"
 #include "options.hpp"
-#include "ssm/backend/cpu.hpp"
-#include "ssm/backend/reference.hpp"
 
 namespace ssm::api {
 

@@ -7,7 +7,11 @@ namespace ssm::api {
 
 static const char* device_name(std::int32_t type) {
   switch (type) {
+    case 1:
+    case 3:
+      return "host memory";
     case 2:
+    case 13:
       return "a CUDA device";
     case 10:
       return "a ROCm device";
@@ -50,16 +54,21 @@ static std::vector<Index> shape_of(const ssm_tensor& tensor) {
   return {tensor.shape, tensor.shape + tensor.ndim};
 }
 
-void require_tensor(const ssm_tensor* tensor, const std::string& name, ssm_scalar scalar) {
+void require_tensor(const ssm_tensor* tensor, const std::string& name, ssm_scalar scalar,
+                    bool is_on_host) {
   if (tensor == nullptr) throw ArgumentError(name + " is missing");
   const auto refuse = [&](const std::string& why) { throw TensorError(name + " " + why); };
   if (tensor->ndim < 0 || tensor->ndim > 32) refuse(message({"has ", tensor->ndim, " axes"}));
   if (tensor->ndim > 0 && tensor->shape == nullptr) refuse("has no shape");
-  if (tensor->device.type != 1 && tensor->device.type != 3)
-    refuse(std::string("lies on ") + device_name(tensor->device.type) +
+  const std::int32_t device = tensor->device.type;
+  if (is_on_host && device != 1 && device != 3)
+    refuse(std::string("lies on ") + device_name(device) +
            ": this backend takes tensors in host memory");
+  if (!is_on_host && device != 2 && device != 13)
+    refuse(std::string("lies ") + (device == 1 || device == 3 ? "in " : "on ") +
+           device_name(device) + ": the backend cuda takes tensors on a CUDA device");
   const ssm_scalar type = tensor->type;
-  if (type.code != scalar.code || type.bits != scalar.bits || type.lanes != scalar.lanes)
+  if (!is_same_scalar(type, scalar))
     refuse("is of " + scalar_name(type) + ", must be of " + scalar_name(scalar));
   std::uint64_t elements = 1;
   bool is_empty = false;
@@ -94,9 +103,25 @@ std::int64_t stride_of(const ssm_tensor& tensor, int axis) {
 
 void require_distinct_elements(const ssm_tensor& tensor, const std::string& name) {
   for (int axis = 0; axis < tensor.ndim; ++axis)
+    if (tensor.shape[axis] == 0) return;
+  for (int axis = 0; axis < tensor.ndim; ++axis)
     if (tensor.shape[axis] > 1 && stride_of(tensor, axis) == 0)
       throw TensorError(message({name, " has the stride 0 on axis ", axis,
                                  ", and what is written needs memory for each element"}));
+}
+
+std::span<const ssm_tensor* const> list_of(const ssm_tensor* const* tensors, int count,
+                                           const char* name) {
+  if (count < 0) throw ArgumentError(message({"the count of ", name, " is ", count}));
+  if (count > 0) static_cast<void>(required(tensors, name));
+  return {tensors, static_cast<std::size_t>(count)};
+}
+
+Segments segments_of(const ssm_tensor* tensor) {
+  if (tensor == nullptr) return {};
+  const auto view = view_of_tensor<const Index, 1>(tensor, "segments");
+  if (!view.is_contiguous()) throw TensorError("segments is strided, must be contiguous");
+  return {view.data(), static_cast<std::size_t>(view.size())};
 }
 
 bool is_contiguous(const ssm_tensor& tensor) {

@@ -4,12 +4,15 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "guarded.hpp"
+#include "ssm/core/scalar.hpp"
+#include "ssm/core/segments.hpp"
 #include "ssm/core/tensor_view.hpp"
 
 namespace ssm::api {
@@ -24,18 +27,29 @@ static_assert(sizeof(void*) != 8 ||
 /// How a scalar is called in an ssm_tensor.
 template <class T>
 constexpr ssm_scalar scalar_of() {
-  static_assert(std::is_floating_point_v<T> || std::is_signed_v<T>);
-  return {static_cast<std::uint8_t>(std::is_floating_point_v<T> ? 2 : 0),
-          static_cast<std::uint8_t>(8 * sizeof(T)), 1};
+  static_assert(std::is_floating_point_v<T> || std::is_signed_v<T> || HalfStorage<T>);
+  constexpr int code = std::is_same_v<T, BFloat16>                                 ? 4
+                       : std::is_floating_point_v<T> || std::is_same_v<T, Float16> ? 2
+                                                                                   : 0;
+  return {static_cast<std::uint8_t>(code), static_cast<std::uint8_t>(8 * sizeof(T)), 1};
+}
+constexpr bool is_same_scalar(ssm_scalar a, ssm_scalar b) {
+  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
+/// Whether sequences of this scalar are taken beside parameters in float: bf16 and f16.
+constexpr bool is_half(ssm_scalar scalar) {
+  return is_same_scalar(scalar, scalar_of<BFloat16>()) ||
+         is_same_scalar(scalar, scalar_of<Float16>());
 }
 
 /// "float32", "int64": as in ssm_tensor, numpy and torch.
 std::string scalar_name(ssm_scalar scalar);
 
 /// What is wrong with a tensor's header, in a sentence that begins with `name`.
-/// Throws  TensorError  for another scalar, memory that the host does not read, and headers that
+/// Throws  TensorError  for another scalar, memory that is not where it must be, and headers that
 ///                      contradict themselves; ArgumentError  where it is missing
-void require_tensor(const ssm_tensor* tensor, const std::string& name, ssm_scalar scalar);
+void require_tensor(const ssm_tensor* tensor, const std::string& name, ssm_scalar scalar,
+                    bool is_on_host = true);
 
 /// The sentence for another number of axes.
 [[noreturn]] void refuse_rank(const std::string& name, const ssm_tensor& tensor,
@@ -60,20 +74,28 @@ bool is_contiguous(const ssm_tensor& tensor);
 
 /// A tensor of so many axes as a view of the same memory.
 /// Throws  TensorError, ShapeError
-template <class T, int rank>
-View<T, rank> view_of_tensor(const ssm_tensor* tensor, const std::string& name) {
-  require_tensor(tensor, name, scalar_of<std::remove_const_t<T>>());
+template <class T, int rank, class Space = HostSpace>
+View<T, rank, Space> view_of_tensor(const ssm_tensor* tensor, const std::string& name) {
+  require_tensor(tensor, name, scalar_of<std::remove_const_t<T>>(), Space::host_readable);
   if (tensor->ndim != rank) refuse_rank(name, *tensor, std::to_string(rank).c_str());
   if constexpr (!std::is_const_v<T>) require_distinct_elements(*tensor, name);
   const auto extents = [&]<std::size_t... axis>(std::index_sequence<axis...>) {
     return DynamicExtents<rank>(static_cast<Index>(tensor->shape[axis])...);
   }
   (std::make_index_sequence<rank>());
-  typename View<T, rank>::Strides strides{};
+  typename View<T, rank, Space>::Strides strides{};
   for (int axis = 0; axis < rank; ++axis)
     strides[static_cast<std::size_t>(axis)] = static_cast<Index>(stride_of(*tensor, axis));
   return {elements_of<T>(*tensor), extents, strides};
 }
+
+/// A list of the caller's.
+/// Throws  ArgumentError  for a negative count, and where it is missing
+std::span<const ssm_tensor* const> list_of(const ssm_tensor* const* tensors, int count,
+                                           const char* name);
+
+/// Where packed sequences begin and end, on the host; nothing where it is null.
+Segments segments_of(const ssm_tensor* tensor);
 
 /// A sequence [B, L, D], or [L, D] as a batch of one.
 template <class T>

@@ -73,6 +73,26 @@ static int run_layer(void) {
   return code == SSM_OK ? 0 : 1;
 }
 
+static int run_primitive(void) {
+  enum { length = 50, channels = 4, width = 3 };
+  static float numbers[length * channels], filters[channels * width], filtered[length * channels];
+  for (int i = 0; i < length * channels; ++i) numbers[i] = (float)(i % 7) - 3.0F;
+  for (int i = 0; i < channels * width; ++i) filters[i] = (float)(i % 3);
+  int64_t sequence[] = {1, length, channels}, taps[] = {channels, width};
+  const ssm_tensor x = {numbers, {1, 0}, 3, {2, 32, 1}, sequence, NULL, 0};
+  const ssm_tensor weight = {filters, {1, 0}, 2, {2, 32, 1}, taps, NULL, 0};
+  const ssm_tensor y = {filtered, {1, 0}, 3, {2, 32, 1}, sequence, NULL, 0};
+  // [five lines of c]
+  ssm_primitive* filter = NULL;
+  ssm_code code = ssm_primitive_create("{\"primitive\": \"short_convolution\"}", &filter);
+  const ssm_tensor* operands[] = {&x, &weight, NULL, NULL, NULL, &y};  // as ssm_primitive_kinds()
+  if (code == SSM_OK) code = ssm_primitive_forward(filter, operands, 6, NULL, NULL);
+  if (code != SSM_OK) fprintf(stderr, "%s\n", ssm_last_error());
+  // [/five lines of c]
+  ssm_primitive_free(filter);
+  return code != SSM_OK;
+}
+
 int main(int count, char** arguments) {
   if (count < 3) return 2;
   size_t bytes = 0;
@@ -82,5 +102,5 @@ int main(int count, char** arguments) {
     return 1;
   }
   printf("\n");
-  return run_layer();
+  return run_primitive() || run_layer();
 }

@@ -37,6 +37,16 @@ gradients = {name: numpy.zeros_like(values) for name, values in parameters.items
 layer.backward(parameters, tape, y, dx, gradients)  # the gradient of the half sum of y squared
 # [/numpy layer]
 
+# [numpy functions]
+import ssm.numpy
+
+dt = numpy.full((2, 100, 16), 0.01)
+A, B, C = -numpy.ones((16, 8)), *numpy.random.standard_normal((2, 2, 100, 8))
+y, state = ssm.numpy.selective_scan(x, dt, A, B, C, results=("y", "final_state"))
+gradients = ssm.numpy.selective_scan.gradients({"y": y}, x, dt, A, B, C)  # "u", "dt", "A", "B", "C"
+# [/numpy functions]
+print("functions of numpy:", y.shape, state.shape, sorted(gradients))
+
 # [torch layer]
 import ssm.torch
 
@@ -64,3 +74,41 @@ for t in range(10):
     y_t = mamba.step(torch.ones(1, 16), state)  # one position at a time
 print("streaming differs by", (whole[:, -1] - y_t).abs().max().item())
 # [/torch steps]
+
+# [torch chunks]
+# A long wave in pieces: the second loss reaches into the first piece by the state between them.
+long = torch.sin(torch.arange(200) * 0.2).reshape(1, 200, 1) * torch.ones(16)
+first, state = mamba(long[:, :100], return_state=True)
+second, state = mamba(long[:, 100:], state, return_state=True)
+second.square().mean().backward()
+# [/torch chunks]
+
+# [torch functions]
+from ssm.torch import functional
+
+u = torch.randn(1, 50, 16, requires_grad=True)
+A, B, C = -torch.rand(16, 8), torch.randn(1, 50, 8), torch.randn(1, 50, 8)
+y, state = functional.selective_scan(u, u * 0.1, A, B, C, dt_softplus=True, final_state=True)
+(y.sum() + state.sum()).backward()
+# [/torch functions]
+print("gradients by functions", u.grad.abs().sum().item())
+
+x = torch.randn(2, 100, 16)
+# [five lines of torch]
+layer = ssm.torch.Mamba(channels=16, state=8)
+y, state = layer(x, return_state=True)
+(y.sum() + state["ssm"].sum()).backward()
+running = layer.initial_state(2)
+y_0 = layer.step(x[:, 0], running)  # one position at a time
+# [/five lines of torch]
+print("streaming differs by", (y[:, 0] - y_0).abs().max().item())
+
+x = numpy.random.standard_normal((2, 100, 16)).astype("f4")
+# [five lines of numpy]
+layer = ssm.Layer("mamba", channels=16, state=8)
+parameters, tape = layer.initialize(seed=1), layer.tape()
+y = layer.forward(parameters, x, tape=tape)
+gradients = {name: numpy.zeros_like(value) for name, value in parameters.items()}
+dx = layer.backward(parameters, tape, y, numpy.empty_like(x), gradients)
+# [/five lines of numpy]
+print("gradients by layers", abs(dx).sum())

@@ -34,3 +34,13 @@ for t in range(100):
     y_t, state = step(parameters, wave[:, t], state)
 # [/jax steps]
 print("streaming differs by", abs(layer(parameters, wave[:, :-1])[:, -1] - y_t).max())
+
+x = jax.numpy.ones((2, 100, 16))
+# [five lines of jax]
+layer = ssm.jax.Layer("mamba", channels=16, state=8)
+parameters = layer.initialize(seed=1)
+y, state = jax.jit(layer.prefill)(parameters, x, layer.initial_state(2))
+gradients = jax.grad(lambda parameters: (layer(parameters, x) ** 2).sum())(parameters)
+y_t, state = layer.step(parameters, x[:, 0], state)  # one position at a time
+# [/five lines of jax]
+print("gradients by layers", abs(gradients["D"]).sum())

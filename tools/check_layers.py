@@ -10,7 +10,7 @@
     ssm.hpp reaches every header of core, op, layer, model and train
     layer, io, backend/reference <- laws             which no other folder includes
     device <- kernel <- {convolution <- scan, matmul, attention, rows}     in cuda, each on core, op, backend/cuda
-    core, op, layer, model, io, language_model.hpp <- api     a backend in make_layer.hpp alone; api.h is C by itself
+    core, op, layer, model, io, language_model.hpp <- api     a backend in backends.hpp alone; api.h is C by itself
 
 What a header takes from namespace std, it or a header of ours that it includes includes: what compiles with one standard
 library compiles with the others.
@@ -316,7 +316,7 @@ def check_api(root, include):
             elif target.startswith("ssm/"):
                 if not (include / target).is_file():
                     complaints.append(f"{where}:{number}: {target} does not exist")
-                elif area not in IN_API | ({CPU, REFERENCE} if name == "make_layer.hpp" else set()):
+                elif area not in IN_API | ({CPU, REFERENCE} if name == "backends.hpp" else set()):
                     complaints.append(f"{where}:{number}: api may not include {target}")
             elif found[2] and not any((folder / target).is_file() for folder in (file.parent, root)):
                 complaints.append(f"{where}:{number}: {target} does not exist")
@@ -415,8 +415,8 @@ def self_test():
         "include/ssm/layer/linear.hpp": "",
         "include/ssm/backend/cpu.hpp": "",
         "api/layer.hpp": '#include "ssm/api.h"\n#include "ssm/layer/linear.hpp"\n',
-        "api/make_layer.hpp": '#include "ssm/backend/cpu.hpp"\n#include "layer.hpp"\n',
-        "api/layers/linear.cpp": '#include "make_layer.hpp"\n',
+        "api/backends.hpp": '#include "ssm/backend/cpu.hpp"\n#include "layer.hpp"\n',
+        "api/layers/linear.cpp": '#include "backends.hpp"\n',
     }
     broken_interface = {
         "the C header uses C++": ("include/ssm/api.h", "#include <vector>\n"),

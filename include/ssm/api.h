@@ -45,11 +45,12 @@ typedef enum ssm_code {
 /* ---- DLPack ---------------------------------------------------------------------------------- */
 
 typedef struct ssm_device {
-  int32_t type; /* 1: host memory, 3: page-locked host memory; others are refused */
+  int32_t
+      type; /* 1: host memory, 3: page-locked host memory; 2, 13: CUDA, of primitives on the backend cuda */
   int32_t id;
 } ssm_device;
 typedef struct ssm_scalar {
-  uint8_t code; /* 0: signed integer, 2: floating point */
+  uint8_t code; /* 0: signed integer, 2: floating point, 4: bfloat */
   uint8_t bits;
   uint16_t lanes; /* 1 */
 } ssm_scalar;
@@ -160,7 +161,9 @@ typedef struct ssm_layer_state ssm_layer_state;
    config   {"layer": "h3", "channels": 64, "state": 64, "head_dim": 8,
              "scalar": "float32", "backend": "cpu", "threads": 1}
             layer: what ssm_layer_kinds lists; sizes as there; scalar: float32, float64;
-            backend: cpu, reference; threads: 1 where left out */
+            backend: cpu, reference; threads: 1 where left out
+   Sequences of a layer in float32 may also be of bfloat16 or float16, all of a call alike: they are
+   read into float32, and y and dx are rounded to nearest. */
 SSM_API ssm_code ssm_layer_create(const char* config, ssm_layer** layer);
 SSM_API void ssm_layer_free(ssm_layer* layer);
 /* JSON: what kinds of layers there are, and the fields of each. */
@@ -221,9 +224,69 @@ SSM_API int ssm_layer_state_count(const ssm_layer_state* state);
 SSM_API ssm_code ssm_layer_state_tensor(ssm_layer_state* state, int index, const char** name,
                                         ssm_tensor* tensor);
 /* From here on this tensor of the state is the caller's memory, with what is in it. A cache, whose
-   first axis grows, cannot grow there. */
+   first axis grows, cannot grow there; where it is empty, memory may have any extent on that axis. */
 SSM_API ssm_code ssm_layer_state_borrow(ssm_layer_state* state, int index,
                                         const ssm_tensor* memory);
+
+/* ---- Primitives ------------------------------------------------------------------------------ */
+
+typedef struct ssm_primitive ssm_primitive;
+
+/* Makes one of the functions that layers are made of. It holds nothing of its calls: several threads
+   may call one at the same time. Calls of one thread share its scratch memory.
+   config   {"primitive": "selective_scan", "dt_softplus": true,
+             "scalar": "float32", "backend": "cpu", "threads": 1}
+            primitive: what ssm_primitive_kinds lists, options as there
+            scalar: of sequences: float32, float64, bfloat16, float16
+            backend: cpu, reference; cuda in a library that was built with SSM_BUILD_CUDA, for
+            operands on the calling thread's current device */
+SSM_API ssm_code ssm_primitive_create(const char* config, ssm_primitive** primitive);
+SSM_API void ssm_primitive_free(ssm_primitive* primitive);
+/* JSON by name of primitive: options, and operands in their order, each with
+   name
+   axes       a letter for each; the same letter is the same extent in all operands of a call, S is
+              the number of sequences: B, or that of the segments
+   role       input, parameter, initial_state: read; output, final_state: overwritten
+   scalar     sequence: as configured; wide: float32 where sequences are of a half type, else the
+              same; int64
+   optional   whether it may be left out
+   gradient   none, optional, or required: whether it has one, and whether a call of the gradient may
+              leave it out
+   The formulas are in the headers ssm/op/NAME.hpp. */
+SSM_API const char* ssm_primitive_kinds(void);
+/* NULL for an index that is not there. */
+SSM_API const char* ssm_primitive_operand_name(const ssm_primitive* primitive, int index);
+/* operands   in their order, any strides; NULL for one that is left out. What is written must not
+              overlap anything else, but a final state may be its initial state.
+   segments   int64 [S+1] in host memory, where packed sequences begin and end, B = 1; or NULL
+   stream     of the backend cuda: a cudaStream_t of the operands' device, or NULL for the legacy
+              default stream; the call is queued on it. Without meaning elsewhere */
+SSM_API ssm_code ssm_primitive_forward(const ssm_primitive* primitive,
+                                       const ssm_tensor* const* operands, int count,
+                                       const ssm_tensor* segments, void* stream);
+/* operands    as in the forward call; those that it only wrote may be left out, but for y and
+               log_sum of attention
+   gradients   one for each operand, or NULL: of an output or a final state it is read, where left
+               out of a final state it is zero; of an input or an initial state it is overwritten, of
+               a parameter added to */
+SSM_API ssm_code ssm_primitive_backward(const ssm_primitive* primitive,
+                                        const ssm_tensor* const* operands,
+                                        const ssm_tensor* const* gradients, int count,
+                                        const ssm_tensor* segments, void* stream);
+
+/* ---- XLA ------------------------------------------------------------------------------------- */
+
+/* A layer as a function of XLA's foreign function interface (version 0 of its API) on the CPU, for
+   JAX and other programs over XLA: takes an XLA_FFI_CallFrame*, returns an XLA_FFI_Error* or NULL.
+   Any thread may call it.
+   attributes   config as of ssm_layer_create; verb
+   forward      parameters, x [, initial states]                     y [, final states]
+   backward     parameters, x, dy [, initial states]                 gradients, dx [, of initial states]
+   backward_from_final
+                parameters, x, dy, of final states [, initial states]   likewise
+   The backward verbs run the layer forward once more. States are in the order of ssm_layer_facts;
+   int64 ones may be int32. */
+SSM_API void* ssm_xla_call(void* call_frame);
 
 #ifdef __cplusplus
 }

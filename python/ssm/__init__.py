@@ -3,7 +3,8 @@
 from ._library import ArgumentError, Error, FileError, OutOfMemory, ShapeError, TensorError, version
 from .language_model import LanguageModel, State
 from .layer import Layer, LayerState, Tape, layer_kinds
+from .primitive import Primitive, primitive_kinds
 
-__all__ = ["ArgumentError", "Error", "FileError", "LanguageModel", "Layer", "LayerState", "OutOfMemory", "ShapeError",
-           "State", "Tape", "TensorError", "layer_kinds", "version"]
+__all__ = ["ArgumentError", "Error", "FileError", "LanguageModel", "Layer", "LayerState", "OutOfMemory", "Primitive",
+           "ShapeError", "State", "Tape", "TensorError", "layer_kinds", "primitive_kinds", "version"]
 __version__ = ".".join(map(str, version()))

@@ -78,6 +78,8 @@ _CALLS = {
     "ssm_layer_prefill": [_P, _TS, _I, _T, _T, _P], "ssm_layer_step": [_P, _TS, _I, _T, _T, _P],
     "ssm_tape_create": [_P, _O], "ssm_layer_state_create": [_P, _L, _O], "ssm_layer_state_copy": [_P, _O],
     "ssm_layer_state_tensor": [_P, _I, ctypes.POINTER(_S), _T], "ssm_layer_state_borrow": [_P, _I, _T],
+    "ssm_primitive_create": [_S, _O], "ssm_primitive_forward": [_P, _TS, _I, _T, _P],
+    "ssm_primitive_backward": [_P, _TS, _TS, _I, _T, _P],
 }
 # The others: what they return, and what they take.
 _OTHERS = {
@@ -85,7 +87,8 @@ _OTHERS = {
     "ssm_model_free": (None, [_P]), "ssm_model_facts": (_S, [_P]), "ssm_state_free": (None, [_P]),
     "ssm_state_sequences": (_L, [_P]), "ssm_state_position": (_L, [_P, _L]), "ssm_state_bytes": (ctypes.c_uint64, [_P]),
     "ssm_layer_free": (None, [_P]), "ssm_layer_kinds": (_S, []), "ssm_layer_facts": (_S, [_P]),
-    "ssm_tape_free": (None, [_P]), "ssm_layer_state_free": (None, [_P]), "ssm_layer_state_count": (_I, [_P]),
+    "ssm_primitive_free": (None, [_P]), "ssm_primitive_kinds": (_S, []),
+    "ssm_xla_call": (_P, [_P]), "ssm_tape_free": (None, [_P]), "ssm_layer_state_free": (None, [_P]), "ssm_layer_state_count": (_I, [_P]),
 }
 
 
@@ -133,11 +136,26 @@ for _name, (_gives, _takes) in _OTHERS.items():
     getattr(_library, _name).restype = _gives
 
 
+def function(name):
+    """A function as ctypes has it."""
+    return getattr(_library, name)
+
+
+def address(name):
+    """Where a function is."""
+    return ctypes.cast(getattr(_library, name), ctypes.c_void_p).value
+
+
+def refuse(code):
+    """Raises what the last call said."""
+    raise _ERRORS.get(code, Error)(_library.ssm_last_error().decode("utf-8", "replace"))
+
+
 def call(name, *operands):
     """Calls a function that returns a code; raises what it says."""
     code = getattr(_library, name)(*operands)
     if code:
-        raise _ERRORS.get(code, Error)(_library.ssm_last_error().decode("utf-8", "replace"))
+        refuse(code)
 
 
 def ask(name, *operands):
@@ -169,6 +187,11 @@ class Owned:
         if self.pointer:
             self._free(self.pointer)
             self.pointer = None
+
+
+def path():
+    """The file of the library that was loaded."""
+    return _library._name
 
 
 def version():

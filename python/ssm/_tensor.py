@@ -52,11 +52,12 @@ def of_numpy(array, written=False):
     if written and not array.flags.writeable:
         raise TensorError("an array that is written to is read-only")
     kind, size = array.dtype.kind, array.dtype.itemsize
-    if kind not in _CODES or not array.dtype.isnative:
+    is_bfloat = array.dtype.name == "bfloat16"  # of ml_dtypes
+    if not is_bfloat and (kind not in _CODES or not array.dtype.isnative):
         raise TensorError(f"arrays of {array.dtype} are not taken")
     if any(step % size for step in array.strides):
         raise TensorError("strides of an array are no multiples of its elements' size")
-    return _described(array.ctypes.data, (1, 0), (_CODES[kind], 8 * size), array.shape,
+    return _described(array.ctypes.data, (1, 0), (4 if is_bfloat else _CODES[kind], 8 * size), array.shape,
                       tuple(step // size for step in array.strides))
 
 
@@ -75,7 +76,7 @@ def of(tensor, written=False):
 
 
 def pointers(described):
-    """A list of tensors as the library takes it."""
-    all_of_them = (ctypes.POINTER(Tensor) * len(described))(*map(ctypes.pointer, described))
+    """A list of tensors as the library takes it; None is left out."""
+    all_of_them = (ctypes.POINTER(Tensor) * len(described))(*[t and ctypes.pointer(t) for t in described])
     all_of_them.kept = described
     return all_of_them

@@ -1,40 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of the library as functions of JAX, on the CPU in float32 and float64.
+"""Layers of the library as functions of JAX, on the CPU in float32 and float64, sequences also in bfloat16 and float16.
 
     layer = ssm.jax.Layer("h3", channels=64, state=64, head_dim=8)
     parameters = layer.initialize(seed=1)           # a dict of arrays by published names
     y = layer(parameters, x)                        # [B, L, 64]; under jax.jit, jax.grad and jax.vmap
     state = layer.initial_state(batch)              # a dict of arrays
+    y, state = layer.prefill(parameters, x, state)  # differentiable in the state too
     y_t, state = layer.step(parameters, x[:, 0], state)
 
-A call is a pure callback: JAX hands its arrays to the library and takes the result. The backward pass runs the layer forward
-once more. Gradients go through whole sequences, not through states; there are no second derivatives.
+XLA calls the library by its foreign function interface, without Python between them. The backward pass runs the layer forward
+once more. There are no second derivatives.
 """
 from __future__ import annotations
 
-import threading
+import json
 import typing
 
 import jax
 import numpy
 
+from . import _library
 from . import layer as _layer
+
+_TARGET = "ssm_layer"
+jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_library.function("ssm_xla_call")), platform="cpu")
+
+State = dict[str, jax.Array]
 
 
 class Layer:
     """A layer whose parameters are given with every call.
 
-    scalar     "float32", or "float64" where jax_enable_x64 is set: of parameters, x and y
+    scalar     "float32", or "float64" where jax_enable_x64 is set: of parameters; x and y are of it, beside float32 also of
+               bfloat16 or float16
     threads    that work on one call
     sizes      as ssm.layer_kinds() lists
     """
 
     def __init__(self, kind: str, *, scalar: str = "float32", threads: int = 1, **sizes: typing.Any) -> None:
         self._layer = _layer.Layer(kind, scalar=scalar, threads=threads, **sizes)
-        self._scalar = numpy.dtype(scalar)
-        self._lock = threading.Lock()  # a state is filled and read in one piece
-        self._apply = jax.custom_vjp(self._forward)
-        self._apply.defvjp(lambda listed, x: (self._forward(listed, x), (listed, x)), self._backward)
+        self._config = json.dumps(self._layer.config)
+        self._states = self._layer.facts["state"]
+        self._alone = jax.custom_vjp(self._forward_alone)
+        self._alone.defvjp(lambda listed, x: (self._forward_alone(listed, x), (listed, x)), self._backward_alone)
+        self._between = jax.custom_vjp(self._forward_between)
+        self._between.defvjp(
+            lambda listed, x, state: (self._forward_between(listed, x, state), (listed, x, state)), self._backward_between)
 
     @property
     def names(self) -> list[str]:
@@ -48,68 +59,66 @@ class Layer:
 
     def __call__(self, parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         """Whole sequences, each from an empty state.    x, y [B, L, channels] or [L, channels]"""
-        return self._apply(self._listed(parameters), x)
+        return self._alone(self._listed(parameters), x)
 
-    def initial_state(self, sequences: int = 1) -> dict[str, jax.Array]:
+    def initial_state(self, sequences: int = 1) -> State:
         """What has read nothing yet, a dict of arrays."""
         tensors = self._layer.initial_state(sequences).tensors()
         return {name: jax.numpy.asarray(numpy.array(value)) for name, value in tensors.items()}
 
-    def prefill(self, parameters: dict[str, jax.Array], x: jax.Array,
-                state: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """(y, the state behind it) of a chunk of any length from a state on."""
-        return self._advance(self._layer.prefill, parameters, x, state)
+    def prefill(self, parameters: dict[str, jax.Array], x: jax.Array, state: State) -> tuple[jax.Array, State]:
+        """(y, the state behind it) of a chunk of any length from a state on.    x, y [B, L, channels] or [L, channels]"""
+        names = [facts["name"] for facts in self._states]
+        missing = [name for name in names if name not in state]
+        if missing:
+            raise KeyError(f"the state needs the tensor {missing[0]}")
+        y, after = self._between(self._listed(parameters), x, [jax.numpy.asarray(state[name]) for name in names])
+        return y, dict(zip(names, after))
 
-    def step(self, parameters: dict[str, jax.Array], x: jax.Array,
-             state: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def step(self, parameters: dict[str, jax.Array], x: jax.Array, state: State) -> tuple[jax.Array, State]:
         """(y, the state behind it) of one position.    x, y [B, channels] or [channels]"""
-        return self._advance(self._layer.step, parameters, x, state)
+        y, after = self.prefill(parameters, x[..., None, :], state)
+        return y[..., 0, :], after
 
     def _listed(self, parameters):
         missing = [name for name in self.names if name not in parameters]
         if missing:
             raise KeyError(f"the layer needs the parameter {missing[0]}")
-        return [parameters[name] for name in self.names]
+        return [jax.numpy.asarray(parameters[name]) for name in self.names]
 
-    def _host(self, array):
-        return numpy.ascontiguousarray(array, dtype=self._scalar)
+    def _call(self, verb, results, *operands):
+        shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
+        return jax.ffi.ffi_call(_TARGET, shapes, vmap_method="sequential")(*operands, config=self._config, verb=verb)
 
-    def _shape(self, array):
-        return jax.ShapeDtypeStruct(array.shape, self._scalar)
+    def _forward_alone(self, listed, x):
+        return self._call("forward", [(x.shape, x.dtype)], *listed, x)[0]
 
-    def _forward(self, listed, x):
-        def run(listed, x):
-            return self._layer.forward([self._host(p) for p in listed], self._host(x))
-
-        return jax.pure_callback(run, self._shape(x), listed, x, vmap_method="sequential")
-
-    def _backward(self, kept, dy):
-        def run(listed, x, dy):
-            listed, x = [self._host(p) for p in listed], self._host(x)
-            tape = self._layer.tape()
-            self._layer.forward(listed, x, tape=tape)
-            dx, gradients = numpy.empty_like(x), [numpy.zeros_like(p) for p in listed]
-            self._layer.backward(listed, tape, self._host(dy), dx, gradients)
-            return gradients, dx
-
+    def _backward_alone(self, kept, dy):
         listed, x = kept
-        return jax.pure_callback(run, ([self._shape(p) for p in listed], self._shape(x)), listed, x, dy,
-                                 vmap_method="sequential")
+        results = [(array.shape, array.dtype) for array in (*listed, x)]
+        *gradients, dx = self._call("backward", results, *listed, x, dy)
+        return gradients, dx
 
-    def _advance(self, verb, parameters, x, state):
-        shapes = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in state.items()}
-        sequences = x.shape[0] if x.ndim > (1 if verb == self._layer.step else 2) else 1
+    def _state_after(self, x, state):
+        """(shape, dtype) of each tensor: a cache, which has positions first, has grown by those of x."""
+        for facts, array in zip(self._states, state):
+            shape = array.shape
+            if facts["shape"][0] == 0:
+                shape = (shape[0] + x.shape[-2], *shape[1:])
+            yield shape, array.dtype
 
-        def run(listed, x, state):
-            with self._lock:
-                at = self._layer.initial_state(sequences)
-                for name, tensor in at.tensors().items():
-                    if tensor.shape != state[name].shape:
-                        raise ValueError(f"the state's {name} is {list(state[name].shape)}, "
-                                         f"not {list(tensor.shape)}: a state that grows cannot be carried by JAX")
-                    tensor[...] = numpy.asarray(state[name])
-                y = verb([self._host(p) for p in listed], self._host(x), at)
-                return y, {name: numpy.array(tensor) for name, tensor in at.tensors().items()}
+    def _forward_between(self, listed, x, state):
+        y, *after = self._call("forward", [(x.shape, x.dtype), *self._state_after(x, state)], *listed, x, *state)
+        return y, after
 
-        return jax.pure_callback(run, (self._shape(x), shapes), self._listed(parameters), x, state,
-                                 vmap_method="sequential")
+    def _backward_between(self, kept, cotangents):
+        listed, x, state = kept
+        dy, dafter = cotangents
+        dafter = [jax.numpy.zeros(d.shape, dtype) if d.dtype == jax.dtypes.float0 else d
+                  for d, (_, dtype) in zip(dafter, self._state_after(x, state))]
+        results = [(array.shape, array.dtype) for array in (*listed, x, *state)]
+        found = self._call("backward_from_final", results, *listed, x, dy, *dafter, *state)
+        count = len(listed)
+        dstate = [d if jax.numpy.issubdtype(d.dtype, jax.numpy.floating) else numpy.zeros(d.shape, jax.dtypes.float0)
+                  for d in found[count + 1:]]
+        return found[:count], found[count], dstate

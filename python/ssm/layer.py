@@ -136,7 +136,8 @@ class Layer:
         read = _tensor.of(x)
         if y is None:
             import numpy
-            y = numpy.empty(read.shape[:read.ndim], dtype=self.config["scalar"])
+            is_half = read.type.bits == 16
+            y = numpy.empty(read.shape[:read.ndim], dtype=numpy.asarray(x).dtype if is_half else self.config["scalar"])
         return y, read, _tensor.of(y, True)
 
     def tape(self) -> Tape:

@@ -298,7 +298,95 @@ static void mistakes_are_named(struct owned* all) {
   give_back(&other);
 }
 
+/* A primitive by its C functions: a short filter against its formula, its gradient against that of
+   the formula, a sequence in two pieces, mistakes. */
+static void primitives_equal_formulas(const char* backend) {
+  enum { channels = 3, width = 3 };
+  char config[256];
+  snprintf(config, sizeof config,
+           "{\"primitive\": \"short_convolution\", \"scalar\": \"float64\", \"backend\": \"%s\"}",
+           backend);
+  ssm_primitive* filter = NULL;
+  REQUIRE_OK(ssm_primitive_create(config, &filter));
+  int x_at = -1, weight_at = -1, first_at = -1, last_at = -1, y_at = -1, count = 0;
+  for (const char* name; (name = ssm_primitive_operand_name(filter, count)) != NULL; ++count) {
+    if (strcmp(name, "x") == 0) x_at = count;
+    if (strcmp(name, "weight") == 0) weight_at = count;
+    if (strcmp(name, "initial_state") == 0) first_at = count;
+    if (strcmp(name, "final_state") == 0) last_at = count;
+    if (strcmp(name, "y") == 0) y_at = count;
+  }
+  CHECK(x_at >= 0 && weight_at >= 0 && first_at >= 0 && last_at >= 0 && y_at >= 0 && count == 6);
+  double x[batch * length * channels], y[batch * length * channels], z[batch * length * channels],
+      weight[channels * width], state[batch * channels * width], dx[batch * length * channels],
+      dweight[channels * width] = {0};
+  fill(x, batch * length * channels, 1);
+  fill(weight, channels * width, 2);
+  int64_t shape[] = {batch, length, channels}, filters[] = {channels, width},
+          states[] = {batch, channels, width};
+  ssm_tensor xt = tensor_of(x, 3, shape), yt = tensor_of(y, 3, shape),
+             wt = tensor_of(weight, 2, filters), st = tensor_of(state, 3, states),
+             dxt = tensor_of(dx, 3, shape), dwt = tensor_of(dweight, 2, filters);
+  const ssm_tensor *operands[8] = {NULL}, *gradients[8] = {NULL};
+  operands[x_at] = &xt;
+  operands[weight_at] = &wt;
+  operands[y_at] = &yt;
+  REQUIRE_OK(ssm_primitive_forward(filter, operands, count, NULL, NULL));
+  double expected_dx[batch * length * channels] = {0}, expected_dweight[channels * width] = {0};
+  for (int b = 0; b < batch; ++b)
+    for (int t = 0; t < length; ++t)
+      for (int d = 0; d < channels; ++d) {
+        const int at = (b * length + t) * channels + d;
+        double sum = 0;
+        for (int w = 0; w < width; ++w) {
+          const int from = t - width + 1 + w;
+          if (from < 0) continue;
+          const int source = (b * length + from) * channels + d;
+          sum += weight[d * width + w] * x[source];
+          expected_dx[source] += weight[d * width + w] * y[at]; /* of the half sum of y squared */
+          expected_dweight[d * width + w] += x[source] * y[at];
+        }
+        CHECK(fabs(sum - y[at]) < 1e-12);
+      }
+  gradients[y_at] = &yt;
+  gradients[x_at] = &dxt;
+  gradients[weight_at] = &dwt;
+  REQUIRE_OK(ssm_primitive_backward(filter, operands, gradients, count, NULL, NULL));
+  for (int i = 0; i < batch * length * channels; ++i) CHECK(fabs(dx[i] - expected_dx[i]) < 1e-12);
+  for (int i = 0; i < channels * width; ++i) CHECK(fabs(dweight[i] - expected_dweight[i]) < 1e-12);
+
+  int64_t strides[] = {length * channels, channels, 1}, begin[] = {batch, 2, channels},
+          rest[] = {batch, length - 2, channels};
+  ssm_tensor piece = tensor_of(x, 3, begin), out = tensor_of(z, 3, begin);
+  piece.strides = out.strides = strides;
+  operands[x_at] = &piece;
+  operands[y_at] = &out;
+  operands[last_at] = &st;
+  REQUIRE_OK(ssm_primitive_forward(filter, operands, count, NULL, NULL));
+  piece.shape = out.shape = rest;
+  piece.byte_offset = out.byte_offset = sizeof(double) * 2 * channels;
+  operands[first_at] = &st; /* the same memory as the final state */
+  REQUIRE_OK(ssm_primitive_forward(filter, operands, count, NULL, NULL));
+  for (int i = 0; i < batch * length * channels; ++i) CHECK(fabs(y[i] - z[i]) < 1e-12);
+
+  CHECK_FAILS(ssm_primitive_forward(filter, operands, count - 1, NULL, NULL), SSM_ARGUMENT,
+              "has 6 operands, got 5");
+  CHECK_FAILS(ssm_primitive_forward(filter, NULL, count, NULL, NULL), SSM_ARGUMENT, "operands");
+  operands[y_at] = &piece;
+  CHECK_FAILS(ssm_primitive_forward(filter, operands, count, NULL, NULL), SSM_ARGUMENT,
+              "y is written and begins at the same element as x");
+  operands[y_at] = NULL;
+  CHECK_FAILS(ssm_primitive_forward(filter, operands, count, NULL, NULL), SSM_SHAPE, "y");
+  ssm_primitive_free(filter);
+  CHECK_FAILS(ssm_primitive_create("{\"primitive\": \"scan\"}", &filter), SSM_ARGUMENT,
+              "selective_scan");
+  CHECK(filter == NULL);
+  CHECK(strstr(ssm_primitive_kinds(), "\"dt_bias\"") != NULL);
+}
+
 int main(void) {
+  primitives_equal_formulas("cpu");
+  primitives_equal_formulas("reference");
   static const struct {
     const char* sizes;
     int64_t channels;

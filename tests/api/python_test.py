@@ -141,6 +141,110 @@ def check_case(path):
     return kind
 
 
+# Of a conformance case's op: the primitive, its options, and how its operands are called in the case.
+PRIMITIVE_CASES = {
+    "selective_scan": ("selective_scan", {"delta_softplus": "dt_softplus"},
+                       {"u": "input/u", "dt": "input/delta", "A": "param/A", "B": "input/B", "C": "input/C", "skip": "param/D",
+                        "dt_bias": "param/delta_bias", "gate": "input/z"}, "ssm"),
+    "ssd_scan": ("ssd_scan", {"dt_softplus": "dt_softplus"},
+                 {"x": "input/x", "dt": "input/dt", "A": "param/A", "B": "input/B", "C": "input/C", "skip": "param/D",
+                  "dt_bias": "param/dt_bias"}, "ssm"),
+    "short_convolution": ("short_convolution", {"activation": "activation"},
+                          {"x": "input/x", "weight": "param/conv1d.weight", "bias": "param/conv1d.bias"}, "conv"),
+    "shift_ssm": ("shift_convolution", {},
+                  {"x": "input/x", "B": "param/ssm_k_kernel.kernel.B", "C": "param/ssm_k_kernel.kernel.C",
+                   "skip": "param/ssm_k_D"}, "shift"),
+    "causal_convolution": ("causal_convolution", {},
+                           {"x": "input/x", "kernel": "param/kernel", "skip": "param/skip", "gate_in": "input/gate_in",
+                            "gate_out": "input/gate_out"}, None),
+}
+
+
+def check_primitive_case(path):
+    meta, tensors = read_safetensors(path)
+    config = json.loads(meta["config"])
+    if config["op"] not in PRIMITIVE_CASES or "dt_limit" in config:
+        return None
+    name, options, operands, state = PRIMITIVE_CASES[config["op"]]
+    function = getattr(ssm.numpy, name)
+    options = {ours: config[theirs] for theirs, ours in options.items() if theirs in config}
+    axes = {operand["name"]: len(operand["axes"]) for operand in ssm.primitive_kinds()[name]["operands"]}
+    given = {ours: tensors[theirs] for ours, theirs in operands.items() if theirs in tensors}
+    if f"state/initial/{state}" in tensors:
+        given["initial_state"] = tensors[f"state/initial/{state}"]
+        operands = {**operands, "initial_state": f"input/../state/{state}"}
+    if name == "ssd_scan":  # heads and groups are joined with what follows them
+        parts = {"x": (config["heads"], config["head_dim"]), "B": (config["groups"], config["N"])}
+        parts["C"] = parts["B"]
+        given = {ours: array.reshape(*array.shape[:2], *parts[ours]) if ours in parts else array
+                 for ours, array in given.items()}
+    # published filters are [D, 1, W] and [1, D, N]
+    shaped = {ours: array.squeeze(1 if ours == "weight" else 0) if array.ndim > axes[ours] else array
+              for ours, array in given.items()}
+    segments = tensors.get("input/cu_seqlens")
+    results = ("y", "final_state") if f"state/final/{state}" in tensors else ("y",)
+    made = function(segments=segments, threads=2, results=results, **shaped, **options)
+    found = dict(zip(results, made if len(results) > 1 else [made]))
+    check_near(found["y"].reshape(tensors["output/y"].shape), tensors["output/y"], 1e-9, f"{path.stem}: y")
+    cotangents = {"y": tensors["cotangent/y"].reshape(found["y"].shape)}
+    if "final_state" in found:
+        check_near(found["final_state"], tensors[f"state/final/{state}"], 1e-9, f"{path.stem}: final state")
+        cotangents["final_state"] = tensors[f"cotangent/state/{state}"]
+    gradients = function.gradients(cotangents, segments=segments, threads=2, **shaped, **options)
+    for ours, theirs in operands.items():
+        expected = tensors.get(f"grad/state/{state}" if ours == "initial_state" else "grad/" + theirs)
+        if ours in gradients and expected is not None:
+            check_near(gradients[ours], expected.reshape(gradients[ours].shape), 1e-8, f"{path.stem}: d{ours}")
+    return name
+
+
+def primitives(cases):
+    import ssm.numpy
+    names = [check_primitive_case(path) for path in sorted(cases.glob("*.safetensors"))]
+    for name in ("selective_scan", "ssd_scan", "short_convolution", "shift_convolution", "causal_convolution"):
+        check(names.count(name) >= 3, f"three cases of {name}, found {names.count(name)}")
+    random = numpy.random.default_rng(2)
+    dt, A, B, C = (random.standard_normal(shape) * 0.5 for shape in ((3,), (3, 2, 2), (3, 2, 2), (3, 2, 2)))
+    dt, A[..., 0] = numpy.exp(dt), -numpy.exp(A[..., 0])
+    x = random.standard_normal((2, 40, 3))
+    kernel = ssm.numpy.diagonal_kernel(dt, A, B, C, extents={"L": 40})
+    y, state = ssm.numpy.diagonal_scan(x=x, dt=dt, A=A, B=B, C=C, results=("y", "final_state"))
+    check_near(ssm.numpy.causal_convolution(x, kernel), y, 1e-10, "a diagonal scan is a convolution with its kernel")
+    halves = [ssm.numpy.diagonal_scan(x=x[:, :20], dt=dt, A=A, B=B, C=C, results=("y", "final_state"))]
+    halves.append(ssm.numpy.diagonal_scan(x=x[:, 20:], dt=dt, A=A, B=B, C=C, initial_state=halves[0][1],
+                                          results=("y", "final_state")))
+    check_near(numpy.concatenate([half[0] for half in halves], 1), y, 1e-10, "two halves")
+    check_near(halves[1][1], state, 1e-10, "the state behind two halves")
+
+    scan = ssm.Primitive("selective_scan", dt_softplus=True)
+    u, dt, gate, y = (random.standard_normal((2, 9, 4)).astype("f4") for _ in range(4))
+    A, B, C = -numpy.ones((4, 3), "f4"), *(random.standard_normal((2, 9, 3)).astype("f4") for _ in range(2))
+    given = dict(u=u, dt=dt, A=A, B=B, C=C)
+    scan.forward(**given, y=y)
+    strided = numpy.zeros((9, 2, 4), "f4")
+    scan.forward(**given, y=Exported(strided.transpose(1, 0, 2)))
+    check((strided.transpose(1, 0, 2) == y).all(), "strides, by DLPack alone")
+    results = [numpy.empty_like(y) for _ in range(4)]
+    workers = [threading.Thread(target=lambda at=at: [scan.forward(**given, y=at) for _ in range(50)]) for at in results]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    check(all((result == y).all() for result in results), "several threads call one primitive")
+    check_near(ssm.numpy.selective_scan(u.astype("f2"), dt.astype("f2"), A, B.astype("f2"), C.astype("f2"),
+                                        dt_softplus=True), y, 2e-2, "float16")
+    check_raises(ssm.TensorError, "A is of float16, must be of float32", ssm.numpy.selective_scan, u.astype("f2"),
+                 dt.astype("f2"), A.astype("f2"), B.astype("f2"), C.astype("f2"))
+    check_raises(ssm.ShapeError, "selective_scan: C must be", scan.forward, **{**given, "C": C[:, 1:]}, y=y)
+    check_raises(ssm.ShapeError, "selective_scan: A is missing", scan.forward, **{**given, "A": None}, y=y)
+    check_raises(ssm.ArgumentError, "begins at the same element as u", scan.forward, **given, y=u)
+    check_raises(ssm.ArgumentError, "dt_softplu", ssm.Primitive, "selective_scan", dt_softplu=True)
+    check_raises(ssm.ArgumentError, "short_convolution", ssm.Primitive, "unknown")
+    check_raises(ssm.ArgumentError, "without SSM_BUILD_CUDA", ssm.Primitive, "selective_scan", backend="cuda")
+    check_raises(ssm.ArgumentError, "scalar", ssm.Primitive, "diagonal_kernel", scalar="float16")
+    check_raises(ssm.ArgumentError, "no operand and no option", ssm.numpy.selective_scan, u, dt, A, B, C, gates=gate)
+
+
 class Exported:
     """A tensor of a framework that is not known, by DLPack alone."""
 
@@ -187,6 +291,12 @@ def layers(cases):
     check_raises(KeyError, "D", layer.forward, {n: p for n, p in parameters.items() if n != "D"}, x)
     check_raises(ssm.ArgumentError, "chanels", ssm.Layer, "mamba", chanels=6)
     check_raises(ssm.ArgumentError, "h3", ssm.Layer, "unknown")
+    half = x.astype("f2")
+    check_near(layer.forward(parameters, half), y, 5e-3, "float16 sequences")
+    check(layer.forward(parameters, half).dtype == half.dtype, "float16 in, float16 out")
+    check_raises(ssm.TensorError, "y is of float32, must be of float16 as x", layer.forward, parameters, half, x.copy())
+    check_raises(ssm.TensorError, "half types go with float32", ssm.Layer("mamba", channels=6, scalar="float64").forward,
+                 ssm.Layer("mamba", channels=6, scalar="float64").initialize(), half)
     frozen = numpy.empty_like(x)
     frozen.flags.writeable = False
     check_raises(ssm.TensorError, "read-only", layer.forward, parameters, x, frozen)
@@ -277,9 +387,24 @@ def torch_modules():
 
     module = ssm.torch.Mamba(16, state=4)
     x = torch.randn(4, 20, 16)
-    torch.library.opcheck(torch.ops.ssm.layer.default, (x.requires_grad_(), module._tensors(), module._config))
+    torch.library.opcheck(torch.ops.ssm.layer.default,
+                          (x.requires_grad_(), module._tensors(), [], None, False, module._config))
     x = x.detach()
-    check_raises(ssm.TensorError, "x is of bfloat16", module, x.bfloat16())
+    for dtype, tolerance in ((torch.bfloat16, 2e-2), (torch.float16, 3e-3)):
+        half = x.to(dtype).requires_grad_()
+        y = module(half)
+        check(y.dtype is dtype, f"{dtype} in, {dtype} out")
+        check_near(y.detach().float(), module(x).detach(), tolerance, f"{dtype}: y")
+        y.sum().backward()
+        wide = x.clone().requires_grad_()
+        module(wide).sum().backward()
+        check(half.grad.dtype is dtype and module.D.grad.dtype is torch.float32, f"{dtype}: scalars of gradients")
+        check_near(half.grad.float(), wide.grad, 2 * tolerance, f"{dtype}: dx")
+        module.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        check(torch.nn.Sequential(torch.nn.Linear(16, 16), module)(x).dtype is torch.bfloat16, "autocast")
+    check_raises(ssm.TensorError, "x is of float64, and parameters are of float32", module, x.double())
+    check_raises(ssm.TensorError, "not torch.bfloat16", copy.deepcopy(module).bfloat16(), x.bfloat16())
     # strides of torch, gradients that are expanded
     y = module(x)
     check_near(module(x.transpose(0, 1).contiguous().transpose(0, 1)).detach(), y.detach(), 1e-6, "a strided x")
@@ -320,6 +445,248 @@ def torch_modules():
         child.kill()
 
 
+def torch_states():
+    """Gradients through the states at both ends."""
+    for name, module in modules().items():
+        module = module.double()
+        x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+        names, parameters = zip(*module.named_parameters())
+        state = module.state_tensors(2)
+        for key, value in state.items():
+            if value.is_floating_point():
+                shape = (2, *value.shape[1:]) if value.shape[0] == 0 else value.shape  # a cache of two positions
+                state[key] = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+            elif name == "attention":
+                state[key] = torch.full_like(value, 2)
+        keys = [key for key, value in state.items() if value.is_floating_point()]
+        count = len(keys)
+
+        def function(x, *tensors):
+            given = {**state, **dict(zip(keys, tensors))}
+            named = dict(zip(names, tensors[count:]))
+            y, after = torch.func.functional_call(module, named, (x, given), {"return_state": True})
+            return (y, *[after[key] for key in keys])
+
+        operands = (x, *[state[key] for key in keys], *parameters)
+        check(torch.autograd.gradcheck(function, operands, fast_mode=True), f"{name}: gradcheck with states")
+        # a sequence in two pieces is the sequence, and its gradient crosses the cut
+        first, between = module(x[:, :2], state, return_state=True)
+        second, last = module(x[:, 2:], between, return_state=True)
+        whole, end = module(x, state, return_state=True)
+        check_near(torch.cat([first, second], 1).detach(), whole.detach(), 1e-9, f"{name}: two pieces")
+        for key in end:
+            check_near(last[key].detach(), end[key].detach(), 1e-9, f"{name}: {key} behind two pieces")
+        pieces = torch.autograd.grad(second.sum(), operands, allow_unused=True)
+        expected = torch.autograd.grad(whole[:, 2:].sum(), operands, allow_unused=True, retain_graph=True)
+        for a, b in zip(pieces, expected):
+            check_near(a, b, 1e-9, f"{name}: a gradient across the cut")
+        # only the state's gradient
+        direct = torch.autograd.grad(sum(end[key].sum() for key in keys), operands, allow_unused=True)
+        check(all(torch.isfinite(d).all() for d in direct if d is not None), f"{name}: gradients of the state alone")
+        config = module._config
+        initial = [state[key] for key in module._states]
+        if name in ("mamba", "attention"):
+            torch.library.opcheck(torch.ops.ssm.layer.default, (x, module._tensors(), initial, None, True, config))
+    packed = ssm.torch.Mamba(4, state=3)
+    x, ends = torch.randn(1, 9, 4), torch.tensor([0, 4, 9])
+    y, state = packed(x, segments=ends, return_state=True)
+    check_near(y[:, 4:].detach(), packed(x[:, 4:]).detach(), 1e-6, "packed sequences")
+    check(all(value.shape[0] == 2 for value in state.values()), "a state for each packed sequence")
+    check_raises(KeyError, "needs the tensor conv", packed, x, {"ssm": state["ssm"]})
+
+
+def function_operands():
+    """Of each function: (function, operands by name, options), everything that is optional given."""
+    dtype = torch.float64
+    F = ssm.torch.functional
+    draw = lambda *shape: torch.randn(shape, dtype=dtype).requires_grad_()
+    fixed = draw
+    rate = lambda *shape: (-torch.rand(shape, dtype=dtype) - 0.5).requires_grad_()
+    step = lambda *shape: (torch.rand(shape, dtype=dtype) + 0.1).requires_grad_()
+    modes = lambda: torch.stack([-torch.rand(2, 3, dtype=dtype), torch.randn(2, 3, dtype=dtype)], -1).requires_grad_()
+    return {
+        "selective_scan": (F.selective_scan, dict(
+            u=draw(2, 5, 4), dt=draw(2, 5, 4), A=rate(4, 3), B=draw(2, 5, 3), C=draw(2, 5, 3), skip=fixed(4),
+            dt_bias=fixed(4), gate=draw(2, 5, 4), initial_state=fixed(2, 4, 3)), dict(dt_softplus=True, final_state=True)),
+        "ssd_scan": (F.ssd_scan, dict(
+            x=draw(2, 5, 4, 2), dt=draw(2, 5, 4), A=rate(4), B=draw(2, 5, 2, 3), C=draw(2, 5, 2, 3), skip=fixed(4),
+            dt_bias=fixed(4), initial_state=fixed(2, 4, 2, 3)), dict(dt_softplus=True, final_state=True)),
+        "diagonal_scan": (F.diagonal_scan, dict(
+            x=draw(2, 5, 4), dt=step(2), A=modes(), B=modes(), C=modes(), skip=fixed(2), gate_in=draw(2, 5, 4),
+            gate_out=draw(2, 5, 4), initial_state=fixed(2, 4, 3, 2)), dict(discretization="zoh", final_state=True)),
+        "diagonal_kernel": (F.diagonal_kernel, dict(dt=step(2), A=modes(), B=modes(), C=modes()), dict(length=6)),
+        "causal_convolution": (F.causal_convolution, dict(
+            x=draw(2, 5, 4), kernel=fixed(4, 5), skip=fixed(4), gate_in=draw(2, 5, 4), gate_out=draw(2, 5, 4)), {}),
+        "short_convolution": (F.short_convolution, dict(
+            x=draw(2, 5, 4), weight=fixed(4, 3), bias=fixed(4), initial_state=fixed(2, 4, 3)),
+            dict(activation="silu", final_state=True)),
+        "shift_convolution": (F.shift_convolution, dict(
+            x=draw(2, 5, 4), B=fixed(4, 3), C=fixed(4, 3), skip=fixed(4), initial_state=fixed(2, 4, 3)),
+            dict(final_state=True)),
+        "h3_mixer": (F.h3_mixer, dict(
+            q=draw(2, 5, 4), k=draw(2, 5, 4), v=draw(2, 5, 4), shift_B=fixed(4, 3), shift_C=fixed(4, 3), shift_skip=fixed(4),
+            dt=step(2), A=modes(), B=modes(), C=modes(), skip=fixed(2), initial_shift=fixed(2, 4, 3),
+            initial_diagonal=fixed(2, 2, 2, 2, 3, 2)), {}),
+        "decayed_attention": (F.decayed_attention, dict(
+            q=draw(2, 5, 2, 3), k=draw(2, 5, 2, 3), v=draw(2, 5, 2, 4), log_decay=rate(2).detach(),
+            initial_state=fixed(2, 2, 3, 4)), dict(final_state=True)),
+        "attention": (F.attention, dict(q=draw(2, 5, 2, 3), k=draw(2, 7, 2, 3), v=draw(2, 7, 2, 3)), {}),
+    }
+
+
+def torch_functions():
+    check(sorted(function_operands()) == sorted(ssm.primitive_kinds()), "a function for every primitive")
+    for name, (function, operands, options) in function_operands().items():
+        names, tensors = zip(*operands.items())
+        called = lambda *tensors: function(**dict(zip(names, tensors)), **options)
+        check(torch.autograd.gradcheck(called, tensors, fast_mode=True), f"{name}: gradcheck")
+        transposed = lambda *tensors: called(*[t.transpose(1, 2).contiguous().transpose(1, 2) if t.dim() in (3, 4) else t
+                                               for t in tensors])
+        first = lambda result: result[0] if isinstance(result, tuple) else result
+        y = first(called(*tensors))
+        check_near(first(transposed(*tensors)).detach(), y.detach(), 1e-11, f"{name}: strided operands")
+        torch._dynamo.reset()  # each is a function of its own
+        compiled = torch.compile(called, backend="aot_eager", fullgraph=True)
+        wanted = [t for t in tensors if t.requires_grad]
+        dy = torch.randn_like(y)
+        z = first(compiled(*tensors))
+        check_near(z.detach(), y.detach(), 1e-12, f"{name}: compiled")
+        found, expected = (torch.autograd.grad(r, wanted, dy, allow_unused=True) for r in (z, y))
+        for a, b in zip(found, expected):
+            check_near(a, b, 1e-12, f"{name}: a gradient compiled")
+        check_raises(NotImplementedError, "second derivative",
+                     lambda: torch.autograd.grad(torch.autograd.grad(first(called(*tensors)), wanted[0], dy,
+                                                                     create_graph=True)[0].sum(), wanted[0]))
+        kind = ssm._kinds.kinds()[name]
+        given = [operands.get(kind.operands[i].name) for i in kind.read]
+        results = [i for i in kind.written if kind.operands[i].name in ("y", "final_state", "kernel", "log_sum")]
+        text = ssm.torch._primitives._text((), tuple(results), (("L", 6),) if name == "diagonal_kernel" else ())
+        torch.library.opcheck(getattr(torch.ops.ssm, name).default, (*given, None, text),
+                              test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+        if name == "diagonal_kernel":
+            continue
+        half = {key: value.detach().to(torch.bfloat16 if value.dim() > 2 and "initial" not in key
+                                       and key not in ("A", "B", "C") or name in ("selective_scan", "ssd_scan")
+                                       and key in ("dt", "B", "C") else torch.float32)
+                for key, value in operands.items()}
+        y = first(function(**half, **options))
+        check(y.dtype is torch.bfloat16, f"{name}: bfloat16 in, bfloat16 out")
+        check_near(y.float(), first(function(**{k: v.float() for k, v in half.items()}, **options)), 5e-2, f"{name}: bfloat16")
+    u = torch.randn(2, 5, 4)
+    F = ssm.torch.functional
+    check_raises(ssm.ShapeError, "short_convolution: weight must be", F.short_convolution, u, torch.randn(3, 2))
+    check_raises(ssm.TensorError, "x is of int64", F.short_convolution, u.long(), torch.randn(4, 2))
+    check_raises(ssm.TensorError, "weight is of float64, must be of float32", F.short_convolution, u, torch.randn(4, 2).double())
+    empty = F.short_convolution(u[:, :0], torch.randn(4, 2))
+    check(empty.shape == (2, 0, 4), "an empty sequence")
+
+
+def torch_compat():
+    C = ssm.torch.compat
+    F = torch.nn.functional
+    double = dict(dtype=torch.float64)
+    # mamba_ssm's scan, position by position
+    u, delta, z = (torch.randn(2, 6, 7, **double, requires_grad=True) for _ in range(3))
+    A, D, bias = -torch.rand(6, 3, **double), torch.randn(6, **double), torch.randn(6, **double)
+    for shape in ((2, 3, 7), (2, 2, 3, 7), (6, 3)):
+        B, c = (torch.randn(shape, **double, requires_grad=True) for _ in range(2))
+        spread = lambda t: (t[None, :, :, None].expand(2, 6, 3, 7) if t.dim() == 2 else t[:, None].expand(2, 6, 3, 7)
+                            if t.dim() == 3 else t.repeat_interleave(3, 1))
+        steps = F.softplus(delta + bias[:, None])
+        state, ys = torch.zeros(2, 6, 3, **double), []
+        for t in range(7):
+            state = torch.exp(steps[:, :, t, None] * A) * state + (steps * u)[:, :, t, None] * spread(B)[..., t]
+            ys.append((state * spread(c)[..., t]).sum(-1))
+        expected = (torch.stack(ys, -1) + u * D[:, None]) * F.silu(z)
+        y, last = C.selective_scan_fn(u, delta, A, B, c, D, z, bias, True, return_last_state=True)
+        check_near(y.detach(), expected.detach(), 1e-10, f"selective_scan_fn with B of {shape}")
+        check_near(last.detach(), state.detach(), 1e-10, f"selective_scan_fn with B of {shape}: the state")
+        given = (u, delta, z, B, c)
+        for a, b in zip(torch.autograd.grad(y.sum(), given), torch.autograd.grad(expected.sum(), given)):
+            check_near(a, b, 1e-9, f"selective_scan_fn with B of {shape}: a gradient")
+    ends = torch.tensor([0, 3, 7], dtype=torch.int32)
+    B, c = torch.randn(1, 3, 7, **double), torch.randn(1, 3, 7, **double)
+    packed = C.selective_scan_fn(u[:1], delta[:1], A, B, c, cu_seqlens=ends)
+    check_near(packed[..., 3:].detach(), C.selective_scan_fn(u[:1, :, 3:], delta[:1, :, 3:], A, B[..., 3:],
+                                                             c[..., 3:]).detach(), 1e-10, "cu_seqlens")
+    state, one = torch.randn(2, 6, 3, **double), torch.randn(2, 6, **double)
+    expected, dt = state.clone(), F.softplus(one + bias)
+    B, c = torch.randn(2, 3, **double), torch.randn(2, 3, **double)
+    expected = torch.exp(dt[..., None] * A) * expected + (dt * one)[..., None] * B[:, None]
+    y = C.selective_state_update(state, one, one, A, B, c, D, one, bias, True)
+    check_near(state, expected, 1e-10, "selective_state_update: the state")
+    check_near(y, ((expected * c[:, None]).sum(-1) + D * one) * F.silu(one), 1e-10, "selective_state_update")
+    # mamba_ssm's scan by heads
+    x, zz = (torch.randn(2, 7, 4, 3, **double, requires_grad=True) for _ in range(2))
+    dt = torch.randn(2, 7, 4, **double)
+    A, D, bias = -torch.rand(4, **double), torch.randn(4, 3, **double), torch.randn(4, **double)
+    B, c = (torch.randn(2, 7, 2, 5, **double) for _ in range(2))
+    first = torch.randn(2, 4, 3, 5, **double, requires_grad=True)
+    steps, state, ys = F.softplus(dt + bias).clamp(0.1, 0.9), first, []
+    for t in range(7):
+        b_t, c_t = (v[:, t].repeat_interleave(2, 1) for v in (B, c))
+        state = torch.exp(steps[:, t] * A)[..., None, None] * state + (steps[:, t, :, None] * x[:, t])[..., None] \
+            * b_t[:, :, None]
+        ys.append((state * c_t[:, :, None]).sum(-1))
+    expected = (torch.stack(ys, 1) + D * x) * F.silu(zz)
+    y, last = C.mamba_chunk_scan_combined(x, dt, A, B, c, 4, D, zz, bias, first, dt_softplus=True, dt_limit=(0.1, 0.9),
+                                          return_final_states=True)
+    check_near(y.detach(), expected.detach(), 1e-10, "mamba_chunk_scan_combined")
+    check_near(last.detach(), state.detach(), 1e-10, "mamba_chunk_scan_combined: states")
+    for a, b in zip(*(torch.autograd.grad(r[0].sum() + r[1].sum(), (x, zz, first)) for r in ((y, last), (expected, state)))):
+        check_near(a, b, 1e-9, "mamba_chunk_scan_combined: a gradient")
+    ids = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0]])
+    packed = C.mamba_chunk_scan_combined(x, dt, A, B, c, 4, seq_idx=ids)
+    alone = C.mamba_chunk_scan_combined(x[:1, 3:], dt[:1, 3:], A, B[:1, 3:], c[:1, 3:], 4)
+    check_near(packed[:1, 3:].detach(), alone.detach(), 1e-10, "mamba_chunk_scan_combined: seq_idx")
+    # causal_conv1d
+    x = torch.randn(2, 6, 7, **double, requires_grad=True)
+    weight, bias, first = (torch.randn(shape, **double, requires_grad=True) for shape in ((6, 4), (6,), (2, 6, 3)))
+    expected = F.silu(F.conv1d(torch.cat([first, x], -1), weight[:, None], bias, groups=6))
+    y, last = C.causal_conv1d_fn(x, weight, bias, initial_states=first, return_final_states=True, activation="silu")
+    check_near(y.detach(), expected.detach(), 1e-10, "causal_conv1d_fn")
+    check_near(last.detach(), x[..., 4:].detach(), 0, "causal_conv1d_fn: states")
+    for a, b in zip(*(torch.autograd.grad(r.sum(), (x, weight, bias, first)) for r in (y, expected))):
+        check_near(a, b, 1e-9, "causal_conv1d_fn: a gradient")
+    packed = C.causal_conv1d_fn(x, weight, seq_idx=ids)
+    check_near(packed[:1, :, 3:].detach(), C.causal_conv1d_fn(x[:1, :, 3:], weight).detach(), 1e-10, "causal_conv1d_fn: seq_idx")
+    state = torch.cat([torch.zeros(2, 6, 1, **double), first.detach()], -1)
+    steps = [C.causal_conv1d_update(x[..., t].detach(), state, weight.detach(), bias.detach(), "silu") for t in range(7)]
+    check_near(torch.stack(steps, -1), expected.detach(), 1e-10, "causal_conv1d_update")
+    # H3's convolution
+    k, D = torch.randn(6, 7, **double), torch.randn(6, **double)
+    spectrum = torch.fft.rfft(k, n=14)
+    long = lambda u, f, d: torch.fft.irfft(torch.fft.rfft(u, n=14) * f, n=14)[..., :7] + u * d
+    mask, reverse = (torch.rand(2, 6) > 0.5).double(), torch.randn(6, 7, **double)
+    expected = F.gelu(long(x, spectrum + torch.fft.rfft(reverse, n=14).conj(), D[:, None])) * mask[..., None]
+    check_near(C.fftconv_func(x, k, D, mask, k_rev=reverse).detach(), expected.detach(), 1e-9, "fftconv_func")
+    q, v = (torch.randn(2, 6, 7, **double) for _ in range(2))
+    by_heads = lambda t, at: t.reshape(2, 3, 2, 7).permute(0, 2, 1, 3).unsqueeze(at)
+    products = by_heads(x, 2) * by_heads(v, 1)
+    mixed = long(products, torch.fft.rfft(k[:3], n=14), D[:3, None])
+    expected = (mixed * by_heads(q, 2)).sum(1).permute(0, 2, 1, 3).reshape(2, 6, 7)
+    found = C.fftconv_func(x, k[:3], D[:3], gelu=False, v=v, head_dim=2, q=q)
+    check_near(found.detach(), expected.detach(), 1e-9, "fftconv_func with q and v")
+    # fla's retention
+    q, k = (torch.randn(2, 7, 3, 4, **double, requires_grad=True) for _ in range(2))
+    v, first = torch.randn(2, 7, 3, 5, **double, requires_grad=True), torch.randn(2, 3, 4, 5, **double, requires_grad=True)
+    decay, state, ys = 1 - 2.0 ** (-5 - torch.arange(3, **double)), first, []
+    for t in range(7):
+        state = decay[:, None, None] * state + k[:, t, :, :, None] * v[:, t, :, None]
+        ys.append((q[:, t, :, :, None] * 0.5 * state).sum(2))
+    expected = torch.stack(ys, 1)
+    for function in (C.chunk_retention, C.fused_chunk_retention, C.fused_recurrent_retention):
+        y, last = function(q, k, v, initial_state=first, output_final_state=True)
+        check_near(y.detach(), expected.detach(), 1e-10, function.__name__)
+        check_near(last.detach(), state.detach(), 1e-10, f"{function.__name__}: states")
+        for a, b in zip(*(torch.autograd.grad(r[0].sum() + r[1].sum(), (q, k, v, first), retain_graph=True)
+                          for r in ((y, last), (expected, state)))):
+            check_near(a, b, 1e-9, f"{function.__name__}: a gradient")
+    check_near(C.parallel_retention(q, k, v)[0].detach(), C.chunk_retention(q, k, v)[0].detach(), 0, "parallel_retention")
+    check_raises(NotImplementedError, "output_attentions", C.parallel_retention, q, k, v, output_attentions=True)
+    check_raises(NotImplementedError, "complex A", C.selective_scan_fn, u, delta, A + 1j, B, c)
+
+
 JAX_LAYERS = {
     "s4d": {"state": 4},
     "h3": {"state": 4, "head_dim": 2},
@@ -354,11 +721,37 @@ def jax_layers():
         for key, value in gradients.items():
             check_near(found[key], value, 1e-12, f"{name}: d{key}")
         check_near(jax.vmap(layer, in_axes=(None, 0))(parameters, x[:, None])[:, 0], y, 1e-12, f"{name}: vmap")
-        check_raises(ValueError, "Pure callbacks do not support",
+        check_raises(ValueError, "cannot be differentiated",
                      lambda: jax.grad(lambda x: jax.grad(weighted, argnums=1)(parameters, x).sum())(x))
+        # gradients through the states at both ends, as the library's
         state = layer.initial_state(2)
-        if any(0 in value.shape for value in state.values()):
-            continue  # it grows
+        if name != "attention":
+            state = {key: value + 0.1 if value.dtype == "float64" else value for key, value in state.items()}
+        floats = lambda state: [value for value in state.values() if value.dtype == "float64"]
+
+        def ends(parameters, x, state):
+            y, after = layer.prefill(parameters, x, state)
+            return (y * dy).sum() + sum(value.sum() for value in floats(after))
+
+        found, found_x, found_state = jax.jit(jax.grad(ends, argnums=(0, 1, 2), allow_int=True))(parameters, x, state)
+        first, last, tape = plain.initial_state(2), plain.initial_state(2), plain.tape()
+        if name != "attention":
+            for key, value in first.tensors().items():
+                value[...] = state[key]
+        plain.forward(same, numpy.array(x), initial_state=first, final_state=last, tape=tape)
+        for value in last.tensors().values():
+            value[...] = 1
+        dfirst = plain.initial_state(2)
+        gradients = {key: numpy.zeros_like(value) for key, value in same.items()}
+        dx = plain.backward(same, tape, numpy.array(dy), numpy.empty(x.shape), gradients, dfinal_state=last,
+                            dinitial_state=dfirst)
+        check_near(found_x, dx, 1e-12, f"{name}: dx with states")
+        for key, value in gradients.items():
+            check_near(found[key], value, 1e-12, f"{name}: d{key} with states")
+        for key, value in dfirst.tensors().items():
+            if value.dtype == "float64":
+                check_near(found_state[key], value, 1e-12, f"{name}: d initial {key}")
+        state = layer.initial_state(2)
         step, steps = jax.jit(layer.step), []
         for t in range(3):
             y_t, state = step(parameters, x[:, t], state)
@@ -367,6 +760,16 @@ def jax_layers():
         chunk, _ = layer.prefill(parameters, x, layer.initial_state(2))
         check_near(chunk, y, 1e-9, f"{name}: prefill")
     check_raises(KeyError, "needs the parameter", layer, {}, x)
+    narrow = ssm.jax.Layer("mamba", channels=4, state=3)
+    parameters = narrow.initialize(3)
+    x = x.astype("float32")
+    y = narrow(parameters, x)
+    half = jax.jit(narrow)(parameters, x.astype("bfloat16"))
+    check(half.dtype == "bfloat16", "bfloat16 in, bfloat16 out")
+    check_near(half.astype("float32"), y, 2e-2, "bfloat16")
+    check_raises(Exception, "in_proj.weight is of float64, must be of float32", narrow,
+                 {**parameters, "in_proj.weight": parameters["in_proj.weight"].astype("float64")}, x)
+    check_raises(Exception, "x must be", narrow, parameters, x[..., :3])
 
 
 def as_transformers_does():
@@ -391,6 +794,48 @@ def as_transformers_does():
     for name, a, b in zip(["x", *names], torch.autograd.grad(found, [x, *(tensors[name] for name in names)], dy),
                           torch.autograd.grad(expected, [x, *theirs.parameters()], dy)):
         check_near(a, b, 1e-5, f"transformers' MambaMixer: d{name}")
+
+
+def in_place_of_transformers():
+    """transformers' models with its functions replaced: the same loss, gradients and generated tokens."""
+    try:
+        import transformers
+        from transformers.models.mamba import modeling_mamba
+        from transformers.models.mamba2 import modeling_mamba2
+    except ImportError as error:
+        print(f"not compared with transformers: {error}")
+        return
+    transformers.logging.set_verbosity_error()
+    sizes = dict(vocab_size=50, hidden_size=16, num_hidden_layers=2, state_size=4, bos_token_id=1, eos_token_id=2,
+                 pad_token_id=0)
+    for module, model in (
+            (modeling_mamba, transformers.MambaForCausalLM(transformers.MambaConfig(**sizes))),
+            (modeling_mamba2, transformers.Mamba2ForCausalLM(transformers.Mamba2Config(**sizes, head_dim=8, num_heads=4,
+                                                                                       n_groups=2, chunk_size=8)))):
+        tokens = torch.randint(3, 50, (2, 21))
+        what = type(model).__name__
+
+        def run():
+            model.zero_grad()
+            result = model.train()(tokens, labels=tokens)
+            result.loss.backward()
+            return result.loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
+
+        def text():
+            return model.eval().generate(tokens[:1, :5], max_new_tokens=12, do_sample=False, pad_token_id=0)
+
+        loss, gradients = run()
+        written = text()
+        kept = dict(vars(module))
+        replaced = ssm.torch.compat.patch(module)
+        check("causal_conv1d_fn" in replaced and len(replaced) >= 4, f"{what}: {replaced}")
+        found, found_gradients = run()
+        check_near(found, loss, 1e-5, f"{what}: loss")
+        for name, gradient in gradients.items():
+            check_near(found_gradients[name] / gradient.abs().max(), gradient / gradient.abs().max(), 1e-3, f"{what}: d{name}")
+        check(torch.equal(text(), written), f"{what}: generated tokens")
+        vars(module).update(kept)
+    check_raises(ValueError, "has none of the functions", ssm.torch.compat.patch, json)
 
 
 def models(program, cases, text_model):
@@ -461,9 +906,14 @@ def main():
     part, program, cases, text_model = sys.argv[1:]
     if part == "layers":
         layers(pathlib.Path(cases))
+        primitives(pathlib.Path(cases))
     elif part == "torch":
         torch_modules()
+        torch_states()
+        torch_functions()
+        torch_compat()
         as_transformers_does()
+        in_place_of_transformers()
     elif part == "jax":
         jax_layers()
     else:

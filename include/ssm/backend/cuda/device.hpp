@@ -98,7 +98,12 @@ SSM_CUDA_API void destroy_graph(Graph* graph) noexcept;
 class Resources {
  public:
   explicit Resources(Device device = {}, MatmulPrecision precision = MatmulPrecision::exact)
-      : stream_(create_stream(device)), precision_(precision) {}
+      : stream_(create_stream(device), DestroyStream{false}), precision_(precision) {}
+  /// On a stream of the caller's, which is of the host thread's current device, outlives the
+  /// context, and is not destroyed with it; null is the legacy default stream.
+  static Resources borrow(Stream stream, MatmulPrecision precision = MatmulPrecision::exact) {
+    return {stream, precision};
+  }
 
   Stream stream() const { return stream_.get(); }
   /// Queues a copy between device memories.
@@ -160,13 +165,22 @@ class Resources {
   }
 
  private:
-  struct Destroy {
-    void operator()(void* stream) const noexcept { destroy_stream(stream); }
+  struct DestroyStream {
+    bool is_borrowed;
+    void operator()(void* stream) const noexcept {
+      if (!is_borrowed) destroy_stream(stream);
+    }
+  };
+  struct DestroyLibrary {
     void operator()(MatmulLibrary* library) const noexcept { destroy_matmul_library(library); }
   };
-  std::unique_ptr<void, Destroy> stream_;
+
+  Resources(Stream borrowed, MatmulPrecision precision)
+      : stream_(borrowed, DestroyStream{true}), precision_(precision) {}
+
+  std::unique_ptr<void, DestroyStream> stream_;
   MatmulPrecision precision_;
-  std::unique_ptr<MatmulLibrary, Destroy> library_;
+  std::unique_ptr<MatmulLibrary, DestroyLibrary> library_;
 };
 
 }  // namespace cuda

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a call costs besides its work: tensors without elements, or with so few that the work is nothing.
+
+    SSM_LIBRARY=build/release/bin/libssm_api.so PYTHONPATH=python python bench/peers/call_overhead.py [OUT.json]
+
+Prints microseconds of processor time, which other programs do not lengthen, the least of nine times a thousand calls: the function of the library by ctypes, a function of
+ssm.torch.functional with autograd and without, a module of ssm.torch, and a layer inside one jitted loop of JAX. What is not
+installed is left out.
+"""
+import ctypes
+import json
+import pathlib
+import sys
+import time
+
+
+def microseconds(run, count=1000, times=9):
+    run()
+    found = []
+    for _ in range(times):
+        begin = time.process_time()
+        for _ in range(count):
+            run()
+        found.append((time.process_time() - begin) / count * 1e6)
+    return round(min(found), 2)
+
+
+def bare():
+    """ssm_primitive_forward of a short convolution of no positions, headers made before."""
+    import numpy
+
+    import ssm
+    from ssm import _library, _tensor
+
+    convolution = ssm.Primitive("short_convolution")
+    arrays = [numpy.zeros(shape, "f4") for shape in ((1, 0, 8), (8, 4), (1, 0, 8))]
+    at = {"x": 0, "weight": 1, "y": 2}
+    listed = _tensor.pointers([_tensor.of_numpy(arrays[at[o.name]]) if o.name in at else None
+                               for o in convolution.kind.operands])
+    function = _library.function("ssm_primitive_forward")
+    handle = ctypes.c_void_p(convolution._owned.pointer.value)
+    count = len(listed)
+    if function(handle, listed, count, None, None):
+        raise SystemExit(_library.ask("ssm_last_error").decode())
+    return microseconds(lambda: function(handle, listed, count, None, None))
+
+
+def torch_calls():
+    import torch
+
+    import ssm.torch
+
+    torch.set_num_threads(1)
+    x = torch.zeros(1, 0, 8, requires_grad=True)
+    weight = torch.zeros(8, 4, requires_grad=True)
+    function = ssm.torch.functional.short_convolution
+    found = {"torch function with autograd": microseconds(lambda: function(x, weight))}
+    y = function(x, weight)
+    dy = torch.zeros_like(y)
+    found["torch function and its backward pass"] = microseconds(
+        lambda: torch.autograd.grad(function(x, weight), (x, weight), dy))
+    u, A = torch.zeros(1, 0, 8, requires_grad=True), torch.zeros(8, 4, requires_grad=True)
+    B = torch.zeros(1, 0, 4, requires_grad=True)
+    found["torch selective_scan with autograd"] = microseconds(
+        lambda: ssm.torch.functional.selective_scan(u, u, A, B, B, gate=u, dt_softplus=True))
+    with torch.no_grad():
+        found["torch function without autograd"] = microseconds(lambda: function(x, weight))
+    layer = ssm.torch.S4D(1, state=2)
+    one = torch.zeros(1, 1, 1)
+    found["torch module with autograd"] = microseconds(lambda: layer(one))
+    return found
+
+
+def jax_calls():
+    import jax
+
+    import ssm.jax
+
+    layer = ssm.jax.Layer("s4d", channels=1, state=2)
+    parameters = layer.initialize()
+    count = 1000
+
+    def loop(call):
+        step = jax.jit(lambda x: jax.lax.fori_loop(0, count, lambda _, x: call(x), x))
+        x = jax.numpy.zeros((1, 1, 1))
+        return microseconds(lambda: step(x).block_until_ready(), count=1) / count
+
+    return {"JAX layer in a jitted loop": round(loop(lambda x: layer(parameters, x)), 2),
+            "JAX addition in a jitted loop": round(loop(lambda x: x + parameters["D"].sum()), 2)}
+
+
+def main():
+    found = {"bare call by ctypes": bare()}
+    for more in (torch_calls, jax_calls):
+        try:
+            found.update(more())
+        except ImportError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    text = json.dumps({"unit": "microseconds", "calls": found}, indent=2)
+    print(text)
+    if len(sys.argv) > 1:
+        pathlib.Path(sys.argv[1]).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

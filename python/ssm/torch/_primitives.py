@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls of primitives on torch tensors: headers that are filled again for every call, autograd, and operators for torch.compile.
+
+A call writes addresses into headers that a call of the same shapes has left behind, so that it costs some microseconds.
+"""
+import ctypes
+import json
+import threading
+
+import torch
+
+from .. import _kinds, _library, _tensor
+
+_SECOND = ("ssm: a primitive has no second derivative: its gradient is computed by a backward pass that torch cannot "
+           "differentiate; call backward without create_graph")
+SCALARS = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_WORDS = ctypes.sizeof(_library.Tensor) // 8
+# Addresses as numbers: ctypes looks at them less closely than at its own pointers.
+_lib_forward = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p,
+                                ctypes.c_void_p)(_library.address("ssm_primitive_forward"))
+_lib_backward = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int,
+                                 ctypes.c_void_p, ctypes.c_void_p)(_library.address("ssm_primitive_backward"))
+
+
+class _Headers:
+    """Headers of the tensors of one call, without addresses."""
+    __slots__ = ("words", "listed", "second", "count", "results", "made", "handle", "threads", "_kept")
+
+    def __init__(self, described, split=None):
+        count = len(described)
+        memory = bytearray(_WORDS * 8 * count)
+        self.words = memoryview(memory).cast("Q")
+        headers = (_library.Tensor * count).from_buffer(memory)
+        pointer = ctypes.POINTER(_library.Tensor)
+        listed = [None] * count
+        kept = [memory, headers]
+        for i, facts in enumerate(described):
+            if facts is None:
+                continue
+            dtype, shape, strides, device = facts
+            header = headers[i]
+            header.device.type, header.device.id = _tensor._torch_device(device)
+            header.ndim = len(shape)
+            header.type.code, header.type.bits = _tensor._torch_scalar(dtype)
+            header.type.lanes = 1
+            header.shape = (ctypes.c_int64 * len(shape))(*shape)
+            header.strides = (ctypes.c_int64 * len(shape))(*strides)
+            kept += [header.shape, header.strides]
+            listed[i] = ctypes.pointer(header)
+        split = count if split is None else split
+        first, second = (pointer * split)(*listed[:split]), (pointer * (count - split))(*listed[split:])
+        self.listed, self.second = ctypes.addressof(first), ctypes.addressof(second)
+        self.count = split
+        self.threads = 0
+        self._kept = [*kept, first, second]
+
+    def choose(self, kind, dtype, chosen, threads):
+        """The library's object, kept until another number of threads is asked for."""
+        self.handle = _kinds.handle(kind.name, SCALARS[dtype], "cpu", threads, chosen)
+        self.threads = threads
+
+
+_of_thread = threading.local()
+
+
+def _plans():
+    try:
+        return _of_thread.plans
+    except AttributeError:
+        _of_thread.plans = {}
+        return _of_thread.plans
+
+
+def _facts(tensors):
+    return tuple([None if t is None else (t.dtype, t.shape, t.stride(), t.device) for t in tensors])
+
+
+def _wide(dtype):
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+def _dtype(operand, sequence):
+    return torch.int64 if operand.scalar == "int64" else sequence if operand.scalar == "sequence" else _wide(sequence)
+
+
+def _scalar_of(kind, operands):
+    first = operands[kind.sequence]
+    if first is None:
+        raise _library.ArgumentError(f"{kind.name}: {kind.operands[kind.sequence].name} is missing")
+    dtype = first.dtype
+    if dtype not in SCALARS:
+        raise _library.TensorError(f"{kind.name}: {kind.operands[kind.sequence].name} is of "
+                                   f"{str(dtype).removeprefix('torch.')}, must be of float32, float64, bfloat16 or float16")
+    return dtype
+
+
+def _segments_of(segments):
+    return None if segments is None else ctypes.addressof(_tensor.of_torch(segments))
+
+
+def _empty(shape, strides, dtype):
+    return torch.empty(shape, dtype=dtype) if strides is None else torch.empty_strided(shape, strides, dtype=dtype)
+
+
+def _unless_row_major(shape, strides):
+    return None if strides == _kinds.dense_strides(shape) else strides
+
+
+def _result_shapes(kind, operands, wanted, segments, known):
+    """(index, shape) of what is wanted."""
+    extents = kind.extents([None if t is None else t.shape for t in operands],
+                           None if segments is None else segments.shape[0], **known)
+    return [(i, kind.shape(i, extents)) for i in wanted]
+
+
+def run(kind, chosen, wanted, segments, known, operands):
+    """The wanted results of a forward call, and what is known of them.
+    operands    in their order, None for what is left out or written"""
+    facts = _facts(operands)
+    key = (kind.name, facts, wanted, None if segments is None else segments.shape, known, chosen)
+    plans = _plans()
+    plan = plans.pop(key, None)
+    if plan is None:
+        dtype = _scalar_of(kind, operands)
+        given = [t is not None for t in operands]
+        results, described = [], list(facts)
+        for i, shape in _result_shapes(kind, operands, wanted, segments, dict(known)):
+            like = kind.like(i, given)
+            strides = _kinds.dense_strides(shape, None if like is None else operands[like].stride())
+            dtype_i = _dtype(kind.operands[i], dtype)
+            results.append((_WORDS * i, shape, _unless_row_major(shape, strides), dtype_i))
+            described[i] = (dtype_i, shape, strides, operands[kind.sequence].device)
+        plan = _Headers(described)
+        plan.results = results
+        plan.made = [(shape, dtype) for _, shape, _, dtype in results]
+        if len(plans) > 4096:
+            plans.clear()
+    words, at = plan.words, 0
+    for tensor in operands:
+        if tensor is not None:
+            words[at] = tensor.data_ptr()
+        at += _WORDS
+    made = []
+    for at, shape, strides, dtype in plan.results:
+        result = _empty(shape, strides, dtype)
+        words[at] = result.data_ptr()
+        made.append(result)
+    threads = torch.get_num_threads()
+    if threads != plan.threads:
+        plan.choose(kind, operands[kind.sequence].dtype, chosen, threads)
+    code = _lib_forward(plan.handle.pointer, plan.listed, plan.count, _segments_of(segments), None)
+    if code:
+        _library.refuse(code)
+    plans[key] = plan
+    return made, plan
+
+
+def run_back(kind, chosen, segments, operands, cotangents, needs):
+    """Gradients by index of operand.
+    operands      in their order; of what is written, what the gradient reads once more
+    cotangents    by index of output and final state, None for zeros
+    needs         for each operand whether its gradient is wanted"""
+    facts, given = _facts(operands), _facts(cotangents)
+    key = (kind.name, facts, given, needs, None if segments is None else segments.shape, chosen, True)
+    plans = _plans()
+    plan = plans.pop(key, None)
+    if plan is None:
+        described, results = [*facts, *given], []
+        for i in kind.read:
+            operand = kind.operands[i]
+            if operands[i] is None or operand.gradient == "none" or not (needs[i] or operand.gradient == "required"):
+                continue
+            strides = _kinds.dense_strides(operands[i].shape, operands[i].stride() if operand.role == "input" else None)
+            results.append((i, _WORDS * (len(facts) + i), operands[i].shape, _unless_row_major(operands[i].shape, strides),
+                            operands[i].dtype, operand.role == "parameter"))
+            described[len(facts) + i] = (operands[i].dtype, operands[i].shape, strides, operands[i].device)
+        plan = _Headers(described, len(facts))
+        plan.results = results
+        if len(plans) > 4096:
+            plans.clear()
+    words, at = plan.words, 0
+    for tensors in (operands, cotangents):
+        for tensor in tensors:
+            if tensor is not None:
+                words[at] = tensor.data_ptr()
+            at += _WORDS
+    gradients = [None] * len(operands)
+    for i, at, shape, strides, dtype, is_added in plan.results:
+        gradient = torch.zeros(shape, dtype=dtype) if is_added else _empty(shape, strides, dtype)
+        words[at] = gradient.data_ptr()
+        gradients[i] = gradient
+    threads = torch.get_num_threads()
+    if threads != plan.threads:
+        plan.choose(kind, operands[kind.sequence].dtype, chosen, threads)
+    code = _lib_backward(plan.handle.pointer, plan.listed, plan.second, plan.count, _segments_of(segments), None)
+    if code:
+        _library.refuse(code)
+    plans[key] = plan
+    return [gradient if need else None for gradient, need in zip(gradients, needs)]
+
+
+class _Call(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, kind, chosen, wanted, segments, known, *operands):
+        results, plan = run(kind, chosen, wanted, segments, known, operands)
+        ctx.set_materialize_grads(False)
+        ctx.call = kind, chosen, wanted, segments, plan.made
+        if kind.kept:
+            ctx.save_for_backward(*operands, *[results[wanted.index(i)] for i in kind.kept])
+            ctx.mark_non_differentiable(*[result for i, result in zip(wanted, results)
+                                          if kind.operands[i].gradient == "none"])
+        else:
+            ctx.save_for_backward(*operands)
+        return tuple(results)
+
+    @staticmethod
+    def backward(ctx, *given):
+        kind, chosen, wanted, segments, made = ctx.call
+        count = len(kind.operands)
+        operands = list(ctx.saved_tensors[:count])
+        for i, result in zip(kind.kept, ctx.saved_tensors[count:]):
+            operands[i] = result
+        cotangents = _cotangents(kind, wanted, given, made)
+        needs = ctx.needs_input_grad[5:]
+        if torch.is_grad_enabled():
+            return None, None, None, None, None, *_Back.apply(kind, chosen, segments, count, needs, *operands, *cotangents)
+        return None, None, None, None, None, *run_back(kind, chosen, segments, operands, cotangents, needs)
+
+
+class _Back(torch.autograd.Function):
+    """The backward pass where it is itself recorded."""
+
+    @staticmethod
+    def forward(ctx, kind, chosen, segments, count, needs, *tensors):
+        return tuple(run_back(kind, chosen, segments, tensors[:count], tensors[count:], needs))
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError(_SECOND)
+
+
+def _cotangents(kind, wanted, given, made):
+    """What the backward call reads, by index of operand; that of y is always there."""
+    listed = [None] * len(kind.operands)
+    for i, d, (shape, dtype) in zip(wanted, given, made):
+        operand = kind.operands[i]
+        if operand.gradient == "none":
+            continue
+        if d is None and operand.role == "output" and not operand.optional:
+            d = torch.zeros(shape, dtype=dtype)
+        listed[i] = d
+    return listed
+
+
+# The same as operators whose operands are tensors and texts, for torch.compile and torch.export.
+
+_library_of_operators = torch.library.Library("ssm", "FRAGMENT")
+
+
+@torch.compiler.assume_constant_result
+def _text(chosen, wanted, known):
+    return json.dumps({"options": dict(chosen), "results": wanted, "extents": dict(known)})
+
+
+def _read(text):
+    call = json.loads(text)
+    return tuple(call["options"].items()), tuple(call["results"]), tuple(call["extents"].items())
+
+
+def _define(kind):
+    """The operators ssm::NAME and ssm::NAME_backward."""
+    takes = ", ".join(("Tensor? " if kind.operands[i].optional else "Tensor ") + kind.operands[i].name for i in kind.read)
+    name, count = f"ssm::{kind.name}", len(kind.operands)
+    torch.library.define(name, f"({takes}, Tensor? segments, str call) -> Tensor[]", lib=_library_of_operators)
+    torch.library.define(f"{name}_backward", "(Tensor[] tensors, str call) -> Tensor[]", lib=_library_of_operators)
+    # call of the backward operator: the places of its tensors in operands and, behind those, in their cotangents; -1: segments
+
+    def placed(inputs):
+        operands = [None] * count
+        for i, tensor in zip(kind.read, inputs):
+            operands[i] = tensor
+        return operands
+
+    def forward(*inputs):
+        *inputs, segments, text = inputs
+        chosen, wanted, known = _read(text)
+        return run(kind, chosen, wanted, segments, known, placed(inputs))[0]
+
+    def fake(*inputs):
+        *inputs, segments, text = inputs
+        _, wanted, known = _read(text)
+        operands = placed(inputs)
+        given = [t is not None for t in operands]
+        first = operands[kind.sequence]
+        made = []
+        for i, shape in _result_shapes(kind, operands, wanted, segments, dict(known)):
+            like = kind.like(i, given)
+            strides = _kinds.dense_strides(shape, None if like is None else operands[like].stride())
+            made.append(first.new_empty_strided(shape, strides, dtype=_dtype(kind.operands[i], first.dtype)))
+        return made
+
+    def keep(ctx, inputs, output):
+        *inputs, ctx.segments, text = inputs
+        ctx.set_materialize_grads(False)
+        ctx.chosen, ctx.wanted, _ = _read(text)
+        ctx.save_for_backward(*inputs, *[output[ctx.wanted.index(i)] for i in kind.kept])
+        ctx.made = [(result.shape, result.dtype) for result in output]
+
+    def back(ctx, given):
+        operands = placed(ctx.saved_tensors[:len(kind.read)])
+        for i, result in zip(kind.kept, ctx.saved_tensors[len(kind.read):]):
+            operands[i] = result
+        needs = [False] * count
+        for i, need in zip(kind.read, ctx.needs_input_grad):
+            needs[i] = bool(need) and kind.operands[i].gradient != "none"
+        cotangents = _cotangents(kind, ctx.wanted, given, ctx.made)
+        tensors, places = [], []
+        for place, tensor in [*enumerate([*operands, *cotangents]), (-1, ctx.segments)]:
+            if tensor is not None:
+                tensors.append(tensor)
+                places.append(place)
+        wanted = [i for i in kind.read if needs[i]]
+        text = json.dumps({"options": dict(ctx.chosen), "places": places, "results": wanted})
+        found = dict(zip(wanted, getattr(torch.ops.ssm, f"{kind.name}_backward")(tensors, text)))
+        return *[found.get(i) for i in kind.read], None, None
+
+    def unpacked(tensors, text):
+        call = json.loads(text)
+        everything = dict(zip(call["places"], tensors))
+        needs = tuple(i in call["results"] for i in range(count))
+        return (tuple(call["options"].items()), everything.get(-1), [everything.get(i) for i in range(count)],
+                [everything.get(count + i) for i in range(count)], needs, call["results"])
+
+    def backward(tensors, text):
+        chosen, segments, operands, cotangents, needs, wanted = unpacked(tensors, text)
+        gradients = run_back(kind, chosen, segments, operands, cotangents, needs)
+        return [gradients[i] for i in wanted]
+
+    def fake_backward(tensors, text):
+        _, _, operands, _, _, wanted = unpacked(tensors, text)
+        made = []
+        for i in wanted:
+            is_input = kind.operands[i].role == "input"
+            strides = _kinds.dense_strides(operands[i].shape, operands[i].stride() if is_input else None)
+            made.append(operands[i].new_empty_strided(operands[i].shape, strides))
+        return made
+
+    def refuse(ctx, *_):
+        raise NotImplementedError(_SECOND)
+
+    torch.library.impl(name, "CPU", forward, lib=_library_of_operators)
+    torch.library.register_fake(name, fake, lib=_library_of_operators)
+    torch.library.register_autograd(name, back, setup_context=keep, lib=_library_of_operators)
+    torch.library.impl(f"{name}_backward", "CPU", backward, lib=_library_of_operators)
+    torch.library.register_fake(f"{name}_backward", fake_backward, lib=_library_of_operators)
+    torch.library.register_autograd(f"{name}_backward", refuse, lib=_library_of_operators)
+
+
+_KINDS = dict(_kinds.kinds())
+for _kind in _KINDS.values():
+    _define(_kind)
+
+
+def call(name, operands, results, *, segments=None, options=(), extents=()):
+    """What a primitive computes, a list that begins with what is wanted.
+    operands    by name; None is left out
+    results     names of what is wanted
+    options     pairs; extents    pairs of letters and extents that follow from no operand"""
+    kind = _KINDS[name]
+    listed = [operands.get(operand.name) for operand in kind.operands]
+    wanted = tuple([kind.place[result] for result in results])
+    is_recorded = False
+    if torch.is_grad_enabled():
+        for tensor in listed:
+            if tensor is not None and tensor.requires_grad:
+                is_recorded = True
+                wanted += tuple([i for i in kind.kept if i not in wanted])
+                break
+    if torch.compiler.is_compiling():
+        operator = getattr(torch.ops.ssm, name)
+        return operator(*[listed[i] for i in kind.read], segments, _text(options, wanted, extents))
+    if is_recorded:
+        return _Call.apply(kind, options, wanted, segments, extents, *listed)
+    return run(kind, options, wanted, segments, extents, listed)[0]
