@@ -117,8 +117,12 @@ class ExtentsByLetter {
   /// From here on errors are about the call of the gradient, "scale_backward".
   void begin_gradient() { is_gradient_ = true; }
 
-  /// `extents` are null where the operand is not given.
   /// Throws  ShapeError  if an operand that is given does not fit, or one that must be is missing
+  template <class T, class E, class S>
+  void require(const Operand& what, const TensorView<T, E, S>& view) {
+    require(what, view ? view.extents().data() : nullptr, CallKind::itself);
+  }
+  /// The same by the operand's extents, null where it is not given.
   [[gnu::noinline]] void require(const Operand& what, const Index* extents, CallKind kind) {
     if (what.role == Role::again || (kind == CallKind::of_gradient && !is_read(what))) return;
     require(what.name, what.letters, what.is_optional, extents);
