@@ -8,6 +8,7 @@
 
 #include "case.hpp"
 #include "kind.hpp"
+#include "ssm/version.hpp"
 #include "trial.hpp"
 #ifdef SSM_WITH_CUDA
 #include "ssm/backend/cuda/launch.hpp"
@@ -167,7 +168,7 @@ int main(int argc, char** argv) {
       ->delimiter(',')
       ->allow_extra_args(false);
   app.add_option("PATH", paths, "A case file, a model_* folder, or a folder of them")->required();
-  app.set_version_flag("--version", SSM_VERSION);
+  app.set_version_flag("--version", SSM_VERSION_STRING);
   app.footer(examples);
   CLI11_PARSE(app, argc, argv);
 

@@ -8,10 +8,11 @@
 
 #include "commands.hpp"
 #include "ssm/family/options.hpp"  // OptionError
+#include "ssm/version.hpp"
 
 namespace {
 
-constexpr const char* version = "ssm " SSM_VERSION "\nApache-2.0; FFTW is not linked";
+constexpr const char* version = "ssm " SSM_VERSION_STRING "\nApache-2.0; FFTW is not linked";
 
 constexpr const char* examples = R"(Examples:
   ssm train --text shakespeare.txt --out run --minutes 5

@@ -10,6 +10,7 @@
 #include "experiment.hpp"
 #include "report.hpp"
 #include "ssm/io/file.hpp"
+#include "ssm/version.hpp"
 
 namespace {
 
@@ -116,7 +117,7 @@ int main(int argc, char** argv) {
       "  ssm-synthetics recall --models h3 --seeds 1\n"
       "  ssm-synthetics induction --models h3,s4d,attention --out results\n"
       "  ssm-synthetics mqar --widths 16,32,64,128             accuracy over the width");
-  app.set_version_flag("--version", SSM_VERSION);
+  app.set_version_flag("--version", SSM_VERSION_STRING);
   app.require_subcommand(1);
   Request recall;
   recall.settings.task = "recall";
