@@ -48,6 +48,8 @@ expect 1 "$ssm" evaluate run piqa=missing.jsonl && says "missing.jsonl"
 echo '{"goal": "g", "sol1": "a", "sol2": 3, "label": 4}' >bad.jsonl
 expect 1 "$ssm" evaluate run piqa=bad.jsonl && says "bad.jsonl, line 1" && says "'label'"
 expect 1 "$ssm" evaluate run "piqa=$data/piqa.jsonl" --shots 5 && says "5 examples of 4"
+expect 1 "$ssm" evaluate run "rte-h3=$data/rte.jsonl" --shots 1 && says "must be of another file"
+expect 0 "$ssm" evaluate run superglue-h3 --data "$data" --shots 3 --eos 0 --quiet
 expect 1 "$ssm" evaluate run "lambada=$data/lambada.jsonl" --max-tokens 2 && says "lambada.jsonl, line 1"
 expect 1 "$ssm" evaluate run "piqa=$data/piqa.jsonl" --examples "rte=x" --shots 1 && says "'rte'"
 echo '{"prompt": "p"}' >empty.json

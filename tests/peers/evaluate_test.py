@@ -303,8 +303,7 @@ def check_superglue(program, model, items, fast, tokenizer_folder, work):
         values = worst = 0
         for name, (ask, instruction, separator) in H3_TASKS.items():
             rows = [json.loads(line) for line in (items / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-            train = items / f"{name}.train.jsonl"
-            pool = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()] if train.exists() else rows
+            pool = [json.loads(line) for line in (items / f"{name}.train.jsonl").read_text(encoding="utf-8").splitlines()]
             shown = [f"{prompt.rstrip()} {choices[answer].strip()}{separator}" if name != "record" else f"{prompt.rstrip()} {choices[answer]}{separator}"
                      for prompt, choices, answer in map(ask, pool)]
             asked = [ask(row) for row in rows]

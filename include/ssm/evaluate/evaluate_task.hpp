@@ -31,7 +31,8 @@ struct EvaluationProgress {
 /// How many items are asked, behind which examples, and how much is read at once.
 struct EvaluationOptions {
   Index shots = 0;  // examples before each item
-  /// Where they are taken from; empty: from the items, without the one that is asked.
+  /// Where they are taken from; empty: from the items, without the one that is asked. Tasks that
+  /// have the same ones for all items must be given some.
   std::vector<EvaluationItem> examples{};
   std::uint64_t seed = 1234;  // of the examples; lm-evaluation-harness has 1234, H3 has 3
   Index limit = 0;            // items at most, from the first on; 0: all
@@ -135,7 +136,10 @@ class TaskRun {
  private:
   void require_examples(std::size_t item_count) {
     all_examples_ = options_.examples.empty() ? &items_ : &options_.examples;
-    const std::size_t own = options_.examples.empty() && !task_.has_fixed_examples ? 1 : 0;
+    if (options_.shots > 0 && options_.examples.empty() && task_.has_fixed_examples)
+      throw ArgumentError(task_.name +
+                          ": all items have the same examples, which must be of another file");
+    const std::size_t own = options_.examples.empty() ? 1 : 0;
     const std::size_t count =
         options_.examples.empty() ? std::min(item_count, items_.size()) : options_.examples.size();
     const auto shots = static_cast<std::size_t>(options_.shots);
