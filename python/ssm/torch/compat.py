@@ -88,7 +88,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     results = []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        uu, dd, zz = [t if t is None else t[..., part] for t in rows]
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[..., part] for t in rows])
         results.append(selective_scan(
             uu, dd, A[part], B[:, group * B.shape[1] // groups], C[:, group * C.shape[1] // groups],
             None if D is None else D[part], None if delta_bias is None else delta_bias[part], zz, segments=segments,
@@ -160,7 +160,7 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     results, finals = [], []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        uu, dd, zz = [t if t is None else t[:, part].to(x.dtype).transpose(1, 2) for t in rows]
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[:, part].to(x.dtype).transpose(1, 2) for t in rows])
         dskip, bias = (None if t is None else _wide(t[part], x) for t in flat)
         y, final = selective_scan(uu, dd, A[part], B[:, group, None], C[:, group, None], dskip, bias, zz, first[:, part],
                                   dt_softplus=dt_softplus, final_state=True)
