@@ -122,12 +122,14 @@ class LayerOn final : public ssm_layer {
     own_ = layer_.template zero_parameters<T>(ctx_);
     gradients_ = layer_.template zero_parameters<T>(ctx_);
     for_each_parameter(
-        [&](const ParameterSpec& spec, const auto& tensor) {
+        [&](const ParameterSpec& spec, auto& tensor, auto& gradient) {
           parameters_.push_back(facts_of(spec.name, tensor));
           parameters_.back().role = role_name(spec.role);
           parameters_.back().weight_decay = spec.weight_decay;
+          places_.emplace_back(tensor, "parameter " + spec.name);
+          gradient_places_.emplace_back(gradient, "gradient of " + spec.name);
         },
-        own_);
+        own_, gradients_);
     const State one = layer_.template initial_state<T>(ctx_, 1);
     L::for_each_state([&](const std::string& name,
                           const auto& tensor) { state_.push_back(facts_of(name, tensor)); },
@@ -144,7 +146,7 @@ class LayerOn final : public ssm_layer {
   }
 
   void initialize(Seed seed, std::span<const ssm_tensor* const> parameters) override {
-    borrow("parameter ", parameters, own_);
+    borrow("parameter ", parameters, places_);
     Parameters made = layer_.template initialize<T>(ctx_, seed);
     for_each_parameter([](const ParameterSpec&, const auto& from,
                           auto& to) { std::copy_n(from.data(), from.size(), to.data()); },
@@ -152,7 +154,7 @@ class LayerOn final : public ssm_layer {
   }
 
   void forward(const ForwardCall& call) override {
-    borrow("parameter ", call.parameters, own_);
+    borrow("parameter ", call.parameters, places_);
     auto* const tape = dynamic_cast<TapeOn*>(call.tape);
     if (call.tape != nullptr && (tape == nullptr || tape->owner != this)) refuse_object("tape");
     if (tape != nullptr) tape->is_recorded = false;
@@ -177,8 +179,8 @@ class LayerOn final : public ssm_layer {
     const auto* const tape = dynamic_cast<const TapeOn*>(call.tape);
     if (tape == nullptr || tape->owner != this) refuse_object("tape");
     if (!tape->is_recorded) throw ArgumentError("tape is of no call: ssm_layer_forward fills it");
-    borrow("parameter ", call.parameters, own_);
-    borrow("gradient of ", call.gradients, gradients_);
+    borrow("parameter ", call.parameters, places_);
+    borrow("gradient of ", call.gradients, gradient_places_);
     const WideCopy in = widened(call.dy, "dy"),
                    out = widened(call.dx, "dx", WideCopy::Use::written);
     require_same_half(call.dx, "dx", call.dy, "dy");
@@ -215,6 +217,26 @@ class LayerOn final : public ssm_layer {
   }
 
  private:
+  /// Where a tensor of the caller's is put. Kept from the start, as walking over the parameters
+  /// makes their names anew.
+  class Place {
+   public:
+    template <class Tensor>
+    Place(Tensor& tensor, std::string name)
+        : name_(std::move(name)), tensor_(&tensor), borrow_([](void* to, const ssm_tensor& memory) {
+            detail::borrow_tensor(*static_cast<Tensor*>(to), memory);
+          }) {}
+    void borrow(const ssm_tensor* memory, const TensorFacts& facts) const {
+      require_as(memory, name_, facts.shape, facts.scalar);
+      borrow_(tensor_, *memory);
+    }
+
+   private:
+    std::string name_;  // in errors
+    void* tensor_;
+    void (*borrow_)(void* to, const ssm_tensor& memory);
+  };
+
   template <class Tensor>
   static TensorFacts facts_of(const std::string& name, const Tensor& tensor) {
     const auto extents = tensor.extents().to_array();
@@ -223,18 +245,11 @@ class LayerOn final : public ssm_layer {
             .scalar = scalar_of<typename Tensor::Value>()};
   }
 
-  /// The tensors of `to` are the caller's memory until the next call.
-  void borrow(const char* what, std::span<const ssm_tensor* const> given, Parameters& to) const {
-    require_count(given.size(), parameters_.size(), what);
-    std::size_t i = 0;
-    for_each_parameter(
-        [&](const ParameterSpec&, auto& tensor) {
-          require_as(given[i], what + parameters_[i].name, tensor.extents().to_array(),
-                     parameters_[i].scalar);
-          detail::borrow_tensor(tensor, *given[i]);
-          ++i;
-        },
-        to);
+  /// The tensors are the caller's memory until the next call.
+  void borrow(const char* what, std::span<const ssm_tensor* const> given,
+              const std::vector<Place>& to) const {
+    require_count(given.size(), to.size(), what);
+    for (std::size_t i = 0; i < to.size(); ++i) to[i].borrow(given[i], parameters_[i]);
   }
 
   /// A sequence of a half type in float, where that is what the layer computes in.
@@ -251,7 +266,7 @@ class LayerOn final : public ssm_layer {
   void advance(const ForwardCall& call, Advance&& verb) {
     State* const state = state_of(call.final_state);
     if (state == nullptr) throw ArgumentError("state is missing");
-    borrow("parameter ", call.parameters, own_);
+    borrow("parameter ", call.parameters, places_);
     const WideCopy in = widened(call.x, "x"), out = widened(call.y, "y", WideCopy::Use::written);
     require_same_half(call.y, "y", call.x, "x");
     verb(in.tensor(), out.tensor(), *state);
@@ -271,6 +286,7 @@ class LayerOn final : public ssm_layer {
   L layer_;
   Context<B> ctx_;
   Parameters own_, gradients_;
+  std::vector<Place> places_, gradient_places_;  // of own_ and gradients_
   std::vector<TensorFacts> parameters_, state_;
   int threads_ = 1;
 };

@@ -316,7 +316,7 @@ def check_api(root, include):
             elif target.startswith("ssm/"):
                 if not (include / target).is_file():
                     complaints.append(f"{where}:{number}: {target} does not exist")
-                elif area not in IN_API | ({CPU, CUDA, REFERENCE} if name == "backends.hpp" else set()):
+                elif area not in IN_API | ({CPU, REFERENCE, CUDA} if name == "backends.hpp" else set()):
                     complaints.append(f"{where}:{number}: api may not include {target}")
             elif found[2] and not any((folder / target).is_file() for folder in (file.parent, root)):
                 complaints.append(f"{where}:{number}: {target} does not exist")

@@ -25,6 +25,7 @@ def _described(data, device, scalar, shape, strides):
     extents, steps = numbers(*shape), numbers(*strides)
     tensor.shape, tensor.strides = extents, steps
     tensor.kept = (extents, steps)
+    tensor.holds_memory = False
     return tensor
 
 
@@ -72,6 +73,7 @@ def of(tensor, written=False):
     capsule = tensor.__dlpack__()  # gives its memory back when it is dropped
     described = Tensor.from_address(_get_pointer(capsule, b"dltensor"))
     described.kept = capsule
+    described.holds_memory = True
     return described
 
 
@@ -80,3 +82,14 @@ def pointers(described):
     all_of_them = (ctypes.POINTER(Tensor) * len(described))(*[t and ctypes.pointer(t) for t in described])
     all_of_them.kept = described
     return all_of_them
+
+
+_kept_pointers = functools.lru_cache(maxsize=256)(pointers)  # of parameters, which come again with every call
+
+
+def listed(tensors, written=False):
+    """Tensors as a list that the library takes."""
+    described = tuple([of(tensor, written) for tensor in tensors])
+    if any([tensor.holds_memory for tensor in described]):
+        return pointers(described)
+    return _kept_pointers(described)

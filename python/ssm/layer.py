@@ -117,8 +117,8 @@ class Layer:
             if missing:
                 raise KeyError(f"the layer {self.config['layer']} needs the parameter {missing[0]}")
             parameters = [parameters[name] for name in self.names]
-        described = [_tensor.of(tensor, written) for tensor in parameters]
-        return _tensor.pointers(described), len(described)
+        listed = _tensor.listed(parameters, written)
+        return listed, len(listed)
 
     def initialize(self, seed: int = 0, parameters: Parameters | None = None) -> Parameters:
         """The published initialization, in new numpy arrays by name or in tensors that are given."""

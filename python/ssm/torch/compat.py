@@ -72,7 +72,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
         _refuse("selective_scan_fn", "complex A is not there")
     batch, channels, length = u.shape
     segments = _segments("selective_scan_fn", None, cu_seqlens, batch, length)
-    rows = [None if t is None else t.to(u.dtype).transpose(1, 2) for t in (u, delta, z)]
+    rows: list[typing.Any] = [None if t is None else t.to(u.dtype).transpose(1, 2) for t in (u, delta, z)]
     A, D, delta_bias = (_wide(t, u) for t in (A, D, delta_bias))
 
     def grouped(t):  # [B, G, L, N]
@@ -88,7 +88,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     results = []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        uu, dd, zz = (None if t is None else t[..., part] for t in rows)
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[..., part] for t in rows])
         results.append(selective_scan(
             uu, dd, A[part], B[:, group * B.shape[1] // groups], C[:, group * C.shape[1] // groups],
             None if D is None else D[part], None if delta_bias is None else delta_bias[part], zz, segments=segments,
@@ -116,8 +116,6 @@ def mamba_inner_fn(xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None
         _refuse("mamba_inner_fn", "complex A, and B and C that do not vary, are not there")
     batch, _, length = xz.shape
     segments = _segments("mamba_inner_fn", seq_idx, cu_seqlens, batch, length)
-    if segments is None and batch == 1 and cu_seqlens is None:
-        pass
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
     if segments is not None:
         x, z = _flat(x), _flat(z)
@@ -151,7 +149,7 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
         return None if t is None else t.expand(like).reshape(batch, -1, 1)
 
     shape = state.shape[1:-1]
-    rows = [channels(t, x.shape) for t in (x, dt, z)]
+    rows: list[typing.Any] = [channels(t, x.shape) for t in (x, dt, z)]
     flat = [None if t is None else t.expand(shape).reshape(-1) for t in (D, dt_bias)]
     B, C = ((t if t.dim() == 3 else t.unsqueeze(1)).to(x.dtype) for t in (B, C))
     groups = B.shape[1]
@@ -162,7 +160,7 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     results, finals = [], []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        uu, dd, zz = (None if t is None else t[:, part].to(x.dtype).transpose(1, 2) for t in rows)
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[:, part].to(x.dtype).transpose(1, 2) for t in rows])
         dskip, bias = (None if t is None else _wide(t[part], x) for t in flat)
         y, final = selective_scan(uu, dd, A[part], B[:, group, None], C[:, group, None], dskip, bias, zz, first[:, part],
                                   dt_softplus=dt_softplus, final_state=True)
@@ -268,7 +266,7 @@ def fftconv_func(u: Tensor, k: Tensor, D: Tensor, dropout_mask: Tensor | None = 
     if q is not None and (gelu or dropout_mask is not None or k_rev is not None):
         _refuse("fftconv_func", "gelu, dropout_mask and k_rev beside q and v are not there")
     k, D = _wide(k, u), _wide(D, u)
-    if q is not None:
+    if q is not None and v is not None:
         batch, channels, length = u.shape
         heads = channels // head_dim
         if k.shape[0] != heads:

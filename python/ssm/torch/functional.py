@@ -8,7 +8,7 @@ Shapes are written [B, L, D]: batch, position, channel. Any strides are taken. S
 float16; parameters and states are of float64 beside float64, else of float32. Calls have as many threads as
 torch.get_num_threads(). `segments`, an int64 tensor [S+1], says where packed sequences begin and end; then B = 1 and states have a
 row for each of the S. In torch.compile a call is the operator torch.ops.ssm.NAME. The formulas in full are in the headers
-ssm/op/NAME.hpp.
+ssm/op/NAME.hpp. With `final_state=True` the result is the pair (y, state).
 """
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ import torch
 from ._primitives import call as _call
 
 Tensor = torch.Tensor
-Pair = typing.Tuple[Tensor, Tensor]
 
 
 def _results(found, final_state):
@@ -29,7 +28,7 @@ def _results(found, final_state):
 def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None,
                    dt_bias: Tensor | None = None, gate: Tensor | None = None, initial_state: Tensor | None = None,
                    segments: Tensor | None = None, *, dt_softplus: bool = False,
-                   final_state: bool = False) -> Tensor | Pair:
+                   final_state: bool = False) -> typing.Any:
     """Mamba's scan: state_t = exp(dt·A)·state + dt·B·u, y = (C·state + skip·u)·silu(gate).
     u, dt, gate, y    [B, L, D]       A    [D, N]       B, C    [B, L, N]       skip, dt_bias    [D]
     initial_state, final_state    [B, D, N]"""
@@ -44,11 +43,11 @@ def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, skip:
 def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None,
              dt_bias: Tensor | None = None, initial_state: Tensor | None = None, segments: Tensor | None = None, *,
              dt_softplus: bool = False, dt_min: float | None = None, dt_max: float | None = None,
-             final_state: bool = False) -> Tensor | Pair:
+             final_state: bool = False) -> typing.Any:
     """Mamba-2's scan, one decay rate a head: state_t = exp(dt·A)·state + dt·x⊗B, y = C·state + skip·x.
     x, y    [B, L, H, P]    dt    [B, L, H]    A, skip, dt_bias    [H]    B, C    [B, L, G, N], G divides H
     initial_state, final_state    [B, H, P, N]    dt_min, dt_max    what steps are clamped to"""
-    chosen = [("dt_softplus", True)] if dt_softplus else []
+    chosen: list[tuple[str, typing.Any]] = [("dt_softplus", True)] if dt_softplus else []
     chosen += [(name, value) for name, value in (("dt_min", dt_min), ("dt_max", dt_max)) if value is not None]
     found = _call("ssd_scan",
                   {"x": x, "dt": dt, "A": A, "B": B, "C": C, "skip": skip, "dt_bias": dt_bias,
@@ -60,7 +59,7 @@ def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tenso
 def diagonal_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None,
                   gate_in: Tensor | None = None, gate_out: Tensor | None = None, initial_state: Tensor | None = None,
                   segments: Tensor | None = None, *, discretization: str = "bilinear",
-                  final_state: bool = False) -> Tensor | Pair:
+                  final_state: bool = False) -> typing.Any:
     """A diagonal SSM by its recurrence (S4D); y = gate_out·(SSM(gate_in·x) + skip·gate_in·x).
     x, gates, y    [B, L, D]    dt, skip    [R], R divides D    A, B, C    [R, P, 2] complex in pairs, or [R, P, 1] real
     initial_state, final_state    [B, D, P, 2 or 1]    discretization    bilinear or zoh"""
@@ -90,7 +89,7 @@ def causal_convolution(x: Tensor, kernel: Tensor, skip: Tensor | None = None, ga
 
 def short_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, initial_state: Tensor | None = None,
                       segments: Tensor | None = None, *, activation: str = "none",
-                      final_state: bool = False) -> Tensor | Pair:
+                      final_state: bool = False) -> typing.Any:
     """A short causal filter per channel: y = act(Σ_w weight[w]·x[t−W+1+w] + bias).
     x, y    [B, L, D]    weight    [D, W]    bias    [D]    initial_state, final_state    [B, D, W], the last W inputs
     activation    none or silu"""
@@ -101,7 +100,7 @@ def short_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, ini
 
 
 def shift_convolution(x: Tensor, B: Tensor, C: Tensor, skip: Tensor | None = None, initial_state: Tensor | None = None,
-                      segments: Tensor | None = None, *, final_state: bool = False) -> Tensor | Pair:
+                      segments: Tensor | None = None, *, final_state: bool = False) -> typing.Any:
     """H3's shift SSM: a filter of N taps, the correlation of C with B.
     x, y    [B, L, D]    B, C    [D, N]    skip    [D]    initial_state, final_state    [B, D, N]"""
     found = _call("shift_convolution", {"x": x, "B": B, "C": C, "skip": skip, "initial_state": initial_state},
@@ -123,7 +122,7 @@ def h3_mixer(q: Tensor, k: Tensor, v: Tensor, shift_B: Tensor, shift_C: Tensor, 
 
 
 def decayed_attention(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, initial_state: Tensor | None = None,
-                      segments: Tensor | None = None, *, chunk: int = 0, final_state: bool = False) -> Tensor | Pair:
+                      segments: Tensor | None = None, *, chunk: int = 0, final_state: bool = False) -> typing.Any:
     """Retention, and linear attention where log_decay is 0: state_t = exp(log_decay)·state + k⊗v, y = q·state.
     q, k    [B, L, H, K]    v, y    [B, L, H, V]    log_decay    [H], a constant    initial_state, final_state    [B, H, K, V]
     chunk    positions that are multiplied with each other directly; 0: chosen"""

@@ -224,6 +224,7 @@ class LayerModule(torch.nn.Module):
         layer = self._layer(dtype)
         self.channels = layer.facts["channels"]
         self._names = tuple(layer.names)
+        self._places = tuple([(tuple(scopes), last) for *scopes, last in (name.split(".") for name in self._names)])
         self._states = tuple(tensor["name"] for tensor in layer.facts["state"])
         self._decays = {tensor["name"]: tensor["weight_decay"] for tensor in layer.facts["parameters"]}
         tensors = [torch.empty(tensor["shape"], dtype=dtype) for tensor in layer.facts["parameters"]]
@@ -250,8 +251,7 @@ class LayerModule(torch.nn.Module):
     def _tensors(self):
         """The parameters in the layer's order, without gaps."""
         result = []
-        for name in self._names:
-            *scopes, last = name.split(".")
+        for scopes, last in self._places:
             at = self
             for scope in scopes:
                 at = at._modules[scope]
