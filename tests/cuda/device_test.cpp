@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "ssm/backend/cuda.hpp"
@@ -127,6 +128,12 @@ std::vector<float> train(double dropout) {
     result.push_back(
         static_cast<float>(trainer.update(ctx, model, parameters, streams, 1e-3).loss));
   CHECK(result.back() > 0);
+#ifdef SSM_TEST_ON_DEVICE
+  constexpr bool records = std::is_same_v<B, Cuda>;
+#else
+  constexpr bool records = false;
+#endif
+  CHECK((trainer.recorded_batches() > 0) == (records && dropout == 0));
   const auto weights = elements(model, parameters);
   result.insert(result.end(), weights.begin(), weights.end());
   return result;

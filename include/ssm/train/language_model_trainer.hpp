@@ -120,6 +120,8 @@ class LanguageModelTrainer {
   AdamW<P>& optimizer() { return optimizer_; }
   const AdamW<P>& optimizer() const { return optimizer_; }
   const P& gradients() const { return gradients_; }
+  /// Batches so far whose two passes were one launch; 0 on backends that record nothing.
+  Index recorded_batches() const { return recorded_batches_; }
   /// What is carried to the next window, one state for each batch of an update; none without
   /// `carry`.
   std::vector<State>& states() { return states_; }
@@ -310,6 +312,7 @@ class LanguageModelTrainer {
     }
     try {
       (*std::any_cast<std::shared_ptr<Recording>&>(found->second))(ctx, run);
+      ++recorded_batches_;
     } catch (const NotRecordable&) {
       is_recordable_ = false;
       run();
@@ -332,6 +335,7 @@ class LanguageModelTrainer {
   DynamicTensor<Wide<T>, 1, Space> loss_;
   std::vector<std::pair<Recorded, std::any>> recorded_;  // with the backend's Recording
   bool is_recordable_ = true;
+  Index recorded_batches_ = 0;
 };
 
 }  // namespace ssm
