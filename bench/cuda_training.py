@@ -31,7 +31,7 @@ STRETCH = 30  # steps
 def train(program, family, batch, length, text, folder):
     command = [program, "train", "--text", str(text), "--model", family, "--width", "768", "--layers", "12", *OPTIONS[family]]
     command += ["--batch", str(batch), "--length", str(length), "--steps", str(5 * STRETCH), "--log-every", str(STRETCH)]
-    command += ["--evaluate-every", "1000000", "--held-out", "0.001", "--numbers", "bf16", "--backend", "cuda"]
+    command += ["--evaluate-every", "1000000", "--save-every", "1000000", "--held-out", "0.001", "--numbers", "bf16", "--backend", "cuda"]
     command += ["--quiet", "--out", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
