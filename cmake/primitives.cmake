@@ -5,7 +5,8 @@
 # alone: ssm::primitives_reference or ssm::primitives_cpu, and ssm_primitives_on_reference.hpp or ssm_primitives_on_cpu.hpp.
 # The list is read from the headers: what they declare as
 #   template <class B, class T> requires … void NAME(Context<B>& ctx, const CALL<T, typename B::Space>& …)
-# and with `Real T` where half types are not taken.
+# and the same of a list of calls, `std::span<const CALL<T, typename B::Space>>`; with `Real T` where half types are not
+# taken. Convert, which has two scalars, is between each half type and float.
 function(ssm_add_primitives target include_dir)
   file(GLOB headers CONFIGURE_DEPENDS RELATIVE "${include_dir}" "${include_dir}/ssm/op/*.hpp")
   set(includes "")
@@ -15,10 +16,11 @@ function(ssm_add_primitives target include_dir)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${include_dir}/${header}")
     file(READ "${include_dir}/${header}" text)
     string(REGEX REPLACE "[ \n]+" " " text "${text}")
-    set(declaration "requires [A-Za-z0-9]+<B, T> void [a-z0-9_]+\\( ?Context<B>& ctx, const [A-Za-z0-9]+<T, typename B::Space>&")
+    set(call "const [A-Za-z0-9]+<T, typename B::Space>")
+    set(declaration "requires [A-Za-z0-9]+<B, T> void [a-z0-9_]+\\( ?Context<B>& ctx, (${call}&|std::span<${call}>)")
     string(REGEX MATCHALL "template <class B, class T> ${declaration}" all "${text}")
     string(REGEX MATCHALL "template <class B, Real T> ${declaration}" real "${text}")
-    if(all OR real)
+    if(all OR real OR header STREQUAL "ssm/op/convert.hpp")
       string(APPEND includes "#include \"${header}\"\n")
     endif()
     list(APPEND calls ${all})
@@ -53,11 +55,19 @@ function(ssm_add_primitives target include_dir)
       endif()
       set(lines "")
       foreach(call IN LISTS here)
-        string(REGEX REPLACE ".*void ([a-z0-9_]+)\\( ?Context<B>& ctx, const ([A-Za-z0-9]+)<.*"
-          "template void \\1(Context<${type_${backend}}>&, const \\2<${scalar}, HostSpace>&)" line "${call}")
-        string(APPEND lines "${line};\n")
-        string(APPEND external "extern ${line};\n")
+        string(REGEX REPLACE ".*void ([a-z0-9_]+)\\( ?Context<B>& ctx, (.*)" "template void \\1(Context<${type_${backend}}>&, \\2);\n"
+          line "${call}")
+        string(REPLACE "<T, typename B::Space>" "<${scalar}, HostSpace>" line "${line}")
+        string(APPEND lines "${line}")
+        string(APPEND external "extern ${line}")
       endforeach()
+      if(NOT scalar MATCHES "float|double")
+        foreach(pair "${scalar}, float" "float, ${scalar}")
+          set(line "template void convert(Context<${type_${backend}}>&, const Convert<${pair}, HostSpace>&);\n")
+          string(APPEND lines "${line}")
+          string(APPEND external "extern ${line}")
+        endforeach()
+      endif()
       set(source "${folder}/${backend}_${scalar}.cpp")
       file(CONFIGURE OUTPUT "${source}" CONTENT
         "// Generated: every primitive on ${backend} in ${scalar}.\n@backend_includes@\nnamespace ssm {\n@compiled@@lines@}  // namespace ssm\n"

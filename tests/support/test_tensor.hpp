@@ -16,9 +16,7 @@ namespace ssm::test {
 template <class T = double, class... N>
 auto random_tensor(std::string_view name, N... extents) {
   DynamicTensor<T, int{sizeof...(N)}> x({static_cast<Index>(extents)...});
-  const Random random(Seed{7}.fork(name));
-  for (Index i = 0; i < x.size(); ++i)
-    x.data()[i] = scalar_cast<T>(random.uniform(static_cast<std::uint64_t>(i), -1, 1));
+  Random(Seed{7}.fork(name)).fill_uniform(x.data(), 0, x.size(), -1, 1);
   return x;
 }
 

@@ -37,8 +37,9 @@ inline std::size_t element_count(const std::vector<Index>& extents) {
 inline NamedTensor normal(std::string name, std::vector<Index> extents, Seed seed) {
   const Random random(seed.fork(name));
   NamedTensor result{std::move(name), std::move(extents), {}};
-  for (std::size_t i = 0; i < element_count(result.extents); ++i)
-    result.values.push_back(static_cast<double>(static_cast<float>(random.normal(i))));
+  std::vector<float> drawn(element_count(result.extents));
+  random.fill_normal(drawn.data(), 0, static_cast<Index>(drawn.size()), 1.0);
+  result.values.assign(drawn.begin(), drawn.end());
   return result;
 }
 
