@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What all sources of the laws have in common, optimized: of a function that several objects define the linker takes the
-// first it meets, and this object is linked before the others.
+// What all sources of the laws have in common, optimized: of a function that several objects define
+// the linker takes the first it meets, and this object is linked before the others.
 #include <ssm_compiled_primitives.hpp>
 //
 #include "ssm/layer/norm.hpp"
