@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokens a second of a published size with fresh weights, one sequence and eight side by side, by
-// fp32, bf16, f16 and int8 weights, beside the floor: the weights read once from memory at the rate
-// that this machine reads at just now. All take turns, so that what else it does meets all.
+// fp32, bf16, f16 and int8 weights, beside the floors: the weights read once from memory, and
+// multiplied once for each sequence, at the rates that this machine reads and multiplies at just
+// now. All take turns, so that what else it does meets all.
 //   cpu_decode [PRESET [THREADS [ROUNDS [results.json]]]]    h3-125m, 1, 9
 #include <algorithm>
 #include <cstdio>
@@ -40,8 +41,9 @@ class Decoding {
 
   std::string name;
   Index rows;
-  double bytes;  // of the weights
-  std::vector<double> rates{}, shares{};
+  double bytes;                           // of the weights
+  std::vector<double> rates{}, shares{};  // the shares of the read rate
+  std::vector<double> products{};         // of the rate of multiplications
 
  private:
   void step() { model_.step(tokens_, logits_, state_); }
@@ -103,28 +105,40 @@ int main(int count, char** arguments) {
   for (const Index rows : {1, 8})
     for (const Form& form : forms)
       all.emplace_back(form.model, form.name, rows, form.bytes * parameters);
-  std::vector<double> read_rates;
+  std::vector<double> read_rates, fused_rates;
+  constexpr double lanes = cpu::lane_count<float, xsimd::default_arch>;
   std::vector<std::vector<double>> gains(forms.size());
   for (int round = 0; round < rounds; ++round) {
     read_rates.push_back(bench::read_rate(threads));
+    fused_rates.push_back(lanes * bench::fused_rate<float>(threads));
     for (Decoding& one : all) {
       const double seconds = one.measure();
       one.rates.push_back(static_cast<double>(one.rows) / seconds);
       one.shares.push_back(one.bytes / read_rates.back() / seconds);
+      one.products.push_back(static_cast<double>(one.rows) * parameters / fused_rates.back() /
+                             seconds);
     }
     for (std::size_t i = 0; i < forms.size(); ++i)
       gains[i].push_back(all[i + forms.size()].rates.back() / all[i].rates.back());
   }
-  std::printf("%s, %.0f million parameters, %d threads; memory is read at %.1f GB/s\n",
-              preset.c_str(), parameters * 1e-6, threads, spread_of(read_rates).median * 1e-9);
+  std::printf(
+      "%s, %.0f million parameters, %d threads; memory is read at %.1f GB/s, %.1f G numbers are "
+      "multiplied and added a second\n",
+      preset.c_str(), parameters * 1e-6, threads, spread_of(read_rates).median * 1e-9,
+      spread_of(fused_rates).median * 1e-9);
   std::string rows;
   for (const Decoding& one : all) {
     const Spread rate = spread_of(one.rates), share = spread_of(one.shares);
-    std::printf("%s, %td sequences: %7.1f tokens/s (%.1f to %.1f), %3.0f %% of the read rate\n",
-                one.name.c_str(), one.rows, rate.median, rate.low, rate.high, 100 * share.median);
+    const Spread product = spread_of(one.products);
+    std::printf(
+        "%s, %td sequences: %7.1f tokens/s (%.1f to %.1f), %3.0f %% of the read rate, %3.0f %% of "
+        "the rate of multiplications\n",
+        one.name.c_str(), one.rows, rate.median, rate.low, rate.high, 100 * share.median,
+        100 * product.median);
     rows += (rows.empty() ? "" : ",") + std::string("\n  {\"weights\": \"") + one.name +
             "\", \"sequences\": " + std::to_string(one.rows) + ", " +
-            json_of("tokens_per_second", rate) + ", " + json_of("floor_by_time", share) + "}";
+            json_of("tokens_per_second", rate) + ", " + json_of("floor_by_time", share) + ", " +
+            json_of("multiplication_floor_by_time", product) + "}";
   }
   std::printf("eight sequences give as many times the tokens of one:");
   std::string gain_members;
@@ -141,7 +155,8 @@ int main(int count, char** arguments) {
       << ",\n \"cpu\": \"" << processor_name() << "\", \"threads\": " << threads
       << ",\n \"compiler\": \"" << __VERSION__ << "\", \"flags\": \"" SSM_BENCH_FLAGS
       << "\",\n \"rounds\": " << rounds << ", "
-      << json_of("read_bytes_per_second", spread_of(read_rates)) << ",\n \"rows\": [" << rows
+      << json_of("read_bytes_per_second", spread_of(read_rates)) << ", "
+      << json_of("multiplications_per_second", spread_of(fused_rates)) << ",\n \"rows\": [" << rows
       << "],\n " << gain_members << "\n}\n";
   return out.flush() ? 0 : 1;
 }
