@@ -5,8 +5,8 @@
 
 namespace ssm::laws {
 
-/// Every law for one layer, or model, on one backend in one scalar, as checks of doctest. Not
-/// inline: compiled once, and not beside every layer.
+/// Every law, and that of ranks, for one layer, or model, on one backend in one scalar, as checks
+/// of doctest. Not inline: compiled once, and not beside every layer.
 void check_subject(Subject& subject, Subject& reference);
 
 /// The laws about blocking, threads and memory alone.

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "ssm/core/sequence_cut.hpp"
 #include "ssm/core/workspace.hpp"
 
 namespace ssm {
@@ -43,9 +44,37 @@ class Context {
       Space::copy(to, from, bytes);
   }
 
+  /// How sequences lie across ranks while a `CutSequences` is there; else null.
+  const SequenceCut* sequence_cut() const { return cut_; }
+
  private:
+  template <class>
+  friend class CutSequences;
   Resources resources_{};
   Workspace<Space> workspace_;
+  const SequenceCut* cut_ = nullptr;
+};
+
+/// While it is there, calls on a context are about sequences that lie across ranks. All ranks of
+/// the cut make the same calls, and each gives its own stretch. The state that a call begins from
+/// is the given one where a sequence begins on this rank, else that at the end of the rank
+/// before. The final state is that behind the rank's stretch; where a sequence goes on, no
+/// gradient of it is read. Gradients of parameters are of the rank's positions: their sum over
+/// the ranks is the whole. One rank alone, or none, is no cut.
+template <class B>
+class CutSequences {
+ public:
+  CutSequences(Context<B>& ctx, const SequenceCut& cut) : ctx_(ctx), cut_(cut), before_(ctx.cut_) {
+    ctx.cut_ = cut.ranks != nullptr && cut.ranks->size() > 1 ? &cut_ : nullptr;
+  }
+  CutSequences(const CutSequences&) = delete;
+  CutSequences& operator=(const CutSequences&) = delete;
+  ~CutSequences() { ctx_.cut_ = before_; }
+
+ private:
+  Context<B>& ctx_;
+  SequenceCut cut_;
+  const SequenceCut* before_;
 };
 
 /// An operand of a layer: read or written, extents given, space the backend's. Anything convertible

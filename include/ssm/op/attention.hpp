@@ -7,6 +7,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/attention_across_ranks.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -170,10 +171,12 @@ template <class B, class T>
   requires HasAttention<B, T>
 void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::attention(ctx, a); })
+  if constexpr (requires { B::attention(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr) return detail::attend_across(ctx, a, attention<B, T>);
     B::attention(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::attention(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { attention(ctx, wide); });
+  }
 }
 
 /// Computes AttentionBackward, whose docstring says the rest.
@@ -181,11 +184,15 @@ template <class B, class T>
   requires HasAttention<B, T>
 void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
   require_gradients<Attention<T, typename B::Space>>(g);
-  if constexpr (requires { B::attention_backward(ctx, g); })
+  if constexpr (requires { B::attention_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::attend_across_backward<Attention<T, typename B::Space>>(
+          ctx, g, attention_backward<B, T>);
     B::attention_backward(ctx, g);
-  else
-    detail::run_wide_gradient<Attention>(
-        ctx, g, [&](const auto& wide) { B::attention_backward(ctx, wide); });
+  } else {
+    detail::run_wide_gradient<Attention>(ctx, g,
+                                         [&](const auto& wide) { attention_backward(ctx, wide); });
+  }
 }
 
 /// Computes Rotary, whose docstring says the rest.
@@ -193,10 +200,12 @@ template <class B, class T>
   requires HasAttention<B, T>
 void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::rotary(ctx, a); })
+  if constexpr (requires { B::rotary(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr) return detail::rotate_across(ctx, a, rotary<B, T>);
     B::rotary(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::rotary(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { rotary(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

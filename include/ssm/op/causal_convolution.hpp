@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/across_ranks.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -73,10 +74,11 @@ template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::Space>& a) {
   require_operands(a);
+  detail::require_whole_sequences(ctx, a.name);
   if constexpr (requires { B::causal_convolution(ctx, a); })
     B::causal_convolution(ctx, a);
   else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::causal_convolution(ctx, wide); });
+    detail::run_wide(ctx, a, [&](const auto& wide) { causal_convolution(ctx, wide); });
 }
 
 /// Computes CausalConvolutionBackward, whose docstring says the rest.
@@ -85,11 +87,12 @@ template <class B, class T>
 void causal_convolution_backward(Context<B>& ctx,
                                  const CausalConvolutionBackward<T, typename B::Space>& g) {
   require_gradients<CausalConvolution<T, typename B::Space>>(g);
+  detail::require_whole_sequences(ctx, g.forward.name);
   if constexpr (requires { B::causal_convolution_backward(ctx, g); })
     B::causal_convolution_backward(ctx, g);
   else
     detail::run_wide_gradient<CausalConvolution>(
-        ctx, g, [&](const auto& wide) { B::causal_convolution_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { causal_convolution_backward(ctx, wide); });
 }
 
 }  // namespace ssm

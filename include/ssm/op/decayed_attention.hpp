@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/attention_across_ranks.hpp"
+#include "ssm/op/join_states.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -128,6 +134,25 @@ struct RetentionScale {
   }
 };
 
+namespace detail {
+template <class T, class Space>
+struct StateFactors<DecayedAttention<T, Space>> {
+  static bool is_complex(const DecayedAttention<T, Space>&) { return false; }
+  /// γ to the power of the length
+  static void write(const DecayedAttention<T, Space>& a, const Sequence& s,
+                    std::span<Wide<T>> factors) {
+    const Index heads = a.log_decay.extent(0);
+    const std::size_t width = factors.size() / static_cast<std::size_t>(heads);
+    for (Index h = 0; h < heads; ++h) {
+      const auto head = factors.subspan(static_cast<std::size_t>(h) * width, width);
+      std::fill(head.begin(), head.end(),
+                static_cast<Wide<T>>(std::exp(static_cast<double>(a.log_decay(h)) *
+                                              static_cast<double>(s.end - s.begin))));
+    }
+  }
+};
+}  // namespace detail
+
 /// Backends that have the primitive DecayedAttention.
 template <class B, class T = float>
 concept HasDecayedAttention =
@@ -145,11 +170,14 @@ concept HasDecayedAttention =
 template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::decayed_attention(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::decayed_attention(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::states_across(ctx, a, n, decayed_attention<B, T>);
     B::decayed_attention(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::decayed_attention(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { decayed_attention(ctx, wide); });
+  }
 }
 
 /// Computes DecayedAttentionBackward, whose docstring says the rest.
@@ -157,12 +185,17 @@ template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention_backward(Context<B>& ctx,
                                 const DecayedAttentionBackward<T, typename B::Space>& g) {
-  require_gradients<DecayedAttention<T, typename B::Space>>(g);
-  if constexpr (requires { B::decayed_attention_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n =
+      require_gradients<DecayedAttention<T, typename B::Space>>(g);
+  if constexpr (requires { B::decayed_attention_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::gradients_across<DecayedAttention<T, typename B::Space>>(
+          ctx, g, n, decayed_attention<B, T>, decayed_attention_backward<B, T>);
     B::decayed_attention_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<DecayedAttention>(
-        ctx, g, [&](const auto& wide) { B::decayed_attention_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { decayed_attention_backward(ctx, wide); });
+  }
 }
 
 /// Computes DecayedScoreNorm, whose docstring says the rest.
@@ -170,17 +203,22 @@ template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::decayed_score_norm(ctx, a); })
+  if constexpr (requires { B::decayed_score_norm(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::score_norm_across(ctx, a, decayed_score_norm<B, T>);
     B::decayed_score_norm(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::decayed_score_norm(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { decayed_score_norm(ctx, wide); });
+  }
 }
 
 /// Computes RetentionScale, whose docstring says the rest.
 template <class B, Real T>
   requires HasDecayedAttention<B, T>
 void retention_scale(Context<B>& ctx, const RetentionScale<T, typename B::Space>& a) {
-  require_operands(a);
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if (ctx.sequence_cut() != nullptr)
+    return detail::shift_positions(ctx, a, n['S'], retention_scale<B, T>);
   B::retention_scale(ctx, a);
 }
 

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/discretization.hpp"
+#include "ssm/op/discretize.hpp"
+#include "ssm/op/join_states.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -96,6 +102,36 @@ struct DiagonalScanBackward {
   View<Wide<T>, 1, Space> dskip{};
 };
 
+namespace detail {
+template <class T, class Space>
+struct StateFactors<DiagonalScan<T, Space>> {
+  static bool is_complex(const DiagonalScan<T, Space>& a) { return a.A.extent(2) == 2; }
+  /// Ā to the power of the length
+  static void write(const DiagonalScan<T, Space>& a, const Sequence& s,
+                    std::span<Wide<T>> factors) {
+    const Index rows = a.A.extent(0), modes = a.A.extent(1), parts = a.A.extent(2);
+    const Index channels = a.x.extent(2);
+    for (Index d = 0; d < channels; ++d)
+      for (Index p = 0; p < modes; ++p) {
+        const Index r = d % rows;
+        const auto part = [&](const auto& tensor, Index i) {
+          return i < parts ? static_cast<double>(tensor(r, p, i)) : 0.0;
+        };
+        const Complex<double> A{part(a.A, 0), part(a.A, 1)}, B{part(a.B, 0), part(a.B, 1)};
+        Complex<double> step = discretize(a.discretization, static_cast<double>(a.dt(r)), A, B).A;
+        Complex<double> power{1, 0};
+        for (auto length = static_cast<std::uint64_t>(s.end - s.begin); length > 0; length /= 2) {
+          if (length % 2 == 1) power = power * step;
+          step = step * step;
+        }
+        const auto at = static_cast<std::size_t>((d * modes + p) * parts);
+        factors[at] = static_cast<Wide<T>>(power.re);
+        if (parts == 2) factors[at + 1] = static_cast<Wide<T>>(power.im);
+      }
+  }
+};
+}  // namespace detail
+
 /// Backends that have the primitive DiagonalScan.
 template <class B, class T = float>
 concept HasDiagonalScan = requires(Context<B>& ctx,
@@ -109,23 +145,30 @@ concept HasDiagonalScan = requires(Context<B>& ctx,
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::diagonal_scan(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::diagonal_scan(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr) return detail::states_across(ctx, a, n, diagonal_scan<B, T>);
     B::diagonal_scan(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::diagonal_scan(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { diagonal_scan(ctx, wide); });
+  }
 }
 
 /// Computes DiagonalScanBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {
-  require_gradients<DiagonalScan<T, typename B::Space>>(g);
-  if constexpr (requires { B::diagonal_scan_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n =
+      require_gradients<DiagonalScan<T, typename B::Space>>(g);
+  if constexpr (requires { B::diagonal_scan_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::gradients_across<DiagonalScan<T, typename B::Space>>(
+          ctx, g, n, diagonal_scan<B, T>, diagonal_scan_backward<B, T>);
     B::diagonal_scan_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<DiagonalScan>(
-        ctx, g, [&](const auto& wide) { B::diagonal_scan_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { diagonal_scan_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

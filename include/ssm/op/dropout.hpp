@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/random.hpp"
@@ -10,7 +12,8 @@ namespace ssm {
 
 /// Sets elements to zero at random and scales the rest, so that the expectation stays.
 ///   y[i] = x[i] / (1 − probability)  where number i of the seed's stream is ≥ probability, else 0
-/// The mask is a function of the seed, so the gradient is the same call on dy.
+/// The mask is a function of the seed, so the gradient is the same call on dy. Where sequences lie
+/// across ranks each has a mask of its own.
 /// x, y   [n]   y overwritten; may be the same memory as x
 /// Throws  ShapeError; ArgumentError  unless 0 ≤ probability < 1
 /// Source  Srivastava et al. 2014
@@ -43,10 +46,17 @@ template <class B, class T>
   requires HasDropout<B, T>
 void dropout(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
   require_operands(a);
+  if (const SequenceCut* cut = ctx.sequence_cut()) {
+    const auto rank = static_cast<std::uint64_t>(cut->ranks->rank());
+    const CutSequences<B> whole(ctx, {});
+    Dropout<T, typename B::Space> own = a;
+    own.seed = a.seed.fork(rank);
+    return dropout(ctx, own);
+  }
   if constexpr (requires { B::dropout(ctx, a); })
     B::dropout(ctx, a);
   else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::dropout(ctx, wide); });
+    detail::run_wide(ctx, a, [&](const auto& wide) { dropout(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/across_ranks.hpp"
 #include "ssm/op/discretization.hpp"
 #include "ssm/op/widened.hpp"
 
@@ -120,23 +121,29 @@ concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<Wide<T>, typename B
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::h3_mixer(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::h3_mixer(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr) return detail::pass_states(ctx, a, n, h3_mixer<B, T>);
     B::h3_mixer(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::h3_mixer(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { h3_mixer(ctx, wide); });
+  }
 }
 
 /// Computes H3MixerBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {
-  require_gradients<H3Mixer<T, typename B::Space>>(g);
-  if constexpr (requires { B::h3_mixer_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n = require_gradients<H3Mixer<T, typename B::Space>>(g);
+  if constexpr (requires { B::h3_mixer_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::pass_gradients<H3Mixer<T, typename B::Space>>(ctx, g, n, h3_mixer<B, T>,
+                                                                   h3_mixer_backward<B, T>);
     B::h3_mixer_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<H3Mixer>(ctx, g,
-                                       [&](const auto& wide) { B::h3_mixer_backward(ctx, wide); });
+                                       [&](const auto& wide) { h3_mixer_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

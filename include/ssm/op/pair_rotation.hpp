@@ -6,6 +6,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/across_ranks.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -78,16 +79,22 @@ concept HasPairRotation = requires(Context<B>& ctx,
 template <class B, class T>
   requires HasPairRotation<B, T>
 void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::pair_rotation(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::pair_rotation(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::shift_positions(ctx, a, n['S'], pair_rotation<B, T>);
     B::pair_rotation(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::pair_rotation(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { pair_rotation(ctx, wide); });
+  }
 }
 
 template <HasPairRotation B>
 void advance_position(Context<B>& ctx, const AdvancePosition<typename B::Space>& a) {
-  require_operands(a);
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  const bool is_copy = a.length == 0 && a.segments.empty();
+  if (ctx.sequence_cut() != nullptr && !is_copy)
+    return detail::shift_positions(ctx, a, n['S'], advance_position<B>);
   B::advance_position(ctx, a);
 }
 

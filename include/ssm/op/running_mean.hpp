@@ -6,6 +6,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/across_ranks.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -72,23 +73,30 @@ concept HasRunningMean = requires(Context<B>& ctx, const RunningMean<Wide<T>, ty
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::running_mean(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::running_mean(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr) return detail::pass_states(ctx, a, n, running_mean<B, T>);
     B::running_mean(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::running_mean(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { running_mean(ctx, wide); });
+  }
 }
 
 /// Computes RunningMeanBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean_backward(Context<B>& ctx, const RunningMeanBackward<T, typename B::Space>& g) {
-  require_gradients<RunningMean<T, typename B::Space>>(g);
-  if constexpr (requires { B::running_mean_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n =
+      require_gradients<RunningMean<T, typename B::Space>>(g);
+  if constexpr (requires { B::running_mean_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::pass_gradients<RunningMean<T, typename B::Space>>(
+          ctx, g, n, running_mean<B, T>, running_mean_backward<B, T>);
     B::running_mean_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<RunningMean>(
-        ctx, g, [&](const auto& wide) { B::running_mean_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { running_mean_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <vector>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
+#include "ssm/core/scalar.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/join_states.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -88,6 +95,29 @@ struct SelectiveScanBackward {
   View<Wide<T>, 3, Space> dinitial_state{};
 };
 
+namespace detail {
+template <class T, class Space>
+struct StateFactors<SelectiveScan<T, Space>> {
+  static bool is_complex(const SelectiveScan<T, Space>&) { return false; }
+  /// exp(A · Σ_t Δ_t)
+  static void write(const SelectiveScan<T, Space>& a, const Sequence& s,
+                    std::span<Wide<T>> factors) {
+    const Index channels = a.A.extent(0), states = a.A.extent(1);
+    std::vector<double> sums(static_cast<std::size_t>(channels));
+    for (Index t = s.begin; t < s.end; ++t)
+      for (Index d = 0; d < channels; ++d)
+        sums[static_cast<std::size_t>(d)] +=
+            scan_step(scalar_cast<double>(a.dt(s.batch, t, d)) +
+                          (a.dt_bias ? static_cast<double>(a.dt_bias(d)) : 0.0),
+                      a.dt_softplus);
+    for (Index d = 0; d < channels; ++d)
+      for (Index n = 0; n < states; ++n)
+        factors[static_cast<std::size_t>(d * states + n)] = static_cast<Wide<T>>(
+            std::exp(static_cast<double>(a.A(d, n)) * sums[static_cast<std::size_t>(d)]));
+  }
+};
+}  // namespace detail
+
 /// Backends that have the primitive SelectiveScan.
 template <class B, class T = float>
 concept HasSelectiveScan = requires(Context<B>& ctx,
@@ -101,11 +131,14 @@ concept HasSelectiveScan = requires(Context<B>& ctx,
 template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::selective_scan(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::selective_scan(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::states_across(ctx, a, n, selective_scan<B, T>);
     B::selective_scan(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::selective_scan(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { selective_scan(ctx, wide); });
+  }
 }
 
 /// Computes SelectiveScanBackward, whose docstring says the rest.
@@ -113,12 +146,17 @@ template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan_backward(Context<B>& ctx,
                              const SelectiveScanBackward<T, typename B::Space>& g) {
-  require_gradients<SelectiveScan<T, typename B::Space>>(g);
-  if constexpr (requires { B::selective_scan_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n =
+      require_gradients<SelectiveScan<T, typename B::Space>>(g);
+  if constexpr (requires { B::selective_scan_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::gradients_across<SelectiveScan<T, typename B::Space>>(
+          ctx, g, n, selective_scan<B, T>, selective_scan_backward<B, T>);
     B::selective_scan_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<SelectiveScan>(
-        ctx, g, [&](const auto& wide) { B::selective_scan_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { selective_scan_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/across_ranks.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -79,11 +80,14 @@ concept HasShiftConvolution =
 template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::shift_convolution(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::shift_convolution(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::pass_states(ctx, a, n, shift_convolution<B, T>);
     B::shift_convolution(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::shift_convolution(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { shift_convolution(ctx, wide); });
+  }
 }
 
 /// Computes ShiftConvolutionBackward, whose docstring says the rest.
@@ -91,12 +95,17 @@ template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution_backward(Context<B>& ctx,
                                 const ShiftConvolutionBackward<T, typename B::Space>& g) {
-  require_gradients<ShiftConvolution<T, typename B::Space>>(g);
-  if constexpr (requires { B::shift_convolution_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n =
+      require_gradients<ShiftConvolution<T, typename B::Space>>(g);
+  if constexpr (requires { B::shift_convolution_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::pass_gradients<ShiftConvolution<T, typename B::Space>>(
+          ctx, g, n, shift_convolution<B, T>, shift_convolution_backward<B, T>);
     B::shift_convolution_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<ShiftConvolution>(
-        ctx, g, [&](const auto& wide) { B::shift_convolution_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { shift_convolution_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

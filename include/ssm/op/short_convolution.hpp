@@ -4,6 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/across_ranks.hpp"
 #include "ssm/op/activation.hpp"  // ActivationKind
 #include "ssm/op/widened.hpp"
 
@@ -82,11 +83,14 @@ concept HasShortConvolution =
 template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::short_convolution(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::short_convolution(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::pass_states(ctx, a, n, short_convolution<B, T>);
     B::short_convolution(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::short_convolution(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { short_convolution(ctx, wide); });
+  }
 }
 
 /// Computes ShortConvolutionBackward, whose docstring says the rest.
@@ -94,12 +98,17 @@ template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution_backward(Context<B>& ctx,
                                 const ShortConvolutionBackward<T, typename B::Space>& g) {
-  require_gradients<ShortConvolution<T, typename B::Space>>(g);
-  if constexpr (requires { B::short_convolution_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n =
+      require_gradients<ShortConvolution<T, typename B::Space>>(g);
+  if constexpr (requires { B::short_convolution_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::pass_gradients<ShortConvolution<T, typename B::Space>>(
+          ctx, g, n, short_convolution<B, T>, short_convolution_backward<B, T>);
     B::short_convolution_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<ShortConvolution>(
-        ctx, g, [&](const auto& wide) { B::short_convolution_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { short_convolution_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstddef>
 #include <limits>
+#include <span>
 #include <string>
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
+#include "ssm/core/scalar.hpp"
 #include "ssm/core/segments.hpp"
+#include "ssm/op/join_states.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -97,6 +103,29 @@ struct SsdScanBackward {
   View<Wide<T>, 4, Space> dinitial_state{};
 };
 
+namespace detail {
+template <class T, class Space>
+struct StateFactors<SsdScan<T, Space>> {
+  static bool is_complex(const SsdScan<T, Space>&) { return false; }
+  /// exp(A · Σ_t Δ_t)
+  static void write(const SsdScan<T, Space>& a, const Sequence& s, std::span<Wide<T>> factors) {
+    const Index heads = a.A.extent(0);
+    const std::size_t width = factors.size() / static_cast<std::size_t>(heads);
+    for (Index h = 0; h < heads; ++h) {
+      double sum = 0;
+      for (Index t = s.begin; t < s.end; ++t)
+        sum += std::clamp(scan_step(scalar_cast<double>(a.dt(s.batch, t, h)) +
+                                        (a.dt_bias ? static_cast<double>(a.dt_bias(h)) : 0.0),
+                                    a.dt_softplus),
+                          a.dt_min, a.dt_max);
+      const auto head = factors.subspan(static_cast<std::size_t>(h) * width, width);
+      std::fill(head.begin(), head.end(),
+                static_cast<Wide<T>>(std::exp(static_cast<double>(a.A(h)) * sum)));
+    }
+  }
+};
+}  // namespace detail
+
 /// Backends that have the primitive SsdScan.
 template <class B, class T = float>
 concept HasSsdScan = requires(Context<B>& ctx, const SsdScan<Wide<T>, typename B::Space>& a,
@@ -109,23 +138,29 @@ concept HasSsdScan = requires(Context<B>& ctx, const SsdScan<Wide<T>, typename B
 template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan(Context<B>& ctx, const SsdScan<T, typename B::Space>& a) {
-  require_operands(a);
-  if constexpr (requires { B::ssd_scan(ctx, a); })
+  [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
+  if constexpr (requires { B::ssd_scan(ctx, a); }) {
+    if (ctx.sequence_cut() != nullptr) return detail::states_across(ctx, a, n, ssd_scan<B, T>);
     B::ssd_scan(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::ssd_scan(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { ssd_scan(ctx, wide); });
+  }
 }
 
 /// Computes SsdScanBackward, whose docstring says the rest.
 template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan_backward(Context<B>& ctx, const SsdScanBackward<T, typename B::Space>& g) {
-  require_gradients<SsdScan<T, typename B::Space>>(g);
-  if constexpr (requires { B::ssd_scan_backward(ctx, g); })
+  [[maybe_unused]] const ExtentsByLetter n = require_gradients<SsdScan<T, typename B::Space>>(g);
+  if constexpr (requires { B::ssd_scan_backward(ctx, g); }) {
+    if (ctx.sequence_cut() != nullptr)
+      return detail::gradients_across<SsdScan<T, typename B::Space>>(ctx, g, n, ssd_scan<B, T>,
+                                                                     ssd_scan_backward<B, T>);
     B::ssd_scan_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<SsdScan>(ctx, g,
-                                       [&](const auto& wide) { B::ssd_scan_backward(ctx, wide); });
+                                       [&](const auto& wide) { ssd_scan_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm
