@@ -38,6 +38,16 @@ inline void require_parts(const SequenceCut& cut, const char* op, Index rows) {
                      message({"has ", cut.parts.size(), " parts for ", rows, " sequences"}));
 }
 
+/// The positions begin … end−1 of a batch's sequence, as a batch of one.
+template <class V>
+auto stretch_in(const V& view, Index batch, Index begin, Index end) {
+  return view.slice(0, batch, batch + 1).slice(1, begin, end);
+}
+template <class V>
+auto stretch_in(const V& view, const Sequence& s) {
+  return stretch_in(view, s.batch, s.begin, s.end);
+}
+
 /// The rows of a tensor without gaps, one for each sequence of a call.
 struct CrossingRows {
   std::byte* data = nullptr;

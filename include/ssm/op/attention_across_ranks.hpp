@@ -58,16 +58,6 @@ void for_each_run_between(const std::vector<CrossingSequence>& crossing, Index l
   static_cast<void>(length);
 }
 
-/// The positions begin … end−1 of a batch's sequence, as a batch of one.
-template <class V>
-auto stretch_in(const V& view, Index batch, Index begin, Index end) {
-  return view.slice(0, batch, batch + 1).slice(1, begin, end);
-}
-template <class V>
-auto stretch_in(const V& view, const Sequence& s) {
-  return stretch_in(view, s.batch, s.begin, s.end);
-}
-
 template <class V>
 std::span<std::byte> bytes_of(const V& view, Index count) {
   return {reinterpret_cast<std::byte*>(view.data()),

@@ -3,6 +3,7 @@
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
+#include "ssm/core/overrides.hpp"
 #include "ssm/core/segments.hpp"
 #include "ssm/op/across_ranks.hpp"
 #include "ssm/op/discretization.hpp"
@@ -117,13 +118,29 @@ concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<Wide<T>, typename B
   B::h3_mixer_backward(ctx, g);
 };
 
+namespace detail {
+/// Whether a backend's mixer is the one that is made of other primitives, whose entries pass the
+/// states of sequences across ranks themselves.
+template <class B, class T>
+consteval bool composes_h3_mixer() {
+  if constexpr (Real<T> && requires { typename B::ComposedH3Mixer; })
+    return !overrides<B, H3Mixer<T, typename B::Space>>(&B::h3_mixer,
+                                                        &B::ComposedH3Mixer::h3_mixer) &&
+           !overrides<B, H3MixerBackward<T, typename B::Space>>(
+               &B::h3_mixer_backward, &B::ComposedH3Mixer::h3_mixer_backward);
+  else
+    return false;
+}
+}  // namespace detail
+
 /// Computes H3Mixer, whose docstring says the rest.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
   [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
   if constexpr (requires { B::h3_mixer(ctx, a); }) {
-    if (ctx.sequence_cut() != nullptr) return detail::pass_states(ctx, a, n, h3_mixer<B, T>);
+    if (ctx.sequence_cut() != nullptr && !detail::composes_h3_mixer<B, T>())
+      return detail::pass_states(ctx, a, n, h3_mixer<B, T>);
     B::h3_mixer(ctx, a);
   } else {
     detail::run_wide(ctx, a, [&](const auto& wide) { h3_mixer(ctx, wide); });
@@ -136,7 +153,7 @@ template <class B, class T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {
   [[maybe_unused]] const ExtentsByLetter n = require_gradients<H3Mixer<T, typename B::Space>>(g);
   if constexpr (requires { B::h3_mixer_backward(ctx, g); }) {
-    if (ctx.sequence_cut() != nullptr)
+    if (ctx.sequence_cut() != nullptr && !detail::composes_h3_mixer<B, T>())
       return detail::pass_gradients<H3Mixer<T, typename B::Space>>(ctx, g, n, h3_mixer<B, T>,
                                                                    h3_mixer_backward<B, T>);
     B::h3_mixer_backward(ctx, g);

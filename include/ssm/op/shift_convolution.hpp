@@ -4,7 +4,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
-#include "ssm/op/across_ranks.hpp"
+#include "ssm/op/hand_on_states.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -67,6 +67,14 @@ struct ShiftConvolutionBackward {
   View<Wide<T>, 1, Space> dskip{};
 };
 
+namespace detail {
+template <class T, class Space>
+struct StateMemory<ShiftConvolution<T, Space>> {
+  static constexpr const char* letters = "SDN";
+  static Index positions(const ShiftConvolution<T, Space>& a) { return a.B.extent(1); }
+};
+}  // namespace detail
+
 /// Backends that have the primitive ShiftConvolution.
 template <class B, class T = float>
 concept HasShiftConvolution =
@@ -83,7 +91,7 @@ void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Sp
   [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
   if constexpr (requires { B::shift_convolution(ctx, a); }) {
     if (ctx.sequence_cut() != nullptr)
-      return detail::pass_states(ctx, a, n, shift_convolution<B, T>);
+      return detail::hand_on_states(ctx, a, n, shift_convolution<B, T>);
     B::shift_convolution(ctx, a);
   } else {
     detail::run_wide(ctx, a, [&](const auto& wide) { shift_convolution(ctx, wide); });
@@ -99,7 +107,7 @@ void shift_convolution_backward(Context<B>& ctx,
       require_gradients<ShiftConvolution<T, typename B::Space>>(g);
   if constexpr (requires { B::shift_convolution_backward(ctx, g); }) {
     if (ctx.sequence_cut() != nullptr)
-      return detail::pass_gradients<ShiftConvolution<T, typename B::Space>>(
+      return detail::hand_on_gradients<ShiftConvolution<T, typename B::Space>>(
           ctx, g, n, shift_convolution<B, T>, shift_convolution_backward<B, T>);
     B::shift_convolution_backward(ctx, g);
   } else {

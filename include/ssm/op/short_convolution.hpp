@@ -4,8 +4,8 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/segments.hpp"
-#include "ssm/op/across_ranks.hpp"
 #include "ssm/op/activation.hpp"  // ActivationKind
+#include "ssm/op/hand_on_states.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -70,6 +70,14 @@ struct ShortConvolutionBackward {
   View<Wide<T>, 1, Space> dbias{};
 };
 
+namespace detail {
+template <class T, class Space>
+struct StateMemory<ShortConvolution<T, Space>> {
+  static constexpr const char* letters = "SDW";
+  static Index positions(const ShortConvolution<T, Space>& a) { return a.weight.extent(1); }
+};
+}  // namespace detail
+
 /// Backends that have the primitive ShortConvolution.
 template <class B, class T = float>
 concept HasShortConvolution =
@@ -86,7 +94,7 @@ void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Sp
   [[maybe_unused]] const ExtentsByLetter n = require_operands(a);
   if constexpr (requires { B::short_convolution(ctx, a); }) {
     if (ctx.sequence_cut() != nullptr)
-      return detail::pass_states(ctx, a, n, short_convolution<B, T>);
+      return detail::hand_on_states(ctx, a, n, short_convolution<B, T>);
     B::short_convolution(ctx, a);
   } else {
     detail::run_wide(ctx, a, [&](const auto& wide) { short_convolution(ctx, wide); });
@@ -102,7 +110,7 @@ void short_convolution_backward(Context<B>& ctx,
       require_gradients<ShortConvolution<T, typename B::Space>>(g);
   if constexpr (requires { B::short_convolution_backward(ctx, g); }) {
     if (ctx.sequence_cut() != nullptr)
-      return detail::pass_gradients<ShortConvolution<T, typename B::Space>>(
+      return detail::hand_on_gradients<ShortConvolution<T, typename B::Space>>(
           ctx, g, n, short_convolution<B, T>, short_convolution_backward<B, T>);
     B::short_convolution_backward(ctx, g);
   } else {
