@@ -10,6 +10,13 @@ find_package(nlohmann_json CONFIG QUIET)
 find_package(utf8proc MODULE QUIET)
 find_package(PCRE2 MODULE QUIET)
 
+# Several ranks as processes: C++ bindings of MPI are not used. Looked for where our programs are built, or on request.
+option(SSM_WITH_MPI "Make ssm::mpi, which links MPI, where MPI is found" ${PROJECT_IS_TOP_LEVEL})
+if(SSM_WITH_MPI)
+  set(MPI_CXX_SKIP_MPICXX ON)
+  find_package(MPI QUIET COMPONENTS CXX)
+endif()
+
 # FFTW is GPL: it is looked for, and linked by what links ssm::fftw, only where that is asked for.
 option(SSM_WITH_FFTW "Make ssm::fftw, which links FFTW (GPL-2.0-or-later)" OFF)
 if(SSM_WITH_FFTW)

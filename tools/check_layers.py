@@ -33,13 +33,14 @@ MAY_INCLUDE = {
     REFERENCE: CORE_OP | {COMPOSED, REFERENCE},
     CPU: CORE_OP | {COMPOSED, REFERENCE, CPU, "platform.hpp"},
     CUDA: CORE_OP | {COMPOSED, REFERENCE, CUDA},
+    "parallel": CORE_OP | {"parallel"},
     "layer": CORE_OP | {"layer"},
     "model": CORE_OP | {"layer", "model"},
     "train": CORE_OP | {"layer", "model", "train", "io"},
     "io": CORE_OP | {"layer", "model", "io", "platform.hpp"},
     "tokenizer": {"core", "io", "tokenizer"},
     "family": CORE_OP | {"layer", "model", "train", "io", "family"},
-    "laws": CORE_OP | {"layer", "io", REFERENCE, "laws"},  # Reference is the oracle where none other is named
+    "laws": CORE_OP | {"layer", "io", "parallel", REFERENCE, "laws"},  # Reference is the oracle where none other is named
     "language_model": ABOVE | {CUDA},
     "language_model.hpp": ABOVE,
     "evaluate": ABOVE | {"evaluate"},
@@ -57,6 +58,7 @@ OTHERS = {
     "io": re.compile(r"nlohmann/.+"),
     "platform.hpp": re.compile(r"(errno|fcntl|poll|pthread|sched|signal|time|unistd|sys/\w+)\.h|The Cpu backend .*"),
     "tokenizer": re.compile(r"(utf8proc|pcre2)\.h"),
+    "parallel": re.compile(r"mpi\.h"),
     "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
 }

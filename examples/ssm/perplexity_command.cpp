@@ -10,15 +10,18 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "command_options.hpp"
 #include "commands.hpp"
 #include "progress.hpp"
+#include "ranks.hpp"
 #include "scored_text.hpp"
 #include "ssm/family/options.hpp"  // OptionError
 #include "ssm/io/checkpoint_folder.hpp"
@@ -37,6 +40,7 @@ constexpr const char* examples = R"(Examples:
   ssm perplexity run --text book.txt --held-out           its end, which the training run held out
   ssm perplexity gpt2 --text book.txt --window 1024 --stride 512
   ssm perplexity mamba-130m --text book.txt --tokenizer gpt-neox-20b --logprobs tokens.jsonl
+  mpirun -n 4 ssm perplexity run --text book.txt --separate   four ranks share the documents
   ssm perplexity h3-125m --text wiki.test.raw --protocol wikitext-103 --json
   ssm perplexity h3-125m --text pile_val.jsonl --jsonl text --protocol pile
   zcat book.gz | ssm perplexity run --text -
@@ -208,8 +212,13 @@ class Measurement {
 
  public:
   Measurement(const PerplexityRequest& request, const AnyLanguageModel& model,
-              const ScoredText& text, const ChosenProtocol& chosen)
-      : request_(request), model_(model), text_(text), chosen_(chosen), status_(request.quiet) {
+              const ScoredText& text, const ChosenProtocol& chosen, Communicator* ranks)
+      : request_(request),
+        model_(model),
+        text_(text),
+        chosen_(chosen),
+        ranks_(ranks),
+        status_(request.quiet || (ranks != nullptr && ranks->rank() > 0)) {
     const Index begin = begin_of(request, text);
     if (request.is_separate)
       offsets_ = text.documents();
@@ -225,7 +234,11 @@ class Measurement {
 
   Result run() {
     begin_ = Clock::now();
-    for (std::size_t i = 0; i + 1 < offsets_.size(); ++i) score_part(i);
+    for (std::size_t i = 0; i + 1 < offsets_.size(); ++i)
+      if (ranks_ == nullptr ||
+          i % static_cast<std::size_t>(ranks_->size()) == static_cast<std::size_t>(ranks_->rank()))
+        score_part(i);
+    if (ranks_ != nullptr) add_ranks();
     Result result{.loss = loss_,
                   .documents = static_cast<Index>(text_.documents().size()) - 1,
                   .seconds = seconds(),
@@ -241,6 +254,11 @@ class Measurement {
   }
 
  private:
+  void add_ranks() {
+    std::array<double, 2> sums{loss_.nats, static_cast<double>(loss_.tokens)};
+    ranks_->sum(std::span(sums));
+    loss_ = {sums[0], static_cast<Index>(sums[1])};
+  }
   void score_part(std::size_t i) {
     const Index begin = offsets_[i];
     const TextLoss before = loss_;
@@ -296,6 +314,7 @@ class Measurement {
   const AnyLanguageModel& model_;
   const ScoredText& text_;
   const ChosenProtocol& chosen_;
+  Communicator* ranks_;
   std::vector<Index> offsets_;  // of the parts among the tokens
   Index to_score_ = 0;
   std::optional<TokenLog> log_;
@@ -366,7 +385,7 @@ std::string report_of(const Result& result, const ChosenProtocol& chosen) {
   return text;
 }
 
-void perplexity(PerplexityRequest request) {
+void perplexity_together(PerplexityRequest request, Communicator* ranks) {
   const AnyLanguageModel model =
       open_model(request.model, request.backend, request.weights, request.tokenizer);
   const ChosenProtocol chosen = choose(request, model.facts());
@@ -379,10 +398,19 @@ void perplexity(PerplexityRequest request) {
   if (!request.input.tokens.empty()) request.prepends_end = false;
   const ScoredText text(request.input, tokenizer, model.facts().vocabulary);
   if (text.tokens().empty()) throw ArgumentError(text.name() + ": the text is empty");
-  const Result result = Measurement(request, model, text, chosen).run();
+  if (ranks != nullptr && !request.is_separate)
+    throw OptionError("separate", "is needed by several ranks, which share the documents");
+  if (ranks != nullptr && !request.log.empty())
+    throw OptionError("logprobs", "cannot be written by several ranks");
+  const Result result = Measurement(request, model, text, chosen, ranks).run();
+  if (ranks != nullptr && ranks->rank() > 0) return;
   const std::string report = request.json ? json_of(result, chosen) : report_of(result, chosen);
   std::ostream& out = request.log == standard_input ? std::cerr : std::cout;
   if (!(out << report << std::flush)) throw Error("standard output cannot be written");
+}
+
+void perplexity(PerplexityRequest request) {
+  run_on_ranks([&](Communicator* ranks) { perplexity_together(std::move(request), ranks); });
 }
 
 void add_protocol_options(CLI::App& command, PerplexityRequest& request) {

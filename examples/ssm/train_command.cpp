@@ -17,6 +17,7 @@
 #include "command_options.hpp"
 #include "commands.hpp"
 #include "progress.hpp"
+#include "ranks.hpp"
 #include "ssm/family/families.hpp"
 #include "ssm/io/bare_tokens.hpp"
 #include "ssm/io/json_file.hpp"  // read_text_file, write_text_file
@@ -40,13 +41,16 @@ constexpr const char* examples = R"(Examples:
   ssm train --text book.txt --out run --tokenizer gpt2       tokens of byte pair encoding in place of bytes
   ssm train --text book.txt --out run --resume               go on after Ctrl-C, kill or a crash
   zcat book.gz | ssm train --text - --out run
+  mpirun -n 4 ssm train --text book.txt --out run            four ranks share every update
+  mpirun -n 4 ssm train --text book.txt --out run --sequence-parallel 4   and every window
   ssm train --tokens tokens.npy --tokenizer gpt2 --out run --order shuffled --documents separate --steps 100000
 
 --out gets checkpoint-STEP/ (config.json, model.safetensors, and what --resume needs), metrics.jsonl and
 loss.svg. The last tenth of the text is held out. Ctrl-C saves a checkpoint and exits with status 0.
 --tokens is a corpus from ssm tokenize --out, or another array of numpy; it stays in its file, mapped into memory.
 A run bounded by --steps and resumed after any interruption ends with the same weights, bit for bit, as one that
-was never interrupted, on the same backend and number of threads. One bounded by --minutes goes on for the minutes
+was never interrupted, on the same backend and number of threads. Ranks that a launcher starts together share the
+rows of a batch, or with --sequence-parallel the windows; losses are those of one, and any number resumes. One bounded by --minutes goes on for the minutes
 that are left; its learning rate follows the clock.)";
 
 struct TrainCommand {
@@ -165,16 +169,21 @@ void add_limits(CLI::App& command, TrainingRequest& request) {
   add_whole_number(command, "--log-every", limits.log_every, "steps (else 10)", Index{1}, limit);
   add_whole_number(command, "--keep", limits.keep, "checkpoints (else 2)", Index{1}, limit);
   add_backend_options(command, limits.backend, request.backend.threads);
+  add_whole_number(command, "--sequence-parallel", request.sequence_parallel,
+                   "ranks that share every window, of those that mpirun or srun starts", Index{1},
+                   Index{1} << 20)
+      ->capture_default_str();
 }
 
 std::string count_text(Index count) { return quantity_text(static_cast<double>(count)); }
 
-void announce(const TrainingRun& run, TrainingReport& report) {
+void announce(const TrainingRun& run, TrainingReport& report, const Communicator* ranks) {
   const LanguageModelFacts& facts = run.model().facts();
   report.say(facts.family + " model of " + count_text(facts.parameters) + " parameters; " +
              std::to_string(run.training_text().size()) + " tokens to train on, " +
              std::to_string(run.held_out_text().size()) + " held out; " + facts.backend + ", " +
-             std::to_string(facts.threads) + " threads");
+             std::to_string(facts.threads) + " threads" +
+             (ranks == nullptr ? "" : " on each of " + std::to_string(ranks->size()) + " ranks"));
   if (run.is_resumed()) report.say("resuming after step " + std::to_string(run.step()));
   if (run.length() < run.recipe().length)
     report.say("the text is short: windows of " + std::to_string(run.length()) + " tokens");
@@ -279,9 +288,18 @@ void keep_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path& fol
   }
 }
 
-void train(TrainCommand command) {
+/// What a rank does that leaves the telling to the first.
+void train_silently(TrainingRun& run) {
+  const StopSignal stop;
+  run.is_stop_wanted = [&] { return stop.is_received(); };
+  if (run.run()) run.evaluate();
+}
+
+void train_together(TrainCommand command) {
   if (command.text.empty() && command.tokens.empty())
     throw OptionError("text", "is required, or else --tokens");
+  const bool is_first = command.request.ranks == nullptr || command.request.ranks->rank() == 0;
+  command.quiet = command.quiet || !is_first;
   std::optional<StatusLine> status(command.quiet);  // until the report has its own
   status->hint("reading the text");
   const Tokenizer tokenizer = tokenizer_of(command);
@@ -290,10 +308,11 @@ void train(TrainCommand command) {
   status->hint("making the model");
   TrainingRun run(command.request, text.tokens, text.name);
   status.reset();
+  if (!is_first) return train_silently(run);
   keep_tokenizer(tokenizer, run.folder());
   TrainingReport report(run.folder(), run.step(), run.tokens_per_step(), run.limits().log_every,
                         command.quiet, text.bytes_per_token);
-  announce(run, report);
+  announce(run, report, command.request.ranks);
   report.begin();
   const StopSignal stop;
   run.on_update = [&](const auto& moment, const auto& step) { report.add(moment, step); };
@@ -313,6 +332,14 @@ void train(TrainCommand command) {
       std::printf("held-out bits per token: %.4f\n", bits_per_byte(*loss));
     std::fflush(stdout);
   }
+}
+
+void train(TrainCommand command) {
+  run_on_ranks([&](Communicator* ranks) {
+    command.request.ranks = ranks;
+    command.request.across_ranks = &backends_across_ranks();
+    train_together(std::move(command));
+  });
 }
 
 }  // namespace

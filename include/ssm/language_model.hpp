@@ -351,7 +351,8 @@ class AnyLanguageModel {
   /// Updates made so far, in this run and in those that it resumed.
   Index updates() const { return model_->updates(); }
   /// Writes config.json and model.safetensors into a folder, and while the model trains also
-  /// optimizer.safetensors and, where state is carried, state.safetensors. Throws CheckpointError.
+  /// optimizer.safetensors and, where state is carried, state.safetensors. Of ranks that train
+  /// together each calls it, and the first writes. Throws CheckpointError.
   void save(const std::filesystem::path& folder) const { model_->save(folder); }
   /// Goes on where the model that was saved in a folder stopped; this one was opened from there.
   /// Throws  CheckpointError  if the files are damaged or of another model

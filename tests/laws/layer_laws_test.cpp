@@ -9,6 +9,8 @@
 
 #include "ssm/laws/check.hpp"
 #include "ssm/laws/layer_on.hpp"
+#include "ssm/laws/ranks_law.hpp"
+#include "ssm/parallel/primitives_across_ranks.hpp"
 #include "support/faulty_layer.hpp"
 
 namespace {
@@ -39,6 +41,11 @@ TEST_CASE("an honest layer obeys every law in double and in float") {
   CHECK(reports.size() == 10);  // differences say nothing in float
   for (const Report& report : reports)
     CHECK_MESSAGE(report.holds, describe(report, subject.name()));
+}
+
+TEST_CASE("a layer that loops over positions itself cannot have sequences across ranks") {
+  LayerOn<OnePole<>, There, double> subject(OnePole<>(3), "there");
+  CHECK(!sequences_lie_across_ranks(subject, ssm::PrimitivesAcrossRanks()).holds);
 }
 
 TEST_CASE("one wrong element of a gradient breaks law 1, and backends that both have it agree") {

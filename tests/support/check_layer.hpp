@@ -10,12 +10,29 @@
 
 namespace ssm::laws {
 
+#ifdef SSM_TEST_ACROSS_RANKS
+/// How primitives run across ranks, on Reference in every scalar that it computes in and on Cpu in
+/// double: compiled once (laws/across_ranks.cpp).
+const AcrossRanks& host_across_ranks();
+#endif
+/// For the law of ranks: on Reference in double and bf16, on Cpu in double. What crosses is the
+/// same elsewhere.
+template <class B, class T>
+const AcrossRanks* across_ranks_for() {
+#ifdef SSM_TEST_ACROSS_RANKS
+  if constexpr (std::is_same_v<B, Reference> && !std::is_same_v<T, float>)
+    return &host_across_ranks();
+  if constexpr (std::is_same_v<B, Cpu> && std::is_same_v<T, double>) return &host_across_ranks();
+#endif
+  return nullptr;
+}
+
 /// Every law for one layer on one backend in one scalar, held against Reference in double.
 template <class B, class T, class L>
 void check_layer_in(const L& layer, const char* backend) {
   LayerOn<L, B, T> subject(layer, backend);
   LayerOn<L, Reference, double> reference(layer, "oracle");
-  check_subject(subject, reference);
+  check_subject(subject, reference, across_ranks_for<B, T>());
 }
 
 /// Every law for one layer on every backend under test that it runs on, in float and in double; on

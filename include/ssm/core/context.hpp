@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "ssm/core/sequence_cut.hpp"
 #include "ssm/core/workspace.hpp"
 
 namespace ssm {
@@ -43,10 +44,52 @@ class Context {
       Space::copy(to, from, bytes);
   }
 
+  /// How sequences lie across ranks while a `CutSequences` is there; else null.
+  const SequenceCut* sequence_cut() const { return cut_; }
+
  private:
+  template <class>
+  friend class SequenceCutScope;
   Resources resources_{};
   Workspace<Space> workspace_;
+  const SequenceCut* cut_ = nullptr;
 };
+
+/// Cuts the sequences of a context's calls while it is there; CutSequences (parallel/) says what
+/// that means, and brings what the cut must have: how primitives run across ranks. One rank alone,
+/// or none, is no cut.
+/// Throws  ArgumentError  for a cut without that
+template <class B>
+class SequenceCutScope {
+ public:
+  SequenceCutScope(Context<B>& ctx, const SequenceCut& cut)
+      : ctx_(ctx), cut_(cut), before_(ctx.cut_) {
+    const bool is_cut = cut.ranks != nullptr && cut.ranks->size() > 1;
+    if (is_cut && cut.across_ranks == nullptr)
+      throw ArgumentError(
+          "sequences that lie across ranks need a SequenceCut with across_ranks: "
+          "CutSequences has it, and primitives_across_ranks<B>() is it");
+    ctx.cut_ = is_cut ? &cut_ : nullptr;
+  }
+  SequenceCutScope(const SequenceCutScope&) = delete;
+  SequenceCutScope& operator=(const SequenceCutScope&) = delete;
+  ~SequenceCutScope() { ctx_.cut_ = before_; }
+
+ private:
+  Context<B>& ctx_;
+  SequenceCut cut_;
+  const SequenceCut* before_;
+};
+
+namespace detail {
+/// What the entry of a primitive that mixes positions asks first: whether sequences lie across
+/// ranks, and the call has run there. A call without a cut pays one comparison.
+template <class B, class Call>
+bool runs_across_ranks(Context<B>& ctx, const Call& a, const char* name) {
+  const SequenceCut* const cut = ctx.sequence_cut();
+  return cut != nullptr && cut->across_ranks->run(call_type<B, Call>, &ctx, &a, name);
+}
+}  // namespace detail
 
 /// An operand of a layer: read or written, extents given, space the backend's. Anything convertible
 /// is accepted.

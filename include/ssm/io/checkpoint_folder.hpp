@@ -22,7 +22,10 @@ namespace ssm {
 /// Throws  CheckpointError  if the folder cannot be made, or is in use by another process
 class CheckpointFolder {
  public:
-  explicit CheckpointFolder(std::filesystem::path folder) : folder_(std::move(folder)) {
+  /// writes   false: another process writes, this one only asks what is there
+  explicit CheckpointFolder(std::filesystem::path folder, bool writes = true)
+      : folder_(std::move(folder)) {
+    if (!writes) return;
     std::error_code error;
     std::filesystem::create_directories(folder_, error);
     if (error) throw CheckpointError(folder_.string(), "", "cannot be created: " + error.message());

@@ -222,6 +222,7 @@ class LanguageModelOn final : public LanguageModelInterface {
   }
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
+    if (trainer_ && !trainer_->is_first()) return trainer_->save(folder, layer());
     if constexpr (Space::host_readable)
       save_language_model<F>(folder, weights_->config, parameters(), facts_.end_tokens);
     else
@@ -264,6 +265,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     virtual TrainingStep update(Context<B>& ctx, const L& layer, P& parameters,
                                 const TextWindows& windows, double rate) = 0;
     virtual Index step() const = 0;
+    virtual bool is_first() const = 0;
     virtual void save(const std::filesystem::path& folder, const L& layer) const = 0;
     virtual void load(const std::filesystem::path& folder, const L& layer) = 0;
   };
@@ -278,6 +280,7 @@ class LanguageModelOn final : public LanguageModelInterface {
       return trainer_.update(ctx, layer, parameters, windows, rate);
     }
     Index step() const override { return trainer_.step(); }
+    bool is_first() const override { return trainer_.ranks().is_first(); }
     void save(const std::filesystem::path& folder, const L& layer) const override {
       save_training(folder, layer, trainer_);
     }

@@ -48,12 +48,22 @@ void for_each_carried_state(const LanguageModelTrainer<P, T>& trainer, Visit&& v
 }
 
 /// Writes what training needs beside the model: optimizer.safetensors and, where state is carried,
-/// state.safetensors.
+/// state.safetensors. Where several ranks train together all of them call it, the first writes, and
+/// what it writes is the same for any number of ranks.
 template <class P, class T>
 void save_training(const std::filesystem::path& folder, const typename P::Layer& layer,
                    const LanguageModelTrainer<P, T>& trainer) {
   using L = typename P::Layer;
   constexpr bool on_host = P::Space::host_readable;
+  using HostState = StateOf<typename L::template Parameters<T>>;
+  std::vector<HostState> gathered;
+  if (trainer.ranks().all() != nullptr)
+    for (const auto& own : trainer.states()) {
+      gathered.push_back(
+          layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch));
+      gather_state<L>(trainer.ranks(), trainer.config().batch, own, gathered.back());
+    }
+  if (!trainer.ranks().is_first()) return;
   const std::filesystem::path moments = folder / "optimizer.safetensors";
   if constexpr (on_host)
     save_optimizer(moments, trainer.optimizer());
@@ -64,7 +74,9 @@ void save_training(const std::filesystem::path& folder, const typename P::Layer&
   std::vector<typename L::template State<T>> copies;
   copies.reserve(trainer.states().size());
   for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t microbatch) {
-    if constexpr (on_host) {
+    if (!gathered.empty()) {
+      save_state<L>(writer, gathered[microbatch], prefix);
+    } else if constexpr (on_host) {
       save_state<L>(writer, trainer.states()[microbatch], prefix);
     } else {
       copies.push_back(
@@ -98,7 +110,11 @@ void load_training(const std::filesystem::path& folder, const typename P::Layer&
   if (trainer.states().empty()) return;
   const SafetensorsFile file(folder / "state.safetensors");
   for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t microbatch) {
-    if constexpr (on_host) {
+    if (trainer.ranks().all() != nullptr) {
+      auto all = layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch);
+      load_state<L>(file, all, prefix);
+      take_rows<L>(trainer.ranks(), trainer.config().batch, all, trainer.states()[microbatch]);
+    } else if constexpr (on_host) {
       load_state<L>(file, trainer.states()[microbatch], prefix);
     } else {
       auto copy = layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch);

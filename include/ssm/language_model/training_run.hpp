@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -14,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/core/communicator.hpp"
+#include "ssm/core/sequence_cut.hpp"
 #include "ssm/family/families.hpp"
 #include "ssm/family/presets.hpp"
 #include "ssm/io/checkpoint_folder.hpp"
@@ -30,6 +33,9 @@ struct TrainingRequest {
   bool resume = false;           // go on from the newest checkpoint, if there is one
   TrainingRecipe recipe{};
   TrainingLimits limits{};
+  Communicator* ranks = nullptr;  // that train together; null is this process alone
+  Index sequence_parallel = 1;    // ranks that share every window; more than 1 need across_ranks
+  const AcrossRanks* across_ranks = nullptr;  // primitives_across_ranks<B>() of the backend
   std::set<std::string>
       given{};  // settings of the recipe and of the model that must not differ from a resumed run's
 };
@@ -49,9 +55,13 @@ struct TrainingMoment {
 ///   ssm::TrainingRun run({.folder = "run", .limits = {.steps = 1000}}, text, "book.txt");
 ///   run.on_update = [](const ssm::TrainingMoment& now, const ssm::TrainingStep& step) { … };
 ///   run.run();
+/// Several ranks make one run: each has a TrainingRun with the same request and the same text. The
+/// first one's clock is everybody's, it writes the checkpoints, and any number of ranks resumes
+/// them. They share an update's batch (LanguageModelTrainer), so that losses are those of one rank.
 /// A run bounded by steps and resumed after any interruption ends with the same weights, bit for
 /// bit, as one that was never interrupted, on the same backend and number of threads.
-/// Throws  CheckpointError; ArgumentError  for a text that is too short or another one, a folder
+/// Throws  CommunicationError; CheckpointError;
+///         ArgumentError                   for a text that is too short or another one, a folder
 ///                                         that holds a run, settings that contradict the resumed
 ///                                         run's, a loss that is not finite any more. The last
 ///                                         checkpoint stays
@@ -64,9 +74,13 @@ class TrainingRun {
       : text_(require_settings(request, text)),
         text_name_(std::move(text_name)),
         summary_(summary_of(text)),
-        folder_(request.folder),
+        ranks_(request.ranks),
+        sequence_parallel_(request.sequence_parallel),
+        across_ranks_(request.across_ranks),
+        folder_(request.folder, is_first()),
         recipe_(request.recipe),
         limits_(request.limits) {
+    require_same_text();
     const std::optional<TrainingRecord> record = resumed_record(request);
     if (record) resume_recipe(request, record->recipe);
     set_limits(record);
@@ -91,14 +105,16 @@ class TrainingRun {
   bool run() {
     const std::unique_ptr<const TextWindows> windows = make_windows();
     begin_ = last_save_ = Clock::now();
+    agree();
     evaluated_fraction_ = fraction();
-    while (!is_finished() && !is_stop_wanted()) {
+    while (!is_finished() && !is_stopping_) {
       const double rate = schedule_.rate(schedule_position());
       const TrainingStep result = model_->update(*windows, rate);
       require_finite(result);
       on_update(moment(rate), result);
       if (is_evaluation_due()) evaluate(quick_evaluation);
       if (is_save_due()) save();
+      agree();
     }
     save();
     return is_finished();
@@ -119,9 +135,9 @@ class TrainingRun {
   /// Tokens of a window: the recipe's, or all there are.
   Index length() const { return std::min(recipe_.length, training_.size() - 1); }
   Index tokens_per_step() const { return recipe_.batch * recipe_.accumulation * length(); }
-  double seconds() const {
-    return seconds_before_ + std::chrono::duration<double>(Clock::now() - begin_).count();
-  }
+  double seconds() const { return ranks_ == nullptr ? own_seconds() : agreed_seconds_; }
+  /// Whether this is the rank that writes files and may tell of the run.
+  bool is_first() const { return ranks_ == nullptr || ranks_->rank() == 0; }
   std::filesystem::path checkpoint() const { return folder_.at(step()); }
   const std::filesystem::path& folder() const { return folder_.path(); }
 
@@ -173,6 +189,19 @@ class TrainingRun {
       throw OptionError(setting, std::string("must be ") + first + " or " + second);
   }
 
+  double own_seconds() const {
+    return seconds_before_ + std::chrono::duration<double>(Clock::now() - begin_).count();
+  }
+  /// What the ranks do next must not depend on whose clock is asked, or who is asked to stop.
+  void agree() {
+    is_stopping_ = is_stop_wanted();
+    if (ranks_ == nullptr) return;
+    std::array<double, 2> all{is_first() ? own_seconds() : 0.0, is_stopping_ ? 1.0 : 0.0};
+    ranks_->sum(std::span(all));
+    agreed_seconds_ = all[0];
+    is_stopping_ = all[1] > 0;
+  }
+
   bool is_timed() const { return limits_.steps == 0; }
   double fraction() const {
     return is_timed() ? std::min(1.0, seconds() / (60 * limits_.minutes))
@@ -191,6 +220,15 @@ class TrainingRun {
             .fraction = fraction(),
             .seconds = seconds(),
             .rate = rate};
+  }
+
+  void require_same_text() const {
+    if (ranks_ == nullptr) return;
+    std::string first = summary_.digest;
+    ranks_->broadcast(std::as_writable_bytes(std::span(first)), 0);
+    if (first != summary_.digest)
+      throw ArgumentError(text_name_ + ": " + rank_text(ranks_->rank(), ranks_->size()) +
+                          " reads another text than the first rank");
   }
 
   std::optional<TrainingRecord> resumed_record(const TrainingRequest& request) const {
@@ -287,7 +325,11 @@ class TrainingRun {
     require_effect(request, recipe_, facts.family, facts.has_attention, facts.has_own_rates);
   }
   LanguageModelTrainerConfig trainer() const {
-    return trainer_config(recipe_, model_->facts().has_attention);
+    LanguageModelTrainerConfig config = trainer_config(recipe_, model_->facts().has_attention);
+    config.ranks = ranks_;
+    config.sequence_parallel = sequence_parallel_;
+    config.across_ranks = across_ranks_;
+    return config;
   }
   /// A setting that is asked for and would do nothing is a mistake.
   static void require_effect(const TrainingRequest& request, const TrainingRecipe& recipe,
@@ -363,12 +405,19 @@ class TrainingRun {
     if (limits_.save_every > 0) return step() % limits_.save_every == 0;
     // The first one early: a disk that cannot take it is known before much is lost.
     if (saved_step_ < 0) return true;
+    if (ranks_ != nullptr) return agreed_seconds_ - saved_seconds_ >= seconds_between_saves;
     return std::chrono::duration<double>(Clock::now() - last_save_).count() >=
            seconds_between_saves;
   }
   void save() {
     last_save_ = Clock::now();
+    saved_seconds_ = agreed_seconds_;
     if (step() == saved_step_) return;
+    if (!is_first()) {
+      model_->save({});  // gives the first rank its part
+      saved_step_ = step();
+      return;
+    }
     folder_.write(
         step(),
         [&](const std::filesystem::path& place) {
@@ -387,6 +436,9 @@ class TrainingRun {
   TokenView text_;
   std::string text_name_;
   TextSummary summary_;
+  Communicator* ranks_;
+  Index sequence_parallel_;
+  const AcrossRanks* across_ranks_;
   CheckpointFolder folder_;
   TrainingRecipe recipe_;
   TrainingLimits limits_;
@@ -397,6 +449,8 @@ class TrainingRun {
   Index saved_step_ = -1;
   double seconds_before_ = 0;
   double evaluated_fraction_ = 0;
+  double agreed_seconds_ = 0, saved_seconds_ = 0;
+  bool is_stopping_ = false;
   Clock::time_point begin_ = Clock::now(), last_save_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -41,7 +42,7 @@ class LayerOn : public Subject {
 
  public:
   LayerOn(const L& layer, const std::string& backend)
-      : layer_(layer), name_(backend + " " + std::string(scalar_name<T>())) {
+      : layer_(layer), backend_(backend), name_(backend + " " + std::string(scalar_name<T>())) {
     restart();
   }
 
@@ -57,6 +58,10 @@ class LayerOn : public Subject {
       return layer_.channels();
   }
 
+  std::unique_ptr<Subject> twin() const override {
+    return std::make_unique<LayerOn>(layer_, backend_);
+  }
+  void cut_sequences(const SequenceCut& cut) override { cut_ = cut; }
   void restart(bool nan_workspace = false) override {
     context_.emplace(two_threads<B>());
     context_->workspace().fill_with_nan(nan_workspace);
@@ -84,11 +89,13 @@ class LayerOn : public Subject {
   }
 
   Outcome forward(const Call& call) override {
+    const SequenceCutScope<B> cut(*context_, cut_);
     const Sequences x = write_input(call.strides, call.x);
     return evaluate(call, write_parameters(call.parameters), x, nullptr);
   }
 
   Outcome differentiate(const Call& call) override {
+    const SequenceCutScope<B> cut(*context_, cut_);
     const Parameters parameters = write_parameters(call.parameters);
     const Sequences x = write_input(call.strides, call.x);
     Outcome result = evaluate(call, parameters, x, &*tape_);
@@ -265,7 +272,9 @@ class LayerOn : public Subject {
   }
 
   L layer_;
+  std::string backend_;
   std::string name_;
+  SequenceCut cut_{};
   std::optional<Context<B>> context_;
   std::optional<Tape> tape_;
 };

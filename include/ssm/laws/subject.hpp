@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "ssm/core/scalar.hpp"  // Tolerance
+#include "ssm/core/sequence_cut.hpp"
 #include "ssm/laws/laid_out.hpp"
 #include "ssm/laws/named_tensor.hpp"
 
@@ -53,6 +55,9 @@ class Subject {
   virtual Tolerance tolerance() const = 0;
   virtual Index outputs() const = 0;
 
+  /// The same layer in a context of its own, and what its sequences are on it from then on.
+  virtual std::unique_ptr<Subject> twin() const = 0;
+  virtual void cut_sequences(const SequenceCut& cut) = 0;
   /// A fresh context and tape; with `nan_workspace` the scratch memory starts as NaN.
   virtual void restart(bool nan_workspace = false) = 0;
 

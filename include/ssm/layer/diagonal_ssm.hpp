@@ -16,7 +16,7 @@ namespace ssm {
 
 /// How the parallel form of a diagonal SSM is computed: `automatic` as the backend's cost model
 /// says (prefers_convolution), by scan where it has none. Both give the same numbers; calls that
-/// carry states always scan.
+/// carry states, or whose sequences lie across ranks, always scan.
 enum class DiagonalForm { scan, convolution, automatic };
 
 struct DiagonalSsmConfig {
@@ -119,6 +119,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     auto frame = ctx.workspace().frame();
     auto scan = operands(ctx, frame, p, View<const T, 3, typename B::Space>(x), options);
     const bool convolve = options.initial_state == nullptr && options.final_state == nullptr &&
+                          ctx.sequence_cut() == nullptr &&
                           prefers_convolution<B, T>(
                               {x.extent(0), x.extent(1), channels_, mode_count(), tape != nullptr});
     if (tape != nullptr) {

@@ -60,6 +60,8 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     using Space = typename B::Space;
     require_no_state(options.initial_state != nullptr || options.final_state != nullptr);
     require_segments("Bidirectional", options.segments, x.extent(0), x.extent(1));
+    if (ctx.sequence_cut() != nullptr)
+      throw ArgumentError("Bidirectional: sequences cannot lie across ranks");
     auto frame = ctx.workspace().frame();
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);

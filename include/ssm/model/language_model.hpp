@@ -156,7 +156,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       auto& position = options.final_state->position;
       position.resize({sequence_count(batch, options.segments)});
       for_each_sequence(batch, length, options.segments, [&](const Sequence& s) {
-        position(s.row) = at(first, s.row) + s.end - s.begin;
+        position(s.row) = at(first, s.row) + before(ctx, s.row) + s.end - s.begin;
       });
     }
     if (last_only)
@@ -192,7 +192,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
     if (config_.positions > 0)
       for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
-        const Index first = tape.first_positions.size() > 0 ? at(tape.first_positions, s.row) : 0;
+        const Index first = before(ctx, s.row) +
+                            (tape.first_positions.size() > 0 ? at(tape.first_positions, s.row) : 0);
         const Index count = s.end - s.begin;
         auto target = gradients.positions.slice(0, first, first + count).flatten();
         auto part = ctx.workspace().frame();
@@ -283,6 +284,11 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   static Index at(const Positions& positions, Index row) {
     return positions ? static_cast<Index>(positions(row)) : 0;
   }
+  /// Positions of a sequence that lie on other ranks, before this one's.
+  template <class B>
+  static Index before(const Context<B>& ctx, Index row) {
+    return ctx.sequence_cut() == nullptr ? 0 : ctx.sequence_cut()->before(row);
+  }
   template <class State>
   static Positions first_positions(const State& initial, Index batch, Segments segments) {
     require_extents("language model", "state position", initial.position.view(),
@@ -334,7 +340,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     scale_embedding<T>(ctx, y.flatten());
     if (config_.positions == 0) return;
     for_each_sequence(tokens.extent(0), length, segments, [&](const Sequence& s) {
-      const Index start = at(first, s.row);
+      const Index start = at(first, s.row) + before(ctx, s.row);
       const Index count = s.end - s.begin;
       if (start + count > config_.positions)
         throw ArgumentError(message({"language model: position ", start + count - 1,

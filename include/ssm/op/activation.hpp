@@ -68,7 +68,7 @@ void activation(Context<B>& ctx, const Activation<T, typename B::Space>& a) {
   if constexpr (requires { B::activation(ctx, a); })
     B::activation(ctx, a);
   else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::activation(ctx, wide); });
+    detail::run_wide(ctx, a, [&](const auto& wide) { activation(ctx, wide); });
 }
 
 /// Computes ActivationBackward, whose docstring says the rest.
@@ -80,7 +80,7 @@ void activation_backward(Context<B>& ctx, const ActivationBackward<T, typename B
     B::activation_backward(ctx, g);
   else
     detail::run_wide_gradient<Activation>(
-        ctx, g, [&](const auto& wide) { B::activation_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { activation_backward(ctx, wide); });
 }
 
 }  // namespace ssm

@@ -170,10 +170,12 @@ template <class B, class T>
   requires HasAttention<B, T>
 void attention(Context<B>& ctx, const Attention<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::attention(ctx, a); })
+  if constexpr (requires { B::attention(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::attention(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::attention(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { attention(ctx, wide); });
+  }
 }
 
 /// Computes AttentionBackward, whose docstring says the rest.
@@ -181,11 +183,13 @@ template <class B, class T>
   requires HasAttention<B, T>
 void attention_backward(Context<B>& ctx, const AttentionBackward<T, typename B::Space>& g) {
   require_gradients<Attention<T, typename B::Space>>(g);
-  if constexpr (requires { B::attention_backward(ctx, g); })
+  if constexpr (requires { B::attention_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::attention_backward(ctx, g);
-  else
-    detail::run_wide_gradient<Attention>(
-        ctx, g, [&](const auto& wide) { B::attention_backward(ctx, wide); });
+  } else {
+    detail::run_wide_gradient<Attention>(ctx, g,
+                                         [&](const auto& wide) { attention_backward(ctx, wide); });
+  }
 }
 
 /// Computes Rotary, whose docstring says the rest.
@@ -193,10 +197,12 @@ template <class B, class T>
   requires HasAttention<B, T>
 void rotary(Context<B>& ctx, const Rotary<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::rotary(ctx, a); })
+  if constexpr (requires { B::rotary(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::rotary(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::rotary(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { rotary(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

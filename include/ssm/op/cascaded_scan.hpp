@@ -155,14 +155,16 @@ template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan(Context<B>& ctx, const CascadedScan<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::cascaded_scan(ctx, a); })
+  if constexpr (requires { B::cascaded_scan(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::cascaded_scan(ctx, a);
-  else
+  } else {
     detail::run_wide(ctx, a, [&](auto& wide, auto& copies) {
       const detail::WideSources<T, typename B::Space> sources(copies, a.sources, false);
       wide.sources = sources.all();
-      B::cascaded_scan(ctx, wide);
+      cascaded_scan(ctx, wide);
     });
+  }
 }
 
 /// Computes CascadedScanBackward, whose docstring says the rest.
@@ -170,16 +172,18 @@ template <class B, class T>
   requires HasCascadedScan<B, T>
 void cascaded_scan_backward(Context<B>& ctx, const CascadedScanBackward<T, typename B::Space>& g) {
   require_gradients<CascadedScan<T, typename B::Space>>(g);
-  if constexpr (requires { B::cascaded_scan_backward(ctx, g); })
+  if constexpr (requires { B::cascaded_scan_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::cascaded_scan_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<CascadedScan>(ctx, g, [&](auto& wide, auto& copies) {
       const detail::WideSources<T, typename B::Space> sources(copies, g.forward.sources, false);
       const detail::WideSources<T, typename B::Space> dsources(copies, g.dsources, true);
       wide.forward.sources = sources.all();
       wide.dsources = dsources.all();
-      B::cascaded_scan_backward(ctx, wide);
+      cascaded_scan_backward(ctx, wide);
     });
+  }
 }
 
 }  // namespace ssm

@@ -73,10 +73,11 @@ template <class B, class T>
   requires HasCausalConvolution<B, T>
 void causal_convolution(Context<B>& ctx, const CausalConvolution<T, typename B::Space>& a) {
   require_operands(a);
+  if (detail::runs_across_ranks(ctx, a, a.name)) return;
   if constexpr (requires { B::causal_convolution(ctx, a); })
     B::causal_convolution(ctx, a);
   else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::causal_convolution(ctx, wide); });
+    detail::run_wide(ctx, a, [&](const auto& wide) { causal_convolution(ctx, wide); });
 }
 
 /// Computes CausalConvolutionBackward, whose docstring says the rest.
@@ -85,11 +86,12 @@ template <class B, class T>
 void causal_convolution_backward(Context<B>& ctx,
                                  const CausalConvolutionBackward<T, typename B::Space>& g) {
   require_gradients<CausalConvolution<T, typename B::Space>>(g);
+  if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
   if constexpr (requires { B::causal_convolution_backward(ctx, g); })
     B::causal_convolution_backward(ctx, g);
   else
     detail::run_wide_gradient<CausalConvolution>(
-        ctx, g, [&](const auto& wide) { B::causal_convolution_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { causal_convolution_backward(ctx, wide); });
 }
 
 }  // namespace ssm

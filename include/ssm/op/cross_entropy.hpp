@@ -64,7 +64,7 @@ void cross_entropy(Context<B>& ctx, const CrossEntropy<T, typename B::Space>& a)
   if constexpr (requires { B::cross_entropy(ctx, a); })
     B::cross_entropy(ctx, a);
   else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::cross_entropy(ctx, wide); });
+    detail::run_wide(ctx, a, [&](const auto& wide) { cross_entropy(ctx, wide); });
 }
 
 }  // namespace ssm

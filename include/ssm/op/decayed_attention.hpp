@@ -146,10 +146,12 @@ template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_attention(Context<B>& ctx, const DecayedAttention<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::decayed_attention(ctx, a); })
+  if constexpr (requires { B::decayed_attention(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::decayed_attention(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::decayed_attention(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { decayed_attention(ctx, wide); });
+  }
 }
 
 /// Computes DecayedAttentionBackward, whose docstring says the rest.
@@ -158,11 +160,13 @@ template <class B, class T>
 void decayed_attention_backward(Context<B>& ctx,
                                 const DecayedAttentionBackward<T, typename B::Space>& g) {
   require_gradients<DecayedAttention<T, typename B::Space>>(g);
-  if constexpr (requires { B::decayed_attention_backward(ctx, g); })
+  if constexpr (requires { B::decayed_attention_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::decayed_attention_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<DecayedAttention>(
-        ctx, g, [&](const auto& wide) { B::decayed_attention_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { decayed_attention_backward(ctx, wide); });
+  }
 }
 
 /// Computes DecayedScoreNorm, whose docstring says the rest.
@@ -170,10 +174,12 @@ template <class B, class T>
   requires HasDecayedAttention<B, T>
 void decayed_score_norm(Context<B>& ctx, const DecayedScoreNorm<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::decayed_score_norm(ctx, a); })
+  if constexpr (requires { B::decayed_score_norm(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::decayed_score_norm(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::decayed_score_norm(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { decayed_score_norm(ctx, wide); });
+  }
 }
 
 /// Computes RetentionScale, whose docstring says the rest.
@@ -181,6 +187,7 @@ template <class B, Real T>
   requires HasDecayedAttention<B, T>
 void retention_scale(Context<B>& ctx, const RetentionScale<T, typename B::Space>& a) {
   require_operands(a);
+  if (detail::runs_across_ranks(ctx, a, a.name)) return;
   B::retention_scale(ctx, a);
 }
 

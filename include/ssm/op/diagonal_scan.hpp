@@ -110,10 +110,12 @@ template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::diagonal_scan(ctx, a); })
+  if constexpr (requires { B::diagonal_scan(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::diagonal_scan(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::diagonal_scan(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { diagonal_scan(ctx, wide); });
+  }
 }
 
 /// Computes DiagonalScanBackward, whose docstring says the rest.
@@ -121,11 +123,13 @@ template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {
   require_gradients<DiagonalScan<T, typename B::Space>>(g);
-  if constexpr (requires { B::diagonal_scan_backward(ctx, g); })
+  if constexpr (requires { B::diagonal_scan_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::diagonal_scan_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<DiagonalScan>(
-        ctx, g, [&](const auto& wide) { B::diagonal_scan_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { diagonal_scan_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

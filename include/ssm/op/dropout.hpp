@@ -10,7 +10,8 @@ namespace ssm {
 
 /// Sets elements to zero at random and scales the rest, so that the expectation stays.
 ///   y[i] = x[i] / (1 − probability)  where number i of the seed's stream is ≥ probability, else 0
-/// The mask is a function of the seed, so the gradient is the same call on dy.
+/// The mask is a function of the seed, so the gradient is the same call on dy. Where sequences lie
+/// across ranks each has a mask of its own.
 /// x, y   [n]   y overwritten; may be the same memory as x
 /// Throws  ShapeError; ArgumentError  unless 0 ≤ probability < 1
 /// Source  Srivastava et al. 2014
@@ -43,10 +44,12 @@ template <class B, class T>
   requires HasDropout<B, T>
 void dropout(Context<B>& ctx, const Dropout<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::dropout(ctx, a); })
+  if constexpr (requires { B::dropout(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::dropout(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::dropout(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { dropout(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

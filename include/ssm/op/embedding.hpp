@@ -104,8 +104,8 @@ void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::
   if constexpr (requires { B::embedding_backward(ctx, g); })
     B::embedding_backward(ctx, g);
   else
-    detail::run_wide_gradient<Embedding>(
-        ctx, g, [&](const auto& wide) { B::embedding_backward(ctx, wide); });
+    detail::run_wide_gradient<Embedding>(ctx, g,
+                                         [&](const auto& wide) { embedding_backward(ctx, wide); });
 }
 
 }  // namespace ssm

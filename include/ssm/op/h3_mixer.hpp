@@ -121,10 +121,12 @@ template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::h3_mixer(ctx, a); })
+  if constexpr (requires { B::h3_mixer(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::h3_mixer(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::h3_mixer(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { h3_mixer(ctx, wide); });
+  }
 }
 
 /// Computes H3MixerBackward, whose docstring says the rest.
@@ -132,11 +134,13 @@ template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {
   require_gradients<H3Mixer<T, typename B::Space>>(g);
-  if constexpr (requires { B::h3_mixer_backward(ctx, g); })
+  if constexpr (requires { B::h3_mixer_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::h3_mixer_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<H3Mixer>(ctx, g,
-                                       [&](const auto& wide) { B::h3_mixer_backward(ctx, wide); });
+                                       [&](const auto& wide) { h3_mixer_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

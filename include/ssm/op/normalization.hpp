@@ -87,7 +87,7 @@ void normalization(Context<B>& ctx, const Normalization<T, typename B::Space>& a
   if constexpr (requires { B::normalization(ctx, a); })
     B::normalization(ctx, a);
   else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::normalization(ctx, wide); });
+    detail::run_wide(ctx, a, [&](const auto& wide) { normalization(ctx, wide); });
 }
 
 /// Computes NormalizationBackward, whose docstring says the rest.
@@ -99,7 +99,7 @@ void normalization_backward(Context<B>& ctx, const NormalizationBackward<T, type
     B::normalization_backward(ctx, g);
   else
     detail::run_wide_gradient<Normalization>(
-        ctx, g, [&](const auto& wide) { B::normalization_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { normalization_backward(ctx, wide); });
 }
 
 }  // namespace ssm

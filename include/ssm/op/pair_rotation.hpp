@@ -79,15 +79,18 @@ template <class B, class T>
   requires HasPairRotation<B, T>
 void pair_rotation(Context<B>& ctx, const PairRotation<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::pair_rotation(ctx, a); })
+  if constexpr (requires { B::pair_rotation(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::pair_rotation(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::pair_rotation(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { pair_rotation(ctx, wide); });
+  }
 }
 
 template <HasPairRotation B>
 void advance_position(Context<B>& ctx, const AdvancePosition<typename B::Space>& a) {
   require_operands(a);
+  if (detail::runs_across_ranks(ctx, a, a.name)) return;
   B::advance_position(ctx, a);
 }
 

@@ -82,7 +82,7 @@ void add(Context<B>& ctx, const Add<T, typename B::Space>& a) {
   if constexpr (requires { B::add(ctx, a); })
     B::add(ctx, a);
   else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::add(ctx, wide); });
+    detail::run_wide(ctx, a, [&](const auto& wide) { add(ctx, wide); });
 }
 
 /// Computes Fill, whose docstring says the rest.

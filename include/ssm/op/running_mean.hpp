@@ -73,10 +73,12 @@ template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean(Context<B>& ctx, const RunningMean<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::running_mean(ctx, a); })
+  if constexpr (requires { B::running_mean(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::running_mean(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::running_mean(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { running_mean(ctx, wide); });
+  }
 }
 
 /// Computes RunningMeanBackward, whose docstring says the rest.
@@ -84,11 +86,13 @@ template <class B, class T>
   requires HasRunningMean<B, T>
 void running_mean_backward(Context<B>& ctx, const RunningMeanBackward<T, typename B::Space>& g) {
   require_gradients<RunningMean<T, typename B::Space>>(g);
-  if constexpr (requires { B::running_mean_backward(ctx, g); })
+  if constexpr (requires { B::running_mean_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, RunningMean<T, typename B::Space>::name)) return;
     B::running_mean_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<RunningMean>(
-        ctx, g, [&](const auto& wide) { B::running_mean_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { running_mean_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

@@ -102,10 +102,12 @@ template <class B, class T>
   requires HasSelectiveScan<B, T>
 void selective_scan(Context<B>& ctx, const SelectiveScan<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::selective_scan(ctx, a); })
+  if constexpr (requires { B::selective_scan(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::selective_scan(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::selective_scan(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { selective_scan(ctx, wide); });
+  }
 }
 
 /// Computes SelectiveScanBackward, whose docstring says the rest.
@@ -114,11 +116,13 @@ template <class B, class T>
 void selective_scan_backward(Context<B>& ctx,
                              const SelectiveScanBackward<T, typename B::Space>& g) {
   require_gradients<SelectiveScan<T, typename B::Space>>(g);
-  if constexpr (requires { B::selective_scan_backward(ctx, g); })
+  if constexpr (requires { B::selective_scan_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::selective_scan_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<SelectiveScan>(
-        ctx, g, [&](const auto& wide) { B::selective_scan_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { selective_scan_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

@@ -80,10 +80,12 @@ template <class B, class T>
   requires HasShiftConvolution<B, T>
 void shift_convolution(Context<B>& ctx, const ShiftConvolution<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::shift_convolution(ctx, a); })
+  if constexpr (requires { B::shift_convolution(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::shift_convolution(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::shift_convolution(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { shift_convolution(ctx, wide); });
+  }
 }
 
 /// Computes ShiftConvolutionBackward, whose docstring says the rest.
@@ -92,11 +94,13 @@ template <class B, class T>
 void shift_convolution_backward(Context<B>& ctx,
                                 const ShiftConvolutionBackward<T, typename B::Space>& g) {
   require_gradients<ShiftConvolution<T, typename B::Space>>(g);
-  if constexpr (requires { B::shift_convolution_backward(ctx, g); })
+  if constexpr (requires { B::shift_convolution_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::shift_convolution_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<ShiftConvolution>(
-        ctx, g, [&](const auto& wide) { B::shift_convolution_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { shift_convolution_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

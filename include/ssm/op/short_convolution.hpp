@@ -83,10 +83,12 @@ template <class B, class T>
   requires HasShortConvolution<B, T>
 void short_convolution(Context<B>& ctx, const ShortConvolution<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::short_convolution(ctx, a); })
+  if constexpr (requires { B::short_convolution(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::short_convolution(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::short_convolution(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { short_convolution(ctx, wide); });
+  }
 }
 
 /// Computes ShortConvolutionBackward, whose docstring says the rest.
@@ -95,11 +97,13 @@ template <class B, class T>
 void short_convolution_backward(Context<B>& ctx,
                                 const ShortConvolutionBackward<T, typename B::Space>& g) {
   require_gradients<ShortConvolution<T, typename B::Space>>(g);
-  if constexpr (requires { B::short_convolution_backward(ctx, g); })
+  if constexpr (requires { B::short_convolution_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::short_convolution_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<ShortConvolution>(
-        ctx, g, [&](const auto& wide) { B::short_convolution_backward(ctx, wide); });
+        ctx, g, [&](const auto& wide) { short_convolution_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

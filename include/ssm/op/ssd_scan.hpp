@@ -110,10 +110,12 @@ template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan(Context<B>& ctx, const SsdScan<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::ssd_scan(ctx, a); })
+  if constexpr (requires { B::ssd_scan(ctx, a); }) {
+    if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::ssd_scan(ctx, a);
-  else
-    detail::run_wide(ctx, a, [&](const auto& wide) { B::ssd_scan(ctx, wide); });
+  } else {
+    detail::run_wide(ctx, a, [&](const auto& wide) { ssd_scan(ctx, wide); });
+  }
 }
 
 /// Computes SsdScanBackward, whose docstring says the rest.
@@ -121,11 +123,13 @@ template <class B, class T>
   requires HasSsdScan<B, T>
 void ssd_scan_backward(Context<B>& ctx, const SsdScanBackward<T, typename B::Space>& g) {
   require_gradients<SsdScan<T, typename B::Space>>(g);
-  if constexpr (requires { B::ssd_scan_backward(ctx, g); })
+  if constexpr (requires { B::ssd_scan_backward(ctx, g); }) {
+    if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::ssd_scan_backward(ctx, g);
-  else
+  } else {
     detail::run_wide_gradient<SsdScan>(ctx, g,
-                                       [&](const auto& wide) { B::ssd_scan_backward(ctx, wide); });
+                                       [&](const auto& wide) { ssd_scan_backward(ctx, wide); });
+  }
 }
 
 }  // namespace ssm

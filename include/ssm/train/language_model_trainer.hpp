@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/text_windows.hpp"
+#include "ssm/train/training_ranks.hpp"
 #include "ssm/train/training_step.hpp"
 #include "ssm/train/working_parameters.hpp"
 
@@ -32,6 +34,13 @@ struct LanguageModelTrainerConfig {
   AdamWConfig optimizer{};
   /// The last token of every document, where documents are kept apart; none: one text.
   std::optional<Token> document_end{};
+  /// What makes an update together: each rank takes its part of the rows and of their windows; null
+  /// is this process alone. It must outlive the trainer.
+  Communicator* ranks = nullptr;
+  Index sequence_parallel = 1;  // ranks that share every window, each a stretch of it
+  /// How primitives run where windows are shared: &primitives_across_ranks<B>()
+  /// (parallel/primitives_across_ranks.hpp). It must outlive the trainer.
+  const AcrossRanks* across_ranks = nullptr;
 };
 
 /// Trains a language model on windows of a text, one window of every row an update. With `carry`
@@ -49,6 +58,10 @@ struct LanguageModelTrainerConfig {
 /// whose gradient overflows is done again at half the scale. Nobody else may change the parameters
 /// between updates, or must `refresh` the copy.
 ///   LanguageModelTrainer<Parameters, BFloat16> trainer(ctx, layer, parameters, config);
+/// With `ranks` every rank has a trainer of its own with the same settings, and all call the same
+/// functions. Batches are those of one rank alone, each rank reads its part of them; gradients and
+/// losses are sums over the ranks, and every rank makes the same update. Losses are those of one
+/// rank, to rounding, and with as many ranks the same bits in every run. Dropout differs by rank.
 /// Everything random is a function of seeds and the number of the update: with the same parameters,
 /// moments and states a run that was stopped makes the same updates, bit for bit on the same
 /// backend and number of threads.
@@ -67,6 +80,7 @@ class LanguageModelTrainer {
   LanguageModelTrainer(Context<B>& ctx, const L& layer, const P& parameters,
                        LanguageModelTrainerConfig config)
       : config_(config),
+        ranks_(config.ranks, config.sequence_parallel, std::max<Index>(config.batch, 1)),
         optimizer_(ctx, layer, parameters, config.optimizer),
         working_(ctx, layer, parameters),
         gradients_(layer.template zero_parameters<Wide<T>>(ctx)),
@@ -81,7 +95,12 @@ class LanguageModelTrainer {
                           std::to_string(layer.vocabulary()));
     if (config.carry > 1)
       for (Index microbatch = 0; microbatch < config.accumulation; ++microbatch)
-        states_.push_back(layer.template initial_state<T>(ctx, config.batch));
+        states_.push_back(layer.template initial_state<T>(ctx, rows()));
+    if (ranks_.sequence() != nullptr && config.across_ranks == nullptr)
+      throw ArgumentError(
+          "training: windows that ranks share need across_ranks, as primitives_across_ranks<B>()");
+    if (ranks_.all() != nullptr && !states_.empty())
+      for_each_row_tensor<L>(states_.front(), rows(), [](auto, auto*, std::size_t) {});
   }
 
   /// One update at the learning rate `rate`. Where the loss or the gradient is not finite, the
@@ -126,6 +145,7 @@ class LanguageModelTrainer {
   /// `carry`.
   std::vector<State>& states() { return states_; }
   const std::vector<State>& states() const { return states_; }
+  const TrainingRanks& ranks() const { return ranks_; }
 
  private:
   template <class B>
@@ -133,19 +153,26 @@ class LanguageModelTrainer {
                           const TextWindows& windows, double rate) {
     set_zero(ctx, gradients_);
     TrainingStep result;
-    const Index predictions = predictions_of(windows);
+    const double predictions = predictions_of(windows);
     for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
-      const Index first = microbatch * config_.batch;
-      const Index predicted = fill(windows, first);
-      const double weight = static_cast<double>(predicted) / static_cast<double>(predictions);
-      const Seed dropout =
+      const Index predicted = fill(windows, first_row(microbatch));
+      const double weight = static_cast<double>(predicted) / predictions;
+      Seed dropout =
           config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + microbatch));
+      if (ranks_.groups() > 1)
+        dropout = dropout.fork(static_cast<std::uint64_t>(first_row(microbatch)));
       const double loss = config_.document_end
                               ? accumulate_documents(ctx, layer, working_.of(parameters), windows,
                                                      microbatch, dropout, weight)
                               : accumulate(ctx, layer, working_.of(parameters), tokens_.view(),
                                            logits_.view(), options_of(microbatch, dropout), weight);
+      if (!config_.document_end && !states_.empty())
+        share_end(states_[static_cast<std::size_t>(microbatch)]);
       result.loss += loss * weight;
+    }
+    if (ranks_.all() != nullptr) {
+      result.loss = ranks_.sum(result.loss);
+      buckets_.sum(ctx, *ranks_.all(), gradients_);
     }
     result.gradient_norm =
         std::isfinite(result.loss)
@@ -159,37 +186,54 @@ class LanguageModelTrainer {
     for (std::size_t i = 0; i < from.size(); ++i) copy_state<L>(ctx, from[i], to[i]);
   }
   void resize(Index length, Index vocabulary) {
-    for (auto* tokens : {&host_tokens_, &host_targets_}) tokens->resize({config_.batch, length});
-    for (auto* tokens : {&tokens_, &targets_}) tokens->resize({config_.batch, length});
-    logits_.resize({config_.batch, length, vocabulary});
+    const Index own = ranks_.stretch(length).length();
+    for (auto* tokens : {&host_tokens_, &host_targets_}) tokens->resize({rows(), length});
+    for (auto* tokens : {&tokens_, &targets_}) tokens->resize({rows(), own});
+    logits_.resize({rows(), own, vocabulary});
     loss_.resize({1});
   }
-  /// Reads windows first, first + 1, …; returns how many of their tokens are predicted.
+  /// Rows of a batch that this rank reads, and the first of them.
+  Index rows() const { return ranks_.rows(config_.batch).length(); }
+  Index first_row(Index microbatch) const {
+    return microbatch * config_.batch + ranks_.rows(config_.batch).begin;
+  }
+  Stretch stretch() const { return ranks_.stretch(host_tokens_.extent(1)); }
+  /// Reads windows first, first + 1, …; returns how many of this rank's tokens are predicted.
   Index fill(const TextWindows& windows, Index first) {
     const Index predicted = read(windows, first);
-    const std::size_t bytes = static_cast<std::size_t>(tokens_.size()) * sizeof(Token);
-    Space::copy(tokens_.data(), host_tokens_.data(), bytes);
-    Space::copy(targets_.data(), host_targets_.data(), bytes);
+    const Stretch own = stretch();
+    const std::size_t bytes = static_cast<std::size_t>(own.length()) * sizeof(Token);
+    const auto copy_rows = [&](const auto& from, auto& to) {
+      if (own.length() == from.extent(1))
+        return Space::copy(to.data(), from.data(), bytes * static_cast<std::size_t>(rows()));
+      for (Index row = 0; row < rows(); ++row)
+        Space::copy(to.data() + row * own.length(), &from(row, 0) + own.begin, bytes);
+    };
+    copy_rows(host_tokens_, tokens_);
+    copy_rows(host_targets_, targets_);
     return predicted;
   }
   Index read(const TextWindows& windows, Index first) {
     windows.fill(first, step(), host_tokens_, host_targets_);
-    Index predicted = host_tokens_.size();
+    const Stretch own = stretch();
+    Index predicted = rows() * own.length();
     if (!config_.document_end) return predicted;
-    for (Index i = 0; i < host_tokens_.size(); ++i)
-      if (host_tokens_.data()[i] == *config_.document_end) {
-        host_targets_.data()[i] = ignored;
-        --predicted;
-      }
+    for (Index row = 0; row < rows(); ++row)
+      for (Index t = 0; t < host_tokens_.extent(1); ++t)
+        if (host_tokens_(row, t) == *config_.document_end) {
+          host_targets_(row, t) = ignored;
+          if (own.begin <= t && t < own.end) --predicted;
+        }
     return predicted;
   }
   /// Of the whole update; at least 1.
-  Index predictions_of(const TextWindows& windows) {
-    if (!config_.document_end) return config_.accumulation * host_tokens_.size();
+  double predictions_of(const TextWindows& windows) {
+    if (!config_.document_end)
+      return static_cast<double>(config_.accumulation * config_.batch * host_tokens_.extent(1));
     Index sum = 0;
     for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch)
-      sum += read(windows, microbatch * config_.batch);
-    return std::max<Index>(sum, 1);
+      sum += read(windows, first_row(microbatch));
+    return std::max(ranks_.sum(static_cast<double>(sum)), 1.0);
   }
   SequenceOptions<State> options_of(Index microbatch, Seed dropout) {
     if (states_.empty()) return {.dropout = dropout};
@@ -199,18 +243,36 @@ class LanguageModelTrainer {
   }
   bool is_fresh() const { return step() % config_.carry == 0; }
 
-  /// Where the documents of the batch begin and end, its rows one behind the other.
+  /// Where the documents of the batch begin and end on this rank, its rows one behind the other. A
+  /// row without positions here has one document, which is empty.
   void find_documents() {
     documents_.assign(1, 0);
     first_document_.clear();
-    for (Index row = 0; row < config_.batch; ++row) {
+    parts_.clear();
+    const Stretch own = stretch();
+    for (Index row = 0; row < rows(); ++row) {
       first_document_.push_back(static_cast<Index>(documents_.size()) - 1);
-      const Index length = host_tokens_.extent(1);
-      for (Index t = 0; t < length; ++t)
-        if (t + 1 == length || host_tokens_(row, t) == *config_.document_end)
-          documents_.push_back(row * length + t + 1);
+      const bool continues = is_within_document(row, own.begin);
+      Index before = 0;
+      while (is_within_document(row, own.begin - before)) ++before;
+      parts_.push_back({.before = before, .continues = continues});
+      for (Index t = own.begin; t + 1 < own.end; ++t)
+        if (host_tokens_(row, t) == *config_.document_end) {
+          documents_.push_back(row * own.length() + t + 1 - own.begin);
+          parts_.push_back({});
+        }
+      documents_.push_back((row + 1) * own.length());
+      parts_.back().goes_on = is_within_document(row, own.end);
     }
     first_document_.push_back(static_cast<Index>(documents_.size()) - 1);
+  }
+  /// Whether position t of a window has one before it, of the same document.
+  bool is_within_document(Index row, Index t) const {
+    return t > 0 && t < host_tokens_.extent(1) && host_tokens_(row, t - 1) != *config_.document_end;
+  }
+  /// Whether the first document of this rank is the one that the window begins in.
+  bool begins_in_first_document(Index row) const {
+    return stretch().begin == parts_[index_of(first_document_[index_of(row)])].before;
   }
   /// `accumulate` with the documents of the batch as segments of one row. The first document of a
   /// window goes on where the window before ended, unless that ended with a document.
@@ -226,17 +288,24 @@ class LanguageModelTrainer {
     if (states_.empty()) return accumulate(ctx, layer, parameters, tokens, logits, options, weight);
     State& carried = states_[static_cast<std::size_t>(microbatch)];
     State packed = layer.template initial_state<T>(ctx, static_cast<Index>(documents_.size()) - 1);
-    for (Index row = 0; row < config_.batch && !is_fresh(); ++row)
-      if (is_within_document(windows, microbatch * config_.batch + row))
+    for (Index row = 0; row < rows() && !is_fresh(); ++row)
+      if (goes_on_from_before(windows, first_row(microbatch) + row) &&
+          begins_in_first_document(row))
         copy_state_row(ctx, layer, carried, row, packed, first_document_[index_of(row)]);
     options.initial_state = options.final_state = &packed;
     const double loss = accumulate(ctx, layer, parameters, tokens, logits, options, weight);
-    for (Index row = 0; row < config_.batch; ++row)
+    for (Index row = 0; row < rows(); ++row)
       copy_state_row(ctx, layer, packed, first_document_[index_of(row + 1)] - 1, carried, row);
+    share_end(carried);
     return loss;
   }
+  /// The state at the end of the window, which the last of the ranks that share it has.
+  void share_end(State& state) const {
+    if (ranks_.sequence() == nullptr) return;
+    broadcast_state<L>(*ranks_.sequence(), state, rows(), ranks_.sequence()->size() - 1);
+  }
   /// Whether the window of this step begins in the document in which the one before it ended.
-  bool is_within_document(const TextWindows& windows, Index row) const {
+  bool goes_on_from_before(const TextWindows& windows, Index row) const {
     if (windows.begin_of(row, step()) != windows.begin_of(row, step() - 1) + windows.length())
       return false;  // a stream that began at the beginning of the text again
     const std::vector<Token> before = windows.window(row, step() - 1);
@@ -249,6 +318,7 @@ class LanguageModelTrainer {
   double accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
                     const View<const Token, 2, Space>& tokens, const View<T, 3, Space>& logits,
                     const SequenceOptions<State>& options, double weight) {
+    const SequenceCutScope<B> cut(ctx, cut_of(options));
     const double scale = optimizer_.loss_scale().value() * weight;
     const auto run = [&] {
       layer.forward(ctx, parameters, tokens, logits, tape_, options);
@@ -282,12 +352,12 @@ class LanguageModelTrainer {
   };
   /// A batch runs as it is at first, which allocates; those like it are one launch. A window
   /// without a past is a recording of its own, and so is each batch of an update. With documents,
-  /// whose boundaries change, and with dropout nothing is recorded; neither is it while states
-  /// grow, as attention's do.
+  /// whose boundaries change, with dropout, and across ranks nothing is recorded; neither is it
+  /// while states grow, as attention's do.
   template <class B, class Run>
   void run_recorded(Context<B>& ctx, const Working& parameters,
                     const SequenceOptions<State>& options, double scale, const Run& run) {
-    if (!is_recordable_ || !options.segments.empty()) return run();
+    if (!is_recordable_ || !options.segments.empty() || ctx.sequence_cut() != nullptr) return run();
     Recorded now{.context = &ctx,
                  .deallocations = Space::deallocations(),
                  .length = tokens_.extent(1),
@@ -319,9 +389,18 @@ class LanguageModelTrainer {
     }
   }
 
+  SequenceCut cut_of(const SequenceOptions<State>& options) const {
+    SequenceCut cut{
+        .ranks = ranks_.sequence(), .begin = stretch().begin, .across_ranks = config_.across_ranks};
+    if (!options.segments.empty()) cut.parts = parts_;
+    return cut;
+  }
+
   static constexpr Token ignored = -100;
 
   LanguageModelTrainerConfig config_;
+  TrainingRanks ranks_;
+  GradientBuckets<typename P::Scalar> buckets_;
   AdamW<P> optimizer_;
   WorkingParameters<P, T> working_;
   P gradients_;
@@ -329,6 +408,7 @@ class LanguageModelTrainer {
   std::vector<State> states_, states_before_;
   std::vector<Index> documents_;       // offsets, one more than there are
   std::vector<Index> first_document_;  // of each row, and behind the last
+  std::vector<SequencePart> parts_;    // of the documents
   DynamicTensor<Token, 2> host_tokens_, host_targets_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;

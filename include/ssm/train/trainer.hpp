@@ -4,12 +4,14 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <type_traits>
 
 #include "ssm/core/elementwise.hpp"  // TensorLike
 #include "ssm/layer/widths.hpp"
 #include "ssm/model/model.hpp"
 #include "ssm/train/adamw.hpp"
+#include "ssm/train/training_ranks.hpp"
 #include "ssm/train/training_step.hpp"
 #include "ssm/train/working_parameters.hpp"
 
@@ -33,6 +35,8 @@ struct UpdateOptions {
 /// parameters' scalar, the loss sees y and dy in the latter. In f16 the loss is scaled, and an
 /// update whose gradient overflows is left out: the next has half the scale.
 ///   auto trainer = mixed_precision_trainer<BFloat16>(ctx, model, {.rate = 1e-3});
+/// Several ranks train one model together (`share`): each has a trainer of its own and reads its
+/// part of every batch.
 /// The context and the model must outlive it. Dropout is a function of `seed` and the number of the
 /// update: with the same parameters and moments, a run that was stopped makes the same updates.
 template <class B, class P, class T = typename P::Scalar>
@@ -67,15 +71,20 @@ class Trainer {
     for (auto* sequence : {&y_, &dy_})
       sequence->resize({input.extent(0), input.extent(1), output_width()});
     model_.layer.forward(ctx_, working_.of(model_.parameters), input, y_, tape_,
-                         SequenceOptions<StateOf<Working>>{
-                             .segments = options.segments,
-                             .initial_state = options.initial_state,
-                             .final_state = options.final_state,
-                             .dropout = seed_.fork(static_cast<std::uint64_t>(step()))});
+                         SequenceOptions<StateOf<Working>>{.segments = options.segments,
+                                                           .initial_state = options.initial_state,
+                                                           .final_state = options.final_state,
+                                                           .dropout = dropout()});
     TrainingStep result;
     result.loss = loss_of_outputs(loss);
     set_zero(ctx_, gradients_);
     backward(input);
+    if (ranks_ != nullptr) {
+      const double part = 1.0 / ranks_->size();
+      result.loss *= part;
+      ranks_->sum(std::span(&result.loss, 1));
+      buckets_.sum(ctx_, *ranks_, gradients_, part);
+    }
     result.gradient_norm = std::isfinite(result.loss)
                                ? optimizer_.update(ctx_, model_.parameters, gradients_,
                                                    options.rate.value_or(optimizer_.config().rate),
@@ -88,6 +97,11 @@ class Trainer {
     return result;
   }
 
+  /// From here on every rank calls `update` with its own part of a batch, and all parts count
+  /// alike: losses and gradients are their means, and each rank makes the same update of the same
+  /// parameters. The communicator must outlive the trainer.
+  void share(Communicator& ranks) { ranks_ = &ranks; }
+
   /// Updates made so far.
   Index step() const { return optimizer_.step(); }
   AdamW<P>& optimizer() { return optimizer_; }
@@ -96,6 +110,10 @@ class Trainer {
   const P& gradients() const { return gradients_; }
 
  private:
+  Seed dropout() const {
+    const Seed seed = seed_.fork(static_cast<std::uint64_t>(step()));
+    return ranks_ == nullptr ? seed : seed.fork(static_cast<std::uint64_t>(ranks_->rank()));
+  }
   const Working& parameters() const {
     return working_.of(static_cast<const P&>(model_.parameters));
   }
@@ -161,6 +179,8 @@ class Trainer {
   AdamW<P> optimizer_;
   WorkingParameters<P, T> working_;
   P gradients_;
+  Communicator* ranks_ = nullptr;
+  GradientBuckets<typename P::Scalar> buckets_;
   TapeOf<Working> tape_;
   DynamicTensor<T, 3, Space> x_, y_, dy_, dx_;
   DynamicTensor<Wide<T>, 3, Space> wide_y_, wide_dy_;  // of mixed precision

@@ -16,6 +16,7 @@ namespace ssm::composed {
 ///            HostProducts has it
 template <class Products>
 struct BasicH3Mixer {
+  using ComposedH3Mixer = BasicH3Mixer;
   template <class Ctx, Real T>
     requires HasShiftConvolution<typename Ctx::BackendType, T> &&
         HasDiagonalScan<typename Ctx::BackendType, T>

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "ssm/core/error.hpp"
+
+namespace ssm {
+
+/// A rank has ended, or nothing has come from it for longer than a communicator waits.
+struct CommunicationError : Error {
+  using Error::Error;
+};
+
+/// How the ranks of one program reach each other: threads (parallel/in_process.hpp), processes of
+/// MPI (parallel/mpi.hpp), or your own. Each rank has one. Every rank makes the same calls in the
+/// same order; memory is the host's.
+/// Throws  CommunicationError  from every call, where another rank has ended or is silent too long
+class Communicator {
+ public:
+  Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;  // 0 … size() − 1
+  virtual int size() const = 0;
+
+  /// Every element becomes its sum over the ranks: the same bits on all of them, and in every run
+  /// with as many ranks.
+  virtual void sum(std::span<float> elements) = 0;
+  virtual void sum(std::span<double> elements) = 0;
+  /// Sends to one rank and receives from another, at once. A rank of −1 is none. What is received
+  /// has as many bytes as were sent.
+  virtual void exchange(std::span<const std::byte> sent, int to, std::span<std::byte> received,
+                        int from) = 0;
+  /// Every rank gets what `root` has.
+  virtual void broadcast(std::span<std::byte> bytes, int root) = 0;
+  /// A communicator of the ranks that give the same color, in the order of their ranks here.
+  virtual std::unique_ptr<Communicator> split(int color) = 0;
+
+  void send(std::span<const std::byte> bytes, int to) { exchange(bytes, to, {}, -1); }
+  void receive(std::span<std::byte> bytes, int from) { exchange({}, -1, bytes, from); }
+};
+
+/// "rank 1 of 4": how messages name one.
+inline std::string rank_text(int rank, int size) { return message({"rank ", rank, " of ", size}); }
+
+}  // namespace ssm
