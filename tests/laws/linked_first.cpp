@@ -8,7 +8,7 @@
 
 namespace ssm::laws {
 
-void check_in_common() {
+void check_what_all_share() {
   const RmsNorm<4> layer;
   check_layer(layer);
   check_layer_in_half_types(layer);
