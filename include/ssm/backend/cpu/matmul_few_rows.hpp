@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -14,7 +15,9 @@ namespace ssm::cpu {
 /// Matmul where a has few rows and the columns of b are contiguous, as in y = x·Wᵀ for a handful of
 /// tokens: the weights are read once, unpacked. A thread reads its columns in some streams that lie
 /// apart, each in the order of memory: several streams keep more of the memory's requests under way
-/// than one. A tile of sums is as wide as there are streams.
+/// than one. A tile of sums is as wide as there are streams. While four rows are multiplied, the
+/// columns that follow are on their way into the second cache, so that multiplying and reading
+/// memory go on at once.
 template <class T, class Arch>
 class MatmulFewRows {
  public:
@@ -47,8 +50,15 @@ class MatmulFewRows {
   // As many as leave registers for the sums of four rows: of 16 with AVX2, of 32 with AVX-512.
   static constexpr int streams = sizeof(Register) == 64 ? 4 : 3;
 
+  /// Columns of all streams, those that follow, and how many tiles of rows share in reading those
+  /// ahead: 2^sharing.
+  struct Columns {
+    const std::byte* data[streams];
+    const std::byte* next[streams];
+    int sharing;
+  };
   /// products[(c·max_rows + m + r)·group] = Σ_k a[m+r,k]·columns[c][k]   for some rows r, columns c
-  using Products = void (*)(const View<const T, 2>& a, Index m, const std::byte* const* columns,
+  using Products = void (*)(const View<const T, 2>& a, Index m, const Columns& columns,
                             T* products);
   /// b in any form; what is done with it is compiled once for all forms.
   struct Weights {
@@ -95,15 +105,19 @@ class MatmulFewRows {
 
   static void multiply(const ssm::Matmul<T, HostSpace>& a, const Weights& b, const Pieces& pieces) {
     T products[streams * max_rows * group];
-    const Index columns = *std::max_element(pieces.count, pieces.count + streams);
-    for (Index i = 0; i < columns; ++i) {
-      const std::byte* column[streams];
+    const Index count = *std::max_element(pieces.count, pieces.count + streams);
+    Columns columns;
+    columns.sharing =
+        static_cast<int>(std::bit_width(static_cast<std::size_t>(a.a.extent(0) - 1) / 4));
+    for (Index i = 0; i < count; ++i) {
       // A stream that has ended, as some do at the last columns, takes another's once more.
-      for (Index s = 0; s < streams; ++s)
-        column[s] = b.column(std::min(pieces.begin[s] + i, pieces.last));
+      for (Index s = 0; s < streams; ++s) {
+        columns.data[s] = b.column(std::min(pieces.begin[s] + i, pieces.last));
+        columns.next[s] = b.column(std::min(pieces.begin[s] + i + 1, pieces.last));
+      }
       Index m = 0;
-      for (; m + 4 <= a.a.extent(0); m += 4) b.four_rows(a.a, m, column, products + i);
-      for (; m < a.a.extent(0); ++m) b.one_row(a.a, m, column, products + i);
+      for (; m + 4 <= a.a.extent(0); m += 4) b.four_rows(a.a, m, columns, products + i);
+      for (; m < a.a.extent(0); ++m) b.one_row(a.a, m, columns, products + i);
     }
     const MatmulEpilogue<T, Arch> epilogue(a);
     for (Index s = 0; s < streams; ++s)
@@ -116,19 +130,25 @@ class MatmulFewRows {
   }
 
   template <int Rows, class Stored>
-  static void dot_products(const View<const T, 2>& a, Index m, const std::byte* const* columns,
+  static void dot_products(const View<const T, 2>& a, Index m, const Columns& columns,
                            T* products) {
     constexpr int chains = Rows == 1 ? 2 : 1;  // independent sums hide the latency of the additions
     constexpr int tile = Rows * streams;
+    constexpr Index bytes = sizeof(Stored), line = 64 / bytes;
     const Index depth = a.extent(1);
     const T* left = a.data() + m * a.stride(0);
     const Stored* stored[streams];
-    unrolled<streams>([&](auto c) { stored[c] = reinterpret_cast<const Stored*>(columns[c]); });
+    unrolled<streams>(
+        [&](auto c) { stored[c] = reinterpret_cast<const Stored*>(columns.data[c]); });
     Register sums[tile * chains];
     unrolled<tile * chains>([&](auto i) { sums[i] = Register(T{0}); });
     const auto add_products = [&](auto chain, Index k, Index count) __attribute__((always_inline)) {
       Register weights[streams];
-      unrolled<streams>([&](auto c) { weights[c] = gather<T, Arch>(stored[c] + k, 1, count); });
+      unrolled<streams>([&](auto c) {
+        Register weight = gather<T, Arch>(stored[c] + k, 1, count);
+        if constexpr (Rows > 1) keep_in_register<T, Arch>(weight);
+        weights[c] = weight;
+      });
       unrolled<Rows>([&](auto r) {
         Register x = gather<T, Arch>(left + r * a.stride(0) + k, 1, count);
         keep_in_register<T, Arch>(x);
@@ -139,6 +159,16 @@ class MatmulFewRows {
       });
     };
     Index k = 0;
+    if constexpr (Rows > 1) {
+      const Index ahead = m / 4 * depth * bytes >> columns.sharing;
+      for (; k + lanes <= depth; k += lanes) {
+        if (k % line == 0)
+          unrolled<streams>([&](auto c) {
+            __builtin_prefetch(columns.next[c] + ahead + (k * bytes >> columns.sharing), 0, 2);
+          });
+        add_products(std::integral_constant<int, 0>{}, k, lanes);
+      }
+    }
     for (; k + chains * lanes <= depth; k += chains * lanes)
       unrolled<chains>([&](auto chain) { add_products(chain, k + chain * lanes, lanes); });
     for (; k < depth; k += lanes)
