@@ -11,6 +11,44 @@
 
 namespace ssm {
 
+namespace detail {
+/// The memory of a tensor of any scalar and extents. `zeroed`: its own, from allocate_zeroed, which
+/// spaces that are made from HostSpace may lack.
+template <class Space, bool HasZeroedBlocks>
+struct Block {
+  enum class Memory : char { own, zeroed, borrowed };
+
+  void* data = nullptr;
+  Index capacity = 0;  // elements
+  Memory memory = Memory::own;
+
+  /// Lets go of what there is and takes a block for `count` elements; returns whether it is zero.
+  [[gnu::noinline]] bool grow(Index count, std::size_t element_size, [[maybe_unused]] bool zeros) {
+    const Index grown_count = std::max<Index>(count, 1);  // a tensor of no elements is not null
+    const std::size_t bytes = static_cast<std::size_t>(grown_count) * element_size;
+    bool is_zero = false;
+    void* grown = nullptr;
+    if constexpr (HasZeroedBlocks) {
+      is_zero = zeros && bytes >= Space::least_zeroed;
+      if (is_zero) grown = Space::allocate_zeroed(bytes);
+    }
+    if (!is_zero) grown = Space::allocate(bytes);
+    release();
+    data = grown;
+    capacity = grown_count;
+    memory = is_zero ? Memory::zeroed : Memory::own;
+    return is_zero;
+  }
+
+  [[gnu::noinline]] void release() noexcept {
+    if (data == nullptr || memory == Memory::borrowed) return;
+    if constexpr (HasZeroedBlocks)
+      if (memory == Memory::zeroed) return Space::deallocate_zeroed(data);
+    Space::deallocate(data);
+  }
+};
+}  // namespace detail
+
 /// Owns elements in row-major order, or borrows them (`borrow`). Move-only; `clone()` copies.
 /// Elements start out zero.
 ///   Tensor<float, Extents<dyn, dyn, 256>> x({batch, length});
@@ -39,7 +77,7 @@ class Tensor {
     Tensor(std::move(other)).swap(*this);
     return *this;
   }
-  ~Tensor() { release(); }
+  ~Tensor() { block_.release(); }
 
   /// A tensor in memory that belongs to somebody else and outlives it: parameters, gradients,
   /// moments or states that another library keeps. Row-major; `capacity` elements may be used, at
@@ -55,13 +93,11 @@ class Tensor {
     if (memory == nullptr && count > 0) detail::refuse_no_memory(extents.to_array());
     if (memory == nullptr) return Tensor(extents);  // no elements need no memory
     Tensor result;
-    result.data_ = memory;
+    result.block_ = {memory, std::max(count, capacity), Block::Memory::borrowed};
     result.extents_ = extents;
-    result.capacity_ = std::max(count, capacity);
-    result.memory_ = Memory::borrowed;
     return result;
   }
-  bool is_borrowed() const { return memory_ == Memory::borrowed; }
+  bool is_borrowed() const { return block_.memory == Block::Memory::borrowed; }
 
   /// Takes other extents; the elements are unspecified afterwards. Allocates only to grow.
   void resize(Shape extents) { fit(extents, false); }
@@ -70,27 +106,24 @@ class Tensor {
   void reset(Shape extents) {
     if (fit(extents, true)) return;
     if constexpr (Space::host_readable)
-      std::fill_n(data_, size(), T{});
+      std::fill_n(data(), size(), T{});
     else
-      Space::fill_zero(data_, static_cast<std::size_t>(size()) * sizeof(T));
+      Space::fill_zero(data(), static_cast<std::size_t>(size()) * sizeof(T));
   }
 
   /// Takes longer extents along the first axis; elements so far stay, new ones are unspecified.
   /// Allocates geometrically, at least for `reserved` elements.
   void extend(Shape extents, Index reserved = 0) {
-    const Index used = data_ == nullptr ? 0 : std::min(size(), extents.size());
+    const Index used = std::min(size(), extents.size());
     const Index wanted = is_borrowed() ? extents.size() : std::max(extents.size(), reserved);
-    if (wanted > capacity_ || data_ == nullptr) {
-      if (is_borrowed()) detail::refuse_growth(capacity_, extents.to_array());
+    if (wanted > block_.capacity || block_.data == nullptr) {
+      if (is_borrowed()) detail::refuse_growth(block_.capacity, extents.to_array());
       Tensor grown;
-      const auto grown_count =
-          static_cast<std::size_t>(std::max({wanted, 2 * capacity_, Index{1}}));
-      grown.data_ = static_cast<T*>(Space::allocate(grown_count * sizeof(T)));
-      grown.capacity_ = static_cast<Index>(grown_count);
+      grown.block_.grow(std::max(wanted, 2 * block_.capacity), sizeof(T), false);
       if constexpr (Space::host_readable)
-        std::copy_n(data_, used, grown.data_);
+        std::copy_n(data(), used, grown.data());
       else if (used > 0)
-        Space::copy(grown.data_, data_, static_cast<std::size_t>(used) * sizeof(T));
+        Space::copy(grown.data(), data(), static_cast<std::size_t>(used) * sizeof(T));
       swap(grown);
     }
     extents_ = extents;
@@ -98,24 +131,24 @@ class Tensor {
 
   Tensor clone() const {
     Tensor copy;
-    if (data_ == nullptr) return copy;
+    if (data() == nullptr) return copy;
     copy.resize(extents_);
     if constexpr (Space::host_readable)
-      std::copy_n(data_, size(), copy.data_);
+      std::copy_n(data(), size(), copy.data());
     else
-      Space::copy(copy.data_, data_, static_cast<std::size_t>(size()) * sizeof(T));
+      Space::copy(copy.data(), data(), static_cast<std::size_t>(size()) * sizeof(T));
     return copy;
   }
 
-  explicit operator bool() const { return data_ != nullptr; }
-  T* data() { return data_; }
-  const T* data() const { return data_; }
+  explicit operator bool() const { return block_.data != nullptr; }
+  T* data() { return elements(); }
+  const T* data() const { return elements(); }
   const Shape& extents() const { return extents_; }
   Index extent(int axis) const { return extents_[axis]; }
-  Index size() const { return data_ == nullptr ? 0 : extents_.size(); }
+  Index size() const { return block_.data == nullptr ? 0 : extents_.size(); }
 
-  ViewType view() { return data_ == nullptr ? ViewType() : ViewType(data_, extents_); }
-  ConstView view() const { return data_ == nullptr ? ConstView() : ConstView(data_, extents_); }
+  ViewType view() { return data() == nullptr ? ViewType() : ViewType(data(), extents_); }
+  ConstView view() const { return data() == nullptr ? ConstView() : ConstView(data(), extents_); }
 
   template <class U, class E>
     requires std::is_constructible_v<TensorView<U, E, Space>, ViewType>
@@ -153,52 +186,30 @@ class Tensor {
   auto flatten() const { return view().flatten(); }
 
   void swap(Tensor& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(capacity_, other.capacity_);
+    std::swap(block_, other.block_);
     std::swap(extents_, other.extents_);
-    std::swap(memory_, other.memory_);
   }
 
  private:
-  enum class Memory : char { own, zeroed, borrowed };  // zeroed: its own, from allocate_zeroed
+  using Block = detail::Block<Space, std::is_trivially_default_constructible_v<T> &&
+                                         std::is_same_v<Space, HostSpace>>;
 
-  // A space that is made from HostSpace may allocate in a way of its own.
-  static constexpr bool has_zeroed_blocks =
-      std::is_trivially_default_constructible_v<T> && std::is_same_v<Space, HostSpace>;
+  T* elements() const { return static_cast<T*>(block_.data); }
 
   /// Takes other extents. Returns whether that took a new block of zeros, as large ones are if
   /// asked for.
-  [[gnu::noinline]] bool fit(Shape extents, [[maybe_unused]] bool zeros) {
+  bool fit(Shape extents, bool zeros) {
     const Index count = detail::element_count<T>(extents, Space::name());
     bool is_zero = false;
-    if (count > capacity_ || data_ == nullptr) {
-      if (is_borrowed()) detail::refuse_growth(capacity_, extents.to_array());
-      const Index grown_count = std::max<Index>(count, 1);  // a tensor of no elements is not null
-      const std::size_t bytes = static_cast<std::size_t>(grown_count) * sizeof(T);
-      if constexpr (has_zeroed_blocks) is_zero = zeros && bytes >= Space::least_zeroed;
-      void* grown = nullptr;
-      if constexpr (has_zeroed_blocks)
-        if (is_zero) grown = Space::allocate_zeroed(bytes);
-      if (!is_zero) grown = Space::allocate(bytes);
-      release();
-      data_ = static_cast<T*>(grown);
-      capacity_ = grown_count;
-      memory_ = is_zero ? Memory::zeroed : Memory::own;
+    if (count > block_.capacity || block_.data == nullptr) {
+      if (is_borrowed()) detail::refuse_growth(block_.capacity, extents.to_array());
+      is_zero = block_.grow(count, sizeof(T), zeros);
     }
     extents_ = extents;
     return is_zero;
   }
 
-  [[gnu::noinline]] void release() noexcept {
-    if (data_ == nullptr || is_borrowed()) return;
-    if constexpr (has_zeroed_blocks)
-      if (memory_ == Memory::zeroed) return Space::deallocate_zeroed(data_);
-    Space::deallocate(data_);
-  }
-
-  T* data_ = nullptr;
-  Index capacity_ = 0;
-  Memory memory_ = Memory::own;
+  Block block_;
   Shape extents_{};
 };
 

@@ -10,11 +10,16 @@ namespace ssm::composed {
 struct H3Heads {
   template <class T, class Space>
   explicit H3Heads(const ssm::H3Mixer<T, Space>& a)
-      : count(a.dt.extent(0)), width(a.q.extent(2) / count) {}
+      : batch(a.q.extent(0)),
+        length(a.q.extent(1)),
+        count(a.dt.extent(0)),
+        width(a.q.extent(2) / count) {}
   constexpr Index channel(Index h, Index i) const { return h * width + i; }
   constexpr Index product(Index h, Index i, Index j) const { return (i * width + j) * count + h; }
   Index products() const { return width * width * count; }
 
+  Index batch;
+  Index length;
   Index count;
   Index width;
 };
@@ -68,10 +73,7 @@ struct HostProducts {
 
   template <class Ctx, class T, class Space>
   static void outer_product(Ctx&, const H3OuterProduct<T, Space>& a) {
-    for_each_product(a.heads, a.k, [&](Index b, Index t, Index h, Index i, Index j) {
-      a.products(b, t, a.heads.product(h, i, j)) =
-          a.k(b, t, a.heads.channel(h, i)) * a.v(b, t, a.heads.channel(h, j));
-    });
+    multiply<T>(a.heads, {a.k, Entry::i}, {a.v, Entry::j}, {a.products, Entry::product}, false);
   }
 
   template <class Ctx, class T, class Space>
@@ -79,43 +81,63 @@ struct HostProducts {
     const auto& a = g.forward;
     fill_zero(g.dk);
     fill_zero(g.dv);
-    for_each_product(a.heads, a.k, [&](Index b, Index t, Index h, Index i, Index j) {
-      const T dproduct = g.dproducts(b, t, a.heads.product(h, i, j));
-      g.dk(b, t, a.heads.channel(h, i)) += dproduct * a.v(b, t, a.heads.channel(h, j));
-      g.dv(b, t, a.heads.channel(h, j)) += dproduct * a.k(b, t, a.heads.channel(h, i));
-    });
+    multiply<T>(a.heads, {g.dproducts, Entry::product}, {a.v, Entry::j}, {g.dk, Entry::i}, true);
+    multiply<T>(a.heads, {g.dproducts, Entry::product}, {a.k, Entry::i}, {g.dv, Entry::j}, true);
   }
 
   template <class Ctx, class T, class Space>
   static void contract(Ctx&, const H3Contraction<T, Space>& a) {
     fill_zero(a.y);
-    for_each_product(a.heads, a.q, [&](Index b, Index t, Index h, Index i, Index j) {
-      a.y(b, t, a.heads.channel(h, j)) +=
-          a.q(b, t, a.heads.channel(h, i)) * a.sums(b, t, a.heads.product(h, i, j));
-    });
+    multiply<T>(a.heads, {a.q, Entry::i}, {a.sums, Entry::product}, {a.y, Entry::j}, true);
   }
 
   template <class Ctx, class T, class Space>
   static void contract_backward(Ctx&, const H3ContractionBackward<T, Space>& g) {
     const auto& a = g.forward;
     fill_zero(g.dq);
-    for_each_product(a.heads, a.q, [&](Index b, Index t, Index h, Index i, Index j) {
-      const T sum = a.sums(b, t, a.heads.product(h, i, j));
-      const T dy = g.dy(b, t, a.heads.channel(h, j));
-      g.dq(b, t, a.heads.channel(h, i)) += dy * sum;
-      g.dsums(b, t, a.heads.product(h, i, j)) = dy * a.q(b, t, a.heads.channel(h, i));
-    });
+    multiply<T>(a.heads, {g.dy, Entry::j}, {a.sums, Entry::product}, {g.dq, Entry::i}, true);
+    multiply<T>(a.heads, {g.dy, Entry::j}, {a.q, Entry::i}, {g.dsums, Entry::product}, false);
   }
 
  private:
-  /// Calls visit(b, t, h, i, j) for every entry of the outer product.
-  template <class V, class F>
-  static void for_each_product(const H3Heads& heads, const V& x, F&& visit) {
-    for (Index b = 0; b < x.extent(0); ++b)
-      for (Index t = 0; t < x.extent(1); ++t)
+  /// Which element of a head: of a channel i or j, or of their product.
+  enum class Entry { i, j, product };
+  template <class T>
+  struct Factor {
+    template <class V>
+    Factor(const V& view, Entry which)
+        : data(view.data()), stride{view.stride(0), view.stride(1), view.stride(2)}, entry(which) {}
+    /// That of the first head; further heads are `step` apart.
+    T* at(const H3Heads& heads, Index b, Index t, Index i, Index j) const {
+      const Index channel = entry == Entry::i   ? heads.channel(0, i)
+                            : entry == Entry::j ? heads.channel(0, j)
+                                                : heads.product(0, i, j);
+      return data + b * stride[0] + t * stride[1] + channel * stride[2];
+    }
+    Index step(const H3Heads& heads) const {
+      return entry == Entry::product ? stride[2] : heads.width * stride[2];
+    }
+    T* data;
+    Index stride[3];
+    Entry entry;
+  };
+
+  /// z = x·y, or z += x·y, for every i, j of every head at every position.
+  template <class T>
+  [[gnu::noinline]] static void multiply(const H3Heads& heads, const Factor<const T>& x,
+                                         const Factor<const T>& y, const Factor<T>& z, bool add) {
+    const Index x_step = x.step(heads), y_step = y.step(heads), z_step = z.step(heads);
+    for (Index b = 0; b < heads.batch; ++b)
+      for (Index t = 0; t < heads.length; ++t)
         for (Index i = 0; i < heads.width; ++i)
-          for (Index j = 0; j < heads.width; ++j)
-            for (Index h = 0; h < heads.count; ++h) visit(b, t, h, i, j);
+          for (Index j = 0; j < heads.width; ++j) {
+            const T *from_x = x.at(heads, b, t, i, j), *from_y = y.at(heads, b, t, i, j);
+            T* const to = z.at(heads, b, t, i, j);
+            for (Index h = 0; h < heads.count; ++h) {
+              const T product = from_x[h * x_step] * from_y[h * y_step];
+              to[h * z_step] = add ? to[h * z_step] + product : product;
+            }
+          }
   }
   template <class V>
   static void fill_zero(const V& x) {

@@ -15,7 +15,8 @@ struct ChannelStates {
 
   /// Fills `size` scalars; zero where there is no view and in the lanes beyond `count`.
   template <class V>
-  static void read(const V& states, Index sequence, Index channel, Index count, T* to, Index size) {
+  [[gnu::noinline]] static void read(const V& states, Index sequence, Index channel, Index count,
+                                     T* to, Index size) {
     std::fill_n(to, size, T{0});
     if (!states) return;
     for (Index lane = 0; lane < count; ++lane)
@@ -23,7 +24,8 @@ struct ChannelStates {
                [&](Index i, const T& element) { to[i * lanes + lane] = element; });
   }
   template <class V>
-  static void write(const V& states, Index sequence, Index channel, Index count, const T* from) {
+  [[gnu::noinline]] static void write(const V& states, Index sequence, Index channel, Index count,
+                                      const T* from) {
     for (Index lane = 0; lane < count; ++lane)
       for_each(states, sequence, channel + lane,
                [&](Index i, T& element) { element = from[i * lanes + lane]; });

@@ -114,7 +114,7 @@ class DiagonalScanBackward {
     }
 
     /// u of a chunk into scratch; returns its length.
-    Index load_inputs(Index c) const {
+    [[gnu::noinline]] Index load_inputs(Index c) const {
       const Index first = sequence_.begin + c * chunk;
       const Index length = std::min(chunk, sequence_.end - first);
       const Positions<const T, Arch> x(a_.x, sequence_.batch, channel_, count_);
@@ -165,7 +165,7 @@ class DiagonalScanBackward {
     }
 
     /// g = gate_out · dy; what the skip adds to du and to the output.
-    void load_gradients(Index first, Index length) const {
+    [[gnu::noinline]] void load_gradients(Index first, Index length) const {
       const Positions<const T, Arch> dy(g_.dy, sequence_.batch, channel_, count_);
       const Positions<const T, Arch> gate(a_.gate_out, sequence_.batch, channel_, count_);
       const Register skip = a_.skip ? modes_.gather_rows(a_.skip, block_) : Register(T{0});
@@ -248,7 +248,7 @@ class DiagonalScanBackward {
       });
     }
 
-    void store_gradients(Index first, Index length) const {
+    [[gnu::noinline]] void store_gradients(Index first, Index length) const {
       const auto in = [&](const View<const T, 3>& v) {
         return Positions<const T, Arch>(v, sequence_.batch, channel_, count_);
       };

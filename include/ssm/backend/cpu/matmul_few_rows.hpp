@@ -142,15 +142,15 @@ class MatmulFewRows {
         [&](auto c) { stored[c] = reinterpret_cast<const Stored*>(columns.data[c]); });
     Register sums[tile * chains];
     unrolled<tile * chains>([&](auto i) { sums[i] = Register(T{0}); });
-    const auto add_products = [&](auto chain, Index k, Index count) __attribute__((always_inline)) {
+    const auto add_products = [&](auto chain, Index k) __attribute__((always_inline)) {
       Register weights[streams];
       unrolled<streams>([&](auto c) {
-        Register weight = gather<T, Arch>(stored[c] + k, 1, count);
+        Register weight = load<T, Arch>(stored[c] + k);
         if constexpr (Rows > 1) keep_in_register<T, Arch>(weight);
         weights[c] = weight;
       });
       unrolled<Rows>([&](auto r) {
-        Register x = gather<T, Arch>(left + r * a.stride(0) + k, 1, count);
+        Register x = load<T, Arch>(left + r * a.stride(0) + k);
         keep_in_register<T, Arch>(x);
         unrolled<streams>([&](auto c) {
           constexpr int at = (r() * streams + c()) * chains + chain();
@@ -158,27 +158,26 @@ class MatmulFewRows {
         });
       });
     };
+    const Index ahead = m / 4 * depth * bytes >> columns.sharing;
     Index k = 0;
-    if constexpr (Rows > 1) {
-      const Index ahead = m / 4 * depth * bytes >> columns.sharing;
-      for (; k + lanes <= depth; k += lanes) {
-        if (k % line == 0)
-          unrolled<streams>([&](auto c) {
-            __builtin_prefetch(columns.next[c] + ahead + (k * bytes >> columns.sharing), 0, 2);
-          });
-        add_products(std::integral_constant<int, 0>{}, k, lanes);
-      }
+    for (; k + chains * lanes <= depth; k += chains * lanes) {
+      if (Rows > 1 && k % line == 0)
+        unrolled<streams>([&](auto c) {
+          __builtin_prefetch(columns.next[c] + ahead + (k * bytes >> columns.sharing), 0, 2);
+        });
+      unrolled<chains>([&](auto chain) { add_products(chain, k + chain * lanes); });
     }
-    for (; k + chains * lanes <= depth; k += chains * lanes)
-      unrolled<chains>([&](auto chain) { add_products(chain, k + chain * lanes, lanes); });
-    for (; k < depth; k += lanes)
-      add_products(std::integral_constant<int, 0>{}, k, std::min(lanes, depth - k));
     unrolled<tile>([&](auto i) {
       Register sum = sums[i() * chains];
       for (int chain = 1; chain < chains; ++chain) sum += sums[i() * chains + chain];
       constexpr int row = i() / streams, c = i() % streams;
       products[(c * max_rows + m + row) * group] = sum_of_lanes(sum);
     });
+    for (; k < depth; ++k)
+      for (int row = 0; row < Rows; ++row)
+        for (int c = 0; c < streams; ++c)
+          products[(c * max_rows + m + row) * group] +=
+              left[row * a.stride(0) + k] * scalar_cast<T>(stored[c][k]);
   }
 };
 

@@ -72,29 +72,42 @@ class MatmulPanels {
   static void pack_columns(const ssm::Matmul<T, HostSpace>& a, Index begin, Index depth,
                            Index first, T* to) {
     if (a.b) return pack<width>(a.b, begin, depth, first, to);
-    if (a.b_bf16) return pack<width>(a.b_bf16, begin, depth, first, to);
-    if (a.b_f16) return pack<width>(a.b_f16, begin, depth, first, to);
-    pack<width>(a.b_int8, begin, depth, first, to);
-    T scale[width];
-    for (Index i = 0; i < width; ++i)
-      scale[i] = first + i < a.b_scale.extent(0) ? static_cast<T>(a.b_scale(first + i)) : T{0};
-    for (Index k = 0; k < depth; ++k)
-      for (Index i = 0; i < width; ++i) to[k * width + i] *= scale[i];
+    T columns[width * max_depth];
+    const Index count = std::min(width, a.c.extent(1) - first);
+    if (a.b_bf16)
+      unpack(a.b_bf16, begin, depth, first, count, columns);
+    else if (a.b_f16)
+      unpack(a.b_f16, begin, depth, first, count, columns);
+    else
+      unpack(a.b_int8, begin, depth, first, count, columns);
+    for (Index i = 0; a.b_int8 && i < count; ++i)
+      for (Index k = 0; k < depth; ++k)
+        columns[i * max_depth + k] *= static_cast<T>(a.b_scale(first + i));
+    const View<const T, 2> view(columns, {depth, count}, {1, max_depth});
+    pack<width>(view, 0, depth, 0, to);
+  }
+
+  /// to[i·max_depth + k] = view(begin + k, first + i), in the scalar of the call.
+  template <class Source>
+  static void unpack(const View<const Source, 2>& view, Index begin, Index depth, Index first,
+                     Index count, T* to) {
+    for (Index i = 0; i < count; ++i)
+      for (Index k = 0; k < depth; ++k)
+        to[i * max_depth + k] = scalar_cast<T>(view(begin + k, first + i));
   }
 
   /// to[k][i] = view(begin + k, first + i) for k < depth and i < Size; columns that the view lacks
   /// become zero.
-  template <Index Size, class Source>
-  static void pack(const View<const Source, 2>& view, Index begin, Index depth, Index first,
-                   T* to) {
+  template <Index Size>
+  static void pack(const View<const T, 2>& view, Index begin, Index depth, Index first, T* to) {
     const Index depth_stride = view.stride(0), stride = view.stride(1);
-    const Source* from = view.data() + begin * depth_stride + first * stride;
+    const T* from = view.data() + begin * depth_stride + first * stride;
     const Index count = std::min(Size, view.extent(1) - first);
     if (count < Size) std::fill_n(to, depth * Size, T{0});
     if (stride == 1 && count == Size) {
       for (Index k = 0; k < depth; ++k)
         for (Index i = 0; i < Size; ++i)
-          to[k * Size + i] = scalar_cast<T>(from[k * depth_stride + i]);
+          to[k * Size + i] = from[k * depth_stride + i];
       return;
     }
     constexpr Index tile =
@@ -103,7 +116,7 @@ class MatmulPanels {
       const Index end = std::min(depth, k + tile);
       for (Index i = 0; i < count; ++i)
         for (Index j = k; j < end; ++j)
-          to[j * Size + i] = scalar_cast<T>(from[i * stride + j * depth_stride]);
+          to[j * Size + i] = from[i * stride + j * depth_stride];
     }
   }
 
