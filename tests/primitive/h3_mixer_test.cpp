@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ssm/op/h3_mixer.hpp"
 
+#include <array>
 #include <vector>
 
 #include "cuda/tensor_cores_on_host.hpp"
@@ -11,7 +12,7 @@ namespace {
 
 struct Case {
   Index batch = 2, length = 6, channels = 4, heads = 4, taps = 3;
-  bool states = true, final_states = true;
+  bool states = true, final_states = true, final_shift_gradient = true;
   Segments segments{};
   Layout layout = Layout::rows;
 };
@@ -34,7 +35,7 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
                                   {"initial_diagonal", test.states},
                                   {"dinitial_shift", test.states},
                                   {"dinitial_diagonal", test.states},
-                                  {"dfinal_shift", test.states},
+                                  {"dfinal_shift", test.states && test.final_shift_gradient},
                                   {"dfinal_diagonal", test.states}})) {
     if (!test.final_states) {
       this->forward.final_shift = {};
@@ -196,6 +197,37 @@ TEST_CASE_TEMPLATE("sequences in half types, by fused kernels where there are no
                               .final_states = false,
                               .segments = offsets},
                              only<TensorCores>);
+  }
+  cuda::pretend_tensor_core_kernels(false);
+}
+
+TEST_CASE("batches of bf16 sequences, in place, with states and without") {
+  for (const bool tensor_cores : {false, true}) {
+    CAPTURE(tensor_cores);
+    cuda::pretend_tensor_core_kernels(tensor_cores);
+    // Tiles of sequences and steps of positions that are not full, several of them, and few taps.
+    for (const auto& [batch, length, taps] :
+         {std::array<Index, 3>{8, 192, 64}, {9, 208, 20}, {5, 272, 64}, {70, 16, 20}})
+      for (const bool states : {false, true})
+        for (const bool final_states : {false, true})
+          equals_reference<Run<BFloat16>>({.batch = batch,
+                                           .length = length,
+                                           .channels = 72,
+                                           .heads = 72,
+                                           .taps = taps,
+                                           .states = states,
+                                           .final_states = final_states,
+                                           .final_shift_gradient = false},
+                                          only<BasicCuda<HostSpace>>);
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<BFloat16>>({.batch = 8,
+                                       .length = 192,
+                                       .channels = 72,
+                                       .heads = 72,
+                                       .taps = 20,
+                                       .final_shift_gradient = false,
+                                       .layout = layout},
+                                      only<BasicCuda<HostSpace>>);
   }
   cuda::pretend_tensor_core_kernels(false);
 }
