@@ -9,7 +9,7 @@ namespace ssm::cuda::device {
 
 struct BatchedAdjoint {
   ChannelRows<const BFloat16> v, q, dy;
-  ChannelRows<BFloat16> dv;
+  ChannelRows<BFloat16> dq, dv;
   Columns columns;
   int modes;
   const AdjointMatrices* matrices;       // [D]
@@ -45,19 +45,19 @@ __device__ inline void write_square(float* to, const float (&square)[2][4]) {
       to[(lane / 4 + 8 * (i / 2)) * kBlock + 8 * n + 2 * (lane % 4) + i % 2] = square[n][i];
 }
 
-/// r = conj(power)·r + 2·conj(c)·w
-__device__ inline void walk_back(float (&r)[4], const float (&w)[4], float2 power, float2 c) {
+/// r = conj(power)·r + w
+__device__ inline void walk_back(float (&r)[4], const float (&w)[4], float2 power) {
 #pragma unroll
   for (int s = 0; s < 2; ++s) {
-    const float2 next = multiply_add(conjugate(power), float2{r[s], r[s + 2]},
-                                     multiply(float2{2 * c.x, -2 * c.y}, {w[s], w[s + 2]}));
+    const float2 next =
+        multiply_add(conjugate(power), float2{r[s], r[s + 2]}, float2{w[s], w[s + 2]});
     r[s] = next.x, r[s + 2] = next.y;
   }
 }
 
-/// The adjoint walk of the diagonal model and its gates: dv, the gradient of shift(k), and the sums
-/// that the parameters' gradients are made of. States of a step are computed again from the one
-/// before it.
+/// The adjoint walk of the diagonal model and its gates: dq, dv, the gradient of shift(k), and the
+/// sums that the parameters' gradients are made of. States of a step are computed again from the
+/// one before it.
 static __global__ void __launch_bounds__(kMixerThreads, 1)
     batched_h3_adjoint(const BatchedAdjoint launch) {
   extern __shared__ uint4 bytes[];
@@ -65,18 +65,23 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int channel = blockIdx.x * kSide + warp;
   const Columns columns = launch.columns;
+  const ColumnPlace place(columns);
   const int steps = columns.steps();
   const Index tile = static_cast<Index>(channel) * gridDim.y + blockIdx.y;
+  IncomingSteps values(launch.v, place, steps - 1), queries(launch.q, place, steps - 1),
+      gradients(launch.dy, place, steps - 1);
+  const uint4* next_kept =
+      launch.kept + (tile * steps + steps - 1) * kKeptTensors * kKeptWords + lane;
   const auto fetch = [&](int step) {
     if (step >= 0) {
       IncomingRows* const to = shared.incoming[step % 2];
-      fetch_step(to[0], launch.v, columns, step);
-      fetch_step(to[1], launch.q, columns, step);
-      fetch_step(to[2], launch.dy, columns, step);
-      const uint4* const from = launch.kept + (tile * steps + step) * kKeptTensors * kKeptWords;
+      values.fetch<-1>(to[0], place, step);
+      queries.fetch<-1>(to[1], place, step);
+      gradients.fetch<-1>(to[2], place, step);
 #pragma unroll
       for (int i = 0; i < 2 * kKeptTensors; ++i)
-        copy_async(&shared.kept[step % 2][warp][i][lane], from + 32 * i + lane);
+        copy_async(&shared.kept[step % 2][warp][i][lane], next_kept + 32 * i);
+      next_kept -= kKeptTensors * kKeptWords;
     }
     commit_copies();
   };
@@ -113,9 +118,13 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
       shared.queries.read_words(output_words);
       shared.gradients.read_words(factor);
       const float skip = mine.skip;
+      unsigned ungated[8];
+      read_kept(ungated, kept[2 * kKeptOutputs][lane], kept[2 * kKeptOutputs + 1][lane]);
+      __syncwarp();
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         output_words[j] = multiply_pairs(output_words[j], factor[j]);
+        shared.gradients.write_word(j, multiply_pairs(ungated[j], factor[j]));
         dinput[j / 2][2 * (j % 2)] = skip * low_of(output_words[j]);
         dinput[j / 2][2 * (j % 2) + 1] = skip * high_of(output_words[j]);
         inputs[j] = transpose_tile(input_words[j]);
@@ -137,25 +146,24 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     read_kept(start, kept[2 * kKeptStates][lane], kept[2 * kKeptStates + 1][lane]);
 #pragma unroll
     for (int m = 0; m < kModeTiles; ++m) {
-      const uint4 reach = mine.reach[0].fragment[m][lane], reach1 = mine.reach[1].fragment[m][lane],
+      const uint4 lift = mine.lift[0].fragment[m][lane], lift1 = mine.lift[1].fragment[m][lane],
                   raise = mine.raise[0].fragment[m][lane], raise1 = mine.raise[1].fragment[m][lane],
                   spread = mine.spread.fragment[m][lane];
-      const float2 power = mine.power[8 * m + g], b = mine.input[8 * m + g],
-                   c = mine.output[8 * m + g];
+      const float2 power = mine.power[8 * m + g], scaled{kBlock * power.x, kBlock * power.y};
       float added[kStepBlocks][4] = {}, state[kStepBlocks][4];
       state[0][0] = low_of(start[2 * m]), state[0][1] = high_of(start[2 * m]);
       state[0][2] = low_of(start[2 * m + 1]), state[0][3] = high_of(start[2 * m + 1]);
 #pragma unroll
       for (int i = 0; i < kStepBlocks; ++i) {
-        multiply_block(added[i], reach, inputs[2 * i], inputs[2 * i + 1]);
-        multiply_block(added[i], reach1, inputs[2 * i], inputs[2 * i + 1]);
+        multiply_block(added[i], lift, inputs[2 * i], inputs[2 * i + 1]);
+        multiply_block(added[i], lift1, inputs[2 * i], inputs[2 * i + 1]);
       }
 #pragma unroll
       for (int i = 0; i + 1 < kStepBlocks; ++i)
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
           const float2 next = multiply_add(power, float2{state[i][s], state[i][s + 2]},
-                                           multiply(b, float2{added[i][s], added[i][s + 2]}));
+                                           float2{added[i][s], added[i][s + 2]});
           state[i + 1][s] = next.x, state[i + 1][s + 2] = next.y;
         }
       float(&r)[4] = adjoint[m];
@@ -164,28 +172,25 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
         if (i >= blocks) continue;
         multiply_block(dinput[i], spread, transpose_tile(pack_bf16(r[0], r[1])),
                        transpose_tile(pack_bf16(r[2], r[3])));
-        float raised[4] = {}, raised_slope[4] = {}, reach_slope[4] = {};
+        float raised[4] = {}, raised_slope[4] = {}, lift_slope[4] = {};
         multiply_block(raised, raise, outputs[2 * i], outputs[2 * i + 1]);
         multiply_block(raised, raise1, outputs[2 * i], outputs[2 * i + 1]);
         multiply_block(raised_slope, raise, multiply_pairs(outputs[2 * i], rising[0]),
                        multiply_pairs(outputs[2 * i + 1], rising[1]));
-        multiply_block(reach_slope, reach, multiply_pairs(inputs[2 * i], falling[0]),
+        multiply_block(lift_slope, lift, multiply_pairs(inputs[2 * i], falling[0]),
                        multiply_pairs(inputs[2 * i + 1], falling[1]));
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
-          const float2 after{r[s], r[s + 2]}, w{raised[s], raised[s + 2]};
-          const float2 before = conjugate({state[i][s], state[i][s + 2]});
+          const float2 after{r[s], r[s + 2]}, before = conjugate({state[i][s], state[i][s + 2]});
           float2(&sum)[kAdjointSums] = total[m];
-          sum[kStateOutputs] = multiply_add(before, w, sum[kStateOutputs]);
-          sum[kInputAdjoints] =
-              multiply_add(conjugate({added[i][s], added[i][s + 2]}), after, sum[kInputAdjoints]);
-          sum[kStateAdjoints] = multiply_add(before, after, sum[kStateAdjoints]);
-          sum[kSlopeAdjoints] = multiply_add(conjugate({reach_slope[s], reach_slope[s + 2]}), after,
-                                             sum[kSlopeAdjoints]);
-          sum[kStateSlopes] =
-              multiply_add(before, {raised_slope[s], raised_slope[s + 2]}, sum[kStateSlopes]);
+          sum[kSumC] = multiply_add(before, {raised[s], raised[s + 2]}, sum[kSumC]);
+          sum[kSumB] = multiply_add(conjugate({added[i][s], added[i][s + 2]}), after, sum[kSumB]);
+          const float2 slope = multiply_add(scaled, float2{state[i][s], state[i][s + 2]},
+                                            float2{lift_slope[s], lift_slope[s + 2]});
+          sum[kSumA] = multiply_add(conjugate(slope), after, sum[kSumA]);
+          sum[kSumA] = multiply_add(before, {raised_slope[s], raised_slope[s + 2]}, sum[kSumA]);
         }
-        walk_back(r, raised, power, c);
+        walk_back(r, raised, power);
       }
     }
 
@@ -205,7 +210,8 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     dshifted -= kKeptWords;
     fetch(step - 2);
     __syncthreads();
-    shared.values.gather(launch.dv, columns, step);
+    shared.values.gather(launch.dv, place, step);
+    shared.gradients.gather(launch.dq, place, step);
     __syncwarp();
   }
 
@@ -233,11 +239,13 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   const int channel = blockIdx.x * kSide + warp;
   const Columns columns = launch.columns;
+  const ColumnPlace place(columns);
   const int steps = columns.steps();
+  IncomingSteps queries(launch.q, place, steps - 1), gradients(launch.dy, place, steps - 1);
   const auto fetch = [&](int step) {
     if (step >= 0) {
-      fetch_step(shared.incoming[step % 2][0], launch.q, columns, step);
-      fetch_step(shared.incoming[step % 2][1], launch.dy, columns, step);
+      queries.fetch<-1>(shared.incoming[step % 2][0], place, step);
+      gradients.fetch<-1>(shared.incoming[step % 2][1], place, step);
     }
     commit_copies();
   };
@@ -271,7 +279,7 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
         float raised[4] = {};
         multiply_block(raised, raise, outputs[2 * i], outputs[2 * i + 1]);
         multiply_block(raised, rest, outputs[2 * i], outputs[2 * i + 1]);
-        walk_back(adjoint[m], raised, mine.power[8 * m + g], mine.output[8 * m + g]);
+        walk_back(adjoint[m], raised, mine.power[8 * m + g]);
       }
     }
     __syncthreads();
@@ -291,6 +299,7 @@ struct BatchedShiftAdjoint {
 struct BatchedShiftShared {
   TapMatrix taps[kSide];
   IncomingRows incoming[2];
+  uint4 dshifted[2][kSide][2][32];  // a slot a lane
   ChannelTile keys;
 };
 
@@ -303,41 +312,50 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int channel = blockIdx.x * kSide + warp;
   const Columns columns = launch.columns;
+  const ColumnPlace place(columns);
   const int steps = columns.steps();
   const int share = (steps + gridDim.z - 1) / gridDim.z, begin = blockIdx.z * share,
             end = min(begin + share, steps);
   const Index tile = static_cast<Index>(channel) * gridDim.y + blockIdx.y;
-  const uint4* const dshifted = launch.dshifted + tile * steps * kKeptWords;
+  const uint4* const dshifted = launch.dshifted + tile * steps * kKeptWords + lane;
+  // Keys of a step come with the gradients of the next one. What follows a segment is the start of
+  // another.
   const auto fetch = [&](int step) {
-    if (step < end) fetch_step(shared.incoming[step & 1], launch.k, columns, step);
-    commit_copies();
-  };
-  const auto gradients = [&](unsigned(&words)[8], int step) {
-    uint4 low{}, high{};
-    if (step < steps || columns.segments > 1) {
-      const uint4* const from = dshifted + (step < steps ? step : 0) * kKeptWords;
-      low = from[lane], high = from[32 + lane];
+    if (step < end) {
+      fetch_step(shared.incoming[step & 1], launch.k, place, step);
+      const bool inside = step + 1 < steps;
+      const uint4* const from = dshifted + (inside ? step + 1 : 0) * kKeptWords;
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        copy_async_or_zero(&shared.dshifted[step & 1][warp][i][lane], from + 32 * i,
+                           inside || columns.segments > 1);
     }
-    read_kept(words, low, high);
+    commit_copies();
   };
   stage(reinterpret_cast<uint4*>(shared.taps), launch.taps + blockIdx.x * kSide,
         sizeof(shared.taps));
   fetch(begin - 1);
   fetch(begin);
   float square[kStepBlocks + 1][2][4] = {};
-  unsigned here[8], next[8], keys[16] = {};  // words; the keys' with those of the step before
-  unsigned operands[16];                     // of the gradients: this step, then the next
-  gradients(here, begin);
-#pragma unroll
-  for (int j = 0; j < 8; ++j) operands[8 + j] = transpose_tile(here[j]);
+  unsigned keys[16] = {};      // words, those of the step before first
+  unsigned operands[16] = {};  // of the gradients: this step, then the next
 
   for (int step = begin - 1; step < end; ++step) {
     wait_for_all_but_last_copies();
     __syncwarp();
     shared.keys.scatter(shared.incoming[step & 1]);
+    {
+      unsigned next[8];
+      const auto& slots = shared.dshifted[step & 1][warp];
+      read_kept(next, slots[0][lane], slots[1][lane]);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        operands[j] = operands[8 + j];
+        operands[8 + j] = transpose_tile(next[j]);
+      }
+    }
     __syncwarp();
     fetch(step + 2);
-    if (step >= begin) gradients(next, step + 1);
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < 8; ++j) keys[j] = keys[8 + j];
@@ -349,13 +367,7 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     }
     __syncwarp();
     if (step >= begin) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        operands[j] = operands[8 + j];
-        operands[8 + j] = transpose_tile(next[j]);
-      }
       if (step + 1 == steps && columns.segments > 1) {
-        // What follows a segment is the start of the next one.
         const bool last = columns.segment(blockIdx.y * kSide + lane / 4) + 1 == columns.segments;
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
@@ -378,19 +390,21 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
                            operands[2 * (i + d)], operands[2 * (i + d) + 1]);
       }
 #pragma unroll
-      for (int d = 0; d <= kStepBlocks; ++d)
-#pragma unroll
-        for (int i = 0; i < 8; i += 4)
-          add_square(square[d], here[i], here[i + 1], here[i + 2], here[i + 3], keys[8 + i - 2 * d],
-                     keys[9 + i - 2 * d], keys[10 + i - 2 * d], keys[11 + i - 2 * d]);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
+      for (int j = 0; j < 8; ++j)
         shared.keys.write_word(j, pack_bf16(sum[j / 2][2 * (j % 2)], sum[j / 2][2 * (j % 2) + 1]));
-        here[j] = next[j];
+#pragma unroll
+      for (int i = 0; i < 8; i += 4) {
+        unsigned here[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) here[j] = transpose_tile(operands[i + j]);
+#pragma unroll
+        for (int d = 0; d <= kStepBlocks; ++d)
+          add_square(square[d], here[0], here[1], here[2], here[3], keys[8 + i - 2 * d],
+                     keys[9 + i - 2 * d], keys[10 + i - 2 * d], keys[11 + i - 2 * d]);
       }
     }
     __syncthreads();
-    if (step >= begin) shared.keys.gather(launch.dk, columns, step);
+    if (step >= begin) shared.keys.gather(launch.dk, place, step);
     __syncwarp();
   }
 #pragma unroll

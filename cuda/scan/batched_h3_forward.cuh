@@ -21,8 +21,19 @@ struct BatchedForward {
 struct BatchedForwardShared {
   ForwardMatrices matrices[kSide];
   IncomingRows incoming[2][3];
-  ChannelTile keys, values, gates;
+  ChannelTile keys[2], values[2], gates;
+  uint4 inputs[2][kSide][2][32];  // words of v ⊙ shift(k), from one group of warps to the other
 };
+
+// Barriers of a block by number, the threads that arrive among them.
+enum Barrier { kShiftGroup = 1, kDiagonalGroup, kFull, kEmpty = kFull + 2 };
+inline constexpr int kForwardThreads = 2 * kMixerThreads;
+__device__ inline void wait_at(int barrier, int threads) {
+  asm volatile("bar.sync %0,%1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ inline void arrive_at(int barrier, int threads) {
+  asm volatile("bar.arrive %0,%1;" ::"r"(barrier), "r"(threads) : "memory");
+}
 
 /// shift(k) of a step: `before` and `here` are the operands of the step before and of this one.
 __device__ inline void shift_step(float (&sum)[kStepBlocks][4], const TapMatrix& taps,
@@ -47,106 +58,139 @@ __device__ inline void shift_step(float (&sum)[kStepBlocks][4], const TapMatrix&
   }
 }
 
-/// What the forward walk leaves: y, y and what the adjoint walk needs, or the final states alone.
-enum class Leaves { output, tape, states };
+/// What the forward walk leaves beside the final states: y, what the adjoint walk needs, both, or
+/// nothing.
+enum class Leaves { output, tape, output_and_tape, states };
 
-/// y = gate ⊙ diagonal(v ⊙ shift(k)), states in and out.
-template <Leaves What>
-__global__ void __launch_bounds__(kMixerThreads, 1)
-    batched_h3_forward(const BatchedForward launch) {
-  constexpr bool Keep = What == Leaves::tape, Output = What != Leaves::states;
-  extern __shared__ uint4 bytes[];
-  auto& shared = *reinterpret_cast<BatchedForwardShared*>(bytes);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+/// The first group of warps: v ⊙ shift(k), step by step.
+template <bool Keep>
+__device__ inline void walk_shift(const BatchedForward& launch, BatchedForwardShared& shared,
+                                  uint4* kept) {
+  const int warp = side_warp(), lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int channel = blockIdx.x * kSide + warp;
   const Columns columns = launch.columns;
+  const ColumnPlace place(columns);
   const int steps = columns.steps();
+  unsigned before[8] = {};
+  if (columns.segments > 1) {
+    fetch_step(shared.incoming[0][0], launch.k, place, -1);
+    wait_for_copies();
+    __syncwarp();
+    shared.keys[1].scatter(shared.incoming[0][0]);
+    wait_at(kShiftGroup, kMixerThreads);
+    shared.keys[1].read_operands(before);
+  }
+  IncomingSteps keys(launch.k, place, 0), values(launch.v, place, 0);
   const auto fetch = [&](int step) {
     if (step < steps) {
-      IncomingRows* const to = shared.incoming[step % 2];
-      fetch_step(to[0], launch.k, columns, step);
-      fetch_step(to[1], launch.v, columns, step);
-      if constexpr (Output) fetch_step(to[2], launch.gate, columns, step);
+      keys.fetch<1>(shared.incoming[step % 2][0], place, step);
+      values.fetch<1>(shared.incoming[step % 2][1], place, step);
     }
     commit_copies();
   };
-  stage(reinterpret_cast<uint4*>(shared.matrices), launch.matrices + blockIdx.x * kSide,
-        sizeof(shared.matrices));
-  unsigned before[8] = {};
-  if (columns.segments > 1) {
-    fetch_step(shared.incoming[0][0], launch.k, columns, -1);
-    wait_for_copies();
-    __syncwarp();
-    shared.keys.scatter(shared.incoming[0][0]);
-    __syncthreads();
-    shared.keys.read_operands(before);
-    __syncthreads();
-  }
   fetch(0);
   fetch(1);
-  const ForwardMatrices& mine = shared.matrices[warp];
-  uint4* kept = launch.kept + (static_cast<Index>(channel) * gridDim.y + blockIdx.y) * steps *
-                                  kKeptTensors * kKeptWords;
-  float state[kModeTiles][4];
-  read_states(state, launch.initial, channel, columns.count(), launch.modes);
-
+  wait_for_all_but_last_copies();
+  __syncthreads();  // the matrices are there
+  const TapMatrix& taps = shared.matrices[warp].taps;
   for (int step = 0; step < steps; ++step) {
+    const int half = step % 2;
     wait_for_all_but_last_copies();
     __syncwarp();
-    shared.keys.scatter(shared.incoming[step % 2][0]);
-    shared.values.scatter(shared.incoming[step % 2][1]);
-    if constexpr (Output) shared.gates.scatter(shared.incoming[step % 2][2]);
+    shared.keys[half].scatter(shared.incoming[half][0]);
+    shared.values[half].scatter(shared.incoming[half][1]);
     __syncwarp();
     fetch(step + 2);
-    __syncthreads();
+    wait_at(kShiftGroup, kMixerThreads);
 
     float sum[kStepBlocks][4] = {};
     {
       unsigned here[8];
-      shared.keys.read_operands(here);
-      shift_step(sum, mine.taps, before, here);
+      shared.keys[half].read_operands(here);
+      shift_step(sum, taps, before, here);
 #pragma unroll
       for (int j = 0; j < 8; ++j) before[j] = here[j];
     }
     if (step == 0 && launch.history != nullptr) {
 #pragma unroll
-      for (int i = 0; i < kStepBlocks; ++i)
+      for (int s = 0; s < 2; ++s) {
+        const int column = blockIdx.y * kSide + 2 * q + s;
+        if (column >= columns.count() || columns.segment(column) != 0) continue;
+        const float* const history =
+            launch.history +
+            (static_cast<Index>(channel) * columns.sequences + columns.sequence(column)) *
+                kMixerTaps;
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const int column = blockIdx.y * kSide + 2 * q + c % 2;
-          if (column < columns.count() && columns.segment(column) == 0)
-            sum[i][c] += launch.history[(static_cast<Index>(channel) * columns.sequences +
-                                         columns.sequence(column)) *
-                                            kMixerTaps +
-                                        kBlock * i + 8 * (c / 2) + g];
-        }
-    }
-    unsigned words[8], operands[8];  // of v ⊙ shift(k)
-    {
-      unsigned values[8];
-      [[maybe_unused]] unsigned shifted[8];
-      shared.values.read_words(values);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        float(&x)[4] = sum[j / 2];
-        const int c = 2 * (j % 2);
-        if constexpr (Keep) shifted[j] = pack_bf16(x[c], x[c + 1]);
-        words[j] = pack_bf16(x[c] * low_of(values[j]), x[c + 1] * high_of(values[j]));
-        operands[j] = transpose_tile(words[j]);
-      }
-      if constexpr (Keep) {
-        unsigned states[8];
-#pragma unroll
-        for (int j = 0; j < 8; ++j)
-          states[j] = pack_bf16(state[j / 2][2 * (j % 2)], state[j / 2][2 * (j % 2) + 1]);
-        keep_words(kept + kKeptInputs * kKeptWords, words);
-        keep_words(kept + kKeptShifted * kKeptWords, shifted);
-        keep_words(kept + kKeptStates * kKeptWords, states);
-        kept += kKeptTensors * kKeptWords;
+        for (int j = 0; j < 8; ++j) sum[j / 2][2 * (j % 2) + s] += history[8 * j + g];
       }
     }
+    unsigned words[8], value[8];
+    [[maybe_unused]] unsigned shifted[8];
+    shared.values[half].read_words(value);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float(&x)[4] = sum[j / 2];
+      const int c = 2 * (j % 2);
+      if constexpr (Keep) shifted[j] = pack_bf16(x[c], x[c + 1]);
+      words[j] = pack_bf16(x[c] * low_of(value[j]), x[c + 1] * high_of(value[j]));
+    }
+    if constexpr (Keep) {
+      keep_words(kept + kKeptInputs * kKeptWords, words);
+      keep_words(kept + kKeptShifted * kKeptWords, shifted);
+      kept += kKeptTensors * kKeptWords;
+    }
+    if (step >= 2) wait_at(kEmpty + half, kForwardThreads);
+    keep_words(&shared.inputs[half][warp][0][0], words);
+    arrive_at(kFull + half, kForwardThreads);
+  }
+}
 
+/// The second one: the diagonal model and the output, a step behind.
+template <bool Output, bool Keep>
+__device__ inline void walk_diagonal(const BatchedForward& launch, BatchedForwardShared& shared,
+                                     uint4* kept) {
+  const int warp = side_warp(), lane = threadIdx.x % 32, g = lane / 4;
+  const int channel = blockIdx.x * kSide + warp;
+  const Columns columns = launch.columns;
+  const ColumnPlace place(columns);
+  const int steps = columns.steps();
+  IncomingSteps gates(Output ? launch.gate : launch.v, place, 0);
+  const auto fetch = [&](int step) {
+    if constexpr (Output)
+      if (step < steps) gates.fetch<1>(shared.incoming[step % 2][2], place, step);
+    commit_copies();
+  };
+  fetch(0);
+  fetch(1);
+  wait_for_all_but_last_copies();
+  __syncthreads();  // the matrices are there
+  const ForwardMatrices& mine = shared.matrices[warp];
+  float state[kModeTiles][4];
+  read_states(state, launch.initial, channel, columns.count(), launch.modes);
+  for (int step = 0; step < steps; ++step) {
+    const int half = step % 2;
     if constexpr (Output) {
+      wait_for_all_but_last_copies();
+      __syncwarp();
+      shared.gates.scatter(shared.incoming[half][2]);
+      __syncwarp();
+      fetch(step + 2);
+    }
+    wait_at(kFull + half, kForwardThreads);
+    unsigned words[8], operands[8];
+    read_kept(words, shared.inputs[half][warp][0][lane], shared.inputs[half][warp][1][lane]);
+    if (step + 2 < steps) arrive_at(kEmpty + half, kForwardThreads);
+    if constexpr (Keep) {
+      unsigned states[8];
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        states[j] = pack_bf16(state[j / 2][2 * (j % 2)], state[j / 2][2 * (j % 2) + 1]);
+      keep_words(kept + kKeptStates * kKeptWords, states);
+    }
+    float sum[kStepBlocks][4] = {};
+#pragma unroll
+    for (int j = 0; j < 8; ++j) operands[j] = transpose_tile(words[j]);
+    if constexpr (Output || Keep) {
       const unsigned first = mine.toeplitz[0][lane], second = mine.toeplitz[1][lane];
       const float skip = mine.skip;
 #pragma unroll
@@ -175,7 +219,7 @@ __global__ void __launch_bounds__(kMixerThreads, 1)
       for (int i = 0; i < kStepBlocks; ++i) {
         if (i >= blocks) break;
         float(&s)[4] = state[m];
-        if constexpr (Output)
+        if constexpr (Output || Keep)
           multiply_block(sum[i], lower, transpose_tile(pack_bf16(s[0], s[1])),
                          transpose_tile(pack_bf16(s[2], s[3])));
 #pragma unroll
@@ -186,7 +230,13 @@ __global__ void __launch_bounds__(kMixerThreads, 1)
         }
       }
     }
-
+    if constexpr (Keep) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        words[j] = pack_bf16(sum[j / 2][2 * (j % 2)], sum[j / 2][2 * (j % 2) + 1]);
+      keep_words(kept + kKeptOutputs * kKeptWords, words);
+      kept += kKeptTensors * kKeptWords;
+    }
     if constexpr (Output) {
       shared.gates.read_words(words);
       __syncwarp();
@@ -197,13 +247,31 @@ __global__ void __launch_bounds__(kMixerThreads, 1)
         shared.gates.write_word(j,
                                 pack_bf16(x[c] * low_of(words[j]), x[c + 1] * high_of(words[j])));
       }
-      __syncthreads();
-      shared.gates.gather(launch.y, columns, step);
-    } else {
-      __syncthreads();
+      wait_at(kDiagonalGroup, kMixerThreads);
+      shared.gates.gather(launch.y, place, step);
     }
   }
   write_states(launch.final_state, state, channel, columns.count(), launch.modes);
+}
+
+/// y = gate ⊙ diagonal(v ⊙ shift(k)), states in and out, by two groups of eight warps: twice as
+/// many are under way, and each has half of the code.
+template <Leaves What>
+__global__ void __launch_bounds__(kForwardThreads, 1)
+    batched_h3_forward(const BatchedForward launch) {
+  constexpr bool Keep = What == Leaves::tape || What == Leaves::output_and_tape;
+  constexpr bool Output = What == Leaves::output || What == Leaves::output_and_tape;
+  extern __shared__ uint4 bytes[];
+  auto& shared = *reinterpret_cast<BatchedForwardShared*>(bytes);
+  const Index channel = static_cast<Index>(blockIdx.x) * kSide + side_warp();
+  uint4* const kept = launch.kept + (channel * gridDim.y + blockIdx.y) * launch.columns.steps() *
+                                        kKeptTensors * kKeptWords;
+  stage(reinterpret_cast<uint4*>(shared.matrices), launch.matrices + blockIdx.x * kSide,
+        sizeof(shared.matrices));
+  if (threadIdx.x < kMixerThreads)
+    walk_shift<Keep>(launch, shared, kept);
+  else
+    walk_diagonal<Output, Keep>(launch, shared, kept);
 }
 
 }  // namespace ssm::cuda::device

@@ -46,17 +46,18 @@ struct ForwardMatrices {
   float2 power[kMixerModes];  // a^16
   float skip;
 };
-/// And to the adjoint walk. Input and output are apart: gradients divide by neither.
+/// And to the adjoint walk.
 struct AdjointMatrices {
-  StateMatrix reach[2];      // [states, positions]  a^(15−j): two terms
-  StateMatrix raise[2];      // [states, positions]  conj(a^(i+1)): two terms
+  StateMatrix lift[2];
+  StateMatrix raise[2];      // [states, positions]  2·conj(c·a^(i+1)): two terms
   StateMatrix spread;        // [positions, states]  Re(conj(x_j)·)
   unsigned toeplitz[2][32];  // the transpose
   float2 power[kMixerModes];
-  float2 input[kMixerModes];   // b
-  float2 output[kMixerModes];  // c
   float skip;
 };
+
+/// Which of the eight warps of its group this one is.
+__device__ inline int side_warp() { return static_cast<int>(threadIdx.x) / 32 % kSide; }
 
 /// A [B, L, D] tensor with channels contiguous.
 template <class T>
@@ -80,6 +81,23 @@ struct Columns {
   __device__ int sequence(int column) const { return column / segments; }
   __device__ int segment(int column) const { return column % segments; }
 };
+/// Where the warp's column lies while numbers come or go.
+struct ColumnPlace {
+  explicit __device__ ColumnPlace(const Columns& columns)
+      : column(static_cast<int>(blockIdx.y) * kSide + side_warp()),
+        sequence(columns.sequence(column)),
+        first(column < columns.count() ? columns.segment(column) * columns.length : 0),
+        length(column < columns.count() ? columns.length : 0) {}
+  /// The first of the block's channels at the column's first position.
+  template <class T>
+  __device__ T* in(const ChannelRows<T>& x) const {
+    return x.data + sequence * x.batch_stride + first * x.position_stride +
+           static_cast<Index>(blockIdx.x) * kSide;
+  }
+  int column;
+  Index sequence, first;
+  int length;
+};
 
 /// An 8 × 8 tile of 16-bit numbers, row g and columns 2q, 2q + 1 in a lane, transposed.
 __device__ inline unsigned transpose_tile(unsigned pairs) {
@@ -99,6 +117,14 @@ __device__ inline void multiply_block(float (&sum)[4], const uint4& matrix, unsi
   multiply_tile(sum, left, right0, right1);
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Copies 16 bytes, or writes as many zeros and reads nothing. The rest of the line is brought to
+/// the L2 cache: other blocks want it.
+__device__ inline void copy_channels(void* to, const void* from, bool is_there) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0],[%1],16,%2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(is_there ? 16 : 0)
+               : "memory");
+}
 /// Waits for all groups of this thread's copies but the last.
 __device__ inline void wait_for_all_but_last_copies() {
   asm volatile("cp.async.wait_group 1;" ::: "memory");
@@ -110,21 +136,36 @@ using IncomingRows = uint4[kSide][kStep];
 /// Starts this lane's copies of step `step` of the warp's column; zeros where there is none. Step
 /// −1 is what lies before the segment.
 __device__ inline void fetch_step(IncomingRows& to, const ChannelRows<const BFloat16>& from,
-                                  const Columns& columns, int step) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int column = blockIdx.y * kSide + warp;
-  const int first = columns.segment(column) * columns.length;
-  const BFloat16* const row = from.data + columns.sequence(column) * from.batch_stride +
-                              static_cast<Index>(blockIdx.x) * kSide;
+                                  const ColumnPlace& place, int step) {
+  const int warp = side_warp(), lane = threadIdx.x % 32;
+  const BFloat16* const column = place.in(from);
 #pragma unroll
   for (int i = 0; i < kStep; i += 32) {
     const int position = step * kStep + i + lane;
-    const bool there =
-        column < columns.count() && first + position >= 0 && position < columns.length;
-    copy_async_or_zero(&to[warp][i + lane],
-                       there ? row + (first + position) * from.position_stride : from.data, there);
+    copy_channels(&to[warp][i + lane], column + position * from.position_stride,
+                  place.first + position >= 0 && position < place.length);
   }
 }
+/// The same for steps in order, from `step` on.
+class IncomingSteps {
+ public:
+  __device__ IncomingSteps(const ChannelRows<const BFloat16>& from, const ColumnPlace& place,
+                           int step)
+      : next_(place.in(from) + (step * kStep + threadIdx.x % 32) * from.position_stride),
+        half_(kStep / 2 * from.position_stride) {}
+  /// Of step `step`; Direction leads to the next one.
+  template <int Direction>
+  __device__ void fetch(IncomingRows& to, const ColumnPlace& place, int step) {
+    const int warp = side_warp(), lane = threadIdx.x % 32, position = step * kStep + lane;
+    copy_channels(&to[warp][lane], next_, position < place.length);
+    copy_channels(&to[warp][32 + lane], next_ + half_, position + 32 < place.length);
+    next_ += Direction * 2 * half_;
+  }
+
+ private:
+  const BFloat16* next_;
+  Index half_;
+};
 
 /// A step of one tensor, channel by channel: 64 positions of every column. The pitches keep both
 /// sides free of bank conflicts.
@@ -137,7 +178,7 @@ struct ChannelTile {
   }
   /// The warp's column, as it came from memory, to all channels.
   __device__ void scatter(IncomingRows& from) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = side_warp(), lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       unsigned words[4];
@@ -148,7 +189,7 @@ struct ChannelTile {
   }
   /// The warp's channel: as right operands, word j positions 8j + 2q, + 1 of column g.
   __device__ void read_operands(unsigned (&to)[8]) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = side_warp(), lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       unsigned words[4];
@@ -159,7 +200,7 @@ struct ChannelTile {
   }
   /// The same as words of a step.
   __device__ void read_words(unsigned (&to)[8]) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = side_warp(), lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       unsigned words[4];
@@ -170,23 +211,20 @@ struct ChannelTile {
   }
   /// Word j of the warp's channel.
   __device__ void write_word(int j, unsigned word) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp = side_warp(), lane = threadIdx.x % 32;
     *at(warp, lane / 4, 4 * j + lane % 4) = transpose_tile(word);
   }
   /// The warp's column of all channels to memory.
-  __device__ void gather(const ChannelRows<BFloat16>& to, const Columns& columns, int step) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const int column = blockIdx.y * kSide + warp;
-    const Index first = columns.segment(column) * columns.length;
-    BFloat16* const row = to.data + columns.sequence(column) * to.batch_stride +
-                          first * to.position_stride + static_cast<Index>(blockIdx.x) * kSide +
-                          2 * q;
+  __device__ void gather(const ChannelRows<BFloat16>& to, const ColumnPlace& place, int step) {
+    const int warp = side_warp(), lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+    const int left = place.length - step * kStep - g;
+    BFloat16* row = place.in(to) + (step * kStep + g) * to.position_stride + 2 * q;
+    const Index eight = 8 * to.position_stride;
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const unsigned channels = transpose_tile(*at(g, warp, 4 * j + q));
-      const int position = step * kStep + 8 * j + g;
-      if (column < columns.count() && position < columns.length)
-        *reinterpret_cast<unsigned*>(row + position * to.position_stride) = channels;
+      if (8 * j < left) *reinterpret_cast<unsigned*>(row) = channels;
+      row += eight;
     }
   }
 };
@@ -203,7 +241,7 @@ __device__ inline void read_kept(unsigned (&words)[8], const uint4& low, const u
 }
 inline constexpr int kKeptWords = 64;  // uint4 of a step
 /// What the forward walk keeps of a step for the adjoint one.
-enum KeptTensor { kKeptInputs, kKeptShifted, kKeptStates, kKeptTensors };
+enum KeptTensor { kKeptInputs, kKeptShifted, kKeptStates, kKeptOutputs, kKeptTensors };
 
 /// Reads the warp's states, [columns, D, P, 2], as accumulators; zeros where there are none.
 __device__ inline void read_states(float (&to)[kModeTiles][4], const Operand<const float, 4>& from,

@@ -24,10 +24,12 @@ struct Sizes {
     return dim3(static_cast<unsigned>(channels / kSide), static_cast<unsigned>(tiles),
                 static_cast<unsigned>(depth));
   }
-  dim3 channel_grid() const { return dim3(static_cast<unsigned>(channels)); }
-  /// Blocks that share the steps of the shift's adjoint: two waves of a Hopper card at most.
+  dim3 channel_grid(unsigned kinds = 1) const {
+    return dim3(static_cast<unsigned>(channels), kinds);
+  }
+  /// Blocks that share the steps of the shift's adjoint: one wave of a Hopper card at most.
   Index shares() const {
-    return std::clamp<Index>(264 * kSide / (channels * tiles), 1, std::min<Index>(steps, 8));
+    return std::clamp<Index>(132 * kSide / (channels * tiles), 1, std::min<Index>(steps, 8));
   }
   Index channels, modes;
   Columns columns;
@@ -52,12 +54,15 @@ struct ForwardWorkspace {
   float* history = nullptr;
   Operand<float, 4> starts;  // of segments, or, backwards, what comes to their ends
 };
+std::size_t kept_count(const Sizes& n) {
+  return static_cast<std::size_t>(n.channels * n.tiles * n.steps * kKeptTensors * kKeptWords);
+}
 struct BackwardWorkspace : ForwardWorkspace {
-  BackwardWorkspace(const ssm::H3Mixer<BFloat16, CudaSpace>& a, const Sizes& n, void* base)
-      : ForwardWorkspace(a, n, base),
+  BackwardWorkspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g, const Sizes& n, void* base)
+      : ForwardWorkspace(g.forward, n, base),
         adjoint(take<AdjointMatrices>(n.channels)),
         adjoint_taps(take<TapMatrix>(n.channels)),
-        kept(take<uint4>(n.channels * n.tiles * n.steps * kKeptTensors * kKeptWords)),
+        kept(g.tape.size() > 0 ? nullptr : layout.take<uint4>(kept_count(n))),
         dshifted(take<uint4>(n.channels * n.tiles * n.steps * kKeptWords)),
         sums(take<float2>(n.channels * n.tiles * kAdjointSums * kMixerModes)),
         taps(take<float>(n.channels * n.tiles * kBlock * kBlock)),
@@ -86,7 +91,7 @@ Operand<const float, 4> read_only(const Operand<float, 4>& x) {
 template <Leaves What>
 void walk_forward(const BatchedForward& walk, const Sizes& n, Stream stream,
                   const char* operation) {
-  launch(batched_h3_forward<What>, n.grid(), kMixerThreads, sizeof(BatchedForwardShared), stream,
+  launch(batched_h3_forward<What>, n.grid(), kForwardThreads, sizeof(BatchedForwardShared), stream,
          operation, walk);
 }
 
@@ -123,7 +128,10 @@ std::size_t batched_h3_workspace(const ssm::H3Mixer<BFloat16, CudaSpace>& a) {
   return device::ForwardWorkspace(a, device::Sizes(a), nullptr).layout.used();
 }
 std::size_t batched_h3_workspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g) {
-  return device::BackwardWorkspace(g.forward, device::Sizes(g.forward), nullptr).layout.used();
+  return device::BackwardWorkspace(g, device::Sizes(g.forward), nullptr).layout.used();
+}
+Index batched_h3_tape(const ssm::H3Mixer<BFloat16, CudaSpace>& a) {
+  return static_cast<Index>(device::kept_count(device::Sizes(a)) * sizeof(uint4) / sizeof(float));
 }
 
 void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspace, Stream stream) {
@@ -131,13 +139,19 @@ void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspac
   const char* const operation = "h3_mixer";
   const Sizes n(a);
   const ForwardWorkspace space(a, n, workspace);
-  launch(prepare_batched_h3, n.channel_grid(), kParameterThreads, 0, stream, operation,
+  launch(prepare_batched_h3, n.channel_grid(a.initial_shift || a.final_shift ? 2 : 1),
+         kParameterThreads, 0, stream, operation,
          BatchedPreparation{BatchedParameters(a), space.matrices, nullptr, nullptr, space.history,
                             operand(a.k), operand(a.final_shift)});
   auto walk = prepared_walk(a, n, space, states(a.final_diagonal), stream, operation);
   walk.gate = channel_rows(a.q);
   walk.y = channel_rows(a.y);
-  walk_forward<Leaves::output>(walk, n, stream, operation);
+  if (a.tape.size() > 0) {
+    walk.kept = reinterpret_cast<uint4*>(a.tape.data());
+    walk_forward<Leaves::output_and_tape>(walk, n, stream, operation);
+  } else {
+    walk_forward<Leaves::output>(walk, n, stream, operation);
+  }
 }
 
 void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g, void* workspace,
@@ -146,28 +160,32 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   const char* const operation = "h3_mixer_backward";
   const auto& a = g.forward;
   const Sizes n(a);
-  const BackwardWorkspace space(a, n, workspace);
-  launch(prepare_batched_h3, n.channel_grid(), kParameterThreads, 0, stream, operation,
+  const BackwardWorkspace space(g, n, workspace);
+  const bool has_tape = g.tape.size() > 0;
+  launch(prepare_batched_h3, n.channel_grid(a.initial_shift && !has_tape ? 2 : 1),
+         kParameterThreads, 0, stream, operation,
          BatchedPreparation{BatchedParameters(a), space.matrices, space.adjoint, space.adjoint_taps,
                             space.history, operand(a.k), Operand<float, 3>{}});
-  // With dy for its gate the forward walk makes the gradient of q.
-  auto walk = prepared_walk(a, n, space, {}, stream, operation);
-  walk.gate = channel_rows(g.dy);
-  walk.y = channel_rows(g.dq);
-  walk.kept = space.kept;
-  walk_forward<Leaves::tape>(walk, n, stream, operation);
+  const auto* kept = reinterpret_cast<const uint4*>(g.tape.data());
+  if (!has_tape) {
+    auto walk = prepared_walk(a, n, space, {}, stream, operation);
+    walk.kept = space.kept;
+    walk_forward<Leaves::tape>(walk, n, stream, operation);
+    kept = space.kept;
+  }
 
   BatchedAdjoint adjoint{};
   adjoint.v = channel_rows(a.v);
   adjoint.q = channel_rows(a.q);
   adjoint.dy = channel_rows(g.dy);
+  adjoint.dq = channel_rows(g.dq);
   adjoint.dv = channel_rows(g.dv);
   adjoint.columns = n.columns;
-  adjoint.modes = walk.modes;
+  adjoint.modes = static_cast<int>(n.modes);
   adjoint.matrices = space.adjoint;
   adjoint.dfinal_state = states(g.dfinal_diagonal);
   adjoint.dinitial_state = states(g.dinitial_diagonal);
-  adjoint.kept = space.kept;
+  adjoint.kept = kept;
   adjoint.dshifted = space.dshifted;
   adjoint.sums = space.sums;
   adjoint.taps = space.taps;
@@ -198,7 +216,7 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   finish.shift_parts = static_cast<int>(n.tiles * n.shares());
   finish.steps = static_cast<int>(n.steps);
   finish.segments = n.columns.segments;
-  launch(finish_batched_h3, n.channel_grid(), kParameterThreads, 0, stream, operation, finish);
+  launch(finish_batched_h3, n.channel_grid(2), kParameterThreads, 0, stream, operation, finish);
 }
 
 }  // namespace ssm::cuda

@@ -301,11 +301,16 @@ Operands<T, HostSpace> on_host(const Operands<T, CudaSpace>& a) {
 
 std::size_t batched_h3_workspace(const ssm::H3Mixer<BFloat16, CudaSpace>&) { return 1; }
 std::size_t batched_h3_workspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>&) { return 1; }
+Index batched_h3_tape(const ssm::H3Mixer<BFloat16, CudaSpace>&) { return 1; }
 void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void*, Stream) {
-  ssm::h3_mixer(reference(), on_host(a));
+  auto call = on_host(a);
+  call.tape = {};
+  ssm::h3_mixer(reference(), call);
 }
 void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g, void*, Stream) {
-  ssm::h3_mixer_backward(reference(), on_host(g));
+  auto call = on_host(g);
+  call.tape = {};
+  ssm::h3_mixer_backward(reference(), call);
 }
 
 template <class T>

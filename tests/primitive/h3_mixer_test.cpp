@@ -12,7 +12,7 @@ namespace {
 
 struct Case {
   Index batch = 2, length = 6, channels = 4, heads = 4, taps = 3;
-  bool states = true, final_states = true, final_shift_gradient = true;
+  bool states = true, final_states = true, final_shift_gradient = true, tape = false;
   Segments segments{};
   Layout layout = Layout::rows;
 };
@@ -36,7 +36,8 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
                                   {"dinitial_shift", test.states},
                                   {"dinitial_diagonal", test.states},
                                   {"dfinal_shift", test.states && test.final_shift_gradient},
-                                  {"dfinal_diagonal", test.states}})) {
+                                  {"dfinal_diagonal", test.states}})),
+        has_tape(test.tape) {
     if (!test.final_states) {
       this->forward.final_shift = {};
       this->forward.final_diagonal = {};
@@ -47,10 +48,22 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
     for_each_index(
         A, [&](Index h, Index p, Index part) { A(h, p, part) -= part == 0 ? Wide<T>(1.5) : 0; });
   }
-  void evaluate(auto& ctx) { h3_mixer(ctx, this->forward); }
-  void differentiate(auto& ctx) { h3_mixer_backward(ctx, this->backward()); }
+  void evaluate(auto& ctx) {
+    if (has_tape) {
+      tape.reset({h3_mixer_tape(ctx, this->forward)});
+      this->forward.tape = tape.view();
+    }
+    h3_mixer(ctx, this->forward);
+  }
+  void differentiate(auto& ctx) {
+    auto g = this->backward();
+    g.tape = tape.view();
+    h3_mixer_backward(ctx, g);
+  }
   template <class B>
   static constexpr bool exists = HasH3Mixer<B, T>;
+  bool has_tape;
+  DynamicTensor<Wide<T>, 1> tape;
 };
 
 TEST_CASE("every head width equals the printed formula, one diagonal scan for each product") {
@@ -129,6 +142,12 @@ TEST_CASE("states with gaps between heads are refused, not misread") {
                        "h3_mixer: diagonal state must have one stride over its axes i, j, h",
                        ShapeError);
   const auto three = zero_tensor(3);
+  operands = call.forward;
+  auto tape = zero_tensor(3);
+  operands.tape = tape.view();
+  CHECK_THROWS_WITH_AS(h3_mixer(ctx, operands),
+                       "h3_mixer: tape must have as many numbers as h3_mixer_tape says",
+                       ShapeError);
   operands = call.forward;
   operands.dt = three;
   CHECK_THROWS_WITH_AS(h3_mixer(ctx, operands),
@@ -217,7 +236,8 @@ TEST_CASE("batches of bf16 sequences, in place, with states and without") {
                                            .taps = taps,
                                            .states = states,
                                            .final_states = final_states,
-                                           .final_shift_gradient = false},
+                                           .final_shift_gradient = false,
+                                           .tape = final_states},
                                           only<BasicCuda<HostSpace>>);
     for (const Layout layout : all_layouts)
       equals_reference<Run<BFloat16>>({.batch = 8,

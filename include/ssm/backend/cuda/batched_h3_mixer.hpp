@@ -13,16 +13,19 @@ namespace ssm::cuda {
 /// The compiled half of H3Mixer for bf16 sequences as projections write them, channels contiguous:
 /// the sequences of a batch are the columns of its products, or, of few and long ones, segments of
 /// them. States go in and out.
-/// Cost       368 multiply-adds an element, 1088 backwards, where batches are multiples of eight; 8
-///            bytes, 26 backwards
+/// Cost       368 multiply-adds an element, 720 backwards, where batches are multiples of eight; 8
+///            bytes and 8 of a tape, 26 backwards
 /// workspace  batched_h3_workspace(a) bytes, 256-byte aligned
 SSM_CUDA_API void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspace,
                                    Stream stream);
-/// Computes the forward pass again. g.dfinal_shift is not there.
+/// Without a tape computes the forward pass again. g.dfinal_shift is not there.
 SSM_CUDA_API void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g,
                                             void* workspace, Stream stream);
 
-/// O(D·(B + 1)) and, backwards, 8 bytes an element.
+/// Floats of a tape, 8 bytes an element.
+SSM_CUDA_API Index batched_h3_tape(const ssm::H3Mixer<BFloat16, CudaSpace>& a);
+
+/// O(D·(B + 1)) and, backwards, 2 bytes an element, without a tape 10.
 SSM_CUDA_API std::size_t batched_h3_workspace(const ssm::H3Mixer<BFloat16, CudaSpace>& a);
 SSM_CUDA_API std::size_t batched_h3_workspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g);
 

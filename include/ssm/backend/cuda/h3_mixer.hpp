@@ -277,6 +277,14 @@ template <class Choice = Automatic>
 struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   using Composed = composed::BasicH3Mixer<DeviceProducts>;
 
+  /// Of batched_h3_mixer alone.
+  template <class T, class Space>
+  static Index h3_mixer_tape(const ssm::H3Mixer<T, Space>& a) {
+    if constexpr (std::same_as<T, BFloat16>)
+      if (scans_on_tensor_cores(a, false) && suits_batched(a) && BatchedH3::can(a))
+        return batched_h3_tape(on_device(a));
+    return 0;
+  }
   template <class Ctx, DeviceNumber T>
     requires HasShiftConvolution<typename Ctx::BackendType, T> &&
         HasDiagonalScan<typename Ctx::BackendType, T>
