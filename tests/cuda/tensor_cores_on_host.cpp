@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "ssm/backend/cuda/batched_h3_mixer.hpp"
 #include "ssm/backend/cuda/causal_convolution.hpp"
 #include "ssm/backend/cuda/choice.hpp"
 #include "ssm/backend/cuda/decayed_attention.hpp"
@@ -297,6 +298,20 @@ Operands<T, HostSpace> on_host(const Operands<T, CudaSpace>& a) {
 }
 
 }  // namespace
+
+std::size_t batched_h3_workspace(const ssm::H3Mixer<BFloat16, CudaSpace>&) { return 1; }
+std::size_t batched_h3_workspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>&) { return 1; }
+Index batched_h3_tape(const ssm::H3Mixer<BFloat16, CudaSpace>&) { return 1; }
+void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void*, Stream) {
+  auto call = on_host(a);
+  call.tape = {};
+  ssm::h3_mixer(reference(), call);
+}
+void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g, void*, Stream) {
+  auto call = on_host(g);
+  call.tape = {};
+  ssm::h3_mixer_backward(reference(), call);
+}
 
 template <class T>
 void tiled_decayed_attention(const ssm::DecayedAttention<T, CudaSpace>& a, DeviceSegments,

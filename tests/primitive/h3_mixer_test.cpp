@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ssm/op/h3_mixer.hpp"
 
+#include <array>
 #include <vector>
 
 #include "cuda/tensor_cores_on_host.hpp"
@@ -11,7 +12,7 @@ namespace {
 
 struct Case {
   Index batch = 2, length = 6, channels = 4, heads = 4, taps = 3;
-  bool states = true, final_states = true;
+  bool states = true, final_states = true, final_shift_gradient = true, tape = false;
   Segments segments{};
   Layout layout = Layout::rows;
 };
@@ -34,8 +35,9 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
                                   {"initial_diagonal", test.states},
                                   {"dinitial_shift", test.states},
                                   {"dinitial_diagonal", test.states},
-                                  {"dfinal_shift", test.states},
-                                  {"dfinal_diagonal", test.states}})) {
+                                  {"dfinal_shift", test.states && test.final_shift_gradient},
+                                  {"dfinal_diagonal", test.states}})),
+        has_tape(test.tape) {
     if (!test.final_states) {
       this->forward.final_shift = {};
       this->forward.final_diagonal = {};
@@ -46,10 +48,22 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
     for_each_index(
         A, [&](Index h, Index p, Index part) { A(h, p, part) -= part == 0 ? Wide<T>(1.5) : 0; });
   }
-  void evaluate(auto& ctx) { h3_mixer(ctx, this->forward); }
-  void differentiate(auto& ctx) { h3_mixer_backward(ctx, this->backward()); }
+  void evaluate(auto& ctx) {
+    if (has_tape) {
+      tape.reset({h3_mixer_tape(ctx, this->forward)});
+      this->forward.tape = tape.view();
+    }
+    h3_mixer(ctx, this->forward);
+  }
+  void differentiate(auto& ctx) {
+    auto g = this->backward();
+    g.tape = tape.view();
+    h3_mixer_backward(ctx, g);
+  }
   template <class B>
   static constexpr bool exists = HasH3Mixer<B, T>;
+  bool has_tape;
+  DynamicTensor<Wide<T>, 1> tape;
 };
 
 TEST_CASE("every head width equals the printed formula, one diagonal scan for each product") {
@@ -129,6 +143,12 @@ TEST_CASE("states with gaps between heads are refused, not misread") {
                        ShapeError);
   const auto three = zero_tensor(3);
   operands = call.forward;
+  auto tape = zero_tensor(3);
+  operands.tape = tape.view();
+  CHECK_THROWS_WITH_AS(h3_mixer(ctx, operands),
+                       "h3_mixer: tape must have as many numbers as h3_mixer_tape says",
+                       ShapeError);
+  operands = call.forward;
   operands.dt = three;
   CHECK_THROWS_WITH_AS(h3_mixer(ctx, operands),
                        "h3_mixer: dt has 3 heads, which do not divide the 4 channels", ShapeError);
@@ -196,6 +216,38 @@ TEST_CASE_TEMPLATE("sequences in half types, by fused kernels where there are no
                               .final_states = false,
                               .segments = offsets},
                              only<TensorCores>);
+  }
+  cuda::pretend_tensor_core_kernels(false);
+}
+
+TEST_CASE("batches of bf16 sequences, in place, with states and without") {
+  for (const bool tensor_cores : {false, true}) {
+    CAPTURE(tensor_cores);
+    cuda::pretend_tensor_core_kernels(tensor_cores);
+    // Tiles of sequences and steps of positions that are not full, several of them, and few taps.
+    for (const auto& [batch, length, taps] :
+         {std::array<Index, 3>{8, 192, 64}, {9, 208, 20}, {5, 272, 64}, {70, 16, 20}})
+      for (const bool states : {false, true})
+        for (const bool final_states : {false, true})
+          equals_reference<Run<BFloat16>>({.batch = batch,
+                                           .length = length,
+                                           .channels = 72,
+                                           .heads = 72,
+                                           .taps = taps,
+                                           .states = states,
+                                           .final_states = final_states,
+                                           .final_shift_gradient = false,
+                                           .tape = final_states},
+                                          only<BasicCuda<HostSpace>>);
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<BFloat16>>({.batch = 8,
+                                       .length = 192,
+                                       .channels = 72,
+                                       .heads = 72,
+                                       .taps = 20,
+                                       .final_shift_gradient = false,
+                                       .layout = layout},
+                                      only<BasicCuda<HostSpace>>);
   }
   cuda::pretend_tensor_core_kernels(false);
 }

@@ -68,7 +68,8 @@ class H3 : public LayerVerbs<H3<Config>> {
   struct Tape : SequenceTape<H3, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> q, k, v;
-    DynamicTensor<T, 3, Space> mixed;  // what output_linear reads
+    DynamicTensor<T, 3, Space> mixed;        // what output_linear reads
+    DynamicTensor<Wide<T>, 1, Space> mixer;  // the mixer's own
   };
 
   /// All sizes in the type.
@@ -125,6 +126,7 @@ class H3 : public LayerVerbs<H3<Config>> {
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
+      a.tape = buffers.kept(&Kept::mixer, h3_mixer_tape(ctx, a));
     }
     h3_mixer(ctx, a);
     projection_.evaluate(ctx, p.output_linear, mixed, y, nullptr);
@@ -286,7 +288,8 @@ class H3 : public LayerVerbs<H3<Config>> {
                                .dA = dA,
                                .dB = gradients.diagonal.B,
                                .dC = gradients.diagonal.C.reshape(rows, count, 2),
-                               .dskip = gradients.diagonal.D});
+                               .dskip = gradients.diagonal.D,
+                               .tape = tape.mixer.view()});
     diagonal_parameters_backward(ctx, DiagonalParametersBackward<Wide<T>, Space>{
                                           .dt = a.dt,
                                           .A = a.A,

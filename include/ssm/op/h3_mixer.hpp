@@ -27,6 +27,8 @@ struct H3MixerBackward;
 ///                                         memory
 /// diagonal states    [S, hd, hd, H, P, 1|2]   axes sequence, i, j, h, mode, number
 /// y                  [B, L, D]            overwritten; must not alias the inputs
+/// tape               h3_mixer_tape(ctx, a) numbers, or none: what a forward call leaves for its
+///                    gradient, which else computes it again
 /// Cost    O(B·L·D·(N + hd·P)), O(B·L·D·hd) of workspace
 /// Throws  ShapeError
 /// Source  Fu et al. 2023 (H3) §3.2 and Algorithm 1; order of channels as in the CUDA kernel of
@@ -51,6 +53,7 @@ struct H3Mixer {
   View<const Wide<T>, 6, Space> initial_diagonal{};
   View<Wide<T>, 6, Space> final_diagonal{};
   View<T, 3, Space> y{};
+  View<Wide<T>, 1, Space> tape{};
 
   static constexpr const char* name = "h3_mixer";
   static constexpr void for_each_operand(auto&& visit) {
@@ -89,7 +92,7 @@ struct H3Mixer {
 /// overwritten, gradients of the parameters are added to.
 template <class T, class Space>
 struct H3MixerBackward {
-  H3Mixer<T, Space> forward;  // y and the final states are not read
+  H3Mixer<T, Space> forward;  // y, the final states and the tape are not read
   View<const T, 3, Space> dy{};
   View<const Wide<T>, 3, Space> dfinal_shift{};     // optional, zero if left out
   View<const Wide<T>, 6, Space> dfinal_diagonal{};  // optional, zero if left out
@@ -106,6 +109,7 @@ struct H3MixerBackward {
   View<Wide<T>, 3, Space> dB{};
   View<Wide<T>, 3, Space> dC{};
   View<Wide<T>, 1, Space> dskip{};
+  View<const Wide<T>, 1, Space> tape{};  // as the forward call of these operands left it, or none
 };
 
 /// Backends that have the primitive H3Mixer.
@@ -116,11 +120,31 @@ concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<Wide<T>, typename B
   B::h3_mixer_backward(ctx, g);
 };
 
+/// How many numbers a tape of this call has; none where the backend keeps nothing of it, and of
+/// sequences that are cut across ranks. A backend that has h3_mixer_tape writes the tape in its
+/// h3_mixer and reads it in its h3_mixer_backward.
+template <class B, class T>
+Index h3_mixer_tape(const Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
+  if constexpr (requires { B::h3_mixer_tape(a); })
+    return ctx.sequence_cut() != nullptr ? 0 : B::h3_mixer_tape(a);
+  else
+    return 0;
+}
+
+namespace detail {
+template <class B, class T>
+void require_mixer_tape(const Context<B>& ctx, const H3Mixer<T, typename B::Space>& a, Index size) {
+  if (size > 0 && size != h3_mixer_tape(ctx, a))
+    throw ShapeError("h3_mixer", "tape", "must have as many numbers as h3_mixer_tape says");
+}
+}  // namespace detail
+
 /// Computes H3Mixer, whose docstring says the rest.
 template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer(Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
   require_operands(a);
+  detail::require_mixer_tape(ctx, a, a.tape.size());
   if constexpr (requires { B::h3_mixer(ctx, a); }) {
     if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::h3_mixer(ctx, a);
@@ -134,6 +158,7 @@ template <class B, class T>
   requires HasH3Mixer<B, T>
 void h3_mixer_backward(Context<B>& ctx, const H3MixerBackward<T, typename B::Space>& g) {
   require_gradients<H3Mixer<T, typename B::Space>>(g);
+  detail::require_mixer_tape(ctx, g.forward, g.tape.size());
   if constexpr (requires { B::h3_mixer_backward(ctx, g); }) {
     if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::h3_mixer_backward(ctx, g);

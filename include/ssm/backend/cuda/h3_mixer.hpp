@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "ssm/backend/composed/h3_mixer.hpp"
+#include "ssm/backend/cuda/batched_h3_mixer.hpp"
 #include "ssm/backend/cuda/channel_major.hpp"
 #include "ssm/backend/cuda/choice.hpp"
 #include "ssm/backend/cuda/diagonal_scan.hpp"
@@ -267,14 +268,23 @@ struct DeviceProducts {
 
 namespace primitive {
 
-/// From the backend's own shift_convolution and diagonal_scan. Of half types by the fused kernels
-/// where they can and Choice has tensor cores scan. Else those of bf16, where tensor cores scan
-/// heads of one channel, are composed in bf16, all others in float: one rounding more is within
-/// what bf16 is good for, but not within what f16 is.
+/// From the backend's own shift_convolution and diagonal_scan. Where Choice has tensor cores scan,
+/// bf16 in batches goes to batched_h3_mixer, in place, and half types without states to the fused
+/// kernels, where these can. Else those of bf16, where tensor cores scan heads of one channel, are
+/// composed in bf16, all others in float: one rounding more is within what bf16 is good for, but
+/// not within what f16 is.
 template <class Choice = Automatic>
 struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   using Composed = composed::BasicH3Mixer<DeviceProducts>;
 
+  /// Of batched_h3_mixer alone.
+  template <class T, class Space>
+  static Index h3_mixer_tape(const ssm::H3Mixer<T, Space>& a) {
+    if constexpr (std::same_as<T, BFloat16>)
+      if (scans_on_tensor_cores(a, false) && suits_batched(a) && BatchedH3::can(a))
+        return batched_h3_tape(on_device(a));
+    return 0;
+  }
   template <class Ctx, DeviceNumber T>
     requires HasShiftConvolution<typename Ctx::BackendType, T> &&
         HasDiagonalScan<typename Ctx::BackendType, T>
@@ -283,6 +293,15 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
       Composed::h3_mixer(ctx, a);
     } else {
       const bool on_tensor_cores = scans_on_tensor_cores(a, false);
+      if constexpr (std::same_as<T, BFloat16>)
+        if (on_tensor_cores && suits_batched(a) && BatchedH3::can(a)) {
+          queue(ctx, [&](Stream stream) {
+            ChannelMajor<Ctx, T> memory(ctx, stream);
+            const auto call = on_device(a);
+            batched_h3_mixer(call, memory.bytes(batched_h3_workspace(call)), stream);
+          });
+          return;
+        }
       if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(a))
         queue(ctx, [&](Stream stream) { TensorCoreMixer<Ctx, T>(ctx, a, stream).run(); });
       else if (on_tensor_cores && std::same_as<T, BFloat16>)
@@ -299,6 +318,15 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
       Composed::h3_mixer_backward(ctx, g);
     } else {
       const bool on_tensor_cores = scans_on_tensor_cores(g.forward, true);
+      if constexpr (std::same_as<T, BFloat16>)
+        if (on_tensor_cores && suits_batched(g.forward) && BatchedH3::can(g)) {
+          queue(ctx, [&](Stream stream) {
+            ChannelMajor<Ctx, T> memory(ctx, stream);
+            const auto call = on_device(g);
+            batched_h3_mixer_backward(call, memory.bytes(batched_h3_workspace(call)), stream);
+          });
+          return;
+        }
       if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(g))
         queue(ctx, [&](Stream stream) {
           TensorCoreMixer<Ctx, T>(ctx, g.forward, stream).run_backward(g);
@@ -312,6 +340,10 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   }
 
  private:
+  template <class Operands>
+  static bool suits_batched(const Operands& a) {
+    return BatchedH3::suits(a.q.extent(0), a.q.extent(1), a.q.extent(2));
+  }
   /// With one channel a head.
   template <class Operands>
   static bool scans_on_tensor_cores(const Operands& a, bool is_backward) {

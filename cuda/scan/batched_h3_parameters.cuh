@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "scan/batched_h3_layout.cuh"
+#include "scan/diagonal_scan_matrices.cuh"
+
+namespace ssm::cuda::device {
+
+inline constexpr int kParameterThreads = 128;
+inline constexpr double kLeast = 1e-20;
+
+/// Gradients are divided by c, b̄ and ā. What is too small a number for that is as good as zero.
+__device__ inline double2 divisor(double2 v) {
+  return v.x * v.x + v.y * v.y < kLeast * kLeast ? double2{kLeast, 0.0} : v;
+}
+
+/// Parameters and states of a call as kernels index them.
+struct BatchedParameters {
+  explicit BatchedParameters(const ssm::H3Mixer<BFloat16, CudaSpace>& a)
+      : shift_B(operand(a.shift_B)),
+        shift_C(operand(a.shift_C)),
+        shift_skip(operand(a.shift_skip)),
+        dt(operand(a.dt)),
+        A(operand(a.A)),
+        B(operand(a.B)),
+        C(operand(a.C)),
+        skip(operand(a.skip)),
+        initial_shift(operand(a.initial_shift)),
+        discretization(a.discretization),
+        taps(static_cast<int>(a.shift_B.extent(1))),
+        modes(static_cast<int>(a.A.extent(1))),
+        batch(static_cast<int>(a.q.extent(0))),
+        length(static_cast<int>(a.q.extent(1))) {}
+
+  __device__ Mode mode(int channel, int n) const {
+    Mode m = discretized_mode(discretization, dt(channel), {A(channel, n, 0), A(channel, n, 1)},
+                              {B(channel, n, 0), B(channel, n, 1)});
+    m.a = divisor(m.a), m.b = divisor(m.b);
+    return m;
+  }
+  __device__ double2 output(int channel, int n) const {
+    return divisor({C(channel, n, 0), C(channel, n, 1)});
+  }
+
+  Operand<const float, 2> shift_B, shift_C;
+  Operand<const float, 1> shift_skip, dt;
+  Operand<const float, 3> A, B, C;
+  Operand<const float, 1> skip;
+  Operand<const float, 3> initial_shift;
+  Discretization discretization;
+  int taps, modes, batch, length;
+};
+
+struct BatchedPreparation {
+  BatchedParameters parameters;
+  ForwardMatrices* forward;
+  AdjointMatrices* adjoint;  // null: not wanted
+  TapMatrix* adjoint_taps;   // [i, j] = tap_{j−i}
+  float* history;            // [D, S, 64], where there is an initial shift state
+  Operand<const BFloat16, 3> k;
+  Operand<float, 3> final_shift;
+};
+
+/// The parameters of a channel's shift, and states of eight sequences, in shared memory. Zeros make
+/// sums of a fixed number of terms of them.
+struct ShiftParameters {
+  float B[2 * kMixerTaps];  // from 64 places before the first one on
+  float C[2 * kMixerTaps];
+
+  __device__ void read(const BatchedParameters& p, int channel) {
+    const int n = threadIdx.x;
+    B[n] = n >= kMixerTaps && n - kMixerTaps < p.taps ? p.shift_B(channel, n - kMixerTaps) : 0.f;
+    C[n] = n < p.taps ? p.shift_C(channel, n) : 0.f;
+  }
+  __device__ float B_at(int n) const { return B[kMixerTaps + n]; }
+};
+struct EightStates {
+  float4 value[kMixerTaps][2];
+
+  __device__ float& at(int n, int sequence) {
+    return reinterpret_cast<float*>(&value[n][sequence / 4])[sequence % 4];
+  }
+  __device__ void read(const Operand<const float, 3>& from, int first, int sequences, int channel,
+                       int taps) {
+#pragma unroll
+    for (int i = threadIdx.x; i < kSide * kMixerTaps; i += kParameterThreads) {
+      const int n = i % kMixerTaps, sequence = first + i / kMixerTaps;
+      at(n, i / kMixerTaps) =
+          from && sequence < sequences && n < taps ? from(sequence, channel, n) : 0.f;
+    }
+  }
+};
+__device__ inline void add_scaled(float4& sum, float scale, const float4& x) {
+  sum = {sum.x + scale * x.x, sum.y + scale * x.y, sum.z + scale * x.z, sum.w + scale * x.w};
+}
+__device__ inline float part_of(const float4& x, int i) {
+  return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
+}
+
+/// What a channel's shift states do outside the walks: history and final_shift.
+/// Cost    8·10³ operations a sequence
+__device__ inline void carry_shift_states(const BatchedPreparation& launch) {
+  __shared__ ShiftParameters shift;
+  __shared__ EightStates initial, keys;  // keys: the last positions, the last one first
+  const BatchedParameters& p = launch.parameters;
+  const int channel = blockIdx.x, side = threadIdx.x / kMixerTaps, n = threadIdx.x % kMixerTaps;
+  const bool has_initial = static_cast<bool>(p.initial_shift);
+  shift.read(p, channel);
+  for (int first = 0; first < p.batch; first += kSide) {
+    __syncthreads();
+    initial.read(p.initial_shift, first, p.batch, channel, p.taps);
+#pragma unroll
+    for (int i = threadIdx.x; i < kSide * kMixerTaps; i += kParameterThreads) {
+      const int back = i % kMixerTaps, sequence = first + i / kMixerTaps;
+      keys.at(back, i / kMixerTaps) =
+          launch.final_shift && sequence < p.batch && back < p.length
+              ? to_float(launch.k(sequence, p.length - 1 - back, channel))
+              : 0.f;
+    }
+    __syncthreads();
+    float4 added{}, last{};
+#pragma unroll 8
+    for (int j = 0; j < kMixerTaps; ++j) {
+      add_scaled(added, shift.C[n + j + 1], initial.value[j][side]);
+      add_scaled(last, shift.B_at(n - j), keys.value[j][side]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const int sequence = first + 4 * side + i;
+      if (sequence >= p.batch) break;
+      if (has_initial)
+        launch.history[(static_cast<Index>(channel) * p.batch + sequence) * kMixerTaps + n] =
+            part_of(added, i);
+      if (launch.final_shift && n < p.taps)
+        launch.final_shift(sequence, channel, n) =
+            part_of(last, i) + (n >= p.length ? initial.at(n - p.length, 4 * side + i) : 0.f);
+    }
+  }
+}
+
+/// A channel's matrices, and what its shift states do: one block a channel for either.
+/// Cost    10^5 operations a channel
+static __global__ void __launch_bounds__(kParameterThreads)
+    prepare_batched_h3(const BatchedPreparation launch) {
+  if (blockIdx.y == 1) {
+    carry_shift_states(launch);
+    return;
+  }
+  __shared__ ShiftParameters shift;
+  __shared__ float2 power[kBlock + 1][kMixerModes], input[kMixerModes], output[kMixerModes];
+  __shared__ float tap[kBlock], shift_tap[kMixerTaps];
+  const BatchedParameters& p = launch.parameters;
+  const int channel = blockIdx.x, thread = threadIdx.x;
+  shift.read(p, channel);
+  {
+    const int n = thread % kMixerModes, part = thread / kMixerModes;  // four powers each
+    const bool present = n < p.modes;
+    const Mode m = present ? p.mode(channel, n) : Mode{};
+    const double2 a2 = multiply(m.a, m.a), a4 = multiply(a2, a2);
+    double2 run{1.0, 0.0};
+    if (part & 1) run = a4;
+    if (part & 2) run = multiply(run, multiply(a4, a4));
+    const int last = part == 3 ? kBlock : 4 * part + 3;
+#pragma unroll 1
+    for (int i = 4 * part; i <= last; ++i) {
+      power[i][n] = {static_cast<float>(run.x), static_cast<float>(run.y)};
+      run = multiply(run, m.a);
+    }
+    if (part == 0) {
+      input[n] = {static_cast<float>(m.b.x), static_cast<float>(m.b.y)};
+      const double2 c = present ? p.output(channel, n) : double2{0.0, 0.0};
+      output[n] = {static_cast<float>(c.x), static_cast<float>(c.y)};
+    }
+  }
+  __syncthreads();
+  {
+    const int t = thread / 8, part = thread % 8;
+    float sum = 0.f;
+#pragma unroll
+    for (int n = part; n < kMixerModes; n += 8)
+      sum += multiply(multiply(output[n], input[n]), power[t][n]).x;
+    for (int lane = 1; lane < 8; lane *= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+    if (part == 0) tap[t] = 2.f * sum;
+  }
+  {
+    const int lag = thread / 2, part = thread % 2;
+    float sum = 0.f;
+#pragma unroll 8
+    for (int j = part; j < kMixerTaps; j += 2) sum += shift.B_at(j) * shift.C[j + lag];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    if (part == 0) shift_tap[lag] = sum + (lag == 0 ? p.shift_skip(channel) : 0.f);
+  }
+  __syncthreads();
+
+  ForwardMatrices& forward = launch.forward[channel];
+  const auto write = [](StateMatrix* terms, int count, int word, float low, float high) {
+    unsigned pairs[2];
+    split_bf16(low, high, pairs);
+    for (int t = 0; t < count; ++t) reinterpret_cast<unsigned*>(terms[t].fragment)[word] = pairs[t];
+  };
+#pragma unroll 1
+  for (int word = thread; word < 4 * 32 * kModeTiles; word += kParameterThreads) {
+    const int reg = word % 4, lane = word / 4 % 32, tile = word / 128, g = lane / 4, q = lane % 4;
+    // The two ways that a tile may lie: states by positions, and positions by states.
+    const int position = 2 * q + 8 * (reg / 2), n = 8 * tile + g;
+    const bool imaginary = reg % 2 == 1;
+    const auto part = [&](float2 x) { return imaginary ? x.y : x.x; };
+    const auto reach = [&](int j) { return power[kBlock - 1 - j][n]; };
+    const auto lift = [&](int j) { return part(multiply(input[n], reach(j))); };
+    write(forward.lift, 2, word, lift(position), lift(position + 1));
+    const int to = g + 8 * (reg % 2), from = 8 * tile + 2 * q;
+    const bool from_imaginary = reg / 2 == 1;
+    const auto lower = [&](int mode) {
+      const float2 v = multiply(output[mode], power[to + 1][mode]);
+      return from_imaginary ? -2.f * v.y : 2.f * v.x;
+    };
+    write(&forward.lower, 1, word, lower(from), lower(from + 1));
+    if (launch.adjoint == nullptr) continue;
+    AdjointMatrices& adjoint = launch.adjoint[channel];
+    write(adjoint.lift, 2, word, lift(position), lift(position + 1));
+    const auto raise = [&](int i) {
+      const float2 v = multiply(output[n], power[i + 1][n]);
+      return imaginary ? -2.f * v.y : 2.f * v.x;
+    };
+    write(adjoint.raise, 2, word, raise(position), raise(position + 1));
+    const auto spread = [&](int mode) {
+      const float2 v = multiply(input[mode], power[kBlock - 1 - to][mode]);
+      return from_imaginary ? v.y : v.x;
+    };
+    write(&adjoint.spread, 1, word, spread(from), spread(from + 1));
+  }
+  const auto tap_at = [&](int lag) { return lag >= 0 && lag < kBlock ? tap[lag] : 0.f; };
+  const auto shift_at = [&](int lag) {
+    return lag >= 0 && lag < kMixerTaps ? shift_tap[lag] : 0.f;
+  };
+#pragma unroll 1
+  for (int word = thread; word < 32 * kTapWords; word += kParameterThreads) {
+    const int h = word / 32, lane = word % 32, lag = 8 * h + lane / 4 - 2 * (lane % 4),
+              lead = 8 * h - lane / 4 + 2 * (lane % 4);
+    unsigned pairs[2];
+    split_bf16(shift_at(lag), shift_at(lag - 1), pairs);
+    for (int t = 0; t < 2; ++t) forward.taps.word[t][h][lane] = pairs[t];
+    if (h < 2) forward.toeplitz[h][lane] = pack_bf16(tap_at(lag), tap_at(lag - 1));
+    if (launch.adjoint == nullptr) continue;
+    split_bf16(shift_at(lead), shift_at(lead + 1), pairs);
+    for (int t = 0; t < 2; ++t) launch.adjoint_taps[channel].word[t][h][lane] = pairs[t];
+    if (h < 2)
+      launch.adjoint[channel].toeplitz[h][lane] = pack_bf16(tap_at(lead), tap_at(lead + 1));
+  }
+  const float skip = p.skip ? p.skip(channel) : 0.f;
+  if (thread < kMixerModes) forward.power[thread] = power[kBlock][thread];
+  if (thread == 0) forward.skip = skip;
+  if (launch.adjoint != nullptr) {
+    AdjointMatrices& adjoint = launch.adjoint[channel];
+    if (thread < kMixerModes) {
+      adjoint.power[thread] = power[kBlock][thread];
+    }
+    if (thread == 0) adjoint.skip = skip;
+  }
+}
+
+/// States at the ends of the segments of one sequence.
+struct BatchedJoin {
+  BatchedParameters parameters;
+  Columns columns;
+  Operand<float, 4> states;  // [columns, D, P, 2]  what each adds; then what each starts from
+  Operand<const float, 4> first;
+  Operand<float, 4> last;  // [S, D, P, 2], either may be missing
+};
+
+/// Joins segments, forwards or, with conjugate powers, backwards: one warp a channel.
+template <bool Reverse>
+__global__ void __launch_bounds__(kMixerModes) join_batched_h3(const BatchedJoin launch) {
+  const BatchedParameters& p = launch.parameters;
+  const int channel = blockIdx.x, n = threadIdx.x, segments = launch.columns.segments;
+  if (n >= p.modes) return;
+  double2 power{1.0, 0.0}, square = p.mode(channel, n).a;
+  for (int rest = launch.columns.length; rest > 0; rest /= 2) {
+    if (rest % 2 == 1) power = multiply(power, square);
+    square = multiply(square, square);
+  }
+  const float2 a{static_cast<float>(power.x), static_cast<float>(Reverse ? -power.y : power.y)};
+  for (int sequence = 0; sequence < launch.columns.sequences; ++sequence) {
+    float2 state{0.f, 0.f};
+    if (launch.first)
+      state = {launch.first(sequence, channel, n, 0), launch.first(sequence, channel, n, 1)};
+    for (int i = 0; i < segments; ++i) {
+      const int column = sequence * segments + (Reverse ? segments - 1 - i : i);
+      float& re = launch.states(column, channel, n, 0);
+      float& im = launch.states(column, channel, n, 1);
+      const float2 added{re, im};
+      re = state.x, im = state.y;
+      state = multiply_add(a, state, added);
+    }
+    if (!launch.last) continue;
+    launch.last(sequence, channel, n, 0) = state.x;
+    launch.last(sequence, channel, n, 1) = state.y;
+  }
+}
+
+/// Sums of the adjoint walk, a channel and a tile of columns: the gradients of c, b̄ and ā that do
+/// not come from K, times the conjugate of c, b̄ or ā.
+enum AdjointSum { kSumC, kSumB, kSumA, kAdjointSums };
+
+struct BatchedFinish {
+  explicit BatchedFinish(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g)
+      : parameters(g.forward),
+        dshift_B(operand(g.dshift_B)),
+        dshift_C(operand(g.dshift_C)),
+        dshift_skip(operand(g.dshift_skip)),
+        ddt(operand(g.ddt)),
+        dA(operand(g.dA)),
+        dB(operand(g.dB)),
+        dC(operand(g.dC)),
+        dskip(operand(g.dskip)),
+        dinitial_shift(operand(g.dinitial_shift)) {}
+
+  BatchedParameters parameters;
+  Operand<float, 2> dshift_B, dshift_C;
+  Operand<float, 1> dshift_skip, ddt;
+  Operand<float, 3> dA, dB, dC;
+  Operand<float, 1> dskip;
+  Operand<float, 3> dinitial_shift;
+  const float2* sums;     // [D, parts, kAdjointSums, kMixerModes]
+  const float* taps;      // [D, parts, 16, 16]  outputs' gradients by inputs
+  const float* shifts;    // [D, shift_parts, 5, 16, 16]  the shift's, by distance in blocks
+  const uint4* dshifted;  // [D, parts, steps, kKeptWords]
+  int parts, shift_parts, steps, segments;
+};
+
+/// The diagonal model's gradients of a channel.
+__device__ inline void finish_diagonal(const BatchedFinish& launch) {
+  __shared__ float dtap[kBlock];
+  const BatchedParameters& p = launch.parameters;
+  const int channel = blockIdx.x, thread = threadIdx.x;
+  {
+    const int lag = thread / 8, group = thread % 8;
+    double sum = 0.0;
+    for (int part = 0; part < launch.parts; ++part) {
+      const float* const from =
+          launch.taps + (static_cast<Index>(channel) * launch.parts + part) * kBlock * kBlock;
+#pragma unroll
+      for (int i = group; i < kBlock; i += 8)
+        if (i >= lag) sum += from[i * kBlock + i - lag];
+    }
+    for (int lane = 1; lane < 8; lane *= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+    if (group == 0) dtap[lag] = static_cast<float>(sum);
+  }
+  __syncthreads();
+  if (thread >= kMixerModes) return;
+  const int n = thread;
+  const auto adjoint = [](double2 gradient, double2 derivative) {
+    return multiply(gradient, double2{derivative.x, -derivative.y});
+  };
+  double ddt = 0.0;
+  if (n < p.modes) {
+    double2 sum[kAdjointSums]{};
+    for (int part = 0; part < launch.parts; ++part)
+      for (int i = 0; i < kAdjointSums; ++i) {
+        const float2 v =
+            launch.sums[((static_cast<Index>(channel) * launch.parts + part) * kAdjointSums + i) *
+                            kMixerModes +
+                        n];
+        sum[i] = {sum[i].x + v.x, sum[i].y + v.y};
+      }
+    const double step = p.dt(channel);
+    const double2 a{p.A(channel, n, 0), p.A(channel, n, 1)};
+    const double2 b{p.B(channel, n, 0), p.B(channel, n, 1)};
+    const double2 c = p.output(channel, n);
+    const Mode m = p.mode(channel, n);
+    const double2 bc = multiply(m.b, c);
+    const auto conjugate = [](double2 v) { return double2{v.x, -v.y}; };
+    double2 dc = multiply(sum[kSumC], conjugate(reciprocal(c)));
+    double2 db = multiply(sum[kSumB], conjugate(reciprocal(m.b)));
+    double2 da = sum[kSumA];  // times conj(ā)
+    const auto add = [](double2& to, double2 v, double scale) {
+      to.x += scale * v.x, to.y += scale * v.y;
+    };
+    double2 power{1.0, 0.0};
+#pragma unroll 1  // as little code as may be: it runs once
+    for (int t = 0; t < kBlock; ++t) {
+      const double scale = 2.0 * dtap[t];
+      const double2 back = conjugate(power);
+      add(dc, adjoint(back, m.b), scale);
+      add(db, adjoint(back, c), scale);
+      add(da, adjoint(back, bc), scale * t);
+      power = multiply(power, m.a);
+    }
+    const double2 da_dz = multiply(m.da_dz, reciprocal(m.a));
+    const double2 from_a = adjoint(da, da_dz),
+                  from_b = adjoint(db, multiply({step * b.x, step * b.y}, m.dg_dz));
+    const double2 dz{from_a.x + from_b.x, from_a.y + from_b.y};
+    const double2 dB = adjoint(db, m.gain);
+    ddt = adjoint(db, double2{m.b.x / step, m.b.y / step}).x + dz.x * a.x + dz.y * a.y;
+    const auto give = [&](const Operand<float, 3>& to, double2 v) {
+      if (!to) return;
+      to(channel, n, 0) = static_cast<float>(to(channel, n, 0) + v.x);
+      to(channel, n, 1) = static_cast<float>(to(channel, n, 1) + v.y);
+    };
+    give(launch.dC, dc);
+    give(launch.dB, dB);
+    give(launch.dA, {step * dz.x, step * dz.y});
+  }
+  for (int lane = 16; lane > 0; lane /= 2) ddt += __shfl_xor_sync(~0u, ddt, lane);
+  if (n == 0) {
+    if (launch.ddt) launch.ddt(channel) = static_cast<float>(launch.ddt(channel) + ddt);
+    if (launch.dskip) launch.dskip(channel) += dtap[0];
+  }
+}
+
+/// The shift's gradients of a channel.
+__device__ inline void finish_shift(const BatchedFinish& launch) {
+  __shared__ ShiftParameters shift;
+  __shared__ float part_sum[2][kMixerTaps], dtap[2 * kMixerTaps];
+  __shared__ EightStates initial, dshifted;
+  const BatchedParameters& p = launch.parameters;
+  const int channel = blockIdx.x, thread = threadIdx.x, side = thread / kMixerTaps,
+            n = thread % kMixerTaps;
+  shift.read(p, channel);
+  {
+    constexpr int square = kBlock * kBlock;
+    const int distance = n / kBlock, rest = n % kBlock;
+    double sum = 0.0;
+    for (int part = 0; part < launch.shift_parts; ++part) {
+      const float* const from =
+          launch.shifts +
+          (static_cast<Index>(channel) * launch.shift_parts + part) * (kStepBlocks + 1) * square;
+      float of_part = 0.f;
+#pragma unroll
+      for (int i = 8 * side; i < 8 * side + 8; ++i) {
+        const bool same = i >= rest;
+        of_part += from[(same ? distance : distance + 1) * square + i * kBlock + i - rest +
+                        (same ? 0 : kBlock)];
+      }
+      sum += of_part;
+    }
+    part_sum[side][n] = static_cast<float>(sum);
+  }
+  __syncthreads();
+  dtap[thread] = side == 0 ? part_sum[0][n] + part_sum[1][n] : 0.f;
+  __syncthreads();
+  float gradient = 0.f;  // of B, or of C
+  if (side == 0) {
+#pragma unroll 8
+    for (int j = 0; j < kMixerTaps; ++j) gradient += shift.C[n + j] * dtap[j];
+  } else {
+#pragma unroll 8
+    for (int j = 0; j < kMixerTaps; ++j) gradient += shift.B_at(n - j) * dtap[j];
+  }
+  if (p.initial_shift || launch.dinitial_shift) {
+    float of_initial = 0.f;
+    for (int first = 0; first < p.batch; first += kSide) {
+      __syncthreads();
+      initial.read(p.initial_shift, first, p.batch, channel, p.taps);
+#pragma unroll
+      for (int i = thread; i < kSide * kMixerTaps; i += kParameterThreads) {
+        const int position = i % kMixerTaps, sequence = first + i / kMixerTaps;
+        const int column = sequence * launch.segments;
+        const int tile = column / kSide, within = column % kSide;
+        const int word = position / 8, lane = 4 * (position % 8) + within / 2;
+        const auto* const from = reinterpret_cast<const unsigned*>(
+            launch.dshifted +
+            (static_cast<Index>(channel) * launch.parts + tile) * launch.steps * kKeptWords);
+        const unsigned pair = sequence < p.batch ? from[(word / 4 * 32 + lane) * 4 + word % 4] : 0u;
+        dshifted.at(position, i / kMixerTaps) = within % 2 == 0 ? low_of(pair) : high_of(pair);
+      }
+      __syncthreads();
+      float4 back{};
+#pragma unroll 8
+      for (int j = 0; j + 1 < kMixerTaps; ++j) {
+        const float4 d = dshifted.value[j][side];
+        const float4 x = j < n ? initial.value[n - 1 - j][side] : float4{};
+        of_initial += d.x * x.x + d.y * x.y + d.z * x.z + d.w * x.w;
+        add_scaled(back, shift.C[n + 1 + j], d);
+      }
+      if (!launch.dinitial_shift || n >= p.taps) continue;
+      for (int i = 0; i < 4; ++i) {
+        const int sequence = first + 4 * side + i;
+        if (sequence < p.batch) launch.dinitial_shift(sequence, channel, n) = part_of(back, i);
+      }
+    }
+    part_sum[side][n] = of_initial;
+    __syncthreads();
+    if (side == 1) gradient += part_sum[0][n] + part_sum[1][n];
+  }
+  if (thread == 0 && launch.dshift_skip) launch.dshift_skip(channel) += dtap[0];
+  if (n >= p.taps) return;
+  const Operand<float, 2>& to = side == 0 ? launch.dshift_B : launch.dshift_C;
+  if (to) to(channel, n) += gradient;
+}
+
+/// Adds the parts in order and applies the chain rules: one block a channel for either model.
+static __global__ void __launch_bounds__(kParameterThreads)
+    finish_batched_h3(const BatchedFinish launch) {
+  if (blockIdx.y == 0)
+    finish_diagonal(launch);
+  else
+    finish_shift(launch);
+}
+
+}  // namespace ssm::cuda::device
