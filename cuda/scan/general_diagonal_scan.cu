@@ -11,6 +11,14 @@ constexpr int kScanGroup = 4;  // positions whose loads and sums overlap
 /// to y.
 template <class T, class Z>
 struct ScanRow {
+  /// What a step reads of the parameters and the state.
+  SSM_DEVICE void prefetch(Index row, Lanes lanes) const {
+    const Index d = row % a.channels, r = d % a.rows, i = lanes.index();
+    if (i >= a.modes) return;
+    device::prefetch(&a.B(r, i, 0));
+    device::prefetch(&a.C(r, i, 0));
+    if (a.initial_state) device::prefetch(&a.initial_state(row / a.channels, d, i, 0));
+  }
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
     const Sequence s = a.packing.sequence(row / a.channels);
     const Index d = row % a.channels;

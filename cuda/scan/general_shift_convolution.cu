@@ -54,6 +54,14 @@ struct ShiftFinalGradient {
 /// One position of one channel: the state's part and the output in one pass.
 template <class T>
 struct ShiftStep {
+  SSM_DEVICE void prefetch(Index row, Lanes lanes) const {
+    const Index d = row % channels;
+    for (Index n = lanes.index(); n < taps; n += Lanes::count) {
+      device::prefetch(&B(d, n));
+      device::prefetch(&C(d, n));
+      if (initial_state) device::prefetch(&initial_state(row / channels, d, n));
+    }
+  }
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
     const Index b = row / channels;
     const Index d = row % channels;
