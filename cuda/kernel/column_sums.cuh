@@ -14,7 +14,7 @@ template <int Sums, int N, class S, class Partial, class Summands>
 struct SliceOfRows {
   static constexpr int lanes = 32;           // runs of a block
   static constexpr int groups = 8;           // of rows, which take turns
-  static constexpr int together = 8 / Sums;  // rows on their way at a time
+  static constexpr int together = 4 / Sums;  // rows on their way at a time
 
   Index rows;
   RowRuns<N> runs;
@@ -36,7 +36,7 @@ struct SliceOfRows {
 /// A block adds a slice: a warp takes every eighth row, in order; then the sums of the warps are
 /// added in order.
 template <class Slice, int Sums, int N, class S, class Partial>
-__global__ void __launch_bounds__(256) sum_slice_kernel(Slice a) {
+__global__ void __launch_bounds__(256, 3) sum_slice_kernel(Slice a) {
   wait_for_predecessors();
   constexpr int groups = Slice::groups, together = Slice::together;
   const int lane = static_cast<int>(threadIdx.x % Slice::lanes);
@@ -49,6 +49,7 @@ __global__ void __launch_bounds__(256) sum_slice_kernel(Slice a) {
     const Index column = a.runs.first(run);
     with_full_run<N>(a.runs.size(run), [&](auto count) {
       Index m = slice * a.slices.length + group;
+#pragma unroll 1
       for (; m + (together - 1) * groups < end; m += together * groups) {
         S values[together][Sums][N];
         SSM_UNROLL
@@ -58,6 +59,7 @@ __global__ void __launch_bounds__(256) sum_slice_kernel(Slice a) {
         for (int s = 0; s < Sums; ++s) SSM_UNROLL
         for (int i = 0; i < N; ++i) totals[s][i] += values[t][s][i];
       }
+#pragma unroll 1
       for (; m < end; m += groups) {
         S values[Sums][N];
         a.summands(m, column, count, values);

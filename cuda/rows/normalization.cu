@@ -56,13 +56,17 @@ struct HeldRuns : device::RowRuns<device::pack_size<T>> {
   }
 };
 
-/// Runs of a lane of a warp that are held where they can be: 32 numbers.
-template <class T>
-inline constexpr int most_held = 32 / device::pack_size<T>;
-template <class T, int N>
-bool can_hold(const device::RowRuns<N>& runs) {
-  return runs.length == N && runs.width > 0 && runs.width % N == 0 &&
-         runs.count() <= device::Lanes::count * most_held<T>;
+/// run(constant): how many runs a lane of a warp holds of rows like these, 32 numbers at most; 1
+/// where they are not held.
+template <class T, int N, class Run>
+void with_held(const device::RowRuns<N>& runs, Run run) {
+  constexpr int most = std::is_same_v<T, double> ? 1 : 32 / N;
+  const bool is_packed = runs.length == N && runs.width > 0 && runs.width % N == 0;
+  const Index wanted = (runs.count() + device::Lanes::count - 1) / device::Lanes::count;
+  if (most == 1 || !is_packed || wanted > most) return run(std::integral_constant<int, 1>());
+  if (wanted <= most / 2) return run(std::integral_constant<int, (most + 1) / 2>());
+  if (wanted <= most * 3 / 4) return run(std::integral_constant<int, (most * 3 + 3) / 4>());
+  run(std::integral_constant<int, most>());
 }
 
 /// 1/√x, right to all digits of S.
@@ -100,8 +104,6 @@ struct NormalizeRow {
         eps(a.eps),
         centers(a.kind == NormalizationKind::layer) {}
 
-  bool can_be_held() const { return can_hold<T>(runs); }
-
   template <class Lanes>
   SSM_DEVICE void prefetch(Index, Lanes lanes) const {
     if (lanes.index() >= runs.count()) return;
@@ -134,12 +136,17 @@ struct NormalizeRow {
         return total;
       });
     // x − mean without rounding the mean to S.
-    const S high = static_cast<S>(mean), low = static_cast<S>(mean - high);
+    const S high = static_cast<S>(mean);
+    const S low = HalfStorage<T> ? S{0} : static_cast<S>(mean - high);  // for half types, no matter
+    const auto distance_of = [&](S value) {
+      if constexpr (HalfStorage<T>) return value - high;
+      return (value - high) - low;
+    };
     const double variance = sum([&](Index run, const S(&values)[size]) {
       RunSum<T> total = 0;
       SSM_UNROLL
       for (int k = 0; k < size; ++k) {
-        const RunSum<T> distance = k < runs.size(run) ? (values[k] - high) - low : S{0};
+        const RunSum<T> distance = k < runs.size(run) ? distance_of(values[k]) : S{0};
         total += distance * distance;
       }
       return total;
@@ -149,8 +156,8 @@ struct NormalizeRow {
       if (Held > 1 || !is_first) read_parameters(run, weights, biases);
       SSM_UNROLL
       for (int k = 0; k < size; ++k) {
-        const S normalized = ((values[k] - high) - low) * scale;
-        values[k] = normalized * (weight ? weights[k] : S{1}) + (bias ? biases[k] : S{0});
+        const S normalized = distance_of(values[k]) * scale;
+        values[k] = normalized * weights[k] + biases[k];
       }
       if (is_there)
         device::write_neighbors(&y(m, runs.first(run)), y.strides[1], runs.size(run), values);
@@ -166,6 +173,11 @@ struct NormalizeRow {
   }
   SSM_DEVICE void read_parameters(Index run, S (&weights)[size], S (&biases)[size]) const {
     const Index d = runs.first(run), count = runs.size(run);
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k) {
+      weights[k] = 1;
+      biases[k] = 0;
+    }
     if (weight) device::read_neighbors(&weight(d), weight.strides[0], count, weights);
     if (bias) device::read_neighbors(&bias(d), bias.strides[0], count, biases);
   }
@@ -195,13 +207,12 @@ struct NormalizeRow {
 template <class T>
 void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream) {
   const Index rows = a.x.extent(0);
-  const NormalizeRow<T, 1> row(a);
   if (rows < few_rows)
-    device::for_each_block<256>(rows, stream, "normalization", row);
-  else if (row.can_be_held())
-    device::for_each_row(rows, stream, "normalization", NormalizeRow<T, most_held<T>>(a));
-  else
-    device::for_each_row(rows, stream, "normalization", row);
+    return device::for_each_block<256>(rows, stream, "normalization", NormalizeRow<T, 1>(a));
+  constexpr int size = device::pack_size<T>;
+  with_held<T>(device::row_runs<size>(a.x.extent(1), a.x, a.weight, a.bias, a.y), [&](auto held) {
+    device::for_each_row(rows, stream, "normalization", NormalizeRow<T, held()>(a));
+  });
 }
 
 namespace {
@@ -260,6 +271,13 @@ void add_parameter_gradients(const ssm::NormalizationBackward<T, CudaSpace>& g, 
       });
 }
 
+template <class T>
+device::RowRuns<device::pack_size<T>> gradient_runs(
+    const ssm::NormalizationBackward<T, CudaSpace>& g) {
+  return device::row_runs<device::pack_size<T>>(g.dy.extent(1), g.forward.x, g.forward.weight, g.dy,
+                                                g.residual, g.dx);
+}
+
 /// The gradient of a row.
 /// With n = (x − mean)·scale and g = weight·dy:
 ///   dx = scale·(g − mean(g) − n·mean(g·n))      without mean(g) for rms
@@ -278,13 +296,10 @@ struct NormalizationGradientRow {
         dy(device::operand(g.dy)),
         residual(device::operand(g.residual)),
         dx(device::operand(g.dx)),
-        runs{device::row_runs<size>(g.dy.extent(1), g.forward.x, g.forward.weight, g.dy, g.residual,
-                                    g.dx)},
+        runs{gradient_runs(g)},
         share(1 / static_cast<double>(std::max<Index>(g.dy.extent(1), 1))),
         centers(g.forward.kind == NormalizationKind::layer),
         accumulates(g.accumulate) {}
-
-  bool can_be_held() const { return can_hold<T>(runs); }
 
   SSM_DEVICE void operator()(Index m, device::Lanes lanes) const {
     Run held[Held];
@@ -306,13 +321,18 @@ struct NormalizationGradientRow {
     const S scale = input.scale(m);
     for_each_run(m, lanes, held, [&](Index number, const Run& run, bool is_there) {
       const Index d = runs.first(number), count = runs.size(number);
-      S values[size] = {}, others[size] = {};
+      S values[size] = {};
       if (residual) device::read_neighbors(&residual(m, d), residual.strides[1], count, values);
-      if (accumulates) device::read_neighbors(&dx(m, d), dx.strides[1], count, others);
+      if (accumulates) {
+        S before[size];
+        device::read_neighbors(&dx(m, d), dx.strides[1], count, before);
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] += before[k];
+      }
       SSM_UNROLL
       for (int k = 0; k < size; ++k) {
         const S change = scale * ((run.weighted[k] - mean_g) - run.normalized[k] * mean_gn);
-        values[k] = values[k] + others[k] + change;
+        values[k] += change;
       }
       if (is_there) device::write_neighbors(&dx(m, d), dx.strides[1], count, values);
     });
@@ -357,12 +377,10 @@ template <class T>
 void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, double* sums,
                             Stream stream) {
   if (g.dweight || g.dbias) add_parameter_gradients(g, sums, stream);
-  const NormalizationGradientRow<T, 1> row(g);
-  if (row.can_be_held())
+  with_held<T>(gradient_runs(g), [&](auto held) {
     device::for_each_row(g.dy.extent(0), stream, "normalization_backward",
-                         NormalizationGradientRow<T, most_held<T>>(g));
-  else
-    device::for_each_row(g.dy.extent(0), stream, "normalization_backward", row);
+                         NormalizationGradientRow<T, held()>(g));
+  });
 }
 
 #define SSM_INSTANTIATE(T)                                                                      \
