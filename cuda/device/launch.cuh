@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <ssm/backend/cuda/launch.hpp>
 #include <string>
 
@@ -26,6 +27,50 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t s
           operation);
   kernel<<<grid, threads, shared, static_cast<cudaStream_t>(stream)>>>(arguments...);
   check(cudaGetLastError(), operation);
+}
+
+/// The head of a kernel that launch_early launches: lets the next kernel begin, and waits until all
+/// that was queued before is done and seen. What comes before may only prefetch.
+__device__ inline void wait_for_predecessors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Whether a kernel's code for the current device can wait for its predecessors.
+template <class Kernel>
+bool waits_for_predecessors(Kernel kernel, const char* operation) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel), operation);
+  return attributes.ptxVersion >= 90;
+}
+
+/// Launches a kernel that begins with wait_for_predecessors: from Hopper on its launch overlaps the
+/// end of its predecessor. `Name` is the kernel's own type, for what is known of each of them.
+template <class Name, class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream stream,
+                  const char* operation, const Arguments&... arguments) {
+  enum Answer : signed char { unknown, waits, does_not_wait };
+  constexpr int devices = 32;
+  static std::atomic<Answer> answers[devices];
+  int device = 0;
+  check(cudaGetDevice(&device), operation);
+  Answer answer = device < devices ? answers[device].load(std::memory_order_relaxed) : unknown;
+  if (answer == unknown) {
+    answer = waits_for_predecessors(kernel, operation) ? waits : does_not_wait;
+    if (device < devices) answers[device].store(answer, std::memory_order_relaxed);
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &attribute;
+  config.numAttrs = answer == waits ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), operation);
 }
 
 /// Hands out 256-byte aligned pieces of a workspace; from null it only counts.

@@ -4,6 +4,7 @@
 // Neighbors of a row in packs of 16 bytes: one load or store each, where addresses allow it.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernel/half_numbers.cuh"
 #include "kernel/matrix_elements.cuh"
@@ -78,6 +79,16 @@ SSM_HOST_DEVICE void write_neighbors(T* x, Index stride, Index count, const S (&
     if (i < count) x[i * stride] = narrowed<T>(values[i]);
 }
 
+/// f(count), which of a full run is a constant: between its loads there is no branch, and all are
+/// on their way at once.
+template <int N, class F>
+SSM_HOST_DEVICE void with_full_run(Index count, F f) {
+  if (count == N)
+    f(std::integral_constant<Index, N>());
+  else
+    f(count);
+}
+
 /// Whether rows of the view, or it is null, are contiguous and begin at addresses that 16 divides.
 template <class T, class E, class S>
 bool has_packs(const TensorView<T, E, S>& x) {
@@ -129,7 +140,7 @@ struct RowRuns {
   Index length;  // N or 1
   Index width;
 
-  SSM_HOST_DEVICE Index count() const { return (width + length - 1) / length; }
+  SSM_HOST_DEVICE Index count() const { return length == 1 ? width : (width + N - 1) / N; }
   SSM_HOST_DEVICE Index first(Index run) const { return run * length; }
   SSM_HOST_DEVICE Index size(Index run) const {
     const Index left = width - run * length;

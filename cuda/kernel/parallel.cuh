@@ -45,6 +45,13 @@ Operand<T, E::rank()> operand(const TensorView<T, E, S>& view) {
   return result;
 }
 
+/// Brings what lies at an address on the device near.
+SSM_HOST_DEVICE inline void prefetch([[maybe_unused]] const void* address) {
+#ifdef __CUDA_ARCH__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+#endif
+}
+
 #ifdef __CUDACC__
 
 /// The threads that share a row: one warp. `total`, `sum` and `max` give every lane the same
@@ -53,12 +60,6 @@ struct Lanes {
   static constexpr Index count = 32;
   template <class F>
   __device__ void each(Index n, F f) const {
-    for (Index i = index(); i < n; i += count) f(i);
-  }
-  /// each(n, f) with `Unroll` rounds under way at a time.
-  template <int Unroll, class F>
-  __device__ void each_unrolled(Index n, F f) const {
-#pragma unroll Unroll
     for (Index i = index(); i < n; i += count) f(i);
   }
   /// The sum of all lanes' values.
@@ -93,22 +94,40 @@ struct Lanes {
   template <int Count, class T, class F>
   __device__ void totals(T (&values)[Count], F write) const {
     const int lane = static_cast<int>(threadIdx.x & 31);
-    int number = 0;  // of the value that this lane ends with
-#pragma unroll
-    for (int half = Count / 2, bit = 1; half > 0; half /= 2, bit *= 2) {
-      const bool upper = (lane & bit) != 0;
-      number += upper ? half : 0;
-#pragma unroll
-      for (int i = 0; i < half; ++i) {
-        const T given = upper ? values[i] : values[i + half];
-        const T kept = upper ? values[i + half] : values[i];
-        values[i] = kept + __shfl_xor_sync(0xffffffffu, given, bit);
-      }
-    }
+    const int number = exchange_halves<Count / 2>(values, lane);
 #pragma unroll
     for (int bit = Count; bit < 32; bit *= 2)
       values[0] += __shfl_xor_sync(0xffffffffu, values[0], bit);
     if (lane < Count) write(number, values[0]);
+  }
+  /// The first i < n at which the sum of part(0 … i), added to `sum`, passes `target`; where
+  /// rounding leaves none, the last part that is not zero. `sum` becomes what comes before it. The
+  /// same in every lane.
+  template <class F>
+  __device__ Index find_part(Index n, double target, double& sum, F part) const {
+    Index found = 0;
+    double before = sum, end = sum;
+    for (Index first = 0; first < n; first += count) {
+      const Index i = first + index();
+      const double own = i < n ? part(i) : 0.0;
+      double through = own;  // Σ of the lanes up to this one
+      for (int step = 1; step < 32; step *= 2) {
+        const double lower = __shfl_up_sync(0xffffffffu, through, static_cast<unsigned>(step));
+        if (index() >= step) through += lower;
+      }
+      const unsigned counted = __ballot_sync(0xffffffffu, own != 0);
+      const unsigned passed = __ballot_sync(0xffffffffu, own != 0 && target < end + through);
+      if (counted != 0) {
+        const int lane = passed != 0 ? __ffs(static_cast<int>(passed)) - 1
+                                     : 31 - __clz(static_cast<int>(counted));
+        found = first + lane;
+        before = end + __shfl_sync(0xffffffffu, through - own, lane);
+      }
+      if (passed != 0) break;
+      end += __shfl_sync(0xffffffffu, through, 31);
+    }
+    sum = before;
+    return found;
   }
   /// The lane's number, from 0 to count − 1.
   __device__ Index index() const { return static_cast<Index>(threadIdx.x & 31); }
@@ -116,20 +135,90 @@ struct Lanes {
   __device__ bool first() const { return index() == 0; }
   /// Lanes see what the others wrote before.
   __device__ void wait() const { __syncwarp(); }
+
+ private:
+  /// Lanes whose numbers differ in one bit give each other half of 2·Half values, add what they
+  /// keep, and go on with the next bit. Returns which value a lane ends with, in values[0].
+  template <int Half, int Bit = 1, int Count, class T>
+  __device__ static int exchange_halves(T (&values)[Count], int lane) {
+    if constexpr (Half == 0) {
+      return 0;
+    } else {
+      const bool upper = (lane & Bit) != 0;
+#pragma unroll
+      for (int i = 0; i < Half; ++i) {
+        const T given = upper ? values[i] : values[i + Half];
+        const T kept = upper ? values[i + Half] : values[i];
+        values[i] = kept + __shfl_xor_sync(0xffffffffu, given, Bit);
+      }
+      return (upper ? Half : 0) + exchange_halves<Half / 2, 2 * Bit>(values, lane);
+    }
+  }
+};
+
+/// The threads that share a row that would keep one warp long: a block of `Threads`. Totals are as
+/// those of a warp.
+template <int Threads>
+struct BlockLanes {
+  static constexpr Index count = Threads;
+  static constexpr int warps = Threads / 32;
+  template <class T>
+  __device__ T total(T value) const {
+    __shared__ T parts[warps];
+    value = Lanes().total(value);
+    if (Lanes().first()) parts[threadIdx.x / 32] = value;
+    __syncthreads();
+    T sum = parts[0];
+#pragma unroll
+    for (int warp = 1; warp < warps; ++warp) sum += parts[warp];
+    __syncthreads();
+    return sum;
+  }
+  template <int Count, class T, class F>
+  __device__ void totals(T (&values)[Count], F write) const {
+    __shared__ T parts[warps][Count];
+    Lanes().totals(values, [&](int i, T total) { parts[threadIdx.x / 32][i] = total; });
+    __syncthreads();
+    const int i = static_cast<int>(threadIdx.x);
+    if (i < Count) {
+      T sum = parts[0][i];
+#pragma unroll
+      for (int warp = 1; warp < warps; ++warp) sum += parts[warp][i];
+      write(i, sum);
+    }
+    __syncthreads();
+  }
+  __device__ Index index() const { return static_cast<Index>(threadIdx.x); }
+  __device__ bool first() const { return index() == 0; }
 };
 
 template <class F>
 __global__ void index_kernel(Index count, F f) {
+  wait_for_predecessors();
   const Index step = static_cast<Index>(gridDim.x) * blockDim.x;
   for (Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
     f(i);
 }
+/// A row f may prefetch what it reads, in f.prefetch(row, lanes), while its predecessors run.
+template <class F, class L>
+__device__ void prefetch_row(const F& f, Index row, Index rows, L lanes) {
+  if constexpr (requires { f.prefetch(row, lanes); }) {
+    if (row < rows) f.prefetch(row, lanes);
+  }
+}
 template <class F>
-__global__ void row_kernel(Index rows, F f) {
+__global__ void __launch_bounds__(128) row_kernel(Index rows, F f) {
   const Index step = static_cast<Index>(gridDim.x) * (blockDim.x / 32);
-  for (Index row = static_cast<Index>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-       row < rows; row += step)
-    f(row, Lanes());
+  Index row = static_cast<Index>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  prefetch_row(f, row, rows, Lanes());
+  wait_for_predecessors();
+  for (; row < rows; row += step) f(row, Lanes());
+}
+template <int Threads, class F>
+__global__ void __launch_bounds__(Threads) block_kernel(Index rows, F f) {
+  prefetch_row(f, blockIdx.x, rows, BlockLanes<Threads>());
+  wait_for_predecessors();
+  for (Index row = blockIdx.x; row < rows; row += gridDim.x) f(row, BlockLanes<Threads>());
 }
 
 inline dim3 grid_for(Index units, Index units_per_block) {
@@ -140,12 +229,20 @@ inline dim3 grid_for(Index units, Index units_per_block) {
 /// f(i) for every i < count, in any order.
 template <class F>
 void for_each_index(Index count, Stream stream, const char* operation, F f) {
-  if (count > 0) launch(index_kernel<F>, grid_for(count, 256), 256, 0, stream, operation, count, f);
+  if (count > 0)
+    launch_early<F>(index_kernel<F>, grid_for(count, 256), 256, stream, operation, count, f);
 }
 /// f(row, lanes) for every row < rows, in any order; the lanes of a row work together.
 template <class F>
 void for_each_row(Index rows, Stream stream, const char* operation, F f) {
-  if (rows > 0) launch(row_kernel<F>, grid_for(rows, 4), 128, 0, stream, operation, rows, f);
+  if (rows > 0) launch_early<F>(row_kernel<F>, grid_for(rows, 4), 128, stream, operation, rows, f);
+}
+/// f(row, lanes) likewise, where the lanes of a row are the threads of a block.
+template <int Threads, class F>
+void for_each_block(Index rows, Stream stream, const char* operation, F f) {
+  if (rows > 0)
+    launch_early<F>(block_kernel<Threads, F>, grid_for(rows, 1), Threads, stream, operation, rows,
+                    f);
 }
 
 #else
@@ -155,10 +252,6 @@ struct Lanes {
   template <class F>
   void each(Index n, F f) const {
     for (Index i = 0; i < n; ++i) f(i);
-  }
-  template <int Unroll, class F>
-  void each_unrolled(Index n, F f) const {
-    each(n, f);
   }
   template <class T>
   T total(T value) const {
@@ -180,10 +273,27 @@ struct Lanes {
   void totals(T (&values)[Count], F write) const {
     for (int i = 0; i < Count; ++i) write(i, values[i]);
   }
+  template <class F>
+  Index find_part(Index n, double target, double& sum, F part) const {
+    Index found = 0;
+    double before = sum, end = sum;
+    for (Index i = 0; i < n; ++i) {
+      const double own = part(i);
+      if (own == 0) continue;
+      found = i;
+      before = end;
+      end += own;
+      if (target < end) break;
+    }
+    sum = before;
+    return found;
+  }
   Index index() const { return 0; }
   bool first() const { return true; }
   void wait() const {}
 };
+template <int Threads>
+using BlockLanes = Lanes;
 template <class F>
 void for_each_index(Index count, Stream, const char*, F f) {
   for (Index i = 0; i < count; ++i) f(i);
@@ -191,6 +301,10 @@ void for_each_index(Index count, Stream, const char*, F f) {
 template <class F>
 void for_each_row(Index rows, Stream, const char*, F f) {
   for (Index row = 0; row < rows; ++row) f(row, Lanes());
+}
+template <int Threads, class F>
+void for_each_block(Index rows, Stream stream, const char* operation, F f) {
+  for_each_row(rows, stream, operation, f);
 }
 
 #endif

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "kernel/activation_functions.cuh"
-#include "kernel/packs.cuh"
+#include "kernel/column_sums.cuh"
+#include "kernel/quick_functions.cuh"
 #include "matmul/matmul_library.cuh"
 #include "ssm/backend/cuda/matmul.hpp"
 
@@ -124,25 +124,36 @@ const T* fused_bias(const Operands<T>& a, WorkspaceLayout& scratch, Stream strea
   return nullptr;
 }
 
-/// target = a·b (+ bias) (+ target where `beta` is 1), rows of `step`. A bias that is rounded to T
-/// goes with a target in T.
+/// Rows of contiguous numbers.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  Index step = 0;
+};
+template <class T>
+bool has_rows(const View<T, 2, CudaSpace>& x) {
+  return x.extent(1) <= 1 || x.stride(1) == 1;
+}
+
+/// target = a·b (+ bias) (+ added, which may be the target). A bias that is rounded to T goes with
+/// a target in T.
 template <class T, class U>
-void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, U* target,
-             Index step, Wide<T> beta, Stream stream) {
+void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, Rows<U> target,
+             Rows<const U> added, Stream stream) {
   using S = Wide<T>;
   const Index rows = a.rows(), columns = a.columns(), inner = a.inner();
-  const T* const added = fused_bias(a, scratch, stream);
-  const bool fills = inner == 0 || (a.bias && added == nullptr);
-  if (fills) {
-    const S before = beta;
+  const T* const fused = fused_bias(a, scratch, stream);
+  if (inner == 0 || (a.bias && fused == nullptr)) {
     const auto bias = operand(a.bias);
     for_each_index(rows * columns, stream, "matmul", [=] SSM_DEVICE(Index i) {
-      const Index n = i % columns;
-      U& entry = target[i / columns * step + n];
-      entry = narrowed<U>((before != S{0} ? widened(entry) : S{0}) + (bias ? bias(n) : S{0}));
+      const Index m = i / columns, n = i % columns;
+      const S before = added.data != nullptr ? widened(added.data[m * added.step + n]) : S{0};
+      target.data[m * target.step + n] = narrowed<U>(before + (bias ? bias(n) : S{0}));
     });
-    beta = 1;
+    added = {target.data, target.step};
   }
+  const bool adds = added.data != nullptr;
+  if (!adds) added = {target.data, target.step};
   if (inner == 0) return;
   const Factor<T> left = left_factor(a, scratch, stream);
   const Factor<T> right = right_factor(a, scratch, stream);
@@ -155,7 +166,7 @@ void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scra
   const ProductShape shape{
       .factors = scalar_type<T>,
       .result = scalar_type<U>,
-      .epilogue = added != nullptr ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
+      .epilogue = fused != nullptr ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
       .a_transposed = left.is_transposed,
       .b_transposed = right.is_transposed,
       .rows = static_cast<std::uint64_t>(columns),
@@ -163,81 +174,44 @@ void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scra
       .inner = static_cast<std::uint64_t>(inner),
       .a_step = left.step,
       .b_step = right.step,
-      .d_step = std::max(step, columns),
+      .c_step = std::max(added.step, columns),
+      .d_step = std::max(target.step, columns),
       .a_alignment = alignment_of(left.data),
       .b_alignment = alignment(right.data),
-      .d_alignment = alignment(target)};
+      .c_alignment = alignment(added.data),
+      .d_alignment = alignment(target.data)};
   const Product& chosen = library.product(shape);
   if (!chosen.is_supported)
     throw Failure("matmul: cuBLASLt has no algorithm for [" + std::to_string(rows) + ", " +
                   std::to_string(inner) + "] times [" + std::to_string(inner) + ", " +
                   std::to_string(columns) + "]");
-  library.run(chosen, left.data, right.data, beta, target, added, stream);
+  library.run(chosen, left.data, right.data, S(adds ? 1 : 0), added.data, target.data, fused,
+              stream);
 }
 
-/// Sums over k are cut into slices, so that tall operands keep the device busy; slices are added in
-/// order.
-constexpr Index slice_length = 32;
-inline Index slice_count(Index inner) { return (inner + slice_length - 1) / slice_length; }
-
+/// a_sum += Σ_k a[·, k]
 template <class T>
 void add_row_sums(const View<const T, 2, CudaSpace>& a, const View<Wide<T>, 1, CudaSpace>& a_sum,
                   WorkspaceLayout& scratch, Stream stream) {
   using S = Wide<T>;
   constexpr int size = pack_size<T>;
-  const Index rows = a.extent(0), inner = a.extent(1), slices = slice_count(inner);
-  S* const partial = scratch.take<S>(static_cast<std::size_t>(rows * slices));
+  const Index rows = a.extent(0), inner = a.extent(1);
+  S* const partial = scratch.take<S>(static_cast<std::size_t>(rows * column_slices(inner).count));
   const auto from = operand(a);
   const auto sum = operand(a_sum);
   // Neighbors are rows of a: columns of the gradient whose sum a bias takes.
-  const auto packs = row_runs<size>(rows, a.transpose(0, 1));
-  const auto runs = matrix_elements(slices, packs.count());
-  for_each_index(runs.count, stream, "matmul", [=] SSM_DEVICE(Index i) {
-    const auto [slice, run] = runs.at(i);
-    const Index m = packs.first(run), count = packs.size(run), begin = slice * slice_length;
-    const Index end = begin + slice_length < inner ? begin + slice_length : inner;
-    S totals[size] = {};
-    constexpr int together = 8;  // columns on their way at a time; the additions stay in order
-    Index k = begin;
-    for (; k + together <= end; k += together) {
-      S values[together][size];
-      SSM_UNROLL
-      for (int t = 0; t < together; ++t)
-        read_neighbors(&from(m, k + t), from.strides[0], count, values[t]);
-      SSM_UNROLL
-      for (int t = 0; t < together; ++t) SSM_UNROLL
-      for (int r = 0; r < size; ++r) totals[r] += values[t][r];
-    }
-    for (; k < end; ++k) {
-      S values[size];
-      read_neighbors(&from(m, k), from.strides[0], count, values);
-      SSM_UNROLL
-      for (int r = 0; r < size; ++r) totals[r] += values[r];
-    }
-    SSM_UNROLL
-    for (int r = 0; r < size; ++r)
-      if (r < count) partial[slice * rows + m + r] = totals[r];
-  });
-  for_each_row(rows, stream, "matmul", [=] SSM_DEVICE(Index m, Lanes lanes) {
-    const S total = lanes.sum(slices, [&](Index slice) { return partial[slice * rows + m]; });
-    if (lanes.first()) sum(m) += total;
-  });
+  column_sums<1, S>(
+      inner, row_runs<size>(rows, a.transpose(0, 1)), partial, stream, "matmul",
+      [=] SSM_DEVICE(Index k, Index m, Index count, S(&values)[1][size]) {
+        read_neighbors(&from(m, k), from.strides[0], count, values[0]);
+      },
+      [=] SSM_DEVICE(int, Index m, S total) { sum(m) += total; });
 }
 
 template <class T>
 bool has_pass(const ssm::Matmul<T, CudaSpace>& a) {
-  return a.activation != ActivationKind::none || a.z;
-}
-
-/// Rows of contiguous numbers.
-template <class T>
-struct Rows {
-  T* data;
-  Index step;
-};
-template <class T>
-bool has_rows(const View<T, 2, CudaSpace>& x) {
-  return x.extent(1) <= 1 || x.stride(1) == 1;
+  return a.activation != ActivationKind::none || a.z ||
+         (a.residual && (a.accumulate || !has_rows(a.residual)));
 }
 
 /// Where the product waits for its activation: of half types in z or c where those can hold it,
@@ -260,7 +234,7 @@ WorkspaceLayout product_scratch(const Operands<T>& a, bool has_row_sums) {
   layout.take<T>(count(a.rows() * a.inner()));
   layout.take<T>(count(a.inner() * a.columns()));
   if (HalfStorage<T> && a.bias) layout.take<T>(count(a.columns()));
-  if (has_row_sums) layout.take<Wide<T>>(count(a.rows() * slice_count(a.inner())));
+  if (has_row_sums) layout.take<Wide<T>>(count(a.rows() * column_slices(a.inner()).count));
   return layout;
 }
 
@@ -287,11 +261,14 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
   if (rows == 0 || columns == 0) return;
   if (!has_rows(a.c)) throw ShapeError("matmul", "c", "must have contiguous rows");
   if (!has_pass(a)) {
-    product(library, operands, scratch, a.c.data(), a.c.stride(0), S(a.accumulate ? 1 : 0), stream);
+    Rows<const T> added;
+    if (a.accumulate) added = {a.c.data(), a.c.stride(0)};
+    if (a.residual) added = {a.residual.data(), a.residual.stride(0)};
+    product(library, operands, scratch, Rows<T>{a.c.data(), a.c.stride(0)}, added, stream);
     return;
   }
   const Rows<T> target = before_activation(a, scratch);
-  product(library, operands, scratch, target.data, target.step, S{0}, stream);
+  product(library, operands, scratch, target, Rows<const T>{}, stream);
   const View<T, 2, CudaSpace> product_view(target.data, DynamicExtents<2>(rows, columns),
                                            {target.step, 1});
   const View<T, 2, CudaSpace> kept =
@@ -300,19 +277,26 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
   const auto from = operand(product_view);
   const auto z = operand(kept);
   const auto c = operand(a.c);
+  const auto residual = operand(a.residual);
   const ActivationKind kind = a.activation;
   const bool accumulates = a.accumulate;
-  const auto runs = matrix_runs<size>(rows, columns, product_view, kept, a.c);
+  const auto runs = matrix_runs<size>(rows, columns, product_view, kept, a.residual, a.c);
   for_each_index(runs.count(), stream, "matmul", [=] SSM_DEVICE(Index i) {
-    const auto [m, n, count] = runs.at(i);
-    S values[size], before[size];
-    read_neighbors(&from(m, n), Index{1}, count, values);
-    if (accumulates) read_neighbors(&c(m, n), c.strides[1], count, before);
-    if (z) write_neighbors(&z(m, n), z.strides[1], count, values);
-    SSM_UNROLL
-    for (int k = 0; k < size; ++k)
-      values[k] = (accumulates ? before[k] : S{0}) + activate(kind, values[k]);
-    write_neighbors(&c(m, n), c.strides[1], count, values);
+    const auto run = runs.at(i);
+    const Index m = run.row, n = run.column;
+    with_full_run<size>(run.count, [&](auto count) {
+      S values[size], before[size] = {}, others[size] = {};
+      read_neighbors(&from(m, n), Index{1}, count, values);
+      if (accumulates) read_neighbors(&c(m, n), c.strides[1], count, before);
+      if (residual) read_neighbors(&residual(m, n), residual.strides[1], count, others);
+      if (z) write_neighbors(&z(m, n), z.strides[1], count, values);
+      with_known_kind(kind, [&](auto known) {
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k)
+          values[k] = before[k] + others[k] + activate_number<T>(known, values[k]);
+      });
+      write_neighbors(&c(m, n), c.strides[1], count, values);
+    });
   });
 }
 
@@ -331,7 +315,9 @@ void weight_gradient(MatmulLibrary& library, const ssm::WeightGradient<T, CudaSp
   if (a.dweight.size() == 0) return;
   if (!has_rows(a.dweight))
     throw ShapeError("weight_gradient", "dweight", "must have contiguous rows");
-  product(library, operands, scratch, a.dweight.data(), a.dweight.stride(0), Wide<T>{1}, stream);
+  using W = Wide<T>;
+  const Rows<W> target{a.dweight.data(), a.dweight.stride(0)};
+  product(library, operands, scratch, target, Rows<const W>{target.data, target.step}, stream);
 }
 
 #define SSM_INSTANTIATE(T)                                                                      \

@@ -59,6 +59,7 @@ MatmulLibrary::~MatmulLibrary() {
   for (auto& [shape, product] : products_) {
     lt_.destroy_layout(product.a);
     lt_.destroy_layout(product.b);
+    lt_.destroy_layout(product.c);
     lt_.destroy_layout(product.d);
     lt_.destroy_operation(product.operation);
   }
@@ -92,6 +93,7 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   };
   layout(product.a, shape.factors, shape.a_transposed, shape.rows, shape.inner, shape.a_step);
   layout(product.b, shape.factors, shape.b_transposed, shape.inner, shape.columns, shape.b_step);
+  layout(product.c, shape.result, false, shape.rows, shape.columns, shape.c_step);
   layout(product.d, shape.result, false, shape.rows, shape.columns, shape.d_step);
 
   cublasLtMatmulPreference_t preference = nullptr;
@@ -102,7 +104,7 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::uint64_t{scratch_bytes});
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, shape.a_alignment);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, shape.b_alignment);
-  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.d_alignment);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, shape.c_alignment);
   prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, shape.d_alignment);
   if (device::is_half(shape.factors))  // parts of a long sum are added in float too
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
@@ -110,7 +112,7 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   const cublasStatus_t code = lt_.heuristic(handle_, product.operation, product.a, product.b,
-                                            product.d, product.d, preference, 1, &result, &count);
+                                            product.c, product.d, preference, 1, &result, &count);
   lt_.destroy_preference(preference);
   product.is_supported = code == CUBLAS_STATUS_SUCCESS && count > 0;
   product.algorithm = result.algo;
@@ -119,21 +121,21 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
 
 template <class S>
 void MatmulLibrary::run(const device::Product& product, const void* a, const void* b, S beta,
-                        void* d, const void* bias, Stream stream) {
+                        const void* c, void* d, const void* bias, Stream stream) {
   const S alpha = 1;
   if (bias != nullptr)
     device::check(lt_.set_operation(product.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
                                     sizeof(bias)),
                   "cublasLtMatmulDescSetAttribute");
-  device::check(lt_.matmul(handle_, product.operation, &alpha, a, product.a, b, product.b, &beta, d,
-                           product.d, d, product.d, &product.algorithm, scratch_, scratch_bytes,
+  device::check(lt_.matmul(handle_, product.operation, &alpha, a, product.a, b, product.b, &beta, c,
+                           product.c, d, product.d, &product.algorithm, scratch_, scratch_bytes,
                            static_cast<cudaStream_t>(stream)),
                 "cublasLtMatmul");
 }
 template void MatmulLibrary::run<float>(const device::Product&, const void*, const void*, float,
-                                        void*, const void*, Stream);
+                                        const void*, void*, const void*, Stream);
 template void MatmulLibrary::run<double>(const device::Product&, const void*, const void*, double,
-                                         void*, const void*, Stream);
+                                         const void*, void*, const void*, Stream);
 
 MatmulLibrary* create_matmul_library(MatmulPrecision precision) {
   return new MatmulLibrary(precision);

@@ -12,15 +12,15 @@
 namespace ssm::cuda {
 namespace device {
 
-/// One product as cuBLASLt sees it: column-major d[rows, columns] = op(a)·op(b) + beta·d, where
+/// One product as cuBLASLt sees it: column-major d[rows, columns] = op(a)·op(b) + beta·c, where
 /// rows are the columns of the library's row-major c. Addresses count by their alignment alone.
 struct ProductShape {
-  cudaDataType_t factors, result;  // the scalars of a and b, and of d
+  cudaDataType_t factors, result;  // the scalars of a and b, and of c and d
   cublasLtEpilogue_t epilogue;
   bool a_transposed, b_transposed;
   std::uint64_t rows, columns, inner;
-  std::int64_t a_step, b_step, d_step;
-  std::uint32_t a_alignment, b_alignment, d_alignment;
+  std::int64_t a_step, b_step, c_step, d_step;
+  std::uint32_t a_alignment, b_alignment, c_alignment, d_alignment;
 
   friend auto operator<=>(const ProductShape&, const ProductShape&) = default;
 };
@@ -46,7 +46,7 @@ struct CublasLt {
 /// What cuBLASLt chose for a shape.
 struct Product {
   cublasLtMatmulDesc_t operation = nullptr;
-  cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;
+  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr, d = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
   bool is_supported = false;
 };
@@ -64,11 +64,12 @@ class MatmulLibrary {
 
   /// The algorithm for a shape, chosen at the first call.
   const device::Product& product(const device::ProductShape& shape);
-  /// d = op(a)·op(b) + beta·d, through the epilogue of the shape; a bias is of d's scalar.
+  /// d = op(a)·op(b) + beta·c, through the epilogue of the shape; c may be d, and a bias is of d's
+  /// scalar.
   /// S   the scalar of arithmetic: double for doubles, else float
   template <class S>
-  void run(const device::Product& product, const void* a, const void* b, S beta, void* d,
-           const void* bias, Stream stream);
+  void run(const device::Product& product, const void* a, const void* b, S beta, const void* c,
+           void* d, const void* bias, Stream stream);
 
  private:
   static constexpr std::size_t scratch_bytes = std::size_t{32} << 20;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernel/activation_functions.cuh"
 #include "kernel/packs.cuh"
+#include "kernel/quick_functions.cuh"
 #include "ssm/backend/cuda/activation.hpp"
 
 namespace ssm::cuda {
@@ -14,16 +14,22 @@ void activation(const ssm::Activation<T, CudaSpace>& a, Stream stream) {
   const ActivationKind kind = a.kind;
   const auto runs = device::matrix_runs<size>(a.x.extent(0), a.x.extent(1), a.x, a.gate, a.y);
   device::for_each_index(runs.count(), stream, "activation", [=] SSM_DEVICE(Index i) {
-    const auto [m, d, count] = runs.at(i);
-    Wide<T> values[size], factors[size];
-    device::read_neighbors(&x(m, d), x.strides[1], count, values);
-    if (gate) device::read_neighbors(&gate(m, d), gate.strides[1], count, factors);
-    SSM_UNROLL
-    for (int k = 0; k < size; ++k) {
-      values[k] = device::activate(kind, values[k]);
-      if (gate) values[k] *= factors[k];
-    }
-    device::write_neighbors(&y(m, d), y.strides[1], count, values);
+    const auto run = runs.at(i);
+    const Index m = run.row, d = run.column;
+    device::with_full_run<size>(run.count, [&](auto count) {
+      Wide<T> values[size], factors[size];
+      device::read_neighbors(&x(m, d), x.strides[1], count, values);
+      if (gate) device::read_neighbors(&gate(m, d), gate.strides[1], count, factors);
+      device::with_known_kind(kind, [&](auto known) {
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] = device::activate_number<T>(known, values[k]);
+      });
+      if (gate) {
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] *= factors[k];
+      }
+      device::write_neighbors(&y(m, d), y.strides[1], count, values);
+    });
   });
 }
 
@@ -39,20 +45,25 @@ void activation_backward(const ssm::ActivationBackward<T, CudaSpace>& g, Stream 
   const auto runs = device::matrix_runs<size>(g.forward.x.extent(0), g.forward.x.extent(1),
                                               g.forward.x, g.forward.gate, g.dy, g.dx, g.dgate);
   device::for_each_index(runs.count(), stream, "activation_backward", [=] SSM_DEVICE(Index i) {
-    const auto [m, d, count] = runs.at(i);
-    Wide<T> values[size], gradients[size], factors[size];
-    device::read_neighbors(&x(m, d), x.strides[1], count, values);
-    device::read_neighbors(&dy(m, d), dy.strides[1], count, gradients);
-    if (gate) device::read_neighbors(&gate(m, d), gate.strides[1], count, factors);
-    SSM_UNROLL
-    for (int k = 0; k < size; ++k) {
-      const Wide<T> input = values[k];
-      values[k] =
-          device::activation_slope(kind, input) * (gate ? factors[k] : Wide<T>{1}) * gradients[k];
-      if (gate) factors[k] = device::activate(kind, input) * gradients[k];
-    }
-    device::write_neighbors(&dx(m, d), dx.strides[1], count, values);
-    if (gate) device::write_neighbors(&dgate(m, d), dgate.strides[1], count, factors);
+    const auto run = runs.at(i);
+    const Index m = run.row, d = run.column;
+    device::with_full_run<size>(run.count, [&](auto count) {
+      Wide<T> values[size], gradients[size], factors[size];
+      device::read_neighbors(&x(m, d), x.strides[1], count, values);
+      device::read_neighbors(&dy(m, d), dy.strides[1], count, gradients);
+      if (gate) device::read_neighbors(&gate(m, d), gate.strides[1], count, factors);
+      device::with_known_kind(kind, [&](auto known) {
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) {
+          const Wide<T> input = values[k];
+          values[k] = device::activation_number_slope<T>(known, input) *
+                      (gate ? factors[k] : Wide<T>{1}) * gradients[k];
+          if (gate) factors[k] = device::activate_number<T>(known, input) * gradients[k];
+        }
+      });
+      device::write_neighbors(&dx(m, d), dx.strides[1], count, values);
+      if (gate) device::write_neighbors(&dgate(m, d), dgate.strides[1], count, factors);
+    });
   });
 }
 

@@ -120,14 +120,16 @@ void add(const ssm::Add<T, CudaSpace>& a, Stream stream) {
   const auto second_scale = static_cast<S>(a.b_scale);
   const auto runs = device::row_runs<size>(a.a.extent(0), a.a, a.b, a.y);
   device::for_each_index(runs.count(), stream, "add", [=] SSM_DEVICE(Index run) {
-    const Index i = runs.first(run), count = runs.size(run);
-    S values[size], others[size];
-    device::read_neighbors(&first(i), first.strides[0], count, values);
-    if (second) device::read_neighbors(&second(i), second.strides[0], count, others);
-    SSM_UNROLL
-    for (int k = 0; k < size; ++k)
-      values[k] = first_scale * values[k] + (second ? second_scale * others[k] : S{0});
-    device::write_neighbors(&y(i), y.strides[0], count, values);
+    const Index i = runs.first(run);
+    device::with_full_run<size>(runs.size(run), [&](auto count) {
+      S values[size], others[size];
+      device::read_neighbors(&first(i), first.strides[0], count, values);
+      if (second) device::read_neighbors(&second(i), second.strides[0], count, others);
+      SSM_UNROLL
+      for (int k = 0; k < size; ++k)
+        values[k] = first_scale * values[k] + (second ? second_scale * others[k] : S{0});
+      device::write_neighbors(&y(i), y.strides[0], count, values);
+    });
   });
 }
 

@@ -51,7 +51,9 @@ void find_best(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const Sampl
         if (!lanes.first()) return;
         scratch.best_logit[row] = best.logit;
         scratch.best_token[row] = best.token;
+        if (slices == 1) scratch.best[b] = best.token;
       });
+  if (slices == 1) return;
   device::for_each_row(batch, stream, "sample", [=] SSM_DEVICE(Index b, device::Lanes lanes) {
     const auto best = best_of(lanes, slices, [&](Index i) {
       return Candidate{scratch.best_logit[b * slices + i], scratch.best_token[b * slices + i]};
@@ -63,52 +65,47 @@ void find_best(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const Sampl
 /// The probabilities up to a common factor: the likeliest is one, so that equal logits sum without
 /// rounding.
 template <class T>
-void weigh(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
-           Stream stream) {
-  const auto logits = device::operand(a.logits);
-  const auto elements = device::matrix_elements(a.logits.extent(0), vocabulary);
-  const double temperature = a.sampling.temperature;
-  device::for_each_index(elements.count, stream, "sample", [=] SSM_DEVICE(Index i) {
-    const auto [b, v] = elements.at(i);
+struct SampleWeight {
+  SSM_DEVICE double operator()(Index b, Index v) const {
     const Index best = scratch.best[b] < 0 ? 0 : scratch.best[b];
     const double distance = static_cast<double>(logits(b, v)) - logits(b, best);  // ≤ 0
-    scratch.weight[i] = std::exp(distance / temperature);
-  });
-}
-
-/// Sums of neighboring tokens; min-p leaves out the unlikely ones.
-void add_groups(Index batch, Index vocabulary, double min_p, const SampleScratch& scratch,
-                Stream stream) {
-  const auto elements = device::matrix_elements(batch, sample_groups(vocabulary));
-  device::for_each_index(elements.count, stream, "sample", [=] SSM_DEVICE(Index i) {
-    const auto [b, group] = elements.at(i);
-    double* const weight = scratch.weight + b * vocabulary;
-    const Index begin = group * sample_group;
-    const Index end = begin + sample_group < vocabulary ? begin + sample_group : vocabulary;
-    double sum = 0;
-    for (Index v = begin; v < end; ++v) {
-      if (weight[v] < min_p) weight[v] = 0;
-      sum += weight[v];
-    }
-    scratch.group_sum[i] = sum;
-  });
-}
-
-/// The first part from `begin` on at which `sum` passes `target`, with `sum` before that part;
-/// where rounding leaves none, the last part that is not zero.
-SSM_HOST_DEVICE inline Index find_part(const double* part, Index begin, Index end, double target,
-                                       double& sum) {
-  Index last = begin;
-  double before = sum;
-  for (Index i = begin; i < end; ++i) {
-    if (part[i] == 0) continue;
-    last = i;
-    before = sum;
-    sum += part[i];
-    if (target < sum) break;
+    return std::exp(distance / temperature);
   }
-  sum = before;
-  return last;
+  device::Operand<const T, 2> logits;
+  double temperature;
+  SampleScratch scratch;
+};
+
+template <class T>
+void weigh(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
+           Stream stream) {
+  const auto elements = device::matrix_elements(a.logits.extent(0), vocabulary);
+  const SampleWeight<T> weight{device::operand(a.logits), a.sampling.temperature, scratch};
+  device::for_each_index(elements.count, stream, "sample", [=] SSM_DEVICE(Index i) {
+    const auto [b, v] = elements.at(i);
+    scratch.weight[i] = weight(b, v);
+  });
+}
+
+/// Sums of neighboring tokens; min-p leaves out the unlikely ones. Weights are made here unless
+/// they are there.
+template <class T>
+void add_groups(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, bool has_weights,
+                const SampleScratch& scratch, Stream stream) {
+  const auto elements = device::matrix_elements(a.logits.extent(0), sample_groups(vocabulary));
+  const SampleWeight<T> weight{device::operand(a.logits), a.sampling.temperature, scratch};
+  const double min_p = a.sampling.min_p;
+  device::for_each_row(
+      elements.count, stream, "sample", [=] SSM_DEVICE(Index i, device::Lanes lanes) {
+        const auto at = elements.at(i);
+        const Index b = at.row, begin = at.column * sample_group, left = vocabulary - begin;
+        double* const weights = scratch.weight + b * vocabulary + begin;
+        const double sum = lanes.sum(left < sample_group ? left : sample_group, [&](Index v) {
+          const double own = has_weights ? weights[v] : weight(b, begin + v);
+          return weights[v] = own < min_p ? 0 : own;
+        });
+        if (lanes.first()) scratch.group_sum[i] = sum;
+      });
 }
 
 /// One uniform number, looked up in the sum of the weights in the order of tokens: runs of groups,
@@ -132,21 +129,18 @@ void draw(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScra
       run_sum[i] = sum;
     });
     lanes.wait();
-    if (!lanes.first()) return;
-    if (scratch.best[b] < 0) {
-      tokens(b) = -1;
-      return;
-    }
-    double total = 0;
-    for (Index i = 0; i < sample_runs; ++i) total += run_sum[i];
+    const double total = lanes.sum(sample_runs, [&](Index i) { return run_sum[i]; });
     const double target = random.uniform(first_number + static_cast<std::uint64_t>(b)) * total;
     double sum = 0;
-    const Index begin = find_part(run_sum, 0, sample_runs, target, sum) * run;
-    const Index end = begin + run < groups ? begin + run : groups;
-    const Index group = find_part(group_sum, begin, end, target, sum);
-    const Index last = (group + 1) * sample_group;
-    tokens(b) = static_cast<Token>(find_part(scratch.weight + b * vocabulary, group * sample_group,
-                                             last < vocabulary ? last : vocabulary, target, sum));
+    const Index begin =
+        run * lanes.find_part(sample_runs, target, sum, [&](Index i) { return run_sum[i]; });
+    const Index group = begin + lanes.find_part(begin + run < groups ? run : groups - begin, target,
+                                                sum, [&](Index i) { return group_sum[begin + i]; });
+    const Index first = group * sample_group, left = vocabulary - first;
+    const double* const weight = scratch.weight + b * vocabulary + first;
+    const Index token = first + lanes.find_part(left < sample_group ? left : sample_group, target,
+                                                sum, [&](Index i) { return weight[i]; });
+    if (lanes.first()) tokens(b) = static_cast<Token>(scratch.best[b] < 0 ? Index{-1} : token);
   });
 }
 
@@ -165,12 +159,14 @@ void sample(const ssm::Sample<T, CudaSpace>& a, const SampleScratch& scratch, St
     });
     return;
   }
-  weigh(a, vocabulary, scratch, stream);
   const device::SampleRows rows{batch, vocabulary};
-  if (sampling.top_k > 0 && sampling.top_k < vocabulary)
+  const bool keeps_k = sampling.top_k > 0 && sampling.top_k < vocabulary;
+  const bool keeps_p = sampling.top_p < 1;
+  if (keeps_k || keeps_p) weigh(a, vocabulary, scratch, stream);
+  if (keeps_k)
     device::keep_likeliest(rows, scratch, {true, static_cast<double>(sampling.top_k)}, stream);
-  if (sampling.top_p < 1) device::keep_likeliest(rows, scratch, {false, sampling.top_p}, stream);
-  add_groups(batch, vocabulary, sampling.min_p, scratch, stream);
+  if (keeps_p) device::keep_likeliest(rows, scratch, {false, sampling.top_p}, stream);
+  add_groups(a, vocabulary, keeps_k || keeps_p, scratch, stream);
   draw(a, vocabulary, scratch, stream);
 }
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include "kernel/matrix_elements.cuh"
 #include "kernel/parallel.cuh"
 #include "ssm/backend/cuda/diagonal_parameters.hpp"
@@ -14,11 +16,11 @@ void diagonal_parameters(const ssm::DiagonalParameters<T, CudaSpace>& a, Stream 
   const auto A = device::operand(a.A);
   const Index rows = a.inv_A_real.extent(0);
   const auto modes = device::matrix_elements(rows, a.inv_A_real.extent(1));
-  if (log_dt)
-    device::for_each_index(rows, stream, "diagonal_parameters", [=] SSM_DEVICE(Index r) {
-      dt(r) = static_cast<T>(std::exp(static_cast<double>(log_dt(r))));
-    });
-  device::for_each_index(modes.count, stream, "diagonal_parameters", [=] SSM_DEVICE(Index i) {
+  // The first of the threads write dt as well.
+  const Index count = std::max(modes.count, log_dt ? rows : Index{0});
+  device::for_each_index(count, stream, "diagonal_parameters", [=] SSM_DEVICE(Index i) {
+    if (log_dt && i < rows) dt(i) = static_cast<T>(std::exp(static_cast<double>(log_dt(i))));
+    if (i >= modes.count) return;
     const auto [r, p] = modes.at(i);
     A(r, p, 0) = static_cast<T>(-std::exp(static_cast<double>(inv_A_real(r, p))));
     if (A_imag) A(r, p, 1) = A_imag(r, p);
@@ -37,10 +39,11 @@ void diagonal_parameters_backward(const ssm::DiagonalParametersBackward<T, CudaS
   const auto dinv_A_real = device::operand(g.dinv_A_real);
   const auto dA_imag = device::operand(g.dA_imag);
   const auto modes = device::matrix_elements(g.A.extent(0), g.A.extent(1));
-  if (dt)
-    device::for_each_index(g.A.extent(0), stream, operation,
-                           [=] SSM_DEVICE(Index r) { dlog_dt(r) += dt(r) * ddt(r); });
-  device::for_each_index(modes.count, stream, operation, [=] SSM_DEVICE(Index i) {
+  const Index rows = g.A.extent(0);
+  const Index count = std::max(modes.count, dt ? rows : Index{0});
+  device::for_each_index(count, stream, operation, [=] SSM_DEVICE(Index i) {
+    if (dt && i < rows) dlog_dt(i) += dt(i) * ddt(i);
+    if (i >= modes.count) return;
     const auto [r, p] = modes.at(i);
     dinv_A_real(r, p) += A(r, p, 0) * dA(r, p, 0);
     if (dA_imag) dA_imag(r, p) += dA(r, p, 1);

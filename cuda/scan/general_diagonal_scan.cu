@@ -58,8 +58,44 @@ struct ScanRow {
   Operand<T, 3> y;
 };
 
+/// One position of one channel: all that it reads is on its way at once.
+template <class T, class Z>
+struct ScanStep {
+  SSM_DEVICE void prefetch(Index row, Lanes lanes) const {
+    const Index d = row % a.channels, r = d % a.rows;
+    for (Index i = lanes.index(); i < a.modes; i += Lanes::count) {
+      device::prefetch(&a.B(r, i, 0));
+      device::prefetch(&a.C(r, i, 0));
+      if (a.initial_state) device::prefetch(&a.initial_state(row / a.channels, d, i, 0));
+    }
+  }
+  SSM_DEVICE void operator()(Index row, Lanes lanes) const {
+    const Index b = row / a.channels, d = row % a.channels, r = d % a.rows;
+    const T u = a.input(b, 0, d);
+    const T gate = value_or(T{1}, a.gate_out, b, 0, d);
+    const T skip = value_or(T{0}, a.skip, r);
+    const T sum = lanes.sum(a.modes, [&](Index i) {
+      Z state{};
+      if (a.initial_state) state = number_at<Z>(a.initial_state, b, d, i);
+      const ScanMode<Z> mode = a.mode(r, i);
+      state = mode.step.A * state + mode.step.B * u;
+      if (final_state) set_number(final_state, state, b, d, i);
+      return real_part(mode.C * state);
+    });
+    if (lanes.first()) y(b, 0, d) = gate * (Number<Z>::weight * sum + skip * u);
+  }
+
+  ScanOperands<T, Z> a;
+  Operand<T, 4> final_state;
+  Operand<T, 3> y;
+};
+
 template <class Z, class T>
 void scan(const ssm::DiagonalScan<T, CudaSpace>& a, DeviceSegments segments, Stream stream) {
+  if (a.x.extent(1) == 1 && segments.offsets == nullptr) {
+    const ScanStep<T, Z> step{{a, segments}, operand(a.final_state), operand(a.y)};
+    return for_each_row(a.x.extent(0) * step.a.channels, stream, "diagonal_scan", step);
+  }
   const ScanRow<T, Z> row{{a, segments}, operand(a.final_state), operand(a.y)};
   for_each_row(row.a.packing.sequences * row.a.channels, stream, "diagonal_scan", row);
 }

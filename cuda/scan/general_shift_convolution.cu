@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "convolution/correlation.cuh"
 #include "kernel/packing.cuh"
+#include "kernel/unroll.cuh"
 #include "ssm/backend/cuda/shift_convolution.hpp"
 
 namespace ssm::cuda {
@@ -54,10 +55,19 @@ struct ShiftFinalGradient {
 /// One position of one channel: the state's part and the output in one pass.
 template <class T>
 struct ShiftStep {
+  SSM_DEVICE void prefetch(Index row, Lanes lanes) const {
+    const Index d = row % channels;
+    for (Index n = lanes.index(); n < taps; n += Lanes::count) {
+      device::prefetch(&B(d, n));
+      device::prefetch(&C(d, n));
+      if (initial_state) device::prefetch(&initial_state(row / channels, d, n));
+    }
+  }
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
     const Index b = row / channels;
     const Index d = row % channels;
     const T input = x(b, 0, d);
+    if (taps <= held * Lanes::count) return step(b, d, input, lanes);
     const T sum = lanes.sum(taps, [&](Index n) { return C(d, n) * next(b, d, n, input); });
     if (lanes.first()) y(b, 0, d) = sum + value_or(T{0}, skip, d) * input;
     if (!final_state) return;
@@ -71,11 +81,40 @@ struct ShiftStep {
       lanes.wait();
     }
   }
+
+ private:
+  static constexpr int held = 2;  // taps of a lane
+
+  /// The same where a lane holds all its taps: in place of one that is not there, it reads the
+  /// last, so that there is no branch between loads.
+  SSM_DEVICE void step(Index b, Index d, T input, Lanes lanes) const {
+    T state[held], output[held];
+    SSM_UNROLL
+    for (int h = 0; h < held; ++h) {
+      const Index n = lanes.index() + h * Lanes::count, last = taps - 1;
+      state[h] = next(b, d, n < last ? n : last, input);
+      output[h] = C(d, n < last ? n : last);
+    }
+    const T factor = value_or(T{0}, skip, d);
+    T own{0};
+    SSM_UNROLL
+    for (int h = 0; h < held; ++h)
+      if (lanes.index() + h * Lanes::count < taps) own += output[h] * state[h];
+    const T sum = lanes.total(own);
+    if (lanes.first()) y(b, 0, d) = sum + factor * input;
+    lanes.wait();  // the state may be updated in place
+    SSM_UNROLL
+    for (int h = 0; h < held; ++h) {
+      const Index n = lanes.index() + h * Lanes::count;
+      if (final_state && n < taps) final_state(b, d, n) = state[h];
+    }
+  }
   SSM_DEVICE T next(Index b, Index d, Index n, T input) const {
     const T before = n > 0 ? value_or(T{0}, initial_state, b, d, n - 1) : T{0};
     return before + B(d, n) * input;
   }
 
+ public:
   Operand<const T, 2> B, C;
   Operand<const T, 1> skip;
   Operand<const T, 3> x, initial_state;

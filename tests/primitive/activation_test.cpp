@@ -148,6 +148,13 @@ TEST_CASE_TEMPLATE("every activation and its gradient equal the reference, gated
               {.kind = kind, .columns = columns, .gated = gated, .layout = layout});
 }
 
+TEST_CASE_TEMPLATE("every activation and its gradient in half types", T, BFloat16, Float16) {
+  for (const auto kind : kinds)
+    for (const Index columns : {1, 64, 65})
+      for (const bool gated : {false, true})
+        equals_reference<Run<T>>({.kind = kind, .rows = 40, .columns = columns, .gated = gated});
+}
+
 TEST_CASE_TEMPLATE("any number of rows, enough to share between threads among them", T, float,
                    double, BFloat16, Float16) {
   for (const Index rows : {0, 1, 300})

@@ -16,7 +16,7 @@ namespace {
 struct Case {
   Index rows = 1, columns = 1, depth = 1;
   WeightForm form = WeightForm::full;  // of b
-  bool bias = false, accumulate = false, keep_z = false, sum_a = false;
+  bool bias = false, accumulate = false, keep_z = false, sum_a = false, residual = false;
   ActivationKind activation = ActivationKind::none;
 };
 
@@ -48,6 +48,7 @@ struct Run : OperandRun<Matmul<T, HostSpace>, NoGradient> {
                                   {"b_int8", test.form == WeightForm::int8},
                                   {"b_scale", test.form == WeightForm::int8},
                                   {"bias", test.bias},
+                                  {"residual", test.residual},
                                   {"z", test.keep_z},
                                   {"a_sum", test.sum_a}})) {
     auto& a = this->forward;
@@ -66,6 +67,7 @@ struct Run : OperandRun<Matmul<T, HostSpace>, NoGradient> {
     this->lay_out(a.b_bf16, placement.b, placement.gap);
     this->lay_out(a.b_f16, placement.b, placement.gap);
     this->lay_out(a.b_int8, placement.b, placement.gap);
+    this->lay_out(a.residual, placement.a);
     this->lay_out(a.c, placement.c);
     this->lay_out(a.z, placement.c);
     has_contiguous_rows = placement.c == Layout::rows;
@@ -112,6 +114,7 @@ struct Exact {
   template <class T>
   explicit Exact(const Matmul<T, HostSpace>& call)
       : c(in_double(call.c)), z(in_double(call.z)), a_sum(in_double(call.a_sum)) {
+    const auto residual = in_double(call.residual);
     const auto a = in_double(call.a), b = b_in_double(call);
     const auto bias = in_double(call.bias);
     Context<Reference> reference;
@@ -120,6 +123,7 @@ struct Exact {
                                                 .bias = bias,
                                                 .activation = call.activation,
                                                 .accumulate = call.accumulate,
+                                                .residual = residual,
                                                 .c = c,
                                                 .z = z,
                                                 .a_sum = a_sum});
@@ -319,6 +323,7 @@ constexpr Case with_epilogue(Case test, int options, ActivationKind kind) {
   test.accumulate = (options & 2) != 0;
   test.keep_z = (options & 4) != 0;
   test.sum_a = (options & 8) != 0;
+  test.residual = (options & 16) != 0;
   test.activation = kind;
   return test;
 }
@@ -328,7 +333,7 @@ TEST_CASE_TEMPLATE("products have every epilogue", T, float, double) {
   for (std::size_t i = 0; i < placements.size(); ++i)
     placements[i] = {.b = Layout::columns, .c = all_layouts[i]};
   for (const ActivationKind kind : activations)
-    for (const int options : {0, 1, 2, 3, 4, 5, 6, 7, 8, 15}) {
+    for (const int options : {0, 1, 2, 3, 4, 5, 6, 7, 8, 15, 16, 17, 31}) {
       for (const Index rows : {3, 40})
         for (const Index depth : {70, 600})  // 600 is more than one slice of the depth
           is_exact<T>(with_epilogue({.rows = rows, .columns = 37, .depth = depth}, options, kind),
@@ -389,7 +394,7 @@ TEST_CASE_TEMPLATE("products of few rows by bf16 weights, aligned and not", T, f
     placements[i] = {.a = all_layouts[i / 2], .b = Layout::columns, .gap = i % 2 == 0 ? 0 : 3};
   for (const Index rows : {0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 40})
     for (const Index columns : {1, 4, 31})
-      for (const Index depth : {0, 1, 8, 63, 64, 65, 600}) {
+      for (const Index depth : {0, 1, 8, 63, 64, 65, 600, 2100}) {
         Case test{.rows = rows,
                   .columns = columns,
                   .depth = depth,
@@ -418,15 +423,47 @@ TEST_CASE_TEMPLATE("products in half types have float sums and every epilogue", 
     placements[i] = {.a = all_layouts[i], .b = Layout::columns};
   for (const Index rows : {0, 1, 3, 16, 17, 40})
     for (const WeightForm form : {WeightForm::full, WeightForm::bf16})
-      for (const int options : {0, 1, 2, 4, 5, 7, 8, 9})
+      for (const int options : {0, 1, 2, 4, 5, 7, 8, 9, 16, 17, 18, 21})
         for (const ActivationKind kind : {ActivationKind::none, ActivationKind::silu})
           is_exact<T>(
               with_epilogue({.rows = rows, .columns = 9, .depth = 70, .form = form}, options, kind),
               placements);
 }
 
+TEST_CASE_TEMPLATE("several products at once are those products", T, float, double, BFloat16,
+                   Float16) {
+  constexpr Case cases[] = {{.columns = 7, .depth = 70, .bias = true},
+                            {.columns = 65, .depth = 70, .keep_z = true},
+                            {.columns = 1, .depth = 70, .residual = true}};
+  for (const Index rows : {1, 3, 40})
+    for (const WeightForm form : {WeightForm::full, WeightForm::bf16})
+      for (const std::size_t count : {1, 3, 10})
+        for (const bool one_is_longer : {false, true}) {
+          std::vector<Run<T>> apart, together;
+          for (std::size_t i = 0; i < count; ++i) {
+            Case test = cases[i % 3];
+            test.rows = rows;
+            test.form = form;
+            if (one_is_longer && i == 1) test.depth = 9;
+            for (auto* runs : {&apart, &together})
+              runs->emplace_back(test, Placement{.b = Layout::columns});
+          }
+          on_each_backend<Run<T>>([&](auto& ctx) {
+            std::vector<Matmul<T, HostSpace>> calls;
+            for (std::size_t i = 0; i < count; ++i) {
+              for (auto* runs : {&apart, &together}) (*runs)[i].begin();
+              apart[i].evaluate(ctx);
+              calls.push_back(together[i].forward);
+            }
+            matmul(ctx, std::span<const Matmul<T, HostSpace>>(calls));
+            for (std::size_t i = 0; i < count; ++i) expect_same(together[i], apart[i]);
+          });
+        }
+}
+
 struct GradientCase {
   Index rows = 1;
+  Index columns = 9;
   bool bias = true;
   Layout layout = Layout::rows;
 };
@@ -434,8 +471,8 @@ struct GradientCase {
 template <class T>
 struct GradientRun : OperandRun<WeightGradient<T, HostSpace>, NoGradient> {
   GradientRun(const GradientCase& test, Layout layout)
-      : GradientRun::OperandRun({{'M', test.rows}, {'N', 9}, {'K', 17}}, Layout::rows, {},
-                                left_out({{"dbias", test.bias}})) {
+      : GradientRun::OperandRun({{'M', test.rows}, {'N', test.columns}, {'K', 17}}, Layout::rows,
+                                {}, left_out({{"dbias", test.bias}})) {
     this->lay_out(this->forward.dy, layout);
     this->lay_out(this->forward.x, layout);
   }
@@ -446,27 +483,32 @@ struct GradientRun : OperandRun<WeightGradient<T, HostSpace>, NoGradient> {
 
 TEST_CASE_TEMPLATE("gradients of weights are added to, of half types as sums in float", T, float,
                    double, BFloat16, Float16) {
-  for (const Index rows : {0, 1, 300})
-    for (const bool bias : {false, true}) {
-      CAPTURE(rows);
-      CAPTURE(bias);
-      const GradientRun<T> start({.rows = rows, .bias = bias}, Layout::rows);
-      const auto& g = start.forward;
-      const auto dy = in_double(g.dy), x = in_double(g.x);
-      auto dweight = in_double(g.dweight);
-      auto dbias = in_double(g.dbias);
-      Context<Reference> reference;
-      weight_gradient(reference, WeightGradient<double, HostSpace>{
-                                     .dy = dy, .x = x, .dweight = dweight, .dbias = dbias});
-      on_every_backend<GradientRun<T>>([&](auto& ctx) {
-        for (const Layout layout : all_layouts) {
-          GradientRun<T> actual({.rows = rows, .bias = bias}, layout);
-          actual.evaluate(ctx);
-          CHECK(difference(actual.forward.dweight, dweight) < tolerance<Wide<T>>.value);
-          if (bias) CHECK(difference(actual.forward.dbias, dbias) < tolerance<Wide<T>>.value);
-        }
-      });
-    }
+  constexpr GradientCase cases[] = {{.rows = 0},
+                                    {.rows = 1},
+                                    {.rows = 1, .bias = false},
+                                    {.rows = 300, .bias = false},
+                                    {.rows = 300},
+                                    {.rows = 64, .columns = 264},
+                                    {.rows = 201, .columns = 65}};
+  for (const GradientCase& test : cases) {
+    CAPTURE(describe(test));
+    const GradientRun<T> start(test, Layout::rows);
+    const auto& g = start.forward;
+    const auto dy = in_double(g.dy), x = in_double(g.x);
+    auto dweight = in_double(g.dweight);
+    auto dbias = in_double(g.dbias);
+    Context<Reference> reference;
+    weight_gradient(reference, WeightGradient<double, HostSpace>{
+                                   .dy = dy, .x = x, .dweight = dweight, .dbias = dbias});
+    on_every_backend<GradientRun<T>>([&](auto& ctx) {
+      for (const Layout layout : all_layouts) {
+        GradientRun<T> actual(test, layout);
+        actual.evaluate(ctx);
+        CHECK(difference(actual.forward.dweight, dweight) < tolerance<Wide<T>>.value);
+        if (test.bias) CHECK(difference(actual.forward.dbias, dbias) < tolerance<Wide<T>>.value);
+      }
+    });
+  }
 }
 
 #ifdef SSM_TEST_ON_CUDA
@@ -483,7 +525,7 @@ TEST_CASE("a step by bf16 weights does not expand them") {
 TEST_CASE_TEMPLATE("the sums of a step by bf16 weights have one order wherever operands lie", T,
                    float, double) {
   for (const Index rows : {1, 2, 3, 16})
-    for (const Index depth : {64, 1000})
+    for (const Index depth : {64, 1000, 2100})
       only<Device>([&](auto& ctx) {
         const Case test{.rows = rows, .columns = 9, .depth = depth, .form = WeightForm::bf16};
         Run<T> aligned(test, Placement{.b = Layout::columns});

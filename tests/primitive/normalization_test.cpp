@@ -11,7 +11,7 @@ constexpr NormalizationKind kinds[] = {NormalizationKind::layer, NormalizationKi
 struct Case {
   NormalizationKind kind = NormalizationKind::layer;
   Index rows = 3, width = 65;
-  bool weight = true, bias = true, eps_scale = false, accumulate = false;
+  bool weight = true, bias = true, eps_scale = false, accumulate = false, residual = false;
   Layout layout = Layout::rows;
 };
 
@@ -28,6 +28,7 @@ struct Run : OperandRun<Normalization<T, HostSpace>, NormalizationBackward<T, Ho
     this->forward.kind = test.kind;
     this->forward.eps = 1e-3;
     this->gradient.accumulate = test.accumulate;
+    if (test.residual) this->gradient.residual = this->forward.x;  // as good as any
     if (test.eps_scale)
       for_each_element([](Wide<T>& x) { x = 3 + 2 * x; }, this->writable(this->forward.eps_scale));
   }
@@ -91,6 +92,17 @@ TEST_CASE("a gradient may be added to the one of a residual stream") {
   });
 }
 
+TEST_CASE("the gradient of a residual stream may lie elsewhere") {
+  on_each_backend<Run<double>>([](auto& ctx) {
+    Run<double> alone({.width = 6}, Layout::rows);
+    Run<double> summed({.width = 6, .residual = true}, Layout::rows);
+    compute(ctx, alone);
+    compute(ctx, summed);
+    for_each_element([](double& x, double r) { x += r; }, alone.gradient.dx, summed.forward.x);
+    CHECK(difference(summed.gradient.dx, alone.gradient.dx) <= allowed_beside(ctx));
+  });
+}
+
 TEST_CASE("a weight of another width is named") {
   Context<Reference> ctx;
   Run<double> call({.rows = 2, .width = 3}, Layout::rows);
@@ -127,6 +139,35 @@ TEST_CASE_TEMPLATE("parameter gradients are sums over any number of rows", T, fl
   for (const auto kind : kinds)
     for (const Index rows : {0, 1, 31, 32, 64, 100, 1001})
       equals_reference<Run<T>>({.kind = kind, .rows = rows, .width = 7});
+}
+
+TEST_CASE_TEMPLATE("few rows and many, wider than what registers hold too", T, float, BFloat16,
+                   Float16) {
+  for (const auto kind : kinds)
+    for (const Index rows : {5, 520})
+      for (const Index width : {1, 64, 65, 768, 1032, 2100})
+        for (const bool accumulate : {false, true})
+          equals_reference<Run<T>>({.kind = kind,
+                                    .rows = rows,
+                                    .width = width,
+                                    .bias = kind == NormalizationKind::layer,
+                                    .accumulate = accumulate,
+                                    .residual = width > 64});
+}
+
+TEST_CASE_TEMPLATE("a row of equal numbers comes to its bias, however large they are", T, float,
+                   double, BFloat16, Float16) {
+  for (const Index rows : {1, 600})
+    on_each_backend<Run<T>>([&](auto& ctx) {
+      Run<T> call({.rows = rows, .width = 768}, Layout::rows);
+      call.forward.eps = 1e-5;
+      fill(call.writable(call.forward.x), scalar_cast<T>(24576.0));
+      call.evaluate(ctx);
+      const auto& a = call.forward;
+      for_each_index(a.y, [&](Index m, Index d) {
+        if (a.y(m, d) != scalar_cast<T>(scalar_cast<double>(a.bias(d)))) FAIL(m, ' ', d);
+      });
+    });
 }
 
 TEST_CASE_TEMPLATE("normalizing in place gives the same numbers", T, float, double) {

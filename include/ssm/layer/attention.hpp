@@ -49,6 +49,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool adds_residual = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<CausalAttention, T, Space> {
@@ -103,7 +104,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
-                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+                const SequenceOptions<State<T, typename B::Space>>& options = {},
+                Input<B, T, dyn, dyn, width> residual = {}) const {
     using Space = typename B::Space;
     if (tape != nullptr && options.dropout && dropout_ > 0)
       throw ArgumentError(
@@ -141,7 +143,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     }
     attention(ctx, call);
     if (options.final_state != nullptr) past.advance(options.final_state->position);
-    readout_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
+    readout_.evaluate(ctx, p.out_proj, mixed, y, nullptr, {}, residual);
   }
 
   template <class B, class T>

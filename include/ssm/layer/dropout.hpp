@@ -23,6 +23,11 @@ class LayerDropout {
       throw ArgumentError(message({layer, ": dropout must be in [0, 1)"}));
   }
 
+  /// Whether a call with this tape and seed drops anything.
+  bool drops(const Tape* tape, const std::optional<Seed>& seed) const {
+    return tape != nullptr && probability_ > 0 && seed;
+  }
+
   /// Drops elements of x, and keeps the seed on the tape.
   /// x    contiguous, changed in place
   /// Throws  ArgumentError  where a backend without dropout is asked for some

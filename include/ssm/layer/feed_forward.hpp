@@ -43,6 +43,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool adds_residual = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<FeedForward, T, Space> {
@@ -83,7 +84,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
-                const SequenceOptions<NoState>& options = {}) const {
+                const SequenceOptions<NoState>& options = {},
+                Input<B, T, dyn, dyn, width> residual = {}) const {
     using Space = typename B::Space;
     require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
     auto frame = ctx.workspace().frame();
@@ -109,7 +111,10 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     }
     dropout_.evaluate(ctx, hidden, buffers.part(&Kept::dropout),
                       detail::fork(options.dropout, std::string_view("hidden")));
-    multiply<B, T>(ctx, p.fc2, hidden, as_rows(y));
+    matmul(ctx,
+           by_weight<T, Space>(
+               p.fc2.weight,
+               {.a = hidden, .bias = p.fc2.bias, .residual = as_rows(residual), .c = as_rows(y)}));
   }
 
   template <class B, class T>

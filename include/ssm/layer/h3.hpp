@@ -48,6 +48,7 @@ class H3 : public LayerVerbs<H3<Config>> {
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool adds_residual = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<H3, T, Space> {
@@ -103,7 +104,8 @@ class H3 : public LayerVerbs<H3<Config>> {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
-                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+                const SequenceOptions<State<T, typename B::Space>>& options = {},
+                Input<B, T, dyn, dyn, width> residual = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     using Kept = Tape<T, Space>;
@@ -113,9 +115,10 @@ class H3 : public LayerVerbs<H3<Config>> {
     auto k = buffers.at(&Kept::k, shape);
     auto v = buffers.at(&Kept::v, shape);
     auto mixed = buffers.at(&Kept::mixed, shape);
-    projection_.evaluate(ctx, p.q_proj, x, q, nullptr);
-    projection_.evaluate(ctx, p.k_proj, x, k, nullptr);
-    projection_.evaluate(ctx, p.v_proj, x, v, nullptr);
+    const Matmul<T, Space> projections[] = {linear_product<T, Space>(p.q_proj, x, q),
+                                            linear_product<T, Space>(p.k_proj, x, k),
+                                            linear_product<T, Space>(p.v_proj, x, v)};
+    matmul<B, T>(ctx, std::span<const Matmul<T, Space>>(projections));
     auto a = operands(ctx, frame, p, options);
     a.q = q;
     a.k = k;
@@ -129,7 +132,7 @@ class H3 : public LayerVerbs<H3<Config>> {
       a.tape = buffers.kept(&Kept::mixer, h3_mixer_tape(ctx, a));
     }
     h3_mixer(ctx, a);
-    projection_.evaluate(ctx, p.output_linear, mixed, y, nullptr);
+    projection_.evaluate(ctx, p.output_linear, mixed, y, nullptr, {}, residual);
   }
 
   template <class B, class T>

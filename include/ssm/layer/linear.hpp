@@ -34,6 +34,14 @@ Matmul<T, Space> by_weight(const WeightView<T, Space>& weight, Matmul<T, Space> 
   return call;
 }
 
+/// The product y = x·Wᵀ + bias of the parameters of a Linear, for calls of several at once.
+template <class T, class Space, class P>
+Matmul<T, Space> linear_product(const P& parameters, const View<const T, 3, Space>& x,
+                                const View<T, 3, Space>& y) {
+  return by_weight<T, Space>(parameters.weight,
+                             {.a = as_rows(x), .bias = parameters.bias, .c = as_rows(y)});
+}
+
 /// The vector–Jacobian product of one linear map y = x·Wᵀ + bias.
 ///   dx = dy·W      dweight += dyᵀ·x      dbias += Σ_m dy[m]
 /// x, dx [M, in]   dy [M, out]   weight, dweight [out, in]   dbias [out]
@@ -61,7 +69,7 @@ void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>
       ctx, WeightGradient<T, Space>{.dy = g.dy, .x = g.x, .dweight = g.dweight, .dbias = g.dbias});
 }
 
-/// y = x·Wᵀ + bias at every position.
+/// y = x·Wᵀ + bias at every position, added to a residual if there is one.
 /// x        [B, L, inputs]
 /// y        [B, L, outputs]   must not overlap x
 /// weight   [outputs, inputs]   in any WeightForm
@@ -70,6 +78,7 @@ template <LinearConfig Config>
 class Linear : public LayerVerbs<Linear<Config>> {
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool adds_residual = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Linear, T, Space> {
@@ -102,12 +111,15 @@ class Linear : public LayerVerbs<Linear<Config>> {
     requires RunsOn<Linear, B, T>
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, Config.inputs> x, Output<B, T, dyn, dyn, Config.outputs> y,
-                NonDeduced<Tape<T, typename B::Space>>* tape,
-                const SequenceOptions<NoState>& = {}) const {
+                NonDeduced<Tape<T, typename B::Space>>* tape, const SequenceOptions<NoState>& = {},
+                Input<B, T, dyn, dyn, Config.outputs> residual = {}) const {
     using Space = typename B::Space;
     require_extents("linear", "y", y, {x.extent(0), x.extent(1), outputs_});
     if (tape != nullptr) tape->x = x;
-    matmul(ctx, by_weight<T, Space>(p.weight, {.a = as_rows(x), .bias = p.bias, .c = as_rows(y)}));
+    matmul(ctx,
+           by_weight<T, Space>(
+               p.weight,
+               {.a = as_rows(x), .bias = p.bias, .residual = as_rows(residual), .c = as_rows(y)}));
   }
 
   template <class B, class T>

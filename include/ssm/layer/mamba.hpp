@@ -43,6 +43,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool adds_residual = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Mamba, T, Space> {
@@ -115,11 +116,13 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
-                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+                const SequenceOptions<State<T, typename B::Space>>& options = {},
+                Input<B, T, dyn, dyn, width> residual = {}) const {
     auto frame = ctx.workspace().frame();
-    evaluate_with<B, T>(ctx, p, x, y, tape, options,
-                        buffers<T, typename B::Space>(frame, tape, x.extent(0), x.extent(1)),
-                        [&](const auto& scan) { selective_scan(ctx, scan); });
+    evaluate_with<B, T>(
+        ctx, p, x, y, tape, options,
+        buffers<T, typename B::Space>(frame, tape, x.extent(0), x.extent(1)),
+        [&](const auto& scan) { selective_scan(ctx, scan); }, residual);
   }
 
   template <class B, class T>
@@ -162,7 +165,8 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
                      Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                      NonDeduced<Tape<T, typename B::Space>>* tape,
                      const SequenceOptions<State<T, typename B::Space>>& options,
-                     const Parts<T, typename B::Space>& parts, Run&& run) const {
+                     const Parts<T, typename B::Space>& parts, Run&& run,
+                     Input<B, T, dyn, dyn, width> residual = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     if (tape != nullptr) {
@@ -182,7 +186,7 @@ class Mamba : public LayerVerbs<Mamba<Config>> {
     scan.y = parts.mixed;
     scan.final_state = options.final(&State<T, Space>::ssm);
     run(scan);
-    out_.evaluate(ctx, p.out_proj, parts.mixed, y, nullptr);
+    out_.evaluate(ctx, p.out_proj, parts.mixed, y, nullptr, {}, residual);
   }
 
   /// `backward` with the scan in the caller's hands: run(SelectiveScanBackward) fills every

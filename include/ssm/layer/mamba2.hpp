@@ -90,6 +90,7 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool adds_residual = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Mamba2, T, Space> {
@@ -177,7 +178,8 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
-                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+                const SequenceOptions<State<T, typename B::Space>>& options = {},
+                Input<B, T, dyn, dyn, width> residual = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const Index batch = x.extent(0), length = x.extent(1);
@@ -211,7 +213,7 @@ class Mamba2 : public LayerVerbs<Mamba2<Config>> {
       if (scale) norm.scale = scale.select(0, g);
       normalization(ctx, norm);
     }
-    out_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
+    out_.evaluate(ctx, p.out_proj, mixed, y, nullptr, {}, residual);
   }
 
   template <class B, class T>

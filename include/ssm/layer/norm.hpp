@@ -79,6 +79,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
     normalization(ctx, a);
   }
 
+  /// dx is written as `dx_mode` says; `residual` is added to it.
   template <class B, class T>
     requires RunsOn<Norm, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
@@ -86,7 +87,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
                      Output<B, T, dyn, dyn, width> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<NoState>& = {},
-                     WriteMode dx_mode = WriteMode::overwrite) const {
+                     WriteMode dx_mode = WriteMode::overwrite,
+                     Input<B, T, dyn, dyn, width> residual = {}) const {
     using Space = typename B::Space;
     require_extents("norm", "dy", dy, tape.x.extents().to_array());
     require_extents("norm", "dx", dx, tape.x.extents().to_array());
@@ -96,6 +98,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
                                              .scale = tape.scale,
                                              .dy = as_rows(dy),
                                              .accumulate = dx_mode == WriteMode::accumulate,
+                                             .residual = as_rows(residual),
                                              .dx = as_rows(dx),
                                              .dweight = gradients.weight,
                                              .dbias = gradients.bias});

@@ -44,6 +44,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool adds_residual = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Retention, T, Space> {
@@ -95,7 +96,8 @@ class Retention : public LayerVerbs<Retention<Config>> {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
-                const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+                const SequenceOptions<State<T, typename B::Space>>& options = {},
+                Input<B, T, dyn, dyn, width> residual = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     using Kept = Tape<T, Space>;
@@ -111,10 +113,10 @@ class Retention : public LayerVerbs<Retention<Config>> {
       tape->keep(ctx, options);
       tape->x = x;
     }
-    keys_.evaluate(ctx, p.q_proj, x, q, nullptr);
-    keys_.evaluate(ctx, p.k_proj, x, k, nullptr);
-    values_.evaluate(ctx, p.v_proj, x, v, nullptr);
-    values_.evaluate(ctx, p.g_proj, x, g, nullptr);
+    const Matmul<T, Space> projections[] = {
+        linear_product<T, Space>(p.q_proj, x, q), linear_product<T, Space>(p.k_proj, x, k),
+        linear_product<T, Space>(p.v_proj, x, v), linear_product<T, Space>(p.g_proj, x, g)};
+    matmul<B, T>(ctx, std::span<const Matmul<T, Space>>(projections));
     heads_.evaluate(ctx,
                     RetentionHeads::Operands<T, Space>{.weight = p.group_norm,
                                                        .q = q,
@@ -124,7 +126,7 @@ class Retention : public LayerVerbs<Retention<Config>> {
                                                        .gate = g,
                                                        .mixed = mixed},
                     buffers.part(&Kept::heads), options);
-    readout_.evaluate(ctx, p.out_proj, mixed, y, nullptr);
+    readout_.evaluate(ctx, p.out_proj, mixed, y, nullptr, {}, residual);
   }
 
   template <class B, class T>

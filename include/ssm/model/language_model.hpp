@@ -329,14 +329,19 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
              Positions first, Segments segments) const {
     using Space = typename B::Space;
     const Index length = tokens.extent(1);
-    for (Index b = 0; b < tokens.extent(0); ++b)  // rows of tokens may be slices of longer ones
+    const auto look_up = [&](const View<const Token, 1, Space>& some, const View<T, 2, Space>& to) {
       embedding(ctx, Embedding<T, Space>{.table = p.embedding,
                                          .table_bf16 = p.embedding.bf16,
                                          .table_f16 = p.embedding.f16,
                                          .table_int8 = p.embedding.int8,
                                          .table_scale = p.embedding.scale,
-                                         .tokens = tokens.select(0, b),
-                                         .y = y.select(0, b)});
+                                         .tokens = some,
+                                         .y = to});
+    };
+    if (tokens.is_contiguous() && y.is_contiguous())
+      look_up(tokens.flatten(), as_rows(y));
+    else  // rows of tokens may be slices of longer ones
+      for (Index b = 0; b < tokens.extent(0); ++b) look_up(tokens.select(0, b), y.select(0, b));
     scale_embedding<T>(ctx, y.flatten());
     if (config_.positions == 0) return;
     for_each_sequence(tokens.extent(0), length, segments, [&](const Sequence& s) {

@@ -6,6 +6,7 @@
 #include <utility>
 #include <variant>
 
+#include "ssm/layer/adds_residual.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
@@ -27,6 +28,8 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
   using Kind = std::tuple_element_t<I, std::tuple<Kinds...>>;
 
  public:
+  static constexpr bool adds_residual = (AddsResidual<Kinds> && ...);
+
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<OneOf, T, Space> {
     std::variant<typename Kinds::template Parameters<T, Space>...> kind;
@@ -64,13 +67,16 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
                 Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
-    of_kind(kind(), [&](auto i) {
-      constexpr std::size_t index = i;
-      std::get<index>(layer_).evaluate(
-          ctx, as<index>(p), x, y,
-          OptionalTape(tape).part([](auto& kept) -> auto& { return as<index>(kept); }),
-          options.part([](auto& state) -> auto& { return as<index>(state); }));
-    });
+    evaluate_kind<B, T>(ctx, p, x, y, tape, options);
+  }
+  template <class B, class T>
+    requires(RunsOn<OneOf, B, T>&& adds_residual)
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
+                const SequenceOptions<State<T, typename B::Space>>& options,
+                Input<B, T, dyn, dyn, dyn> residual) const {
+    evaluate_kind<B, T>(ctx, p, x, y, tape, options, residual);
   }
 
   template <class B, class T>
@@ -120,6 +126,21 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
   }
 
  private:
+  template <class B, class T, class... Residual>
+  void evaluate_kind(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
+                     Tape<T, typename B::Space>* tape,
+                     const SequenceOptions<State<T, typename B::Space>>& options,
+                     const Residual&... residual) const {
+    of_kind(kind(), [&](auto i) {
+      constexpr std::size_t index = i;
+      std::get<index>(layer_).evaluate(
+          ctx, as<index>(p), x, y,
+          OptionalTape(tape).part([](auto& kept) -> auto& { return as<index>(kept); }),
+          options.part([](auto& state) -> auto& { return as<index>(state); }), residual...);
+    });
+  }
+
   /// run(std::integral_constant<std::size_t, kind>)
   template <class Run>
   static void of_kind(std::size_t kind, Run&& run) {

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "ssm/layer/adds_residual.hpp"
 #include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
@@ -68,8 +69,17 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     const Buffers buffers(frame, tape);
     auto normed = buffers.at(&Kept::normed, x.extents());
     norm_.evaluate(ctx, p.norm, x, normed, buffers.part(&Kept::norm));
-    inner_.evaluate(ctx, p.inner, normed, y, buffers.part(&Kept::inner), options);
-    dropout_.evaluate(ctx, y, buffers.part(&Kept::dropout), options.dropout);
+    const auto inner = buffers.part(&Kept::inner);
+    const auto dropout = buffers.part(&Kept::dropout);
+    if constexpr (AddsResidual<Inner>) {
+      if (!dropout_.drops(dropout, options.dropout)) {
+        inner_.evaluate(ctx, p.inner, normed, y, inner, options, x);
+        dropout_.evaluate(ctx, y, dropout, options.dropout);  // nothing, as the tape is to know
+        return;
+      }
+    }
+    inner_.evaluate(ctx, p.inner, normed, y, inner, options);
+    dropout_.evaluate(ctx, y, dropout, options.dropout);
     add(ctx, Add<T, Space>{.a = x.flatten(), .b = y.flatten(), .y = y.flatten()});
   }
 
@@ -80,14 +90,12 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
                      Output<B, T, dyn, dyn, dyn> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     auto dnormed = frame.template tensor<T>(dy.extents());
     const auto dinner = dropout_.template differentiated<T>(ctx, frame, tape.dropout, dy);
     inner_.differentiate(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);
-    add(ctx, Add<T, Space>{.a = dy.flatten(), .y = dx.flatten()});
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {},
-                        WriteMode::accumulate);
+                        WriteMode::overwrite, dy);
   }
 
   template <class T = float, class B>

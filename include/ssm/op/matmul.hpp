@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
@@ -13,7 +14,7 @@ namespace ssm {
 
 /// A matrix product with the epilogues that training needs.
 ///   z[m,n] = Σ_k a[m,k]·b[k,n] + bias[n]
-///   c[m,n] = act(z[m,n]),  added to c where `accumulate` is set
+///   c[m,n] = act(z[m,n]) + residual[m,n],  added to c where `accumulate` is set
 ///   a_sum[m] += Σ_k a[m,k]
 /// a        [M, K]   any strides with one of them 1: a transposed view costs nothing
 /// b        [K, N]   likewise
@@ -22,6 +23,7 @@ namespace ssm {
 /// b_int8   [K, N]   in place of b, with b_scale: b[k,n] = b_scale[n]·b_int8[k,n]
 /// b_scale  [N]      of b_int8
 /// bias     [N]      optional
+/// residual [M, N]   optional; must not be the memory of c
 /// c        [M, N]   row-major rows; must not alias a or b
 /// z        [M, N]   optional, overwritten: what the activation's gradient needs
 /// a_sum    [M]      optional, added to: a bias gradient, when a is dYᵀ
@@ -40,6 +42,7 @@ struct Matmul {
   View<const Wide<T>, 1, Space> bias{};
   ActivationKind activation = ActivationKind::none;
   bool accumulate = false;
+  View<const T, 2, Space> residual{};
   View<T, 2, Space> c{};
   View<T, 2, Space> z{};
   View<Wide<T>, 1, Space> a_sum{};
@@ -53,6 +56,7 @@ struct Matmul {
     visit(input("b_int8", "KN").optional(), &Matmul::b_int8, nullptr);
     visit(input("b_scale", "N").optional(), &Matmul::b_scale, nullptr);
     visit(input("bias", "N").optional(), &Matmul::bias, nullptr);
+    visit(input("residual", "MN").optional(), &Matmul::residual, nullptr);
     visit(updated("c", "MN"), &Matmul::c, nullptr);
     visit(output("z", "MN").optional(), &Matmul::z, nullptr);
     visit(updated("a_sum", "M").optional(), &Matmul::a_sum, nullptr);
@@ -89,6 +93,19 @@ void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
       }
       B::matmul(ctx, wide);
     });
+  }
+}
+
+/// Computes several products, none of which reads what another writes; at once where the backend
+/// can.
+template <class B, class T>
+  requires HasMatmul<B, T>
+void matmul(Context<B>& ctx, std::span<const Matmul<T, typename B::Space>> products) {
+  if constexpr (requires { B::matmul(ctx, products); }) {
+    for (const auto& a : products) require_operands(a);
+    B::matmul(ctx, products);
+  } else {
+    for (const auto& a : products) matmul<B, T>(ctx, a);
   }
 }
 

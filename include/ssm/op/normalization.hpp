@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <utility>
+
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/op/widened.hpp"
@@ -53,7 +55,8 @@ struct Normalization {
 };
 
 /// The vector–Jacobian product of Normalization. dx overwritten, or added to where `accumulate` is
-/// set (a residual stream); dweight and dbias are added to and optional.
+/// set; `residual` is added to it, the gradient of a residual stream. dweight and dbias are added
+/// to and optional.
 template <class T, class Space>
 struct NormalizationBackward {
   Normalization<T, Space> forward{};      // reads kind, x, weight
@@ -61,12 +64,14 @@ struct NormalizationBackward {
   View<const Wide<T>, 1, Space> scale{};  // likewise
   View<const T, 2, Space> dy{};
   bool accumulate = false;
+  View<const T, 2, Space> residual{};  // [M, D], optional
   View<T, 2, Space> dx{};
   View<Wide<T>, 1, Space> dweight{};
   View<Wide<T>, 1, Space> dbias{};
 
   void require_rest(ExtentsByLetter& n) const {
     if (forward.kind == NormalizationKind::layer && !mean) n.refuse("mean", "is missing");
+    n.require(input("residual", "MD").optional(), residual);
   }
 };
 
@@ -98,8 +103,10 @@ void normalization_backward(Context<B>& ctx, const NormalizationBackward<T, type
   if constexpr (requires { B::normalization_backward(ctx, g); })
     B::normalization_backward(ctx, g);
   else
-    detail::run_wide_gradient<Normalization>(
-        ctx, g, [&](const auto& wide) { normalization_backward(ctx, wide); });
+    detail::run_wide_gradient<Normalization>(ctx, g, [&](auto& wide, auto& copies) {
+      copies.widen(wide.residual, true, false);
+      normalization_backward(ctx, std::as_const(wide));
+    });
 }
 
 }  // namespace ssm

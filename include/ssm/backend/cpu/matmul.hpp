@@ -39,6 +39,7 @@ struct Matmul {
     if (a.b_int8) a.b_int8 = a.b_int8.slice(1, n, n_end);
     if (a.b_scale) a.b_scale = a.b_scale.slice(0, n, n_end);
     if (a.bias) a.bias = a.bias.slice(0, n, n_end);
+    if (a.residual) a.residual = a.residual.slice(0, m, m_end).slice(1, n, n_end);
     a.c = a.c.slice(0, m, m_end).slice(1, n, n_end);
     if (a.z) a.z = a.z.slice(0, m, m_end).slice(1, n, n_end);
     return a;

@@ -7,12 +7,12 @@
 
 namespace ssm::cpu {
 
-/// What happens to a piece of a row of a·b on its way to memory: bias, z, activation, accumulation.
+/// What happens to a piece of a row of a·b on its way to memory: bias, z, activation, additions.
 template <class T, class Arch>
 class MatmulEpilogue {
  public:
   explicit MatmulEpilogue(const ssm::Matmul<T, HostSpace>& a)
-      : a_(a), bias_(a.bias), c_(a.c), z_(a.z) {
+      : a_(a), bias_(a.bias), residual_(a.residual), c_(a.c), z_(a.z) {
     if (a.activation != ActivationKind::none)
       with_activation(a.activation, [&](auto kind) { activate_ = activate<kind()>; });
   }
@@ -26,6 +26,7 @@ class MatmulEpilogue {
       if (bias_) value += bias_.load(0, n + i, piece);
       if (z_) z_.store(m, n + i, piece, value);
       if (activate_ != nullptr) value = activate_(value);
+      if (residual_) value += residual_.load(m, n + i, piece);
       if (a_.accumulate) value += c_.load(m, n + i, piece);
       c_.store(m, n + i, piece, value);
     }
@@ -39,7 +40,7 @@ class MatmulEpilogue {
   }
 
   const ssm::Matmul<T, HostSpace>& a_;
-  Rows<const T, Arch> bias_;
+  Rows<const T, Arch> bias_, residual_;
   Rows<T, Arch> c_, z_;
   Batch<T, Arch> (*activate_)(Batch<T, Arch>) = nullptr;
 };

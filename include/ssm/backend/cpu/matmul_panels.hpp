@@ -43,7 +43,10 @@ class MatmulPanels {
       const Pass pass{.first = k == 0, .last = k + here >= depth, .depth = here};
       auto step = a;
       if (plain && !pass.first) step.accumulate = true;
-      if (plain && !pass.last) step.bias = {};
+      if (plain && !pass.last) {
+        step.bias = {};
+        step.residual = {};
+      }
       const bool split_columns = column_panels >= row_panels || column_panels >= 8 * used;
       parallel(used, split_columns ? column_panels : row_panels, 1, [&](Range range, int) {
         const Range all_rows{0, row_panels}, all_columns{0, column_panels};

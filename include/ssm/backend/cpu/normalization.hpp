@@ -93,7 +93,8 @@ struct Normalization {
   template <class T>
   static void backward_row(const ssm::NormalizationBackward<T, HostSpace>& g, Index m, T* sums) {
     using Register = Batch<T, Arch>;
-    const Rows<const T, Arch> x(g.forward.x), weight(g.forward.weight), dy(g.dy);
+    const Rows<const T, Arch> x(g.forward.x), weight(g.forward.weight), dy(g.dy),
+        residual(g.residual);
     const Rows<T, Arch> dx(g.dx);
     const bool centered = g.forward.kind == NormalizationKind::layer;
     const Index width = g.dy.extent(1);
@@ -120,6 +121,7 @@ struct Normalization {
       Register h = dy.load(m, d, count);
       if (weight) h *= weight.load(0, d, count);
       Register value = scale * (h - mean_h - normalized * mean_hx);
+      if (residual) value += residual.load(m, d, count);
       if (g.accumulate) value += dx.load(m, d, count);
       dx.store(m, d, count, value);
     });

@@ -7,7 +7,7 @@
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Activation and ssm::ActivationBackward. T: float,
-/// double, half types; the functions are evaluated in Wide<T>.
+/// double, half types; the functions are evaluated in Wide<T>, for half types to about 22 bits.
 template <class T>
 SSM_CUDA_API void activation(const ssm::Activation<T, CudaSpace>& a, Stream stream);
 template <class T>

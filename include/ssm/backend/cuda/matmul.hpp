@@ -40,7 +40,7 @@ struct Matmul {
       throw ArgumentError("matmul: weights kept in int8 or f16 are not read on cuda");
     const auto call = on_device(a);
     if (has_few_rows(call)) {
-      queue(ctx, [&](Stream stream) { matmul_few_rows(call, stream); });
+      queue(ctx, [&](Stream stream) { matmul_few_rows<T>(std::span(&call, 1), stream); });
       return;
     }
     auto frame = ctx.workspace().frame();
@@ -48,6 +48,17 @@ struct Matmul {
     queue(ctx, [&](Stream stream) {
       cuda::matmul(ctx.resources().matmul_library(), call, scratch, stream);
     });
+  }
+  template <class Ctx, DeviceNumber T>
+  static void matmul(Ctx& ctx, std::span<const ssm::Matmul<T, typename Ctx::Space>> products) {
+    bool together = false;
+    if (products.size() > 1)
+      for_each_on_device<products_a_kernel>(products, [&](auto some) {
+        together = some.size() == products.size() && have_few_rows<T>(some);
+        if (together) queue(ctx, [&](Stream stream) { matmul_few_rows<T>(some, stream); });
+      });
+    if (together) return;
+    for (const auto& a : products) matmul(ctx, a);
   }
   template <class Ctx, HalfStorage T>
   static void weight_gradient(Ctx& ctx, const ssm::WeightGradient<T, typename Ctx::Space>& a) {

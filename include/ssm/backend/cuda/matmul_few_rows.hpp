@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/op/matmul.hpp"
 
@@ -10,21 +15,39 @@ namespace ssm::cuda {
 /// enough arithmetic to pay for expanding it, or for tensor cores.
 inline constexpr Index matmul_few_rows_limit = 16;
 
-/// The compiled half; formula and shapes as ssm::Matmul, for a step's few rows by weights of 16
-/// bits, b_bf16 or the b of a half type: they are read once for every 8 rows, products and sums are
-/// in Wide<T>. T: float, double, half types. The matrix [K, N] has stride 1 along K, as the
-/// transpose of a layer's weight has; a_sum is not given.
-/// Cost    2·K·N bytes for every 8 rows
+/// The scalars whose own b it reads too.
 template <class T>
-SSM_CUDA_API void matmul_few_rows(const ssm::Matmul<T, CudaSpace>& a, Stream stream);
+inline constexpr bool reads_full_weights = HalfStorage<T> || std::is_same_v<T, float>;
 
-/// Whether matmul_few_rows computes it: weights of 16 bits with stride 1 along K, no a_sum, few
+/// The compiled half; formula and shapes as ssm::Matmul, for a step's few rows by b_bf16, or by the
+/// b of floats and half types: weights are read once for every 8 rows, products and sums are in
+/// Wide<T>. T: float, double, half types. The matrix [K, N] has stride 1 along K, as the transpose
+/// of a layer's weight has; a_sum is not given.
+/// One kernel makes up to products_a_kernel products that have_few_rows together.
+/// Cost    K·N weights read for every 8 rows
+template <class T>
+SSM_CUDA_API void matmul_few_rows(std::span<const ssm::Matmul<T, CudaSpace>> products,
+                                  Stream stream);
+inline constexpr std::size_t products_a_kernel = 8;
+
+/// Whether matmul_few_rows computes it: weights that it reads with stride 1 along K, no a_sum, few
 /// rows.
 template <class T>
 bool has_few_rows(const ssm::Matmul<T, CudaSpace>& a) {
   const auto is_read = [](const auto& b) { return b && (b.stride(0) == 1 || b.extent(0) == 1); };
-  return (is_read(a.b_bf16) || (HalfStorage<T> && is_read(a.b))) && !a.a_sum &&
+  return (is_read(a.b_bf16) || (reads_full_weights<T> && is_read(a.b))) && !a.a_sum &&
          a.c.extent(0) <= matmul_few_rows_limit;
+}
+
+/// Whether one kernel makes these products: as many rows and as long sums of each, by weights in
+/// one scalar.
+template <class T>
+bool have_few_rows(std::span<const ssm::Matmul<T, CudaSpace>> products) {
+  return std::all_of(products.begin(), products.end(), [&](const auto& a) {
+    const auto& first = products.front();
+    return has_few_rows(a) && a.a.extent(0) == first.a.extent(0) &&
+           a.a.extent(1) == first.a.extent(1) && bool{a.b} == bool{first.b};
+  });
 }
 
 }  // namespace ssm::cuda

@@ -1,28 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
-
+#include "ssm/backend/cuda/column_slices.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/op/normalization.hpp"
 
 namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T:
-/// float, double, half types. Sums over a row and over rows are in double precision.
-/// sums   [2, normalization_slices(M, D), D]   scratch for dweight and dbias: rows are summed slice
-///                                             by slice, then the slices
+/// float, double, half types. Sums over a row and over rows are in double precision; in half types
+/// those of a few neighbors in float.
+/// sums   [2, column_slices(M).count, D]   scratch for dweight and dbias: rows are summed slice by
+///                                         slice, then the slices
 template <class T>
 SSM_CUDA_API void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream);
 template <class T>
 SSM_CUDA_API void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g,
                                          double* sums, Stream stream);
-
-/// At least 32 rows in a slice, and no more slices than keep a device busy.
-constexpr Index normalization_slices(Index rows, Index width) {
-  const Index busy = std::max<Index>(Index{1} << 17, width) / std::max<Index>(width, 1);
-  return std::clamp<Index>(rows / 32, 1, busy);
-}
 
 namespace primitive {
 struct Normalization {
@@ -37,7 +31,7 @@ struct Normalization {
     auto frame = ctx.workspace().frame();
     double* sums = nullptr;
     if (g.dweight || g.dbias) {
-      const Index slices = normalization_slices(g.dy.extent(0), width);
+      const Index slices = column_slices(g.dy.extent(0)).count;
       sums = frame.template tensor<double>(2, slices, width).data();
     }
     queue(ctx, [&](Stream stream) { cuda::normalization_backward(on_device(g), sums, stream); });

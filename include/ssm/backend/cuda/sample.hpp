@@ -32,7 +32,7 @@ struct SampleScratch {
   SampleCut* cut = nullptr;     // [B]
 };
 inline constexpr Index sample_slice = 1024;  // tokens that one warp looks through
-inline constexpr Index sample_group = 32;    // tokens that one thread adds
+inline constexpr Index sample_group = 32;    // tokens that one warp adds
 inline constexpr Index sample_runs = 32;     // parts of a row's groups
 inline constexpr Index sample_digits = 16;   // of four bits
 constexpr Index sample_slices(Index vocabulary) {
@@ -65,7 +65,7 @@ SampleScratch sample_scratch(Frame& frame, Index batch, Index vocabulary,
 /// every backend, but where rounding decides. T: float, double; weights and their sums are in
 /// double precision. A row with a logit that is not finite, where the host could not look, draws
 /// token −1.
-/// Cost    5 launches; top-k and top-p 40 to 50 more each, and as many passes over the weights
+/// Cost    3 or 4 launches; top-k and top-p 40 to 50 more each, and as many passes over the weights
 template <class T>
 SSM_CUDA_API void sample(const ssm::Sample<T, CudaSpace>& a, const SampleScratch& scratch,
                          Stream stream);

@@ -21,7 +21,8 @@ struct Matmul {
         for (Index k = 0; k < a.a.extent(1); ++k) z += double{a.a(m, k)} * b(k, n);
         if (a.z) a.z(m, n) = static_cast<T>(z);
         const double before = a.accumulate ? double{a.c(m, n)} : 0.0;
-        a.c(m, n) = static_cast<T>(before + activate(a.activation, z));
+        const double residual = a.residual ? double{a.residual(m, n)} : 0.0;
+        a.c(m, n) = static_cast<T>(before + activate(a.activation, z) + residual);
       }
       if (!a.a_sum) continue;
       double sum = 0;

@@ -49,7 +49,8 @@ struct Normalization {
       if (a.kind == NormalizationKind::rms) mean_g = 0;
       for (Index d = 0; d < width; ++d) {
         const double dx = g.scale(m) * (weighted(g, m, d) - mean_g - normalized(g, m, d) * mean_gn);
-        g.dx(m, d) = static_cast<T>(g.accumulate ? g.dx(m, d) + dx : dx);
+        const double residual = g.residual ? double{g.residual(m, d)} : 0.0;
+        g.dx(m, d) = static_cast<T>((g.accumulate ? g.dx(m, d) : 0.0) + residual + dx);
       }
     }
   }

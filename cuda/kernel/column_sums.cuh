@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Sums over the rows of matrices, for every column: gradients of biases and of weights of norms.
+
+#include "kernel/packs.cuh"
+#include "ssm/backend/cuda/column_slices.hpp"
+
+namespace ssm::cuda::device {
+
+/// Sums of a slice of rows. Summands: summands(row, first column, count, S (&values)[Sums][N])
+/// gives those of one run, zero beyond `count`. S   the scalar of sums of a few rows
+template <int Sums, int N, class S, class Partial, class Summands>
+struct SliceOfRows {
+  static constexpr int lanes = 32;           // runs of a block
+  static constexpr int groups = 8;           // of rows, which take turns
+  static constexpr int together = 4 / Sums;  // rows on their way at a time
+
+  Index rows;
+  RowRuns<N> runs;
+  ColumnSlices slices;
+  Partial* partial;
+  Summands summands;
+
+  SSM_HOST_DEVICE Partial& sum(int which, Index slice, Index column) const {
+    return partial[(which * slices.count + slice) * runs.width + column];
+  }
+  SSM_HOST_DEVICE Index end(Index slice) const {
+    const Index after = (slice + 1) * slices.length;
+    return after < rows ? after : rows;
+  }
+};
+
+#ifdef __CUDACC__
+
+/// A block adds a slice: a warp takes every eighth row, in order; then the sums of the warps are
+/// added in order.
+template <class Slice, int Sums, int N, class S, class Partial>
+__global__ void __launch_bounds__(256, 3) sum_slice_kernel(Slice a) {
+  wait_for_predecessors();
+  constexpr int groups = Slice::groups, together = Slice::together;
+  const int lane = static_cast<int>(threadIdx.x % Slice::lanes);
+  const int group = static_cast<int>(threadIdx.x / Slice::lanes);
+  const Index first_run = Index{blockIdx.x} * Slice::lanes;
+  const Index run = first_run + lane, slice = blockIdx.y;
+  const Index end = a.end(slice);
+  S totals[Sums][N] = {};
+  if (run < a.runs.count()) {
+    const Index column = a.runs.first(run);
+    with_full_run<N>(a.runs.size(run), [&](auto count) {
+      Index m = slice * a.slices.length + group;
+#pragma unroll 1
+      for (; m + (together - 1) * groups < end; m += together * groups) {
+        S values[together][Sums][N];
+        SSM_UNROLL
+        for (int t = 0; t < together; ++t) a.summands(m + t * groups, column, count, values[t]);
+        SSM_UNROLL
+        for (int t = 0; t < together; ++t) SSM_UNROLL
+        for (int s = 0; s < Sums; ++s) SSM_UNROLL
+        for (int i = 0; i < N; ++i) totals[s][i] += values[t][s][i];
+      }
+#pragma unroll 1
+      for (; m < end; m += groups) {
+        S values[Sums][N];
+        a.summands(m, column, count, values);
+        SSM_UNROLL
+        for (int s = 0; s < Sums; ++s) SSM_UNROLL
+        for (int i = 0; i < N; ++i) totals[s][i] += values[s][i];
+      }
+    });
+  }
+  __shared__ Partial shared[groups][N * Slice::lanes];
+  SSM_UNROLL
+  for (int s = 0; s < Sums; ++s) {
+    SSM_UNROLL
+    for (int i = 0; i < N; ++i)
+      shared[group][i * Slice::lanes + lane] = static_cast<Partial>(totals[s][i]);
+    __syncthreads();
+    // A warp adds the i-th numbers of all runs.
+    if (group < N && run < a.runs.count() && group < a.runs.size(run)) {
+      Partial total = 0;
+      SSM_UNROLL
+      for (int g = 0; g < groups; ++g) total += shared[g][threadIdx.x];
+      a.sum(s, slice, a.runs.first(run) + group) = total;
+    }
+    __syncthreads();
+  }
+}
+
+/// A block adds the slices of 32 columns, every eighth in order, and then these sums in order.
+template <class Slice, class Partial, class Finish>
+__global__ void __launch_bounds__(256) join_slices_kernel(Slice a, Finish finish) {
+  wait_for_predecessors();
+  constexpr int groups = Slice::groups;
+  const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);
+  const Index column = Index{blockIdx.x} * 32 + lane;
+  const int which = static_cast<int>(blockIdx.y);
+  Partial own = 0;
+  if (column < a.runs.width) {
+#pragma unroll 8  // so that as many loads are under way
+    for (Index slice = group; slice < a.slices.count; slice += groups)
+      own += a.sum(which, slice, column);
+  }
+  __shared__ Partial shared[groups][32];
+  shared[group][lane] = own;
+  __syncthreads();
+  if (group > 0 || column >= a.runs.width) return;
+  Partial total = 0;
+  SSM_UNROLL
+  for (int g = 0; g < groups; ++g) total += shared[g][lane];
+  finish(which, column, total);
+}
+
+#endif
+
+/// finish(which, column, Σ_{m < rows} of the summands) for every column of a row and every one of
+/// `Sums` sums, in an order that depends on `rows` alone.
+/// partial   [Sums, column_slices(rows).count, width]   scratch
+template <int Sums, class S, class Partial, int N, class Summands, class Finish>
+void column_sums(Index rows, const RowRuns<N>& runs, Partial* partial, Stream stream,
+                 const char* operation, Summands summands, Finish finish) {
+  using Slice = SliceOfRows<Sums, N, S, Partial, Summands>;
+  const Slice slice{rows, runs, column_slices(rows), partial, summands};
+  if (runs.width == 0) return;
+#ifdef __CUDACC__
+  const auto blocks = [](Index count) { return static_cast<unsigned>((count + 31) / 32); };
+  if (rows > 0)
+    launch_early<Slice>(sum_slice_kernel<Slice, Sums, N, S, Partial>,
+                        dim3(blocks(runs.count()), static_cast<unsigned>(slice.slices.count)), 256,
+                        stream, operation, slice);
+  launch_early<Finish>(join_slices_kernel<Slice, Partial, Finish>,
+                       dim3(blocks(runs.width), unsigned{Sums}), 256, stream, operation, slice,
+                       finish);
+#else
+  (void)stream, (void)operation;
+  for (Index run = 0; run < runs.count(); ++run) {
+    const Index column = runs.first(run), count = runs.size(run);
+    Partial totals[Sums][N] = {};
+    for (Index part = 0; part < slice.slices.count; ++part) {
+      S sums[Sums][N] = {};
+      for (Index m = part * slice.slices.length; m < slice.end(part); ++m) {
+        S values[Sums][N];
+        summands(m, column, count, values);
+        for (int s = 0; s < Sums; ++s)
+          for (int i = 0; i < N; ++i) sums[s][i] += values[s][i];
+      }
+      for (int s = 0; s < Sums; ++s)
+        for (int i = 0; i < N; ++i) totals[s][i] += static_cast<Partial>(sums[s][i]);
+    }
+    for (int s = 0; s < Sums; ++s)
+      for (Index i = 0; i < count; ++i) finish(s, column + i, totals[s][i]);
+  }
+#endif
+}
+
+}  // namespace ssm::cuda::device
