@@ -117,14 +117,6 @@ __device__ inline void multiply_block(float (&sum)[4], const uint4& matrix, unsi
   multiply_tile(sum, left, right0, right1);
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// Copies 16 bytes, or writes as many zeros and reads nothing. The rest of the line is brought to
-/// the L2 cache: other blocks want it.
-__device__ inline void copy_channels(void* to, const void* from, bool is_there) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0],[%1],16,%2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(is_there ? 16 : 0)
-               : "memory");
-}
 /// Waits for all groups of this thread's copies but the last.
 __device__ inline void wait_for_all_but_last_copies() {
   asm volatile("cp.async.wait_group 1;" ::: "memory");
@@ -142,8 +134,8 @@ __device__ inline void fetch_step(IncomingRows& to, const ChannelRows<const BFlo
 #pragma unroll
   for (int i = 0; i < kStep; i += 32) {
     const int position = step * kStep + i + lane;
-    copy_channels(&to[warp][i + lane], column + position * from.position_stride,
-                  place.first + position >= 0 && position < place.length);
+    copy_async_or_zero(&to[warp][i + lane], column + position * from.position_stride,
+                       place.first + position >= 0 && position < place.length);
   }
 }
 /// The same for steps in order, from `step` on.
@@ -157,8 +149,8 @@ class IncomingSteps {
   template <int Direction>
   __device__ void fetch(IncomingRows& to, const ColumnPlace& place, int step) {
     const int warp = side_warp(), lane = threadIdx.x % 32, position = step * kStep + lane;
-    copy_channels(&to[warp][lane], next_, position < place.length);
-    copy_channels(&to[warp][32 + lane], next_ + half_, position + 32 < place.length);
+    copy_async_or_zero(&to[warp][lane], next_, position < place.length);
+    copy_async_or_zero(&to[warp][32 + lane], next_ + half_, position + 32 < place.length);
     next_ += Direction * 2 * half_;
   }
 

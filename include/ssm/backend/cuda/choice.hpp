@@ -9,7 +9,7 @@
 namespace ssm::cuda {
 
 /// Whether a block of the current device has the shared memory that the tensor-core kernels need,
-/// 222 KB: from Hopper on.
+/// 224 KB: from Hopper on.
 SSM_CUDA_API bool has_tensor_core_kernels();
 
 /// Which kernel a sequence of floats or of a half type goes to where both the tensor-core kernel
