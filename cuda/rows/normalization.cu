@@ -29,6 +29,17 @@ struct HeldRuns : device::RowRuns<device::pack_size<T>> {
     if constexpr (is_packed) return pack;
     return Runs::size(run);
   }
+  /// Where a run begins, of a row and of a vector.
+  template <class U>
+  SSM_HOST_DEVICE U* at(const device::Operand<U, 2>& of, Index m, Index run) const {
+    if constexpr (is_packed) return of.data + m * of.strides[0] + first(run);
+    return &of(m, first(run));
+  }
+  template <class U>
+  SSM_HOST_DEVICE U* at(const device::Operand<U, 1>& of, Index run) const {
+    if constexpr (is_packed) return of.data + first(run);
+    return &of(first(run));
+  }
   SSM_HOST_DEVICE Index count() const {
     if constexpr (is_packed) return this->width / pack;
     return Runs::count();
@@ -155,12 +166,17 @@ struct NormalizeRow {
     for_each_run(m, lanes, held, [&](Index run, S(&values)[size], bool is_first, bool is_there) {
       if (Held > 1 || !is_first) read_parameters(run, weights, biases);
       SSM_UNROLL
-      for (int k = 0; k < size; ++k) {
-        const S normalized = distance_of(values[k]) * scale;
-        values[k] = normalized * weights[k] + biases[k];
+      for (int k = 0; k < size; ++k) values[k] = distance_of(values[k]) * scale;
+      if (weight) {
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] *= weights[k];
+      }
+      if (bias) {
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] += biases[k];
       }
       if (is_there)
-        device::write_neighbors(&y(m, runs.first(run)), y.strides[1], runs.size(run), values);
+        device::write_neighbors(runs.at(y, m, run), y.strides[1], runs.size(run), values);
     });
     if (!lanes.first()) return;
     if (kept_mean) kept_mean(m) = high;
@@ -169,17 +185,12 @@ struct NormalizeRow {
 
  private:
   SSM_DEVICE void read(Index m, Index run, S (&values)[size]) const {
-    device::read_neighbors(&x(m, runs.first(run)), x.strides[1], runs.size(run), values);
+    device::read_neighbors(runs.at(x, m, run), x.strides[1], runs.size(run), values);
   }
   SSM_DEVICE void read_parameters(Index run, S (&weights)[size], S (&biases)[size]) const {
-    const Index d = runs.first(run), count = runs.size(run);
-    SSM_UNROLL
-    for (int k = 0; k < size; ++k) {
-      weights[k] = 1;
-      biases[k] = 0;
-    }
-    if (weight) device::read_neighbors(&weight(d), weight.strides[0], count, weights);
-    if (bias) device::read_neighbors(&bias(d), bias.strides[0], count, biases);
+    const Index count = runs.size(run);
+    if (weight) device::read_neighbors(runs.at(weight, run), weight.strides[0], count, weights);
+    if (bias) device::read_neighbors(runs.at(bias, run), bias.strides[0], count, biases);
   }
   /// f(run, its numbers, whether it is the first, whether it is there) for every run of a lane.
   template <class Lanes, class F>
