@@ -97,13 +97,13 @@ void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
 }
 
 /// Computes several products, none of which reads what another writes; at once where the backend
-/// can.
+/// has matmul_each.
 template <class B, class T>
   requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, std::span<const Matmul<T, typename B::Space>> products) {
-  if constexpr (requires { B::matmul(ctx, products); }) {
+  if constexpr (requires { B::matmul_each(ctx, products); }) {
     for (const auto& a : products) require_operands(a);
-    B::matmul(ctx, products);
+    B::matmul_each(ctx, products);
   } else {
     for (const auto& a : products) matmul<B, T>(ctx, a);
   }

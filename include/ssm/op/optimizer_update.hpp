@@ -88,24 +88,24 @@ void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a
   B::sum_of_squares(ctx, a);
 }
 
-/// Computes AdamWUpdate of each tensor, in one pass over all of them where the backend has it.
+/// Computes AdamWUpdate of each tensor, in one pass over all of them where the backend has one.
 template <class B, Real T>
   requires HasOptimizerUpdate<B, T>
 void adamw_update(Context<B>& ctx, std::span<const AdamWUpdate<T, typename B::Space>> tensors) {
   for (const auto& a : tensors) require_operands(a);
-  if constexpr (requires { B::adamw_update(ctx, tensors); })
-    B::adamw_update(ctx, tensors);
+  if constexpr (requires { B::adamw_update_each(ctx, tensors); })
+    B::adamw_update_each(ctx, tensors);
   else
     for (const auto& a : tensors) B::adamw_update(ctx, a);
 }
 
-/// Computes SumOfSquares of each tensor, in one pass over all of them where the backend has it.
+/// Computes SumOfSquares of each tensor, in one pass over all of them where the backend has one.
 template <class B, Real T>
   requires HasOptimizerUpdate<B, T>
 void sum_of_squares(Context<B>& ctx, std::span<const SumOfSquares<T, typename B::Space>> tensors) {
   for (const auto& a : tensors) require_operands(a);
-  if constexpr (requires { B::sum_of_squares(ctx, tensors); })
-    B::sum_of_squares(ctx, tensors);
+  if constexpr (requires { B::sum_of_squares_each(ctx, tensors); })
+    B::sum_of_squares_each(ctx, tensors);
   else
     for (const auto& a : tensors) B::sum_of_squares(ctx, a);
 }

@@ -98,8 +98,8 @@ template <class B, class T>
   requires HasRearrange<B, T>
 void fill(Context<B>& ctx, std::span<const Fill<T, typename B::Space>> tensors) {
   for (const auto& a : tensors) require_operands(a);
-  if constexpr (requires { B::fill(ctx, tensors); })
-    B::fill(ctx, tensors);
+  if constexpr (requires { B::fill_each(ctx, tensors); })
+    B::fill_each(ctx, tensors);
   else
     for (const auto& a : tensors) B::fill(ctx, a);
 }

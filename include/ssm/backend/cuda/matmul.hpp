@@ -50,7 +50,7 @@ struct Matmul {
     });
   }
   template <class Ctx, DeviceNumber T>
-  static void matmul(Ctx& ctx, std::span<const ssm::Matmul<T, typename Ctx::Space>> products) {
+  static void matmul_each(Ctx& ctx, std::span<const ssm::Matmul<T, typename Ctx::Space>> products) {
     bool together = false;
     if (products.size() > 1)
       for_each_on_device<products_a_kernel>(products, [&](auto some) {

@@ -29,8 +29,8 @@ Index squares_scratch_count(std::span<const ssm::SumOfSquares<T, Space>> tensors
 namespace primitive {
 struct OptimizerUpdate {
   template <class Ctx, DeviceScalar T>
-  static void adamw_update(Ctx& ctx,
-                           std::span<const ssm::AdamWUpdate<T, typename Ctx::Space>> tensors) {
+  static void adamw_update_each(Ctx& ctx,
+                                std::span<const ssm::AdamWUpdate<T, typename Ctx::Space>> tensors) {
     queue(ctx, [&](Stream stream) {
       for_each_on_device<tensors_a_kernel>(tensors,
                                            [&](auto some) { cuda::adamw_update<T>(some, stream); });
@@ -38,11 +38,11 @@ struct OptimizerUpdate {
   }
   template <class Ctx, DeviceScalar T>
   static void adamw_update(Ctx& ctx, const ssm::AdamWUpdate<T, typename Ctx::Space>& a) {
-    adamw_update(ctx, std::span(&a, 1));
+    adamw_update_each(ctx, std::span(&a, 1));
   }
   template <class Ctx, DeviceScalar T>
-  static void sum_of_squares(Ctx& ctx,
-                             std::span<const ssm::SumOfSquares<T, typename Ctx::Space>> tensors) {
+  static void sum_of_squares_each(
+      Ctx& ctx, std::span<const ssm::SumOfSquares<T, typename Ctx::Space>> tensors) {
     auto frame = ctx.workspace().frame();
     double* const partial = frame.template tensor<double>(squares_scratch_count(tensors)).data();
     queue(ctx, [&](Stream stream) {
@@ -52,7 +52,7 @@ struct OptimizerUpdate {
   }
   template <class Ctx, DeviceScalar T>
   static void sum_of_squares(Ctx& ctx, const ssm::SumOfSquares<T, typename Ctx::Space>& a) {
-    sum_of_squares(ctx, std::span(&a, 1));
+    sum_of_squares_each(ctx, std::span(&a, 1));
   }
 };
 }  // namespace primitive

@@ -47,10 +47,10 @@ struct Rearrange {
   }
   template <class Ctx, DeviceNumber T>
   static void fill(Ctx& ctx, const ssm::Fill<T, typename Ctx::Space>& a) {
-    fill(ctx, std::span(&a, 1));
+    fill_each(ctx, std::span(&a, 1));
   }
   template <class Ctx, DeviceNumber T>
-  static void fill(Ctx& ctx, std::span<const ssm::Fill<T, typename Ctx::Space>> tensors) {
+  static void fill_each(Ctx& ctx, std::span<const ssm::Fill<T, typename Ctx::Space>> tensors) {
     queue(ctx, [&](Stream stream) {
       for_each_on_device<tensors_a_kernel>(tensors,
                                            [&](auto some) { cuda::fill<T>(some, stream); });
