@@ -7,6 +7,7 @@
 
 #include <cmath>
 
+#include "kernel/prefetch.cuh"
 #include "ssm/backend/cuda/launch.hpp"
 #include "ssm/core/tensor_view.hpp"
 
@@ -43,13 +44,6 @@ Operand<T, E::rank()> operand(const TensorView<T, E, S>& view) {
   result.data = view.data();
   for (int axis = 0; axis < E::rank(); ++axis) result.strides[axis] = view.stride(axis);
   return result;
-}
-
-/// Brings what lies at an address on the device near.
-SSM_HOST_DEVICE inline void prefetch([[maybe_unused]] const void* address) {
-#ifdef __CUDA_ARCH__
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-#endif
 }
 
 #ifdef __CUDACC__

@@ -6,6 +6,8 @@
 
 #include <ssm/backend/cuda/launch.hpp>
 
+#include "kernel/prefetch.cuh"
+
 namespace ssm::cuda::device {
 
 // Complex arithmetic, the same on host and device -------------------------------------------------
@@ -219,11 +221,6 @@ __device__ inline void copy_complex_async(float2* to, const float2* from) {
                : "memory");
 }
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-/// Asks for the 128-byte line at p to be brought to the L2 cache.
-__device__ inline void prefetch(const void* p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-}
 
 /// Four 8 × 8 tiles of 16-bit numbers; lane l gives the address of row l % 8 of tile l / 8.
 __device__ inline void load_tiles(unsigned (&r)[4], const void* row) {
