@@ -437,7 +437,7 @@ TEST_CASE_TEMPLATE("several products at once are those products", T, float, doub
                             {.columns = 1, .depth = 70, .residual = true}};
   for (const Index rows : {1, 3, 40})
     for (const WeightForm form : {WeightForm::full, WeightForm::bf16})
-      for (const std::size_t count : {1, 3, 10})
+      for (const std::size_t count : {std::size_t{1}, std::size_t{3}, std::size_t{10}})
         for (const bool one_is_longer : {false, true}) {
           std::vector<Run<T>> apart, together;
           for (std::size_t i = 0; i < count; ++i) {
