@@ -129,7 +129,8 @@ class H3 : public LayerVerbs<H3<Config>> {
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
-      a.tape = buffers.kept(&Kept::mixer, h3_mixer_tape(ctx, a));
+      const Index kept = h3_mixer_tape(ctx, a);
+      if (kept > 0 || tape->mixer) a.tape = buffers.kept(&Kept::mixer, kept);
     }
     h3_mixer(ctx, a);
     projection_.evaluate(ctx, p.output_linear, mixed, y, nullptr, {}, residual);
