@@ -109,8 +109,7 @@ class MatmulPanels {
     if (count < Size) std::fill_n(to, depth * Size, T{0});
     if (stride == 1 && count == Size) {
       for (Index k = 0; k < depth; ++k)
-        for (Index i = 0; i < Size; ++i)
-          to[k * Size + i] = from[k * depth_stride + i];
+        for (Index i = 0; i < Size; ++i) to[k * Size + i] = from[k * depth_stride + i];
       return;
     }
     constexpr Index tile =
@@ -118,8 +117,7 @@ class MatmulPanels {
     for (Index k = 0; k < depth; k += tile) {
       const Index end = std::min(depth, k + tile);
       for (Index i = 0; i < count; ++i)
-        for (Index j = k; j < end; ++j)
-          to[j * Size + i] = from[i * stride + j * depth_stride];
+        for (Index j = k; j < end; ++j) to[j * Size + i] = from[i * stride + j * depth_stride];
     }
   }
 
