@@ -209,16 +209,37 @@ inline std::int64_t now() {
 /// Offers the processor to other threads.
 inline void yield() { ::sched_yield(); }
 
-/// One thread waits until another signals.
-class Signal {
+/// One thread has it at a time; <mutex> takes long to compile.
+class Mutex {
  public:
+  Mutex() = default;
+  Mutex(const Mutex&) = delete;
+  Mutex& operator=(const Mutex&) = delete;
   void lock() { ::pthread_mutex_lock(&mutex_); }
   void unlock() { ::pthread_mutex_unlock(&mutex_); }
+
+ protected:
+  ::pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+};
+/// Has a mutex as long as it lives.
+class Locked {
+ public:
+  explicit Locked(Mutex& mutex) : mutex_(mutex) { mutex_.lock(); }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+  ~Locked() { mutex_.unlock(); }
+
+ private:
+  Mutex& mutex_;
+};
+
+/// One thread waits until another signals.
+class Signal : public Mutex {
+ public:
   void wait() { ::pthread_cond_wait(&woken_, &mutex_); }  // locked before and after
   void wake() { ::pthread_cond_signal(&woken_); }
 
  private:
-  ::pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
   ::pthread_cond_t woken_ = PTHREAD_COND_INITIALIZER;
 };
 

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cstddef>
-#include <span>
 #include <string>
 #include <type_traits>
 
@@ -106,7 +104,7 @@ class ExtentsByLetter {
  public:
   /// `op` is what errors name.
   explicit ExtentsByLetter(const char* op, Segments segments = {}) : op_(op), segments_(segments) {
-    extents_.fill(dyn);
+    for (Index& extent : extents_) extent = dyn;
   }
 
   /// The extent of a letter, or `dyn` where no operand has fixed it yet.
@@ -194,21 +192,18 @@ class ExtentsByLetter {
   [[noreturn, gnu::cold, gnu::noinline]] void refuse_extents(const char* name, const char* letters,
                                                              const Index* extents,
                                                              bool of_gradient) {
-    std::array<Index, 8> expected{};
+    Index expected[8] = {};
     std::size_t rank = 0;
     for (; letters[rank] != 0; ++rank) expected[rank] = expected_at(letters[rank]);
-    const std::span<const Index> actual(extents, extents == nullptr ? 0 : rank);
-    detail::refuse_extents(op_name(), of_gradient ? std::string("d") + name : std::string(name),
-                           extents != nullptr, std::span(expected).first(rank), actual);
+    detail::refuse_extents(op_name(), message({of_gradient ? "d" : "", name}), extents != nullptr,
+                           {expected, rank}, {extents, extents == nullptr ? 0 : rank});
   }
-  std::string op_name() const {
-    return is_gradient_ ? std::string(op_) + "_backward" : std::string(op_);
-  }
+  std::string op_name() const { return message({op_, is_gradient_ ? "_backward" : ""}); }
 
   const char* op_;
   Segments segments_;
   bool is_gradient_ = false;
-  std::array<Index, 26> extents_{};
+  Index extents_[26];
 };
 
 namespace detail {

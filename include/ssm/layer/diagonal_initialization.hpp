@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <numbers>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ssm/core/error.hpp"
@@ -75,8 +76,11 @@ inline void require_step_range(const char* layer, double dt_min, double dt_max) 
     if (off_diagonal <= 1e-30 * diagonal) break;
   }
   std::vector<double> squares;
-  for (std::size_t i = 0; i < size; ++i) squares.push_back(m[i * size + i]);
-  std::sort(squares.begin(), squares.end());
+  for (std::size_t i = 0; i < size; ++i) {  // in order; std::sort takes long to compile
+    squares.push_back(m[i * size + i]);
+    for (std::size_t j = i; j > 0 && squares[j] < squares[j - 1]; --j)
+      std::swap(squares[j], squares[j - 1]);
+  }
   std::vector<double> frequencies;
   for (std::size_t i = size % 2; i + 1 < size; i += 2)
     frequencies.push_back(std::sqrt(std::max(0.0, 0.5 * (squares[i] + squares[i + 1]))));

@@ -132,24 +132,25 @@ class DiagonalScanBackward {
     template <bool Folded, bool Keep, int Width>
     void run_states(Index p, Index length, const T* from, T* to) const {
       Number state[Width], A[Width], B[Width];
-      unrolled<Width>([&](auto i) {
-        state[i] = load_number<T, Arch, 2>(from + i * number_size);
-        A[i] = coefficients_.load(Modes::decay, p + i);
-        B[i] = coefficients_.load(Modes::input, p + i);
+      expanded<Width>([&](auto... i) {
+        ((state[i] = load_number<T, Arch, 2>(from + i * number_size)), ...);
+        ((A[i] = coefficients_.load(Modes::decay, p + i)), ...);
+        ((B[i] = coefficients_.load(Modes::input, p + i)), ...);
       });
       const T* input = u_;
       for (const T* end = u_ + length * lanes; input != end; input += lanes) {
         const Register u = Register::load_aligned(input);
-        unrolled<Width>([&](auto i) {
-          if constexpr (Keep) store_number<T, Arch>(to + i * number_size, state[i]);
+        expanded<Width>([&](auto... i) {
+          if constexpr (Keep) (store_number<T, Arch>(to + i * number_size, state[i]), ...);
           if constexpr (Folded)
-            state[i] = multiply_add(A[i], state[i], u);
+            ((state[i] = multiply_add(A[i], state[i], u)), ...);
           else
-            state[i] = multiply_add(A[i], state[i], B[i] * u);
+            ((state[i] = multiply_add(A[i], state[i], B[i] * u)), ...);
         });
         if constexpr (Keep) to += modes_at_once * number_size;
       }
-      unrolled<Width>([&](auto i) { store_number<T, Arch>(to + i * number_size, state[i]); });
+      expanded<Width>(
+          [&](auto... i) { (store_number<T, Arch>(to + i * number_size, state[i]), ...); });
     }
 
     template <bool Folded>
@@ -185,15 +186,15 @@ class DiagonalScanBackward {
     template <bool Folded, int Width>
     void add_outputs(Index p, Index length) const {
       Number C[Width];
-      unrolled<Width>([&](auto i) {
-        C[i] = coefficients_.load(Folded ? Modes::folded : Modes::output, p + i);
+      expanded<Width>([&](auto... i) {
+        ((C[i] = coefficients_.load(Folded ? Modes::folded : Modes::output, p + i)), ...);
       });
       for (Index t = 0; t < length; ++t) {
         Register sum = Register::load_aligned(output_ + t * lanes);
-        unrolled<Width>([&](auto i) {
-          sum = real_multiply_add(
-              C[i], load_number<T, Arch, 2>(states_ + ((t + 1) * modes_at_once + i) * number_size),
-              sum);
+        const T* after = states_ + (t + 1) * modes_at_once * number_size;
+        expanded<Width>([&](auto... i) {
+          ((sum = real_multiply_add(C[i], load_number<T, Arch, 2>(after + i * number_size), sum)),
+           ...);
         });
         sum.store_aligned(output_ + t * lanes);
       }

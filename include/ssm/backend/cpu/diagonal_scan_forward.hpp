@@ -57,7 +57,9 @@ class DiagonalScanForward {
           x_(a.x, s.batch, channel_, count_),
           gate_in_(a.gate_in, s.batch, channel_, count_),
           gate_out_(a.gate_out, s.batch, channel_, count_),
-          y_(a.y, s.batch, channel_, count_) {}
+          y_(a.y, s.batch, channel_, count_),
+          is_whole_(x_.is_whole() && gate_in_.is_whole() && gate_out_.is_whole() && y_.is_whole()) {
+    }
 
     template <bool Folded>
     void scan() const {
@@ -80,38 +82,54 @@ class DiagonalScanForward {
     template <bool Folded, int Length>
     void advance(Index t) const {
       Register u[Length], sum[Length];
-      unrolled<Length>([&](auto j) {
-        u[j] = x_.load(t + j);
-        if (gate_in_) u[j] *= gate_in_.load(t + j);
-        sum[j] = skip_ * u[j];
-      });
+      if (is_whole_) [[likely]] {
+        expanded<Length>([&](auto... j) { ((u[j] = x_.load_whole(t + j)), ...); });
+        if (gate_in_)
+          expanded<Length>([&](auto... j) { ((u[j] *= gate_in_.load_whole(t + j)), ...); });
+      } else {
+        expanded<Length>([&](auto... j) { ((u[j] = load(t + j)), ...); });
+      }
+      expanded<Length>([&](auto... j) { ((sum[j] = skip_ * u[j]), ...); });
       for (Index p = 0; p < modes_.modes(); p += modes_at_once)
         advance_modes<Folded, Length, modes_at_once>(p, u, sum);
-      unrolled<Length>(
-          [&](auto j) { y_.store(t + j, gate_out_ ? sum[j] * gate_out_.load(t + j) : sum[j]); });
+      if (is_whole_) [[likely]] {
+        if (gate_out_)
+          expanded<Length>([&](auto... j) { ((sum[j] *= gate_out_.load_whole(t + j)), ...); });
+        expanded<Length>([&](auto... j) { (y_.store_whole(t + j, sum[j]), ...); });
+      } else {
+        expanded<Length>([&](auto... j) { (store(t + j, sum[j]), ...); });
+      }
+    }
+    [[gnu::noinline]] Register load(Index t) const {
+      const Register x = x_.load(t);
+      return gate_in_ ? x * gate_in_.load(t) : x;
+    }
+    [[gnu::noinline]] void store(Index t, const Register& sum) const {
+      y_.store(t, gate_out_ ? sum * gate_out_.load(t) : sum);
     }
 
     template <bool Folded, int Length, int Width>
     [[gnu::always_inline]] void advance_modes(Index p, const Register (&u)[Length],
                                               Register (&sum)[Length]) const {
       typename Modes::Number A[Width], C[Width], B[Width], state[Width];
-      unrolled<Width>([&](auto i) {
-        A[i] = coefficients_.load(Modes::decay, p + i);
-        C[i] = coefficients_.load(Folded ? Modes::folded : Modes::output, p + i);
-        if constexpr (!Folded) B[i] = coefficients_.load(Modes::input, p + i);
-        state[i] = load_number<T, Arch, 2>(state_ + (p + i) * Modes::number_size);
+      expanded<Width>([&](auto... i) {
+        ((A[i] = coefficients_.load(Modes::decay, p + i)), ...);
+        ((C[i] = coefficients_.load(Folded ? Modes::folded : Modes::output, p + i)), ...);
+        if constexpr (!Folded) ((B[i] = coefficients_.load(Modes::input, p + i)), ...);
+        ((state[i] = load_number<T, Arch, 2>(state_ + (p + i) * Modes::number_size)), ...);
       });
-      unrolled<Length>([&](auto j) {
-        unrolled<Width>([&](auto i) {
+      unrolled<Length>([&](auto j) __attribute__((always_inline)) {
+        expanded<Width>([&](auto... i) __attribute__((always_inline)) {
           if constexpr (Folded)
-            state[i] = multiply_add(A[i], state[i], u[j]);
+            ((state[i] = multiply_add(A[i], state[i], u[j])), ...);
           else
-            state[i] = multiply_add(A[i], state[i], B[i] * u[j]);
+            ((state[i] = multiply_add(A[i], state[i], B[i] * u[j])), ...);
+          ((sum[j] = real_multiply_add(C[i], state[i], sum[j])), ...);
         });
-        unrolled<Width>([&](auto i) { sum[j] = real_multiply_add(C[i], state[i], sum[j]); });
       });
-      unrolled<Width>(
-          [&](auto i) { store_number<T, Arch>(state_ + (p + i) * Modes::number_size, state[i]); });
+      expanded<Width>([&](auto... i) {
+        (store_number<T, Arch>(state_ + (p + i) * Modes::number_size, state[i]), ...);
+      });
     }
 
     const ssm::DiagonalScan<T, HostSpace>& a_;
@@ -123,6 +141,7 @@ class DiagonalScanForward {
     Register skip_;
     Positions<const T, Arch> x_, gate_in_, gate_out_;
     Positions<T, Arch> y_;
+    bool is_whole_;  // all of them
   };
 };
 

@@ -30,12 +30,19 @@ class LanePlan {
   static constexpr Index lanes = lane_count<T, Arch>;
 
   LanePlan(Index length, int) : length_(length) {
-    std::vector<double> turns{0.25};  // the angle of σ^len, per block
-    Index block = length;
-    for (const int radix : radices(length)) {
+    for (Index block = length, count = 1; block > 1;) {
+      const int radix = count == 1 ? 4 : next_radix(block);
       stages_.push_back({radix, block, static_cast<Index>(twiddles_.size())});
+      for (Index b = 0; b < count; ++b) {
+        const double turn = turn_of(stages_.size() - 1, b);
+        for (int s = 1; s < radix; ++s) {
+          const double angle = 2 * std::numbers::pi * turn * s / radix;
+          twiddles_.push_back(static_cast<T>(std::cos(angle)));
+          twiddles_.push_back(static_cast<T>(std::sin(angle)));
+        }
+      }
       block /= radix;
-      turns = split(turns, radix);
+      count *= radix;
     }
     for (int s = 1; s < 4; ++s) {
       const double angle = std::numbers::pi / 8 * s;
@@ -135,32 +142,19 @@ class LanePlan {
     }
   }
 
-  static std::vector<int> radices(Index length) {
-    std::vector<int> result{4};
-    Index rest = length / 4;
+  /// The radix of the stage after the first that splits blocks of this length.
+  static int next_radix(Index length) {
     for (const int factor : {5, 3})
-      for (; rest % factor == 0; rest /= factor) result.push_back(factor);
-    int doublings = 0;
-    for (; rest > 1; rest /= 2) ++doublings;
-    for (; doublings >= 3 && doublings != 4; doublings -= 3) result.push_back(8);
-    for (; doublings >= 2; doublings -= 2) result.push_back(4);
-    if (doublings == 1) result.push_back(2);
-    return result;
+      if (length % factor == 0) return factor;
+    if (length >= 8 && length != 16) return 8;
+    return length >= 4 ? 4 : 2;
   }
 
-  /// Appends the constants of a stage and returns the angles of its factors.
-  std::vector<double> split(const std::vector<double>& turns, int radix) {
-    std::vector<double> factors;
-    factors.reserve(turns.size() * static_cast<std::size_t>(radix));
-    for (const double turn : turns) {
-      for (int s = 1; s < radix; ++s) {
-        const double angle = 2 * std::numbers::pi * turn * s / radix;
-        twiddles_.push_back(static_cast<T>(std::cos(angle)));
-        twiddles_.push_back(static_cast<T>(std::sin(angle)));
-      }
-      for (int t = 0; t < radix; ++t) factors.push_back((turn + t) / radix);
-    }
-    return factors;
+  /// The angle of σ^len of a stage's block, in turns.
+  double turn_of(std::size_t stage, Index block) const {
+    if (stage == 0) return 0.25;
+    const int radix = stages_[stage - 1].radix;
+    return (turn_of(stage - 1, block / radix) + static_cast<double>(block % radix)) / radix;
   }
 
   void descend(T* z, std::size_t stage, Index block) const {

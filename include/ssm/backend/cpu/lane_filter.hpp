@@ -30,21 +30,20 @@ void add_filtered(const T* row, const T* tap, Index taps, Batch<T, Arch> (&sums)
   constexpr int depth =
       4;               // taps a window of rows serves: each row is loaded once for four products
   Register sum[Tile];  // a copy, which the compiler knows nobody else to see
-  unrolled<Tile>([&](auto j) { sum[j] = sums[j]; });
+  expanded<Tile>([&](auto... j) { ((sum[j] = sums[j]), ...); });
   for (Index s = 0; s < taps; s += depth, tap += depth * lanes) {
     const T* window = row + (Direction > 0 ? s : -s - (depth - 1)) * lanes;
     Register rows[Tile + depth - 1];
-    unrolled<Tile + depth - 1>(
-        [&](auto k) { rows[k] = Register::load_aligned(window + k * lanes); });
+    expanded<Tile + depth - 1>(
+        [&](auto... k) { ((rows[k] = Register::load_aligned(window + k * lanes)), ...); });
     unrolled<depth>([&](auto i) {
       const Register weight = Register::load_aligned(tap + i * lanes);
-      unrolled<Tile>([&](auto j) {
-        constexpr int at = Direction > 0 ? j() + i() : j() - i() + depth - 1;
-        sum[j] = xsimd::fma(weight, rows[at], sum[j]);
-      });
+      constexpr int first = Direction > 0 ? i() : depth - 1 - i();
+      expanded<Tile>(
+          [&](auto... j) { ((sum[j] = xsimd::fma(weight, rows[first + j], sum[j])), ...); });
     });
   }
-  unrolled<Tile>([&](auto j) { sums[j] = sum[j]; });
+  expanded<Tile>([&](auto... j) { ((sums[j] = sum[j]), ...); });
 }
 
 /// sums[s] += Σ_{t<length} gradient[t] · row[t − s] for s < taps: a filter's gradient. length and
@@ -57,19 +56,21 @@ void add_correlation(const T* row, const T* gradient, Index length, Index taps, 
   constexpr int depth = 4;
   for (Index s = 0; s < taps; s += width) {
     Register sum[width];
-    unrolled<width>([&](auto i) { sum[i] = Register::load_aligned(sums + (s + i) * lanes); });
+    expanded<width>(
+        [&](auto... i) { ((sum[i] = Register::load_aligned(sums + (s + i) * lanes)), ...); });
     for (Index t = 0; t < length; t += depth) {
       const T* window = row + (t - s - (width - 1)) * lanes;
       Register rows[width + depth - 1];
-      unrolled<width + depth - 1>(
-          [&](auto k) { rows[k] = Register::load_aligned(window + k * lanes); });
+      expanded<width + depth - 1>(
+          [&](auto... k) { ((rows[k] = Register::load_aligned(window + k * lanes)), ...); });
       unrolled<depth>([&](auto j) {
         const Register g = Register::load_aligned(gradient + (t + j) * lanes);
-        unrolled<width>(
-            [&](auto i) { sum[i] = xsimd::fma(g, rows[j() - i() + width - 1], sum[i]); });
+        constexpr int last = j() + width - 1;
+        expanded<width>(
+            [&](auto... i) { ((sum[i] = xsimd::fma(g, rows[last - i], sum[i])), ...); });
       });
     }
-    unrolled<width>([&](auto i) { sum[i].store_aligned(sums + (s + i) * lanes); });
+    expanded<width>([&](auto... i) { (sum[i].store_aligned(sums + (s + i) * lanes), ...); });
   }
 }
 

@@ -130,6 +130,13 @@ class MatmulFewRows {
   }
 
   template <int Rows, class Stored>
+  [[gnu::always_inline]] static Register load_weight(const Stored* from) {
+    Register weight = load<T, Arch>(from);
+    if constexpr (Rows > 1) keep_in_register<T, Arch>(weight);
+    return weight;
+  }
+
+  template <int Rows, class Stored>
   static void dot_products(const View<const T, 2>& a, Index m, const Columns& columns,
                            T* products) {
     constexpr int chains = Rows == 1 ? 2 : 1;  // independent sums hide the latency of the additions
@@ -138,23 +145,19 @@ class MatmulFewRows {
     const Index depth = a.extent(1);
     const T* left = a.data() + m * a.stride(0);
     const Stored* stored[streams];
-    unrolled<streams>(
-        [&](auto c) { stored[c] = reinterpret_cast<const Stored*>(columns.data[c]); });
+    expanded<streams>(
+        [&](auto... c) { ((stored[c] = reinterpret_cast<const Stored*>(columns.data[c])), ...); });
     Register sums[tile * chains];
-    unrolled<tile * chains>([&](auto i) { sums[i] = Register(T{0}); });
+    expanded<tile * chains>([&](auto... i) { ((sums[i] = Register(T{0})), ...); });
     const auto add_products = [&](auto chain, Index k) __attribute__((always_inline)) {
       Register weights[streams];
-      unrolled<streams>([&](auto c) {
-        Register weight = load<T, Arch>(stored[c] + k);
-        if constexpr (Rows > 1) keep_in_register<T, Arch>(weight);
-        weights[c] = weight;
-      });
+      expanded<streams>([&](auto... c) { ((weights[c] = load_weight<Rows>(stored[c] + k)), ...); });
       unrolled<Rows>([&](auto r) {
         Register x = load<T, Arch>(left + r * a.stride(0) + k);
         keep_in_register<T, Arch>(x);
-        unrolled<streams>([&](auto c) {
-          constexpr int at = (r() * streams + c()) * chains + chain();
-          sums[at] = xsimd::fma(x, weights[c], sums[at]);
+        constexpr int first = r() * streams * chains + chain();
+        expanded<streams>([&](auto... c) {
+          ((sums[first + c * chains] = xsimd::fma(x, weights[c], sums[first + c * chains])), ...);
         });
       });
     };
@@ -162,16 +165,15 @@ class MatmulFewRows {
     Index k = 0;
     for (; k + chains * lanes <= depth; k += chains * lanes) {
       if (Rows > 1 && k % line == 0)
-        unrolled<streams>([&](auto c) {
-          __builtin_prefetch(columns.next[c] + ahead + (k * bytes >> columns.sharing), 0, 2);
+        expanded<streams>([&](auto... c) {
+          (__builtin_prefetch(columns.next[c] + ahead + (k * bytes >> columns.sharing), 0, 2), ...);
         });
       unrolled<chains>([&](auto chain) { add_products(chain, k + chain * lanes); });
     }
-    unrolled<tile>([&](auto i) {
-      Register sum = sums[i() * chains];
-      for (int chain = 1; chain < chains; ++chain) sum += sums[i() * chains + chain];
-      constexpr int row = i() / streams, c = i() % streams;
-      products[(c * max_rows + m + row) * group] = sum_of_lanes(sum);
+    if constexpr (chains == 2)
+      expanded<tile>([&](auto... i) { ((sums[i] = sums[2 * i] + sums[2 * i + 1]), ...); });
+    expanded<tile>([&](auto... i) {
+      ((products[(i % streams * max_rows + m + i / streams) * group] = sum_of_lanes(sums[i])), ...);
     });
     for (; k < depth; ++k)
       for (int row = 0; row < Rows; ++row)

@@ -139,11 +139,11 @@ class MatmulPanels {
   static void multiply_panels(const T* left, const T* right, Index depth, T* tile) {
     constexpr int registers = height * registers_wide;
     Register sums[registers];
-    unrolled<registers>([&](auto i) { sums[i] = Register(T{0}); });
+    expanded<registers>([&](auto... i) { ((sums[i] = Register(T{0})), ...); });
     add_panel_product<int{height}, registers_wide, T, Arch>(
         left, std::integral_constant<Index, 1>{}, std::integral_constant<Index, height>{}, right,
         std::integral_constant<Index, width>{}, depth, sums);
-    unrolled<registers>([&](auto i) { sums[i].store_aligned(tile + i * lanes); });
+    expanded<registers>([&](auto... i) { (sums[i].store_aligned(tile + i * lanes), ...); });
   }
 
   static void finish_tile(const ssm::Matmul<T, HostSpace>& a, const View<T, 2>& partial, Pass pass,

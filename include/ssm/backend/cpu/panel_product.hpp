@@ -18,13 +18,14 @@ template <int Rows, int Wide, class T, class Arch, class RowStride, class DepthS
   using Register = Batch<T, Arch>;
   for (Index k = 0; k < depth; ++k, left += depth_stride, right += right_stride) {
     Register b[Wide];
-    unrolled<Wide>([&](auto j) { b[j] = Register::load_aligned(right + j * lane_count<T, Arch>); });
+    expanded<Wide>([&](auto... j) {
+      ((b[j] = Register::load_aligned(right + j * lane_count<T, Arch>)), ...);
+    });
     unrolled<Rows>([&](auto i) {
       const Register x(left[i * row_stride]);
-      unrolled<Wide>([&](auto j) {
-        constexpr int at = i() * Wide + j();
-        sums[at] = xsimd::fma(x, b[j], sums[at]);
-      });
+      constexpr int first = i() * Wide;
+      expanded<Wide>(
+          [&](auto... j) { ((sums[first + j] = xsimd::fma(x, b[j], sums[first + j])), ...); });
     });
   }
 }

@@ -20,6 +20,17 @@ class Positions {
         count_(count) {}
 
   explicit operator bool() const { return data_ != nullptr; }
+  /// Whether every lane has a channel and they lie side by side, or there is no operand: then
+  /// `load_whole` and `store_whole` do what `load` and `store` do, in fewer instructions.
+  bool is_whole() const {
+    return data_ == nullptr || (stride_ == 1 && count_ == lane_count<Value, Arch>);
+  }
+  [[gnu::always_inline]] Register load_whole(Index t) const {
+    return cpu::load<Value, Arch>(data_ + t * step_);
+  }
+  [[gnu::always_inline]] void store_whole(Index t, const Register& value) const {
+    cpu::store<Value, Arch>(data_ + t * step_, value);
+  }
   [[gnu::always_inline]] Register load(Index t) const {
     return gather<Value, Arch>(data_ + t * step_, stride_, count_);
   }

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <memory>
-#include <mutex>
+#include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "ssm/backend/cpu/parallel.hpp"
 #include "ssm/backend/cpu/processors.hpp"
@@ -17,8 +15,16 @@ class Resources {
  public:
   Resources() : Resources(default_thread_count()) {}
   explicit Resources(int threads)
-      : threads_(std::clamp(threads, 1, ThreadPool::max_workers)),
-        owned_(std::make_unique<Owned>()) {}
+      : threads_(std::clamp(threads, 1, ThreadPool::max_workers)), owned_(new Owned) {}
+  Resources(Resources&& other) noexcept : threads_(other.threads_), owned_(other.owned_) {
+    other.owned_ = nullptr;
+  }
+  Resources& operator=(Resources&& other) noexcept {
+    std::swap(threads_, other.threads_);
+    std::swap(owned_, other.owned_);
+    return *this;
+  }
+  ~Resources() { delete owned_; }
 
   Threads threads() const { return {threads_, owned_->pool}; }
   void set_threads(int threads) { threads_ = std::clamp(threads, 1, ThreadPool::max_workers); }
@@ -33,15 +39,15 @@ class Resources {
   /// any thread.
   template <class Plan>
   const Plan& plan(Index length) {
-    const std::lock_guard lock(owned_->mutex);
-    for (const auto& entry : owned_->plans)
+    const platform::Locked lock(owned_->mutex);
+    for (const Entry* entry = owned_->plans; entry != nullptr; entry = entry->next)
       if (entry->type == &PlanEntry<Plan>::tag && entry->length == length &&
           entry->threads == threads_)
-        return static_cast<const PlanEntry<Plan>&>(*entry).plan;
-    auto made = std::make_unique<PlanEntry<Plan>>(length, threads_);
-    const Plan& result = made->plan;
-    owned_->plans.push_back(std::move(made));
-    return result;
+        return static_cast<const PlanEntry<Plan>*>(entry)->plan;
+    auto* const made = new PlanEntry<Plan>(length, threads_);
+    made->next = owned_->plans;
+    owned_->plans = made;
+    return made->plan;
   }
 
  private:
@@ -50,6 +56,7 @@ class Resources {
     const char* type;
     Index length;
     int threads;
+    Entry* next = nullptr;
   };
   template <class Plan>
   struct PlanEntry : Entry {
@@ -62,12 +69,22 @@ class Resources {
     Plan plan;
   };
   struct Owned {  // stays where it is when the resources are moved
+    Owned() = default;
+    Owned(const Owned&) = delete;
+    Owned& operator=(const Owned&) = delete;
+    ~Owned() {
+      while (plans != nullptr) {
+        Entry* const last = plans;
+        plans = last->next;
+        delete last;
+      }
+    }
     ThreadPool pool;
-    std::mutex mutex;  // of the plans
-    std::vector<std::unique_ptr<Entry>> plans;
+    platform::Mutex mutex;   // of the plans
+    Entry* plans = nullptr;  // the latest; each has the one before
   };
   int threads_;
-  std::unique_ptr<Owned> owned_;
+  Owned* owned_;
 };
 
 }  // namespace ssm::cpu

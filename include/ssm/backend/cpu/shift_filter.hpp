@@ -50,12 +50,13 @@ class ShiftFilter {
   void add_all(const T* row, const T* tap, Index taps, T* to) const {
     for (Index n = 0; n < padded_; n += group) {
       Register sums[group];
-      unrolled<group>([&](auto i) { sums[i] = Register::load_aligned(to + (n + i) * lanes); });
+      expanded<group>(
+          [&](auto... i) { ((sums[i] = Register::load_aligned(to + (n + i) * lanes)), ...); });
       const Index reach =
           Direction > 0 ? padded_ - n : n + group;  // beyond it there are zeros only
       add_filtered<Direction, int{group}, T, Arch>(row + n * lanes, tap, std::min(taps, reach),
                                                    sums);
-      unrolled<group>([&](auto i) { sums[i].store_aligned(to + (n + i) * lanes); });
+      expanded<group>([&](auto... i) { (sums[i].store_aligned(to + (n + i) * lanes), ...); });
     }
   }
 

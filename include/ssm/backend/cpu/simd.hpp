@@ -233,14 +233,28 @@ T largest_lane(const Batch<T, Arch>& value) {  // reduce_max is not in 8.1
   return largest;
 }
 
+namespace detail {
+template <int... I, class F>
+[[gnu::always_inline]] inline void unrolled(std::integer_sequence<int, I...>, F& body) {
+  (body(std::integral_constant<int, I>{}), ...);
+}
+template <int... I, class F>
+[[gnu::always_inline]] inline void expanded(std::integer_sequence<int, I...>, F& body) {
+  body(std::integral_constant<int, I>{}...);
+}
+}  // namespace detail
 /// body(0), …, body(N−1) with constant indices: the arrays that they index stay in registers at any
 /// optimization level.
 template <int N, class F>
 [[gnu::always_inline]] inline void unrolled(F&& body) {
-  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
-    (body(std::integral_constant<int, I>{}), ...);
-  }
-  (std::make_integer_sequence<int, N>{});
+  detail::unrolled(std::make_integer_sequence<int, N>{}, body);
+}
+/// The same for bodies of one expression, as body(0, …, N−1), which is one function to compile and
+/// not N.
+///   expanded<4>([&](auto... i) { ((sums[i] = Register(T{0})), ...); });
+template <int N, class F>
+[[gnu::always_inline]] inline void expanded(F&& body) {
+  detail::expanded(std::make_integer_sequence<int, N>{}, body);
 }
 
 /// c − a·b in one operation. xsimd 8 has none for AVX-512 and negates first.

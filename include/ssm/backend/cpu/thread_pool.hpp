@@ -5,8 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#include <memory>
-#include <utility>
 
 #include "ssm/platform.hpp"
 
@@ -46,7 +44,10 @@ class ThreadPool {
     is_running_ = true;
     crew_->run(workers, parts, task);
     is_running_ = false;
-    if (crew_->error) std::rethrow_exception(std::exchange(crew_->error, nullptr));
+    if (crew_->error == nullptr) return;
+    const std::exception_ptr error = crew_->error;
+    crew_->error = nullptr;
+    std::rethrow_exception(error);
   }
 
  private:
@@ -96,10 +97,13 @@ class ThreadPool {
 
   struct Crew {
     explicit Crew(int count) : size(count), workers(new Worker[static_cast<std::size_t>(count)]) {}
+    Crew(const Crew&) = delete;
+    Crew& operator=(const Crew&) = delete;
+    ~Crew() { delete[] workers; }
 
     const long process = platform::process();
     const int size;
-    std::unique_ptr<Worker[]> workers;
+    Worker* const workers;
     int hired = 1;
     std::uint32_t call = 0;
     int parts = 0;
@@ -151,7 +155,7 @@ class ThreadPool {
       if (!spin(is_done)) event.wait(is_done);
     }
 
-    Worker& worker(int w) const { return workers[static_cast<std::size_t>(w)]; }
+    Worker& worker(int w) const { return workers[w]; }
     int end_of(int w, int count) const { return parts * (w + 1) / count; }
 
     /// Does the worker's own parts, then what the others have not begun. The caller does not offer
@@ -165,7 +169,8 @@ class ThreadPool {
           do_part(end_of(owner, count) - static_cast<int>(share & 0xffff), self);
           ++done;
           if (self > 0 && now() >= worker(self).turn_end) {
-            finish(std::exchange(done, 0));
+            finish(done);
+            done = 0;
             platform::yield();
             worker(self).turn_end = now() + turn_time;
           }
@@ -216,18 +221,19 @@ class ThreadPool {
   int hire(int workers) {
     if (crew_ == nullptr || crew_->process != platform::process() || crew_->size < workers) {
       dismiss();
-      crew_ = std::make_unique<Crew>(workers);
+      crew_ = new Crew(workers);
       crew_->hire();
     }
     return std::min(workers, crew_->hired);
   }
 
   void dismiss() {
-    if (crew_ != nullptr && crew_->process == platform::process())
+    // One of the parent's stays where it is: its threads are not here and cannot be joined.
+    if (crew_ != nullptr && crew_->process == platform::process()) {
       crew_->dismiss();
-    else  // the parent's: its threads are not here and cannot be joined
-      static_cast<void>(crew_.release());
-    crew_.reset();
+      delete crew_;
+    }
+    crew_ = nullptr;
   }
 
   /// Whether `is_ready` became true within the time that is worth waiting without giving the core
@@ -253,7 +259,7 @@ class ThreadPool {
 #endif
   }
 
-  std::unique_ptr<Crew> crew_;
+  Crew* crew_ = nullptr;
   bool is_running_ = false;
 };
 
