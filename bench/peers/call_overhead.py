@@ -8,8 +8,11 @@ ssm.torch.functional with autograd and without, a module of ssm.torch, and a lay
 installed is left out.
 """
 import ctypes
+import importlib.metadata
 import json
+import os
 import pathlib
+import platform
 import sys
 import time
 
@@ -89,6 +92,21 @@ def jax_calls():
             "JAX addition in a jitted loop": round(loop(lambda x: x + parameters["D"].sum()), 2)}
 
 
+def where():
+    """The processor, and the version of what is installed."""
+    named = {"python": platform.python_version()}
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        named["cpu"] = f"{models[0]}, {os.cpu_count()} cores" if models else platform.machine()
+    for package in ("torch", "jax"):
+        try:
+            named[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return named
+
+
 def main():
     found = {"bare call by ctypes": bare()}
     for more in (torch_calls, jax_calls):
@@ -96,7 +114,7 @@ def main():
             found.update(more())
         except ImportError as error:
             print(f"left out: {error}", file=sys.stderr)
-    text = json.dumps({"unit": "microseconds", "calls": found}, indent=2)
+    text = json.dumps({"unit": "microseconds", "where": where(), "calls": found}, indent=2)
     print(text)
     if len(sys.argv) > 1:
         pathlib.Path(sys.argv[1]).write_text(text + "\n")
