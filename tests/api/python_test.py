@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 
 try:
     import numpy
@@ -683,8 +684,149 @@ def torch_compat():
                           for r in ((y, last), (expected, state)))):
             check_near(a, b, 1e-9, f"{function.__name__}: a gradient")
     check_near(C.parallel_retention(q, k, v)[0].detach(), C.chunk_retention(q, k, v)[0].detach(), 0, "parallel_retention")
+    backward = lambda *tensors: tuple(t.flip(1) for t in tensors)
+    y, last = C.fused_recurrent_retention(q, k, v, initial_state=first.mT, output_final_state=True, reverse=True,
+                                          state_v_first=True)
+    other, other_last = C.chunk_retention(*backward(q, k, v), initial_state=first, output_final_state=True, chunk_size=16)
+    check_near(y.detach(), other.flip(1).detach(), 1e-10, "fused_recurrent_retention: reverse")
+    check_near(last.detach(), other_last.mT.detach(), 1e-10, "fused_recurrent_retention: state_v_first")
+    one, ends = [t[:1].detach() for t in (q, k, v)], torch.tensor([0, 3, 7])
+    y, last = C.fused_recurrent_retention(*one, initial_state=first, output_final_state=True, reverse=True, cu_seqlens=ends)
+    for at, part in enumerate((slice(0, 3), slice(3, 7))):
+        alone = C.fused_recurrent_retention(*(t[:, part] for t in one), initial_state=first[at:at + 1], output_final_state=True,
+                                            reverse=True)
+        check_near(y[:, part].detach(), alone[0].detach(), 1e-10, "fused_recurrent_retention: reverse, packed")
+        check_near(last[at:at + 1].detach(), alone[1].detach(), 1e-10, "fused_recurrent_retention: reverse, packed: states")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        C.fused_recurrent_retention(q, k, v, transpose_state_layout=True)
+    check([w.category for w in heard] == [DeprecationWarning], "transpose_state_layout warns")
+    check_raises(ValueError, "old name", C.fused_recurrent_retention, q, k, v, state_v_first=True, transpose_state_layout=True)
     check_raises(NotImplementedError, "output_attentions", C.parallel_retention, q, k, v, output_attentions=True)
     check_raises(NotImplementedError, "complex A", C.selective_scan_fn, u, delta, A + 1j, B, c)
+
+
+def torch_compat_states():
+    """States in the rows of a larger tensor, in a ring, and of packed sequences; positions of no sequence."""
+    C = ssm.torch.compat
+    double = dict(dtype=torch.float64)
+    places = torch.tensor([4, -1, 0], dtype=torch.int32)
+    x, z, dt = (torch.randn(3, 6, **double) for _ in range(3))
+    A, D = -torch.rand(6, 4, **double), torch.randn(6, **double)
+    B, c = torch.randn(3, 4, **double), torch.randn(3, 4, **double)
+    state = torch.randn(5, 6, 4, **double)
+    before, alone = state.clone(), state[[4, 0]]
+    y = C.selective_state_update(state, x, dt, A, B, c, D, z, None, True, state_batch_indices=places)
+    some = [t[[0, 2]] for t in (x, dt, B, c, z)]
+    expected = C.selective_state_update(alone, *some[:2], A, *some[2:4], D, some[4], None, True)
+    check_near(y[[0, 2]], expected, 0, "selective_state_update: state_batch_indices")
+    check_near(y[1], 0 * y[1], 0, "selective_state_update: a row that is padding gives 0")
+    check_near(state[[4, 0]], alone, 0, "selective_state_update: states in their places")
+    check_near(state[1:4], before[1:4], 0, "selective_state_update: the other states")
+    # a filter of 4 over a ring of 5, fed with 1, 3 and 7 positions at a time
+    weight, bias, whole = torch.randn(6, 4, **double), torch.randn(6, **double), torch.randn(2, 6, 21, **double)
+    expected = C.causal_conv1d_fn(whole, weight, bias, activation="silu")
+    for step in (1, 3, 7):
+        ring = torch.zeros(2, 6, 5, **double)
+        ys = [C.causal_conv1d_update(whole[..., t:t + step], ring, weight, bias, "silu", torch.tensor([t, t], dtype=torch.int32))
+              for t in range(0, 21, step)]
+        check_near(torch.cat(ys, -1), expected, 1e-12, f"causal_conv1d_update: cache_seqlens, {step} at a time")
+        for t in range(16, 21):
+            check_near(ring[..., t % 5], whole[..., t], 0, f"causal_conv1d_update: the ring, {step} at a time")
+    states = torch.randn(5, 6, 4, **double)
+    before, alone, x = states.clone(), states[[4, 0]], torch.randn(3, 6, 2, **double)
+    y = C.causal_conv1d_update(x, states, weight, bias, conv_state_indices=places)
+    check_near(y[[0, 2]], C.causal_conv1d_update(x[[0, 2]], alone, weight, bias), 0, "causal_conv1d_update: conv_state_indices")
+    check_near(y[1], 0 * y[1], 0, "causal_conv1d_update: a row that is padding gives 0")
+    check_near(states[[4, 0]], alone, 0, "causal_conv1d_update: states in their places")
+    check_near(states[1:4], before[1:4], 0, "causal_conv1d_update: the other states")
+    rows = torch.randn(7, 6, **double)
+    last = C.causal_conv1d_varlen_states(rows, torch.tensor([0, 2, 2, 7], dtype=torch.int32), 3)
+    check_near(last[0], torch.cat([torch.zeros(1, 6, **double), rows[:2]]).T, 0, "causal_conv1d_varlen_states: a short sequence")
+    check_near(last[1], torch.zeros(6, 3, **double), 0, "causal_conv1d_varlen_states: an empty sequence")
+    check_near(last[2], rows[4:].T, 0, "causal_conv1d_varlen_states")
+    ids = torch.tensor([[0, 0, 1, 1, 1, -1, -1], [-1, 2, 2, 2, 2, 2, 2]])
+    x = torch.randn(2, 6, 7, **double, requires_grad=True)
+    y = C.causal_conv1d_fn(x, weight, bias, seq_idx=ids)
+    check_near(y[0, :, 2:5].detach(), C.causal_conv1d_fn(x[:1, :, 2:5], weight, bias)[0].detach(), 1e-12, "seq_idx beside padding")
+    check_near(y[1, :, 1:].detach(), C.causal_conv1d_fn(x[1:, :, 1:], weight, bias)[0].detach(), 1e-12, "seq_idx behind padding")
+    nowhere = (ids < 0)[:, None].expand(2, 6, 7)
+    for what, t in (("result", y), ("gradient", torch.autograd.grad(y.sum(), x)[0])):
+        check(bool((t[nowhere] == 0).all()), f"causal_conv1d_fn: the {what} where there is no sequence")
+
+
+def torch_compat_rounds_once():
+    """Results in half types are those in float32, rounded; sequences of several scalars are not narrowed."""
+    C = ssm.torch.compat
+    wide, half = (lambda *t: [v.float() for v in t]), torch.bfloat16
+    u, z = (torch.randn(2, 6, 7).to(half) for _ in range(2))
+    delta, B, c, A = torch.rand(2, 6, 7), torch.randn(2, 3, 7), torch.randn(2, 3, 7), -torch.rand(6, 3)
+    y = C.selective_scan_fn(u, delta, A, B, c, None, z)
+    check(torch.equal(y, C.selective_scan_fn(u.float(), delta, A, B, c, None, z.float()).to(half)), "selective_scan_fn rounds once")
+    x, z = (torch.randn(2, 7, 4, 3).to(half) for _ in range(2))
+    dt, A, D, (B, c) = torch.rand(2, 7, 4), -torch.rand(4), torch.randn(4, 3), torch.randn(2, 2, 7, 2, 5)
+    y = C.mamba_chunk_scan_combined(x, dt, A, B, c, 4, D, z)
+    expected = C.mamba_chunk_scan_combined(x.float(), dt, A, B, c, 4, D, z.float())
+    check(torch.equal(y, expected.to(half)), "mamba_chunk_scan_combined rounds once")
+    state = torch.randn(2, 4, 3, 5)
+    other, A = state.clone(), A[:, None, None].expand(4, 3, 5)
+    now = (x[:, 0], dt[:, 0, :, None].expand(2, 4, 3))
+    y = C.selective_state_update(state, *now, A, B[:, 0], c[:, 0], D, z[:, 0])
+    expected = C.selective_state_update(other, *wide(*now), A, B[:, 0], c[:, 0], D, z[:, 0].float())
+    check(torch.equal(y, expected.to(half)) and torch.equal(state, other), "selective_state_update rounds once")
+    u, q, v = (torch.randn(2, 6, 9).to(half) for _ in range(3))
+    k, reverse, D = torch.randn(6, 9), torch.randn(6, 9), torch.randn(6)
+    for named in ({"gelu": True}, {"gelu": False, "k_rev": reverse}, {"gelu": False, "q": q, "v": v, "k_rev": reverse}):
+        y = C.fftconv_func(u, k, D, **named)
+        more = {name: t.float() if name in "qv" else t for name, t in named.items()}
+        check(torch.equal(y, C.fftconv_func(u.float(), k, D, **more).to(half)), f"fftconv_func with {', '.join(named)} rounds once")
+        check(y.is_contiguous(), "the result of fftconv_func lies as [B, H, L]")
+        y = C.fftconv_func(u, k, D, output_hbl_layout=True, **named)
+        check(y.transpose(0, 1).is_contiguous(), "the result of fftconv_func lies as [H, B, L] where asked for")
+
+
+def torch_compat_convolutions():
+    """mamba_inner_fn with B and C that do not vary, H3's convolution with a kernel from behind, FlashFFTConv's modules."""
+    C = ssm.torch.compat
+    F = torch.nn.functional
+    double = dict(dtype=torch.float64)
+    xz, filter, rank = torch.randn(2, 12, 7, **double), torch.randn(6, 1, 3, **double), torch.randn(6, 2, **double)
+    read, out = torch.randn(2, 6, **double), torch.randn(5, 6, **double)
+    A, B, c = -torch.rand(6, 3, **double), torch.randn(6, 3, **double), torch.randn(6, 3, **double)
+    x = C.causal_conv1d_fn(xz[:, :6], filter[:, 0], None, activation="silu")
+    expected = C.selective_scan_fn(x, rank @ (read @ x), A, B, c, None, xz[:, 6:], None, True).transpose(1, 2) @ out.T
+    check_near(C.mamba_inner_fn(xz, filter, None, read, rank, out, None, A, B, c), expected, 1e-10, "mamba_inner_fn with B and C")
+    u, q, v = (torch.randn(2, 6, 7, **double) for _ in range(3))
+    k, reverse, D = torch.randn(3, 7, **double), torch.randn(3, 7, **double), torch.randn(3, **double)
+    ahead = C.fftconv_func(u, k, D, gelu=False, q=q, v=v, head_dim=2)
+    zero = torch.zeros(3, **double)
+    behind = C.fftconv_func(*(t.flip(2) if t is u else t for t in (u, reverse, zero)), gelu=False, q=q.flip(2), v=v.flip(2),
+                            head_dim=2).flip(2)
+    check_near(C.fftconv_func(u, k, D, gelu=False, q=q, v=v, head_dim=2, k_rev=reverse), ahead + behind, 1e-10,
+               "fftconv_func with q, v and k_rev")
+    given = [torch.randn(shape, **double, requires_grad=True) for shape in ((2, 6, 7), (6, 5), (2, 6, 7), (2, 6, 7))]
+    for positions in (12, 11, 9, 7):  # from causal to all around
+        u, k, left, right = given
+        circle = lambda u: torch.fft.irfft(torch.fft.rfft(u, n=positions) * torch.fft.rfft(k, n=positions), n=positions)[..., :7]
+        layer = C.FlashFFTConv(positions)
+        for found, expected in ((layer(u, k), circle(u)), (layer(u, k, left, right), right * circle(left * u))):
+            check_near(found.detach(), expected.detach(), 1e-10, f"FlashFFTConv of {positions} positions")
+            for a, b in zip(*(torch.autograd.grad(y.square().sum(), given, allow_unused=True) for y in (found, expected))):
+                check(a is None if b is None else bool(torch.allclose(a, b, atol=1e-9)), f"FlashFFTConv of {positions}: a gradient")
+    check_raises(ValueError, "more than the 6", C.FlashFFTConv(6), u, k)
+    check_raises(NotImplementedError, "go together", C.FlashFFTConv(14), u, k, left)
+    for padding in (0, 1, 2, 5):
+        theirs = torch.nn.Conv1d(6, 6, 3, groups=6, padding=padding, **double)
+        expected = theirs(u)
+        wanted = torch.autograd.grad(expected.square().sum(), (u, theirs.weight, theirs.bias))
+        for bhl in (True, False):
+            ours = C.FlashDepthWiseConv1d(6, 3, padding, theirs.weight, theirs.bias, is_bhl=bhl)
+            y = ours(u) if bhl else ours(u.transpose(1, 2)).transpose(1, 2)
+            check_near(y.detach(), expected.detach(), 1e-10, f"FlashDepthWiseConv1d with padding {padding}")
+            found = torch.autograd.grad(y.square().sum(), (u, ours.weights, ours.bias))
+            taps = found[1] if bhl else found[1].T
+            for a, b in zip((found[0], taps, found[2]), (wanted[0], wanted[1][:, 0], wanted[2])):
+                check_near(a, b, 1e-9, f"FlashDepthWiseConv1d with padding {padding}: a gradient")
 
 
 JAX_LAYERS = {
@@ -912,6 +1054,9 @@ def main():
         torch_states()
         torch_functions()
         torch_compat()
+        torch_compat_states()
+        torch_compat_rounds_once()
+        torch_compat_convolutions()
         as_transformers_does()
         in_place_of_transformers()
     elif part == "jax":

@@ -2,21 +2,25 @@
 """Functions of other packages by their names and signatures, computed by this library on the CPU.
 
     mamba_ssm            selective_scan_fn, mamba_inner_fn, selective_state_update, mamba_chunk_scan_combined
-    causal_conv1d        causal_conv1d_fn, causal_conv1d_update
+    causal_conv1d        causal_conv1d_fn, causal_conv1d_update, causal_conv1d_varlen_states
     H3 (FlashConv)       fftconv_func
+    FlashFFTConv         FlashFFTConv, FlashDepthWiseConv1d
     flash-linear-attention    chunk_retention, fused_chunk_retention, fused_recurrent_retention, parallel_retention
 
 `patch` puts them in the place of a module's functions of the same names, so that a model of transformers trains on them:
 
     ssm.torch.compat.patch(transformers.models.mamba.modeling_mamba)
 
-Sequences keep their scalar; parameters and states are taken in float32, or in float64 beside float64. What a function does not
-compute it refuses with a sentence. Gradients also go through the states that are given and returned.
+Results have the scalar of the first sequence; sequences of several scalars are computed in one that holds them all, and a result
+of several steps is rounded once. Parameters and states are taken in float32, or in float64 beside float64. What a function does
+not compute it refuses with a sentence. Gradients also go through the states that are given and returned.
 """
 from __future__ import annotations
 
+import functools
 import types
 import typing
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -35,14 +39,21 @@ def _wide(tensor, like):
     return None if tensor is None else tensor.to(torch.float64 if like.dtype is torch.float64 else torch.float32)
 
 
+def _scalar_of(*sequences, steps=False):
+    """The scalar that holds those of all sequences; with steps, which round once at their end, at least float32."""
+    scalars = [t.dtype for t in sequences if t is not None]
+    return functools.reduce(torch.promote_types, scalars + ([torch.float32] if steps else []))
+
+
 def _silu_of(function, activation):
     if activation not in (None, "silu", "swish"):
         _refuse(function, f"the activation {activation} is not there, silu and none are")
     return "silu" if activation else "none"
 
 
-def _segments(function, seq_idx, cu_seqlens, batch, length):
-    """(segments, whether the batch is to be laid end to end) of what says where packed sequences are."""
+def _segments(function, seq_idx, cu_seqlens, batch, length, nowhere=False):
+    """The segments of what says where packed sequences are, the batch laid end to end; None where nothing does.
+    nowhere    positions of no sequence, which seq_idx below 0 marks, may be there"""
     if cu_seqlens is not None:
         if batch != 1:
             _refuse(function, f"cu_seqlens goes with a batch of 1, not of {batch}")
@@ -50,7 +61,7 @@ def _segments(function, seq_idx, cu_seqlens, batch, length):
     if seq_idx is None:
         return None
     ids = seq_idx.expand(batch, length)
-    if ids.numel() and int(ids.min()) < 0:
+    if not nowhere and ids.numel() and int(ids.min()) < 0:
         _refuse(function, "seq_idx below 0, positions that belong to no sequence, is not there")
     begins = torch.ones(batch, length, dtype=torch.bool)
     begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
@@ -63,6 +74,17 @@ def _flat(tensor):
     return None if tensor is None else tensor.reshape(1, tensor.shape[0] * tensor.shape[1], *tensor.shape[2:])
 
 
+def _by_places(update, x, state, places, *rows):
+    """update(x, state, *rows) of the rows x whose state is at places[row]; where that is below 0 a row is padding and gives 0."""
+    present = (places >= 0).nonzero().flatten()
+    places = places[present].to(torch.int64)
+    kept = state[places]
+    y = update(x[present], kept, *(None if t is None else t[present] for t in rows))
+    with torch.no_grad():
+        state[places] = kept
+    return torch.zeros_like(x, memory_format=torch.contiguous_format).index_copy(0, present, y)
+
+
 def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
                       z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False,
                       return_last_state: bool = False, cu_seqlens: Tensor | None = None) -> typing.Any:
@@ -72,7 +94,8 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
         _refuse("selective_scan_fn", "complex A is not there")
     batch, channels, length = u.shape
     segments = _segments("selective_scan_fn", None, cu_seqlens, batch, length)
-    rows: list[typing.Any] = [None if t is None else t.to(u.dtype).transpose(1, 2) for t in (u, delta, z)]
+    scalar = _scalar_of(u, delta, B, C, z)
+    rows: list[typing.Any] = [None if t is None else t.to(scalar).transpose(1, 2) for t in (u, delta, z)]
     A, D, delta_bias = (_wide(t, u) for t in (A, D, delta_bias))
 
     def grouped(t):  # [B, G, L, N]
@@ -80,7 +103,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
             return t[None, :, None, :].expand(batch, channels, length, t.shape[1])
         return (t if t.dim() == 4 else t.unsqueeze(1)).transpose(2, 3)
 
-    B, C = grouped(B.to(u.dtype)), grouped(C.to(u.dtype))
+    B, C = grouped(B.to(scalar)), grouped(C.to(scalar))
     groups = max(B.shape[1], C.shape[1])
     width = channels // groups
     if groups * width != channels or any(groups % t.shape[1] for t in (B, C)):
@@ -94,10 +117,10 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
             None if D is None else D[part], None if delta_bias is None else delta_bias[part], zz, segments=segments,
             dt_softplus=delta_softplus, final_state=return_last_state))
     if not return_last_state:
-        return (results[0] if groups == 1 else torch.cat(results, 2)).transpose(1, 2)
+        return (results[0] if groups == 1 else torch.cat(results, 2)).transpose(1, 2).to(u.dtype)
     y = torch.cat([y for y, _ in results], 2) if groups > 1 else results[0][0]
     state = torch.cat([state for _, state in results], 1) if groups > 1 else results[0][1]
-    return y.transpose(1, 2), state if segments is None else state[-1:]
+    return y.transpose(1, 2).to(u.dtype), state if segments is None else state[-1:]
 
 
 def _rms(x, weight, eps):
@@ -111,9 +134,10 @@ def mamba_inner_fn(xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None
                    delta_softplus: bool = True, cu_seqlens: Tensor | None = None, seq_idx: Tensor | None = None,
                    checkpoint_lvl: int = 1, b_rms_weight: Tensor | None = None, c_rms_weight: Tensor | None = None,
                    dt_rms_weight: Tensor | None = None, b_c_dt_rms_eps: float = 1e-6) -> Tensor:
-    """mamba_ssm's: a Mamba block behind its input projection.    xz [B, 2·D, L]    result [B, L, channels]"""
-    if A.is_complex() or B is not None or C is not None:
-        _refuse("mamba_inner_fn", "complex A, and B and C that do not vary, are not there")
+    """mamba_ssm's: a Mamba block behind its input projection.    xz [B, 2·D, L]    result [B, L, channels]
+    B, C [D, N]: they do not vary, which is slow; where left out they are projected"""
+    if A.is_complex():
+        _refuse("mamba_inner_fn", "complex A is not there")
     batch, _, length = xz.shape
     segments = _segments("mamba_inner_fn", seq_idx, cu_seqlens, batch, length)
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
@@ -122,16 +146,17 @@ def mamba_inner_fn(xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None
     rank, states = delta_proj_weight.shape[1], A.shape[1]
     x = short_convolution(x, _wide(conv1d_weight, xz).flatten(1), _wide(conv1d_bias, xz), segments=segments,
                           activation="silu")
-    low, b, c = F.linear(x, x_proj_weight.to(x.dtype)).split([rank, states, states], dim=-1)
-    if B_proj_bias is not None:
-        b = b + B_proj_bias.to(b.dtype)
-    if C_proj_bias is not None:
-        c = c + C_proj_bias.to(c.dtype)
-    b, c, low = _rms(b, b_rms_weight, b_c_dt_rms_eps), _rms(c, c_rms_weight, b_c_dt_rms_eps), \
-        _rms(low, dt_rms_weight, b_c_dt_rms_eps)
-    dt = F.linear(low, delta_proj_weight.to(low.dtype))
-    y = selective_scan(x, dt, _wide(A, xz), b, c, _wide(D, xz), _wide(delta_bias, xz), z, segments=segments,
-                       dt_softplus=delta_softplus)
+    varying = [states for t in (B, C) if t is None]
+    low, *projected = F.linear(x, x_proj_weight.to(x.dtype)).split([rank, *varying], dim=-1)
+
+    def read(t, bias, weight):  # [B, N, L]
+        return (_rms(t if bias is None else t + bias.to(t.dtype), weight, b_c_dt_rms_eps)).transpose(1, 2)
+
+    B = read(projected[0], B_proj_bias, b_rms_weight) if B is None else B
+    C = read(projected[-1], C_proj_bias, c_rms_weight) if C is None else C
+    dt = F.linear(_rms(low, dt_rms_weight, b_c_dt_rms_eps), delta_proj_weight.to(low.dtype))
+    y = selective_scan_fn(x.transpose(1, 2), dt.transpose(1, 2), A, B, C, D, z.transpose(1, 2), delta_bias, delta_softplus,
+                          cu_seqlens=segments).transpose(1, 2)
     y = F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
     return y.reshape(batch, length, y.shape[-1])
 
@@ -140,9 +165,12 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
                            z: Tensor | None = None, dt_bias: Tensor | None = None, dt_softplus: bool = False,
                            state_batch_indices: Tensor | None = None) -> Tensor:
     """mamba_ssm's: one position; the state is overwritten.    state [B, D, N] or [B, H, P, N]    x, dt, z [B, D] or [B, H, P]
-    A [D, N] or [H, P, N]    B, C [B, N] or [B, G, N]    D, dt_bias [D] or [H, P]    result as x"""
+    A [D, N] or [H, P, N]    B, C [B, N] or [B, G, N]    D, dt_bias [D] or [H, P]    result as x
+    state_batch_indices [B]    where in the state a row's is; below 0: the row is padding, its result 0"""
     if state_batch_indices is not None:
-        _refuse("selective_state_update", "state_batch_indices is not there")
+        return typing.cast(Tensor, _by_places(
+            lambda x, state, dt, B, C, z: selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus),
+            x, state, state_batch_indices, dt, B, C, z))
     batch, states = state.shape[0], state.shape[-1]
 
     def channels(t, like):  # [B, channels, 1]
@@ -151,7 +179,8 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     shape = state.shape[1:-1]
     rows: list[typing.Any] = [channels(t, x.shape) for t in (x, dt, z)]
     flat = [None if t is None else t.expand(shape).reshape(-1) for t in (D, dt_bias)]
-    B, C = ((t if t.dim() == 3 else t.unsqueeze(1)).to(x.dtype) for t in (B, C))
+    scalar = _scalar_of(x, dt, B, C, z, steps=True)
+    B, C = ((t if t.dim() == 3 else t.unsqueeze(1)).to(scalar) for t in (B, C))
     groups = B.shape[1]
     total = state.numel() // (batch * states) if batch else 0
     width = total // groups
@@ -160,7 +189,7 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     results, finals = [], []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[:, part].to(x.dtype).transpose(1, 2) for t in rows])
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[:, part].to(scalar).transpose(1, 2) for t in rows])
         dskip, bias = (None if t is None else _wide(t[part], x) for t in flat)
         y, final = selective_scan(uu, dd, A[part], B[:, group, None], C[:, group, None], dskip, bias, zz, first[:, part],
                                   dt_softplus=dt_softplus, final_state=True)
@@ -168,7 +197,7 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
         finals.append(final)
     with torch.no_grad():
         state.copy_(torch.cat(finals, 1).reshape(state.shape))
-    return torch.cat(results, 2).reshape(x.shape)
+    return torch.cat(results, 2).reshape(x.shape).to(x.dtype)
 
 
 def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int,
@@ -188,8 +217,9 @@ def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Te
     if segments is not None and not return_varlen_states and (initial_states is not None or return_final_states):
         if batch != 1:
             _refuse("mamba_chunk_scan_combined", "states beside seq_idx need a batch of 1")
-    dt, B, C = (t.to(x.dtype) for t in (dt, B, C))
-    given = [x, dt, B, C]
+    scalar = _scalar_of(x, dt, B, C, z, steps=z is not None or D is not None and D.dim() == 2)
+    kind, x = x.dtype, x.to(scalar)
+    given: list[typing.Any] = [x, *(t.to(scalar) for t in (dt, B, C))]
     if segments is not None:
         given = [_flat(t) for t in given]
         if initial_states is not None:  # goes into the first sequence
@@ -203,10 +233,10 @@ def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Te
                         dt_max=None if high == float("inf") else high, final_state=True)
     y = y.reshape(x.shape)
     if D is not None and D.dim() == 2:
-        y = y + x * D.to(x.dtype)
+        y = y + x * D.to(scalar)
     if z is not None:
-        y = y * F.silu(z)
-    results = [y]
+        y = y * F.silu(z.to(scalar))
+    results = [y.to(kind)]
     if return_final_states:
         results.append(state[-1:] if segments is not None else state)
     if return_varlen_states:
@@ -217,10 +247,11 @@ def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Te
 def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, seq_idx: Tensor | None = None,
                      initial_states: Tensor | None = None, return_final_states: bool = False,
                      final_states_out: Tensor | None = None, activation: str | None = None) -> typing.Any:
-    """causal_conv1d's.    x [B, D, L]    weight [D, W]    initial and final states [B, D, W−1]    result [B, D, L]"""
+    """causal_conv1d's.    x [B, D, L]    weight [D, W]    initial and final states [B, D, W−1]    result [B, D, L]
+    seq_idx [B, L]; below 0: a position of no sequence, its result 0"""
     batch, _, length = x.shape
     activation = _silu_of("causal_conv1d_fn", activation)
-    segments = _segments("causal_conv1d_fn", seq_idx, None, batch, length)
+    segments = _segments("causal_conv1d_fn", seq_idx, None, batch, length, nowhere=True)
     if segments is not None and (initial_states is not None or return_final_states):
         _refuse("causal_conv1d_fn", "states beside seq_idx are not there")
     first = None if initial_states is None else F.pad(_wide(initial_states, x), (1, 0))
@@ -228,7 +259,8 @@ def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, seq_
     found = short_convolution(rows if segments is None else _flat(rows), _wide(weight, x), _wide(bias, x), first, segments,
                               activation=activation, final_state=return_final_states)
     if not return_final_states:
-        return found.reshape(rows.shape).transpose(1, 2) if segments is not None else found.transpose(1, 2)
+        y = found.reshape(rows.shape).transpose(1, 2)
+        return y if seq_idx is None or int(seq_idx.min()) >= 0 else y.masked_fill((seq_idx < 0).unsqueeze(1), 0)
     y, last = found
     last = last[..., 1:].to(x.dtype)
     if final_states_out is not None:
@@ -241,71 +273,161 @@ def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, seq_
 def causal_conv1d_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None = None,
                          activation: str | None = None, cache_seqlens: Tensor | None = None,
                          conv_state_indices: Tensor | None = None) -> Tensor:
-    """causal_conv1d's: some positions; the state is overwritten.    x [B, D] or [B, D, L]    conv_state [B, D, ≥ W−1]"""
-    if cache_seqlens is not None or conv_state_indices is not None:
-        _refuse("causal_conv1d_update", "cache_seqlens and conv_state_indices are not there")
+    """causal_conv1d's: some positions; the state is overwritten.    x [B, D] or [B, D, L]    conv_state [B, D, S], S ≥ W−1
+    cache_seqlens [B]    positions read before: position t is at t mod S of the state
+    conv_state_indices [B]    where in the state a row's is; below 0: the row is padding, its result 0"""
+    if conv_state_indices is not None:
+        return typing.cast(Tensor, _by_places(
+            lambda x, state, seen: causal_conv1d_update(x, state, weight, bias, activation, seen),
+            x, conv_state, conv_state_indices, cache_seqlens))
     activation = _silu_of("causal_conv1d_update", activation)
     width, kept = weight.shape[1], conv_state.shape[2]
     if kept < width - 1:
         _refuse("causal_conv1d_update", f"the state has {kept} positions, the filter needs {width - 1}")
     rows = x.unsqueeze(-1) if x.dim() == 2 else x
-    first = F.pad(_wide(conv_state, x), (max(width - kept, 0), 0))[..., -width:]
-    y = short_convolution(rows.transpose(1, 2), _wide(weight, x), _wide(bias, x), first, activation=activation)
+
+    def places(seen, begin, end):  # [B, D, end − begin], positions counted from the first of x
+        at = (seen.to(torch.int64)[:, None] + torch.arange(begin, end)) % kept
+        return at[:, None].expand(-1, conv_state.shape[1], -1)
+
+    before = conv_state[..., kept - width + 1:] if cache_seqlens is None else \
+        conv_state.gather(2, places(cache_seqlens, 1 - width, 0))
+    y = short_convolution(rows.transpose(1, 2), _wide(weight, x), _wide(bias, x), F.pad(_wide(before, x), (1, 0)),
+                          activation=activation)
     with torch.no_grad():
-        conv_state.copy_(torch.cat([conv_state, rows.to(conv_state.dtype)], -1)[..., -kept:])
+        new = rows.to(conv_state.dtype)
+        if cache_seqlens is None:
+            conv_state.copy_(torch.cat([conv_state, new], -1)[..., new.shape[-1]:])
+        else:
+            conv_state.scatter_(2, places(cache_seqlens, max(new.shape[-1] - kept, 0), new.shape[-1]), new[..., -kept:])
     return y.transpose(1, 2).reshape(x.shape)
+
+
+def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -> Tensor:
+    """causal_conv1d's: the last positions of packed sequences, behind zeros where one is shorter.
+    x [L, D]    cu_seqlens [S+1]    result [S, D, state_len]"""
+    begins, ends = cu_seqlens[:-1, None].to(torch.int64), cu_seqlens[1:, None].to(torch.int64)
+    at = ends + torch.arange(1 - state_len, 1)  # counted from 1: at 0 there is a row of zeros
+    return F.pad(x, (0, 0, 1, 0))[torch.where(at > begins, at, 0)].transpose(1, 2)
 
 
 def fftconv_func(u: Tensor, k: Tensor, D: Tensor, dropout_mask: Tensor | None = None, gelu: bool = True,
                  force_fp16_output: bool = False, output_hbl_layout: bool = False, v: Tensor | None = None,
                  head_dim: int = 1, q: Tensor | None = None, fftfp16: bool = False, k_rev: Tensor | None = None) -> Tensor:
     """H3's: gelu(k ∗ u + D·u)·dropout_mask; with q and v, H3's q·(k ∗ (u⊗v) + D·(u⊗v)).    u, q, v [B, H, L]    k [H, K]
-    D [H]    dropout_mask [B, H]. Half precision of the FFT and the order of the result in memory are not asked for."""
+    D [H]    dropout_mask [B, H]    k_rev [H, K], a kernel from the positions behind    output_hbl_layout: the result lies in
+    memory as [H, B, L]. The FFT is never of half precision."""
     if (q is None) != (v is None):
         _refuse("fftconv_func", "q and v go together")
-    if q is not None and (gelu or dropout_mask is not None or k_rev is not None):
-        _refuse("fftconv_func", "gelu, dropout_mask and k_rev beside q and v are not there")
+    if q is not None and (gelu or dropout_mask is not None):
+        _refuse("fftconv_func", "gelu and dropout_mask beside q and v are not there")
+    kind = torch.float16 if force_fp16_output else u.dtype
     k, D = _wide(k, u), _wide(D, u)
+    if q is not None or gelu or dropout_mask is not None or k_rev is not None:
+        u = u.to(_scalar_of(u, q, v, steps=True))
+
+    def convolution(rows):
+        y = causal_convolution(rows, k, D)
+        return y if k_rev is None else y + causal_convolution(rows.flip(1), _wide(k_rev, u)).flip(1)
+
     if q is not None and v is not None:
         batch, channels, length = u.shape
         heads = channels // head_dim
         if k.shape[0] != heads:
             _refuse("fftconv_func", f"the kernel has {k.shape[0]} rows for {heads} heads")
-        left, right = (t.reshape(batch, heads, head_dim, length) for t in (u, v))
+        left, right = (t.to(u.dtype).reshape(batch, heads, head_dim, length) for t in (u, v))
         products = (left.unsqueeze(3) * right.unsqueeze(2)).reshape(batch, heads, head_dim * head_dim, length)
         rows = products.permute(0, 2, 3, 1).reshape(batch * head_dim * head_dim, length, heads)
-        y = causal_convolution(rows, k, D).reshape(batch, head_dim, head_dim, length, heads)
-        by = q.reshape(batch, heads, head_dim, length).permute(0, 2, 3, 1).unsqueeze(2)
+        y = convolution(rows).reshape(batch, head_dim, head_dim, length, heads)
+        by = q.to(u.dtype).reshape(batch, heads, head_dim, length).permute(0, 2, 3, 1).unsqueeze(2)
         y = (y * by).sum(1).permute(0, 3, 1, 2).reshape(u.shape)
     else:
-        rows = u.transpose(1, 2)
-        y = causal_convolution(rows, k, D)
-        if k_rev is not None:
-            y = y + causal_convolution(rows.flip(1), _wide(k_rev, u)).flip(1)
-        y = y.transpose(1, 2)
+        y = convolution(u.transpose(1, 2)).transpose(1, 2)
         if gelu:
             y = F.gelu(y)
         if dropout_mask is not None:
             y = y * dropout_mask.unsqueeze(-1).to(y.dtype)
-    return y.to(torch.float16) if force_fp16_output else y
+    y = y.to(kind)
+    return y.transpose(0, 1).contiguous().transpose(0, 1) if output_hbl_layout else y.contiguous()
 
 
-def _retention(function, q, k, v, scale, initial_state, output_final_state, cu_seqlens, head_first):
+class FlashFFTConv(torch.nn.Module):
+    """FlashFFTConv's: y = postgate·(k ∗ (pregate·u)), the convolution circular with seqlen positions: causal where u and k have
+    at most seqlen positions together.    u, gates, y [B, H, L]    k [H, K]    L, K ≤ seqlen. dtype is what u's is anyway."""
+
+    def __init__(self, seqlen: int, dtype: torch.dtype = torch.float16, use_32_butterfly: bool = True) -> None:
+        super().__init__()
+        self.seqlen, self.dtype = seqlen, dtype
+
+    def forward(self, u: Tensor, k: Tensor, pregate: Tensor | None = None, postgate: Tensor | None = None) -> Tensor:
+        if (pregate is None) != (postgate is None):
+            _refuse("FlashFFTConv", "pregate and postgate go together")
+        length = u.shape[-1]
+        if max(length, k.shape[-1]) > self.seqlen:
+            raise ValueError(f"ssm.torch.compat.FlashFFTConv: u has {length} and k {k.shape[-1]} positions, more than the "
+                             f"{self.seqlen} of the convolution")
+        rows = u.transpose(1, 2)
+        left, right = (None if t is None else t.to(u.dtype).transpose(1, 2) for t in (pregate, postgate))
+        around = length + k.shape[-1] - 1 - self.seqlen  # positions that come back to the first ones
+        if around <= 0:
+            return causal_convolution(rows, _wide(k, u), gate_in=left, gate_out=right).transpose(1, 2)
+        scalar = _scalar_of(u, steps=True)
+        rows = rows.to(scalar) if left is None else rows.to(scalar) * left
+        whole = causal_convolution(F.pad(rows, (0, 0, 0, k.shape[-1] - 1)), _wide(k, u))
+        wrapped = F.pad(whole[:, self.seqlen:], (0, 0, 0, max(length - around, 0)))
+        y = whole[:, :length] + wrapped[:, :length]
+        return (y if right is None else y * right).to(u.dtype).transpose(1, 2)
+
+
+class FlashDepthWiseConv1d(torch.nn.Module):
+    """FlashFFTConv's: torch.nn.Conv1d of one channel a group.    x [B, D, L], without is_bhl [B, L, D]    weights [D, 1, W]
+    bias [D]    result as x, L + 2·padding − W + 1 positions. The parameters are copies; without is_bhl weights are [W, D]."""
+
+    def __init__(self, channels: int, kernel_size: int, padding: int, weights: Tensor, bias: Tensor, is_bhl: bool = True,
+                 device: typing.Any = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.padding, self.is_bhl = padding, is_bhl
+        taps = weights.detach().reshape(channels, kernel_size)
+        self.weights = torch.nn.Parameter((taps if is_bhl else taps.T).clone(memory_format=torch.contiguous_format))
+        self.bias = torch.nn.Parameter(bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps, rows = (self.weights, x.transpose(1, 2)) if self.is_bhl else (self.weights.T, x)
+        late = self.padding - taps.shape[1] + 1  # a causal filter's padding is in front
+        y = short_convolution(F.pad(rows, (0, 0, max(late, 0), self.padding)), _wide(taps, x), _wide(self.bias, x))
+        y = y[:, max(-late, 0):]
+        return typing.cast(Tensor, y.transpose(1, 2) if self.is_bhl else y)
+
+
+def _retention(function, q, k, v, scale, initial_state, output_final_state, cu_seqlens, head_first, reverse=False,
+               v_first=False):
     if head_first:
         _refuse(function, "head_first is not there: tensors are [B, L, H, K]")
     segments = _segments(function, None, cu_seqlens, *q.shape[:2])
+    if v_first and initial_state is not None:
+        initial_state = initial_state.transpose(-1, -2)
+    if reverse:
+        q, k, v = (t.flip(1) for t in (q, k, v))
+        if segments is not None:
+            segments = q.shape[1] - segments.flip(0)
+            initial_state = None if initial_state is None else initial_state.flip(0)
     heads = torch.arange(q.shape[2], dtype=torch.float64 if q.dtype is torch.float64 else torch.float32)
     decay = torch.log1p(-torch.exp2(-5 - heads))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     y, state = decayed_attention(q * scale, k, v, decay, _wide(initial_state, q), segments, final_state=True)
-    return y, state if output_final_state else None
+    if reverse:
+        y, state = y.flip(1), state if segments is None else state.flip(0)
+    if not output_final_state:
+        return y, None
+    return y, state.transpose(-1, -2) if v_first else state
 
 
 def chunk_retention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, initial_state: Tensor | None = None,
-                    output_final_state: bool = False, cu_seqlens: Tensor | None = None,
-                    head_first: bool = False) -> typing.Tuple[Tensor, Tensor | None]:
+                    output_final_state: bool = False, cu_seqlens: Tensor | None = None, head_first: bool = False,
+                    chunk_size: int | None = None) -> typing.Tuple[Tensor, Tensor | None]:
     """fla's: (scale·retention, final state or None), head h decaying by 1 − 2^(−5−h) a position.
-    q, k [B, L, H, K]    v [B, L, H, V]    states [B, H, K, V]    scale 1/√K where left out"""
+    q, k [B, L, H, K]    v [B, L, H, V]    states [B, H, K, V]    scale 1/√K where left out
+    chunk_size, which changes no number, is not used"""
     return _retention("chunk_retention", q, k, v, scale, initial_state, output_final_state, cu_seqlens, head_first)
 
 
@@ -318,12 +440,18 @@ def fused_chunk_retention(q: Tensor, k: Tensor, v: Tensor, scale: float | None =
 
 def fused_recurrent_retention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None,
                               initial_state: Tensor | None = None, output_final_state: bool = False, reverse: bool = False,
-                              cu_seqlens: Tensor | None = None,
-                              head_first: bool = False) -> typing.Tuple[Tensor, Tensor | None]:
-    """The same as chunk_retention."""
-    if reverse:
-        _refuse("fused_recurrent_retention", "reverse is not there")
-    return _retention("fused_recurrent_retention", q, k, v, scale, initial_state, output_final_state, cu_seqlens, head_first)
+                              state_v_first: bool = False, cu_seqlens: Tensor | None = None, head_first: bool = False,
+                              transpose_state_layout: bool | None = None) -> typing.Tuple[Tensor, Tensor | None]:
+    """The same as chunk_retention; with reverse from the last position to the first, with state_v_first, which
+    transpose_state_layout is an old name of, the states are [B, H, V, K]."""
+    if transpose_state_layout is not None:
+        if state_v_first:
+            raise ValueError("ssm.torch.compat.fused_recurrent_retention: transpose_state_layout is the old name of "
+                             "state_v_first; give one of them")
+        warnings.warn("transpose_state_layout is the old name of state_v_first", DeprecationWarning, stacklevel=2)
+        state_v_first = transpose_state_layout
+    return _retention("fused_recurrent_retention", q, k, v, scale, initial_state, output_final_state, cu_seqlens, head_first,
+                      reverse, state_v_first)
 
 
 def parallel_retention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, output_attentions: bool = False,
@@ -339,15 +467,14 @@ _NAMES = {
     "selective_state_update": selective_state_update, "mamba_selective_state_update": selective_state_update,
     "mamba2_selective_state_update": selective_state_update, "mamba_chunk_scan_combined": mamba_chunk_scan_combined,
     "mamba2_chunk_scan": mamba_chunk_scan_combined, "causal_conv1d_fn": causal_conv1d_fn,
-    "causal_conv1d_update": causal_conv1d_update, "fftconv_func": fftconv_func, "chunk_retention": chunk_retention,
-    "fused_chunk_retention": fused_chunk_retention, "fused_recurrent_retention": fused_recurrent_retention,
-    "parallel_retention": parallel_retention,
+    "causal_conv1d_update": causal_conv1d_update, "causal_conv1d_varlen_states": causal_conv1d_varlen_states,
+    "fftconv_func": fftconv_func, "chunk_retention": chunk_retention, "fused_chunk_retention": fused_chunk_retention,
+    "fused_recurrent_retention": fused_recurrent_retention, "parallel_retention": parallel_retention,
 }
 
 
 def _taking(function):
     """The function, which leaves out what callers hand on for others."""
-    import functools
     import inspect
     known = frozenset(inspect.signature(function).parameters)
 
