@@ -774,6 +774,10 @@ def torch_compat_rounds_once():
     y = C.selective_state_update(state, *now, A, B[:, 0], c[:, 0], D, z[:, 0])
     expected = C.selective_state_update(other, *wide(*now), A, B[:, 0], c[:, 0], D, z[:, 0].float())
     check(torch.equal(y, expected.to(half)) and torch.equal(state, other), "selective_state_update rounds once")
+    y = C.selective_scan_fn(u, delta.double(), -torch.rand(6, 3), *torch.randn(2, 2, 3, 7), torch.rand(6))
+    check(y.dtype == half, "float64 beside bfloat16 is computed in float64")
+    y = C.selective_state_update(state, *now, A, B[:, 0].double(), c[:, 0], D, z[:, 0])
+    check(y.dtype == half, "float64 beside bfloat16 is computed in float64")
     u, q, v = (torch.randn(2, 6, 9).to(half) for _ in range(3))
     k, reverse, D = torch.randn(6, 9), torch.randn(6, 9), torch.randn(6)
     for named in ({"gelu": True}, {"gelu": False, "k_rev": reverse}, {"gelu": False, "q": q, "v": v, "k_rev": reverse}):

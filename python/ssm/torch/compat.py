@@ -96,7 +96,7 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     segments = _segments("selective_scan_fn", None, cu_seqlens, batch, length)
     scalar = _scalar_of(u, delta, B, C, z)
     rows: list[typing.Any] = [None if t is None else t.to(scalar).transpose(1, 2) for t in (u, delta, z)]
-    A, D, delta_bias = (_wide(t, u) for t in (A, D, delta_bias))
+    A, D, delta_bias = (_wide(t, rows[0]) for t in (A, D, delta_bias))
 
     def grouped(t):  # [B, G, L, N]
         if t.dim() == 2:
@@ -184,13 +184,13 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
     groups = B.shape[1]
     total = state.numel() // (batch * states) if batch else 0
     width = total // groups
-    first = _wide(state, x).reshape(batch, total, states)
-    A = _wide(A, x).expand(*shape, states).reshape(total, states)
+    first = _wide(state, B).reshape(batch, total, states)
+    A = _wide(A, B).expand(*shape, states).reshape(total, states)
     results, finals = [], []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
         uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[:, part].to(scalar).transpose(1, 2) for t in rows])
-        dskip, bias = (None if t is None else _wide(t[part], x) for t in flat)
+        dskip, bias = (None if t is None else _wide(t[part], B) for t in flat)
         y, final = selective_scan(uu, dd, A[part], B[:, group, None], C[:, group, None], dskip, bias, zz, first[:, part],
                                   dt_softplus=dt_softplus, final_state=True)
         results.append(y)
@@ -322,9 +322,9 @@ def fftconv_func(u: Tensor, k: Tensor, D: Tensor, dropout_mask: Tensor | None = 
     if q is not None and (gelu or dropout_mask is not None):
         _refuse("fftconv_func", "gelu and dropout_mask beside q and v are not there")
     kind = torch.float16 if force_fp16_output else u.dtype
-    k, D = _wide(k, u), _wide(D, u)
     if q is not None or gelu or dropout_mask is not None or k_rev is not None:
         u = u.to(_scalar_of(u, q, v, steps=True))
+    k, D = _wide(k, u), _wide(D, u)
 
     def convolution(rows):
         y = causal_convolution(rows, k, D)
