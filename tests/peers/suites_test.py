@@ -396,7 +396,7 @@ def main():
     parser.add_argument("peers", type=pathlib.Path)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--all", action="store_true")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if not given.peers.is_dir():
         print(f"skipped: there is no folder {given.peers}")
         return 0
