@@ -3,8 +3,8 @@
 """The test suites of mamba_ssm, causal-conv1d, FlashFFTConv, H3 and flash-linear-attention on the CPU, with the functions of
 ssm.torch.compat in the place of theirs.
 
-    suites_test.py PEERS_FOLDER [--all] [NAME…]    SSM_LIBRARY names the library, PYTHONPATH the package; says why it is skipped
-                                                   where torch, pytest, einops or the folder is missing
+    suites_test.py PEERS_FOLDER [--all] [NAME…]    SSM_LIBRARY names the library, PYTHONPATH the package; exits with 77 and the
+                                                   reason where torch, pytest, einops or the suites are missing
     PEERS_FOLDER    has the repositories: mamba, causal-conv1d, flash-fft-conv, H3, flash-linear-attention
     NAME            of a suite, as SUITES below has it; all of them where left out
     --all           every case, which takes hours and tens of GB of memory. Without it every k-th case of a test, k from SUITES,
@@ -35,7 +35,7 @@ try:
     import torch.nn.functional
 except ImportError as error:
     print(f"skipped: {error}")
-    sys.exit(0)
+    sys.exit(77)
 
 import ssm.torch.compat
 
@@ -399,7 +399,7 @@ def main():
     given = parser.parse_intermixed_args()
     if not given.peers.is_dir():
         print(f"skipped: there is no folder {given.peers}")
-        return 0
+        return 77
     unknown = set(given.names) - {suite.name for suite in SUITES}
     if unknown:
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(suite.name for suite in SUITES)}")
@@ -424,7 +424,7 @@ def main():
     if left:
         print(f"{left} cases are left out; --all runs them")
     print(f"{passed} passed, {failed} failed, {inapplicable} do not apply")
-    return 1 if failed else 0
+    return 1 if failed else 0 if passed else 77
 
 
 if __name__ == "__main__":
