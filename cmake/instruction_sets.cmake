@@ -17,7 +17,7 @@ function(ssm_api_for_instruction_sets)
       SOURCE_DIR "${PROJECT_SOURCE_DIR}" BINARY_DIR "${folder}" PREFIX "${folder}-steps" DEPENDS ${before}
       CMAKE_ARGS "-DCMAKE_CXX_FLAGS=${CMAKE_CXX_FLAGS} -march=${set}" "-DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}"
         "-DCMAKE_BUILD_TYPE=${CMAKE_BUILD_TYPE}" "-DCMAKE_CXX_FLAGS_RELEASE=${CMAKE_CXX_FLAGS_RELEASE}" ${lists}
-        "-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${folder}" -DSSM_BUILD_API=ON
+        "-DCMAKE_RUNTIME_OUTPUT_DIRECTORY=${folder}" -DSSM_BUILD_API=ON -DSSM_API_PLAIN_NAME=ON
         -DSSM_BUILD_TESTS=OFF -DSSM_BUILD_EXAMPLES=OFF -DSSM_BUILD_TOOLS=OFF -DSSM_BUILD_BENCHMARKS=OFF -DSSM_INSTALL=OFF
         -DSSM_WARNINGS_AS_ERRORS=OFF
       LIST_SEPARATOR |
@@ -25,7 +25,6 @@ function(ssm_api_for_instruction_sets)
       INSTALL_COMMAND "" BUILD_ALWAYS ON USES_TERMINAL_BUILD ON)
     add_dependencies(ssm_api ssm_api_${set})
     set(before ssm_api_${set})
-    install(PROGRAMS "${folder}/libssm_api.so.${PROJECT_VERSION}" RENAME libssm_api.so
-      DESTINATION "ssm/glibc-hwcaps/${set}" COMPONENT python)
+    install(PROGRAMS "${folder}/libssm_api.so" DESTINATION "ssm/glibc-hwcaps/${set}" COMPONENT python)
   endforeach()
 endfunction()
