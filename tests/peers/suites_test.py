@@ -3,10 +3,11 @@
 """The test suites of mamba_ssm, causal-conv1d, FlashFFTConv, H3 and flash-linear-attention on the CPU, with the functions of
 ssm.torch.compat in the place of theirs.
 
-    suites_test.py PEERS_FOLDER [--all] [NAME…]    SSM_LIBRARY names the library, PYTHONPATH the package; exits with 77 and the
-                                                   reason where torch, pytest, einops or the suites are missing
+    suites_test.py PEERS_FOLDER [OPTIONS] [NAME…]    SSM_LIBRARY names the library, PYTHONPATH the package; exits with 77 and the
+                                                     reason where torch, pytest, einops or the suites are missing
     PEERS_FOLDER    has the repositories: mamba, causal-conv1d, flash-fft-conv, H3, flash-linear-attention
     NAME            of a suite, as SUITES below has it; all of them where left out
+    --results FILE  the numbers, as JSON
     --all           every case, which takes hours and tens of GB of memory. Without it every k-th case of a test, k from SUITES,
                     and the first with each value of a parameter that these do not have; FlashFFTConv's with at most 2^25
                     elements in a batch, hence with at most 2^18 positions
@@ -19,6 +20,7 @@ does not apply; one that skips itself and is not in the table has failed.
 import argparse
 import ast
 import collections
+import json
 import math
 import os
 import pathlib
@@ -392,10 +394,11 @@ def run(suite, peers, folder, everything):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage="suites_test.py PEERS_FOLDER [--all] [NAME…]")
+    parser = argparse.ArgumentParser(usage="suites_test.py PEERS_FOLDER [--all] [--results FILE] [NAME…]")
     parser.add_argument("peers", type=pathlib.Path)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--results", type=pathlib.Path, metavar="FILE")
     given = parser.parse_intermixed_args()
     if not given.peers.is_dir():
         print(f"skipped: there is no folder {given.peers}")
@@ -404,6 +407,7 @@ def main():
     if unknown:
         parser.error(f"no suite {', '.join(sorted(unknown))}; there are {', '.join(suite.name for suite in SUITES)}")
     passed = failed = inapplicable = left = 0
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         for suite in SUITES:
             if given.names and suite.name not in given.names:
@@ -421,6 +425,10 @@ def main():
                 print(f"    FAILED {name}\n{why}")
             passed, failed = passed + part.passed, failed + len(part.failures)
             inapplicable, left = inapplicable + apply_not, left + part.left
+            results.append({"suite": suite.name, "passed": part.passed, "failed": len(part.failures), "do_not_apply": part.inapplicable,
+                            "left_out": part.left})
+    if given.results:
+        given.results.write_text(json.dumps({"torch": torch.__version__, "suites": results}, indent=1) + "\n")
     if left:
         print(f"{left} cases are left out; --all runs them")
     print(f"{passed} passed, {failed} failed, {inapplicable} do not apply")

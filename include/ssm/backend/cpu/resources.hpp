@@ -84,7 +84,7 @@ class Resources {
     Entry* plans = nullptr;  // the latest; each has the one before
   };
   int threads_;
-  Owned* owned_;
+  Owned* owned_;  // std::unique_ptr takes long to compile
 };
 
 }  // namespace ssm::cpu

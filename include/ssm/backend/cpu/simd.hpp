@@ -249,8 +249,8 @@ template <int N, class F>
 [[gnu::always_inline]] inline void unrolled(F&& body) {
   detail::unrolled(std::make_integer_sequence<int, N>{}, body);
 }
-/// The same for bodies of one expression, as body(0, …, N−1), which is one function to compile and
-/// not N.
+/// The same as one call body(0, …, N−1), for bodies that fold over their arguments: one function to
+/// compile and not N.
 ///   expanded<4>([&](auto... i) { ((sums[i] = Register(T{0})), ...); });
 template <int N, class F>
 [[gnu::always_inline]] inline void expanded(F&& body) {

@@ -103,7 +103,7 @@ class ThreadPool {
 
     const long process = platform::process();
     const int size;
-    Worker* const workers;
+    Worker* const workers;  // owned
     int hired = 1;
     std::uint32_t call = 0;
     int parts = 0;
@@ -259,7 +259,7 @@ class ThreadPool {
 #endif
   }
 
-  Crew* crew_ = nullptr;
+  Crew* crew_ = nullptr;  // owned; std::unique_ptr takes long to compile
   bool is_running_ = false;
 };
 
