@@ -87,28 +87,43 @@ __global__ void __launch_bounds__(256, 3) sum_slice_kernel(Slice a) {
   }
 }
 
+/// Sums of slices, [sums, count, width].
+template <class Partial>
+struct SlicedSums {
+  const Partial* partial;
+  Index count, width;
+};
 /// A block adds the slices of 32 columns, every eighth in order, and then these sums in order.
-template <class Slice, class Partial, class Finish>
-__global__ void __launch_bounds__(256) join_slices_kernel(Slice a, Finish finish) {
+template <class Partial, class Finish>
+__global__ void __launch_bounds__(256) join_slices_kernel(SlicedSums<Partial> a, Finish finish) {
   wait_for_predecessors();
-  constexpr int groups = Slice::groups;
+  constexpr int groups = 8;
   const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);
   const Index column = Index{blockIdx.x} * 32 + lane;
   const int which = static_cast<int>(blockIdx.y);
   Partial own = 0;
-  if (column < a.runs.width) {
+  if (column < a.width) {
 #pragma unroll 8  // so that as many loads are under way
-    for (Index slice = group; slice < a.slices.count; slice += groups)
-      own += a.sum(which, slice, column);
+    for (Index slice = group; slice < a.count; slice += groups)
+      own += a.partial[(which * a.count + slice) * a.width + column];
   }
   __shared__ Partial shared[groups][32];
   shared[group][lane] = own;
   __syncthreads();
-  if (group > 0 || column >= a.runs.width) return;
+  if (group > 0 || column >= a.width) return;
   Partial total = 0;
   SSM_UNROLL
   for (int g = 0; g < groups; ++g) total += shared[g][lane];
   finish(which, column, total);
+}
+/// finish(which, column, the sum of the slices) for every column of `sums` sums.
+template <class Partial, class Finish>
+void join_slices(const SlicedSums<Partial>& slices, int sums, Stream stream, const char* operation,
+                 Finish finish) {
+  launch_early<Finish>(
+      join_slices_kernel<Partial, Finish>,
+      dim3(static_cast<unsigned>((slices.width + 31) / 32), static_cast<unsigned>(sums)), 256,
+      stream, operation, slices, finish);
 }
 
 #endif
@@ -123,14 +138,13 @@ void column_sums(Index rows, const RowRuns<N>& runs, Partial* partial, Stream st
   const Slice slice{rows, runs, column_slices(rows), partial, summands};
   if (runs.width == 0) return;
 #ifdef __CUDACC__
-  const auto blocks = [](Index count) { return static_cast<unsigned>((count + 31) / 32); };
   if (rows > 0)
     launch_early<Slice>(sum_slice_kernel<Slice, Sums, N, S, Partial>,
-                        dim3(blocks(runs.count()), static_cast<unsigned>(slice.slices.count)), 256,
-                        stream, operation, slice);
-  launch_early<Finish>(join_slices_kernel<Slice, Partial, Finish>,
-                       dim3(blocks(runs.width), unsigned{Sums}), 256, stream, operation, slice,
-                       finish);
+                        dim3(static_cast<unsigned>((runs.count() + 31) / 32),
+                             static_cast<unsigned>(slice.slices.count)),
+                        256, stream, operation, slice);
+  join_slices(SlicedSums<Partial>{partial, slice.slices.count, runs.width}, Sums, stream, operation,
+              finish);
 #else
   (void)stream, (void)operation;
   for (Index run = 0; run < runs.count(); ++run) {

@@ -15,8 +15,8 @@ namespace ssm::cuda::device {
 template <class Entry>
 struct TensorList {
   static constexpr std::size_t capacity = tensors_a_kernel;
-  static_assert(capacity <= 32);
-  static_assert(capacity * (sizeof(Entry) + sizeof(Index)) < 4000, "kernels take 4 KB");
+  static_assert(capacity <= 128);
+  static_assert(capacity * (sizeof(Entry) + sizeof(Index)) < 32000, "kernels take 32 KB");
   struct Unit {
     int tensor;
     Index number;  // within the tensor
@@ -35,7 +35,7 @@ struct TensorList {
   }
   SSM_HOST_DEVICE Unit at(Index unit) const {
     int tensor = 0;
-    for (int step = 16; step > 0; step /= 2)
+    for (int step = 64; step > 0; step /= 2)
       if (tensor + step < count && first[tensor + step] <= unit) tensor += step;
     return {tensor, unit - first[tensor]};
   }

@@ -51,6 +51,7 @@ struct Operands {
   }
   explicit Operands(const ssm::WeightGradient<T, CudaSpace>& of)
       : a(of.dy.transpose(0, 1)), b(of.x) {}
+  explicit Operands(const ssm::SlopedMatmul<T, CudaSpace>& of) : a(of.a), b(of.b) {}
 
   Index rows() const { return a.extent(0); }
   Index inner() const { return a.extent(1); }
@@ -135,11 +136,27 @@ bool has_rows(const View<T, 2, CudaSpace>& x) {
   return x.extent(1) <= 1 || x.stride(1) == 1;
 }
 
-/// target = a·b (+ bias) (+ added, which may be the target). A bias that is rounded to T goes with
-/// a target in T.
+/// gelu_tanh in the epilogue of a product of half types, or its slope; `aux` is its argument, which
+/// is written, or is null, and of the slope read.
+template <class U>
+struct FusedGelu {
+  enum Kind { none, value, slope } kind = none;
+  Rows<U> aux{};
+
+  int epilogue(bool has_bias) const {
+    if (kind == slope) return CUBLASLT_EPILOGUE_DGELU;
+    const int bias = has_bias ? CUBLASLT_EPILOGUE_BIAS : 0;
+    if (kind == value)
+      return bias | (aux.data != nullptr ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU);
+    return has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  }
+};
+
+/// target = a·b (+ bias) (+ added, which may be the target), through `gelu`. A bias that is rounded
+/// to T goes with a target in T. Returns false if cuBLASLt has no algorithm.
 template <class T, class U>
-void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, Rows<U> target,
-             Rows<const U> added, Stream stream) {
+bool product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, Rows<U> target,
+             Rows<const U> added, Stream stream, const FusedGelu<U>& gelu) {
   using S = Wide<T>;
   const Index rows = a.rows(), columns = a.columns(), inner = a.inner();
   const T* const fused = fused_bias(a, scratch, stream);
@@ -154,7 +171,7 @@ void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scra
   }
   const bool adds = added.data != nullptr;
   if (!adds) added = {target.data, target.step};
-  if (inner == 0) return;
+  if (inner == 0) return true;
   const Factor<T> left = left_factor(a, scratch, stream);
   const Factor<T> right = right_factor(a, scratch, stream);
   // A few rows are a step, whose operands are slices at every address: one algorithm serves them
@@ -166,7 +183,7 @@ void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scra
   const ProductShape shape{
       .factors = scalar_type<T>,
       .result = scalar_type<U>,
-      .epilogue = fused != nullptr ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT,
+      .epilogue = static_cast<cublasLtEpilogue_t>(gelu.epilogue(fused != nullptr)),
       .a_transposed = left.is_transposed,
       .b_transposed = right.is_transposed,
       .rows = static_cast<std::uint64_t>(columns),
@@ -176,17 +193,25 @@ void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scra
       .b_step = right.step,
       .c_step = std::max(added.step, columns),
       .d_step = std::max(target.step, columns),
+      .aux_step = gelu.aux.data != nullptr ? gelu.aux.step : 0,
       .a_alignment = alignment_of(left.data),
       .b_alignment = alignment(right.data),
       .c_alignment = alignment(added.data),
       .d_alignment = alignment(target.data)};
   const Product& chosen = library.product(shape);
-  if (!chosen.is_supported)
-    throw Failure("matmul: cuBLASLt has no algorithm for [" + std::to_string(rows) + ", " +
-                  std::to_string(inner) + "] times [" + std::to_string(inner) + ", " +
-                  std::to_string(columns) + "]");
+  if (!chosen.is_supported) return false;
   library.run(chosen, left.data, right.data, S(adds ? 1 : 0), added.data, target.data, fused,
-              stream);
+              gelu.aux.data, stream);
+  return true;
+}
+/// The same without an activation. Throws Failure.
+template <class T, class U>
+void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, Rows<U> target,
+             Rows<const U> added, Stream stream) {
+  if (!product(library, a, scratch, target, added, stream, FusedGelu<U>{}))
+    throw Failure("matmul: cuBLASLt has no algorithm for [" + std::to_string(a.rows()) + ", " +
+                  std::to_string(a.inner()) + "] times [" + std::to_string(a.inner()) + ", " +
+                  std::to_string(a.columns()) + "]");
 }
 
 /// a_sum += Σ_k a[·, k]
@@ -224,6 +249,15 @@ Rows<T> before_activation(const ssm::Matmul<T, CudaSpace>& a, WorkspaceLayout& s
   }
   const Index columns = a.c.extent(1);
   return {scratch.take<T>(static_cast<std::size_t>(a.c.extent(0) * columns)), columns};
+}
+
+/// Whether cuBLASLt may fuse gelu_tanh of a product into c, whose argument is x.
+template <class T, class X>
+bool can_fuse_gelu(ActivationKind kind, const Operands<T>& a, const View<T, 2, CudaSpace>& c,
+                   const View<X, 2, CudaSpace>& x) {
+  const auto is_aligned = [](const auto& matrix) { return !matrix || has_packs(matrix); };
+  return HalfStorage<T> && kind == ActivationKind::gelu_tanh && a.inner() > 0 &&
+         a.columns() % pack_size<T> == 0 && is_aligned(c) && is_aligned(x);
 }
 
 /// Room for what a product copies, and for row sums.
@@ -267,6 +301,14 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
     product(library, operands, scratch, Rows<T>{a.c.data(), a.c.stride(0)}, added, stream);
     return;
   }
+  if (!a.accumulate && !a.residual && can_fuse_gelu(a.activation, operands, a.c, a.z)) {
+    FusedGelu<T> gelu{FusedGelu<T>::value};
+    if (a.z) gelu.aux = {a.z.data(), a.z.stride(0)};
+    WorkspaceLayout own(memory);
+    if (product(library, operands, own, Rows<T>{a.c.data(), a.c.stride(0)}, Rows<const T>{}, stream,
+                gelu))
+      return;
+  }
   const Rows<T> target = before_activation(a, scratch);
   product(library, operands, scratch, target, Rows<const T>{}, stream);
   const View<T, 2, CudaSpace> product_view(target.data, DynamicExtents<2>(rows, columns),
@@ -301,6 +343,23 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
 }
 
 template <class T>
+std::size_t sloped_matmul_scratch_bytes(const ssm::SlopedMatmul<T, CudaSpace>& a) {
+  return device::product_scratch(device::Operands<T>(a), false).used();
+}
+
+template <class T>
+bool sloped_matmul(MatmulLibrary& library, const ssm::SlopedMatmul<T, CudaSpace>& a, void* memory,
+                   Stream stream) {
+  using namespace device;
+  const Operands<T> operands(a);
+  WorkspaceLayout scratch(memory);
+  if (a.c.size() == 0 || !can_fuse_gelu(a.activation, operands, a.c, a.x)) return false;
+  const FusedGelu<T> gelu{FusedGelu<T>::slope, {const_cast<T*>(a.x.data()), a.x.stride(0)}};
+  return product(library, operands, scratch, Rows<T>{a.c.data(), a.c.stride(0)}, Rows<const T>{},
+                 stream, gelu);
+}
+
+template <class T>
 std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>& a) {
   return device::product_scratch(device::Operands<T>(a), static_cast<bool>(a.dbias)).used();
 }
@@ -330,6 +389,10 @@ SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 #define SSM_INSTANTIATE(T)                                                      \
+  template SSM_CUDA_API bool sloped_matmul<T>(                                  \
+      MatmulLibrary&, const ssm::SlopedMatmul<T, CudaSpace>&, void*, Stream);   \
+  template SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes<T>(             \
+      const ssm::SlopedMatmul<T, CudaSpace>&);                                  \
   template SSM_CUDA_API void weight_gradient<T>(                                \
       MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream); \
   template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(           \

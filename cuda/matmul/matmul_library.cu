@@ -82,9 +82,13 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   set(CUBLASLT_MATMUL_DESC_TRANSA, shape.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, shape.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_EPILOGUE, shape.epilogue);
-  if (shape.epilogue ==
-      CUBLASLT_EPILOGUE_BIAS)  // some address: what is chosen may depend on there being one
+  // Some addresses: what is chosen may depend on there being one.
+  if ((shape.epilogue & CUBLASLT_EPILOGUE_BIAS) != 0)
     set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, scratch_);
+  if (shape.aux_step > 0) {
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, scratch_);
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, shape.aux_step);
+  }
   const auto layout = [&](cublasLtMatrixLayout_t& made, cudaDataType_t scalar, bool transposed,
                           std::uint64_t rows, std::uint64_t columns, std::int64_t step) {
     device::check(lt_.create_layout(&made, scalar, transposed ? columns : rows,
@@ -121,21 +125,24 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
 
 template <class S>
 void MatmulLibrary::run(const device::Product& product, const void* a, const void* b, S beta,
-                        const void* c, void* d, const void* bias, Stream stream) {
+                        const void* c, void* d, const void* bias, const void* aux, Stream stream) {
   const S alpha = 1;
-  if (bias != nullptr)
-    device::check(lt_.set_operation(product.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                    sizeof(bias)),
-                  "cublasLtMatmulDescSetAttribute");
+  const auto give = [&](cublasLtMatmulDescAttributes_t attribute, const void* pointer) {
+    if (pointer != nullptr)
+      device::check(lt_.set_operation(product.operation, attribute, &pointer, sizeof(pointer)),
+                    "cublasLtMatmulDescSetAttribute");
+  };
+  give(CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  give(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
   device::check(lt_.matmul(handle_, product.operation, &alpha, a, product.a, b, product.b, &beta, c,
                            product.c, d, product.d, &product.algorithm, scratch_, scratch_bytes,
                            static_cast<cudaStream_t>(stream)),
                 "cublasLtMatmul");
 }
 template void MatmulLibrary::run<float>(const device::Product&, const void*, const void*, float,
-                                        const void*, void*, const void*, Stream);
+                                        const void*, void*, const void*, const void*, Stream);
 template void MatmulLibrary::run<double>(const device::Product&, const void*, const void*, double,
-                                         const void*, void*, const void*, Stream);
+                                         const void*, void*, const void*, const void*, Stream);
 
 MatmulLibrary* create_matmul_library(MatmulPrecision precision) {
   return new MatmulLibrary(precision);

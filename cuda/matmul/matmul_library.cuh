@@ -19,7 +19,7 @@ struct ProductShape {
   cublasLtEpilogue_t epilogue;
   bool a_transposed, b_transposed;
   std::uint64_t rows, columns, inner;
-  std::int64_t a_step, b_step, c_step, d_step;
+  std::int64_t a_step, b_step, c_step, d_step, aux_step;
   std::uint32_t a_alignment, b_alignment, c_alignment, d_alignment;
 
   friend auto operator<=>(const ProductShape&, const ProductShape&) = default;
@@ -64,12 +64,12 @@ class MatmulLibrary {
 
   /// The algorithm for a shape, chosen at the first call.
   const device::Product& product(const device::ProductShape& shape);
-  /// d = op(a)·op(b) + beta·c, through the epilogue of the shape; c may be d, and a bias is of d's
-  /// scalar.
+  /// d = op(a)·op(b) + beta·c, through the epilogue of the shape; c may be d, and bias and aux, of
+  /// d's scalar, are what the epilogue reads or writes, or null.
   /// S   the scalar of arithmetic: double for doubles, else float
   template <class S>
   void run(const device::Product& product, const void* a, const void* b, S beta, const void* c,
-           void* d, const void* bias, Stream stream);
+           void* d, const void* bias, const void* aux, Stream stream);
 
  private:
   static constexpr std::size_t scratch_bytes = std::size_t{32} << 20;

@@ -2,6 +2,7 @@
 #include <type_traits>
 
 #include "kernel/column_sums.cuh"
+#include "rows/half_normalization.cuh"
 #include "ssm/backend/cuda/normalization.hpp"
 
 namespace ssm::cuda {
@@ -92,9 +93,6 @@ SSM_DEVICE S reciprocal_root(double x) {
 #endif
   return static_cast<S>(1 / std::sqrt(x));
 }
-
-/// Fewer rows than this are normalized by a block each.
-inline constexpr Index few_rows = 512;
 
 /// Normalizes a row.
 template <class T, int Held>
@@ -218,7 +216,8 @@ struct NormalizeRow {
 template <class T>
 void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream) {
   const Index rows = a.x.extent(0);
-  if (rows < few_rows)
+  if (normalize_halves(a, stream)) return;
+  if (rows < few_normalized_rows)
     return device::for_each_block<256>(rows, stream, "normalization", NormalizeRow<T, 1>(a));
   constexpr int size = device::pack_size<T>;
   with_held<T>(device::row_runs<size>(a.x.extent(1), a.x, a.weight, a.bias, a.y), [&](auto held) {
@@ -387,6 +386,7 @@ struct NormalizationGradientRow {
 template <class T>
 void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, double* sums,
                             Stream stream) {
+  if (normalize_halves_backward(g, sums, stream)) return;
   if (g.dweight || g.dbias) add_parameter_gradients(g, sums, stream);
   with_held<T>(gradient_runs(g), [&](auto held) {
     device::for_each_row(g.dy.extent(0), stream, "normalization_backward",

@@ -15,10 +15,11 @@ struct AdamWTensor {
         first_moment(operand(a.first_moment)),
         second_moment(operand(a.second_moment)),
         gradient(operand(a.gradient)),
+        copied(operand(a.copied)),
         rounded_bf16(operand(a.rounded_bf16)),
         rounded_f16(operand(a.rounded_f16)),
         runs(row_runs<pack_size<T>>(a.parameter.extent(0), a.parameter, a.gradient, a.first_moment,
-                                    a.second_moment)),
+                                    a.second_moment, a.copied)),
         gradient_scale(static_cast<T>(a.gradient_scale)),
         beta1(static_cast<T>(a.beta1)),
         beta2(static_cast<T>(a.beta2)),
@@ -33,8 +34,12 @@ struct AdamWTensor {
   AdamWTensor() = default;
 
   SSM_DEVICE void update(Index run) const {
+    with_full_run<pack_size<T>>(runs.size(run),
+                                [&](auto count) { update(runs.first(run), count); });
+  }
+  template <class Count>
+  SSM_DEVICE void update(Index i, Count count) const {
     constexpr int size = pack_size<T>;
-    const Index i = runs.first(run), count = runs.size(run);
     T g[size], m[size], v[size], p[size];
     read_neighbors(&gradient(i), gradient.strides[0], count, g);
     read_neighbors(&first_moment(i), first_moment.strides[0], count, m);
@@ -50,16 +55,35 @@ struct AdamWTensor {
     write_neighbors(&first_moment(i), first_moment.strides[0], count, m);
     write_neighbors(&second_moment(i), second_moment.strides[0], count, v);
     write_neighbors(&parameter(i), parameter.strides[0], count, p);
+    if (copied) write_neighbors(&copied(i), copied.strides[0], count, p);
+    if (rounded_bf16) round(rounded_bf16, i, count, p);
+    if (rounded_f16) round(rounded_f16, i, count, p);
+  }
+  /// A run's halves go at once where they may.
+  template <class Half, int N>
+  SSM_DEVICE static void round(const Operand<Half, 1>& to, Index i, Index count, const T (&p)[N]) {
+    Half rounded[N];
     SSM_UNROLL
-    for (int k = 0; k < size; ++k) {
-      if (k >= count) continue;
-      if (rounded_bf16) rounded_bf16(i + k) = narrowed<BFloat16>(static_cast<float>(p[k]));
-      if (rounded_f16) rounded_f16(i + k) = narrowed<Float16>(static_cast<float>(p[k]));
+    for (int k = 0; k < N; ++k) rounded[k] = narrowed<Half>(static_cast<float>(p[k]));
+    if (count == N && to.strides[0] == 1 &&
+        reinterpret_cast<std::uintptr_t>(&to(i)) % sizeof(rounded) == 0) {
+      struct alignas(sizeof(rounded)) Together {
+        Half halves[N];
+      };
+      Together together;
+      SSM_UNROLL
+      for (int k = 0; k < N; ++k) together.halves[k] = rounded[k];
+      *reinterpret_cast<Together*>(&to(i)) = together;
+      return;
     }
+    SSM_UNROLL
+    for (int k = 0; k < N; ++k)
+      if (k < count) to(i + k) = rounded[k];
   }
 
   Operand<T, 1> parameter, first_moment, second_moment;
   Operand<const T, 1> gradient;
+  Operand<T, 1> copied;
   Operand<BFloat16, 1> rounded_bf16;
   Operand<Float16, 1> rounded_f16;
   RowRuns<pack_size<T>> runs{};
@@ -109,8 +133,18 @@ struct SquaresOfTensor {
 template <class List>
 struct AddSquares {
   SSM_DEVICE void operator()(Index) const {
-    for (int tensor = 0; tensor < list.count; ++tensor)
-      list.entries[tensor].sum(0) += totals[tensor];
+    double* target = nullptr;
+    double total = 0;
+#pragma unroll 8
+    for (int tensor = 0; tensor < list.count; ++tensor) {
+      double* const own = &list.entries[tensor].sum(0);
+      if (own != target) {
+        if (target != nullptr) *target = total;
+        target = own, total = *own;
+      }
+      total += totals[tensor];
+    }
+    if (target != nullptr) *target = total;
   }
   List list;
   const double* totals;

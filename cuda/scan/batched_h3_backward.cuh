@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "scan/batched_h3_finish.cuh"
 #include "scan/batched_h3_layout.cuh"
-#include "scan/batched_h3_parameters.cuh"
 #include "scan/diagonal_scan_tile.cuh"
 
 namespace ssm::cuda::device {

@@ -54,23 +54,39 @@ struct ForwardWorkspace {
   float* history = nullptr;
   Operand<float, 4> starts;  // of segments, or, backwards, what comes to their ends
 };
+/// 16-byte words of what the forward walk keeps.
 std::size_t kept_count(const Sizes& n) {
   return static_cast<std::size_t>(n.channels * n.tiles * n.steps * kKeptTensors * kKeptWords);
 }
+/// What the adjoint walk needs of the forward call. Without a tape the gradient makes it again.
+struct MixerTape {
+  MixerTape() = default;
+  MixerTape(const Sizes& n, WorkspaceLayout& layout)
+      : kept(layout.take<uint4>(kept_count(n))),
+        matrices(layout.take<AdjointMatrices>(static_cast<std::size_t>(n.channels))),
+        taps(layout.take<TapMatrix>(static_cast<std::size_t>(n.channels))) {}
+  static MixerTape at(const Sizes& n, const float* tape) {
+    WorkspaceLayout layout(const_cast<float*>(tape));
+    return MixerTape(n, layout);
+  }
+  static std::size_t bytes(const Sizes& n) {
+    WorkspaceLayout layout(nullptr);
+    return MixerTape(n, layout), layout.used();
+  }
+  uint4* kept = nullptr;
+  AdjointMatrices* matrices = nullptr;
+  TapMatrix* taps = nullptr;
+};
 struct BackwardWorkspace : ForwardWorkspace {
   BackwardWorkspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g, const Sizes& n, void* base)
       : ForwardWorkspace(g.forward, n, base),
-        adjoint(take<AdjointMatrices>(n.channels)),
-        adjoint_taps(take<TapMatrix>(n.channels)),
-        kept(g.tape.size() > 0 ? nullptr : layout.take<uint4>(kept_count(n))),
+        tape(g.tape.size() > 0 ? MixerTape::at(n, g.tape.data()) : MixerTape(n, layout)),
         dshifted(take<uint4>(n.channels * n.tiles * n.steps * kKeptWords)),
         sums(take<float2>(n.channels * n.tiles * kAdjointSums * kMixerModes)),
         taps(take<float>(n.channels * n.tiles * kBlock * kBlock)),
         squares(
             take<float>(n.channels * n.tiles * n.shares() * (kStepBlocks + 1) * kBlock * kBlock)) {}
-  AdjointMatrices* adjoint;
-  TapMatrix* adjoint_taps;
-  uint4* kept;
+  MixerTape tape;
   uint4* dshifted;
   float2* sums;
   float* taps;
@@ -131,7 +147,7 @@ std::size_t batched_h3_workspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>
   return device::BackwardWorkspace(g, device::Sizes(g.forward), nullptr).layout.used();
 }
 Index batched_h3_tape(const ssm::H3Mixer<BFloat16, CudaSpace>& a) {
-  return static_cast<Index>(device::kept_count(device::Sizes(a)) * sizeof(uint4) / sizeof(float));
+  return static_cast<Index>(device::MixerTape::bytes(device::Sizes(a)) / sizeof(float));
 }
 
 void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspace, Stream stream) {
@@ -139,15 +155,17 @@ void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspac
   const char* const operation = "h3_mixer";
   const Sizes n(a);
   const ForwardWorkspace space(a, n, workspace);
+  MixerTape tape;
+  if (a.tape.size() > 0) tape = MixerTape::at(n, a.tape.data());
   launch(prepare_batched_h3, n.channel_grid(a.initial_shift || a.final_shift ? 2 : 1),
          kParameterThreads, 0, stream, operation,
-         BatchedPreparation{BatchedParameters(a), space.matrices, nullptr, nullptr, space.history,
-                            operand(a.k), operand(a.final_shift)});
+         BatchedPreparation{BatchedParameters(a), space.matrices, tape.matrices, tape.taps,
+                            space.history, operand(a.k), operand(a.final_shift)});
   auto walk = prepared_walk(a, n, space, states(a.final_diagonal), stream, operation);
   walk.gate = channel_rows(a.q);
   walk.y = channel_rows(a.y);
-  if (a.tape.size() > 0) {
-    walk.kept = reinterpret_cast<uint4*>(a.tape.data());
+  if (tape.kept != nullptr) {
+    walk.kept = tape.kept;
     walk_forward<Leaves::output_and_tape>(walk, n, stream, operation);
   } else {
     walk_forward<Leaves::output>(walk, n, stream, operation);
@@ -161,17 +179,15 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   const auto& a = g.forward;
   const Sizes n(a);
   const BackwardWorkspace space(g, n, workspace);
-  const bool has_tape = g.tape.size() > 0;
-  launch(prepare_batched_h3, n.channel_grid(a.initial_shift && !has_tape ? 2 : 1),
-         kParameterThreads, 0, stream, operation,
-         BatchedPreparation{BatchedParameters(a), space.matrices, space.adjoint, space.adjoint_taps,
-                            space.history, operand(a.k), Operand<float, 3>{}});
-  const auto* kept = reinterpret_cast<const uint4*>(g.tape.data());
-  if (!has_tape) {
+  const MixerTape& tape = space.tape;
+  if (g.tape.size() == 0) {
+    launch(prepare_batched_h3, n.channel_grid(a.initial_shift ? 2 : 1), kParameterThreads, 0,
+           stream, operation,
+           BatchedPreparation{BatchedParameters(a), space.matrices, tape.matrices, tape.taps,
+                              space.history, operand(a.k), Operand<float, 3>{}});
     auto walk = prepared_walk(a, n, space, {}, stream, operation);
-    walk.kept = space.kept;
+    walk.kept = tape.kept;
     walk_forward<Leaves::tape>(walk, n, stream, operation);
-    kept = space.kept;
   }
 
   BatchedAdjoint adjoint{};
@@ -182,10 +198,10 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   adjoint.dv = channel_rows(g.dv);
   adjoint.columns = n.columns;
   adjoint.modes = static_cast<int>(n.modes);
-  adjoint.matrices = space.adjoint;
+  adjoint.matrices = tape.matrices;
   adjoint.dfinal_state = states(g.dfinal_diagonal);
   adjoint.dinitial_state = states(g.dinitial_diagonal);
-  adjoint.kept = kept;
+  adjoint.kept = tape.kept;
   adjoint.dshifted = space.dshifted;
   adjoint.sums = space.sums;
   adjoint.taps = space.taps;
@@ -205,18 +221,19 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
          operation, adjoint);
   launch(batched_h3_shift_adjoint, n.grid(n.shares()), kMixerThreads, sizeof(BatchedShiftShared),
          stream, operation,
-         BatchedShiftAdjoint{channel_rows(a.k), channel_rows(g.dk), n.columns, space.adjoint_taps,
+         BatchedShiftAdjoint{channel_rows(a.k), channel_rows(g.dk), n.columns, tape.taps,
                              space.dshifted, space.squares});
   BatchedFinish finish(g);
   finish.sums = space.sums;
   finish.taps = space.taps;
   finish.shifts = space.squares;
   finish.dshifted = space.dshifted;
+  finish.channels = static_cast<int>(n.channels);
   finish.parts = static_cast<int>(n.tiles);
   finish.shift_parts = static_cast<int>(n.tiles * n.shares());
   finish.steps = static_cast<int>(n.steps);
   finish.segments = n.columns.segments;
-  launch(finish_batched_h3, n.channel_grid(2), kParameterThreads, 0, stream, operation, finish);
+  launch(finish_batched_h3, dim3(finish.blocks()), kParameterThreads, 0, stream, operation, finish);
 }
 
 }  // namespace ssm::cuda

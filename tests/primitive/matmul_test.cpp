@@ -430,6 +430,53 @@ TEST_CASE_TEMPLATE("products in half types have float sums and every epilogue", 
               placements);
 }
 
+TEST_CASE_TEMPLATE("gelu_tanh goes with a product in half types, and keeps what it had", T,
+                   BFloat16, Float16) {
+  for (const Index columns : {64, 72, 73})
+    for (const int options : {0, 1, 4, 5})
+      is_exact<T>(with_epilogue({.rows = 40, .columns = columns, .depth = 72}, options,
+                                ActivationKind::gelu_tanh),
+                  weight_alone);
+}
+
+struct SlopedCase {
+  Index rows = 1, columns = 1, depth = 16;
+  ActivationKind activation = ActivationKind::gelu_tanh;
+};
+template <class T>
+struct SlopedRun : OperandRun<SlopedMatmul<T, HostSpace>, NoGradient> {
+  explicit SlopedRun(const SlopedCase& test)
+      : SlopedRun::OperandRun({{'M', test.rows}, {'N', test.columns}, {'K', test.depth}},
+                              Layout::rows) {
+    this->forward.activation = test.activation;
+  }
+  void evaluate(auto& ctx) { sloped_matmul(ctx, this->forward); }
+  template <class B>
+  static constexpr bool exists = HasMatmul<B, T>&& HasActivation<B, T>;
+};
+
+TEST_CASE_TEMPLATE("a product goes back through an activation", T, float, double, BFloat16,
+                   Float16) {
+  for (const Index rows : {0, 1, 17, 70})
+    for (const Index columns : {1, 64, 73})
+      for (const ActivationKind kind : {ActivationKind::gelu_tanh, ActivationKind::silu}) {
+        const SlopedCase test{.rows = rows, .columns = columns, .activation = kind};
+        CAPTURE(describe(test));
+        const SlopedRun<T> start(test);
+        const auto a = in_double(start.forward.a), b = in_double(start.forward.b),
+                   x = in_double(start.forward.x);
+        auto c = in_double(start.forward.c);
+        Context<Reference> reference;
+        sloped_matmul(reference, SlopedMatmul<double, HostSpace>{
+                                     .a = a, .b = b, .activation = kind, .x = x, .c = c});
+        on_every_backend<SlopedRun<T>>([&](auto& ctx) {
+          SlopedRun<T> actual(test);
+          actual.evaluate(ctx);
+          CHECK(difference(actual.forward.c, c) < tolerance<T>.value);
+        });
+      }
+}
+
 TEST_CASE_TEMPLATE("several products at once are those products", T, float, double, BFloat16,
                    Float16) {
   constexpr Case cases[] = {{.columns = 7, .depth = 70, .bias = true},

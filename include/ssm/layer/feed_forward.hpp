@@ -131,20 +131,25 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     const auto x = as_rows(tape.x);
     const auto dx_rows = as_rows(dx);
     auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc2.weight,
-                                                  .x = tape.hidden,
-                                                  .dy = as_rows(dy),
-                                                  .dx = dhidden,
-                                                  .dweight = gradients.fc2.weight,
-                                                  .dbias = gradients.fc2.bias});
-    dropout_.differentiate(ctx, tape.dropout, dhidden);
+    LinearBackward<T, Space> down{.weight = p.fc2.weight,
+                                  .x = tape.hidden,
+                                  .dy = as_rows(dy),
+                                  .dx = dhidden,
+                                  .dweight = gradients.fc2.weight,
+                                  .dbias = gradients.fc2.bias};
+    if constexpr (!Config.gated) down.activation = activation_, down.z = tape.fc1;
+    linear_backward(ctx, down);
+    dropout_.differentiate(ctx, tape.dropout, dhidden);  // after or before a slope is all one
     View<T, 2, Space> dgate;
-    if (Config.gated) dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
-    activation_backward(ctx, ActivationBackward<T, Space>{
-                                 .forward = {.kind = activation_, .x = tape.fc1, .gate = tape.gate},
-                                 .dy = dhidden,
-                                 .dx = dhidden,
-                                 .dgate = dgate});
+    if constexpr (Config.gated) {
+      dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
+      activation_backward(ctx,
+                          ActivationBackward<T, Space>{
+                              .forward = {.kind = activation_, .x = tape.fc1, .gate = tape.gate},
+                              .dy = dhidden,
+                              .dx = dhidden,
+                              .dgate = dgate});
+    }
     linear_backward(ctx, LinearBackward<T, Space>{.weight = p.fc1.weight,
                                                   .x = x,
                                                   .dy = dhidden,

@@ -109,6 +109,44 @@ void matmul(Context<B>& ctx, std::span<const Matmul<T, typename B::Space>> produ
   }
 }
 
+/// A product that goes back through an activation: where y = act(x)·Wᵀ, the gradient of x.
+///   c[m,n] = act'(x[m,n]) · Σ_k a[m,k]·b[k,n]
+/// a   [M, K]   any strides with one of them 1
+/// b   [K, N]   likewise
+/// x   [M, N]   what the activation had
+/// c   [M, N]   row-major rows, overwritten; must not alias a, b or x
+/// Cost    2·M·N·K operations
+/// Throws  ShapeError
+template <class T, class Space>
+struct SlopedMatmul {
+  View<const T, 2, Space> a{};
+  View<const T, 2, Space> b{};
+  ActivationKind activation = ActivationKind::none;
+  View<const T, 2, Space> x{};
+  View<T, 2, Space> c{};
+
+  static constexpr const char* name = "sloped_matmul";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("a", "MK"), &SlopedMatmul::a, nullptr);
+    visit(input("b", "KN"), &SlopedMatmul::b, nullptr);
+    visit(input("x", "MN"), &SlopedMatmul::x, nullptr);
+    visit(output("c", "MN"), &SlopedMatmul::c, nullptr);
+  }
+};
+
+/// Computes SlopedMatmul: at once where the backend can, else by Matmul and Activation.
+template <class B, class T>
+  requires(HasMatmul<B, T>&& HasActivation<B, T>)
+void sloped_matmul(Context<B>& ctx, const SlopedMatmul<T, typename B::Space>& a) {
+  using Space = typename B::Space;
+  require_operands(a);
+  if constexpr (requires { B::sloped_matmul(ctx, a); })
+    if (B::sloped_matmul(ctx, a)) return;
+  matmul(ctx, Matmul<T, Space>{.a = a.a, .b = a.b, .c = a.c});
+  activation_backward(ctx, ActivationBackward<T, Space>{
+                               .forward = {.kind = a.activation, .x = a.x}, .dy = a.c, .dx = a.c});
+}
+
 /// The gradient of the weight and the bias of a linear map y = x·Wᵀ + bias.
 ///   dweight[n,k] += Σ_m dy[m,n]·x[m,k]      dbias[n] += Σ_m dy[m,n]
 /// dy        [M, N]   any strides with one of them 1

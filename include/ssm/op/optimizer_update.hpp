@@ -15,8 +15,8 @@ namespace ssm {
 ///   p ← p − rate·decay·p − rate · (m / (1−β₁ᵗ)) / (√(v / (1−β₂ᵗ)) + eps)
 /// parameter, first_moment, second_moment   [n]   updated in place
 /// gradient                                 [n]
-/// rounded_bf16, rounded_f16                [n]   optional, overwritten: the new parameter in a
-///                                          half type, for a working copy of it
+/// copied, rounded_bf16, rounded_f16        [n]   optional, overwritten: the new parameter as it
+///                                          is, or in a half type, for a working copy of it
 /// step                                     t, counted from 1
 /// Cost    O(n), 7 scalars of traffic an element
 /// Throws  ShapeError
@@ -34,6 +34,7 @@ struct AdamWUpdate {
   View<const T, 1, Space> gradient{};
   View<T, 1, Space> first_moment{};
   View<T, 1, Space> second_moment{};
+  View<T, 1, Space> copied{};
   View<BFloat16, 1, Space> rounded_bf16{};
   View<Float16, 1, Space> rounded_f16{};
 
@@ -43,6 +44,7 @@ struct AdamWUpdate {
     visit(input("gradient", "N"), &AdamWUpdate::gradient, nullptr);
     visit(updated("first_moment", "N"), &AdamWUpdate::first_moment, nullptr);
     visit(updated("second_moment", "N"), &AdamWUpdate::second_moment, nullptr);
+    visit(output("copied", "N").optional(), &AdamWUpdate::copied, nullptr);
     visit(output("rounded_bf16", "N").optional(), &AdamWUpdate::rounded_bf16, nullptr);
     visit(output("rounded_f16", "N").optional(), &AdamWUpdate::rounded_f16, nullptr);
   }

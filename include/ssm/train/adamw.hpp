@@ -69,8 +69,8 @@ class AdamW {
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate) {
     return update(ctx, parameters, gradients, rate, parameters);
   }
-  /// The same with a working copy of the parameters in another scalar, which the same pass rounds
-  /// to.
+  /// The same with a working copy of the parameters, its matrices in another scalar, which the same
+  /// pass writes.
   template <HasOptimizerUpdate B, class Working>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate, Working& working) {
     if (weight_form(parameters) != WeightForm::full)
@@ -99,13 +99,15 @@ class AdamW {
                    .first_moment = first.flatten(),
                    .second_moment = second.flatten()};
           using Copied = typename std::remove_cvref_t<decltype(copy.flatten())>::Value;
+          if constexpr (std::is_same_v<Copied, typename P::Scalar>) {
+            if (copy.data() != parameter.data()) a.copied = copy.flatten();
+          }
           if constexpr (std::is_same_v<Copied, BFloat16>) a.rounded_bf16 = copy.flatten();
           if constexpr (std::is_same_v<Copied, Float16>) a.rounded_f16 = copy.flatten();
           updates_.push_back(a);
         },
         parameters, gradients, first_moment_, second_moment_, working);
     adamw_update(ctx, std::span<const Update>(updates_));
-    copy_unrounded(ctx, parameters, working);
     return norm;
   }
   template <HasOptimizerUpdate B>
@@ -128,20 +130,6 @@ class AdamW {
 
  private:
   using Update = AdamWUpdate<typename P::Scalar, typename P::Space>;
-
-  /// What a working copy keeps in the parameters' own scalar.
-  template <class B, class Working>
-  static void copy_unrounded(Context<B>& ctx, const P& parameters, Working& working) {
-    for_each_parameter(
-        [&](const ParameterSpec&, const auto& parameter, auto& copy) {
-          using Copied = typename std::remove_cvref_t<decltype(copy.flatten())>::Value;
-          if constexpr (!HalfStorage<Copied>)
-            if (copy.data() != parameter.data())
-              ctx.copy(copy.data(), parameter.data(),
-                       static_cast<std::size_t>(copy.size()) * sizeof(Copied));
-        },
-        parameters, working);
-  }
 
   AdamWConfig config_;
   P first_moment_;

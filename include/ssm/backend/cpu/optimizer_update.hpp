@@ -35,6 +35,7 @@ struct OptimizerUpdate {
                       second.store(0, i, count, v);
                       parameter.store(0, i, count,
                                       keep * parameter.load(0, i, count) - first_scale * m / root);
+                      if (a.copied) round(a.parameter, a.copied, i, count);
                       if (a.rounded_bf16) round(a.parameter, a.rounded_bf16, i, count);
                       if (a.rounded_f16) round(a.parameter, a.rounded_f16, i, count);
                     });
@@ -69,10 +70,10 @@ struct OptimizerUpdate {
 
  private:
   /// A few elements that have just been written.
-  template <class T, class Half>
-  static void round(const View<T, 1, HostSpace>& from, const View<Half, 1, HostSpace>& to,
-                    Index begin, Index count) {
-    for (Index i = begin; i < begin + count; ++i) to(i) = scalar_cast<Half>(from(i));
+  template <class T, class U>
+  static void round(const View<T, 1, HostSpace>& from, const View<U, 1, HostSpace>& to, Index begin,
+                    Index count) {
+    for (Index i = begin; i < begin + count; ++i) to(i) = scalar_cast<U>(from(i));
   }
 };
 

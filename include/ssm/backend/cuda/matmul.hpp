@@ -9,9 +9,9 @@ namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Matmul. T: float, double, half types. Products by
 /// cuBLASLt in T, of floats as the context's MatmulPrecision says, of half types with sums in
-/// float. Activations are a pass of their own over c. In half types a bias is rounded to T. A
-/// matrix kept in bf16 is expanded to T in each product, 10 bytes of traffic a number of float;
-/// matmul_few_rows reads it as it is.
+/// float. Activations are a pass of their own over c, except gelu_tanh in half types, which goes
+/// with the product. In half types a bias is rounded to T. A matrix kept in bf16 is expanded to T
+/// in each product, 10 bytes of traffic a number of float; matmul_few_rows reads it as it is.
 /// scratch   matmul_scratch_bytes(a) bytes, aligned to 16: operands without a unit stride, b_bf16
 ///           as T, and what waits for its activation
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
@@ -31,6 +31,16 @@ SSM_CUDA_API void weight_gradient(MatmulLibrary& library,
                                   Stream stream);
 template <class T>
 SSM_CUDA_API std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>& a);
+
+/// The compiled half; formula and shapes as ssm::SlopedMatmul, of gelu_tanh in half types, fused.
+/// Returns false where that cannot be, and does nothing.
+/// scratch   sloped_matmul_scratch_bytes(a) bytes, aligned to 16
+/// Throws  as matmul
+template <class T>
+SSM_CUDA_API bool sloped_matmul(MatmulLibrary& library, const ssm::SlopedMatmul<T, CudaSpace>& a,
+                                void* scratch, Stream stream);
+template <class T>
+SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes(const ssm::SlopedMatmul<T, CudaSpace>& a);
 
 namespace primitive {
 struct Matmul {
@@ -59,6 +69,17 @@ struct Matmul {
       });
     if (together) return;
     for (const auto& a : products) matmul(ctx, a);
+  }
+  template <class Ctx, HalfStorage T>
+  static bool sloped_matmul(Ctx& ctx, const ssm::SlopedMatmul<T, typename Ctx::Space>& a) {
+    const auto call = on_device(a);
+    auto frame = ctx.workspace().frame();
+    void* const scratch = bytes(frame, sloped_matmul_scratch_bytes(call));
+    bool is_done = false;
+    queue(ctx, [&](Stream stream) {
+      is_done = cuda::sloped_matmul(ctx.resources().matmul_library(), call, scratch, stream);
+    });
+    return is_done;
   }
   template <class Ctx, HalfStorage T>
   static void weight_gradient(Ctx& ctx, const ssm::WeightGradient<T, typename Ctx::Space>& a) {

@@ -10,13 +10,19 @@ namespace ssm::cuda {
 /// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T:
 /// float, double, half types. Sums over a row and over rows are in double precision; in half types
 /// those of a few neighbors in float.
-/// sums   [2, column_slices(M).count, D]   scratch for dweight and dbias: rows are summed slice by
-///                                         slice, then the slices
+/// sums   [2, normalization_slices(M), D]   scratch for dweight and dbias: rows are summed slice by
+///                                          slice, then the slices
 template <class T>
 SSM_CUDA_API void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream);
 template <class T>
 SSM_CUDA_API void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g,
                                          double* sums, Stream stream);
+
+/// Rows that the blocks of one kernel take in turn have as many slices as blocks.
+constexpr Index normalization_blocks(Index rows) { return std::min<Index>((rows + 3) / 4, 264); }
+constexpr Index normalization_slices(Index rows) {
+  return std::max(column_slices(rows).count, normalization_blocks(rows));
+}
 
 namespace primitive {
 struct Normalization {
@@ -31,7 +37,7 @@ struct Normalization {
     auto frame = ctx.workspace().frame();
     double* sums = nullptr;
     if (g.dweight || g.dbias) {
-      const Index slices = column_slices(g.dy.extent(0)).count;
+      const Index slices = normalization_slices(g.dy.extent(0));
       sums = frame.template tensor<double>(2, slices, width).data();
     }
     queue(ctx, [&](Stream stream) { cuda::normalization_backward(on_device(g), sums, stream); });

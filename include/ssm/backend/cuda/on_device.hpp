@@ -21,7 +21,7 @@ auto on_device(const Operands<T, Space>& operands) {
 }
 
 /// So many tensors are given to one kernel that works on a list of them.
-inline constexpr std::size_t tensors_a_kernel = 18;
+inline constexpr std::size_t tensors_a_kernel = 96;
 
 /// f(on_device of each of them), as a span, `Count` at a time; no memory is allocated.
 template <std::size_t Count, template <class, class> class Operands, class T, class Space, class F>

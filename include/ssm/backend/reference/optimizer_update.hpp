@@ -23,6 +23,7 @@ struct OptimizerUpdate {
       a.first_moment(i) = static_cast<T>(m);
       a.second_moment(i) = static_cast<T>(v);
       a.parameter(i) = static_cast<T>(p - a.rate * a.weight_decay * p - a.rate * direction);
+      if (a.copied) a.copied(i) = a.parameter(i);
       if (a.rounded_bf16) a.rounded_bf16(i) = scalar_cast<BFloat16>(a.parameter(i));
       if (a.rounded_f16) a.rounded_f16(i) = scalar_cast<Float16>(a.parameter(i));
     }

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+// Normalization of many rows of half types, whole packs of 16 bytes: a warp takes rows in turn, has
+// one in registers and the next one on its way. Sums over a row are in float.
+
+#include "kernel/column_sums.cuh"
+#include "ssm/backend/cuda/normalization.hpp"
+
+namespace ssm::cuda {
+
+/// Fewer rows than this are normalized by a block each.
+inline constexpr Index few_normalized_rows = 512;
+
+#ifdef __CUDACC__
+
+namespace device {
+
+inline constexpr int kNormWarps = 4;  // of a block
+
+/// A row in the registers of a warp: packs lane, lane + 32, …; zeros behind its end.
+template <class T, int Held>
+struct HeldRow {
+  static constexpr int size = pack_size<T>;
+  detail::RawPack<T> packs[Held];
+
+  __device__ void read(const T* row, int count) {
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) {
+      const int pack = pack_of(h);
+      if (pack < count)
+        packs[h] = *reinterpret_cast<const detail::RawPack<T>*>(row + pack * size);
+      else
+        packs[h] = {};
+    }
+  }
+  __device__ void widen(float (&to)[Held][size]) const {
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) SSM_UNROLL
+    for (int k = 0; k < size; ++k) to[h][k] = widened(packs[h].values[k]);
+  }
+  __device__ static int pack_of(int h) { return static_cast<int>(threadIdx.x % 32) + 32 * h; }
+};
+
+/// Eight floats of a vector.
+__device__ inline void read_eight(const float* from, float (&to)[8]) {
+  SSM_UNROLL
+  for (int i = 0; i < 8; i += 4) detail::read_pack(from + i, to + i);
+}
+
+template <class T>
+struct HalfNormalization {
+  const T* x;
+  T* y;
+  Index x_step, y_step;
+  const float *weight, *bias;  // either may be null
+  Operand<const float, 1> eps_scale;
+  Operand<float, 1> kept_mean, kept_scale;
+  Index rows;
+  int packs;  // of a row
+  float share, eps;
+  bool centers;
+};
+
+template <class T, int Held>
+__global__ void __launch_bounds__(32 * kNormWarps)
+    normalize_half_rows(const HalfNormalization<T> a) {
+  constexpr int size = pack_size<T>;
+  wait_for_predecessors();
+  const Index step = Index{gridDim.x} * kNormWarps;
+  Index row = Index{blockIdx.x} * kNormWarps + threadIdx.x / 32;
+  HeldRow<T, Held> next;
+  if (row < a.rows) next.read(a.x + row * a.x_step, a.packs);
+  for (; row < a.rows; row += step) {
+    float values[Held][size];
+    next.widen(values);
+    if (row + step < a.rows) next.read(a.x + (row + step) * a.x_step, a.packs);
+    const auto total = [&](auto of) {
+      float sum = 0;
+      SSM_UNROLL
+      for (int h = 0; h < Held; ++h) {
+        float own = 0;
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) own += of(values[h][k]);
+        if (next.pack_of(h) < a.packs) sum += own;
+      }
+      return a.share * Lanes().total(sum);
+    };
+    const float mean = a.centers ? total([](float v) { return v; }) : 0.f;
+    const float variance = total([&](float v) { return (v - mean) * (v - mean); });
+    const float scale = rsqrtf(variance + (a.eps_scale ? a.eps * a.eps_scale(row) : a.eps));
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) {
+      const int pack = next.pack_of(h);
+      if (pack >= a.packs) continue;
+      float weights[size], biases[size];
+      if (a.weight != nullptr) read_eight(a.weight + pack * size, weights);
+      if (a.bias != nullptr) read_eight(a.bias + pack * size, biases);
+      SSM_UNROLL
+      for (int k = 0; k < size; ++k) {
+        const float normalized = (values[h][k] - mean) * scale;
+        values[h][k] = a.weight != nullptr ? normalized * weights[k] : normalized;
+        if (a.bias != nullptr) values[h][k] += biases[k];
+      }
+      detail::write_pack(a.y + row * a.y_step + pack * size, values[h]);
+    }
+    if (threadIdx.x % 32 != 0) continue;
+    if (a.kept_mean) a.kept_mean(row) = mean;
+    if (a.kept_scale) a.kept_scale(row) = scale;
+  }
+}
+
+template <class T>
+struct HalfNormalizationGradient {
+  const T *x, *dy, *residual;  // residual may be null
+  T* dx;
+  Index x_step, dy_step, residual_step, dx_step;
+  const float* weight;  // may be null
+  Operand<const float, 1> mean, scale;
+  double* sums;  // [2, blocks, width], or null: dy·n and dy of the block's rows
+  Index rows;
+  int packs;
+  float share;
+  bool centers;
+};
+
+/// dx of every row as NormalizationGradientRow has it, and the sums for weight and bias.
+template <class T, int Held>
+__global__ void __launch_bounds__(32 * kNormWarps)
+    normalize_half_rows_gradient(const HalfNormalizationGradient<T> a) {
+  constexpr int size = pack_size<T>;
+  wait_for_predecessors();
+  const Index step = Index{gridDim.x} * kNormWarps;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  Index row = Index{blockIdx.x} * kNormWarps + warp;
+  HeldRow<T, Held> next_x, next_dy, next_residual;
+  const auto read = [&](Index m) {
+    if (m >= a.rows) return;
+    next_x.read(a.x + m * a.x_step, a.packs);
+    next_dy.read(a.dy + m * a.dy_step, a.packs);
+    if (a.residual != nullptr) next_residual.read(a.residual + m * a.residual_step, a.packs);
+  };
+  read(row);
+  float of_weight[Held][size] = {}, of_bias[Held][size] = {};
+  for (; row < a.rows; row += step) {
+    float normalized[Held][size], weighted[Held][size];
+    const auto residual = next_residual;
+    next_x.widen(normalized);
+    next_dy.widen(weighted);
+    read(row + step);
+    const float mean = a.centers ? a.mean(row) : 0.f, scale = a.scale(row);
+    float sum_g = 0, sum_gn = 0;
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) {
+      const int pack = next_x.pack_of(h);
+      float weights[size];
+      if (a.weight != nullptr && pack < a.packs) read_eight(a.weight + pack * size, weights);
+      SSM_UNROLL
+      for (int k = 0; k < size; ++k) {
+        normalized[h][k] = (normalized[h][k] - mean) * scale;
+        of_weight[h][k] += weighted[h][k] * normalized[h][k];
+        of_bias[h][k] += weighted[h][k];
+        if (a.weight != nullptr) weighted[h][k] *= pack < a.packs ? weights[k] : 0.f;
+        sum_g += weighted[h][k];
+        sum_gn += weighted[h][k] * normalized[h][k];
+      }
+    }
+    const float mean_g = a.centers ? a.share * Lanes().total(sum_g) : 0.f;
+    const float mean_gn = a.share * Lanes().total(sum_gn);
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) {
+      const int pack = next_x.pack_of(h);
+      if (pack >= a.packs) continue;
+      SSM_UNROLL
+      for (int k = 0; k < size; ++k) {
+        const float change = scale * ((weighted[h][k] - mean_g) - normalized[h][k] * mean_gn);
+        weighted[h][k] =
+            a.residual != nullptr ? widened(residual.packs[h].values[k]) + change : change;
+      }
+      detail::write_pack(a.dx + row * a.dx_step + pack * size, weighted[h]);
+    }
+  }
+  if (a.sums == nullptr) return;
+  // The warps' sums are added in order.
+  __shared__ float parts[kNormWarps][32 * size];
+  const auto leave = [&](const float(&own)[Held][size], int which) {
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) {
+      SSM_UNROLL
+      for (int k = 0; k < size; ++k) parts[warp][32 * k + threadIdx.x % 32] = own[h][k];
+      __syncthreads();
+      for (int i = static_cast<int>(threadIdx.x); i < 32 * size; i += 32 * kNormWarps) {
+        double total = 0;
+        SSM_UNROLL
+        for (int w = 0; w < kNormWarps; ++w) total += parts[w][i];
+        const int pack = i % 32 + 32 * h;
+        if (pack < a.packs)
+          a.sums[(Index{static_cast<unsigned>(which)} * gridDim.x + blockIdx.x) * a.packs * size +
+                 pack * size + i / 32] = total;
+      }
+      __syncthreads();
+    }
+  };
+  leave(of_weight, 0);
+  leave(of_bias, 1);
+}
+
+}  // namespace device
+
+#endif
+
+namespace {
+
+/// Whether rows go to the kernels of half_normalization.cuh: many, of whole packs, 1024 numbers at
+/// most.
+template <class T, class... Views>
+bool has_half_rows(Index rows, Index width, const Views&... views) {
+  return HalfStorage<T> && rows >= few_normalized_rows && width > 0 && width <= 1024 &&
+         width % device::pack_size<T> == 0 && (device::has_packs(views) && ...);
+}
+/// run(constant): the packs of a row that a lane holds.
+template <class Run>
+void with_packs(Index packs, Run run) {
+  if (packs <= 32) return run(std::integral_constant<int, 1>());
+  if (packs <= 64) return run(std::integral_constant<int, 2>());
+  if (packs <= 96) return run(std::integral_constant<int, 3>());
+  run(std::integral_constant<int, 4>());
+}
+
+/// Returns false for rows that are not for these kernels.
+template <class T>
+bool normalize_halves([[maybe_unused]] const ssm::Normalization<T, CudaSpace>& a,
+                      [[maybe_unused]] Stream stream) {
+#ifdef __CUDACC__
+  if constexpr (HalfStorage<T>) {
+    const Index rows = a.x.extent(0), width = a.x.extent(1);
+    if (!has_half_rows<T>(rows, width, a.x, a.y, a.weight, a.bias)) return false;
+    const device::HalfNormalization<T> call{.x = a.x.data(),
+                                            .y = a.y.data(),
+                                            .x_step = a.x.stride(0),
+                                            .y_step = a.y.stride(0),
+                                            .weight = a.weight.data(),
+                                            .bias = a.bias.data(),
+                                            .eps_scale = device::operand(a.eps_scale),
+                                            .kept_mean = device::operand(a.mean),
+                                            .kept_scale = device::operand(a.scale),
+                                            .rows = rows,
+                                            .packs = static_cast<int>(width / device::pack_size<T>),
+                                            .share = 1 / static_cast<float>(width),
+                                            .eps = static_cast<float>(a.eps),
+                                            .centers = a.kind == NormalizationKind::layer};
+    constexpr Index most_blocks = 528;  // four for each multiprocessor of a Hopper card
+    const auto blocks = static_cast<unsigned>(
+        std::min((rows + device::kNormWarps - 1) / device::kNormWarps, most_blocks));
+    with_packs(call.packs, [&](auto held) {
+      struct Name {};
+      device::launch_early<Name>(device::normalize_half_rows<T, held()>, dim3(blocks),
+                                 32 * device::kNormWarps, stream, "normalization", call);
+    });
+    return true;
+  }
+#endif
+  return false;
+}
+
+/// Returns false for rows that are not for this kernel.
+template <class T>
+bool normalize_halves_backward([[maybe_unused]] const ssm::NormalizationBackward<T, CudaSpace>& g,
+                               [[maybe_unused]] double* sums, [[maybe_unused]] Stream stream) {
+#ifdef __CUDACC__
+  if constexpr (HalfStorage<T>) {
+    const auto& a = g.forward;
+    const Index rows = g.dy.extent(0), width = g.dy.extent(1);
+    if (g.accumulate || !has_half_rows<T>(rows, width, a.x, a.weight, g.dy, g.residual, g.dx))
+      return false;
+    const bool has_sums = g.dweight || g.dbias;
+    const auto blocks = normalization_blocks(rows);
+    device::HalfNormalizationGradient<T> call{
+        .x = a.x.data(),
+        .dy = g.dy.data(),
+        .residual = g.residual.data(),
+        .dx = g.dx.data(),
+        .x_step = a.x.stride(0),
+        .dy_step = g.dy.stride(0),
+        .residual_step = g.residual ? g.residual.stride(0) : 0,
+        .dx_step = g.dx.stride(0),
+        .weight = a.weight.data(),
+        .mean = device::operand(g.mean),
+        .scale = device::operand(g.scale),
+        .sums = has_sums ? sums : nullptr,
+        .rows = rows,
+        .packs = static_cast<int>(width / device::pack_size<T>),
+        .share = 1 / static_cast<float>(width),
+        .centers = a.kind == NormalizationKind::layer};
+    with_packs(call.packs, [&](auto held) {
+      struct Name {};
+      device::launch_early<Name>(device::normalize_half_rows_gradient<T, held()>,
+                                 dim3(static_cast<unsigned>(blocks)), 32 * device::kNormWarps,
+                                 stream, "normalization_backward", call);
+    });
+    if (has_sums) {
+      const auto dweight = device::operand(g.dweight);
+      const auto dbias = device::operand(g.dbias);
+      device::join_slices(device::SlicedSums<double>{sums, blocks, width}, 2, stream,
+                          "normalization_backward",
+                          [=] SSM_DEVICE(int which, Index d, double total) {
+                            if (which == 0 && dweight) dweight(d) += static_cast<float>(total);
+                            if (which == 1 && dbias) dbias(d) += static_cast<float>(total);
+                          });
+    }
+    return true;
+  }
+#endif
+  return false;
+}
+
+}  // namespace
+
+}  // namespace ssm::cuda
