@@ -12,18 +12,10 @@ namespace {
 
 using device::Operand;
 
+using device::gather_run;
 using device::load_run;
 using device::Run;
 constexpr Index run = device::run_length;  // consecutive k that a lane takes at a time
-
-/// A run through any stride; numbers beyond the first `count` are zero.
-template <class T>
-SSM_HOST_DEVICE Run<T> gather_run(const T* from, Index stride, Index count) {
-  Run<T> gathered{};
-  for (Index i = 0; i < run; ++i)
-    if (i < count) gathered.values[i] = from[i * stride];
-  return gathered;
-}
 
 template <class V>
 bool has_aligned_runs(const V& matrix, int along, int across) {
@@ -137,8 +129,7 @@ struct FewRows {
       for (int n = 0; n < Columns; ++n) {
         SSM_UNROLL
         for (int j = 0; j < run; ++j)
-          sum[m][n] += device::widened(factors.x[m].values[j]) *
-                       static_cast<Sum>(device::widened(factors.weights[n].values[j]));
+          sum[m][n] += factors.x[m][j] * static_cast<Sum>(factors.weights[n][j]);
       }
     }
   }
@@ -202,6 +193,7 @@ void run_few_rows(Calls<T> calls, Stream stream) {
   // So many warps keep a device busy; where there are fewer, four share what would be several
   // rounds of loads. One row's sums are cut as by matmul_one_row, so that they have one order.
   constexpr Index busy = 2048;
+  constexpr int threads = 128;
   FewRowsList<FewRows<T, W, Rows, Columns, Unroll>> products;
   for (const auto& call : calls) {
     View<const W, 2, CudaSpace> weights;
@@ -210,11 +202,9 @@ void run_few_rows(Calls<T> calls, Stream stream) {
       if (!weights) weights = call.b_bf16;
     products.add({call, weights});
   }
-  const Index depth = calls.front().a.extent(1);
-  const bool is_shared = Rows == 1 ? shares_one_row(depth)
-                                   : depth / (run * Unroll * 32) > 1 && products.blocks() < busy;
-  if (is_shared)
-    device::for_each_block<matmul_threads>(products.blocks(), stream, "matmul", products);
+  const Index rounds = calls.front().a.extent(1) / (run * Unroll * 32);
+  if (Rows > 1 && rounds > 1 && products.blocks() < busy)
+    device::for_each_block<threads>(products.blocks(), stream, "matmul", products);
   else
     device::for_each_row(products.blocks(), stream, "matmul", products);
 }

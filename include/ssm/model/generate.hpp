@@ -117,8 +117,8 @@ class Generation {
       prompt = prompt.subspan(chunk.size());
     }
   }
-  /// The next token, from the logits. Where steps are recorded the next one is queued before the
-  /// host has read the token, so that the device does not wait for it.
+  /// The next token, from the logits. Where work is queued the next step is, too, before the host
+  /// has read the token, so that the device does not wait for it.
   void draw() {
     if (!is_sampled_) queue_sample();
     is_sampled_ = false;
@@ -147,10 +147,10 @@ class Generation {
                             .counter = static_cast<std::uint64_t>(drawn_),
                             .tokens = next_});
   }
-  /// A token that may end the text is not read before it is known.
+  /// A token that may end the text is not read before it is known, nor one beyond the last position.
   bool goes_ahead() const {
     const bool is_last = options_.tokens != dyn && drawn_ + 1 >= options_.tokens;
-    return steps_alike_ && options_.stop.empty() && (given_ != nullptr || !is_last);
+    return layer_->positions() == 0 && options_.stop.empty() && (given_ != nullptr || !is_last);
   }
   /// The last token wanted is not read back into a state that nobody sees.
   void advance() {

@@ -30,10 +30,6 @@ SSM_CUDA_API void matmul_few_rows(std::span<const ssm::Matmul<T, CudaSpace>> pro
                                   Stream stream);
 inline constexpr std::size_t products_a_kernel = 8;
 
-/// Whether lanes of several warps, matmul_threads of them, share the sums of one row.
-constexpr bool shares_one_row(Index depth) { return depth > 1024; }
-inline constexpr int matmul_threads = 128;
-
 /// Whether matmul_few_rows computes it: weights that it reads with stride 1 along K, no a_sum, few
 /// rows.
 template <class T>
