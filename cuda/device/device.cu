@@ -78,6 +78,29 @@ void synchronize(Stream stream) {
   device::check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "cudaStreamSynchronize");
 }
 
+class Event {
+ public:
+  cudaEvent_t event = nullptr;
+};
+
+Event* create_event() {
+  cudaEvent_t event = nullptr;
+  device::check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  return new Event{event};
+}
+void destroy_event(Event* event) noexcept {
+  if (event == nullptr) return;
+  cudaEventDestroy(event->event);
+  delete event;
+}
+void record_event(Event* event, Stream stream) {
+  device::check(cudaEventRecord(event->event, static_cast<cudaStream_t>(stream)),
+                "cudaEventRecord");
+}
+void wait_for_event(const Event* event) {
+  device::check(cudaEventSynchronize(event->event), "cudaEventSynchronize");
+}
+
 class Graph {
  public:
   cudaGraphExec_t executable = nullptr;

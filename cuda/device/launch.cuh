@@ -29,11 +29,15 @@ void launch(void (*kernel)(Parameters...), dim3 grid, int threads, std::size_t s
   check(cudaGetLastError(), operation);
 }
 
-/// The head of a kernel that launch_early launches: lets the next kernel begin, and waits until all
-/// that was queued before is done and seen. What comes before may only prefetch.
-__device__ inline void wait_for_predecessors() {
+/// The head of a kernel that launch_early launches: lets the next kernel begin.
+__device__ inline void let_successor_begin() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+/// Waits until all that was queued before is done and seen. What comes before may only prefetch.
+__device__ inline void wait_for_predecessors() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
@@ -46,7 +50,7 @@ bool waits_for_predecessors(Kernel kernel, const char* operation) {
   return attributes.ptxVersion >= 90;
 }
 
-/// Launches a kernel that begins with wait_for_predecessors: from Hopper on its launch overlaps the
+/// Launches a kernel that begins with these two: from Hopper on its launch overlaps the
 /// end of its predecessor. `Name` is the kernel's own type, for what is known of each of them.
 template <class Name, class... Parameters, class... Arguments>
 void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream stream,

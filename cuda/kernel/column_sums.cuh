@@ -37,6 +37,7 @@ struct SliceOfRows {
 /// added in order.
 template <class Slice, int Sums, int N, class S, class Partial>
 __global__ void __launch_bounds__(256, 3) sum_slice_kernel(Slice a) {
+  let_successor_begin();
   wait_for_predecessors();
   constexpr int groups = Slice::groups, together = Slice::together;
   const int lane = static_cast<int>(threadIdx.x % Slice::lanes);
@@ -96,6 +97,7 @@ struct SlicedSums {
 /// A block adds the slices of 32 columns, every eighth in order, and then these sums in order.
 template <class Partial, class Finish>
 __global__ void __launch_bounds__(256) join_slices_kernel(SlicedSums<Partial> a, Finish finish) {
+  let_successor_begin();
   wait_for_predecessors();
   constexpr int groups = 8;
   const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);

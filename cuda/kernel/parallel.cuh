@@ -48,6 +48,9 @@ Operand<T, E::rank()> operand(const TensorView<T, E, S>& view) {
 
 #ifdef __CUDACC__
 
+/// Threads of a block whose warps have a row each.
+inline constexpr int row_threads = 128;
+
 /// The threads that share a row: one warp. `total`, `sum` and `max` give every lane the same
 /// result, in one order of additions.
 struct Lanes {
@@ -129,6 +132,12 @@ struct Lanes {
   __device__ bool first() const { return index() == 0; }
   /// Lanes see what the others wrote before.
   __device__ void wait() const { __syncwarp(); }
+  /// Room for numbers that the lanes of a row share.
+  template <class T, int Count>
+  __device__ T* shared() const {
+    __shared__ T numbers[row_threads / 32][Count];
+    return numbers[threadIdx.x / 32];
+  }
 
  private:
   /// Lanes whose numbers differ in one bit give each other half of 2·Half values, add what they
@@ -168,6 +177,24 @@ struct BlockLanes {
     __syncthreads();
     return sum;
   }
+  /// The sums of all lanes' values[i], which every lane is given.
+  template <int Count, class T>
+  __device__ void total_each(T (&values)[Count]) const {
+    __shared__ T parts[warps][Count];
+#pragma unroll
+    for (int i = 0; i < Count; ++i) {
+      values[i] = Lanes().total(values[i]);
+      if (Lanes().first()) parts[warp()][i] = values[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < Count; ++i) {
+      values[i] = parts[0][i];
+#pragma unroll
+      for (int warp = 1; warp < warps; ++warp) values[i] += parts[warp][i];
+    }
+    __syncthreads();
+  }
   template <int Count, class T, class F>
   __device__ void totals(T (&values)[Count], F write) const {
     __shared__ T parts[warps][Count];
@@ -184,10 +211,19 @@ struct BlockLanes {
   }
   __device__ Index index() const { return static_cast<Index>(threadIdx.x); }
   __device__ bool first() const { return index() == 0; }
+  /// The number of the warp that a lane is of; its 32 lanes are those of Lanes().
+  __device__ Index warp() const { return static_cast<Index>(threadIdx.x / 32); }
+  __device__ void wait() const { __syncthreads(); }
+  template <class T, int Count>
+  __device__ T* shared() const {
+    __shared__ alignas(16) T numbers[Count];
+    return numbers;
+  }
 };
 
 template <class F>
 __global__ void index_kernel(Index count, F f) {
+  let_successor_begin();
   wait_for_predecessors();
   const Index step = static_cast<Index>(gridDim.x) * blockDim.x;
   for (Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
@@ -201,15 +237,17 @@ __device__ void prefetch_row(const F& f, Index row, Index rows, L lanes) {
   }
 }
 template <class F>
-__global__ void __launch_bounds__(128) row_kernel(Index rows, F f) {
+__global__ void __launch_bounds__(row_threads) row_kernel(Index rows, F f) {
   const Index step = static_cast<Index>(gridDim.x) * (blockDim.x / 32);
   Index row = static_cast<Index>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+  let_successor_begin();
   prefetch_row(f, row, rows, Lanes());
   wait_for_predecessors();
   for (; row < rows; row += step) f(row, Lanes());
 }
 template <int Threads, class F>
 __global__ void __launch_bounds__(Threads) block_kernel(Index rows, F f) {
+  let_successor_begin();
   prefetch_row(f, blockIdx.x, rows, BlockLanes<Threads>());
   wait_for_predecessors();
   for (Index row = blockIdx.x; row < rows; row += gridDim.x) f(row, BlockLanes<Threads>());
@@ -229,7 +267,9 @@ void for_each_index(Index count, Stream stream, const char* operation, F f) {
 /// f(row, lanes) for every row < rows, in any order; the lanes of a row work together.
 template <class F>
 void for_each_row(Index rows, Stream stream, const char* operation, F f) {
-  if (rows > 0) launch_early<F>(row_kernel<F>, grid_for(rows, 4), 128, stream, operation, rows, f);
+  if (rows > 0)
+    launch_early<F>(row_kernel<F>, grid_for(rows, row_threads / 32), row_threads, stream, operation,
+                    rows, f);
 }
 /// f(row, lanes) likewise, where the lanes of a row are the threads of a block.
 template <int Threads, class F>
@@ -263,6 +303,8 @@ struct Lanes {
     for (Index i = 0; i < n; ++i) best = f(i) > best ? f(i) : best;
     return best;
   }
+  template <int Count, class T>
+  void total_each(T (&)[Count]) const {}
   template <int Count, class T, class F>
   void totals(T (&values)[Count], F write) const {
     for (int i = 0; i < Count; ++i) write(i, values[i]);
@@ -282,9 +324,16 @@ struct Lanes {
     sum = before;
     return found;
   }
+  static constexpr int warps = 1;
+  Index warp() const { return 0; }
   Index index() const { return 0; }
   bool first() const { return true; }
   void wait() const {}
+  template <class T, int Count>
+  T* shared() const {
+    alignas(16) static thread_local T numbers[Count];
+    return numbers;
+  }
 };
 template <int Threads>
 using BlockLanes = Lanes;

@@ -234,6 +234,11 @@ void add_row_sums(const View<const T, 2, CudaSpace>& a, const View<Wide<T>, 1, C
 }
 
 template <class T>
+void reserve_row_sums(const View<const T, 2, CudaSpace>& a, WorkspaceLayout& layout) {
+  layout.take<Wide<T>>(static_cast<std::size_t>(a.extent(0) * column_slices(a.extent(1)).count));
+}
+
+template <class T>
 bool has_pass(const ssm::Matmul<T, CudaSpace>& a) {
   return a.activation != ActivationKind::none || a.z ||
          (a.residual && (a.accumulate || !has_rows(a.residual)));
@@ -260,6 +265,55 @@ bool can_fuse_gelu(ActivationKind kind, const Operands<T>& a, const View<T, 2, C
          a.columns() % pack_size<T> == 0 && is_aligned(c) && is_aligned(x);
 }
 
+/// z and c of a product's sums: of each element the sum of `parts` numbers, the last ones first.
+/// sums   [parts·M, N]   rows 0 … M−1 of the first numbers, then those of the next
+template <class T>
+void finish(const ssm::Matmul<T, CudaSpace>& a, const View<T, 2, CudaSpace>& sums, int parts,
+            Stream stream) {
+  using S = Wide<T>;
+  constexpr int size = pack_size<T>;
+  const auto from = operand(sums);
+  const Index rows = a.c.extent(0);
+  View<const S, 2, CudaSpace> biases;  // the same for every row
+  if (a.bias) biases = {a.bias.data(), {rows, a.bias.extent(0)}, {0, a.bias.stride(0)}};
+  const auto bias = operand(biases);
+  const auto z = operand(a.z);
+  const auto c = operand(a.c);
+  const auto residual = operand(a.residual);
+  const ActivationKind kind = a.activation;
+  const bool accumulates = a.accumulate;
+  const auto runs = matrix_runs<size>(rows, a.c.extent(1), sums, biases, a.z, a.residual, a.c);
+  for_each_index(runs.count(), stream, "matmul", [=] SSM_DEVICE(Index i) {
+    const auto run = runs.at(i);
+    const Index m = run.row, n = run.column;
+    with_full_run<size>(run.count, [&](auto count) {
+      S values[size], before[size] = {}, others[size] = {};
+      read_neighbors(&from(m + (parts - 1) * rows, n), Index{1}, count, values);
+      for (int part = parts - 2; part >= 0; --part) {
+        S larger[size];
+        read_neighbors(&from(m + part * rows, n), Index{1}, count, larger);
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] += larger[k];
+      }
+      if (bias) {
+        S added[size];
+        read_neighbors(&bias(m, n), bias.strides[1], count, added);
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] += added[k];
+      }
+      if (accumulates) read_neighbors(&c(m, n), c.strides[1], count, before);
+      if (residual) read_neighbors(&residual(m, n), residual.strides[1], count, others);
+      if (z) write_neighbors(&z(m, n), z.strides[1], count, values);
+      with_known_kind(kind, [&](auto known) {
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k)
+          values[k] = before[k] + others[k] + activate_number<T>(known, values[k]);
+      });
+      write_neighbors(&c(m, n), c.strides[1], count, values);
+    });
+  });
+}
+
 /// Room for what a product copies, and for row sums.
 template <class T>
 WorkspaceLayout product_scratch(const Operands<T>& a, bool has_row_sums) {
@@ -268,15 +322,86 @@ WorkspaceLayout product_scratch(const Operands<T>& a, bool has_row_sums) {
   layout.take<T>(count(a.rows() * a.inner()));
   layout.take<T>(count(a.inner() * a.columns()));
   if (HalfStorage<T> && a.bias) layout.take<T>(count(a.columns()));
-  if (has_row_sums) layout.take<Wide<T>>(count(a.rows() * column_slices(a.inner()).count));
+  if (has_row_sums) reserve_row_sums<T>(a.a, layout);
   return layout;
 }
+
+/// to[part, m, k] ← numbers of bf16 whose sum over the parts is a[m, k].
+template <int parts>
+void split_numbers(const View<const float, 2, CudaSpace>& a, BFloat16* to, Stream stream) {
+  const auto from = operand(a);
+  const Index rows = a.extent(0), inner = a.extent(1);
+  for_each_index(rows * inner, stream, "matmul", [=] SSM_DEVICE(Index i) {
+    float rest = from(i / inner, i % inner);
+    SSM_UNROLL
+    for (int part = 0; part < parts; ++part) {
+      const BFloat16 rounded = narrowed<BFloat16>(rest);
+      to[part * rows * inner + i] = rounded;
+      const float value = widened(rounded);
+      rest = std::isfinite(value) ? rest - value : 0.0F;
+    }
+  });
+}
+
+/// Rows of floats by a matrix kept in bf16, on tensor cores: a number of a row is the sum of three
+/// of bf16, whose products with the matrix are exact; sums are in float. The matrix is read as it
+/// is.
+struct ByParts {
+  using Call = ssm::Matmul<float, CudaSpace>;
+  static constexpr int parts = 3;
+  static constexpr Index rows_at_once = 512;
+
+  template <class T>
+  static bool can(const ssm::Matmul<T, CudaSpace>& a) {
+    if constexpr (std::is_same_v<T, float>) {
+      const auto& b = a.b_bf16;
+      Factor<BFloat16> factor;
+      return b && a.c.size() > 0 && b.extent(0) > 0 &&
+             as_factor(b.data(), b.extent(1), b.extent(0), b.stride(1), b.stride(0), factor);
+    }
+    return false;
+  }
+  static void reserve(const Call& a, WorkspaceLayout& layout) {
+    const Index rows = std::min(rows_at_once, a.c.extent(0));
+    layout.take<BFloat16>(static_cast<std::size_t>(parts * rows * a.a.extent(1)));
+    layout.take<float>(static_cast<std::size_t>(parts * rows * a.c.extent(1)));
+  }
+  static void run(MatmulLibrary& library, Call a, WorkspaceLayout& scratch, Stream stream) {
+    const Index all = a.c.extent(0), at_once = std::min(rows_at_once, all);
+    const Index inner = a.a.extent(1), columns = a.c.extent(1);
+    BFloat16* const factors =
+        scratch.take<BFloat16>(static_cast<std::size_t>(parts * at_once * inner));
+    float* const sums = scratch.take<float>(static_cast<std::size_t>(parts * at_once * columns));
+    for (Index first = 0; first < all; first += at_once) {
+      const Index rows = std::min(at_once, all - first);
+      const auto some = [&](const auto& x) { return x ? x.slice(0, first, first + rows) : x; };
+      Call call = a;
+      call.a = some(a.a);
+      call.residual = some(a.residual);
+      call.c = some(a.c);
+      call.z = some(a.z);
+      split_numbers<parts>(call.a, factors, stream);
+      const ssm::Matmul<BFloat16, CudaSpace> product_of_parts{
+          .a = View<const BFloat16, 2, CudaSpace>(factors, {parts * rows, inner}), .b = a.b_bf16};
+      product(library, Operands<BFloat16>(product_of_parts), scratch, Rows<float>{sums, columns},
+              Rows<const float>{}, stream);
+      finish(call, View<float, 2, CudaSpace>(sums, {parts * rows, columns}), parts, stream);
+    }
+  }
+};
 
 }  // namespace
 }  // namespace device
 
 template <class T>
 std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a) {
+  if constexpr (std::is_same_v<T, float>)
+    if (device::ByParts::can(a)) {
+      device::WorkspaceLayout layout(nullptr);
+      device::ByParts::reserve(a, layout);
+      if (a.a_sum) device::reserve_row_sums<float>(a.a, layout);
+      return layout.used();
+    }
   device::WorkspaceLayout layout =
       device::product_scratch(device::Operands<T>(a), static_cast<bool>(a.a_sum));
   if (device::has_pass(a)) layout.take<T>(static_cast<std::size_t>(a.c.size()));
@@ -294,6 +419,8 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
   if (a.a_sum) add_row_sums(operands.a, a.a_sum, scratch, stream);
   if (rows == 0 || columns == 0) return;
   if (!has_rows(a.c)) throw ShapeError("matmul", "c", "must have contiguous rows");
+  if constexpr (std::is_same_v<T, float>)
+    if (ByParts::can(a)) return ByParts::run(library, a, scratch, stream);
   if (!has_pass(a)) {
     Rows<const T> added;
     if (a.accumulate) added = {a.c.data(), a.c.stride(0)};
@@ -311,35 +438,11 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
   }
   const Rows<T> target = before_activation(a, scratch);
   product(library, operands, scratch, target, Rows<const T>{}, stream);
-  const View<T, 2, CudaSpace> product_view(target.data, DynamicExtents<2>(rows, columns),
-                                           {target.step, 1});
-  const View<T, 2, CudaSpace> kept =
-      a.z && target.data != a.z.data() ? a.z : View<T, 2, CudaSpace>();
-  constexpr int size = pack_size<T>;
-  const auto from = operand(product_view);
-  const auto z = operand(kept);
-  const auto c = operand(a.c);
-  const auto residual = operand(a.residual);
-  const ActivationKind kind = a.activation;
-  const bool accumulates = a.accumulate;
-  const auto runs = matrix_runs<size>(rows, columns, product_view, kept, a.residual, a.c);
-  for_each_index(runs.count(), stream, "matmul", [=] SSM_DEVICE(Index i) {
-    const auto run = runs.at(i);
-    const Index m = run.row, n = run.column;
-    with_full_run<size>(run.count, [&](auto count) {
-      S values[size], before[size] = {}, others[size] = {};
-      read_neighbors(&from(m, n), Index{1}, count, values);
-      if (accumulates) read_neighbors(&c(m, n), c.strides[1], count, before);
-      if (residual) read_neighbors(&residual(m, n), residual.strides[1], count, others);
-      if (z) write_neighbors(&z(m, n), z.strides[1], count, values);
-      with_known_kind(kind, [&](auto known) {
-        SSM_UNROLL
-        for (int k = 0; k < size; ++k)
-          values[k] = before[k] + others[k] + activate_number<T>(known, values[k]);
-      });
-      write_neighbors(&c(m, n), c.strides[1], count, values);
-    });
-  });
+  const View<T, 2, CudaSpace> sums(target.data, DynamicExtents<2>(rows, columns), {target.step, 1});
+  auto rest = a;
+  rest.bias = {};
+  if (a.z && target.data == a.z.data()) rest.z = {};
+  finish(rest, sums, 1, stream);
 }
 
 template <class T>

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdint>
-#include <cstring>
 
 #include "kernel/activation_functions.cuh"
 #include "kernel/half_numbers.cuh"
 #include "kernel/parallel.cuh"
+#include "kernel/runs.cuh"
 #include "kernel/unroll.cuh"
 #include "ssm/backend/cuda/matmul_few_rows.hpp"
 namespace ssm::cuda {
@@ -12,30 +12,10 @@ namespace {
 
 using device::Operand;
 
-/// Consecutive k that a lane takes at a time: 16 bytes of weights.
-constexpr Index run = 8;
-
-template <class T>
-struct alignas(16) Run {
-  T values[run];
-};
-
-/// `run` numbers at an address that 16 bytes divide, in as few loads as can be.
-template <class T>
-SSM_HOST_DEVICE Run<T> load_run(const T* from) {
-  Run<T> loaded;
-  std::memcpy(&loaded, __builtin_assume_aligned(from, 16), sizeof(loaded));
-  return loaded;
-}
-
-/// The same through any stride; numbers beyond the first `count` are zero.
-template <class T>
-SSM_HOST_DEVICE Run<T> gather_run(const T* from, Index stride, Index count) {
-  Run<T> gathered{};
-  for (Index i = 0; i < run; ++i)
-    if (i < count) gathered.values[i] = from[i * stride];
-  return gathered;
-}
+using device::gather_run;
+using device::load_run;
+using device::Run;
+constexpr Index run = device::run_length;  // consecutive k that a lane takes at a time
 
 template <class V>
 bool has_aligned_runs(const V& matrix, int along, int across) {
@@ -149,8 +129,7 @@ struct FewRows {
       for (int n = 0; n < Columns; ++n) {
         SSM_UNROLL
         for (int j = 0; j < run; ++j)
-          sum[m][n] += device::widened(factors.x[m].values[j]) *
-                       static_cast<Sum>(device::widened(factors.weights[n].values[j]));
+          sum[m][n] += factors.x[m][j] * static_cast<Sum>(factors.weights[n][j]);
       }
     }
   }
@@ -212,7 +191,7 @@ using Calls = std::span<const ssm::Matmul<T, CudaSpace>>;
 template <class W, int Rows, int Columns, int Unroll, class T>
 void run_few_rows(Calls<T> calls, Stream stream) {
   // So many warps keep a device busy; where there are fewer, four share what would be several
-  // rounds of loads.
+  // rounds of loads. One row's sums are cut as by matmul_one_row, so that they have one order.
   constexpr Index busy = 2048;
   constexpr int threads = 128;
   FewRowsList<FewRows<T, W, Rows, Columns, Unroll>> products;
@@ -224,7 +203,7 @@ void run_few_rows(Calls<T> calls, Stream stream) {
     products.add({call, weights});
   }
   const Index rounds = calls.front().a.extent(1) / (run * Unroll * 32);
-  if (rounds > 1 && products.blocks() < busy)
+  if (Rows > 1 && rounds > 1 && products.blocks() < busy)
     device::for_each_block<threads>(products.blocks(), stream, "matmul", products);
   else
     device::for_each_row(products.blocks(), stream, "matmul", products);

@@ -66,6 +66,7 @@ template <class T, int Held>
 __global__ void __launch_bounds__(32 * kNormWarps)
     normalize_half_rows(const HalfNormalization<T> a) {
   constexpr int size = pack_size<T>;
+  let_successor_begin();
   wait_for_predecessors();
   const Index step = Index{gridDim.x} * kNormWarps;
   Index row = Index{blockIdx.x} * kNormWarps + threadIdx.x / 32;
@@ -129,6 +130,7 @@ template <class T, int Held>
 __global__ void __launch_bounds__(32 * kNormWarps)
     normalize_half_rows_gradient(const HalfNormalizationGradient<T> a) {
   constexpr int size = pack_size<T>;
+  let_successor_begin();
   wait_for_predecessors();
   const Index step = Index{gridDim.x} * kNormWarps;
   const int warp = static_cast<int>(threadIdx.x) / 32;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernel/matrix_elements.cuh"
 #include "kernel/parallel.cuh"
+#include "kernel/unroll.cuh"
 #include "rows/sample_cut.cuh"
 #include "ssm/backend/cuda/sample.hpp"
 
@@ -8,35 +9,53 @@ namespace ssm::cuda {
 namespace {
 
 /// A logit and its token; the lowest token among equals is the better one.
+template <class T>
 struct Candidate {
-  double logit;
+  T logit;
   Index token;
 };
 
 /// The best candidate(i), i < n; token −1 where any candidate's is.
-template <class F>
-SSM_DEVICE Candidate best_of(device::Lanes lanes, Index n, F candidate) {
-  Candidate own{-INFINITY, -1};
+template <class T, class Lanes, class F>
+SSM_DEVICE Candidate<T> best_of(Lanes lanes, Index n, F candidate) {
+  constexpr int together = 8;  // on their way; in place of one that is not there, the last
+  Candidate<T> own{static_cast<T>(-INFINITY), -1};
   bool is_bad = false;
-  lanes.each(n, [&](Index i) {
-    const Candidate other = candidate(i);
-    is_bad = is_bad || other.token < 0;
-    if (other.logit > own.logit) own = other;
-  });
-  const double logit = lanes.max(device::Lanes::count, [&](Index) { return own.logit; });
-  const double lowest = -lanes.max(device::Lanes::count, [&](Index) {
+  for (Index first = lanes.index(); first < n; first += together * Lanes::count) {
+    Candidate<T> others[together];
+    SSM_UNROLL
+    for (int u = 0; u < together; ++u) {
+      const Index i = first + u * Lanes::count;
+      others[u] = candidate(i < n ? i : n - 1);
+    }
+    SSM_UNROLL
+    for (int u = 0; u < together; ++u) {
+      is_bad = is_bad || others[u].token < 0;
+      if (others[u].logit > own.logit) own = others[u];
+    }
+  }
+  const T logit = lanes.max(Lanes::count, [&](Index) { return own.logit; });
+  const double lowest = -lanes.max(Lanes::count, [&](Index) {
     return own.logit == logit ? -static_cast<double>(own.token) : -INFINITY;
   });
-  const bool any_bad =
-      lanes.max(device::Lanes::count, [&](Index) { return is_bad ? 1.0 : 0.0; }) > 0;
+  const bool any_bad = lanes.max(Lanes::count, [&](Index) { return is_bad ? 1.0F : 0.0F; }) > 0;
   return {logit, any_bad ? Index{-1} : static_cast<Index>(lowest)};
 }
 
-/// best[b] ← the token with the largest logit of row b.
 template <class T>
+struct LogitAt {
+  SSM_DEVICE Candidate<T> operator()(Index b, Index v) const {
+    const T logit = logits(b, v);
+    return {logit, std::isfinite(logit) ? v : Index{-1}};
+  }
+  device::Operand<const T, 2> logits;
+};
+
+/// write(b, the token with the largest logit of row b).
+template <class T, class Write>
 void find_best(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScratch& scratch,
-               Stream stream) {
-  const auto logits = device::operand(a.logits);
+               Stream stream, Write write) {
+  const LogitAt<T> candidate{device::operand(a.logits)};
   const Index batch = a.logits.extent(0);
   const Index slices = sample_slices(vocabulary);
   device::for_each_row(
@@ -44,21 +63,20 @@ void find_best(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const Sampl
         const Index b = row / slices;
         const Index begin = row % slices * sample_slice;
         const Index left = vocabulary - begin;
-        const auto best = best_of(lanes, left < sample_slice ? left : sample_slice, [&](Index i) {
-          const double logit = logits(b, begin + i);
-          return Candidate{logit, std::isfinite(logit) ? begin + i : Index{-1}};
-        });
+        const auto best = best_of<T>(lanes, left < sample_slice ? left : sample_slice,
+                                     [&](Index i) { return candidate(b, begin + i); });
         if (!lanes.first()) return;
         scratch.best_logit[row] = best.logit;
         scratch.best_token[row] = best.token;
-        if (slices == 1) scratch.best[b] = best.token;
+        if (slices == 1) write(b, best.token);
       });
   if (slices == 1) return;
   device::for_each_row(batch, stream, "sample", [=] SSM_DEVICE(Index b, device::Lanes lanes) {
-    const auto best = best_of(lanes, slices, [&](Index i) {
-      return Candidate{scratch.best_logit[b * slices + i], scratch.best_token[b * slices + i]};
+    const auto best = best_of<double>(lanes, slices, [&](Index i) {
+      return Candidate<double>{scratch.best_logit[b * slices + i],
+                               scratch.best_token[b * slices + i]};
     });
-    if (lanes.first()) scratch.best[b] = best.token;
+    if (lanes.first()) write(b, best.token);
   });
 }
 
@@ -151,14 +169,15 @@ void sample(const ssm::Sample<T, CudaSpace>& a, const SampleScratch& scratch, St
   const Sampling& sampling = a.sampling;
   const Index batch = a.logits.extent(0);
   const Index vocabulary = a.vocabulary == dyn ? a.logits.extent(1) : a.vocabulary;
-  find_best(a, vocabulary, scratch, stream);
   if (!(sampling.temperature > 0)) {
     const auto tokens = device::operand(a.tokens);
-    device::for_each_index(batch, stream, "sample", [=] SSM_DEVICE(Index b) {
-      tokens(b) = static_cast<Token>(scratch.best[b]);
+    return find_best(a, vocabulary, scratch, stream, [=] SSM_DEVICE(Index b, Index token) {
+      tokens(b) = static_cast<Token>(token);
     });
-    return;
   }
+  Index* const best = scratch.best;
+  find_best(a, vocabulary, scratch, stream,
+            [=] SSM_DEVICE(Index b, Index token) { best[b] = token; });
   const device::SampleRows rows{batch, vocabulary};
   const bool keeps_k = sampling.top_k > 0 && sampling.top_k < vocabulary;
   const bool keeps_p = sampling.top_p < 1;

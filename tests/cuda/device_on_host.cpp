@@ -29,7 +29,13 @@ void destroy_stream(Stream stream) noexcept { ::operator delete(stream); }
 void synchronize(Stream) {}
 int device_count() noexcept { return 1; }
 
-// Streams on the host do at once what they are given: there is nothing to record.
+// Streams on the host do at once what they are given: there is nothing to wait for, nor to record.
+class Event {};
+Event* create_event() { return new Event(); }
+void destroy_event(Event* event) noexcept { delete event; }
+void record_event(Event*, Stream) {}
+void wait_for_event(const Event*) {}
+
 class Graph {};
 void begin_recording(Stream) { throw NotRecordable("cuda: the host records no graphs"); }
 Graph* end_recording(Stream) { throw Failure("cuda: the host records no graphs"); }

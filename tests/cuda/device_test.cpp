@@ -148,14 +148,16 @@ TEST_CASE("updates that are recorded give the same bits as those that are not") 
 }
 
 template <class B>
-std::vector<Token> continuation(Index tokens) {
+std::vector<Token> continuation(const ssm::GenerateOptions& options, bool has_state) {
   ssm::Context<B> ctx;
   const auto model = small_model();
   const auto parameters = model.initialize(ctx, Seed{5});
+  auto state = model.initial_state(ctx, 1);
   std::vector<Token> result;
-  for (const Token token : ssm::generate(ctx, model, parameters, text_of(9),
-                                         {.temperature = 0.9, .tokens = tokens, .seed = Seed{2}}))
-    result.push_back(token);
+  for (int part = 0; part < (has_state ? 2 : 1); ++part)
+    for (const Token token :
+         ssm::Generation(ctx, model, parameters, text_of(9), options, has_state ? &state : nullptr))
+      result.push_back(token);
   return result;
 }
 
@@ -166,7 +168,16 @@ TEST_CASE(
 #else
   constexpr Index tokens = 2;  // the host records nothing
 #endif
-  CHECK(continuation<Cuda>(tokens) == continuation<OnHost>(tokens));
+  for (const double temperature : {0.9, 0.0}) {
+    ssm::GenerateOptions options{.temperature = temperature, .tokens = tokens, .seed = Seed{2}};
+    CHECK(continuation<Cuda>(options, false) == continuation<OnHost>(options, false));
+#ifdef SSM_TEST_ON_DEVICE
+    const auto whole = continuation<OnHost>(options, true);
+    CHECK(continuation<Cuda>(options, true) == whole);
+    options.stop = {whole[tokens / 2]};  // no token is read ahead
+    CHECK(continuation<Cuda>(options, true) == continuation<OnHost>(options, true));
+#endif
+  }
 }
 
 #ifdef SSM_TEST_ON_DEVICE

@@ -221,6 +221,7 @@ TEST_CASE_TEMPLATE("new positions see the cached ones", T, float, double) {
   for (const Index cached : {1, 63, 100, 777})
     for (const Index length : {0, 1, 3, 50})
       equals_reference<Run<T>>({.batch = 2, .length = length, .cached = cached});
+  equals_reference<Run<T>>({.length = 2, .cached = 2500});
 }
 
 TEST_CASE_TEMPLATE("any layout of the operands", T, float, double) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/tensor_cores_on_host.hpp"
+#include "ssm/op/h3_step.hpp"
 #include "support/primitive_laws.hpp"
 
 namespace ssm::test {
@@ -64,6 +65,34 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
   static constexpr bool exists = HasH3Mixer<B, T>;
   bool has_tape;
   DynamicTensor<Wide<T>, 1> tape;
+};
+
+/// By the parameters that a layer keeps, and at once where the backend can.
+template <class T>
+struct StepRun : Run<T> {
+  StepRun(const Case& test, Layout layout)
+      : Run<T>(test, layout),
+        log_dt(random_tensor<Wide<T>>("log_dt", test.heads)),
+        inv_A_real(random_tensor<Wide<T>>("inv_A_real", test.heads, 3)),
+        A_imag(random_tensor<Wide<T>>("A_imag", test.heads, 3)) {
+    Context<Reference> ctx;
+    diagonal_parameters(
+        ctx, DiagonalParameters<Wide<T>, HostSpace>{.log_dt = log_dt,
+                                                    .inv_A_real = inv_A_real,
+                                                    .A_imag = A_imag,
+                                                    .dt = this->writable(this->forward.dt),
+                                                    .A = this->writable(this->forward.A)});
+  }
+  void evaluate(auto& ctx) {
+    H3Step<T, HostSpace> step{log_dt, inv_A_real, A_imag, this->forward};
+    step.mixer.dt = {};
+    step.mixer.A = {};
+    is_at_once = h3_step(ctx, step);
+    if (!is_at_once) h3_mixer(ctx, this->forward);
+  }
+  DynamicTensor<Wide<T>, 1> log_dt;
+  DynamicTensor<Wide<T>, 2> inv_A_real, A_imag;
+  bool is_at_once = false;
 };
 
 TEST_CASE("every head width equals the printed formula, one diagonal scan for each product") {
@@ -169,6 +198,27 @@ TEST_CASE_TEMPLATE("heads of every width equal the reference, forwards and back"
         cuda::pretend_tensor_core_kernels(false);
 #endif
       }
+}
+
+TEST_CASE_TEMPLATE("a step by the parameters that a layer keeps", T, float, double, BFloat16,
+                   Float16) {
+  for (const Index heads : {4, 2})
+    for (const Index taps : {1, 20, 33, 64, 65})
+      for (const bool states : {false, true})
+        equals_reference<StepRun<T>>({.length = 1, .heads = heads, .taps = taps, .states = states});
+  for (const Layout layout : all_layouts)
+    equals_reference<StepRun<T>>({.length = 1, .taps = 20, .layout = layout});
+  equals_reference<StepRun<T>>({.batch = 4099, .length = 1, .taps = 5});  // several sequences a row
+  updates_its_state_in_place<StepRun<double>>({.length = 1, .taps = 20});
+#ifdef SSM_TEST_ON_CUDA
+  only<Device>([](auto& ctx) {
+    for (const Index length : {1, 2}) {
+      StepRun<T> run({.length = length}, Layout::rows);
+      run.evaluate(ctx);
+      CHECK(run.is_at_once == (length == 1));
+    }
+  });
+#endif
 }
 
 TEST_CASE_TEMPLATE("any layout of the sequences", T, float, double) {

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "ssm/op/normalized_matmul.hpp"
 #include "support/primitive_laws.hpp"
 
 namespace ssm::test {
@@ -506,6 +507,82 @@ TEST_CASE_TEMPLATE("several products at once are those products", T, float, doub
             for (std::size_t i = 0; i < count; ++i) expect_same(together[i], apart[i]);
           });
         }
+}
+
+struct NormedCase {
+  Index rows = 1, depth = 8;
+  WeightForm form = WeightForm::full;
+  NormalizationKind kind = NormalizationKind::layer;
+  bool weight = true, bias = true;
+  Layout layout = Layout::rows;  // one alone
+};
+
+/// Two products of rows that are normalized before.
+template <class T>
+struct NormedRun : Run<T> {
+  using Test = NormedCase;
+  static constexpr Index gap = 8;
+  NormedRun(const NormedCase& test, Layout)
+      : Run<T>({.rows = test.rows,
+                .columns = 5,
+                .depth = test.depth,
+                .form = test.form,
+                .bias = true,
+                .residual = true},
+               Placement{.b = Layout::columns, .gap = gap}),
+        more({.rows = test.rows, .columns = 2, .depth = test.depth, .form = test.form},
+             Placement{.b = Layout::columns, .gap = gap}),
+        x(random_tensor<T>("x", test.rows, test.depth)),
+        weight(random_tensor<Wide<T>>("weight", test.depth)),
+        bias(random_tensor<Wide<T>>("norm bias", test.depth)) {
+    norm = {.kind = test.kind, .x = x, .y = this->writable(this->forward.a)};
+    if (test.weight) norm.weight = weight;
+    if (test.bias) norm.bias = bias;
+  }
+  void evaluate(auto& ctx) {
+    auto second = more.forward;
+    second.a = this->forward.a;
+    const Matmul<T, HostSpace> products[] = {this->forward, second};
+    normalized_matmul(ctx, &norm, std::span<const Matmul<T, HostSpace>>(products));
+  }
+  Run<T> more;
+  DynamicTensor<T, 2> x;
+  DynamicTensor<Wide<T>, 1> weight, bias;
+  Normalization<T, HostSpace> norm;
+};
+
+TEST_CASE_TEMPLATE("products of a normalized row are those behind a normalization", T, float,
+                   double, BFloat16, Float16) {
+  for (const Index depth : {8, 63, 768, 776, 1024, 1032, 2048, 3072, 4096, 8192, 8200})
+    for (const WeightForm form : {WeightForm::full, WeightForm::bf16})
+      for (const Index rows : {1, 2}) {
+        if (depth > 1032 && rows > 1) continue;
+        const NormedCase test{.rows = rows, .depth = depth, .form = form};
+        equals_reference<NormedRun<T>>(test);
+        if (depth > 768) continue;
+        for (const bool has_weight : {false, true})
+          for (const auto kind : {NormalizationKind::rms, NormalizationKind::layer})
+            equals_reference<NormedRun<T>>({.rows = rows,
+                                            .depth = depth,
+                                            .form = form,
+                                            .kind = kind,
+                                            .weight = has_weight,
+                                            .bias = false});
+      }
+}
+
+TEST_CASE("a norm far from zero loses no digits on the way to a product") {
+  on_every_backend<NormedRun<float>>([](auto& ctx) {
+    NormedRun<float> far({.depth = 768}, Layout::rows);
+    NormedRun<float> near({.depth = 768}, Layout::rows);
+    for_each_index(far.x, [&](Index m, Index k) {
+      far.x(m, k) = 1024 + std::round(far.x(m, k) * 1024) / 1024;  // to the last bit
+      near.x(m, k) = far.x(m, k) - 1024;
+    });
+    far.evaluate(ctx);
+    near.evaluate(ctx);
+    CHECK(difference(far.forward.c, near.forward.c) < tolerance<float>.value);
+  });
 }
 
 struct GradientCase {

@@ -20,6 +20,7 @@
 #include "ssm/backend/cuda/dropout.hpp"
 #include "ssm/backend/cuda/embedding.hpp"
 #include "ssm/backend/cuda/h3_mixer.hpp"
+#include "ssm/backend/cuda/h3_step.hpp"
 #include "ssm/backend/cuda/matmul.hpp"
 #include "ssm/backend/cuda/normalization.hpp"
 #include "ssm/backend/cuda/optimizer_update.hpp"
@@ -56,6 +57,7 @@ struct BasicCuda : cuda::primitive::Activation,
                    cuda::primitive::Dropout,
                    cuda::primitive::Embedding,
                    cuda::primitive::BasicH3Mixer<Choice>,
+                   cuda::primitive::H3Step,
                    cuda::primitive::Matmul,
                    cuda::primitive::Normalization,
                    cuda::primitive::OptimizerUpdate,

@@ -14,14 +14,17 @@ class NotRecordable : public Error {
   using Error::Error;
 };
 
-/// Whether a backend's calls are queued and can be recorded: its Resources have a class Recording.
+/// Whether a backend's calls are queued and can be recorded: its Resources have a class Recording,
+/// and a class Arrival by which the host reads numbers without waiting for what is queued behind.
 template <class B>
 inline constexpr bool records = !B::Space::host_readable && requires {
   typename B::Resources::Recording;
+  typename B::Resources::Arrival;
 };
 
 namespace detail {
 struct NoRecording {};
+struct NoArrival {};
 template <class B>
 auto recording_of() {
   if constexpr (records<B>)
@@ -29,10 +32,20 @@ auto recording_of() {
   else
     return std::type_identity<NoRecording>();
 }
+template <class B>
+auto arrival_of() {
+  if constexpr (records<B>)
+    return std::type_identity<typename B::Resources::Arrival>();
+  else
+    return std::type_identity<NoArrival>();
+}
 }  // namespace detail
 
 /// The Recording of a backend; an empty class where it has none.
 template <class B>
 using RecordingOf = typename decltype(detail::recording_of<B>())::type;
+/// Likewise its Arrival.
+template <class B>
+using ArrivalOf = typename decltype(detail::arrival_of<B>())::type;
 
 }  // namespace ssm

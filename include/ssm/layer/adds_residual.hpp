@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/op/normalization.hpp"
+
 namespace ssm {
 
 /// A layer whose last product adds its result to a residual stream, so that nobody else need:
@@ -11,5 +13,18 @@ template <class L>
 concept AddsResidual = requires {
   requires bool{L::adds_residual};
 };
+
+/// Such a layer that also normalizes what it reads, so that its first product may do so on the way:
+///   layer.evaluate(ctx, parameters, x, y, nullptr, options, residual, &norm)
+/// x is what the norm writes, and not written yet: the norm's x is read. It says so by
+///   static constexpr bool takes_norm = true;
+template <class L>
+concept TakesNorm = AddsResidual<L> && requires {
+  requires bool{L::takes_norm};
+};
+
+/// A norm that a call begins with; null: none.
+template <class B, class T>
+using FirstNorm = const Normalization<T, typename B::Space>*;
 
 }  // namespace ssm

@@ -50,6 +50,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
   static constexpr bool adds_residual = true;
+  static constexpr bool takes_norm = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<CausalAttention, T, Space> {
@@ -105,7 +106,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {},
-                Input<B, T, dyn, dyn, width> residual = {}) const {
+                Input<B, T, dyn, dyn, width> residual = {},
+                NonDeduced<FirstNorm<B, T>> norm = nullptr) const {
     using Space = typename B::Space;
     if (tape != nullptr && options.dropout && dropout_ > 0)
       throw ArgumentError(
@@ -119,7 +121,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     const Buffers buffers(frame, tape);
     auto qkv = buffers.at(&Kept::qkv, batch, length, 3 * channels_);
     auto mixed = buffers.at(&Kept::mixed, batch, length, channels_);
-    projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr);
+    projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr, {}, {}, norm);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;

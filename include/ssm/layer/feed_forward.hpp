@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/layer/adds_residual.hpp"
 #include "ssm/layer/dropout.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/op/activation.hpp"
+#include "ssm/op/normalized_matmul.hpp"
 
 namespace ssm {
 
@@ -44,6 +46,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
   static constexpr bool adds_residual = true;
+  static constexpr bool takes_norm = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<FeedForward, T, Space> {
@@ -85,7 +88,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<NoState>& options = {},
-                Input<B, T, dyn, dyn, width> residual = {}) const {
+                Input<B, T, dyn, dyn, width> residual = {},
+                NonDeduced<FirstNorm<B, T>> norm = nullptr) const {
     using Space = typename B::Space;
     require_extents("feed_forward", "y", y, {x.extent(0), x.extent(1), channels()});
     auto frame = ctx.workspace().frame();
@@ -98,16 +102,20 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     if constexpr (Config.gated) {
       auto fc1 = buffers.at(&Kept::fc1, shape);
       auto gate = buffers.at(&Kept::gate, shape);
-      multiply<B, T>(ctx, p.gate, rows, gate);
-      multiply<B, T>(ctx, p.fc1, rows, fc1);
+      const Matmul<T, Space> products[] = {
+          by_weight<T, Space>(p.gate.weight, {.a = rows, .bias = p.gate.bias, .c = gate}),
+          by_weight<T, Space>(p.fc1.weight, {.a = rows, .bias = p.fc1.bias, .c = fc1})};
+      normalized_matmul<B, T>(ctx, norm, products);
       activation(ctx,
                  Activation<T, Space>{.kind = activation_, .x = fc1, .gate = gate, .y = hidden});
     } else {
-      matmul(ctx, by_weight<T, Space>(p.fc1.weight, {.a = rows,
-                                                     .bias = p.fc1.bias,
-                                                     .activation = activation_,
-                                                     .c = hidden,
-                                                     .z = buffers.kept(&Kept::fc1, shape)}));
+      const Matmul<T, Space> product =
+          by_weight<T, Space>(p.fc1.weight, {.a = rows,
+                                             .bias = p.fc1.bias,
+                                             .activation = activation_,
+                                             .c = hidden,
+                                             .z = buffers.kept(&Kept::fc1, shape)});
+      normalized_matmul<B, T>(ctx, norm, std::span(&product, 1));
     }
     dropout_.evaluate(ctx, hidden, buffers.part(&Kept::dropout),
                       detail::fork(options.dropout, std::string_view("hidden")));
@@ -195,14 +203,6 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   static void for_each_state(auto&&, auto&...) {}
 
  private:
-  template <class B, class T, class P>
-  static void multiply(Context<B>& ctx, const P& linear,
-                       std::type_identity_t<View<const T, 2, typename B::Space>> x,
-                       std::type_identity_t<View<T, 2, typename B::Space>> y) {
-    matmul(ctx,
-           by_weight<T, typename B::Space>(linear.weight, {.a = x, .bias = linear.bias, .c = y}));
-  }
-
   Up up_;
   Down down_;
   ActivationKind activation_;

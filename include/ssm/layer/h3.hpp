@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "ssm/layer/adds_residual.hpp"
 #include "ssm/layer/diagonal_ssm.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/shift_ssm.hpp"
 #include "ssm/op/h3_mixer.hpp"
+#include "ssm/op/h3_step.hpp"
+#include "ssm/op/normalized_matmul.hpp"
 
 namespace ssm {
 
@@ -49,6 +52,7 @@ class H3 : public LayerVerbs<H3<Config>> {
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
   static constexpr bool adds_residual = true;
+  static constexpr bool takes_norm = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<H3, T, Space> {
@@ -105,7 +109,8 @@ class H3 : public LayerVerbs<H3<Config>> {
                 Input<B, T, dyn, dyn, width> x, Output<B, T, dyn, dyn, width> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {},
-                Input<B, T, dyn, dyn, width> residual = {}) const {
+                Input<B, T, dyn, dyn, width> residual = {},
+                NonDeduced<FirstNorm<B, T>> norm = nullptr) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     using Kept = Tape<T, Space>;
@@ -118,21 +123,28 @@ class H3 : public LayerVerbs<H3<Config>> {
     const Matmul<T, Space> projections[] = {linear_product<T, Space>(p.q_proj, x, q),
                                             linear_product<T, Space>(p.k_proj, x, k),
                                             linear_product<T, Space>(p.v_proj, x, v)};
-    matmul<B, T>(ctx, std::span<const Matmul<T, Space>>(projections));
-    auto a = operands(ctx, frame, p, options);
+    normalized_matmul<B, T>(ctx, norm, projections);
+    auto a = operands(p, options);
     a.q = q;
     a.k = k;
     a.v = v;
     a.y = mixed;
     a.final_shift = options.final(&State<T, Space>::shift);
     a.final_diagonal = options.final(&State<T, Space>::diagonal);
-    if (tape != nullptr) {
-      tape->keep(ctx, options);
-      tape->x = x;
-      const Index kept = h3_mixer_tape(ctx, a);
-      if (kept > 0 || tape->mixer) a.tape = buffers.kept(&Kept::mixer, kept);
+    const H3Step<T, Space> step{.log_dt = p.diagonal.log_dt,
+                                .inv_A_real = p.diagonal.inv_A_real,
+                                .A_imag = p.diagonal.A_imag,
+                                .mixer = a};
+    if (tape != nullptr || !h3_step(ctx, step)) {
+      make_parameters<T>(ctx, frame, p, a);
+      if (tape != nullptr) {
+        tape->keep(ctx, options);
+        tape->x = x;
+        const Index kept = h3_mixer_tape(ctx, a);
+        if (kept > 0 || tape->mixer) a.tape = buffers.kept(&Kept::mixer, kept);
+      }
+      h3_mixer(ctx, a);
     }
-    h3_mixer(ctx, a);
     projection_.evaluate(ctx, p.output_linear, mixed, y, nullptr, {}, residual);
   }
 
@@ -231,25 +243,15 @@ class H3 : public LayerVerbs<H3<Config>> {
     return channels / head_dim;
   }
 
-  template <class B, class T, class Frame>
-  H3Mixer<T, typename B::Space> operands(
-      Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
-      const SequenceOptions<State<T, typename B::Space>>& options) const {
-    using Space = typename B::Space;
+  /// Without dt and A.
+  template <class T, class Space>
+  H3Mixer<T, Space> operands(const Parameters<T, Space>& p,
+                             const SequenceOptions<State<T, Space>>& options) const {
     const Index rows = diagonal_.channels();
     const Index count = diagonal_.mode_count();
-    auto dt = frame.template tensor<Wide<T>>(rows);
-    auto A = frame.template tensor<Wide<T>>(rows, count, 2);
-    diagonal_parameters(ctx, DiagonalParameters<Wide<T>, Space>{.log_dt = p.diagonal.log_dt,
-                                                                .inv_A_real = p.diagonal.inv_A_real,
-                                                                .A_imag = p.diagonal.A_imag,
-                                                                .dt = dt,
-                                                                .A = A});
     return {.shift_B = p.shift.B,
             .shift_C = p.shift.C.reshape(channels(), shift_.state()),
             .shift_skip = p.shift.D,
-            .dt = dt,
-            .A = A,
             .B = p.diagonal.B,
             .C = p.diagonal.C.reshape(rows, count, 2),
             .skip = p.diagonal.D,
@@ -257,6 +259,22 @@ class H3 : public LayerVerbs<H3<Config>> {
             .segments = options.segments,
             .initial_shift = options.initial(&State<T, Space>::shift),
             .initial_diagonal = options.initial(&State<T, Space>::diagonal)};
+  }
+  /// The dt and A of a call, in memory of the frame.
+  template <class T, class B, class Frame>
+  void make_parameters(Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+                       H3Mixer<T, typename B::Space>& a) const {
+    const Index rows = diagonal_.channels();
+    auto dt = frame.template tensor<Wide<T>>(rows);
+    auto A = frame.template tensor<Wide<T>>(rows, diagonal_.mode_count(), 2);
+    diagonal_parameters(
+        ctx, DiagonalParameters<Wide<T>, typename B::Space>{.log_dt = p.diagonal.log_dt,
+                                                            .inv_A_real = p.diagonal.inv_A_real,
+                                                            .A_imag = p.diagonal.A_imag,
+                                                            .dt = dt,
+                                                            .A = A});
+    a.dt = dt;
+    a.A = A;
   }
 
   template <class B, class T, class Frame, class Sequence>
@@ -271,7 +289,8 @@ class H3 : public LayerVerbs<H3<Config>> {
     auto dA = frame.template tensor<Wide<T>>(rows, count, 2);
     fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
-    auto a = operands(ctx, frame, p, tape.options());
+    auto a = operands(p, tape.options());
+    make_parameters<T>(ctx, frame, p, a);
     a.q = tape.q;
     a.k = tape.k;
     a.v = tape.v;

@@ -4,8 +4,9 @@
 #include <cmath>
 
 #include "ssm/core/weight.hpp"
+#include "ssm/layer/adds_residual.hpp"
 #include "ssm/layer/layer.hpp"
-#include "ssm/op/matmul.hpp"
+#include "ssm/op/normalized_matmul.hpp"
 
 namespace ssm {
 
@@ -90,6 +91,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
   static constexpr bool adds_residual = true;
+  static constexpr bool takes_norm = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Linear, T, Space> {
@@ -123,14 +125,15 @@ class Linear : public LayerVerbs<Linear<Config>> {
   void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                 Input<B, T, dyn, dyn, Config.inputs> x, Output<B, T, dyn, dyn, Config.outputs> y,
                 NonDeduced<Tape<T, typename B::Space>>* tape, const SequenceOptions<NoState>& = {},
-                Input<B, T, dyn, dyn, Config.outputs> residual = {}) const {
+                Input<B, T, dyn, dyn, Config.outputs> residual = {},
+                NonDeduced<FirstNorm<B, T>> norm = nullptr) const {
     using Space = typename B::Space;
     require_extents("linear", "y", y, {x.extent(0), x.extent(1), outputs_});
     if (tape != nullptr) tape->x = x;
-    matmul(ctx,
-           by_weight<T, Space>(
-               p.weight,
-               {.a = as_rows(x), .bias = p.bias, .residual = as_rows(residual), .c = as_rows(y)}));
+    const Matmul<T, Space> product = by_weight<T, Space>(
+        p.weight,
+        {.a = as_rows(x), .bias = p.bias, .residual = as_rows(residual), .c = as_rows(y)});
+    normalized_matmul<B, T>(ctx, norm, std::span(&product, 1));
   }
 
   template <class B, class T>

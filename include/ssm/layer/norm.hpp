@@ -69,14 +69,22 @@ class Norm : public LayerVerbs<Norm<Config>> {
                 const SequenceOptions<NoState>& = {}) const {
     using Space = typename B::Space;
     require_extents("norm", "y", y, {x.extent(0), x.extent(1), channels_});
-    auto a = operands<T, Space>(p, x);
-    a.y = as_rows(y);
+    auto a = call<T, Space>(p, x, y);
     if (tape != nullptr) tape->x = x;
     const OptionalTape saved(tape);
     if (Config.kind == NormalizationKind::layer)
       a.mean = saved.kept(&Tape<T, Space>::mean, a.x.extent(0));
     a.scale = saved.kept(&Tape<T, Space>::scale, a.x.extent(0));
     normalization(ctx, a);
+  }
+
+  /// The call that evaluates it, for a layer that TakesNorm.
+  template <class T, class Space>
+  Normalization<T, Space> call(const Parameters<T, Space>& p, View<const T, 3, Space> x,
+                               View<T, 3, Space> y) const {
+    auto a = operands<T, Space>(p, x);
+    a.y = as_rows(y);
+    return a;
   }
 
   /// dx is written as `dx_mode` says; `residual` is added to it.

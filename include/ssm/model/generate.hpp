@@ -117,7 +117,23 @@ class Generation {
       prompt = prompt.subspan(chunk.size());
     }
   }
+  /// The next token, from the logits. Where work is queued the next step is, too, before the host
+  /// has read the token, so that the device does not wait for it.
   void draw() {
+    if (!is_sampled_) queue_sample();
+    is_sampled_ = false;
+    if constexpr (records<B>) {
+      arrival_.start(*ctx_, next_.data(), sizeof(token_));
+      if (goes_ahead()) step();
+      arrival_.wait(&token_, sizeof(token_));
+    } else {
+      Space::copy(&token_, next_.data(), sizeof(token_));
+    }
+    is_stopped_ =
+        std::find(options_.stop.begin(), options_.stop.end(), token_) != options_.stop.end();
+    if (given_ != nullptr && !is_stopped_ && !has_read_) step();
+  }
+  void queue_sample() {
     sample(*ctx_,
            Sample<T, Space>{.logits = logits_,
                             .vocabulary = options_.vocabulary == dyn
@@ -130,23 +146,33 @@ class Generation {
                             .seed = options_.seed,
                             .counter = static_cast<std::uint64_t>(drawn_),
                             .tokens = next_});
-    Space::copy(&token_, next_.data(), sizeof(token_));
-    is_stopped_ =
-        std::find(options_.stop.begin(), options_.stop.end(), token_) != options_.stop.end();
-    if (given_ != nullptr && !is_stopped_) step();
+  }
+  /// A token that may end the text is not read before it is known, nor one beyond the last position.
+  bool goes_ahead() const {
+    const bool is_last = options_.tokens != dyn && drawn_ + 1 >= options_.tokens;
+    return layer_->positions() == 0 && options_.stop.empty() && (given_ != nullptr || !is_last);
   }
   /// The last token wanted is not read back into a state that nobody sees.
   void advance() {
     ++drawn_;
     if (is_finished()) return;
-    if (given_ == nullptr) step();
+    if (!has_read_) step();
+    has_read_ = false;
     draw();
   }
-  /// Where the backend records work, steps that are all alike become one launch after the first.
+  /// Where the backend records work, steps that are all alike become one launch after the first;
+  /// with them the likeliest token is drawn, which needs no number of its own.
   void step() {
+    has_read_ = true;
     const auto run = [&] { layer_->step(*ctx_, *parameters_, next_, logits_, state()); };
     if constexpr (records<B>) {
-      if (steps_alike_) return recording_(*ctx_, run);
+      if (steps_alike_) {
+        is_sampled_ = !(options_.temperature > 0);
+        return recording_(*ctx_, [&] {
+          run();
+          if (is_sampled_) queue_sample();
+        });
+      }
       const Index before = state_size();
       run();
       steps_alike_ = layer_->positions() == 0 && state_size() == before;
@@ -172,8 +198,11 @@ class Generation {
   Token token_ = 0;
   Index drawn_ = 0;  // tokens the reader has moved past
   bool is_stopped_ = false;
+  bool has_read_ = false;    // the state has read the last token
+  bool is_sampled_ = false;  // and the next one has been drawn
   bool steps_alike_ = false;
   [[no_unique_address]] RecordingOf<B> recording_;
+  [[no_unique_address]] ArrivalOf<B> arrival_;
 };
 
 /// Continues a prompt.

@@ -11,7 +11,7 @@
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/model/initialization.hpp"
 #include "ssm/op/embedding.hpp"
-#include "ssm/op/matmul.hpp"
+#include "ssm/op/normalized_matmul.hpp"
 #include "ssm/op/rearrange.hpp"
 
 namespace ssm {
@@ -163,8 +163,15 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       hidden = last_positions<T>(ctx, hidden, options.segments,
                                  frame.template tensor<T>(batch, last, channels()));
     auto normed = buffers.at(&Kept::normed, hidden.extents());
+    const Matmul<T, Space> head =
+        by_weight<T, Space>(head_of(p), {.a = as_rows(normed), .c = as_rows(logits)});
+    if constexpr (requires { norm_.template call<T, Space>(p.norm, hidden, normed); })
+      if (tape == nullptr) {
+        const auto norm = norm_.template call<T, Space>(p.norm, hidden, normed);
+        return normalized_matmul<B, T>(ctx, &norm, std::span(&head, 1));
+      }
     norm_.evaluate(ctx, p.norm, hidden, normed, buffers.part(&Kept::norm));
-    matmul(ctx, by_weight<T, Space>(head_of(p), {.a = as_rows(normed), .c = as_rows(logits)}));
+    matmul(ctx, head);
   }
 
   /// Tokens have no gradient; dlogits [B, L, padded].

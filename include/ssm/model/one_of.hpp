@@ -29,6 +29,7 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
 
  public:
   static constexpr bool adds_residual = (AddsResidual<Kinds> && ...);
+  static constexpr bool takes_norm = (TakesNorm<Kinds> && ...);
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<OneOf, T, Space> {
@@ -78,6 +79,15 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
                 Input<B, T, dyn, dyn, dyn> residual) const {
     evaluate_kind<B, T>(ctx, p, x, y, tape, options, residual);
   }
+  template <class B, class T>
+    requires(RunsOn<OneOf, B, T>&& takes_norm)
+  void evaluate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
+                NonDeduced<Tape<T, typename B::Space>>* tape,
+                const SequenceOptions<State<T, typename B::Space>>& options,
+                Input<B, T, dyn, dyn, dyn> residual, NonDeduced<FirstNorm<B, T>> norm) const {
+    evaluate_kind<B, T>(ctx, p, x, y, tape, options, residual, norm);
+  }
 
   template <class B, class T>
     requires RunsOn<OneOf, B, T>
@@ -126,18 +136,18 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
   }
 
  private:
-  template <class B, class T, class... Residual>
+  template <class B, class T, class... More>
   void evaluate_kind(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
                      Input<B, T, dyn, dyn, dyn> x, Output<B, T, dyn, dyn, dyn> y,
                      Tape<T, typename B::Space>* tape,
                      const SequenceOptions<State<T, typename B::Space>>& options,
-                     const Residual&... residual) const {
+                     const More&... more) const {
     of_kind(kind(), [&](auto i) {
       constexpr std::size_t index = i;
       std::get<index>(layer_).evaluate(
           ctx, as<index>(p), x, y,
           OptionalTape(tape).part([](auto& kept) -> auto& { return as<index>(kept); }),
-          options.part([](auto& state) -> auto& { return as<index>(state); }), residual...);
+          options.part([](auto& state) -> auto& { return as<index>(state); }), more...);
     });
   }
 

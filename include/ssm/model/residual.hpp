@@ -68,6 +68,12 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
     auto normed = buffers.at(&Kept::normed, x.extents());
+    if constexpr (TakesNorm<Inner> &&
+                  requires { norm_.template call<T, Space>(p.norm, x, normed); })
+      if (tape == nullptr) {
+        const auto norm = norm_.template call<T, Space>(p.norm, x, normed);
+        return inner_.evaluate(ctx, p.inner, normed, y, nullptr, options, x, &norm);
+      }
     norm_.evaluate(ctx, p.norm, x, normed, buffers.part(&Kept::norm));
     const auto inner = buffers.part(&Kept::inner);
     const auto dropout = buffers.part(&Kept::dropout);

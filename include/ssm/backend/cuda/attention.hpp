@@ -16,6 +16,14 @@ namespace ssm::cuda {
 template <class T>
 SSM_CUDA_API void attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
                             const std::int64_t* cached, Stream stream);
+/// The same of so few queries, whose keys are cut into parts of 32 and more, a warp each.
+/// scratch   attention_step_scratch(a) scalars
+inline constexpr Index attention_step_limit = 16;
+template <class T>
+SSM_CUDA_API void attention_step(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
+                                 const std::int64_t* cached, T* scratch, Stream stream);
+template <class T>
+SSM_CUDA_API Index attention_step_scratch(const ssm::Attention<T, CudaSpace>& a);
 /// Scores are computed twice more: by query for dq, by key for dk and dv.
 /// workspace   B·L·H scalars
 template <class T>
@@ -43,6 +51,10 @@ struct Attention {
       if constexpr (HalfStorage<T>) {
         const auto workspace = frame.template tensor<float>(tiled_attention_scratch(a));
         tiled_attention(on_device(a), segments, cached, workspace.data(), stream);
+      } else if (a.q.extent(1) <= attention_step_limit && a.k.extent(1) > a.q.extent(1)) {
+        const auto call = on_device(a);
+        const auto scratch = frame.template tensor<T>(attention_step_scratch(call));
+        attention_step(call, segments, cached, scratch.data(), stream);
       } else {
         cuda::attention(on_device(a), segments, cached, stream);
       }

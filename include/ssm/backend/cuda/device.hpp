@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <concepts>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string_view>
 
@@ -81,6 +83,15 @@ class MatmulLibrary;
 SSM_CUDA_API MatmulLibrary* create_matmul_library(MatmulPrecision precision);
 SSM_CUDA_API void destroy_matmul_library(MatmulLibrary* library) noexcept;
 
+/// A place in the work of a stream.
+class Event;
+SSM_CUDA_API Event* create_event();
+SSM_CUDA_API void destroy_event(Event* event) noexcept;
+/// Behind all that the stream was given so far.
+SSM_CUDA_API void record_event(Event* event, Stream stream);
+/// Waits until the device is there. Throws Failure if something before failed.
+SSM_CUDA_API void wait_for_event(const Event* event);
+
 /// Work of a stream, recorded to be queued again at the cost of one launch.
 class Graph;
 /// From here on the stream records what it is given and does none of it. Throws Failure.
@@ -157,6 +168,33 @@ class Resources {
     };
     std::unique_ptr<Graph, Destroy> graph_;
     std::size_t workspace_ = 0;
+  };
+
+  /// A few numbers of the device on their way to the host. What is queued behind `start` runs while
+  /// the host still waits for them.
+  class Arrival {
+   public:
+    template <class Ctx>
+    void start(Ctx& ctx, const void* from, std::size_t bytes) {
+      if (!event_) event_.reset(create_event());
+      if (size_ < bytes) memory_.reset(allocate_page_locked(bytes));
+      size_ = std::max(size_, bytes);
+      cuda::copy(memory_.get(), from, bytes, ctx.resources().stream());
+      record_event(event_.get(), ctx.resources().stream());
+    }
+    void wait(void* to, std::size_t bytes) const {
+      wait_for_event(event_.get());
+      std::memcpy(to, memory_.get(), bytes);
+    }
+
+   private:
+    struct Destroy {
+      void operator()(Event* event) const noexcept { destroy_event(event); }
+      void operator()(void* memory) const noexcept { deallocate_page_locked(memory); }
+    };
+    std::unique_ptr<Event, Destroy> event_;
+    std::unique_ptr<void, Destroy> memory_;
+    std::size_t size_ = 0;
   };
 
   MatmulLibrary& matmul_library() {

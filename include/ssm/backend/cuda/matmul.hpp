@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ssm/backend/cuda/matmul_few_rows.hpp"
+#include "ssm/backend/cuda/matmul_one_row.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/op/matmul.hpp"
 
@@ -10,8 +11,9 @@ namespace ssm::cuda {
 /// The compiled half; formula and shapes as ssm::Matmul. T: float, double, half types. Products by
 /// cuBLASLt in T, of floats as the context's MatmulPrecision says, of half types with sums in
 /// float. Activations are a pass of their own over c, except gelu_tanh in half types, which goes
-/// with the product. In half types a bias is rounded to T. A matrix kept in bf16 is expanded to T
-/// in each product, 10 bytes of traffic a number of float; matmul_few_rows reads it as it is.
+/// with the product. In half types a bias is rounded to T. A matrix kept in bf16 is read as it is
+/// by floats, each the sum of three bf16: exact products on tensor cores, sums in float. By others
+/// it is expanded to T in each product.
 /// scratch   matmul_scratch_bytes(a) bytes, aligned to 16: operands without a unit stride, b_bf16
 ///           as T, and what waits for its activation
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
@@ -50,7 +52,7 @@ struct Matmul {
       throw ArgumentError("matmul: weights kept in int8 or f16 are not read on cuda");
     const auto call = on_device(a);
     if (has_few_rows(call)) {
-      queue(ctx, [&](Stream stream) { matmul_few_rows<T>(std::span(&call, 1), stream); });
+      few_rows<T>(ctx, nullptr, std::span(&call, 1));
       return;
     }
     auto frame = ctx.workspace().frame();
@@ -65,10 +67,23 @@ struct Matmul {
     if (products.size() > 1)
       for_each_on_device<products_a_kernel>(products, [&](auto some) {
         together = some.size() == products.size() && have_few_rows<T>(some);
-        if (together) queue(ctx, [&](Stream stream) { matmul_few_rows<T>(some, stream); });
+        if (together) few_rows<T>(ctx, nullptr, some);
       });
     if (together) return;
     for (const auto& a : products) matmul(ctx, a);
+  }
+  /// Where the rows are one.
+  template <class Ctx, DeviceNumber T>
+  static bool normalized_matmul(Ctx& ctx, const ssm::Normalization<T, typename Ctx::Space>& norm,
+                                std::span<const ssm::Matmul<T, typename Ctx::Space>> products) {
+    const auto first = on_device(norm);
+    bool together = false;
+    if (products.size() <= products_a_kernel && normalizes_one_row(first))
+      for_each_on_device<products_a_kernel>(products, [&](auto some) {
+        together = have_few_rows<T>(some) && has_one_row<T>(some);
+        if (together) few_rows<T>(ctx, &first, some);
+      });
+    return together;
   }
   template <class Ctx, HalfStorage T>
   static bool sloped_matmul(Ctx& ctx, const ssm::SlopedMatmul<T, typename Ctx::Space>& a) {
@@ -92,6 +107,15 @@ struct Matmul {
   }
 
  private:
+  template <class T, class Ctx>
+  static void few_rows(Ctx& ctx, const ssm::Normalization<T, CudaSpace>* norm,
+                       std::span<const ssm::Matmul<T, CudaSpace>> products) {
+    queue(ctx, [&](Stream stream) {
+      if constexpr (!std::is_same_v<T, double>)
+        if (has_one_row<T>(products)) return matmul_one_row<T>(norm, products, stream);
+      matmul_few_rows<T>(products, stream);
+    });
+  }
   /// As floats, which start as NaN where scratch memory does.
   template <class Frame>
   static void* bytes(Frame& frame, std::size_t count) {

@@ -50,8 +50,8 @@ SampleScratch sample_scratch(Frame& frame, Index batch, Index vocabulary,
   SampleScratch scratch;
   scratch.best_logit = frame.template tensor<double>(batch, slices).data();
   scratch.best_token = frame.template tensor<Index>(batch, slices).data();
-  scratch.best = frame.template tensor<Index>(batch).data();
   if (!(sampling.temperature > 0)) return scratch;
+  scratch.best = frame.template tensor<Index>(batch).data();
   scratch.weight = frame.template tensor<double>(batch, vocabulary).data();
   scratch.group_sum = frame.template tensor<double>(batch, sample_groups(vocabulary)).data();
   scratch.run_sum = frame.template tensor<double>(batch, sample_runs).data();
@@ -65,7 +65,8 @@ SampleScratch sample_scratch(Frame& frame, Index batch, Index vocabulary,
 /// every backend, but where rounding decides. T: float, double; weights and their sums are in
 /// double precision. A row with a logit that is not finite, where the host could not look, draws
 /// token −1.
-/// Cost    3 or 4 launches; top-k and top-p 40 to 50 more each, and as many passes over the weights
+/// Cost    2 launches for the likeliest token, 3 or 4 to draw; top-k and top-p 40 to 50 more each,
+///         and as many passes over the weights
 template <class T>
 SSM_CUDA_API void sample(const ssm::Sample<T, CudaSpace>& a, const SampleScratch& scratch,
                          Stream stream);

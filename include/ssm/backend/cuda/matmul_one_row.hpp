@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "ssm/backend/cuda/matmul_few_rows.hpp"
+#include "ssm/op/normalization.hpp"
+
+namespace ssm::cuda {
+
+/// The most columns of a row that lanes hold.
+inline constexpr Index matmul_one_row_depth = 8192;
+
+/// The compiled half: products of one row, which all of them read, by weights as matmul_few_rows
+/// reads them, in one kernel.
+/// norm   how the row is normalized before, or null; its y is not written, its sums are in Wide<T>
+/// T: float, half types.
+template <class T>
+SSM_CUDA_API void matmul_one_row(const ssm::Normalization<T, CudaSpace>* norm,
+                                 std::span<const ssm::Matmul<T, CudaSpace>> products,
+                                 Stream stream);
+
+namespace detail {
+/// Whether columns k of a row, or those of all rows, are runs of 16 bytes.
+template <class V>
+bool has_runs(const V& x, int along) {
+  constexpr Index size = 16 / Index{sizeof(*x.data())};
+  if (reinterpret_cast<std::uintptr_t>(x.data()) % 16 != 0) return false;
+  for (int axis = 0; axis < V::rank(); ++axis)
+    if (x.extent(axis) != 1 && (axis == along ? x.stride(axis) != 1 : x.stride(axis) % size != 0))
+      return false;
+  return true;
+}
+}  // namespace detail
+
+/// Whether matmul_one_row computes products that have_few_rows: of one row of whole runs of 8.
+template <class T>
+bool has_one_row(std::span<const ssm::Matmul<T, CudaSpace>> products) {
+  if constexpr (std::is_same_v<T, double>) {
+    return false;
+  } else {
+    if (products.empty()) return false;
+    const auto& first = products.front();
+    const Index depth = first.a.extent(1);
+    return first.a.extent(0) == 1 && depth > 0 && depth % 8 == 0 && depth <= matmul_one_row_depth &&
+           detail::has_runs(first.a, 1) &&
+           std::all_of(products.begin(), products.end(), [&](const auto& a) {
+             const bool has_weights =
+                 a.b ? detail::has_runs(a.b, 0) : detail::has_runs(a.b_bf16, 0);
+             return a.a.data() == first.a.data() && has_weights;
+           });
+  }
+}
+/// Whether it makes this norm as well.
+template <class T>
+bool normalizes_one_row(const ssm::Normalization<T, CudaSpace>& norm) {
+  const auto has_runs = [](const auto& x) { return !x || detail::has_runs(x, 0); };
+  return detail::has_runs(norm.x, 1) && has_runs(norm.weight) && has_runs(norm.bias) &&
+         !norm.eps_scale && !norm.mean && !norm.scale;
+}
+
+}  // namespace ssm::cuda

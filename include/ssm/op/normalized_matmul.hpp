@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+
+#include "ssm/op/matmul.hpp"
+#include "ssm/op/normalization.hpp"
+
+namespace ssm {
+
+/// Computes a normalization and the products that read what it writes: norm.y is the a of each of
+/// them. At once where the backend has normalized_matmul and it takes them; then norm.y is left as
+/// it is.
+/// norm   null: the products alone
+template <class B, class T>
+  requires HasMatmul<B, T>
+void normalized_matmul(Context<B>& ctx, const Normalization<T, typename B::Space>* norm,
+                       std::span<const Matmul<T, typename B::Space>> products) {
+  if (norm != nullptr) {
+    if constexpr (requires { B::normalized_matmul(ctx, *norm, products); }) {
+      require_operands(*norm);
+      for (const auto& a : products) require_operands(a);
+      if (B::normalized_matmul(ctx, *norm, products)) return;
+    }
+    if constexpr (HasNormalization<B, T>)
+      normalization(ctx, *norm);
+    else
+      throw ArgumentError("normalized_matmul: the backend has no normalization");
+  }
+  matmul<B, T>(ctx, products);
+}
+
+}  // namespace ssm
