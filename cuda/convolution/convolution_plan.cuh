@@ -2,11 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>  // std::type_identity
 #include <utility>
 
 #include "convolution/causal_convolution.cuh"
 #include "convolution/negacyclic_convolution.cuh"
 #include "convolution/negacyclic_gradient.cuh"
+#include "convolution/right_angle_convolution.cuh"
 #include "device/launch.cuh"
 
 namespace ssm::cuda::device {
@@ -78,15 +80,13 @@ Sequences<T> from_channel(Sequences<T> tensor, int first) {
   return tensor;
 }
 
-/// Calls `body` with the plan for `length` positions and the number of its blocks, a power of two.
-template <class Body>
-auto with_negacyclic_plan(int length, const Body& body) {
-  if (length <= 1024) return body(NegacyclicPlan<32>{}, std::integral_constant<int, 1>{});
-  if (length <= 2048) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 1>{});
-  if (length <= 4096) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 2>{});
-  if (length <= 8192) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 4>{});
-  if (length <= 16384) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 8>{});
-  return body(NegacyclicPlan<64, 2>{}, std::integral_constant<int, 16>{});
+inline SequenceProduct from_channel(SequenceProduct call, int first) {
+  call.x = from_channel(call.x, first), call.y = from_channel(call.y, first);
+  call.gate_in = from_channel(call.gate_in, first);
+  call.gate_out = from_channel(call.gate_out, first);
+  call.second_gate = from_channel(call.second_gate, first);
+  call.second = from_channel(call.second, first);
+  return call;
 }
 
 /// Parameters of a convolution: kernel [D, taps], skip [D] or null.
@@ -123,16 +123,14 @@ class NegacyclicTables {
                                   std::min(taps, length), channels_, tables_, unscale_});
   }
   template <bool Adjoint>
-  void run(NegacyclicLaunch call, Stream stream, const char* operation) const {
-    call.channels = channels_, call.tables = tables_, call.unscale = unscale_;
+  void run(SequenceProduct call, Stream stream, const char* operation) const {
+    call.channels = channels_;
     constexpr int sequences = P::rows / Blocks;
     const int items = (call.batch + sequences - 1) / sequences * call.channels;
-    const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr ||
-                       call.second.data != nullptr;
-    launch(gated ? convolve_negacyclic<P, true, Blocks, Adjoint>
-                 : convolve_negacyclic<P, false, Blocks, Adjoint>,
+    launch(call.gated() ? convolve_negacyclic<P, true, Blocks, Adjoint>
+                        : convolve_negacyclic<P, false, Blocks, Adjoint>,
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
-           operation, call);
+           operation, NegacyclicLaunch{call, tables_, unscale_});
   }
   static void correlate(NegacyclicGradientLaunch call, Stream stream, const char* operation) {
     if constexpr (P::Groups == 1) {
@@ -165,5 +163,65 @@ class NegacyclicTables {
   char* tables_;
   float* unscale_;
 };
+
+/// The same of whole transforms.
+template <class P>
+class RightAngleTables {
+ public:
+  using Plan = P;
+  static int slice(int channels) {
+    if constexpr (P::length <= kBlockConvolutionLength) return channels;
+    return channels_at_a_time(P::spectrum_bytes, channels);
+  }
+  RightAngleTables(int channels, void* base) : layout_(base), channels_(channels) {
+    spectra_ = layout_.template take<char>(std::size_t{P::spectrum_bytes} * channels);
+    unscale_ = layout_.template take<float>(channels);
+    tables_ = layout_.template take<char>(P::table_bytes);
+  }
+  void build(const ConvolutionKernels& kernels, int first, int length, Stream stream,
+             const char* operation) const {
+    const auto [kernel, skip, taps] = kernels;
+    launch(make_right_angle_tables<P>, dim3(64), 256, 0, stream, operation, tables_, 1, 1.f);
+    launch(transform_kernels<P>, dim3((channels_ + P::Groups - 1) / P::Groups), P::threads,
+           P::bytes, stream, operation,
+           KernelTransformLaunch{kernel + std::int64_t{first} * taps,
+                                 skip == nullptr ? nullptr : skip + first, taps,
+                                 std::min(taps, length), channels_, tables_, spectra_, unscale_});
+  }
+  template <bool Adjoint>
+  void run(SequenceProduct call, Stream stream, const char* operation) const {
+    call.channels = channels_;
+    const int items = (call.batch * channels_ + P::Groups - 1) / P::Groups;
+    launch(call.gated() ? convolve_right_angle<P, true, Adjoint>
+                        : convolve_right_angle<P, false, Adjoint>,
+           dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
+           operation, RightAngleLaunch{call, tables_, spectra_, unscale_});
+  }
+  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
+                        const char* operation) {
+    NegacyclicTables<NegacyclicPlan<64>, P::length / 2048>::correlate(call, stream, operation);
+  }
+  std::size_t used() const { return layout_.used(); }
+
+ private:
+  WorkspaceLayout layout_;
+  int channels_;
+  char* spectra_;
+  float* unscale_;
+  char* tables_;
+};
+
+/// Calls `body` with the type of the tables for `length` positions of bf16 data.
+template <class Body>
+auto with_bf16_tables(int length, const Body& body) {
+  if (length <= 1024) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<32>, 1>>{});
+  if (length <= 2048) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<64>, 1>>{});
+  if (length <= 4096) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<64>, 2>>{});
+  if (length <= 8192)
+    return body(std::type_identity<RightAngleTables<RightAnglePlan<16, 16, 2>>>{});
+  if (length <= 16384)
+    return body(std::type_identity<RightAngleTables<RightAnglePlan<16, 32, 1>>>{});
+  return body(std::type_identity<RightAngleTables<RightAnglePlan<32, 32, 1>>>{});
+}
 
 }  // namespace ssm::cuda::device

@@ -70,18 +70,6 @@ __device__ inline void make_inner_matrices(char* shared) {
   if (threadIdx.x < 32) sincospif(threadIdx.x / 16.f, &root[threadIdx.x].y, &root[threadIdx.x].x);
 }
 
-__device__ inline unsigned multiply_halves(unsigned a, unsigned b) {
-  const __half2 v =
-      __hmul2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
-  return reinterpret_cast<const unsigned&>(v);
-}
-__device__ inline unsigned multiply_add_halves(unsigned a, unsigned b, unsigned c) {
-  const __half2 v =
-      __hfma2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b),
-              reinterpret_cast<const __half2&>(c));
-  return reinterpret_cast<const unsigned&>(v);
-}
-
 /// The transform over n2 at one frequency: sum[tile][2·half + e] is frequency 16·tile + 8·half + g
 /// of row 2·q + e.
 struct InnerSums {

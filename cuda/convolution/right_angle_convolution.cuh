@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "convolution/right_angle_tables.cuh"
+
+namespace ssm::cuda::device {
+
+struct RightAngleLaunch : SequenceProduct {
+  const char* tables = nullptr;
+  const char* spectra = nullptr;
+  const float* unscale = nullptr;
+};
+
+/// Convolves sequences of channels with their kernels, or with Adjoint correlates: the same product
+/// backwards in time. Three barriers of a sequence's warps.
+template <class P, bool Gated, bool Adjoint>
+__global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
+    convolve_right_angle(const RightAngleLaunch launch) {
+  extern __shared__ char shared[];
+  const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
+  float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
+  using Runs = LaneRuns<P, Adjoint>;
+  const Runs runs(launch.length);
+  const int items = launch.batch * launch.channels, step = gridDim.x * P::Groups;
+  for (int item = blockIdx.x * P::Groups + threadIdx.x / P::group_threads; item < items;
+       item += step) {
+    const auto of = [&](const auto& tensor, int i) {
+      return tensor.data == nullptr ? nullptr
+                                    : tensor.data + i % launch.batch * tensor.batch_stride +
+                                          i / launch.batch * tensor.channel_stride;
+    };
+    const int channel = item / launch.batch;
+    const BFloat16* const x = of(launch.x, item);
+    const BFloat16* const gate_in = Gated ? of(launch.gate_in, item) : nullptr;
+    const BFloat16* const gate_out = Gated ? of(launch.gate_out, item) : nullptr;
+    const BFloat16* const second_gate = Gated && Adjoint ? of(launch.second_gate, item) : nullptr;
+    BFloat16* const y = of(launch.y, item);
+    BFloat16* const second = Gated && Adjoint ? of(launch.second, item) : nullptr;
+    const bool whole = launch.length % 8 == 0 && is_aligned(x) && is_aligned(y) &&
+                       is_aligned(gate_in) && is_aligned(gate_out) && is_aligned(second_gate) &&
+                       is_aligned(second);
+    float unscale = launch.unscale[channel] * (1.f / (P::length * P::gain * P::gain));
+    {
+      float v[Runs::runs][8];
+      runs.load_products(v, x, gate_in, whole);
+      const float2 scale = range_powers(group_magnitude<false>(s, largest_of(v), scratch));
+      unscale *= scale.y;
+      Runs::store_halves(s.data, v, scale.x);
+    }
+    s.first_of_real();
+    if (gate_out != nullptr) runs.prefetch_lines(gate_out);
+    if (second_gate != nullptr) runs.prefetch_lines(second_gate);
+    if (item + step < items) {
+      runs.prefetch_lines(of(launch.x, item + step));
+      if (gate_in != nullptr) runs.prefetch_lines(of(launch.gate_in, item + step));
+    }
+    s.wait();
+    s.template filter_slabs<true>(
+        nullptr, reinterpret_cast<const uint4*>(
+                     launch.spectra + channel * static_cast<std::size_t>(P::spectrum_bytes)));
+    s.wait();
+    s.last_of_real([&](float a, float b) {
+      return Gated ? pack_half(a, b) : pack_bf16(unscale * a, unscale * b);
+    });
+    __syncwarp();
+    const auto multiply_and_store = [&](uint4 run, const BFloat16* gate, BFloat16* to, int at) {
+      const unsigned word[4] = {run.x, run.y, run.z, run.w};
+      float factor[8], out[8];
+      if (gate != nullptr) load_eight(gate + at, runs.left - at, whole, factor);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float2 pair = unpack_half(word[c]);
+        out[2 * c] = unscale * pair.x * (gate != nullptr ? factor[2 * c] : 1.f);
+        out[2 * c + 1] = unscale * pair.y * (gate != nullptr ? factor[2 * c + 1] : 1.f);
+      }
+      store_eight(to + at, runs.left - at, whole, out);
+    };
+#pragma unroll
+    for (int i = 0; i < Runs::runs; ++i) {
+      const int at = runs.at(i);
+      uint4 run = load_run(Runs::address(s.data, i));
+      if (Adjoint) run = reversed(run);
+      if (at >= runs.left) continue;
+      if constexpr (Gated) {
+        multiply_and_store(run, gate_out, y, at);
+        if (second != nullptr) multiply_and_store(run, second_gate, second, at);
+      } else {
+        store_words(y + at, runs.left - at, whole, run);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+}  // namespace ssm::cuda::device

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "convolution/right_angle_transform.cuh"
+
+namespace ssm::cuda::device {
+
+/// What the stages of a group share: its data and the block's matrices in shared memory, twiddles
+/// in device memory.
+template <class P>
+struct RightAngleStages {
+  unsigned data, matrices;
+  const uint4* twiddles;
+
+  __device__ int warp() const { return threadIdx.x / 32 % P::warps; }
+  /// A barrier of the group.
+  __device__ void wait() const {
+    if constexpr (P::Groups == 1) {
+      __syncthreads();
+    } else if (static_cast<int>(threadIdx.x) < P::group_threads) {
+      asm volatile("bar.sync 1, %0;" ::"n"(P::group_threads) : "memory");
+    } else {
+      static_assert(P::Groups == 2);
+      asm volatile("bar.sync 2, %0;" ::"n"(P::group_threads) : "memory");
+    }
+  }
+
+  /// The first stage of real inputs, which are part 0 of this warp's columns.
+  __device__ void first_of_real() const {
+    const int lane = threadIdx.x % 32;
+    const Matrix16 even = load_left<false>(matrices), odd = load_left<false>(matrices + 1024);
+#pragma unroll 2
+    for (int j = 0; j < 8; ++j) {
+      const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
+      const int s2 = slot_of<P::N2>(n2);
+      const unsigned re = data + unit_at<P>(lane, s2, 0, run),
+                     im = data + unit_at<P>(lane, s2, 1, run);
+      unsigned x[4];
+      load_columns_of_tiles(x, re);
+      __syncwarp();
+      const auto sums = [&](const unsigned(&m)[2][4], int part, unsigned to) {
+        float e[4] = {}, o[4] = {};
+        multiply_tile_half(e, m[0], x[0], x[1]);
+        multiply_tile_half(o, m[1], x[2], x[3]);
+        unsigned a[2], b[2];
+        pack_rows(a, e);
+        pack_rows(b, o);
+        if (part == 0)
+          store_tiles<false>(to, add_halves(a[0], b[0]), add_halves(a[1], b[1]),
+                             subtract_halves(a[0], b[0]), subtract_halves(a[1], b[1]));
+        else  // the matrices hold sin, of which the imaginary part is the negative
+          store_tiles<false>(to, negative_halves(add_halves(a[0], b[0])),
+                             negative_halves(add_halves(a[1], b[1])), subtract_halves(b[0], a[0]),
+                             subtract_halves(b[1], a[1]));
+      };
+      unsigned m[2][4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) m[0][k] = even.c[k], m[1][k] = odd.c[k];
+      sums(m, 0, re);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) m[0][k] = even.s[k], m[1][k] = odd.s[k];
+      sums(m, 1, im);
+    }
+  }
+  /// Its inverse: real parts, `pack` makes two neighboring outputs a word.
+  template <class Pack>
+  __device__ void last_of_real(const Pack& pack) const {
+    const int lane = threadIdx.x % 32;
+    const Matrix16 even = load_left<true>(matrices), odd = load_left<true>(matrices + 1024);
+#pragma unroll 2
+    for (int j = 0; j < 8; ++j) {
+      const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
+      const int s2 = slot_of<P::N2>(n2);
+      const unsigned re = data + unit_at<P>(lane, s2, 0, run);
+      unsigned x[4], y[4];
+      load_columns_of_tiles(x, re);
+      load_columns_of_tiles(y, data + unit_at<P>(lane, s2, 1, run));
+      __syncwarp();
+      float sum[2][4] = {};
+      multiply_tile_half(sum[0], even.c, add_halves(x[0], x[2]), add_halves(x[1], x[3]));
+      multiply_tile_half(sum[1], odd.c, subtract_halves(x[0], x[2]), subtract_halves(x[1], x[3]));
+      multiply_tile_half(sum[0], even.s, negative_halves(add_halves(y[0], y[2])),
+                         negative_halves(add_halves(y[1], y[3])));
+      multiply_tile_half(sum[1], odd.s, subtract_halves(y[2], y[0]), subtract_halves(y[3], y[1]));
+      store_tiles<false>(re, pack(sum[0][0], sum[0][1]), pack(sum[0][2], sum[0][3]),
+                         pack(sum[1][0], sum[1][1]), pack(sum[1][2], sum[1][3]));
+    }
+  }
+
+  /// The first stage of complex inputs, or its inverse.
+  template <bool Inverse>
+  __device__ void first() const {
+    const int lane = threadIdx.x % 32;
+    const Matrix16 even = load_left<Inverse>(matrices), odd = load_left<Inverse>(matrices + 1024);
+#pragma unroll 2
+    for (int j = 0; j < 8; ++j) {
+      const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
+      const int s2 = slot_of<P::N2>(n2);
+      stage_of_32<Inverse>(even, odd, data + unit_at<P>(lane, s2, 0, run),
+                           data + unit_at<P>(lane, s2, 1, run));
+    }
+  }
+
+  /// The second stage at k1, or its inverse.
+  template <bool Inverse>
+  __device__ void second(int k1) const {
+    const int lane = threadIdx.x % 32;
+    const unsigned at = matrices + P::second_at + k1 * P::second_matrices * 512;
+    if constexpr (P::N2 == 32) {
+      const Matrix16 even = load_left<Inverse>(at), odd = load_left<Inverse>(at + 1024);
+#pragma unroll
+      for (int run = 0; run < P::N3 / 8; ++run)
+        stage_of_32<Inverse>(even, odd, data + unit_at<P>(k1, lane, 0, run),
+                             data + unit_at<P>(k1, lane, 1, run));
+    } else {
+      const Matrix16 matrix = load_left<Inverse>(at);
+#pragma unroll
+      for (int run = 0; run < P::N3 / 8; ++run)
+        stage_of_16<Inverse>(matrix, data + unit_at<P>(k1, lane % 16, lane / 16, run));
+    }
+    __syncwarp();
+  }
+
+  /// Frequencies of tile `tile` of k1, halves: [set of outputs or step][part].
+  static constexpr int steps = P::N3 / 16;
+  struct Points {
+    unsigned v[steps][2][4];
+  };
+  __device__ Points twiddles_of(int k1, int tile) const {
+    Points w;
+    load_quads<true>(w, twiddles, k1, tile);
+    return w;
+  }
+  /// Constant: no one writes them meanwhile.
+  template <bool Constant>
+  __device__ static void load_quads(Points& w, const uint4* from, int k1, int tile) {
+    from += (k1 * P::tiles + tile) * P::quads * 32 + threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < P::quads; ++i) {
+      const uint4 quad = Constant ? __ldg(from + i * 32) : from[i * 32];
+      unsigned(&to)[4] = w.v[i / 2][i % 2];
+      to[0] = quad.x, to[1] = quad.y, to[2] = quad.z, to[3] = quad.w;
+    }
+  }
+  __device__ unsigned tile_address(int k1, int tile, int part, int step) const {
+    const int lane = threadIdx.x % 32;
+    return data + unit_at<P>(k1, 16 * tile + lane % 16, part, 2 * step + lane / 16);
+  }
+
+  /// The third stage: float sums of each set of outputs, four at a time, by `take(set, half, re,
+  /// im)`: eight k3 of one set, as a product leaves them.
+  template <class Take>
+  __device__ void third(int k1, int tile, const Points& w, const Take& take) const {
+    unsigned x[2][steps][4];
+#pragma unroll
+    for (int step = 0; step < steps; ++step) {
+      unsigned re[4], im[4];
+      load_rows_of_tiles(re, tile_address(k1, tile, 0, step));
+      load_rows_of_tiles(im, tile_address(k1, tile, 1, step));
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const unsigned c = w.v[step][0][k], s = w.v[step][1][k];
+        x[0][step][k] = multiply_add_halves(negative_halves(im[k]), s, multiply_halves(re[k], c));
+        x[1][step][k] = multiply_add_halves(im[k], c, multiply_halves(re[k], s));
+      }
+    }
+#pragma unroll
+    for (int set = 0; set < steps; ++set) {
+      unsigned re[4], im[4], negative[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if constexpr (steps == 1) {
+          re[k] = x[0][0][k], im[k] = x[1][0][k];
+        } else {
+          re[k] = set == 0 ? add_halves(x[0][0][k], x[0][1][k])
+                           : subtract_halves(x[0][0][k], x[0][1][k]);
+          im[k] = set == 0 ? add_halves(x[1][0][k], x[1][1][k])
+                           : subtract_halves(x[1][0][k], x[1][1][k]);
+        }
+        negative[k] = negative_halves(re[k]);
+      }
+      unsigned c[4], s[4];
+      load_right<false>(c, matrices + P::third_at + set * 1024);
+      load_right<false>(s, matrices + P::third_at + set * 1024 + 512);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float sum_re[4] = {}, sum_im[4] = {};
+        multiply_tile_half(sum_re, re, c[2 * half], c[2 * half + 1]);
+        multiply_tile_half(sum_im, im, c[2 * half], c[2 * half + 1]);
+        multiply_tile_half(sum_re, im, s[2 * half], s[2 * half + 1]);
+        multiply_tile_half(sum_im, negative, s[2 * half], s[2 * half + 1]);
+        take(set, half, sum_re, sum_im);
+      }
+    }
+  }
+
+  /// Its inverse, to shared memory.
+  __device__ void third_back(int k1, int tile, const Points& w, const Points& x) const {
+    unsigned out[steps][2][4];  // [set][part]
+#pragma unroll
+    for (int set = 0; set < steps; ++set) {
+      unsigned c[4], s[4], negative[4];
+      load_right<true>(c, matrices + P::third_at + set * 1024);
+      load_right<true>(s, matrices + P::third_at + set * 1024 + 512);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) negative[k] = negative_halves(x.v[set][1][k]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float re[4] = {}, im[4] = {};
+        multiply_tile_half(re, x.v[set][0], c[2 * half], c[2 * half + 1]);
+        multiply_tile_half(im, x.v[set][1], c[2 * half], c[2 * half + 1]);
+        multiply_tile_half(re, negative, s[2 * half], s[2 * half + 1]);
+        multiply_tile_half(im, x.v[set][0], s[2 * half], s[2 * half + 1]);
+        out[set][0][2 * half] = pack_half(re[0], re[1]);
+        out[set][0][2 * half + 1] = pack_half(re[2], re[3]);
+        out[set][1][2 * half] = pack_half(im[0], im[1]);
+        out[set][1][2 * half + 1] = pack_half(im[2], im[3]);
+      }
+    }
+#pragma unroll
+    for (int step = 0; step < steps; ++step) {
+      unsigned turned[2][4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        unsigned re = out[0][0][k], im = out[0][1][k];
+        if constexpr (steps == 2) {
+          const unsigned r = out[steps - 1][0][k], i = out[steps - 1][1][k];
+          re = step == 0 ? add_halves(re, r) : subtract_halves(re, r);
+          im = step == 0 ? add_halves(im, i) : subtract_halves(im, i);
+        }
+        const unsigned c = w.v[step][0][k], s = w.v[step][1][k];
+        turned[0][k] = multiply_add_halves(im, s, multiply_halves(re, c));
+        turned[1][k] = multiply_add_halves(im, c, negative_halves(multiply_halves(re, s)));
+      }
+#pragma unroll
+      for (int part = 0; part < 2; ++part)
+        store_tiles<false>(tile_address(k1, tile, part, step), turned[part][0], turned[part][1],
+                           turned[part][2], turned[part][3]);
+    }
+  }
+
+  /// Spectrum ⊙ filter.
+  __device__ static void apply(Points& x, const Points& filter) {
+#pragma unroll
+    for (int set = 0; set < steps; ++set)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const unsigned re = x.v[set][0][k], im = x.v[set][1][k];
+        const unsigned c = filter.v[set][0][k], s = filter.v[set][1][k];
+        x.v[set][0][k] = multiply_add_halves(negative_halves(im), s, multiply_halves(re, c));
+        x.v[set][1][k] = multiply_add_halves(im, c, multiply_halves(re, s));
+      }
+  }
+
+  /// From the second stage to its inverse, over this warp's k1: spectrum times filter, if there is
+  /// one. Forward: the spectrum is made, else it is read.
+  template <bool Forward>
+  __device__ void filter_slabs(const uint4* spectrum, const uint4* filter) const {
+#pragma unroll 1
+    for (int j = 0; j < P::slabs; ++j) {
+      const int k1 = warp() + P::warps * j;
+      if constexpr (Forward) second<false>(k1);
+#pragma unroll 1
+      for (int tile = 0; tile < P::tiles; ++tile) {
+        const Points w = twiddles_of(k1, tile);
+        Points k, x;
+        if (Forward || filter != nullptr) load_quads<true>(k, filter, k1, tile);
+        if constexpr (Forward) {
+          third(k1, tile, w, [&](int set, int half, const float(&re)[4], const float(&im)[4]) {
+            x.v[set][0][2 * half] = pack_half(re[0], re[1]);
+            x.v[set][0][2 * half + 1] = pack_half(re[2], re[3]);
+            x.v[set][1][2 * half] = pack_half(im[0], im[1]);
+            x.v[set][1][2 * half + 1] = pack_half(im[2], im[3]);
+          });
+        } else {
+          load_quads<false>(x, spectrum, k1, tile);
+        }
+        if (Forward || filter != nullptr) apply(x, k);
+        third_back(k1, tile, w, x);
+      }
+      __syncwarp();
+      second<true>(k1);
+    }
+  }
+
+  /// The second and third stage over this warp's k1: factor times the spectrum, to device memory.
+  __device__ void store_slabs(uint4* out, float factor) const {
+#pragma unroll 1
+    for (int j = 0; j < P::slabs; ++j) {
+      const int k1 = warp() + P::warps * j;
+      second<false>(k1);
+#pragma unroll 1
+      for (int tile = 0; tile < P::tiles; ++tile) {
+        Points x;
+        third(k1, tile, twiddles_of(k1, tile),
+              [&](int set, int half, const float(&re)[4], const float(&im)[4]) {
+                x.v[set][0][2 * half] = pack_half(factor * re[0], factor * re[1]);
+                x.v[set][0][2 * half + 1] = pack_half(factor * re[2], factor * re[3]);
+                x.v[set][1][2 * half] = pack_half(factor * im[0], factor * im[1]);
+                x.v[set][1][2 * half + 1] = pack_half(factor * im[2], factor * im[3]);
+              });
+        uint4* const to = out + (k1 * P::tiles + tile) * P::quads * 32 + threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < P::quads; ++i) {
+          const unsigned(&quad)[4] = x.v[i / 2][i % 2];
+          to[i * 32] = {quad[0], quad[1], quad[2], quad[3]};
+        }
+      }
+    }
+  }
+};
+
+}  // namespace ssm::cuda::device
