@@ -182,16 +182,17 @@ class RightAngleTables {
              const char* operation) const {
     const auto [kernel, skip, taps] = kernels;
     launch(make_right_angle_tables<P>, dim3(64), 256, 0, stream, operation, tables_, 1, 1.f);
-    launch(transform_kernels<P>, dim3((channels_ + P::Groups - 1) / P::Groups), P::threads,
-           P::bytes, stream, operation,
+    using Single = RightAnglePlan<P::N2, P::N3, 1>;
+    launch(transform_kernels<Single>, dim3(channels_), Single::threads, Single::bytes, stream,
+           operation,
            KernelTransformLaunch{kernel + std::int64_t{first} * taps,
                                  skip == nullptr ? nullptr : skip + first, taps,
-                                 std::min(taps, length), channels_, tables_, spectra_, unscale_});
+                                 std::min(taps, length), tables_, spectra_, unscale_});
   }
   template <bool Adjoint>
   void run(SequenceProduct call, Stream stream, const char* operation) const {
     call.channels = channels_;
-    const int items = (call.batch * channels_ + P::Groups - 1) / P::Groups;
+    const int items = (call.batch + P::Groups - 1) / P::Groups * channels_;
     launch(call.gated() ? convolve_right_angle<P, true, Adjoint>
                         : convolve_right_angle<P, false, Adjoint>,
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,

@@ -11,8 +11,8 @@ struct RightAngleLaunch : SequenceProduct {
   const float* unscale = nullptr;
 };
 
-/// Convolves sequences of channels with their kernels, or with Adjoint correlates: the same product
-/// backwards in time. Three barriers of a sequence's warps.
+/// Convolves P::Groups sequences of a channel at a time with its kernel, or with Adjoint correlates:
+/// the same product backwards in time. Three barriers.
 template <class P, bool Gated, bool Adjoint>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     convolve_right_angle(const RightAngleLaunch launch) {
@@ -20,16 +20,17 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
   float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
   using Runs = LaneRuns<P, Adjoint>;
-  const Runs runs(launch.length);
-  const int items = launch.batch * launch.channels, step = gridDim.x * P::Groups;
-  for (int item = blockIdx.x * P::Groups + threadIdx.x / P::group_threads; item < items;
-       item += step) {
+  const int tiles = (launch.batch + P::Groups - 1) / P::Groups, items = tiles * launch.channels;
+  const unsigned data = s.own_data();
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const auto sequence_of = [&](int i) { return i % tiles * P::Groups + s.group(); };
     const auto of = [&](const auto& tensor, int i) {
       return tensor.data == nullptr ? nullptr
-                                    : tensor.data + i % launch.batch * tensor.batch_stride +
-                                          i / launch.batch * tensor.channel_stride;
+                                    : tensor.data + sequence_of(i) * tensor.batch_stride +
+                                          i / tiles * tensor.channel_stride;
     };
-    const int channel = item / launch.batch;
+    const int channel = item / tiles;
+    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
     const BFloat16* const x = of(launch.x, item);
     const BFloat16* const gate_in = Gated ? of(launch.gate_in, item) : nullptr;
     const BFloat16* const gate_out = Gated ? of(launch.gate_out, item) : nullptr;
@@ -43,22 +44,27 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     {
       float v[Runs::runs][8];
       runs.load_products(v, x, gate_in, whole);
-      const float2 scale = range_powers(group_magnitude<false>(s, largest_of(v), scratch));
+      const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
       unscale *= scale.y;
-      Runs::store_halves(s.data, v, scale.x);
+      Runs::store_halves(data, v, scale.x);
     }
     s.first_of_real();
     if (gate_out != nullptr) runs.prefetch_lines(gate_out);
     if (second_gate != nullptr) runs.prefetch_lines(second_gate);
-    if (item + step < items) {
-      runs.prefetch_lines(of(launch.x, item + step));
-      if (gate_in != nullptr) runs.prefetch_lines(of(launch.gate_in, item + step));
+    if (const int next = item + gridDim.x; next < items) {
+      const Runs later(sequence_of(next) < launch.batch ? launch.length : 0);
+      later.prefetch_lines(of(launch.x, next));
+      if (gate_in != nullptr) later.prefetch_lines(of(launch.gate_in, next));
     }
-    s.wait();
-    s.template filter_slabs<true>(
-        nullptr, reinterpret_cast<const uint4*>(
-                     launch.spectra + channel * static_cast<std::size_t>(P::spectrum_bytes)));
-    s.wait();
+    __syncthreads();
+    const uint4* const filter = reinterpret_cast<const uint4*>(
+        launch.spectra + channel * static_cast<std::size_t>(P::spectrum_bytes));
+    if (P::Groups == 1 || launch.batch - item % tiles * P::Groups >= P::Groups) {
+      s.template filter_slabs<true, P::Groups>(nullptr, filter);
+    } else {
+      s.template filter_slabs<true, 1>(nullptr, filter);
+    }
+    __syncthreads();
     s.last_of_real([&](float a, float b) {
       return Gated ? pack_half(a, b) : pack_bf16(unscale * a, unscale * b);
     });
@@ -78,7 +84,7 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
 #pragma unroll
     for (int i = 0; i < Runs::runs; ++i) {
       const int at = runs.at(i);
-      uint4 run = load_run(Runs::address(s.data, i));
+      uint4 run = load_run(Runs::address(data, i));
       if (Adjoint) run = reversed(run);
       if (at >= runs.left) continue;
       if constexpr (Gated) {

@@ -5,25 +5,17 @@
 
 namespace ssm::cuda::device {
 
-/// What the stages of a group share: its data and the block's matrices in shared memory, twiddles
-/// in device memory.
+/// What the stages share: data, [sequence], and matrices in shared memory, twiddles in device memory.
 template <class P>
 struct RightAngleStages {
   unsigned data, matrices;
   const uint4* twiddles;
 
-  __device__ int warp() const { return threadIdx.x / 32 % P::warps; }
-  /// A barrier of the group.
-  __device__ void wait() const {
-    if constexpr (P::Groups == 1) {
-      __syncthreads();
-    } else if (static_cast<int>(threadIdx.x) < P::group_threads) {
-      asm volatile("bar.sync 1, %0;" ::"n"(P::group_threads) : "memory");
-    } else {
-      static_assert(P::Groups == 2);
-      asm volatile("bar.sync 2, %0;" ::"n"(P::group_threads) : "memory");
-    }
-  }
+  /// This warp's sequence in the first stage and its inverse, and the warp's place in it.
+  __device__ static int group() { return threadIdx.x / P::group_threads; }
+  __device__ static int warp() { return threadIdx.x / 32 % P::warps; }
+  __device__ unsigned data_of(int group) const { return data + group * P::group_bytes; }
+  __device__ unsigned own_data() const { return data_of(group()); }
 
   /// The first stage of real inputs, which are part 0 of this warp's columns.
   __device__ void first_of_real() const {
@@ -33,8 +25,8 @@ struct RightAngleStages {
     for (int j = 0; j < 8; ++j) {
       const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
       const int s2 = slot_of<P::N2>(n2);
-      const unsigned re = data + unit_at<P>(lane, s2, 0, run),
-                     im = data + unit_at<P>(lane, s2, 1, run);
+      const unsigned re = own_data() + unit_at<P>(lane, s2, 0, run),
+                     im = own_data() + unit_at<P>(lane, s2, 1, run);
       unsigned x[4];
       load_columns_of_tiles(x, re);
       __syncwarp();
@@ -71,10 +63,10 @@ struct RightAngleStages {
     for (int j = 0; j < 8; ++j) {
       const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
       const int s2 = slot_of<P::N2>(n2);
-      const unsigned re = data + unit_at<P>(lane, s2, 0, run);
+      const unsigned re = own_data() + unit_at<P>(lane, s2, 0, run);
       unsigned x[4], y[4];
       load_columns_of_tiles(x, re);
-      load_columns_of_tiles(y, data + unit_at<P>(lane, s2, 1, run));
+      load_columns_of_tiles(y, own_data() + unit_at<P>(lane, s2, 1, run));
       __syncwarp();
       float sum[2][4] = {};
       multiply_tile_half(sum[0], even.c, add_halves(x[0], x[2]), add_halves(x[1], x[3]));
@@ -96,13 +88,13 @@ struct RightAngleStages {
     for (int j = 0; j < 8; ++j) {
       const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
       const int s2 = slot_of<P::N2>(n2);
-      stage_of_32<Inverse>(even, odd, data + unit_at<P>(lane, s2, 0, run),
-                           data + unit_at<P>(lane, s2, 1, run));
+      stage_of_32<Inverse>(even, odd, own_data() + unit_at<P>(lane, s2, 0, run),
+                           own_data() + unit_at<P>(lane, s2, 1, run));
     }
   }
 
-  /// The second stage at k1, or its inverse.
-  template <bool Inverse>
+  /// The second stage of the first `Count` sequences at k1, or its inverse.
+  template <bool Inverse, int Count>
   __device__ void second(int k1) const {
     const int lane = threadIdx.x % 32;
     const unsigned at = matrices + P::second_at + k1 * P::second_matrices * 512;
@@ -110,13 +102,17 @@ struct RightAngleStages {
       const Matrix16 even = load_left<Inverse>(at), odd = load_left<Inverse>(at + 1024);
 #pragma unroll
       for (int run = 0; run < P::N3 / 8; ++run)
-        stage_of_32<Inverse>(even, odd, data + unit_at<P>(k1, lane, 0, run),
-                             data + unit_at<P>(k1, lane, 1, run));
+#pragma unroll
+        for (int i = 0; i < Count; ++i)
+          stage_of_32<Inverse>(even, odd, data_of(i) + unit_at<P>(k1, lane, 0, run),
+                               data_of(i) + unit_at<P>(k1, lane, 1, run));
     } else {
       const Matrix16 matrix = load_left<Inverse>(at);
 #pragma unroll
       for (int run = 0; run < P::N3 / 8; ++run)
-        stage_of_16<Inverse>(matrix, data + unit_at<P>(k1, lane % 16, lane / 16, run));
+#pragma unroll
+        for (int i = 0; i < Count; ++i)
+          stage_of_16<Inverse>(matrix, data_of(i) + unit_at<P>(k1, lane % 16, lane / 16, run));
     }
     __syncwarp();
   }
@@ -142,21 +138,25 @@ struct RightAngleStages {
       to[0] = quad.x, to[1] = quad.y, to[2] = quad.z, to[3] = quad.w;
     }
   }
-  __device__ unsigned tile_address(int k1, int tile, int part, int step) const {
+  __device__ static unsigned tile_address(unsigned data, int k1, int tile, int part, int step) {
     const int lane = threadIdx.x % 32;
     return data + unit_at<P>(k1, 16 * tile + lane % 16, part, 2 * step + lane / 16);
   }
 
+  /// The third stage's matrix of the first set of outputs, which is its own transpose.
+  __device__ Right16 third_matrix() const { return load_right<false>(matrices + P::third_at); }
+
   /// The third stage: float sums of each set of outputs, four at a time, by `take(set, half, re,
   /// im)`: eight k3 of one set, as a product leaves them.
   template <class Take>
-  __device__ void third(int k1, int tile, const Points& w, const Take& take) const {
+  __device__ void third(unsigned data, int k1, int tile, const Points& w, const Right16& matrix,
+                        const Take& take) const {
     unsigned x[2][steps][4];
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
       unsigned re[4], im[4];
-      load_rows_of_tiles(re, tile_address(k1, tile, 0, step));
-      load_rows_of_tiles(im, tile_address(k1, tile, 1, step));
+      load_rows_of_tiles(re, tile_address(data, k1, tile, 0, step));
+      load_rows_of_tiles(im, tile_address(data, k1, tile, 1, step));
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const unsigned c = w.v[step][0][k], s = w.v[step][1][k];
@@ -179,38 +179,36 @@ struct RightAngleStages {
         }
         negative[k] = negative_halves(re[k]);
       }
-      unsigned c[4], s[4];
-      load_right<false>(c, matrices + P::third_at + set * 1024);
-      load_right<false>(s, matrices + P::third_at + set * 1024 + 512);
+      const Right16 m = set == 0 ? matrix : load_right<false>(matrices + P::third_at + 1024);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float sum_re[4] = {}, sum_im[4] = {};
-        multiply_tile_half(sum_re, re, c[2 * half], c[2 * half + 1]);
-        multiply_tile_half(sum_im, im, c[2 * half], c[2 * half + 1]);
-        multiply_tile_half(sum_re, im, s[2 * half], s[2 * half + 1]);
-        multiply_tile_half(sum_im, negative, s[2 * half], s[2 * half + 1]);
+        multiply_tile_half(sum_re, re, m.c[2 * half], m.c[2 * half + 1]);
+        multiply_tile_half(sum_im, im, m.c[2 * half], m.c[2 * half + 1]);
+        multiply_tile_half(sum_re, im, m.s[2 * half], m.s[2 * half + 1]);
+        multiply_tile_half(sum_im, negative, m.s[2 * half], m.s[2 * half + 1]);
         take(set, half, sum_re, sum_im);
       }
     }
   }
 
   /// Its inverse, to shared memory.
-  __device__ void third_back(int k1, int tile, const Points& w, const Points& x) const {
+  __device__ void third_back(unsigned data, int k1, int tile, const Points& w,
+                             const Right16& matrix, const Points& x) const {
     unsigned out[steps][2][4];  // [set][part]
 #pragma unroll
     for (int set = 0; set < steps; ++set) {
-      unsigned c[4], s[4], negative[4];
-      load_right<true>(c, matrices + P::third_at + set * 1024);
-      load_right<true>(s, matrices + P::third_at + set * 1024 + 512);
+      const Right16 m = set == 0 ? matrix : load_right<true>(matrices + P::third_at + 1024);
+      unsigned negative[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) negative[k] = negative_halves(x.v[set][1][k]);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float re[4] = {}, im[4] = {};
-        multiply_tile_half(re, x.v[set][0], c[2 * half], c[2 * half + 1]);
-        multiply_tile_half(im, x.v[set][1], c[2 * half], c[2 * half + 1]);
-        multiply_tile_half(re, negative, s[2 * half], s[2 * half + 1]);
-        multiply_tile_half(im, x.v[set][0], s[2 * half], s[2 * half + 1]);
+        multiply_tile_half(re, x.v[set][0], m.c[2 * half], m.c[2 * half + 1]);
+        multiply_tile_half(im, x.v[set][1], m.c[2 * half], m.c[2 * half + 1]);
+        multiply_tile_half(re, negative, m.s[2 * half], m.s[2 * half + 1]);
+        multiply_tile_half(im, x.v[set][0], m.s[2 * half], m.s[2 * half + 1]);
         out[set][0][2 * half] = pack_half(re[0], re[1]);
         out[set][0][2 * half + 1] = pack_half(re[2], re[3]);
         out[set][1][2 * half] = pack_half(im[0], im[1]);
@@ -234,8 +232,8 @@ struct RightAngleStages {
       }
 #pragma unroll
       for (int part = 0; part < 2; ++part)
-        store_tiles<false>(tile_address(k1, tile, part, step), turned[part][0], turned[part][1],
-                           turned[part][2], turned[part][3]);
+        store_tiles<false>(tile_address(data, k1, tile, part, step), turned[part][0],
+                           turned[part][1], turned[part][2], turned[part][3]);
     }
   }
 
@@ -252,47 +250,57 @@ struct RightAngleStages {
       }
   }
 
-  /// From the second stage to its inverse, over this warp's k1: spectrum times filter, if there is
-  /// one. Forward: the spectrum is made, else it is read.
-  template <bool Forward>
+  /// From the second stage to its inverse, over this warp's k1 of the first `Count` sequences:
+  /// spectrum times filter, if there is one. Forward: the spectrum is made, else it is read.
+  template <bool Forward, int Count>
   __device__ void filter_slabs(const uint4* spectrum, const uint4* filter) const {
+    static_assert(Forward || Count == 1);
+    Right16 matrix;
+    if constexpr (steps == 1) matrix = third_matrix();
 #pragma unroll 1
     for (int j = 0; j < P::slabs; ++j) {
-      const int k1 = warp() + P::warps * j;
-      if constexpr (Forward) second<false>(k1);
+      const int k1 = threadIdx.x / 32 + P::all_warps * j;
+      if constexpr (Forward) second<false, Count>(k1);
 #pragma unroll 1
       for (int tile = 0; tile < P::tiles; ++tile) {
+        if constexpr (steps == 2) matrix = third_matrix();
         const Points w = twiddles_of(k1, tile);
-        Points k, x;
+        Points k;
         if (Forward || filter != nullptr) load_quads<true>(k, filter, k1, tile);
-        if constexpr (Forward) {
-          third(k1, tile, w, [&](int set, int half, const float(&re)[4], const float(&im)[4]) {
-            x.v[set][0][2 * half] = pack_half(re[0], re[1]);
-            x.v[set][0][2 * half + 1] = pack_half(re[2], re[3]);
-            x.v[set][1][2 * half] = pack_half(im[0], im[1]);
-            x.v[set][1][2 * half + 1] = pack_half(im[2], im[3]);
-          });
-        } else {
-          load_quads<false>(x, spectrum, k1, tile);
+#pragma unroll
+        for (int i = 0; i < Count; ++i) {
+          Points x;
+          if constexpr (Forward) {
+            third(data_of(i), k1, tile, w, matrix,
+                  [&](int set, int half, const float(&re)[4], const float(&im)[4]) {
+                    x.v[set][0][2 * half] = pack_half(re[0], re[1]);
+                    x.v[set][0][2 * half + 1] = pack_half(re[2], re[3]);
+                    x.v[set][1][2 * half] = pack_half(im[0], im[1]);
+                    x.v[set][1][2 * half + 1] = pack_half(im[2], im[3]);
+                  });
+          } else {
+            load_quads<false>(x, spectrum, k1, tile);
+          }
+          if (Forward || filter != nullptr) apply(x, k);
+          third_back(data_of(i), k1, tile, w, matrix, x);
         }
-        if (Forward || filter != nullptr) apply(x, k);
-        third_back(k1, tile, w, x);
       }
       __syncwarp();
-      second<true>(k1);
+      second<true, Count>(k1);
     }
   }
 
   /// The second and third stage over this warp's k1: factor times the spectrum, to device memory.
   __device__ void store_slabs(uint4* out, float factor) const {
+    static_assert(P::Groups == 1);
 #pragma unroll 1
     for (int j = 0; j < P::slabs; ++j) {
-      const int k1 = warp() + P::warps * j;
-      second<false>(k1);
+      const int k1 = threadIdx.x / 32 + P::all_warps * j;
+      second<false, 1>(k1);
 #pragma unroll 1
       for (int tile = 0; tile < P::tiles; ++tile) {
         Points x;
-        third(k1, tile, twiddles_of(k1, tile),
+        third(data, k1, tile, twiddles_of(k1, tile), third_matrix(),
               [&](int set, int half, const float(&re)[4], const float(&im)[4]) {
                 x.v[set][0][2 * half] = pack_half(factor * re[0], factor * re[1]);
                 x.v[set][0][2 * half + 1] = pack_half(factor * re[2], factor * re[3]);

@@ -53,9 +53,7 @@ __device__ inline RightAngleStages<P> right_angle_stages(char* shared, const cha
   for (int i = threadIdx.x; i < P::matrix_bytes / 16; i += P::threads)
     store_run(base + P::matrices_at + i * 16, __ldg(reinterpret_cast<const uint4*>(tables) + i));
   __syncthreads();
-  const int group = threadIdx.x / P::group_threads;
-  return {base + group * P::group_bytes, base + P::matrices_at,
-          reinterpret_cast<const uint4*>(tables + P::matrix_bytes)};
+  return {base, base + P::matrices_at, reinterpret_cast<const uint4*>(tables + P::matrix_bytes)};
 }
 
 /// The positions that a lane reads and writes of a sequence: eight runs of eight, of 64 columns a
@@ -133,21 +131,20 @@ struct LaneRuns {
   }
 };
 
-/// Sum or largest of a warp's numbers over its group; scratch: a float a warp. A barrier of the
-/// group.
+/// Sum or largest of a warp's numbers over its sequence; scratch: a float a warp. A barrier.
 template <bool Sum, class P>
-__device__ inline float group_magnitude(const RightAngleStages<P>& s, float v, float* scratch) {
+__device__ inline float sequence_magnitude(float v, float* scratch) {
 #pragma unroll
   for (int lane = 16; lane > 0; lane /= 2) {
     const float other = __shfl_xor_sync(~0u, v, lane);
     v = Sum ? v + other : fmaxf(v, other);
   }
-  float* const group = scratch + threadIdx.x / P::group_threads * P::warps;
-  if (threadIdx.x % 32 == 0) group[s.warp()] = v;
-  s.wait();
-  v = group[0];
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+  __syncthreads();
+  const float* const of = scratch + RightAngleStages<P>::group() * P::warps;
+  v = of[0];
 #pragma unroll
-  for (int w = 1; w < P::warps; ++w) v = Sum ? v + group[w] : fmaxf(v, group[w]);
+  for (int w = 1; w < P::warps; ++w) v = Sum ? v + of[w] : fmaxf(v, of[w]);
   return v;
 }
 
@@ -164,7 +161,7 @@ __device__ inline float largest_of(const float (&v)[Runs][8]) {
 struct KernelTransformLaunch {
   const float* kernel;  // [D, pitch]
   const float* skip;    // [D] or null: added to the first tap
-  int pitch, taps, channels;
+  int pitch, taps;
   const char* tables;
   char* spectra;   // [D, P::spectrum_bytes]
   float* unscale;  // [D]
@@ -177,8 +174,7 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   extern __shared__ char shared[];
   const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
   float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
-  const int channel = blockIdx.x * P::Groups + threadIdx.x / P::group_threads;
-  if (channel >= launch.channels) return;
+  const int channel = blockIdx.x;
   using Runs = LaneRuns<P, false>;
   const Runs runs(launch.taps);
   const float* const taps = launch.kernel + static_cast<long long>(channel) * launch.pitch;
@@ -192,13 +188,13 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
 #pragma unroll
     for (int c = 0; c < 8; ++c) sum += fabsf(v[i][c]), largest = fmaxf(largest, fabsf(v[i][c]));
   }
-  sum = group_magnitude<true>(s, sum, scratch);
-  largest = group_magnitude<false>(s, largest, scratch + P::threads / 32);
+  sum = sequence_magnitude<true, P>(sum, scratch);
+  largest = sequence_magnitude<false, P>(largest, scratch + P::all_warps);
   const float2 in = range_powers(largest), out = range_powers(16.f * sum);
-  if (threadIdx.x % P::group_threads == 0) launch.unscale[channel] = out.y;
+  if (threadIdx.x == 0) launch.unscale[channel] = out.y;
   Runs::store_halves(s.data, v, in.x);
   s.first_of_real();
-  s.wait();
+  __syncthreads();
   s.store_slabs(reinterpret_cast<uint4*>(launch.spectra +
                                          channel * static_cast<std::size_t>(P::spectrum_bytes)),
                 out.x * in.y * (1.f / P::gain));

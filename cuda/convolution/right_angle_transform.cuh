@@ -18,8 +18,8 @@ namespace ssm::cuda::device {
 // products of 16: outputs k and k + 16 of the first two share the sums over even and over odd
 // inputs, even and odd outputs of the third the sums and differences of inputs n and n + 16.
 //
-// A warp has 64 columns (n2, n3) in the first stage and whole k1 in the others, whose last forward
-// stage, filter and first inverse stage stay in registers. The inverse has the transposed matrices
+// A warp has 64 columns (n2, n3) of a sequence in the first stage and whole k1 of all sequences in
+// the others, whose last forward stage, filter and first inverse stage stay in registers. The inverse has the transposed matrices
 // conjugated, read from the same tiles.
 //
 // Rows of complex points of a longer sequence (long_convolution) have other κ.
@@ -27,10 +27,11 @@ namespace ssm::cuda::device {
 template <int N2_, int N3_, int Groups_>
 struct RightAnglePlan {
   static constexpr int N1 = 32, N2 = N2_, N3 = N3_, length = N1 * N2 * N3, columns = N2 * N3;
-  static constexpr int Groups = Groups_;  // sequences of a block, each with its warps
-  static constexpr int warps = columns / 64, group_threads = 32 * warps;
-  static constexpr int threads = Groups * group_threads, slabs = N1 / warps;  // k1 of a warp
-  static constexpr int blocks_per_multiprocessor = threads == 512 ? 1 : 2;
+  static constexpr int Groups = Groups_;  // sequences of a block, of one channel
+  static constexpr int warps = columns / 64, group_threads = 32 * warps;  // of a sequence
+  static constexpr int threads = Groups * group_threads, all_warps = Groups * warps;
+  static constexpr int slabs = N1 / all_warps;  // k1 of a warp
+  static constexpr int blocks_per_multiprocessor = threads == 512 ? 1 : threads == 256 ? 2 : 3;
 
   // Tables: matrices of the first stage [parity][part], of the second [k1][parity][part], of the
   // third [set of outputs][part], each 16 × 16 in four tiles of 8 × 8.
@@ -74,9 +75,13 @@ __host__ __device__ constexpr unsigned unit_at(int s1, int s2, int part, int run
 
 // Matrices ----------------------------------------------------------------------------------------
 
-/// A 16 × 16 matrix cos − i·sin as left or right operands, which have the same words in another
-/// order; Transposed: of its transpose.
+/// A 16 × 16 matrix cos − i·sin as left operands; Transposed: of its transpose.
 struct Matrix16 {
+  unsigned c[4], s[4];
+};
+/// The same as right operands: words 2·n and 2·n + 1 are those of columns 8·n …; rows are summed
+/// over.
+struct Right16 {
   unsigned c[4], s[4];
 };
 template <bool Transposed>
@@ -97,7 +102,6 @@ __device__ inline Matrix16 load_left(unsigned at) {
   load_left<Transposed>(m.s, at + 512);
   return m;
 }
-/// Words 2·n and 2·n + 1 are the operand of columns 8·n …; rows are summed over.
 template <bool Transposed>
 __device__ inline void load_right(unsigned (&m)[4], unsigned at) {
   const unsigned address = at + threadIdx.x % 32 * 16;
@@ -108,6 +112,13 @@ __device__ inline void load_right(unsigned (&m)[4], unsigned at) {
   } else {
     load_columns_of_tiles(m, address);
   }
+}
+template <bool Transposed>
+__device__ inline Right16 load_right(unsigned at) {
+  Right16 m;
+  load_right<Transposed>(m.c, at);
+  load_right<Transposed>(m.s, at + 512);
+  return m;
 }
 
 __device__ inline unsigned negative_halves(unsigned v) { return v ^ 0x80008000u; }

@@ -57,26 +57,26 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     if constexpr (FromImage) {
       move_image<P, true>(row, s.data);
       s.template first<false>();
-      s.wait();
+      __syncthreads();
     }
     if constexpr (ToImage) {
-      s.template filter_slabs<FromImage>(
+      s.template filter_slabs<FromImage, 1>(
           reinterpret_cast<const uint4*>(row),
           launch.filters == nullptr
               ? nullptr
               : reinterpret_cast<const uint4*>(launch.filters + row_of(item / launch.batch)));
-      s.wait();
+      __syncthreads();
       s.template first<true>();
       __syncwarp();
       move_image<P, false>(row, s.data);
-      if constexpr (!FromImage) s.wait();  // the next row's slabs are of all columns
+      if constexpr (!FromImage) __syncthreads();  // the next row's slabs are of all columns
     } else {
       const float factor =
           launch.scales == nullptr
               ? 1.f
               : launch.scales[item].sum.x * launch.scales[item].largest.y / launch.gain;
       s.store_slabs(reinterpret_cast<uint4*>(row), factor);
-      s.wait();
+      __syncthreads();
     }
   }
 }

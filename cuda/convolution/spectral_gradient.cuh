@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     const BFloat16* const gate = of(launch.gate, item);
     float v[Runs::runs][8];
     runs.load_products(v, x, gate, launch.length % 8 == 0 && is_aligned(x) && is_aligned(gate));
-    const float2 scale = range_powers(group_magnitude<false>(s, largest_of(v), scratch));
+    const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
     if (threadIdx.x == 0) launch.scales[item] = {scale, scale};
     Runs::store_halves(s.data, v, scale.x);
     s.first_of_real();
@@ -48,11 +48,11 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
       runs.prefetch_lines(of(launch.x, item + gridDim.x));
       if (gate != nullptr) runs.prefetch_lines(of(launch.gate, item + gridDim.x));
     }
-    s.wait();
+    __syncthreads();
     s.store_slabs(reinterpret_cast<uint4*>(launch.spectra +
                                            item * static_cast<std::size_t>(P::spectrum_bytes)),
                   1.f);
-    s.wait();
+    __syncthreads();
   }
 }
 
@@ -150,11 +150,11 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   extern __shared__ char shared[];
   const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
   const int channel = blockIdx.x;
-  s.template filter_slabs<false>(
+  s.template filter_slabs<false, 1>(
       reinterpret_cast<const uint4*>(launch.spectra +
                                      channel * static_cast<std::size_t>(P::spectrum_bytes)),
       nullptr);
-  s.wait();
+  __syncthreads();
   s.last_of_real([](float a, float b) { return pack_half(a, b); });
   __syncwarp();
   using Runs = LaneRuns<P, true>;

@@ -40,11 +40,11 @@ struct CausalConvolution {
 /// operands and float sums. bf16 data: up to 4096 positions a transform over blocks of 32 positions
 /// and, at each of its frequencies, Toeplitz products within and between them; up to
 /// kLongestBf16Block a whole transform; beyond, rows of 16384 or 32768 positions, with one more
-/// stage between them in workspace, a few channels at a time. Relative error before rounding 5e-4 to
-/// 1e-3. Float and half data, up to kBlockConvolutionLength: pairs of sequences are the real and
-/// imaginary part of one complex transform, whose operands are two halves each; about 1e-6. Longer
-/// ones: spectra of blocks of kBlockConvolutionLength in workspace, multiplied like polynomials over
-/// the block index.
+/// stage across them in workspace, a few channels at a time. Relative error before rounding 5e-4
+/// to 1e-3. Float and half data, up to kBlockConvolutionLength: pairs of sequences are the real
+/// and imaginary part of one complex transform, whose operands are two halves each; about 1e-6.
+/// Longer ones: spectra of blocks of kBlockConvolutionLength in workspace, multiplied like
+/// polynomials over the block index.
 /// Cost    bf16 192 (1024 positions) to 384 multiply-adds an element, each input read once, beyond
 ///         kLongestBf16Block twice; else 256 to 576 times three; longer sequences
 ///         O(B·D·L·(log L + L/8192))
