@@ -101,12 +101,8 @@ struct ConvolutionKernels {
 template <class P, int Blocks>
 class NegacyclicTables {
  public:
-  /// Channels whose tables are made at a time: all where a backward call may take them over, else
-  /// as many as keep them near 256 MiB.
-  static int slice(int channels) {
-    if constexpr (Blocks * P::length <= kBlockConvolutionLength) return channels;
-    return channels_at_a_time(negacyclic_table_bytes<P>(Blocks), channels);
-  }
+  /// Channels whose tables are made at a time: all, a backward call may take them over.
+  static int slice(int channels) { return channels; }
   NegacyclicTables(int channels, void* base) : layout_(base), channels_(channels) {
     tables_ = layout_.template take<char>(negacyclic_table_bytes<P>(Blocks) * channels);
     unscale_ = layout_.template take<float>(channels);
@@ -132,28 +128,11 @@ class NegacyclicTables {
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
            operation, NegacyclicLaunch{call, tables_, unscale_});
   }
-  static void correlate(NegacyclicGradientLaunch call, Stream stream, const char* operation) {
-    if constexpr (P::Groups == 1) {
-      const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
-      for (; call.share < gradient_shares<P, Blocks>; ++call.share)
-        launch(
-            gated ? correlate_negacyclic<P, true, Blocks> : correlate_negacyclic<P, false, Blocks>,
-            dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
-    } else {
-      using Pieces = NegacyclicTables<NegacyclicPlan<P::Outer>, 8>;
-      constexpr int piece = 8 * P::length;
-      const int pieces = (call.length + piece - 1) / piece;
-      for (int distance = 0; distance < pieces; ++distance) {
-        call.pieces = pieces - distance, call.tap = distance * piece;
-        NegacyclicGradientLaunch later = call, sooner = call;
-        later.dy_first = sooner.x_first = call.tap;
-        if (later.tap < call.taps) Pieces::correlate(later, stream, operation);
-        std::swap(sooner.x, sooner.dy), std::swap(sooner.gate_in, sooner.gate_out);
-        sooner.direction = -1;
-        if (distance > 0 && sooner.tap - piece + 1 < call.taps)
-          Pieces::correlate(sooner, stream, operation);
-      }
-    }
+  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
+                        const char* operation) {
+    const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
+    launch(gated ? correlate_negacyclic<P, true, Blocks> : correlate_negacyclic<P, false, Blocks>,
+           dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
   }
   std::size_t used() const { return layout_.used(); }
 
@@ -169,6 +148,7 @@ template <class P>
 class RightAngleTables {
  public:
   using Plan = P;
+  /// As many as keep spectra near 256 MiB where no backward call takes them over.
   static int slice(int channels) {
     if constexpr (P::length <= kBlockConvolutionLength) return channels;
     return channels_at_a_time(P::spectrum_bytes, channels);

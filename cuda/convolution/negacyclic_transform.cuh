@@ -18,26 +18,24 @@ namespace ssm::cuda::device {
 // over even and over odd n1, so that the outer stages cost Outer multiply-adds an element each, the
 // inner one 128 for every block of kernel.
 //
-// One or two groups of eight rows (sequences, or blocks of sequences) travel together, one a warp
-// in the outer stages; in the inner stage the rows are the columns of a product and a warp takes
-// whole frequencies. Shared memory holds, in 16-byte runs of eight neighboring n2,
-// [group][slab][part][run][row]: slab is a frequency (part: real, imaginary) or an n1, even ones
-// first.
+// Eight rows (sequences, or blocks of sequences) travel together, one a warp in the outer stages;
+// in the inner stage the rows are the columns of a product and a warp takes whole frequencies.
+// Shared memory holds, in 16-byte runs of eight neighboring n2, [slab][part][run][row]: slab is a
+// frequency (part: real, imaginary) or an n1, even ones first.
 
-template <int Outer_, int Groups_ = 1>
+template <int Outer_>
 struct NegacyclicPlan {
   static constexpr int Outer = Outer_, Inner = 32, length = Outer * Inner;
-  static constexpr int Groups = Groups_, rows = 8 * Groups, threads = 32 * rows;
+  static constexpr int rows = 8, threads = 32 * rows;
   static constexpr int half = Outer / 2, tiles = half / 16;
   static constexpr int runs = length / 256;   // 16-byte runs of a row that a lane reads and writes
   static constexpr int slabs = Outer / rows;  // frequencies of a warp
 
-  static constexpr int blocks_per_multiprocessor = Groups == 2 ? 1 : Outer == 64 ? 2 : 3;
+  static constexpr int blocks_per_multiprocessor = Outer == 64 ? 2 : 3;
   static constexpr int matrix_words = 4 * tiles * tiles * 32;  // uint4 of one direction
   static constexpr int table_bytes = 512;                      // of one inner product
   static constexpr int ring_bytes = 4096;                      // tables on their way, of a warp
-  static constexpr int group_bytes = Outer * 1024;
-  static constexpr int forward_at = Groups * group_bytes;  // after the data
+  static constexpr int forward_at = Outer * 1024;              // after the data
   static constexpr int inverse_at = forward_at + matrix_words * 16;
   static constexpr int zero_at = inverse_at + matrix_words * 16;  // 640 bytes
   static constexpr int scratch_at = zero_at + 640, ring_at = scratch_at + 128;
@@ -91,10 +89,9 @@ struct OuterLane {
   __device__ explicit OuterLane(unsigned data) {
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % P::rows;
     const int line = lane % 8, low = lane / 8 % 2, pair = lane / 16;
-    data += row / 8 * P::group_bytes;
     near_ = data + (8 * low + line) * 1024 + pair * 128;
     far_ = data + (P::Outer - 1 - 8 * low - line) * 1024 + pair * 128;
-    turn_ = (row % 8 ^ line ^ 2 * pair) << 4;
+    turn_ = (row ^ line ^ 2 * pair) << 4;
   }
   /// Slabs first … first + 15 of one half, runs 2·j and 2·j + 1.
   __device__ unsigned at(int half, int first, int part, int j) const {
@@ -107,11 +104,9 @@ struct OuterLane {
   }
 };
 
-/// The forward transform of this warp's row, in place; or only frequencies 16·tile … 16·tile + 15
-/// and their mirror images of `Count` tiles from `first` on.
-template <class P, int Count = P::tiles>
-__device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* matrices,
-                                       int first = 0) {
+/// The forward transform of this warp's row, in place.
+template <class P>
+__device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* matrices) {
   unsigned b[2][P::tiles][4][2];
 #pragma unroll
   for (int parity = 0; parity < 2; ++parity)
@@ -128,8 +123,7 @@ __device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* ma
 #pragma unroll
   for (int part = 0; part < 2; ++part)
 #pragma unroll
-    for (int in_count = 0; in_count < Count; ++in_count) {
-      const int tile = first + in_count;
+    for (int tile = 0; tile < P::tiles; ++tile) {
       float even[4][4] = {}, odd[4][4] = {};
 #pragma unroll
       for (int step = 0; step < P::tiles; ++step) {
@@ -210,8 +204,8 @@ template <class P>
 __device__ inline unsigned run_address(unsigned data, int i) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % P::rows;
   const int run = lane % 4, parity = lane / 4 % 2, line = lane / 8;
-  const unsigned turn = (row % 8 ^ line ^ 2 * run ^ parity) << 4;
-  return data + row / 8 * P::group_bytes + (4 * i + line + P::half * parity) * 1024 + run * 128 +
+  const unsigned turn = (row ^ line ^ 2 * run ^ parity) << 4;
+  return data + (4 * i + line + P::half * parity) * 1024 + run * 128 +
          (turn ^ ((4 * (i & 1)) << 4));
 }
 

@@ -11,14 +11,14 @@ struct RightAngleLaunch : SequenceProduct {
   const float* unscale = nullptr;
 };
 
-/// Convolves P::Groups sequences of a channel at a time with its kernel, or with Adjoint correlates:
-/// the same product backwards in time. Three barriers.
+/// Convolves P::Groups sequences of a channel at a time with its kernel, or with Adjoint
+/// correlates: the same product backwards in time. Three barriers.
 template <class P, bool Gated, bool Adjoint>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     convolve_right_angle(const RightAngleLaunch launch) {
-  extern __shared__ char shared[];
-  const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
-  float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
+  extern __shared__ __align__(128) char aligned_shared[];
+  const RightAngleStages<P> s = right_angle_stages<P>(aligned_shared, launch.tables);
+  float* const scratch = reinterpret_cast<float*>(aligned_shared + P::scratch_at);
   using Runs = LaneRuns<P, Adjoint>;
   const int tiles = (launch.batch + P::Groups - 1) / P::Groups, items = tiles * launch.channels;
   const unsigned data = s.own_data();

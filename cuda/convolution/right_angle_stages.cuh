@@ -5,7 +5,8 @@
 
 namespace ssm::cuda::device {
 
-/// What the stages share: data, [sequence], and matrices in shared memory, twiddles in device memory.
+/// What the stages share: data, [sequence], and matrices in shared memory, twiddles in device
+/// memory.
 template <class P>
 struct RightAngleStages {
   unsigned data, matrices;
@@ -17,56 +18,52 @@ struct RightAngleStages {
   __device__ unsigned data_of(int group) const { return data + group * P::group_bytes; }
   __device__ unsigned own_data() const { return data_of(group()); }
 
+  /// Calls body(address of row lane of part 0, the same of part 1) for this warp's columns, eight
+  /// at a time.
+  template <class Body>
+  __device__ void for_columns(const Body& body) const {
+    constexpr int own = 64 / P::N3;  // n2 of a warp
+#pragma unroll 1
+    for (int i = 0; i < own; ++i) {
+      const unsigned line =
+          own_data() + line_at<P>(threadIdx.x % 32, slot_of<P::N2>(own * warp() + i));
+#pragma unroll
+      for (int run = 0; run < P::N3 / 8; ++run)
+        body(line ^ run_bits<P>(0, run), line ^ run_bits<P>(1, run));
+    }
+  }
+
   /// The first stage of real inputs, which are part 0 of this warp's columns.
   __device__ void first_of_real() const {
-    const int lane = threadIdx.x % 32;
     const Matrix16 even = load_left<false>(matrices), odd = load_left<false>(matrices + 1024);
-#pragma unroll 2
-    for (int j = 0; j < 8; ++j) {
-      const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
-      const int s2 = slot_of<P::N2>(n2);
-      const unsigned re = own_data() + unit_at<P>(lane, s2, 0, run),
-                     im = own_data() + unit_at<P>(lane, s2, 1, run);
-      unsigned x[4];
+    for_columns([&](unsigned re, unsigned im) {
+      unsigned x[4], a[2], b[2];
       load_columns_of_tiles(x, re);
       __syncwarp();
-      const auto sums = [&](const unsigned(&m)[2][4], int part, unsigned to) {
+      const auto multiply = [&](const unsigned(&m)[4], const unsigned(&n)[4]) {
         float e[4] = {}, o[4] = {};
-        multiply_tile_half(e, m[0], x[0], x[1]);
-        multiply_tile_half(o, m[1], x[2], x[3]);
-        unsigned a[2], b[2];
+        multiply_tile_half(e, m, x[0], x[1]);
+        multiply_tile_half(o, n, x[2], x[3]);
         pack_rows(a, e);
         pack_rows(b, o);
-        if (part == 0)
-          store_tiles<false>(to, add_halves(a[0], b[0]), add_halves(a[1], b[1]),
-                             subtract_halves(a[0], b[0]), subtract_halves(a[1], b[1]));
-        else  // the matrices hold sin, of which the imaginary part is the negative
-          store_tiles<false>(to, negative_halves(add_halves(a[0], b[0])),
-                             negative_halves(add_halves(a[1], b[1])), subtract_halves(b[0], a[0]),
-                             subtract_halves(b[1], a[1]));
       };
-      unsigned m[2][4];
-#pragma unroll
-      for (int k = 0; k < 4; ++k) m[0][k] = even.c[k], m[1][k] = odd.c[k];
-      sums(m, 0, re);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) m[0][k] = even.s[k], m[1][k] = odd.s[k];
-      sums(m, 1, im);
-    }
+      multiply(even.c, odd.c);
+      store_tiles<false>(re, add_halves(a[0], b[0]), add_halves(a[1], b[1]),
+                         subtract_halves(a[0], b[0]), subtract_halves(a[1], b[1]));
+      multiply(even.s, odd.s);  // of which the imaginary part is the negative
+      store_tiles<false>(im, negative_halves(add_halves(a[0], b[0])),
+                         negative_halves(add_halves(a[1], b[1])), subtract_halves(b[0], a[0]),
+                         subtract_halves(b[1], a[1]));
+    });
   }
   /// Its inverse: real parts, `pack` makes two neighboring outputs a word.
   template <class Pack>
   __device__ void last_of_real(const Pack& pack) const {
-    const int lane = threadIdx.x % 32;
     const Matrix16 even = load_left<true>(matrices), odd = load_left<true>(matrices + 1024);
-#pragma unroll 2
-    for (int j = 0; j < 8; ++j) {
-      const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
-      const int s2 = slot_of<P::N2>(n2);
-      const unsigned re = own_data() + unit_at<P>(lane, s2, 0, run);
+    for_columns([&](unsigned re, unsigned im) {
       unsigned x[4], y[4];
       load_columns_of_tiles(x, re);
-      load_columns_of_tiles(y, own_data() + unit_at<P>(lane, s2, 1, run));
+      load_columns_of_tiles(y, im);
       __syncwarp();
       float sum[2][4] = {};
       multiply_tile_half(sum[0], even.c, add_halves(x[0], x[2]), add_halves(x[1], x[3]));
@@ -76,21 +73,14 @@ struct RightAngleStages {
       multiply_tile_half(sum[1], odd.s, subtract_halves(y[2], y[0]), subtract_halves(y[3], y[1]));
       store_tiles<false>(re, pack(sum[0][0], sum[0][1]), pack(sum[0][2], sum[0][3]),
                          pack(sum[1][0], sum[1][1]), pack(sum[1][2], sum[1][3]));
-    }
+    });
   }
 
   /// The first stage of complex inputs, or its inverse.
   template <bool Inverse>
   __device__ void first() const {
-    const int lane = threadIdx.x % 32;
     const Matrix16 even = load_left<Inverse>(matrices), odd = load_left<Inverse>(matrices + 1024);
-#pragma unroll 2
-    for (int j = 0; j < 8; ++j) {
-      const int column = 64 * warp() + 8 * j, n2 = column / P::N3, run = column % P::N3 / 8;
-      const int s2 = slot_of<P::N2>(n2);
-      stage_of_32<Inverse>(even, odd, own_data() + unit_at<P>(lane, s2, 0, run),
-                           own_data() + unit_at<P>(lane, s2, 1, run));
-    }
+    for_columns([&](unsigned re, unsigned im) { stage_of_32<Inverse>(even, odd, re, im); });
   }
 
   /// The second stage of the first `Count` sequences at k1, or its inverse.
@@ -100,19 +90,21 @@ struct RightAngleStages {
     const unsigned at = matrices + P::second_at + k1 * P::second_matrices * 512;
     if constexpr (P::N2 == 32) {
       const Matrix16 even = load_left<Inverse>(at), odd = load_left<Inverse>(at + 1024);
+      const unsigned line = data + line_at<P>(k1, lane);
 #pragma unroll
       for (int run = 0; run < P::N3 / 8; ++run)
 #pragma unroll
         for (int i = 0; i < Count; ++i)
-          stage_of_32<Inverse>(even, odd, data_of(i) + unit_at<P>(k1, lane, 0, run),
-                               data_of(i) + unit_at<P>(k1, lane, 1, run));
+          stage_of_32<Inverse>(even, odd, (line ^ run_bits<P>(0, run)) + i * P::group_bytes,
+                               (line ^ run_bits<P>(1, run)) + i * P::group_bytes);
     } else {
       const Matrix16 matrix = load_left<Inverse>(at);
+      const unsigned line = data + line_at<P>(k1, lane % 16) ^ run_bits<P>(lane / 16, 0);
 #pragma unroll
       for (int run = 0; run < P::N3 / 8; ++run)
 #pragma unroll
         for (int i = 0; i < Count; ++i)
-          stage_of_16<Inverse>(matrix, data_of(i) + unit_at<P>(k1, lane % 16, lane / 16, run));
+          stage_of_16<Inverse>(matrix, (line ^ run_bits<P>(0, run)) + i * P::group_bytes);
     }
     __syncwarp();
   }
@@ -138,9 +130,10 @@ struct RightAngleStages {
       to[0] = quad.x, to[1] = quad.y, to[2] = quad.z, to[3] = quad.w;
     }
   }
-  __device__ static unsigned tile_address(unsigned data, int k1, int tile, int part, int step) {
+  /// This lane's row of the tiles of step 0, real part; others are by run_bits(part, 2·step).
+  __device__ static unsigned tile_row(unsigned data, int k1, int tile) {
     const int lane = threadIdx.x % 32;
-    return data + unit_at<P>(k1, 16 * tile + lane % 16, part, 2 * step + lane / 16);
+    return data + line_at<P>(k1, 16 * tile + lane % 16) ^ run_bits<P>(0, lane / 16);
   }
 
   /// The third stage's matrix of the first set of outputs, which is its own transpose.
@@ -152,15 +145,16 @@ struct RightAngleStages {
   __device__ void third(unsigned data, int k1, int tile, const Points& w, const Right16& matrix,
                         const Take& take) const {
     unsigned x[2][steps][4];
+    const unsigned row = tile_row(data, k1, tile);
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
       unsigned re[4], im[4];
-      load_rows_of_tiles(re, tile_address(data, k1, tile, 0, step));
-      load_rows_of_tiles(im, tile_address(data, k1, tile, 1, step));
+      load_rows_of_tiles(re, row ^ run_bits<P>(0, 2 * step));
+      load_rows_of_tiles(im, row ^ run_bits<P>(1, 2 * step));
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const unsigned c = w.v[step][0][k], s = w.v[step][1][k];
-        x[0][step][k] = multiply_add_halves(negative_halves(im[k]), s, multiply_halves(re[k], c));
+        x[0][step][k] = subtract_product_halves(im[k], s, multiply_halves(re[k], c));
         x[1][step][k] = multiply_add_halves(im[k], c, multiply_halves(re[k], s));
       }
     }
@@ -215,6 +209,7 @@ struct RightAngleStages {
         out[set][1][2 * half + 1] = pack_half(im[2], im[3]);
       }
     }
+    const unsigned row = tile_row(data, k1, tile);
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
       unsigned turned[2][4];
@@ -228,12 +223,12 @@ struct RightAngleStages {
         }
         const unsigned c = w.v[step][0][k], s = w.v[step][1][k];
         turned[0][k] = multiply_add_halves(im, s, multiply_halves(re, c));
-        turned[1][k] = multiply_add_halves(im, c, negative_halves(multiply_halves(re, s)));
+        turned[1][k] = subtract_product_halves(re, s, multiply_halves(im, c));
       }
 #pragma unroll
       for (int part = 0; part < 2; ++part)
-        store_tiles<false>(tile_address(data, k1, tile, part, step), turned[part][0],
-                           turned[part][1], turned[part][2], turned[part][3]);
+        store_tiles<false>(row ^ run_bits<P>(part, 2 * step), turned[part][0], turned[part][1],
+                           turned[part][2], turned[part][3]);
     }
   }
 
@@ -245,7 +240,7 @@ struct RightAngleStages {
       for (int k = 0; k < 4; ++k) {
         const unsigned re = x.v[set][0][k], im = x.v[set][1][k];
         const unsigned c = filter.v[set][0][k], s = filter.v[set][1][k];
-        x.v[set][0][k] = multiply_add_halves(negative_halves(im), s, multiply_halves(re, c));
+        x.v[set][0][k] = subtract_product_halves(im, s, multiply_halves(re, c));
         x.v[set][1][k] = multiply_add_halves(im, c, multiply_halves(re, s));
       }
   }

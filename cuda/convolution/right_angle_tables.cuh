@@ -76,8 +76,11 @@ struct LaneRuns {
   __device__ static unsigned address(unsigned data, int i) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % P::warps;
     const int column = 64 * warp + lane % 8 * 8;
-    return data + unit_at<P>(slot_of<32>(4 * i + lane / 8), slot_of<P::N2>(column / P::N3), 0,
-                             column % P::N3 / 8);
+    // Runs of n1 = lane/8 + 4·i, which is 2·i slots on.
+    const unsigned first =
+        data + line_at<P>(slot_of<32>(lane / 8), slot_of<P::N2>(column / P::N3)) ^
+        run_bits<P>(0, column % P::N3 / 8);
+    return (first ^ (2 * i & 7) * 16) + 2 * i * P::columns * 4;
   }
   /// The runs as they lie in memory, missing positions zero. `whole`: all are whole or missing, and
   /// aligned.
@@ -171,9 +174,9 @@ struct KernelTransformLaunch {
 template <class P>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     transform_kernels(const KernelTransformLaunch launch) {
-  extern __shared__ char shared[];
-  const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
-  float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
+  extern __shared__ __align__(128) char aligned_shared[];
+  const RightAngleStages<P> s = right_angle_stages<P>(aligned_shared, launch.tables);
+  float* const scratch = reinterpret_cast<float*>(aligned_shared + P::scratch_at);
   const int channel = blockIdx.x;
   using Runs = LaneRuns<P, false>;
   const Runs runs(launch.taps);

@@ -19,10 +19,10 @@ namespace ssm::cuda::device {
 // inputs, even and odd outputs of the third the sums and differences of inputs n and n + 16.
 //
 // A warp has 64 columns (n2, n3) of a sequence in the first stage and whole k1 of all sequences in
-// the others, whose last forward stage, filter and first inverse stage stay in registers. The inverse has the transposed matrices
-// conjugated, read from the same tiles.
+// the others, whose last forward stage, filter and first inverse stage stay in registers. The
+// inverse has the transposed matrices conjugated, read from the same tiles.
 //
-// Rows of complex points of a longer sequence (long_convolution) have other κ.
+// Rows of complex points of a longer sequence (outer_stage.cuh) have other κ.
 
 template <int N2_, int N3_, int Groups_>
 struct RightAnglePlan {
@@ -61,16 +61,20 @@ __host__ __device__ constexpr int slot_of(int n) {
   return Radix == 32 ? n / 2 + n % 2 * 16 : n;
 }
 
-/// Place of a run of eight n3: 16-byte units [n1 or k1][n2 or k2][part][run], permuted within 128
-/// bytes so that no access of any stage meets a bank twice.
+/// Place of runs of eight n3: 16-byte units [n1 or k1][n2 or k2][part][run], permuted within lines
+/// of 128 bytes so that no access of any stage meets a bank twice. line_at is where the units of
+/// (s1, s2) begin; data begins at a multiple of 128 bytes, so that a unit's address is the line's
+/// with bits of run_bits inverted.
 template <class P>
-__host__ __device__ constexpr unsigned unit_at(int s1, int s2, int part, int run) {
-  constexpr int runs = P::N3 / 8;
+__host__ __device__ constexpr unsigned line_at(int s1, int s2) {
   const int turn = P::N3 == 16   ? (s2 >> 1 & 1) << 1 | (s2 >> 2 & 1)
                    : P::N2 == 16 ? (s2 & 1) << 2 | (s2 >> 1 & 3)
                                  : (s2 & 7) ^ (s2 >> 4) << 2;
-  const int unit = (s1 * P::N2 + s2) * 2 * runs + part * runs + run;
-  return (unit ^ ((s1 ^ turn) & 7)) * 16;
+  return ((s1 * P::N2 + s2) * (P::N3 / 4) ^ ((s1 ^ turn) & 7)) * 16;
+}
+template <class P>
+__host__ __device__ constexpr unsigned run_bits(int part, int run) {
+  return (part * (P::N3 / 8) + run) * 16;
 }
 
 // Matrices ----------------------------------------------------------------------------------------
@@ -84,40 +88,37 @@ struct Matrix16 {
 struct Right16 {
   unsigned c[4], s[4];
 };
+/// Address of this lane's row of the four tiles of a matrix; Transposed: the two off the diagonal
+/// in each other's place.
 template <bool Transposed>
-__device__ inline void load_left(unsigned (&m)[4], unsigned at) {
-  const unsigned address = at + threadIdx.x % 32 * 16;
-  if constexpr (Transposed) {
-    load_columns_of_tiles(m, address);
-    const unsigned swap = m[1];
-    m[1] = m[2], m[2] = swap;
-  } else {
-    load_rows_of_tiles(m, address);
-  }
+__device__ inline unsigned matrix_row(unsigned at) {
+  const unsigned lane = threadIdx.x % 32;
+  return at + 16 * (Transposed ? (lane & 7) | (lane & 8) << 1 | (lane & 16) >> 1 : lane);
 }
 template <bool Transposed>
 __device__ inline Matrix16 load_left(unsigned at) {
   Matrix16 m;
-  load_left<Transposed>(m.c, at);
-  load_left<Transposed>(m.s, at + 512);
-  return m;
-}
-template <bool Transposed>
-__device__ inline void load_right(unsigned (&m)[4], unsigned at) {
-  const unsigned address = at + threadIdx.x % 32 * 16;
+  const unsigned row = matrix_row<Transposed>(at);
   if constexpr (Transposed) {
-    load_rows_of_tiles(m, address);
-    const unsigned swap = m[1];
-    m[1] = m[2], m[2] = swap;
+    load_columns_of_tiles(m.c, row);
+    load_columns_of_tiles(m.s, row + 512);
   } else {
-    load_columns_of_tiles(m, address);
+    load_rows_of_tiles(m.c, row);
+    load_rows_of_tiles(m.s, row + 512);
   }
+  return m;
 }
 template <bool Transposed>
 __device__ inline Right16 load_right(unsigned at) {
   Right16 m;
-  load_right<Transposed>(m.c, at);
-  load_right<Transposed>(m.s, at + 512);
+  const unsigned row = matrix_row<Transposed>(at);
+  if constexpr (Transposed) {
+    load_rows_of_tiles(m.c, row);
+    load_rows_of_tiles(m.s, row + 512);
+  } else {
+    load_columns_of_tiles(m.c, row);
+    load_columns_of_tiles(m.s, row + 512);
+  }
   return m;
 }
 

@@ -27,7 +27,7 @@ __device__ inline void move_image(char* image, unsigned data) {
   for (int i = 0; i < 16; ++i) {
     const int s1 = 2 * i + lane / 16;
     char* const at = image + ((s1 * P::N2 + s2) * 8 + lane % 8) * 16;
-    const unsigned address = data + unit_at<P>(s1, s2, part, run);
+    const unsigned address = data + line_at<P>(s1, s2) ^ run_bits<P>(part, run);
     if constexpr (ToShared) {
       copy_run_async(address, at);
     } else {
@@ -46,9 +46,9 @@ template <class P, bool FromImage, bool ToImage>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     transform_rows(const RowLaunch launch) {
   static_assert(P::Groups == 1);
-  extern __shared__ char shared[];
+  extern __shared__ __align__(128) char aligned_shared[];
   const RightAngleStages<P> s = right_angle_stages<P>(
-      shared, launch.tables + blockIdx.y * static_cast<std::size_t>(P::table_bytes));
+      aligned_shared, launch.tables + blockIdx.y * static_cast<std::size_t>(P::table_bytes));
   const auto row_of = [&](int sequence) {
     return (static_cast<std::size_t>(sequence) * launch.rows + blockIdx.y) * P::spectrum_bytes;
   };

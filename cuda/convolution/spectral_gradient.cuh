@@ -25,9 +25,9 @@ template <class P, bool Reversed>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     transform_sequences(const SequenceTransformLaunch launch) {
   static_assert(P::Groups == 1);
-  extern __shared__ char shared[];
-  const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
-  float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
+  extern __shared__ __align__(128) char aligned_shared[];
+  const RightAngleStages<P> s = right_angle_stages<P>(aligned_shared, launch.tables);
+  float* const scratch = reinterpret_cast<float*>(aligned_shared + P::scratch_at);
   using Runs = LaneRuns<P, Reversed>;
   const Runs runs(launch.length);
   for (int item = blockIdx.x; item < launch.batch * launch.channels; item += gridDim.x) {
@@ -147,8 +147,8 @@ template <class P>
 __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     invert_gradients(const GradientInverseLaunch launch) {
   static_assert(P::Groups == 1);
-  extern __shared__ char shared[];
-  const RightAngleStages<P> s = right_angle_stages<P>(shared, launch.tables);
+  extern __shared__ __align__(128) char aligned_shared[];
+  const RightAngleStages<P> s = right_angle_stages<P>(aligned_shared, launch.tables);
   const int channel = blockIdx.x;
   s.template filter_slabs<false, 1>(
       reinterpret_cast<const uint4*>(launch.spectra +

@@ -113,4 +113,12 @@ __device__ inline unsigned multiply_add_halves(unsigned a, unsigned b, unsigned 
   return reinterpret_cast<const unsigned&>(v);
 }
 
+/// c − a·b
+__device__ inline unsigned subtract_product_halves(unsigned a, unsigned b, unsigned c) {
+  const __half2 v =
+      __hfma2(__hneg2(reinterpret_cast<const __half2&>(a)), reinterpret_cast<const __half2&>(b),
+              reinterpret_cast<const __half2&>(c));
+  return reinterpret_cast<const unsigned&>(v);
+}
+
 }  // namespace ssm::cuda::device
