@@ -2,19 +2,24 @@
 #include "convolution/causal_convolution.cuh"
 #include "convolution/convolution_plan.cuh"
 #include "convolution/long_convolution.cuh"
+#include "convolution/spectral_plan.cuh"
 
 namespace ssm::cuda {
 
 template <class T>
 std::size_t causal_convolution_workspace(const CausalConvolution<T>& call) {
   using namespace device;
-  if (call.length > longest_block<T>) return LongConvolution<T>(call, nullptr).used();
   if constexpr (uses_negacyclic<T>) {
-    return with_negacyclic_plan(call.length, [&](auto plan, auto blocks) {
-      using Tables = NegacyclicTables<decltype(plan), blocks.value>;
+    if (call.length > longest_block<T>)
+      return with_row_convolution(call.length, [&](auto type) {
+        return typename decltype(type)::type(call.batch, call.channels, false, nullptr).used();
+      });
+    return with_bf16_tables(call.length, [&](auto type) {
+      using Tables = typename decltype(type)::type;
       return Tables(Tables::slice(call.channels), nullptr).used();
     });
   } else {
+    if (call.length > longest_block<T>) return LongConvolution<T>(call, nullptr).used();
     return with_transform<T>(call.length, [&](auto plan) {
       return KernelSpectra<decltype(plan)>(call.channels, nullptr).used();
     });
@@ -23,21 +28,24 @@ std::size_t causal_convolution_workspace(const CausalConvolution<T>& call) {
 
 namespace device {
 
-template <class P, int Blocks>
+inline SequenceProduct product_of(const CausalConvolution<BFloat16>& call) {
+  return {.batch = call.batch,
+          .channels = call.channels,
+          .length = call.length,
+          .x = call.x,
+          .gate_in = call.gate_in,
+          .gate_out = call.gate_out,
+          .y = call.y};
+}
+
+template <class Tables>
 void convolve_by_tables(const CausalConvolution<BFloat16>& call, void* workspace, Stream stream,
                         const char* operation) {
-  using Tables = NegacyclicTables<P, Blocks>;
   const int slice = Tables::slice(call.channels);
   for (int first = 0; first < call.channels; first += slice) {
     const Tables tables(std::min(slice, call.channels - first), workspace);
     tables.build({call.kernel, call.skip, call.taps}, first, call.length, stream, operation);
-    tables.template run<false>(NegacyclicLaunch{.batch = call.batch,
-                                                .length = call.length,
-                                                .x = from_channel(call.x, first),
-                                                .gate_in = from_channel(call.gate_in, first),
-                                                .gate_out = from_channel(call.gate_out, first),
-                                                .y = from_channel(call.y, first)},
-                               stream, operation);
+    tables.template run<false>(from_channel(product_of(call), first), stream, operation);
   }
 }
 
@@ -61,12 +69,17 @@ void causal_convolution(const CausalConvolution<T>& call, void* workspace, Strea
   const char* const operation = "causal_convolution";
   require_sizes(call.batch, call.channels, call.length, call.taps, 1 << 20, operation);
   require(workspace != nullptr, operation, "workspace is null");
-  if (call.length > longest_block<T>) {
-    LongConvolution<T>(call, workspace).run(stream, operation);
-  } else if constexpr (uses_negacyclic<T>) {
-    with_negacyclic_plan(call.length, [&](auto plan, auto blocks) {
-      convolve_by_tables<decltype(plan), blocks.value>(call, workspace, stream, operation);
+  if constexpr (uses_negacyclic<T>) {
+    if (call.length > longest_block<T>)
+      return with_row_convolution(call.length, [&](auto type) {
+        typename decltype(type)::type(call.batch, call.channels, false, workspace)
+            .run(call, stream, operation);
+      });
+    with_bf16_tables(call.length, [&](auto type) {
+      convolve_by_tables<typename decltype(type)::type>(call, workspace, stream, operation);
     });
+  } else if (call.length > longest_block<T>) {
+    LongConvolution<T>(call, workspace).run(stream, operation);
   } else {
     with_transform<T>(call.length, [&](auto plan) {
       convolve_by_spectra<decltype(plan)>(call, workspace, stream, operation);

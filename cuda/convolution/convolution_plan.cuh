@@ -2,11 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>  // std::type_identity
 #include <utility>
 
 #include "convolution/causal_convolution.cuh"
 #include "convolution/negacyclic_convolution.cuh"
 #include "convolution/negacyclic_gradient.cuh"
+#include "convolution/right_angle_convolution.cuh"
 #include "device/launch.cuh"
 
 namespace ssm::cuda::device {
@@ -78,15 +80,13 @@ Sequences<T> from_channel(Sequences<T> tensor, int first) {
   return tensor;
 }
 
-/// Calls `body` with the plan for `length` positions and the number of its blocks, a power of two.
-template <class Body>
-auto with_negacyclic_plan(int length, const Body& body) {
-  if (length <= 1024) return body(NegacyclicPlan<32>{}, std::integral_constant<int, 1>{});
-  if (length <= 2048) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 1>{});
-  if (length <= 4096) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 2>{});
-  if (length <= 8192) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 4>{});
-  if (length <= 16384) return body(NegacyclicPlan<64>{}, std::integral_constant<int, 8>{});
-  return body(NegacyclicPlan<64, 2>{}, std::integral_constant<int, 16>{});
+inline SequenceProduct from_channel(SequenceProduct call, int first) {
+  call.x = from_channel(call.x, first), call.y = from_channel(call.y, first);
+  call.gate_in = from_channel(call.gate_in, first);
+  call.gate_out = from_channel(call.gate_out, first);
+  call.second_gate = from_channel(call.second_gate, first);
+  call.second = from_channel(call.second, first);
+  return call;
 }
 
 /// Parameters of a convolution: kernel [D, taps], skip [D] or null.
@@ -101,12 +101,8 @@ struct ConvolutionKernels {
 template <class P, int Blocks>
 class NegacyclicTables {
  public:
-  /// Channels whose tables are made at a time: all where a backward call may take them over, else
-  /// as many as keep them near 256 MiB.
-  static int slice(int channels) {
-    if constexpr (Blocks * P::length <= kBlockConvolutionLength) return channels;
-    return channels_at_a_time(negacyclic_table_bytes<P>(Blocks), channels);
-  }
+  /// Channels whose tables are made at a time: all, a backward call may take them over.
+  static int slice(int channels) { return channels; }
   NegacyclicTables(int channels, void* base) : layout_(base), channels_(channels) {
     tables_ = layout_.template take<char>(negacyclic_table_bytes<P>(Blocks) * channels);
     unscale_ = layout_.template take<float>(channels);
@@ -123,39 +119,20 @@ class NegacyclicTables {
                                   std::min(taps, length), channels_, tables_, unscale_});
   }
   template <bool Adjoint>
-  void run(NegacyclicLaunch call, Stream stream, const char* operation) const {
-    call.channels = channels_, call.tables = tables_, call.unscale = unscale_;
+  void run(SequenceProduct call, Stream stream, const char* operation) const {
+    call.channels = channels_;
     constexpr int sequences = P::rows / Blocks;
     const int items = (call.batch + sequences - 1) / sequences * call.channels;
-    const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr ||
-                       call.second.data != nullptr;
-    launch(gated ? convolve_negacyclic<P, true, Blocks, Adjoint>
-                 : convolve_negacyclic<P, false, Blocks, Adjoint>,
+    launch(call.gated() ? convolve_negacyclic<P, true, Blocks, Adjoint>
+                        : convolve_negacyclic<P, false, Blocks, Adjoint>,
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
-           operation, call);
+           operation, NegacyclicLaunch{call, tables_, unscale_});
   }
-  static void correlate(NegacyclicGradientLaunch call, Stream stream, const char* operation) {
-    if constexpr (P::Groups == 1) {
-      const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
-      for (; call.share < gradient_shares<P, Blocks>; ++call.share)
-        launch(
-            gated ? correlate_negacyclic<P, true, Blocks> : correlate_negacyclic<P, false, Blocks>,
-            dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
-    } else {
-      using Pieces = NegacyclicTables<NegacyclicPlan<P::Outer>, 8>;
-      constexpr int piece = 8 * P::length;
-      const int pieces = (call.length + piece - 1) / piece;
-      for (int distance = 0; distance < pieces; ++distance) {
-        call.pieces = pieces - distance, call.tap = distance * piece;
-        NegacyclicGradientLaunch later = call, sooner = call;
-        later.dy_first = sooner.x_first = call.tap;
-        if (later.tap < call.taps) Pieces::correlate(later, stream, operation);
-        std::swap(sooner.x, sooner.dy), std::swap(sooner.gate_in, sooner.gate_out);
-        sooner.direction = -1;
-        if (distance > 0 && sooner.tap - piece + 1 < call.taps)
-          Pieces::correlate(sooner, stream, operation);
-      }
-    }
+  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
+                        const char* operation) {
+    const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
+    launch(gated ? correlate_negacyclic<P, true, Blocks> : correlate_negacyclic<P, false, Blocks>,
+           dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
   }
   std::size_t used() const { return layout_.used(); }
 
@@ -165,5 +142,67 @@ class NegacyclicTables {
   char* tables_;
   float* unscale_;
 };
+
+/// The same of whole transforms.
+template <class P>
+class RightAngleTables {
+ public:
+  using Plan = P;
+  /// As many as keep spectra near 256 MiB where no backward call takes them over.
+  static int slice(int channels) {
+    if constexpr (P::length <= kBlockConvolutionLength) return channels;
+    return channels_at_a_time(P::spectrum_bytes, channels);
+  }
+  RightAngleTables(int channels, void* base) : layout_(base), channels_(channels) {
+    spectra_ = layout_.template take<char>(std::size_t{P::spectrum_bytes} * channels);
+    unscale_ = layout_.template take<float>(channels);
+    tables_ = layout_.template take<char>(P::table_bytes);
+  }
+  void build(const ConvolutionKernels& kernels, int first, int length, Stream stream,
+             const char* operation) const {
+    const auto [kernel, skip, taps] = kernels;
+    launch(make_right_angle_tables<P>, dim3(64), 256, 0, stream, operation, tables_, 1, 1.f);
+    using Single = RightAnglePlan<P::N2, P::N3, 1>;
+    launch(transform_kernels<Single>, dim3(channels_), Single::threads, Single::bytes, stream,
+           operation,
+           KernelTransformLaunch{kernel + std::int64_t{first} * taps,
+                                 skip == nullptr ? nullptr : skip + first, taps,
+                                 std::min(taps, length), tables_, spectra_, unscale_});
+  }
+  template <bool Adjoint>
+  void run(SequenceProduct call, Stream stream, const char* operation) const {
+    call.channels = channels_;
+    const int items = (call.batch + P::Groups - 1) / P::Groups * channels_;
+    launch(call.gated() ? convolve_right_angle<P, true, Adjoint>
+                        : convolve_right_angle<P, false, Adjoint>,
+           dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
+           operation, RightAngleLaunch{call, tables_, spectra_, unscale_});
+  }
+  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
+                        const char* operation) {
+    NegacyclicTables<NegacyclicPlan<64>, P::length / 2048>::correlate(call, stream, operation);
+  }
+  std::size_t used() const { return layout_.used(); }
+
+ private:
+  WorkspaceLayout layout_;
+  int channels_;
+  char* spectra_;
+  float* unscale_;
+  char* tables_;
+};
+
+/// Calls `body` with the type of the tables for `length` positions of bf16 data.
+template <class Body>
+auto with_bf16_tables(int length, const Body& body) {
+  if (length <= 1024) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<32>, 1>>{});
+  if (length <= 2048) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<64>, 1>>{});
+  if (length <= 4096) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<64>, 2>>{});
+  if (length <= 8192)
+    return body(std::type_identity<RightAngleTables<RightAnglePlan<16, 16, 2>>>{});
+  if (length <= 16384)
+    return body(std::type_identity<RightAngleTables<RightAnglePlan<16, 32, 1>>>{});
+  return body(std::type_identity<RightAngleTables<RightAnglePlan<32, 32, 1>>>{});
+}
 
 }  // namespace ssm::cuda::device

@@ -5,12 +5,7 @@
 
 namespace ssm::cuda::device {
 
-/// y = gate_out · conv(gate_in · x), and with Adjoint second = second_gate · conv(gate_in · x); all
-/// but x and y may be null.
-struct NegacyclicLaunch {
-  int batch = 0, channels = 0, length = 0;
-  Sequences<const BFloat16> x{}, gate_in{}, gate_out{}, second_gate{};
-  Sequences<BFloat16> y{}, second{};
+struct NegacyclicLaunch : SequenceProduct {
   const char* tables = nullptr;
   const float* unscale = nullptr;
   unsigned zero = 0;  // toeplitz_operands

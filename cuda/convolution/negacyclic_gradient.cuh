@@ -12,23 +12,11 @@ namespace ssm::cuda::device {
 //   P_i[k, j] = Σ_rows conj(Û_{m−i})·dŜ_m
 // so that the sum over the batch stays in registers: two numbers a lane, frequency and i.
 
-// Sequences of more than eight blocks go by pairs of pieces of eight, piece p of u with piece p + d
-// of ds: by time differences from d pieces on as above, and those below d pieces with u and ds in
-// each other's place:
-//   Σ_t ds_{H·d + t} · u_{t − (τ − H·d)}  and  Σ_t u_t · ds_{H·d + t − (H·d − τ)}
-// with H positions a piece.
-
 struct NegacyclicGradientLaunch {
   int batch, channels, length, taps;
   Sequences<const BFloat16> x, gate_in, dy, gate_out;
-  float* dkernel;   // [D, taps]
-  float* dskip;     // [D] or null
-  int pieces = 1;   // pairs of pieces
-  int x_first = 0;  // where the first piece of x begins, and of dy
-  int dy_first = 0;
-  int tap = 0;        // of difference zero
-  int direction = 1;  // of taps with the difference; −1 leaves out difference zero
-  int share = 0;      // of the frequencies, gradient_shares
+  float* dkernel;  // [D, taps]
+  float* dskip;    // [D] or null
 };
 
 /// Shared memory of a block of 2·P::rows warps: inputs' data, matrices, and in place of the tables'
@@ -68,18 +56,6 @@ __device__ inline void make_inner_matrices(char* shared) {
     inner[i] = part == 0 ? pack_half(v[0].x, v[1].x) : pack_half(v[0].y, v[1].y);
   }
   if (threadIdx.x < 32) sincospif(threadIdx.x / 16.f, &root[threadIdx.x].y, &root[threadIdx.x].x);
-}
-
-__device__ inline unsigned multiply_halves(unsigned a, unsigned b) {
-  const __half2 v =
-      __hmul2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
-  return reinterpret_cast<const unsigned&>(v);
-}
-__device__ inline unsigned multiply_add_halves(unsigned a, unsigned b, unsigned c) {
-  const __half2 v =
-      __hfma2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b),
-              reinterpret_cast<const __half2&>(c));
-  return reinterpret_cast<const unsigned&>(v);
 }
 
 /// The transform over n2 at one frequency: sum[tile][2·half + e] is frequency 16·tile + 8·half + g
@@ -200,18 +176,12 @@ __device__ inline float2 inner_inverse(float2 v, const float2* root) {
   return v;
 }
 
-/// Launches that share the frequencies, so that sums of eight blocks fit a thread's registers: a
-/// tile of outputs of the outer transform each.
-template <class P, int Blocks>
-inline constexpr int gradient_shares = Blocks == 8 ? P::tiles : 1;
-
 /// The kernel's gradient of channel blockIdx.x, all sequences in order. Half of the warps transform
 /// inputs, half output gradients; then each takes whole frequencies of both.
 template <class P, bool Gated, int Blocks>
 __global__ void __launch_bounds__(2 * P::threads, 1)
     correlate_negacyclic(const NegacyclicGradientLaunch launch) {
-  constexpr int shares = gradient_shares<P, Blocks>;
-  constexpr int all_slabs = P::Outer / 16, slabs = all_slabs / shares;  // frequencies of a warp
+  constexpr int slabs = P::Outer / 16;  // frequencies of a warp
   using Shared = GradientShared<P>;
   using Row = TileRow<P, Blocks, false>;
   extern __shared__ char shared[];
@@ -222,31 +192,18 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   float* const scratch = reinterpret_cast<float*>(shared + P::scratch_at);
   const int warp = threadIdx.x / 32, side = warp / P::rows, lane = threadIdx.x % 32;
   const int channel = blockIdx.x;
-  const auto slab_of = [&](int j) {
-    return shares == 1 ? j : j == 0 ? launch.share : all_slabs - 1 - launch.share;
-  };
-  const int pieces = Blocks == 8 ? launch.pieces : 1;
-  const int tiles = (launch.batch + Row::sequences - 1) / Row::sequences * pieces;
+  const int tiles = (launch.batch + Row::sequences - 1) / Row::sequences;
   const unsigned inputs = shared_address(shared), outputs = inputs + Shared::outputs_at;
   const unsigned mine = side == 0 ? inputs : outputs;
   const Sequences<const BFloat16> tensor = side == 0 ? launch.x : launch.dy;
   const Sequences<const BFloat16> gates = side == 0 ? launch.gate_in : launch.gate_out;
-  const auto first_of = [&](int tile) {
-    if (Blocks < 8) return 0;
-    return (side == 0 ? launch.x_first : launch.dy_first) + tile % pieces * Row::length;
-  };
-  const auto row_of = [&](int tile) {
-    const int left = launch.length - first_of(tile);
-    return Row(tile / pieces, launch.batch, min(left, Row::length));
-  };
   float2 gradient[slabs][Blocks] = {};
   const unsigned ahead = inputs + Shared::ahead_at + warp * (P::runs * 512) + lane * 16;
   bool fetched = false;
   for (int tile = 0; tile < tiles; ++tile) {
-    const Row row = row_of(tile);
-    const BFloat16* const x = row.of(tensor, channel) + first_of(tile);
-    const BFloat16* gate = Gated ? row.of(gates, channel) : nullptr;
-    if (gate != nullptr) gate += first_of(tile);
+    const Row row(tile, launch.batch, launch.length);
+    const BFloat16* const x = row.of(tensor, channel);
+    const BFloat16* const gate = Gated ? row.of(gates, channel) : nullptr;
     const auto whole = [&](const BFloat16* p) { return launch.length % 8 == 0 && is_aligned(p); };
     uint4 raw[P::runs], factors[P::runs];
     if (gate != nullptr) row.load(factors, gate, whole(gate));
@@ -275,11 +232,11 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
       scale[s] = range_powers(largest);
     }
     store_halves<P, false>(mine, v, side == 0 ? scale[0].x : scale[1].x);
-    outer_transform<P, P::tiles / shares>(OuterLane<P>(mine), forward, launch.share);
+    outer_transform(OuterLane<P>(mine), forward);
     fetched = tile + 1 < tiles;
     if (fetched) {
-      const Row later = row_of(tile + 1);
-      const BFloat16* const next = later.of(tensor, channel) + first_of(tile + 1);
+      const Row later(tile + 1, launch.batch, launch.length);
+      const BFloat16* const next = later.of(tensor, channel);
       fetched = whole(next);
       if (fetched) {
 #pragma unroll
@@ -287,15 +244,15 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
           copy_run_async(ahead + i * 512, next + later.at(i), later.at(i) < later.left);
         commit_copies();
       }
-      if (gate != nullptr) later.prefetch_lines(later.of(gates, channel) + first_of(tile + 1));
+      if (gate != nullptr) later.prefetch_lines(later.of(gates, channel));
     }
     __syncthreads();
     const float factor = scale[0].y * scale[1].y;
 #pragma unroll
     for (int j = 0; j < slabs; ++j) {
-      const int slab = slab_of(j), k = warp + 16 * slab, run = lane / 8;
-      const unsigned at = k * 1024 + run * 128 +
-                          (((lane % 8) ^ (warp & 7) ^ 2 * run ^ (slab >= all_slabs / 2)) << 4);
+      const int k = warp + 16 * j, run = lane / 8;
+      const unsigned at =
+          k * 1024 + run * 128 + (((lane % 8) ^ (warp & 7) ^ 2 * run ^ (j >= slabs / 2)) << 4);
       const uint2* const turn = reinterpret_cast<const uint2*>(shared + Shared::turn_at) + k * 16;
       InnerSums u, ds;
       inner_transform(u, inputs + at, turn, inner);
@@ -314,7 +271,7 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   float largest = 0.f;
 #pragma unroll
   for (int j = 0; j < slabs; ++j) {
-    const int k = warp + 16 * slab_of(j);
+    const int k = warp + 16 * j;
     const float sign = k % 2 == 0 ? 1.f : -1.f;
     float2 after{0.f, 0.f}, turn;
     sincospif((2.f * k + 1.f) * position / (64 * P::Outer), &turn.y, &turn.x);
@@ -336,17 +293,13 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
   for (int i = 0; i < 2 * P::rows; ++i) largest = fmaxf(largest, scratch[i]);
   const float2 scale = range_powers(largest);
 #pragma unroll
-  for (int slab = 0; slab < all_slabs; ++slab)
+  for (int j = 0; j < slabs; ++j)
 #pragma unroll
     for (int i = 0; i < Blocks; ++i) {
-      const int k = warp + 16 * slab, run = position / 8;
-      float2 v{0.f, 0.f};  // of other launches' frequencies
-#pragma unroll
-      for (int j = 0; j < slabs; ++j)
-        if (slab_of(j) == slab) v = gradient[j][i];
+      const int k = warp + 16 * j, run = position / 8;
+      const float2 v = gradient[j][i];
       char* const to = shared + k * 1024 + run * 128 +
-                       ((i ^ (warp & 7) ^ 2 * run ^ (slab >= all_slabs / 2)) << 4) +
-                       position % 8 * 2;
+                       ((i ^ (warp & 7) ^ 2 * run ^ (j >= slabs / 2)) << 4) + position % 8 * 2;
       *reinterpret_cast<__half*>(to) = __float2half_rn(scale.x * v.x);
       *reinterpret_cast<__half*>(to + 512) = __float2half_rn(scale.x * v.y);
     }
@@ -368,18 +321,12 @@ __global__ void __launch_bounds__(2 * P::threads, 1)
       const float2 pair = unpack_half(word[c]);
       v[2 * c] = scale.y * pair.x, v[2 * c + 1] = scale.y * pair.y;
     }
-    const bool full = launch.tap + at + 8 <= taps && is_aligned(to + launch.tap);
-    if (launch.direction > 0) {
-      load_eight(to + launch.tap + at, taps - launch.tap - at, full, sum);
+    const bool full = at + 8 <= taps && is_aligned(to);
+    load_eight(to + at, taps - at, full, sum);
 #pragma unroll
-      for (int c = 0; c < 8; ++c) sum[c] += v[c];
-      store_eight(to + launch.tap + at, taps - launch.tap - at, full, sum);
-    } else {
-#pragma unroll
-      for (int c = 0; c < 8; ++c)
-        if (const int tap = launch.tap - at - c; at + c > 0 && tap < taps) to[tap] += v[c];
-    }
-    if (launch.tap == 0 && at == 0 && launch.dskip != nullptr) launch.dskip[channel] += v[0];
+    for (int c = 0; c < 8; ++c) sum[c] += v[c];
+    store_eight(to + at, taps - at, full, sum);
+    if (at == 0 && launch.dskip != nullptr) launch.dskip[channel] += v[0];
   }
 }
 

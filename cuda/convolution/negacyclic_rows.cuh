@@ -7,6 +7,18 @@
 
 namespace ssm::cuda::device {
 
+/// y = gate_out · conv(gate_in · x), and in an adjoint second = second_gate · conv(gate_in · x);
+/// all but x and y may be null.
+struct SequenceProduct {
+  int batch = 0, channels = 0, length = 0;
+  Sequences<const BFloat16> x{}, gate_in{}, gate_out{}, second_gate{};
+  Sequences<BFloat16> y{}, second{};
+
+  bool gated() const {
+    return gate_in.data != nullptr || gate_out.data != nullptr || second.data != nullptr;
+  }
+};
+
 /// Sum or largest of a row's magnitudes over the `Rows` neighboring rows it belongs to; a barrier
 /// if they are several.
 template <bool Sum, int Rows>

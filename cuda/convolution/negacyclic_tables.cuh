@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(P::threads)
 
   const auto transformed = [&](int k, int r) {
     const int run = lane / 8;
-    const char* const at = shared + r / 8 * P::group_bytes + k * 1024 + run * 128 +
-                           (((r ^ k ^ 2 * run ^ k / P::half) & 7) << 4) + lane % 8 * 2;
+    const char* const at =
+        shared + k * 1024 + run * 128 + (((r ^ k ^ 2 * run ^ k / P::half) & 7) << 4) + lane % 8 * 2;
     return float2{__half2float(*reinterpret_cast<const __half*>(at)),
                   __half2float(*reinterpret_cast<const __half*>(at + 512))};
   };
@@ -93,12 +93,12 @@ __global__ void __launch_bounds__(P::threads)
   }
 }
 
-/// A warp's tables on their way through shared memory, a slot for up to four tables of a frequency.
+/// A warp's tables on their way through shared memory, a slot for the tables of a frequency.
 template <class P, int Blocks>
 struct TableRing {
-  static constexpr int chunk = Blocks < 4 ? Blocks : 4, chunks = Blocks / chunk;
-  static constexpr int slots = chunk == 4 ? 2 : 4, steps = P::slabs * chunks;
-  static_assert(slots * chunk * P::table_bytes <= P::ring_bytes);
+  static_assert(Blocks <= 4);
+  static constexpr int slots = Blocks == 4 ? 2 : 4;
+  static_assert(slots * Blocks * P::table_bytes <= P::ring_bytes);
   const char* from;  // of the next step, for this lane
   unsigned to;
 
@@ -111,13 +111,12 @@ struct TableRing {
   }
   __device__ unsigned slot(int step) const { return to + step % slots * (P::ring_bytes / slots); }
   __device__ void fetch(int step) {
-    if (step < steps) {
+    if (step < P::slabs) {
 #pragma unroll
-      for (int i = 0; i < chunk; ++i)
+      for (int i = 0; i < Blocks; ++i)
         copy_run_async(slot(step) + threadIdx.x % 32 * 16 + i * P::table_bytes,
                        from + i * P::table_bytes);
-      const bool last = step % chunks == chunks - 1;  // of its frequency
-      from += (chunk + (last ? (P::rows - 1) * Blocks : 0)) * P::table_bytes;
+      from += P::rows * Blocks * P::table_bytes;
     }
     commit_copies();
   }
@@ -144,13 +143,6 @@ __device__ inline void toeplitz_operands(unsigned (&a)[3][4], unsigned words, un
   }
 }
 
-/// The last block that a row of a group can be, where a group's rows are neighboring blocks of one
-/// sequence.
-template <int Blocks>
-__device__ constexpr int last_block(int group) {
-  return Blocks <= 8 ? Blocks - 1 : (8 * group + 7) % Blocks;
-}
-
 /// The inner products of this warp's frequencies, in place.
 template <class P, int Blocks>
 __device__ inline void inner_products(unsigned data, unsigned zero, unsigned zero_word,
@@ -162,60 +154,47 @@ __device__ inline void inner_products(unsigned data, unsigned zero, unsigned zer
 #pragma unroll 1
   for (int half = 0; half < 2; ++half) {
     const unsigned flip = warp & 7 ^ 2 * run ^ half;
-#pragma unroll(Blocks <= 4 ? P::slabs / 2 : 1)
+#pragma unroll
     for (int j = 0; j < P::slabs / 2; ++j) {
       const unsigned slab = data + (warp + P::half * half + P::rows * j) * 1024 + run * 128;
-      float re[P::Groups][2][4] = {}, im[P::Groups][2][4] = {};
+      float re[2][4] = {}, im[2][4] = {};
+      const int step = half * (P::slabs / 2) + j;
+      ring.wait();
+      ring.fetch(step + Ring::slots - 1);
+      const unsigned table = ring.slot(step) + words;
 #pragma unroll
-      for (int part_of_blocks = 0; part_of_blocks < Ring::chunks; ++part_of_blocks) {
-        const int step = (half * (P::slabs / 2) + j) * Ring::chunks + part_of_blocks;
-        ring.wait();
-        ring.fetch(step + Ring::slots - 1);
-        const unsigned table = ring.slot(step) + words;
+      for (int i = 0; i < Blocks; ++i) {
+        unsigned a[2][3][4];
 #pragma unroll
-        for (int in_chunk = 0; in_chunk < Ring::chunk; ++in_chunk) {
-          const int i = part_of_blocks * Ring::chunk + in_chunk;
-          unsigned a[2][3][4];
+        for (int part = 0; part < 2; ++part)
+          toeplitz_operands(a[part], table + i * P::table_bytes + part * 256, zero_word);
+        // Row r − i, or zeros.
+        const unsigned turn = (row - i & 7 ^ flip) << 4;
+        const unsigned from = row % Blocks >= i ? slab + turn : zero + turn;
+        unsigned b[2][4], negative[4];
+        load_rows_of_tiles(b[0], from);
+        load_rows_of_tiles(b[1], from + 512);
 #pragma unroll
-          for (int part = 0; part < 2; ++part)
-            toeplitz_operands(a[part], table + in_chunk * P::table_bytes + part * 256, zero_word);
+        for (int k = 0; k < 4; ++k) negative[k] = b[1][k] ^ 0x80008000u;
 #pragma unroll
-          for (int group = 0; group < P::Groups; ++group) {
-            if (i > last_block<Blocks>(group)) continue;
-            // Row r − i, or zeros.
-            const int r = 8 * group + row, source = r - i;
-            const unsigned turn = (source & 7 ^ flip) << 4;
-            const unsigned from =
-                r % Blocks >= i ? slab + (source >> 3) * P::group_bytes + turn : zero + turn;
-            unsigned b[2][4], negative[4];
-            load_rows_of_tiles(b[0], from);
-            load_rows_of_tiles(b[1], from + 512);
+        for (int step_in = 0; step_in < 2; ++step_in)
 #pragma unroll
-            for (int k = 0; k < 4; ++k) negative[k] = b[1][k] ^ 0x80008000u;
-#pragma unroll
-            for (int step_in = 0; step_in < 2; ++step_in)
-#pragma unroll
-              for (int tile = 0; tile < 2; ++tile) {
-                const int t = 1 + tile - step_in, first = 2 * step_in;
-                multiply_tile_half(re[group][tile], a[0][t], b[0][first], b[0][first + 1]);
-                multiply_tile_half(im[group][tile], a[0][t], b[1][first], b[1][first + 1]);
-                multiply_tile_half(re[group][tile], a[1][t], negative[first], negative[first + 1]);
-                multiply_tile_half(im[group][tile], a[1][t], b[0][first], b[0][first + 1]);
-              }
+          for (int tile = 0; tile < 2; ++tile) {
+            const int t = 1 + tile - step_in, first = 2 * step_in;
+            multiply_tile_half(re[tile], a[0][t], b[0][first], b[0][first + 1]);
+            multiply_tile_half(im[tile], a[0][t], b[1][first], b[1][first + 1]);
+            multiply_tile_half(re[tile], a[1][t], negative[first], negative[first + 1]);
+            multiply_tile_half(im[tile], a[1][t], b[0][first], b[0][first + 1]);
           }
-        }
       }
       __syncwarp();
-#pragma unroll
-      for (int group = 0; group < P::Groups; ++group) {
-        const unsigned to = slab + group * P::group_bytes + ((row ^ flip) << 4);
-        const auto store = [&](unsigned at, const float(&sum)[2][4]) {
-          store_tiles<true>(at, pack_half(sum[0][0], sum[0][1]), pack_half(sum[0][2], sum[0][3]),
-                            pack_half(sum[1][0], sum[1][1]), pack_half(sum[1][2], sum[1][3]));
-        };
-        store(to, re[group]);
-        store(to + 512, im[group]);
-      }
+      const unsigned to = slab + ((row ^ flip) << 4);
+      const auto store = [&](unsigned at, const float(&sum)[2][4]) {
+        store_tiles<true>(at, pack_half(sum[0][0], sum[0][1]), pack_half(sum[0][2], sum[0][3]),
+                          pack_half(sum[1][0], sum[1][1]), pack_half(sum[1][2], sum[1][3]));
+      };
+      store(to, re);
+      store(to + 512, im);
     }
   }
 }

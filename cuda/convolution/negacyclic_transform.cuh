@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernel/block_transform.cuh"
+#include "kernel/shared_tiles.cuh"
 
 namespace ssm::cuda::device {
 
@@ -17,127 +18,29 @@ namespace ssm::cuda::device {
 // over even and over odd n1, so that the outer stages cost Outer multiply-adds an element each, the
 // inner one 128 for every block of kernel.
 //
-// One or two groups of eight rows (sequences, or blocks of sequences) travel together, one a warp
-// in the outer stages; in the inner stage the rows are the columns of a product and a warp takes
-// whole frequencies. Shared memory holds, in 16-byte runs of eight neighboring n2,
-// [group][slab][part][run][row]: slab is a frequency (part: real, imaginary) or an n1, even ones
-// first.
+// Eight rows (sequences, or blocks of sequences) travel together, one a warp in the outer stages;
+// in the inner stage the rows are the columns of a product and a warp takes whole frequencies.
+// Shared memory holds, in 16-byte runs of eight neighboring n2, [slab][part][run][row]: slab is a
+// frequency (part: real, imaginary) or an n1, even ones first.
 
-template <int Outer_, int Groups_ = 1>
+template <int Outer_>
 struct NegacyclicPlan {
   static constexpr int Outer = Outer_, Inner = 32, length = Outer * Inner;
-  static constexpr int Groups = Groups_, rows = 8 * Groups, threads = 32 * rows;
+  static constexpr int rows = 8, threads = 32 * rows;
   static constexpr int half = Outer / 2, tiles = half / 16;
   static constexpr int runs = length / 256;   // 16-byte runs of a row that a lane reads and writes
   static constexpr int slabs = Outer / rows;  // frequencies of a warp
 
-  static constexpr int blocks_per_multiprocessor = Groups == 2 ? 1 : Outer == 64 ? 2 : 3;
+  static constexpr int blocks_per_multiprocessor = Outer == 64 ? 2 : 3;
   static constexpr int matrix_words = 4 * tiles * tiles * 32;  // uint4 of one direction
   static constexpr int table_bytes = 512;                      // of one inner product
   static constexpr int ring_bytes = 4096;                      // tables on their way, of a warp
-  static constexpr int group_bytes = Outer * 1024;
-  static constexpr int forward_at = Groups * group_bytes;  // after the data
+  static constexpr int forward_at = Outer * 1024;              // after the data
   static constexpr int inverse_at = forward_at + matrix_words * 16;
   static constexpr int zero_at = inverse_at + matrix_words * 16;  // 640 bytes
   static constexpr int scratch_at = zero_at + 640, ring_at = scratch_at + 128;
   static constexpr int bytes = ring_at + rows * ring_bytes;
 };
-
-// Shared memory by address ------------------------------------------------------------------------
-
-__device__ inline unsigned shared_address(const void* p) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(p));
-}
-/// Four 8 × 8 tiles of 16-bit numbers; lane l gives the address of row l % 8 of tile l / 8.
-__device__ inline void load_rows_of_tiles(unsigned (&r)[4], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ inline void load_columns_of_tiles(unsigned (&r)[4], unsigned address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3},[%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
-__device__ inline unsigned load_word(unsigned address) {
-  unsigned word;
-  asm volatile("ld.shared.b32 %0,[%1];" : "=r"(word) : "r"(address) : "memory");
-  return word;
-}
-__device__ inline uint4 load_run(unsigned address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3},[%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
-}
-__device__ inline void store_run(unsigned address, uint4 v) {
-  asm volatile("st.shared.v4.b32 [%0],{%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
-               "r"(v.w)
-               : "memory");
-}
-
-/// The opposite of load_rows_of_tiles, or with Transposed of load_columns_of_tiles.
-template <bool Transposed>
-__device__ inline void store_tiles(unsigned address, unsigned a, unsigned b, unsigned c,
-                                   unsigned d) {
-#if __CUDA_ARCH__ >= 900
-  if constexpr (Transposed) {
-    asm volatile(
-        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0],{%1,%2,%3,%4};" ::"r"(address), "r"(a),
-        "r"(b), "r"(c), "r"(d)
-        : "memory");
-  } else {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0],{%1,%2,%3,%4};" ::"r"(address),
-                 "r"(a), "r"(b), "r"(c), "r"(d)
-                 : "memory");
-  }
-#else
-  const int lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-  const unsigned word[4] = {a, b, c, d};
-#pragma unroll
-  for (int tile = 0; tile < 4; ++tile) {
-    if constexpr (Transposed) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const unsigned row = __shfl_sync(~0u, address, 8 * tile + 2 * q + e);
-        asm volatile("st.shared.b16 [%0],%1;" ::"r"(row + 2 * g),
-                     "h"(static_cast<unsigned short>(word[tile] >> 16 * e))
-                     : "memory");
-      }
-    } else {
-      const unsigned row = __shfl_sync(~0u, address, 8 * tile + g);
-      asm volatile("st.shared.b32 [%0],%1;" ::"r"(row + 4 * q), "r"(word[tile]) : "memory");
-    }
-  }
-#endif
-}
-
-/// 16 bytes, zeros where there is nothing to copy.
-__device__ inline void copy_run_async(unsigned to, const void* from, bool present = true) {
-  asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to), "l"(from),
-               "r"(present ? 16 : 0)
-               : "memory");
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int Pending>
-__device__ inline void wait_for_groups() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
-}
-
-__device__ inline unsigned add_halves(unsigned a, unsigned b) {
-  const __half2 sum =
-      __hadd2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
-  return reinterpret_cast<const unsigned&>(sum);
-}
-__device__ inline unsigned subtract_halves(unsigned a, unsigned b) {
-  const __half2 sum =
-      __hsub2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));
-  return reinterpret_cast<const unsigned&>(sum);
-}
 
 // The outer stages --------------------------------------------------------------------------------
 
@@ -186,10 +89,9 @@ struct OuterLane {
   __device__ explicit OuterLane(unsigned data) {
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % P::rows;
     const int line = lane % 8, low = lane / 8 % 2, pair = lane / 16;
-    data += row / 8 * P::group_bytes;
     near_ = data + (8 * low + line) * 1024 + pair * 128;
     far_ = data + (P::Outer - 1 - 8 * low - line) * 1024 + pair * 128;
-    turn_ = (row % 8 ^ line ^ 2 * pair) << 4;
+    turn_ = (row ^ line ^ 2 * pair) << 4;
   }
   /// Slabs first … first + 15 of one half, runs 2·j and 2·j + 1.
   __device__ unsigned at(int half, int first, int part, int j) const {
@@ -202,11 +104,9 @@ struct OuterLane {
   }
 };
 
-/// The forward transform of this warp's row, in place; or only frequencies 16·tile … 16·tile + 15
-/// and their mirror images of `Count` tiles from `first` on.
-template <class P, int Count = P::tiles>
-__device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* matrices,
-                                       int first = 0) {
+/// The forward transform of this warp's row, in place.
+template <class P>
+__device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* matrices) {
   unsigned b[2][P::tiles][4][2];
 #pragma unroll
   for (int parity = 0; parity < 2; ++parity)
@@ -223,8 +123,7 @@ __device__ inline void outer_transform(const OuterLane<P>& lane, const uint4* ma
 #pragma unroll
   for (int part = 0; part < 2; ++part)
 #pragma unroll
-    for (int in_count = 0; in_count < Count; ++in_count) {
-      const int tile = first + in_count;
+    for (int tile = 0; tile < P::tiles; ++tile) {
       float even[4][4] = {}, odd[4][4] = {};
 #pragma unroll
       for (int step = 0; step < P::tiles; ++step) {
@@ -305,8 +204,8 @@ template <class P>
 __device__ inline unsigned run_address(unsigned data, int i) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % P::rows;
   const int run = lane % 4, parity = lane / 4 % 2, line = lane / 8;
-  const unsigned turn = (row % 8 ^ line ^ 2 * run ^ parity) << 4;
-  return data + row / 8 * P::group_bytes + (4 * i + line + P::half * parity) * 1024 + run * 128 +
+  const unsigned turn = (row ^ line ^ 2 * run ^ parity) << 4;
+  return data + (4 * i + line + P::half * parity) * 1024 + run * 128 +
          (turn ^ ((4 * (i & 1)) << 4));
 }
 

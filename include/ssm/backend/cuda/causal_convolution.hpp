@@ -36,16 +36,18 @@ struct CausalConvolution {
 
 /// Convolves each channel with its own kernel:
 ///   u_t = gate_in_t · x_t,   y_t = gate_out_t · (Σ_{s ≤ t} kernel_s · u_{t−s} + skip · u_t)
-/// Padding, transform, filter, inverse, gates and skip in one kernel, all products on tensor cores
-/// with half operands and float sums. bf16 data, up to kLongestBf16Block positions: a transform
-/// over blocks of 32 positions and, at each of its frequencies, Toeplitz products within and
-/// between them; relative error before rounding 5e-4. Float and half data, up to
-/// kBlockConvolutionLength: pairs of sequences are the real and imaginary part of one complex
-/// transform, whose operands are two halves each; about 1e-6. Longer sequences: spectra of blocks
-/// of kBlockConvolutionLength in workspace, multiplied like polynomials over the block index, a few
-/// channels at a time.
-/// Cost    bf16 192 (1024 positions) to 640 (8192) and 1664 (32768) multiply-adds an element, else
-///         256 to 576 times three, each input read once; longer sequences O(B·D·L·(log L + L/8192))
+/// Transform, filter, inverse, gates and skip in one kernel, all products on tensor cores with half
+/// operands and float sums. bf16 data: up to 4096 positions a transform over blocks of 32 positions
+/// and, at each of its frequencies, Toeplitz products within and between them; up to
+/// kLongestBf16Block a whole transform; beyond, rows of 16384 or 32768 positions, with one more
+/// stage across them in workspace, a few channels at a time. Relative error before rounding 5e-4
+/// to 1e-3. Float and half data, up to kBlockConvolutionLength: pairs of sequences are the real
+/// and imaginary part of one complex transform, whose operands are two halves each; about 1e-6.
+/// Longer ones: spectra of blocks of kBlockConvolutionLength in workspace, multiplied like
+/// polynomials over the block index.
+/// Cost    bf16 192 (1024 positions) to 384 multiply-adds an element, each input read once, beyond
+///         kLongestBf16Block twice; else 256 to 576 times three; longer sequences
+///         O(B·D·L·(log L + L/8192))
 /// Throws  Failure  if a size is out of range or the launch fails
 /// Source  Fu et al. 2023 (H3) §4.1
 template <class T>
@@ -82,9 +84,10 @@ struct CausalConvolutionBackward {
 
 /// The adjoint of causal_convolution. bf16 data: dgate_out is the forward product with dy as its
 /// gate, dx and dgate_in are the same product backwards in time, and dkernel is a kernel that
-/// finishes the transforms of u and dy and sums over the batch. Float and half data: one kernel,
-/// spectra of u and dy are made once and serve every gradient. Longer sequences: every gradient is
-/// a causal convolution of reversed sequences, by blocks. Sums over the batch have one order, so
+/// finishes the transforms of u and dy and sums over the batch, beyond kBlockConvolutionLength by
+/// spectra in workspace. Float and half data: one kernel, spectra of u and dy are made once and
+/// serve every gradient. Longer sequences: every gradient is a causal convolution of reversed
+/// sequences, by blocks. Sums over the batch have one order, so
 /// the same call gives the same bits.
 /// Cost    1.5 to 3.5 times the forward pass
 /// Throws  Failure  if a size is out of range or the launch fails

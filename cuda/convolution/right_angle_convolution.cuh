@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "convolution/right_angle_tables.cuh"
+
+namespace ssm::cuda::device {
+
+struct RightAngleLaunch : SequenceProduct {
+  const char* tables = nullptr;
+  const char* spectra = nullptr;
+  const float* unscale = nullptr;
+};
+
+/// Convolves P::Groups sequences of a channel at a time with its kernel, or with Adjoint
+/// correlates: the same product backwards in time. Three barriers.
+template <class P, bool Gated, bool Adjoint>
+__global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
+    convolve_right_angle(const RightAngleLaunch launch) {
+  extern __shared__ __align__(128) char aligned_shared[];
+  const RightAngleStages<P> s = right_angle_stages<P>(aligned_shared, launch.tables);
+  float* const scratch = reinterpret_cast<float*>(aligned_shared + P::scratch_at);
+  using Runs = LaneRuns<P, Adjoint>;
+  const int tiles = (launch.batch + P::Groups - 1) / P::Groups, items = tiles * launch.channels;
+  const unsigned data = s.own_data();
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const auto sequence_of = [&](int i) { return i % tiles * P::Groups + s.group(); };
+    const auto of = [&](const auto& tensor, int i) {
+      return tensor.data == nullptr ? nullptr
+                                    : tensor.data + sequence_of(i) * tensor.batch_stride +
+                                          i / tiles * tensor.channel_stride;
+    };
+    const int channel = item / tiles;
+    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
+    const BFloat16* const x = of(launch.x, item);
+    const BFloat16* const gate_in = Gated ? of(launch.gate_in, item) : nullptr;
+    const BFloat16* const gate_out = Gated ? of(launch.gate_out, item) : nullptr;
+    const BFloat16* const second_gate = Gated && Adjoint ? of(launch.second_gate, item) : nullptr;
+    BFloat16* const y = of(launch.y, item);
+    BFloat16* const second = Gated && Adjoint ? of(launch.second, item) : nullptr;
+    const bool whole = launch.length % 8 == 0 && is_aligned(x) && is_aligned(y) &&
+                       is_aligned(gate_in) && is_aligned(gate_out) && is_aligned(second_gate) &&
+                       is_aligned(second);
+    float unscale = launch.unscale[channel] * (1.f / (P::length * P::gain * P::gain));
+    {
+      float v[Runs::runs][8];
+      runs.load_products(v, x, gate_in, whole);
+      const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
+      unscale *= scale.y;
+      Runs::store_halves(data, v, scale.x);
+    }
+    s.first_of_real();
+    if (gate_out != nullptr) runs.prefetch_lines(gate_out);
+    if (second_gate != nullptr) runs.prefetch_lines(second_gate);
+    if (const int next = item + gridDim.x; next < items) {
+      const Runs later(sequence_of(next) < launch.batch ? launch.length : 0);
+      later.prefetch_lines(of(launch.x, next));
+      if (gate_in != nullptr) later.prefetch_lines(of(launch.gate_in, next));
+    }
+    __syncthreads();
+    const uint4* const filter = reinterpret_cast<const uint4*>(
+        launch.spectra + channel * static_cast<std::size_t>(P::spectrum_bytes));
+    if (P::Groups == 1 || launch.batch - item % tiles * P::Groups >= P::Groups) {
+      s.template filter_slabs<true, P::Groups>(nullptr, filter);
+    } else {
+      s.template filter_slabs<true, 1>(nullptr, filter);
+    }
+    __syncthreads();
+    s.last_of_real([&](float a, float b) {
+      return Gated ? pack_half(a, b) : pack_bf16(unscale * a, unscale * b);
+    });
+    __syncwarp();
+    const auto multiply_and_store = [&](uint4 run, const BFloat16* gate, BFloat16* to, int at) {
+      const unsigned word[4] = {run.x, run.y, run.z, run.w};
+      float factor[8], out[8];
+      if (gate != nullptr) load_eight(gate + at, runs.left - at, whole, factor);
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float2 pair = unpack_half(word[c]);
+        out[2 * c] = unscale * pair.x * (gate != nullptr ? factor[2 * c] : 1.f);
+        out[2 * c + 1] = unscale * pair.y * (gate != nullptr ? factor[2 * c + 1] : 1.f);
+      }
+      store_eight(to + at, runs.left - at, whole, out);
+    };
+#pragma unroll
+    for (int i = 0; i < Runs::runs; ++i) {
+      const int at = runs.at(i);
+      uint4 run = load_run(Runs::address(data, i));
+      if (Adjoint) run = reversed(run);
+      if (at >= runs.left) continue;
+      if constexpr (Gated) {
+        multiply_and_store(run, gate_out, y, at);
+        if (second != nullptr) multiply_and_store(run, second_gate, second, at);
+      } else {
+        store_words(y + at, runs.left - at, whole, run);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+}  // namespace ssm::cuda::device
