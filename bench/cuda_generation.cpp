@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -71,18 +72,11 @@ double median_of(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-}  // namespace
-
-int main(int count, char** arguments) {
-  if (count < 6) {
-    std::fputs("usage: cuda_generation MODEL fp32|bf16 SEQUENCES PROMPT TOKENS [ROUNDS]\n", stderr);
-    return 2;
-  }
+void measure(char** arguments, int rounds) {
   const bool is_bf16 = std::string_view(arguments[2]) == "bf16";
   const Index sequences = std::atoll(arguments[3]);
   const Index length = std::atoll(arguments[4]);
   const Index tokens = std::atoll(arguments[5]);
-  const int rounds = count > 6 ? std::atoi(arguments[6]) : 3;
   const AnyLanguageModel model = open_language_model(
       arguments[1], {.backend = "cuda", .weights = is_bf16 ? WeightForm::bf16 : WeightForm::full});
   const auto run = [&] {
@@ -106,4 +100,19 @@ int main(int count, char** arguments) {
       static_cast<long long>(tokens), arguments[2],
       static_cast<long long>(model.facts().parameters), model.facts().weight_bytes,
       median_of(first), median_of(whole), median_of(decode), rounds);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 6) {
+    std::fputs("usage: cuda_generation MODEL fp32|bf16 SEQUENCES PROMPT TOKENS [ROUNDS]\n", stderr);
+    return 2;
+  }
+  try {
+    measure(arguments, count > 6 ? std::atoi(arguments[6]) : 3);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "cuda_generation: %s\n", error.what());
+    return 1;
+  }
 }

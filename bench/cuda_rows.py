@@ -239,10 +239,15 @@ def hybrid(session):
 
 
 def transformer(session):
-    """GPT-2's layout with 24 blocks of 2048 and 2048 positions: gpt2-medium with all sizes doubled but the vocabulary."""
+    """GPT-2's layout with 24 blocks of 2048 and 2048 positions: gpt2-medium with all sizes doubled but the vocabulary. Its files have the matrices of
+    layers the other way round."""
     report = inspected(session, "--preset", "gpt2-medium")
     config = {name: 2 * value if name in ("n_embd", "n_inner", "n_positions", "n_ctx") else value for name, value in report["config"].items()}
-    return config, [tensor | {"shape": [n if n == config["vocab_size"] else 2 * n for n in tensor["shape"]]} for tensor in report["tensors"]]
+    tensors = []
+    for tensor in report["tensors"]:
+        shape = [n if n == config["vocab_size"] else 2 * n for n in tensor["shape"]]
+        tensors.append(tensor | {"shape": shape[::-1] if ".c_" in tensor["name"] else shape})
+    return config, tensors
 
 
 def published(preset):
