@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,9 @@ class Session:
         self.clock = 1e6 * found["megahertz"]
         print(f"{self.device}: copies {found['copy_gb_a_second']:.0f} GB/s, products {found['matmul_tflops']:.0f} TFLOP/s", flush=True)
 
+    def rates(self):
+        return {"copy_gb_a_second": round(self.copy / 1e9), "matmul_tflops": round(self.product / 1e12)} if self.copy else {}
+
     @staticmethod
     def peer_command(works, options):
         return [sys.executable, str(HERE / "peers/cuda_peer.py"), *works, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
@@ -128,16 +132,29 @@ def load(path):
 
 
 def store(path, session, rows):
+    """The rows as JSON, and beside it as a table for the documentation."""
     if not path:
         return
-    kept = {row["row"]: row for row in load(path)["rows"]}
-    kept.update({row["row"]: row for row in rows})
-    order = [name for job in JOBS for name in job.rows]
-    facts = {"device": session.device, "method": "bench/cuda_compare.py, medians; rows of one date in one run",
-             "copy_gb_a_second": session.copy and round(session.copy / 1e9), "matmul_tflops": session.product and round(session.product / 1e12)}
-    lines = ",\n".join("  " + json.dumps(row) for row in sorted(kept.values(), key=lambda row: order.index(row["row"]) if row["row"] in order else 999))
+    kept = {row["row"]: row for row in load(path)["rows"]} | {row["row"]: row for row in rows}
+    order = {name: place for place, name in enumerate(name for job in JOBS for name in job.rows)}
+    rows = sorted(kept.values(), key=lambda row: order.get(row["row"], len(order)))
+    facts = {"device": session.device, "method": "bench/cuda_compare.py, medians"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(facts)[:-1] + ', "rows": [\n' + lines + "\n]}\n")
+    path.write_text(json.dumps(facts)[:-1] + ', "rows": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n]}\n")
+    path.with_suffix(".md").write_text("\n".join(table(rows)) + "\n")
+
+
+def table(rows):
+    yield "| work | ours | peers | floor | times the peer | must | aim | GiB, ours / peer |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for row in rows:
+        missing = [name for name in row.get("skipped", {}) if name != "ours"]
+        peers = "<br>".join([f"{name}: {number(value)}" for name, value in row["peers"].items()] + [f"{name}: not run" for name in missing])
+        memory = f"{row['memory_gib']:.1f} / {row['peer_memory_gib']:.1f}" if row.get("memory_gib") and row.get("peer_memory_gib") else ""
+        marks = [row[word] + {None: "", True: " ✓", False: " ✗"}[row[f"is_{word}"]] if row[f"is_{word}"] is not None else "" for word in ("must", "aim")]
+        cells = [re.sub(r"(?<=\d)x(?=\d)", "×", row["row"]), f"{number(row['ours'])} {row['unit']}", peers, number(row["floor"]),
+                 f"{row['times_peer']:.2f}" if row["times_peer"] else "", *marks, memory]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def number(value):
@@ -179,6 +196,7 @@ def main():
             print(f"[{place}/{len(jobs)}] {job.name}: about {job.seconds} s; {left / 60:.1f} minutes left", flush=True)
             begin = time.monotonic()
             for row in job.run(session):
+                row |= session.rates()
                 rows.append(row)
                 print("  " + show(row), flush=True)
             left -= job.seconds
