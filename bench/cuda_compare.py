@@ -114,17 +114,22 @@ class Session:
         return found
 
     def warm_up(self, jobs):
-        """Compiles what the peers compile, all at once: their caches are then filled when they are timed. What seems fastest meanwhile is not kept."""
+        """Compiles what the peers compile, all at once: their caches are then filled when they are timed. What seems fastest
+        meanwhile is not kept."""
         begin = time.monotonic()
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | {"FLA_CACHE_RESULTS": "0"}}
-        running = [(job, subprocess.Popen(self.peer_command(*job.warm), **quiet)) for job in jobs if job.warm]
-        for job, process in running:
+        running = []
+        for job in jobs:
+            for works, options, copies in job.warm:
+                for seed in range(copies):
+                    running.append((works, subprocess.Popen(self.peer_command(works, options | {"compile-only": seed, "rounds": 1}), **quiet)))
+        for works, process in running:
             try:
                 process.wait(max(1, 180 - (time.monotonic() - begin)))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            print(f"compiled for {job.name}: {time.monotonic() - begin:.0f} s", flush=True)
+            print(f"compiled for {' '.join(works)}: {time.monotonic() - begin:.0f} s, status {process.returncode}", flush=True)
 
 
 def load(path):

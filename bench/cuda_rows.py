@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -67,8 +68,8 @@ class Job:
 
     @property
     def warm(self):
-        """Works and options that make the peers compile."""
-        return None
+        """What makes the peers compile: works, options, and how many processes share it."""
+        return []
 
 
 def inspected(session, *arguments):
@@ -110,7 +111,8 @@ class Training(Job):
     def warm(self):
         # Triton's kernels do not depend on the batch; torch.compile's do.
         work = self.work if self.peer == "gpt_training" else f"{self.peer}:1x{self.length}"
-        return [work], {"vocabulary": self.vocabulary, "rounds": 1}
+        copies = {"gpt_training": 1, "mamba_training": 1, "mamba2_training": 3, "retnet_training": 5}
+        return [([work], {"vocabulary": self.vocabulary}, copies[self.peer])]
 
     def corpus(self, session):
         if self.vocabulary == BYTES:
@@ -192,7 +194,9 @@ class Primitives(Job):
 
     @property
     def warm(self):
-        return sorted({p.peer for p in self.wanted if p.peer.startswith(("ssd", "retention"))}) or ["rates:1x1"], {"rounds": 1}
+        copies = {"retention": 5, "ssd": 2, "ssd80": 2}
+        works = [(f"{name}:1x{length}", copies[name]) for name, _, length in (re.split("[:x]", p.peer) for p in self.wanted) if name in copies]
+        return [([work], {}, count) for work, count in works]
 
     def run(self, session):
         path, reason, ours = session.work / "primitives.json", {}, []

@@ -10,6 +10,7 @@ selective scan and Mamba mamba_ssm, short_convolution causal_conv1d; without the
 """
 import argparse
 import json
+import random as shuffle
 import subprocess
 import sys
 
@@ -111,6 +112,26 @@ def fft_convolution(batch, length, options, channels=768):
     return both(forward, [u, k], options.rounds)
 
 
+def compile_alone(seed):
+    """Each candidate of Triton's tuning runs once, in an order that the seed gives: processes with different seeds share the compiling, whose results
+    are in a cache on the disk."""
+    from triton.runtime.autotuner import Autotuner
+
+    prune = Autotuner.prune_configs
+
+    def shuffled(self, arguments):
+        configs = list(prune(self, arguments))
+        shuffle.Random(seed).shuffle(configs)
+        return configs
+
+    def once(call, quantiles):
+        call()
+        return [1.0, 1.0, 1.0]
+
+    Autotuner.prune_configs = shuffled
+    Autotuner.do_bench = property(lambda self: once)
+
+
 WORKS = {call.__name__: call for call in (rates, attention, retention, ssd, ssd80, selective_scan, short_convolution, fft_convolution)}
 for module in (cuda_models, cuda_generation):
     WORKS.update({name: call for name, call in vars(module).items() if name.endswith(("_training", "_generation"))})
@@ -122,8 +143,11 @@ def main():
     parser.add_argument("--vocabulary", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=128, help="that are generated")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile-only", type=int, metavar="SEED", help="fill the caches of compiled kernels; times are of no use")
     parser.add_argument("--eager", dest="compile", action="store_false")
     options = parser.parse_args()
+    if options.compile_only is not None:
+        compile_alone(options.compile_only)
     for work in options.works:
         name, _, shape = work.partition(":")
         batch, length = (int(n) for n in (shape or "1x1").split("x"))
