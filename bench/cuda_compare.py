@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 
-from cuda_rows import JOBS
+from cuda_rows import JOBS, self_test
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -183,9 +183,14 @@ def main():
     parser.add_argument("programs", type=pathlib.Path, nargs="?", help="folder with ssm, cuda_generation and cuda_primitives")
     parser.add_argument("--rows", nargs="+", default=[], metavar="PART", help="those that have one of these in their name")
     parser.add_argument("--list", action="store_true", help="the rows, and about how long each takes")
+    parser.add_argument("--self-test", action="store_true")
     parser.add_argument("--no-warm-up", action="store_true", help="let each peer compile when it is timed")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
+    if options.self_test:
+        problems = self_test()
+        print("\n".join(problems) or "rows follow from their numbers")
+        sys.exit(bool(problems))
     jobs = [job for job in (job.only(options.rows) for job in JOBS) if job]
     if options.list or options.programs is None:
         for job in jobs:

@@ -2,17 +2,13 @@
 """The rows of cuda_compare.py: what is run for each, what the device allows, and what is asked of it."""
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import subprocess
 import sys
 
-import numpy
-
-from cuda_training import text_of_docs, train
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
-from random_model import write_model  # noqa: E402
+from cuda_training import ROOT, text_of_docs, train
 
 BYTES = 256
 
@@ -117,6 +113,8 @@ class Training(Job):
     def corpus(self, session):
         if self.vocabulary == BYTES:
             return ["--text", str(text_of_docs(session.work))]
+        import numpy
+
         path = session.work / "tokens.npy"
         numpy.save(path, numpy.random.default_rng(1).integers(50257, size=4_000_000, dtype=numpy.uint16))
         return ["--tokens", str(path)]
@@ -266,6 +264,9 @@ class Generated:
     """Our generation with a model of random weights, and what its bytes and products take."""
 
     def __init__(self, session, name, sizes, weights, sequences, prompt, tokens):
+        sys.path.append(str(ROOT / "tools"))
+        from random_model import write_model
+
         folder = session.work / f"{name}-{weights}"
         config, tensors = sizes(session)
         if not folder.exists():
@@ -280,7 +281,7 @@ class Generated:
             except (OSError, subprocess.TimeoutExpired) as failure:
                 self.reason = str(failure)
         self.memory = memory.gib()
-        parameters = sum(int(numpy.prod(tensor["shape"], dtype=int)) for tensor in tensors)
+        parameters = sum(math.prod(tensor["shape"]) for tensor in tensors)
         self.step, self.read = (parameters * (2 if weights == "bf16" else 4) + sequences * self.state(config, prompt + tokens // 2)), 0
         if session.copy:
             self.step /= session.copy
@@ -340,6 +341,27 @@ class DecodeMany(Job):
             peers = {"our Transformer": own.said.get(key)} | {name: said.get(key) for name, said in found.items()}
             yield row_of(row, "tokens/s", ours.said.get(key), floor, peers, skipped, goal, first_token_ms=ours.said.get("first_token_ms"),
                          memory_gib=ours.memory, peer_memory_gib=found["PyTorch GPT"].get("memory_gib"))
+
+
+def self_test():
+    """What is wrong with rows of numbers that are known."""
+    speed = row_of("a", "tokens/s", 300.0, 600.0, {"x": 100.0, "y": 200.0, "z": None}, {}, Goal("times", 1.4, 2))
+    named = row_of("a", "tokens/s", 300.0, 600.0, {"x": 100.0, "y": 200.0}, {}, Goal("times", 1.4, 2, "x"))
+    late = row_of("a", "ms", 2.0, 1.0, {"x": 3.0}, {}, Goal("ms", 2, 1))
+    part = row_of("a", "ms", 2.0, 1.0, {}, {"x": "not here"}, Goal("floor", 0.55, 0.5))
+    none = row_of("a", "ms", None, None, {"x": 3.0}, {"ours": "failed"}, Goal("ms", 2, 1))
+    open_ = row_of("a", "ms", 2.0, 1.0, {"x": 1.0}, {}, None)
+    seen = [(row["times_peer"], row["is_must"], row["is_aim"]) for row in (speed, named, late, part, none, open_)]
+    wanted = [(1.5, True, False), (3.0, True, True), (1.5, True, False), (None, False, True), (None, None, None), (0.5, None, None)]
+    tensors = [{"name": name, "shape": shape, "parameters": math.prod(shape)}
+               for name, shape in (("embed", [256, 128]), ("a.weight", [128, 512]), ("a.bias", [512]), ("kernel.B", [128, 64]), ("wpe", [99, 128]))]
+    problems = [f"a row says {row}, not {want}" for row, want in zip(seen, wanted) if row != want]
+    if products_of(tensors) != 256 * 128 + 128 * 512 or products_of([*tensors, tensors[0] | {"name": "head"}]) != 256 * 128 + 128 * 512:
+        problems.append("products of a tied and of another head")
+    names = [name for job in JOBS for name in job.rows]
+    if len(names) != len(set(names)) or sum(len(job.only(["primitive: attention"]).rows) for job in JOBS if job.only(["primitive: attention"])) != 2:
+        problems.append("names of rows")
+    return problems
 
 
 H3 = ["--model", "h3", "--width", "768", "--layers", "12", "--state", "64"]
