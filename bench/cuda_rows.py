@@ -105,8 +105,8 @@ class Training(Job):
 
     @property
     def warm(self):
-        # Triton's kernels do not depend on the batch; torch.compile's do.
-        work = self.work if self.peer == "gpt_training" else f"{self.peer}:1x{self.length}"
+        # Triton's kernels depend on the batch no more than on whether it is 1 or divisible by 16; torch.compile's do.
+        work = self.work if self.peer == "gpt_training" else f"{self.peer}:2x{self.length}"
         copies = {"gpt_training": 1, "mamba_training": 1, "mamba2_training": 3, "retnet_training": 5}
         return [([work], {"vocabulary": self.vocabulary}, copies[self.peer])]
 
@@ -193,7 +193,7 @@ class Primitives(Job):
     @property
     def warm(self):
         copies = {"retention": 5, "ssd": 2, "ssd80": 2}
-        works = [(f"{name}:1x{length}", copies[name]) for name, _, length in (re.split("[:x]", p.peer) for p in self.wanted) if name in copies]
+        works = [(f"{name}:2x{length}", copies[name]) for name, _, length in (re.split("[:x]", p.peer) for p in self.wanted) if name in copies]
         return [([work], {}, count) for work, count in works]
 
     def run(self, session):
