@@ -44,6 +44,7 @@ class StaticGpt:
 
     def capture(self):
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
                 self.step()
