@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Primitives of the CUDA backend as a layer calls them: milliseconds of the forward call and of its
 // gradient, beside what a copy of the operands' bytes takes on this device.
-//   cuda_primitives [results.json]
+//   cuda_primitives [results.json [PRIMITIVE[:SHAPE]...]]      rows that begin so; else all
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -129,13 +129,22 @@ struct Row {
 
 class Table {
  public:
-  explicit Table(Context<Cuda>& ctx) : ctx_(ctx) {
+  /// wanted   beginnings of "primitive:shape"; none: every row
+  Table(Context<Cuda>& ctx, std::vector<std::string> wanted)
+      : ctx_(ctx), wanted_(std::move(wanted)) {
     constexpr std::size_t bytes = std::size_t{1} << 30;
     const DynamicTensor<float, 1, CudaSpace> from({bytes / 4});
     DynamicTensor<float, 1, CudaSpace> to({bytes / 4});
     const Times copy = milliseconds(ctx, [&] { ctx.copy(to.data(), from.data(), bytes); });
     bytes_a_millisecond_ = 2 * static_cast<double>(bytes) / copy.median;
     std::printf("copying: %.0f GB/s\n", bytes_a_millisecond_ / 1e6);
+  }
+
+  template <class Op>
+  bool wants(const char* shape) const {
+    const std::string row = std::string(Op::name) + ":" + shape;
+    return wanted_.empty() ||
+           std::ranges::any_of(wanted_, [&](const auto& start) { return row.starts_with(start); });
   }
 
   template <class Call, class Forward, class Backward>
@@ -190,6 +199,7 @@ class Table {
 
  private:
   Context<Cuda>& ctx_;
+  std::vector<std::string> wanted_;
   double bytes_a_millisecond_ = 0;
   std::vector<Row> rows_;
 };
@@ -197,6 +207,7 @@ class Table {
 template <class T>
 void time_attention(Table& table, const char* shape, Index batch, Index length, Index heads,
                     Index width) {
+  if (!table.wants<Attention<T, CudaSpace>>(shape)) return;
   DeviceCall<Attention<T, CudaSpace>, AttentionBackward<T, CudaSpace>> call(
       {{'B', batch}, {'R', batch}, {'L', length}, {'T', length}, {'H', heads}, {'K', width}}, {},
       {});
@@ -209,6 +220,7 @@ void time_attention(Table& table, const char* shape, Index batch, Index length, 
 template <class T>
 void time_decayed_attention(Table& table, const char* shape, Index batch, Index length, Index heads,
                             Index keys, Index values) {
+  if (!table.wants<DecayedAttention<T, CudaSpace>>(shape)) return;
   DeviceCall<DecayedAttention<T, CudaSpace>, DecayedAttentionBackward<T, CudaSpace>> call(
       {{'B', batch}, {'L', length}, {'H', heads}, {'K', keys}, {'V', values}},
       {"initial_state", "final_state"}, {{"log_decay", {-0.03, -0.002}}});
@@ -219,6 +231,7 @@ void time_decayed_attention(Table& table, const char* shape, Index batch, Index 
 
 template <class T>
 void time_ssd_scan(Table& table, const char* shape, Index batch, Index length, Index heads) {
+  if (!table.wants<SsdScan<T, CudaSpace>>(shape)) return;
   DeviceCall<SsdScan<T, CudaSpace>, SsdScanBackward<T, CudaSpace>> call(
       {{'B', batch}, {'L', length}, {'H', heads}, {'P', 64}, {'G', 1}, {'N', 128}},
       {"initial_state", "final_state"}, {{"A", {-16, -1}}, {"dt", {-3, 1}}, {"dt_bias", {-4, -2}}});
@@ -231,6 +244,7 @@ void time_ssd_scan(Table& table, const char* shape, Index batch, Index length, I
 template <class T>
 void time_selective_scan(Table& table, const char* shape, Index batch, Index length, Index channels,
                          Index states) {
+  if (!table.wants<SelectiveScan<T, CudaSpace>>(shape)) return;
   DeviceCall<SelectiveScan<T, CudaSpace>, SelectiveScanBackward<T, CudaSpace>> call(
       {{'B', batch}, {'L', length}, {'D', channels}, {'N', states}},
       {"initial_state", "final_state", "dt_used"},
@@ -244,6 +258,7 @@ void time_selective_scan(Table& table, const char* shape, Index batch, Index len
 template <class T>
 void time_short_convolution(Table& table, const char* shape, Index batch, Index length,
                             Index channels) {
+  if (!table.wants<ShortConvolution<T, CudaSpace>>(shape)) return;
   DeviceCall<ShortConvolution<T, CudaSpace>, ShortConvolutionBackward<T, CudaSpace>> call(
       {{'B', batch}, {'L', length}, {'D', channels}, {'W', 4}}, {"initial_state", "final_state"},
       {});
@@ -273,6 +288,7 @@ void with_positions_contiguous(Call& call) {
 
 template <class T>
 void time_causal_convolution(Table& table, const char* shape, Index batch, Index length) {
+  if (!table.wants<CausalConvolution<T, CudaSpace>>(shape)) return;
   DeviceCall<CausalConvolution<T, CudaSpace>, CausalConvolutionBackward<T, CudaSpace>> call(
       {{'B', batch}, {'L', length}, {'D', 768}, {'K', length}}, {"gate_in", "gate_out"}, {});
   with_positions_contiguous(call);
@@ -283,6 +299,7 @@ void time_causal_convolution(Table& table, const char* shape, Index batch, Index
 
 template <class T>
 void time_diagonal_scan(Table& table, const char* shape, Index batch, Index length) {
+  if (!table.wants<DiagonalScan<T, CudaSpace>>(shape)) return;
   DeviceCall<DiagonalScan<T, CudaSpace>, DiagonalScanBackward<T, CudaSpace>> call(
       {{'B', batch}, {'L', length}, {'D', 768}, {'R', 768}, {'P', 32}, {'Z', 2}},
       {"gate_in", "gate_out", "initial_state", "final_state"},
@@ -302,7 +319,7 @@ int main(int count, char** arguments) {
   }
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   Context<Cuda> ctx;
-  Table table(ctx);
+  Table table(ctx, {arguments + std::min(count, 2), arguments + count});
   time_attention<BFloat16>(table, "8x8192, 16 of 128", 8, 8192, 16, 128);
   time_attention<BFloat16>(table, "2x8192, 16 of 128", 2, 8192, 16, 128);
   time_attention<BFloat16>(table, "8x1024, 12 of 64", 8, 1024, 12, 64);

@@ -28,22 +28,33 @@ OPTIONS = {
 STRETCH = 30  # steps
 
 
-def train(program, family, batch, length, text, folder):
-    command = [program, "train", "--text", str(text), "--model", family, "--width", "768", "--layers", "12", *OPTIONS[family]]
-    command += ["--batch", str(batch), "--length", str(length), "--steps", str(5 * STRETCH), "--log-every", str(STRETCH)]
-    command += ["--evaluate-every", "1000000", "--save-every", "1000000", "--held-out", "0.001", "--numbers", "bf16", "--backend", "cuda"]
-    command += ["--quiet", "--out", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def text_of_docs(folder):
+    """A text for models of bytes."""
+    text = folder / "text.txt"
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text.write_text("".join(page.read_text(encoding="utf-8") for page in pages) * 8, encoding="utf-8")
+    return text
+
+
+def train(program, model, corpus, batch, length, folder, stretch=STRETCH):
+    """Times of steps.
+    model    options of `ssm train` that say what the model is
+    corpus   what it reads
+    stretch  steps of which each of four times is made"""
+    command = [program, "train", *corpus, *model, "--batch", str(batch), "--length", str(length), "--steps", str(5 * stretch)]
+    command += ["--log-every", str(stretch), "--evaluate-every", "1000000", "--save-every", "1000000", "--held-out", "0.001"]
+    command += ["--numbers", "bf16", "--backend", "cuda", "--quiet", "--out", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    logged = [line for line in lines if "loss" in line and line["step"] % STRETCH == 0]
+    logged = [line for line in lines if "loss" in line and line["step"] % stretch == 0]
     times = sorted(1e3 * (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in zip(logged, logged[1:]))
     median = statistics.median(times)
-    return {"model": family, "shape": f"{batch}x{length}", "median_ms": median, "least_ms": times[0], "most_ms": times[-1],
-            "tokens_per_second": 1e3 * batch * length / median, "loss": logged[-1]["loss"]}
+    return {"median_ms": median, "least_ms": times[0], "most_ms": times[-1], "tokens_per_second": 1e3 * batch * length / median,
+            "loss": logged[-1]["loss"]}
 
 
 def peer(batch, length):
-    command = [sys.executable, str(ROOT / "bench/peers/cuda_peer.py"), "gpt_training", str(batch), str(length)]
+    command = [sys.executable, str(ROOT / "bench/peers/cuda_peer.py"), f"gpt_training:{batch}x{length}"]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
         return {"skipped": (result.stderr.strip().splitlines() or ["no reason given"])[-1]}
@@ -58,12 +69,12 @@ def main():
     options = parser.parse_args()
     rows, device = [], None
     with tempfile.TemporaryDirectory() as work:
-        text = pathlib.Path(work, "text.txt")
-        pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-        text.write_text("".join(page.read_text(encoding="utf-8") for page in pages) * 8, encoding="utf-8")
+        corpus = ["--text", str(text_of_docs(pathlib.Path(work)))]
         for family in options.families.split(","):
+            model = ["--model", family, "--width", "768", "--layers", "12", *OPTIONS[family]]
             for batch, length in SHAPES:
-                row = train(options.program, family, batch, length, text, pathlib.Path(work, f"{family}-{batch}"))
+                row = {"model": family, "shape": f"{batch}x{length}"}
+                row |= train(options.program, model, corpus, batch, length, pathlib.Path(work, f"{family}-{batch}"))
                 print(f"{family} {batch}x{length}: {row['median_ms']:.1f} ms, {row['tokens_per_second'] / 1e3:.0f} k tokens/s", flush=True)
                 rows.append(row)
         for batch, length in SHAPES:

@@ -11,17 +11,14 @@ import argparse
 import json
 import os
 import pathlib
-import struct
 import subprocess
 import sys
 import tempfile
 
-import numpy
-
-BLOCK = 1 << 22  # numbers that are drawn at once
+from random_model import write_model
 
 
-def write_model(ssm, preset, dtype, folder):
+def write_preset(ssm, preset, dtype, folder):
     report = json.loads(subprocess.run([ssm, "inspect", "--preset", preset, "--json"], check=True, capture_output=True).stdout)
     config = dict(report["config"], vocab_size=256)  # bytes, so that `ssm generate` has a text; the embedding keeps its rows
     tensors = report["tensors"]
@@ -31,28 +28,8 @@ def write_model(ssm, preset, dtype, folder):
         config.update(vocab_size=rows, unpadded_vocab_size=256)
     else:
         config.update(pad_vocab_size_multiple=rows)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-    width = {"bf16": 2, "fp32": 4}[dtype]
-    header, end = {}, 0
-    for tensor in tensors:
-        header[tensor["name"]] = {"dtype": {"bf16": "BF16", "fp32": "F32"}[dtype], "shape": tensor["shape"],
-                                  "data_offsets": [end, end + tensor["parameters"] * width]}
-        end += tensor["parameters"] * width
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    generator = numpy.random.default_rng(1)
-    with open(folder / "model.safetensors", "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors:
-            scale = 0.02 if len(tensor["shape"]) > 1 else 0.1
-            for begin in range(0, tensor["parameters"], BLOCK):
-                count = min(BLOCK, tensor["parameters"] - begin)
-                numbers = generator.standard_normal(count, dtype=numpy.float32) * numpy.float32(scale)
-                if dtype == "bf16":
-                    numbers = (numbers.view(numpy.uint32) >> 16).astype(numpy.uint16)
-                file.write(numbers.tobytes())
-        file.flush()
+    write_model(folder, config, tensors, dtype)
+    with open(folder / "model.safetensors", "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return report["parameters"]
@@ -81,7 +58,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.work or pathlib.Path(temporary)) / f"{arguments.preset}-{arguments.dtype}"
-        parameters = write_model(arguments.ssm, arguments.preset, arguments.dtype, folder)
+        parameters = write_preset(arguments.ssm, arguments.preset, arguments.dtype, folder)
         size = (folder / "model.safetensors").stat().st_size
         runs = [measure(arguments.ssm, folder, weights, arguments.tokens) for weights in arguments.weights.split(",") for _ in range(2)]
         report = {"preset": arguments.preset, "parameters": parameters, "stored_as": arguments.dtype, "file_bytes": size, "runs": runs}

@@ -1,163 +1,168 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times one piece of work in another framework on a CUDA device and prints a line of JSON.
+"""Times pieces of work in other frameworks on a CUDA device and prints a line of JSON for each.
 
-    python cuda_peer.py gpt_training 8 1024 --vocabulary 256
-    python cuda_peer.py attention 8 8192
-    python cuda_peer.py retention 8 8192
-    python cuda_peer.py ssd 8 2048
+    python cuda_peer.py gpt_training:8x1024 --vocabulary 256
+    python cuda_peer.py attention:8x8192 retention:8x8192 ssd:8x2048
 
-gpt_training: a plain GPT in PyTorch, 12 blocks of width 768 and 12 heads, bf16 autocast, scaled_dot_product_attention, fused AdamW, torch.compile.
-attention, retention, ssd: forward, and forward with backward, in bf16. Retention needs flash-linear-attention, ssd needs
-mamba_ssm; without the package the line says so.
+rates: copies and products of matrices. attention, retention, ssd, selective_scan, short_convolution, fft_convolution: forward, and forward with
+backward, in bf16. *_training: cuda_models.py; *_generation: cuda_generation.py. Retention and RetNet need flash-linear-attention, ssd, the
+selective scan and Mamba mamba_ssm, short_convolution causal_conv1d; without the package the line says so.
 """
 import argparse
 import json
-import statistics
+import random as shuffle
+import subprocess
 import sys
 
 import torch
-from torch import nn
 from torch.nn import functional
 
-
-def milliseconds(work, rounds):
-    for _ in range(3):
-        work()
-    times = []
-    for _ in range(rounds):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    times.sort()
-    return {"median_ms": statistics.median(times), "least_ms": times[0], "most_ms": times[-1], "rounds": rounds}
-
-
-class Block(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x):
-        batch, length, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(functional.gelu(self.up(self.norm2(x)), approximate="tanh"))
-
-
-class Gpt(nn.Module):
-    def __init__(self, vocabulary, length, width=768, heads=12, blocks=12):
-        super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
-        self.head.weight = self.tokens.weight
-        nn.init.normal_(self.tokens.weight, std=0.02)
-
-    def forward(self, tokens, targets):
-        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        logits = self.head(self.norm(x))
-        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-
-def gpt_training(batch, length, options):
-    torch.set_float32_matmul_precision("high")
-    model = Gpt(options.vocabulary, length).cuda()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
-    tokens = torch.randint(options.vocabulary, (batch, length + 1), device="cuda")
-    forward = torch.compile(model) if options.compile else model
-
-    def step():
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = forward(tokens[:, :-1], tokens[:, 1:])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    row = milliseconds(step, 20)
-    row["tokens_per_second"] = 1e3 * batch * length / row["median_ms"]
-    row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    return row
-
-
-def both(forward, inputs):
-    """Of a function and of it with its gradient."""
-    y = forward()
-    dy = torch.randn_like(y)
-
-    def with_gradient():
-        torch.autograd.grad(forward(), inputs, dy)
-
-    with torch.no_grad():
-        rows = {"forward": milliseconds(forward, 20)}
-    rows["forward_backward"] = milliseconds(with_gradient, 20)
-    return rows
+import cuda_generation
+import cuda_models
+from cuda_timing import both, milliseconds
 
 
 def random(*shape):
     return torch.randn(*shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
 
 
-def attention(batch, length, options):
+def real(*shape):
+    return torch.randn(*shape, device="cuda", requires_grad=True)
+
+
+def rates(batch, length, options):
+    """Bytes read and written by a copy of 1 GiB, and a product 8192³ in bf16."""
+    a = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    copy = milliseconds(lambda: b.copy_(a), options.rounds)
+    x, y = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    product = milliseconds(lambda: torch.mm(x, y), options.rounds)
+    facts = torch.cuda.get_device_properties(0)
+    clock = subprocess.run(["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits", "-i", "0"], capture_output=True, text=True, check=True)
+    return {"copy_gb_a_second": 2 * 2**30 / copy["median_ms"] / 1e6, "matmul_tflops": 2 * 8192**3 / product["median_ms"] / 1e9,
+            "multiprocessors": facts.multi_processor_count, "megahertz": int(clock.stdout)}
+
+
+def attention(batch, length, options, heads=16, width=128):
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    q, k, v = (random(batch, 16, length, 128) for _ in range(3))
+    q, k, v = (random(batch, heads, length, width) for _ in range(3))
     rows = {}
     for name, kind in (("cudnn", SDPBackend.CUDNN_ATTENTION), ("flash", SDPBackend.FLASH_ATTENTION)):
         with sdpa_kernel(kind):
-            rows[name] = both(lambda: functional.scaled_dot_product_attention(q, k, v, is_causal=True), [q, k, v])
+            rows[name] = both(lambda: functional.scaled_dot_product_attention(q, k, v, is_causal=True), [q, k, v], options.rounds)
     return rows
 
 
-def retention(batch, length, options):
+def retention(batch, length, options, heads=8, keys=256, values=512):
+    """By the function whose decays are on the device already; chunk_retention makes them in every call."""
     from fla.ops.simple_gla import chunk_simple_gla
 
-    q, k, v = random(batch, length, 8, 256), random(batch, length, 8, 256), random(batch, length, 8, 512)
-    decay = (1 - 2.0 ** (-5 - torch.arange(8, device="cuda").float())).log()
-    return both(lambda: chunk_simple_gla(q, k, v, g_gamma=decay)[0], [q, k, v])
+    q, k, v = random(batch, length, heads, keys), random(batch, length, heads, keys), random(batch, length, heads, values)
+    decay = (1 - 2.0 ** (-5 - torch.arange(heads, device="cuda").float())).log()
+    return both(lambda: chunk_simple_gla(q, k, v, g_gamma=decay)[0], [q, k, v], options.rounds)
 
 
-def ssd(batch, length, options):
+def ssd(batch, length, options, heads=24):
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
-    x, dt = random(batch, length, 24, 64), random(batch, length, 24)
+    x, dt = random(batch, length, heads, 64), random(batch, length, heads)
     b, c = random(batch, length, 1, 128), random(batch, length, 1, 128)
-    a = (-torch.rand(24, device="cuda") * 15 - 1).requires_grad_()
-    d, bias = (torch.randn(24, device="cuda", requires_grad=True) for _ in range(2))
+    a = (-torch.rand(heads, device="cuda") * 15 - 1).requires_grad_()
+    d, bias = real(heads), real(heads)
 
     def forward():
         return mamba_chunk_scan_combined(x, dt, a, b, c, 256, D=d, dt_bias=bias, dt_softplus=True)
 
-    return both(forward, [x, dt, a, b, c, d, bias])
+    return both(forward, [x, dt, a, b, c, d, bias], options.rounds)
+
+
+def ssd80(batch, length, options):
+    return ssd(batch, length, options, 80)
+
+
+def selective_scan(batch, length, options, channels=1536, states=16):
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    u, dt, z = (random(batch, channels, length) for _ in range(3))
+    b, c = random(batch, states, length), random(batch, states, length)
+    a = (-torch.rand(channels, states, device="cuda") * 15 - 1).requires_grad_()
+    d, bias = real(channels), real(channels)
+
+    def forward():
+        return selective_scan_fn(u, dt, a, b, c, D=d, z=z, delta_bias=bias, delta_softplus=True)
+
+    return both(forward, [u, dt, a, b, c, d, z, bias], options.rounds)
+
+
+def short_convolution(batch, length, options, channels=1536):
+    from causal_conv1d import causal_conv1d_fn
+
+    x, weight, bias = random(batch, channels, length), random(channels, 4), random(channels)
+    return both(lambda: causal_conv1d_fn(x, weight, bias, activation="silu"), [x, weight, bias], options.rounds)
+
+
+def fft_convolution(batch, length, options, channels=768):
+    """torch.fft; the released kernels of H3 and FlashFFTConv are timed by bench/flashconv.sh."""
+    u, k = random(batch, channels, length), real(channels, length)
+
+    def forward():
+        return torch.fft.irfft(torch.fft.rfft(u.float(), n=2 * length) * torch.fft.rfft(k, n=2 * length), n=2 * length)[..., :length].to(u.dtype)
+
+    return both(forward, [u, k], options.rounds)
+
+
+def compile_alone(seed):
+    """Each candidate of Triton's tuning runs once, in an order that the seed gives: processes with different seeds share the compiling, whose results
+    are in a cache on the disk."""
+    from triton.runtime.autotuner import Autotuner
+
+    prune = Autotuner.prune_configs
+
+    def shuffled(self, arguments):
+        configs = list(prune(self, arguments))
+        shuffle.Random(seed).shuffle(configs)
+        return configs
+
+    def once(call, quantiles):
+        call()
+        return [1.0, 1.0, 1.0]
+
+    Autotuner.prune_configs = shuffled
+    Autotuner.do_bench = property(lambda self: once)
+
+
+WORKS = {call.__name__: call for call in (rates, attention, retention, ssd, ssd80, selective_scan, short_convolution, fft_convolution)}
+for module in (cuda_models, cuda_generation):
+    WORKS.update({name: call for name, call in vars(module).items() if name.endswith(("_training", "_generation"))})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=["gpt_training", "attention", "retention", "ssd"])
-    parser.add_argument("batch", type=int)
-    parser.add_argument("length", type=int)
+    parser.add_argument("works", nargs="+", metavar="WORK:BATCHxLENGTH", help=", ".join(WORKS))
     parser.add_argument("--vocabulary", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=128, help="that are generated")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--compile-only", type=int, metavar="SEED", help="fill the caches of compiled kernels; times are of no use")
     parser.add_argument("--eager", dest="compile", action="store_false")
     options = parser.parse_args()
-    row = {"work": options.work, "batch": options.batch, "length": options.length, "torch": torch.__version__}
-    if not torch.cuda.is_available():
-        row["skipped"] = "no CUDA device"
-    else:
-        row["device"] = torch.cuda.get_device_name()
-        try:
-            row.update(globals()[options.work](options.batch, options.length, options))
-        except ImportError as missing:
-            row["skipped"] = str(missing)
-    print(json.dumps(row))
+    if options.compile_only is not None:
+        compile_alone(options.compile_only)
+    for work in options.works:
+        name, _, shape = work.partition(":")
+        batch, length = (int(n) for n in (shape or "1x1").split("x"))
+        row = {"work": name, "batch": batch, "length": length, "torch": torch.__version__}
+        if not torch.cuda.is_available():
+            row["skipped"] = "no CUDA device"
+        else:
+            row["device"] = torch.cuda.get_device_name()
+            torch.cuda.reset_peak_memory_stats()
+            try:
+                row.update(WORKS[name](batch, length, options))
+            except Exception as failure:  # whatever a framework throws; the next work is another's
+                row["skipped"] = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
+            torch.cuda.empty_cache()
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
