@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-// Normalization of many rows of half types, whole packs of 16 bytes: a warp takes rows in turn, has
-// one in registers and the next one on its way. Sums over a row are in float.
+// Normalization of many rows of half types, whole packs of 16 bytes: a warp takes rows in turn.
+// Sums over a row are in float.
 
 #include "kernel/column_sums.cuh"
 #include "ssm/backend/cuda/normalization.hpp"
@@ -16,7 +16,8 @@ inline constexpr Index few_normalized_rows = 512;
 
 namespace device {
 
-inline constexpr int kNormWarps = 4;  // of a block
+inline constexpr int kNormWarps = 4;      // of a block
+inline constexpr int kGradientWarps = 6;  // of a block of the gradient
 
 /// A row in the registers of a warp: packs lane, lane + 32, …; zeros behind its end.
 template <class T, int Held>
@@ -127,74 +128,70 @@ struct HalfNormalizationGradient {
 
 /// dx of every row as NormalizationGradientRow has it, and the sums for weight and bias.
 template <class T, int Held>
-__global__ void __launch_bounds__(32 * kNormWarps)
+__global__ void __launch_bounds__(32 * kGradientWarps, Held < 4 ? 2 : 1)
     normalize_half_rows_gradient(const HalfNormalizationGradient<T> a) {
   constexpr int size = pack_size<T>;
   let_successor_begin();
   wait_for_predecessors();
-  const Index step = Index{gridDim.x} * kNormWarps;
+  const Index step = Index{gridDim.x} * kGradientWarps;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  Index row = Index{blockIdx.x} * kNormWarps + warp;
-  HeldRow<T, Held> next_x, next_dy, next_residual;
-  const auto read = [&](Index m) {
-    if (m >= a.rows) return;
-    next_x.read(a.x + m * a.x_step, a.packs);
-    next_dy.read(a.dy + m * a.dy_step, a.packs);
-    if (a.residual != nullptr) next_residual.read(a.residual + m * a.residual_step, a.packs);
-  };
-  read(row);
   float of_weight[Held][size] = {}, of_bias[Held][size] = {};
-  for (; row < a.rows; row += step) {
-    float normalized[Held][size], weighted[Held][size];
-    const auto residual = next_residual;
-    next_x.widen(normalized);
-    next_dy.widen(weighted);
-    read(row + step);
+  for (Index row = Index{blockIdx.x} * kGradientWarps + warp; row < a.rows; row += step) {
+    HeldRow<T, Held> x, dy, residual;
+    x.read(a.x + row * a.x_step, a.packs);
+    dy.read(a.dy + row * a.dy_step, a.packs);
+    if (a.residual != nullptr) residual.read(a.residual + row * a.residual_step, a.packs);
     const float mean = a.centers ? a.mean(row) : 0.f, scale = a.scale(row);
-    float sum_g = 0, sum_gn = 0;
-    SSM_UNROLL
-    for (int h = 0; h < Held; ++h) {
-      const int pack = next_x.pack_of(h);
+    // What is cheap to make again takes no registers: f(pack, k, n, dy, weight·dy).
+    const auto for_each = [&](int h, auto f) {
+      const int pack = x.pack_of(h);
       float weights[size];
       if (a.weight != nullptr && pack < a.packs) read_eight(a.weight + pack * size, weights);
       SSM_UNROLL
       for (int k = 0; k < size; ++k) {
-        normalized[h][k] = (normalized[h][k] - mean) * scale;
-        of_weight[h][k] += weighted[h][k] * normalized[h][k];
-        of_bias[h][k] += weighted[h][k];
-        if (a.weight != nullptr) weighted[h][k] *= pack < a.packs ? weights[k] : 0.f;
-        sum_g += weighted[h][k];
-        sum_gn += weighted[h][k] * normalized[h][k];
+        const float gradient = widened(dy.packs[h].values[k]);
+        f(k, (widened(x.packs[h].values[k]) - mean) * scale, gradient,
+          a.weight == nullptr ? gradient
+          : pack < a.packs    ? gradient * weights[k]
+                              : 0.f);
       }
-    }
+    };
+    float sum_g = 0, sum_gn = 0;
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h)
+      for_each(h, [&](int k, float normalized, float gradient, float weighted) {
+        of_weight[h][k] += gradient * normalized;
+        of_bias[h][k] += gradient;
+        sum_g += weighted;
+        sum_gn += weighted * normalized;
+      });
     const float mean_g = a.centers ? a.share * Lanes().total(sum_g) : 0.f;
     const float mean_gn = a.share * Lanes().total(sum_gn);
     SSM_UNROLL
     for (int h = 0; h < Held; ++h) {
-      const int pack = next_x.pack_of(h);
+      const int pack = x.pack_of(h);
       if (pack >= a.packs) continue;
-      SSM_UNROLL
-      for (int k = 0; k < size; ++k) {
-        const float change = scale * ((weighted[h][k] - mean_g) - normalized[h][k] * mean_gn);
-        weighted[h][k] =
-            a.residual != nullptr ? widened(residual.packs[h].values[k]) + change : change;
-      }
-      detail::write_pack(a.dx + row * a.dx_step + pack * size, weighted[h]);
+      float values[size];
+      for_each(h, [&](int k, float normalized, float, float weighted) {
+        const float change = scale * ((weighted - mean_g) - normalized * mean_gn);
+        values[k] = a.residual != nullptr ? widened(residual.packs[h].values[k]) + change : change;
+      });
+      detail::write_pack(a.dx + row * a.dx_step + pack * size, values);
     }
   }
   if (a.sums == nullptr) return;
   // The warps' sums are added in order.
-  __shared__ float parts[kNormWarps][32 * size];
+  __shared__ float parts[kGradientWarps][32 * size];
   const auto leave = [&](const float(&own)[Held][size], int which) {
     SSM_UNROLL
     for (int h = 0; h < Held; ++h) {
       SSM_UNROLL
       for (int k = 0; k < size; ++k) parts[warp][32 * k + threadIdx.x % 32] = own[h][k];
       __syncthreads();
-      for (int i = static_cast<int>(threadIdx.x); i < 32 * size; i += 32 * kNormWarps) {
+      for (int i = static_cast<int>(threadIdx.x); i < 32 * size; i += 32 * kGradientWarps) {
         double total = 0;
         SSM_UNROLL
-        for (int w = 0; w < kNormWarps; ++w) total += parts[w][i];
+        for (int w = 0; w < kGradientWarps; ++w) total += parts[w][i];
         const int pack = i % 32 + 32 * h;
         if (pack < a.packs)
           a.sums[(Index{static_cast<unsigned>(which)} * gridDim.x + blockIdx.x) * a.packs * size +
@@ -297,7 +294,7 @@ bool normalize_halves_backward([[maybe_unused]] const ssm::NormalizationBackward
     with_packs(call.packs, [&](auto held) {
       struct Name {};
       device::launch_early<Name>(device::normalize_half_rows_gradient<T, held()>,
-                                 dim3(static_cast<unsigned>(blocks)), 32 * device::kNormWarps,
+                                 dim3(static_cast<unsigned>(blocks)), 32 * device::kGradientWarps,
                                  stream, "normalization_backward", call);
     });
     if (has_sums) {

@@ -284,13 +284,23 @@ __global__ void __launch_bounds__(kMixerModes) join_batched_h3(const BatchedJoin
     float2 state{0.f, 0.f};
     if (launch.first)
       state = {launch.first(sequence, channel, n, 0), launch.first(sequence, channel, n, 1)};
-    for (int i = 0; i < segments; ++i) {
-      const int column = sequence * segments + (Reverse ? segments - 1 - i : i);
-      float& re = launch.states(column, channel, n, 0);
-      float& im = launch.states(column, channel, n, 1);
-      const float2 added{re, im};
-      re = state.x, im = state.y;
-      state = multiply_add(a, state, added);
+    const auto column = [&](int i) {
+      return sequence * segments + (Reverse ? segments - 1 - i : i);
+    };
+    for (int first = 0; first < segments; first += kSide) {
+      float2 added[kSide];  // on their way together
+#pragma unroll
+      for (int i = 0; i < kSide; ++i)
+        if (first + i < segments)
+          added[i] = {launch.states(column(first + i), channel, n, 0),
+                      launch.states(column(first + i), channel, n, 1)};
+#pragma unroll
+      for (int i = 0; i < kSide; ++i) {
+        if (first + i >= segments) break;
+        launch.states(column(first + i), channel, n, 0) = state.x;
+        launch.states(column(first + i), channel, n, 1) = state.y;
+        state = multiply_add(a, state, added[i]);
+      }
     }
     if (!launch.last) continue;
     launch.last(sequence, channel, n, 0) = state.x;

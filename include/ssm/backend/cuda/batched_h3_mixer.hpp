@@ -52,10 +52,14 @@ struct BatchedH3 {
     return can(forward) && !g.dfinal_shift && in_rows(g.dy) && in_rows(g.dq) && in_rows(g.dk) &&
            in_rows(g.dv);
   }
-  /// Columns of a sequence: few sequences are cut into segments, of whole steps of 64 positions.
+  /// Columns of a sequence: few sequences are cut into segments, of whole steps of 64 positions and
+  /// at least 256, up to 32 columns in all. With 768 channels these are 384 blocks, nearly three
+  /// rounds of a Hopper card.
   static constexpr Index segments(Index batch, Index length) {
-    Index count = batch == 1 ? 8 : batch == 2 ? 4 : batch == 3 ? 2 : 1;
-    while (count > 1 && (length % (64 * count) != 0 || length < 256 * count)) count /= 2;
+    if (batch > 3) return 1;
+    Index count = 32;
+    while (count > 1 && (batch * count > 32 || length % (64 * count) != 0 || length < 256 * count))
+      count /= 2;
     return count;
   }
   /// Where at least half of the columns are used, and gradients of few numbers keep the accuracy of

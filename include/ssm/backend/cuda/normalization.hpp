@@ -19,7 +19,7 @@ SSM_CUDA_API void normalization_backward(const ssm::NormalizationBackward<T, Cud
                                          double* sums, Stream stream);
 
 /// Rows that the blocks of one kernel take in turn have as many slices as blocks.
-constexpr Index normalization_blocks(Index rows) { return std::min<Index>((rows + 3) / 4, 264); }
+constexpr Index normalization_blocks(Index rows) { return std::min<Index>((rows + 5) / 6, 264); }
 constexpr Index normalization_slices(Index rows) {
   return std::max(column_slices(rows).count, normalization_blocks(rows));
 }
