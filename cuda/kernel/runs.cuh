@@ -16,7 +16,7 @@ inline constexpr Index run_length = 8;
 
 /// They stay as they were loaded, half types two in a register, until one is asked for.
 template <class T>
-struct alignas(16) Run {
+struct Run {
   using Word = std::conditional_t<sizeof(T) == 2, std::uint32_t, T>;
   static constexpr int words = static_cast<int>(run_length * sizeof(T) / sizeof(Word));
 
@@ -32,7 +32,7 @@ struct alignas(16) Run {
     }
   }
 
-  Word loaded[words];
+  alignas(16) Word loaded[words];
 };
 
 /// A run at an address that 16 bytes divide, in as few loads as can be.

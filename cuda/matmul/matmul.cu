@@ -3,216 +3,12 @@
 
 #include "kernel/column_sums.cuh"
 #include "kernel/quick_functions.cuh"
-#include "matmul/matmul_library.cuh"
+#include "matmul/matmul_product.cuh"
 #include "ssm/backend/cuda/matmul.hpp"
 
 namespace ssm::cuda {
 namespace device {
 namespace {
-
-/// A matrix whose columns, or rows, are contiguous, as cuBLASLt reads it: column-major, perhaps
-/// transposed.
-template <class T>
-struct Factor {
-  const T* data = nullptr;
-  bool is_transposed = false;
-  std::int64_t step = 0;
-};
-
-/// `rows` and `columns` of the column-major matrix, and the strides along them; false where neither
-/// is 1.
-template <class T>
-bool as_factor(const T* data, Index rows, Index columns, Index row_stride, Index column_stride,
-               Factor<T>& factor) {
-  if (row_stride == 1 || rows == 1) {
-    if (columns > 1 && column_stride < rows) return false;
-    factor = {data, false, columns > 1 ? column_stride : rows};
-    return true;
-  }
-  if (column_stride == 1 || columns == 1) {
-    if (row_stride < columns) return false;
-    factor = {data, true, row_stride};
-    return true;
-  }
-  return false;
-}
-
-/// One product of matrices in T: a, b and bias as ssm::Matmul has them.
-template <class T>
-struct Operands {
-  View<const T, 2, CudaSpace> a{}, b{};
-  View<const BFloat16, 2, CudaSpace> b_bf16{};
-  View<const Wide<T>, 1, CudaSpace> bias{};
-
-  explicit Operands(const ssm::Matmul<T, CudaSpace>& of)
-      : a(of.a), b(of.b), b_bf16(of.b_bf16), bias(of.bias) {
-    if constexpr (std::is_same_v<T, BFloat16>)
-      if (!b) b = b_bf16;
-  }
-  explicit Operands(const ssm::WeightGradient<T, CudaSpace>& of)
-      : a(of.dy.transpose(0, 1)), b(of.x) {}
-  explicit Operands(const ssm::SlopedMatmul<T, CudaSpace>& of) : a(of.a), b(of.b) {}
-
-  Index rows() const { return a.extent(0); }
-  Index inner() const { return a.extent(1); }
-  Index columns() const { return b ? b.extent(1) : b_bf16.extent(1); }
-};
-
-template <class T>
-Factor<T> left_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
-  // Row-major b is the left factor of the column-major product.
-  const Index inner = a.inner(), columns = a.columns();
-  Factor<T> factor;
-  if (a.b && as_factor(a.b.data(), columns, inner, a.b.stride(1), a.b.stride(0), factor))
-    return factor;
-  T* const copied = scratch.take<T>(static_cast<std::size_t>(inner * columns));
-  const auto b = operand(a.b);
-  const auto bf16 = operand(a.b_bf16);
-  const auto at = [=] SSM_DEVICE(Index k, Index n) {
-    return b ? b(k, n) : converted<T>(bf16(k, n));
-  };
-  // Neighbors in memory stay neighbors: the transpose of a layer's weight is copied as the weight.
-  if (a.b_bf16 && a.b_bf16.stride(0) == 1) {
-    for_each_index(inner * columns, stream, "matmul",
-                   [=] SSM_DEVICE(Index i) { copied[i] = at(i % inner, i / inner); });
-    return {copied, true, inner};
-  }
-  for_each_index(inner * columns, stream, "matmul",
-                 [=] SSM_DEVICE(Index i) { copied[i] = at(i / columns, i % columns); });
-  return {copied, false, columns};
-}
-
-template <class T>
-Factor<T> right_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
-  const Index rows = a.rows(), inner = a.inner();
-  Factor<T> factor;
-  if (as_factor(a.a.data(), inner, rows, a.a.stride(1), a.a.stride(0), factor)) return factor;
-  T* const copied = scratch.take<T>(static_cast<std::size_t>(rows * inner));
-  const auto from = operand(a.a);
-  for_each_index(rows * inner, stream, "matmul",
-                 [=] SSM_DEVICE(Index i) { copied[i] = from(i / inner, i % inner); });
-  return {copied, false, inner};
-}
-
-template <class T>
-std::uint32_t alignment_of(const T* pointer) {
-  const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-  return static_cast<std::uint32_t>(std::min<std::uintptr_t>(256, address & (~address + 1)));
-}
-
-template <class T>
-constexpr cudaDataType_t scalar_type = CUDA_R_32F;
-template <>
-constexpr cudaDataType_t scalar_type<double> = CUDA_R_64F;
-template <>
-constexpr cudaDataType_t scalar_type<BFloat16> = CUDA_R_16BF;
-template <>
-constexpr cudaDataType_t scalar_type<Float16> = CUDA_R_16F;
-
-/// The bias as cuBLASLt adds it, in T; null where it does not. In a half type it is rounded.
-template <class T>
-const T* fused_bias(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
-  if (!a.bias || a.inner() == 0) return nullptr;
-  if constexpr (std::is_same_v<T, float>)
-    return a.bias.is_contiguous() && alignment_of(a.bias.data()) >= 16 ? a.bias.data() : nullptr;
-  if constexpr (HalfStorage<T>) {
-    T* const rounded = scratch.take<T>(static_cast<std::size_t>(a.columns()));
-    const auto bias = operand(a.bias);
-    for_each_index(a.columns(), stream, "matmul",
-                   [=] SSM_DEVICE(Index n) { rounded[n] = narrowed<T>(bias(n)); });
-    return rounded;
-  }
-  return nullptr;
-}
-
-/// Rows of contiguous numbers.
-template <class T>
-struct Rows {
-  T* data = nullptr;
-  Index step = 0;
-};
-template <class T>
-bool has_rows(const View<T, 2, CudaSpace>& x) {
-  return x.extent(1) <= 1 || x.stride(1) == 1;
-}
-
-/// gelu_tanh in the epilogue of a product of half types, or its slope; `aux` is its argument, which
-/// is written, or is null, and of the slope read.
-template <class U>
-struct FusedGelu {
-  enum Kind { none, value, slope } kind = none;
-  Rows<U> aux{};
-
-  int epilogue(bool has_bias) const {
-    if (kind == slope) return CUBLASLT_EPILOGUE_DGELU;
-    const int bias = has_bias ? CUBLASLT_EPILOGUE_BIAS : 0;
-    if (kind == value)
-      return bias | (aux.data != nullptr ? CUBLASLT_EPILOGUE_GELU_AUX : CUBLASLT_EPILOGUE_GELU);
-    return has_bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-  }
-};
-
-/// target = a·b (+ bias) (+ added, which may be the target), through `gelu`. A bias that is rounded
-/// to T goes with a target in T. Returns false if cuBLASLt has no algorithm.
-template <class T, class U>
-bool product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, Rows<U> target,
-             Rows<const U> added, Stream stream, const FusedGelu<U>& gelu) {
-  using S = Wide<T>;
-  const Index rows = a.rows(), columns = a.columns(), inner = a.inner();
-  const T* const fused = fused_bias(a, scratch, stream);
-  if (inner == 0 || (a.bias && fused == nullptr)) {
-    const auto bias = operand(a.bias);
-    for_each_index(rows * columns, stream, "matmul", [=] SSM_DEVICE(Index i) {
-      const Index m = i / columns, n = i % columns;
-      const S before = added.data != nullptr ? widened(added.data[m * added.step + n]) : S{0};
-      target.data[m * target.step + n] = narrowed<U>(before + (bias ? bias(n) : S{0}));
-    });
-    added = {target.data, target.step};
-  }
-  const bool adds = added.data != nullptr;
-  if (!adds) added = {target.data, target.step};
-  if (inner == 0) return true;
-  const Factor<T> left = left_factor(a, scratch, stream);
-  const Factor<T> right = right_factor(a, scratch, stream);
-  // A few rows are a step, whose operands are slices at every address: one algorithm serves them
-  // all.
-  constexpr Index few_rows = 16;
-  const auto alignment = [&](const auto* pointer) {
-    return rows <= few_rows ? static_cast<std::uint32_t>(sizeof(*pointer)) : alignment_of(pointer);
-  };
-  const ProductShape shape{
-      .factors = scalar_type<T>,
-      .result = scalar_type<U>,
-      .epilogue = static_cast<cublasLtEpilogue_t>(gelu.epilogue(fused != nullptr)),
-      .a_transposed = left.is_transposed,
-      .b_transposed = right.is_transposed,
-      .rows = static_cast<std::uint64_t>(columns),
-      .columns = static_cast<std::uint64_t>(rows),
-      .inner = static_cast<std::uint64_t>(inner),
-      .a_step = left.step,
-      .b_step = right.step,
-      .c_step = std::max(added.step, columns),
-      .d_step = std::max(target.step, columns),
-      .aux_step = gelu.aux.data != nullptr ? gelu.aux.step : 0,
-      .a_alignment = alignment_of(left.data),
-      .b_alignment = alignment(right.data),
-      .c_alignment = alignment(added.data),
-      .d_alignment = alignment(target.data)};
-  const Product& chosen = library.product(shape);
-  if (!chosen.is_supported) return false;
-  library.run(chosen, left.data, right.data, S(adds ? 1 : 0), added.data, target.data, fused,
-              gelu.aux.data, stream);
-  return true;
-}
-/// The same without an activation. Throws Failure.
-template <class T, class U>
-void product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch, Rows<U> target,
-             Rows<const U> added, Stream stream) {
-  if (!product(library, a, scratch, target, added, stream, FusedGelu<U>{}))
-    throw Failure("matmul: cuBLASLt has no algorithm for [" + std::to_string(a.rows()) + ", " +
-                  std::to_string(a.inner()) + "] times [" + std::to_string(a.inner()) + ", " +
-                  std::to_string(a.columns()) + "]");
-}
 
 /// a_sum += Σ_k a[·, k]
 template <class T>
@@ -366,7 +162,15 @@ struct ByParts {
     layout.take<BFloat16>(static_cast<std::size_t>(parts * rows * a.a.extent(1)));
     layout.take<float>(static_cast<std::size_t>(parts * rows * a.c.extent(1)));
   }
-  static void run(MatmulLibrary& library, Call a, WorkspaceLayout& scratch, Stream stream) {
+  /// Whether the numbers of a are those of a call before, in the same place of its scratch memory.
+  static bool are_split(const Call* before, const Call& a) {
+    return before != nullptr && can(*before) && !before->a_sum && !a.a_sum &&
+           before->a.data() == a.a.data() && before->a.stride(0) == a.a.stride(0) &&
+           before->a.stride(1) == a.a.stride(1) && before->a.extents() == a.a.extents() &&
+           a.a.extent(0) <= rows_at_once;
+  }
+  static void run(MatmulLibrary& library, const Call& a, bool are_split, WorkspaceLayout& scratch,
+                  Stream stream) {
     const Index all = a.c.extent(0), at_once = std::min(rows_at_once, all);
     const Index inner = a.a.extent(1), columns = a.c.extent(1);
     BFloat16* const factors =
@@ -380,7 +184,7 @@ struct ByParts {
       call.residual = some(a.residual);
       call.c = some(a.c);
       call.z = some(a.z);
-      split_numbers<parts>(call.a, factors, stream);
+      if (!are_split) split_numbers<parts>(call.a, factors, stream);
       const ssm::Matmul<BFloat16, CudaSpace> product_of_parts{
           .a = View<const BFloat16, 2, CudaSpace>(factors, {parts * rows, inner}), .b = a.b_bf16};
       product(library, Operands<BFloat16>(product_of_parts), scratch, Rows<float>{sums, columns},
@@ -408,9 +212,12 @@ std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a) {
   return layout.used();
 }
 
+namespace {
+
+/// before   the product before, which has left its scratch memory as it was; or null
 template <class T>
-void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* memory,
-            Stream stream) {
+void matmul_behind(MatmulLibrary& library, [[maybe_unused]] const ssm::Matmul<T, CudaSpace>* before,
+                   const ssm::Matmul<T, CudaSpace>& a, void* memory, Stream stream) {
   using namespace device;
   using S = Wide<T>;
   const Operands<T> operands(a);
@@ -420,7 +227,8 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
   if (rows == 0 || columns == 0) return;
   if (!has_rows(a.c)) throw ShapeError("matmul", "c", "must have contiguous rows");
   if constexpr (std::is_same_v<T, float>)
-    if (ByParts::can(a)) return ByParts::run(library, a, scratch, stream);
+    if (ByParts::can(a))
+      return ByParts::run(library, a, ByParts::are_split(before, a), scratch, stream);
   if (!has_pass(a)) {
     Rows<const T> added;
     if (a.accumulate) added = {a.c.data(), a.c.stride(0)};
@@ -443,6 +251,18 @@ void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* me
   rest.bias = {};
   if (a.z && target.data == a.z.data()) rest.z = {};
   finish(rest, sums, 1, stream);
+}
+
+}  // namespace
+
+template <class T>
+void matmul(MatmulLibrary& library, std::span<const ssm::Matmul<T, CudaSpace>> products,
+            void* scratch, Stream stream) {
+  const ssm::Matmul<T, CudaSpace>* before = nullptr;
+  for (const auto& a : products) {
+    matmul_behind(library, before, a, scratch, stream);
+    before = &a;
+  }
 }
 
 template <class T>
@@ -482,9 +302,9 @@ void weight_gradient(MatmulLibrary& library, const ssm::WeightGradient<T, CudaSp
   product(library, operands, scratch, target, Rows<const W>{target.data, target.step}, stream);
 }
 
-#define SSM_INSTANTIATE(T)                                                                      \
-  template SSM_CUDA_API void matmul<T>(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>&, void*, \
-                                       Stream);                                                 \
+#define SSM_INSTANTIATE(T)                                                                         \
+  template SSM_CUDA_API void matmul<T>(MatmulLibrary&, std::span<const ssm::Matmul<T, CudaSpace>>, \
+                                       void*, Stream);                                             \
   template SSM_CUDA_API std::size_t matmul_scratch_bytes<T>(const ssm::Matmul<T, CudaSpace>&);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)

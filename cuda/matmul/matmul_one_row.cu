@@ -52,9 +52,8 @@ struct OneRowNorm {
 };
 
 /// A block holds the row in its shared memory. A warp of it makes `Columns` entries; where it
-/// `Streams`, then those that all warps of the grid are further on, whose weights it asks for before
-/// sums are made. Lanes take runs of k, `Together` of which are on
-/// their way at a time.
+/// `Streams`, then those that all warps of the grid are further on, whose weights it asks for
+/// before sums are made. Lanes take runs of k, `Together` of which are on their way at a time.
 template <class T, class W, int Threads, int Capacity, int Columns, int Together, bool Streams>
 struct OneRow {
   using Sum = Wide<T>;

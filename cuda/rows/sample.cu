@@ -142,8 +142,15 @@ void draw(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const SampleScra
     double* const run_sum = scratch.run_sum + b * sample_runs;
     lanes.each(sample_runs, [&](Index i) {
       const Index end = (i + 1) * run < groups ? (i + 1) * run : groups;
+      constexpr int together = 16;
       double sum = 0;
-      for (Index group = i * run; group < end; ++group) sum += group_sum[group];
+      for (Index first = i * run; first < end; first += together) {
+        double some[together];
+        SSM_UNROLL
+        for (int u = 0; u < together; ++u) some[u] = first + u < end ? group_sum[first + u] : 0.0;
+        SSM_UNROLL
+        for (int u = 0; u < together; ++u) sum += some[u];
+      }
       run_sum[i] = sum;
     });
     lanes.wait();

@@ -25,13 +25,15 @@ using ssm::Token;
 using OnHost = ssm::BasicCuda<HostSpace>;  // the same kernels on memory that the test reads
 using Device = ssm::cuda::CudaSpace;
 
-ssm::H3LanguageModel small_model(double dropout = 0.1) {
+ssm::H3LanguageModel small_model(double dropout = 0.1, std::vector<Index> attends = {}) {
   return ssm::make_language_model(ssm::H3LanguageModelConfig{.d_model = 16,
                                                              .n_layer = 2,
                                                              .d_inner = 32,
                                                              .vocab_size = 40,
                                                              .d_state = 8,
                                                              .head_dim = 1,
+                                                             .attn_layer_idx = std::move(attends),
+                                                             .num_heads = 2,
                                                              .embed_dropout = dropout,
                                                              .resid_dropout = dropout});
 }
@@ -148,9 +150,9 @@ TEST_CASE("updates that are recorded give the same bits as those that are not") 
 }
 
 template <class B>
-std::vector<Token> continuation(const ssm::GenerateOptions& options, bool has_state) {
+std::vector<Token> continuation(const ssm::H3LanguageModel& model,
+                                const ssm::GenerateOptions& options, bool has_state) {
   ssm::Context<B> ctx;
-  const auto model = small_model();
   const auto parameters = model.initialize(ctx, Seed{5});
   auto state = model.initial_state(ctx, 1);
   std::vector<Token> result;
@@ -168,16 +170,19 @@ TEST_CASE(
 #else
   constexpr Index tokens = 2;  // the host records nothing
 #endif
-  for (const double temperature : {0.9, 0.0}) {
-    ssm::GenerateOptions options{.temperature = temperature, .tokens = tokens, .seed = Seed{2}};
-    CHECK(continuation<Cuda>(options, false) == continuation<OnHost>(options, false));
+  for (const double temperature : {0.9, 0.0})
+    for (const std::vector<Index>& attends : {std::vector<Index>{}, {1}}) {
+      const auto model = small_model(0.1, attends);
+      ssm::GenerateOptions options{.temperature = temperature, .tokens = tokens, .seed = Seed{2}};
+      CHECK(continuation<Cuda>(model, options, false) ==
+            continuation<OnHost>(model, options, false));
 #ifdef SSM_TEST_ON_DEVICE
-    const auto whole = continuation<OnHost>(options, true);
-    CHECK(continuation<Cuda>(options, true) == whole);
-    options.stop = {whole[tokens / 2]};  // no token is read ahead
-    CHECK(continuation<Cuda>(options, true) == continuation<OnHost>(options, true));
+      const auto whole = continuation<OnHost>(model, options, true);
+      CHECK(continuation<Cuda>(model, options, true) == whole);
+      options.stop = {whole[tokens / 2]};  // no token is read ahead
+      CHECK(continuation<Cuda>(model, options, true) == continuation<OnHost>(model, options, true));
 #endif
-  }
+    }
 }
 
 #ifdef SSM_TEST_ON_DEVICE

@@ -18,8 +18,9 @@ Context<Reference>& reference() {
 }  // namespace
 
 template <class T>
-void matmul(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>& a, void*, Stream) {
-  ssm::matmul(reference(), std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
+void matmul(MatmulLibrary&, std::span<const ssm::Matmul<T, CudaSpace>> products, void*, Stream) {
+  for (const auto& a : products)
+    ssm::matmul(reference(), std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
 }
 /// As on a device, a bf16 matrix in T.
 template <class T>
@@ -36,9 +37,9 @@ std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace
   return 0;
 }
 
-#define SSM_INSTANTIATE(T)                                                                      \
-  template SSM_CUDA_API void matmul<T>(MatmulLibrary&, const ssm::Matmul<T, CudaSpace>&, void*, \
-                                       Stream);                                                 \
+#define SSM_INSTANTIATE(T)                                                                         \
+  template SSM_CUDA_API void matmul<T>(MatmulLibrary&, std::span<const ssm::Matmul<T, CudaSpace>>, \
+                                       void*, Stream);                                             \
   template SSM_CUDA_API std::size_t matmul_scratch_bytes<T>(const ssm::Matmul<T, CudaSpace>&);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)

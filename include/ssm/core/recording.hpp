@@ -2,7 +2,9 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
+#include "ssm/core/context.hpp"
 #include "ssm/core/error.hpp"
 
 namespace ssm {
@@ -47,5 +49,16 @@ using RecordingOf = typename decltype(detail::recording_of<B>())::type;
 /// Likewise its Arrival.
 template <class B>
 using ArrivalOf = typename decltype(detail::arrival_of<B>())::type;
+
+/// Runs a part of a call that reads numbers of the host which change from call to call: where the
+/// call is recorded, every time in its place between what is recorded. `run` is kept by value and
+/// has its own frame; what it reads and writes must be there at every call.
+template <class B, class Run>
+void run_apart(Context<B>& ctx, Run run) {
+  if constexpr (records<B>)
+    ctx.resources().run_apart(ctx, std::move(run));
+  else
+    run();
+}
 
 }  // namespace ssm

@@ -29,6 +29,12 @@ namespace ssm {
 template <MemorySpace Space>
 class Workspace {
  public:
+  /// How much of the memory is in use.
+  struct Mark {
+    std::size_t block;
+    std::size_t used;
+    std::size_t in_use;
+  };
   /// Gives memory until its end, and all of that back then.
   class Frame {
    public:
@@ -52,11 +58,6 @@ class Workspace {
 
    private:
     friend class Workspace;
-    struct Mark {
-      std::size_t block;
-      std::size_t used;
-      std::size_t in_use;
-    };
     Frame(Workspace* owner, Mark mark) : owner_(owner), mark_(mark) {}
     Workspace* owner_;
     Mark mark_;
@@ -69,7 +70,15 @@ class Workspace {
 
   Frame frame() {
     ++open_frames_;
-    return Frame(this, {current_, blocks_.empty() ? 0 : blocks_[current_].used, in_use_});
+    return Frame(this, mark());
+  }
+  Mark mark() const { return {current_, blocks_.empty() ? 0 : blocks_[current_].used, in_use_}; }
+  /// A frame whose memory is behind what was in use at an earlier mark, since which nothing was
+  /// allocated: for the same work once more, beside the same memory.
+  Frame frame_behind(const Mark& earlier) {
+    Frame result = frame();
+    go_to(earlier);
+    return result;
   }
 
   /// Takes all scratch from memory of the caller, which must outlive its use; an empty span: from
@@ -143,11 +152,14 @@ class Workspace {
                                                                      std::size_t size) {
     throw OutOfMemory(wanted, message({"a workspace that borrows ", size}));
   }
-  void release(typename Frame::Mark mark) {
+  void go_to(const Mark& mark) {
     for (std::size_t i = mark.block + 1; i < blocks_.size(); ++i) blocks_[i].used = 0;
     if (!blocks_.empty()) blocks_[mark.block].used = mark.used;
     current_ = mark.block;
     in_use_ = mark.in_use;
+  }
+  void release(const Mark& mark) {
+    go_to(mark);
     if (--open_frames_ == 0 && blocks_.size() > 1) join_blocks();
   }
   void join_blocks() {  // next time the whole high-water mark fits one block

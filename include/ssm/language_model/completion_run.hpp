@@ -33,6 +33,7 @@ struct CompletionRow {
   Index position = 0;      // tokens that the state has read
   std::size_t logits = 0;  // which row of them is this one's
   bool is_finished = false;
+  std::optional<Token> next{};  // drawn with the step
   Completion result{};
   std::vector<TokenProbability> likeliest{};
 };
@@ -212,6 +213,7 @@ class CompletionRun {
   }
   void draw(CompletionRow& row) {
     const CompletionOptions& options = *row.options;
+    if (row.next) return take(row, *std::exchange(row.next, {}), {});
     std::span<const float> logits(logits_.data() + row.logits * width_, width_);
     const std::span<const float> occurring = logits.first(vocabulary_);
     if (!options.weights.is_nothing() || options.typical_p < 1 || drawn_vocabulary_ < vocabulary_) {
@@ -231,13 +233,23 @@ class CompletionRun {
                                                  .top_p = options.top_p,
                                                  .min_p = options.min_p},
                                                 row.seed, row.result.tokens.size());
+    take(row, token, occurring);
+  }
+  /// Whether nothing but the likeliest token is wanted of the logits.
+  static bool wants_likeliest(const CompletionRow& row) {
+    return !(row.options->temperature > 0) && row.options->weights.is_nothing() &&
+           !row.options->likeliest;
+  }
+
+  /// A token that was drawn, of these logits.
+  void take(CompletionRow& row, Token token, std::span<const float> logits) {
     if (std::find(row.end_tokens->begin(), row.end_tokens->end(), token) != row.end_tokens->end()) {
       end(row, CompletionEnd::end_token);
       tell(row, {}, finish_text(row));
       return;
     }
     CompletionPiece piece{.token = token};
-    if (options.likeliest) measure(row, occurring, token, piece);
+    if (row.options->likeliest) measure(row, logits, token, piece);
     accept(row, token, piece);
   }
 
@@ -319,6 +331,18 @@ class CompletionRun {
       segments_.push_back(static_cast<Index>(tokens_.size()));
     }
     if (tokens_.empty()) return false;
+    const auto is_simple = [](const CompletionRow& row) {
+      return !row.is_finished && wants_likeliest(row);
+    };
+    if (std::all_of(rows_.begin(), rows_.end(), is_simple)) {
+      next_.resize(tokens_.size());
+      const DynamicExtents<1> extents(static_cast<Index>(tokens_.size()));
+      model_.interface().step_likeliest({tokens_.data(), extents},
+                                        static_cast<Index>(drawn_vocabulary_),
+                                        {next_.data(), extents}, state_->interface());
+      for (std::size_t i = 0; i < rows_.size(); ++i) rows_[i].next = next_[i];
+      return true;
+    }
     logits_.resize(std::max(logits_.size(), tokens_.size() * width_));
     const View<float, 2> logits = rows_of(logits_, tokens_.size());
     if (tokens_.size() == rows_.size())
@@ -360,7 +384,7 @@ class CompletionRun {
   std::vector<float> logits_;   // one row for each that goes on
   std::vector<float> changed_;  // those of one row
   std::vector<Token> order_;
-  std::vector<Token> tokens_;
+  std::vector<Token> tokens_, next_;
   std::vector<Index> segments_;
 };
 

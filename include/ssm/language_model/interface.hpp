@@ -101,6 +101,10 @@ class LanguageModelInterface {
                        StateInterface& state) = 0;
   virtual void step(const View<const Token, 1>& tokens, const View<float, 2>& logits,
                     StateInterface& state) = 0;
+  /// A step, and the likeliest of the first `vocabulary` tokens of each sequence, the lowest among
+  /// equals; logits stay where they are.
+  virtual void step_likeliest(const View<const Token, 1>& tokens, Index vocabulary,
+                              const View<Token, 1>& next, StateInterface& state) = 0;
   /// Sequences of different lengths, one behind the other; logits of the last position of each that
   /// is not empty.
   virtual void prefill_packed(std::span<const Token> tokens, Segments segments,

@@ -142,8 +142,24 @@ class LanguageModelOn final : public LanguageModelInterface {
       step_logits_.resize(logits.extents());
       copy_in(tokens.flatten(), step_tokens_.flatten());
       layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
-      copy_out(step_logits_.flatten(), logits.flatten());
+      copy_out<float>(step_logits_.flatten(), logits.flatten());
     }
+  }
+  void step_likeliest(const View<const Token, 1>& tokens, Index vocabulary,
+                      const View<Token, 1>& next, StateInterface& state) override {
+    const Index sequences = tokens.extent(0);
+    auto& own = State::of(state, facts_, sequences).state();
+    step_tokens_.resize({sequences});
+    step_logits_.resize({sequences, facts_.padded_vocabulary});
+    copy_in(tokens.flatten(), step_tokens_.flatten());
+    layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
+    sample(*ctx_, Sample<float, Space>{.logits = step_logits_,
+                                       .vocabulary = vocabulary,
+                                       .sampling = {.temperature = 0},
+                                       .tokens = step_tokens_});
+    copy_out<Token>(step_tokens_.flatten(), next);
+    if (std::any_of(next.data(), next.data() + sequences, [](Token token) { return token < 0; }))
+      throw ArgumentError("language model: a logit is not finite");
   }
 
   void prefill_packed(std::span<const Token> tokens, Segments segments,
@@ -360,8 +376,10 @@ class LanguageModelOn final : public LanguageModelInterface {
   static void copy_in(const View<const Token, 1>& from, const View<Token, 1, Space>& to) {
     Space::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(Token));
   }
-  static void copy_out(const View<const float, 1, Space>& from, const View<float, 1>& to) {
-    Space::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(float));
+  template <class T>
+  static void copy_out(const View<const T, 1, Space>& from,
+                       const std::type_identity_t<View<T, 1>>& to) {
+    Space::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(T));
   }
   template <class Run>
   void run_sequences(const View<const Token, 2>& tokens, const View<float, 3>& logits, Run&& run) {
@@ -372,7 +390,7 @@ class LanguageModelOn final : public LanguageModelInterface {
       DynamicTensor<float, 3, Space> out(logits.extents());
       copy_in(tokens.flatten(), ids.flatten());
       run(ids, out);
-      copy_out(out.flatten(), logits.flatten());
+      copy_out<float>(out.flatten(), logits.flatten());
     }
   }
 

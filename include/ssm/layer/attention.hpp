@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 
+#include "ssm/core/recording.hpp"
 #include "ssm/layer/key_value_cache.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/op/attention.hpp"
@@ -115,36 +116,23 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     auto frame = ctx.workspace().frame();
     const Index batch = x.extent(0);
     const Index length = x.extent(1);
-    const KeyValueCache::Past past =
-        cache_.cached_before(options.initial_state, batch, length, options.segments);
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
     auto qkv = buffers.at(&Kept::qkv, batch, length, 3 * channels_);
     auto mixed = buffers.at(&Kept::mixed, batch, length, channels_);
+    const auto log_sum = buffers.kept(&Kept::log_sum, batch, length, heads_);
     projection_.evaluate(ctx, p.Wqkv, x, qkv, nullptr, {}, {}, norm);
     if (tape != nullptr) {
       tape->keep(ctx, options);
       tape->x = x;
     }
-    rotate<T>(ctx, part<T, Space>(qkv, 0), past, 1, options.segments);
-    rotate<T>(ctx, part<T, Space>(qkv, 1), past, 1, options.segments);
-    Attention<T, Space> call{.scale = scale_,
-                             .q = by_head(part<T, Space>(qkv, 0)),
-                             .k = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 1))),
-                             .v = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 2))),
-                             .segments = options.segments,
-                             .y = by_head(mixed),
-                             .log_sum = buffers.kept(&Kept::log_sum, batch, length, heads_)};
-    if (options.initial_state != nullptr || options.final_state != nullptr) {
-      const auto cache = cache_.template open<T>(ctx, frame, past, options);
-      cache_.template append<T>(ctx, past, part<T, Space>(qkv, 1), cache.k);
-      cache_.template append<T>(ctx, past, part<T, Space>(qkv, 2), cache.v);
-      call.k = by_head(View<const T, 3, Space>(cache.k));
-      call.v = by_head(View<const T, 3, Space>(cache.v));
-      if (!past.is_even) call.cached = cache.position;
-    }
-    attention(ctx, call);
-    if (options.final_state != nullptr) past.advance(options.final_state->position);
+    const auto attend = [this, &ctx, qkv, mixed, log_sum, options] {
+      mix<B, T>(ctx, qkv, mixed, log_sum, options);
+    };
+    if (tape == nullptr && options.final_state != nullptr && options.segments.empty())
+      run_apart(ctx, attend);  // the cache grows
+    else
+      attend();
     readout_.evaluate(ctx, p.out_proj, mixed, y, nullptr, {}, residual);
   }
 
@@ -245,6 +233,37 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   }
 
  private:
+  /// What lies between the projections.
+  template <class B, class T>
+  void mix(Context<B>& ctx, const View<T, 3, typename B::Space>& qkv,
+           const View<T, 3, typename B::Space>& mixed,
+           const View<Wide<T>, 3, typename B::Space>& log_sum,
+           const SequenceOptions<State<T, typename B::Space>>& options) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const KeyValueCache::Past past =
+        cache_.cached_before(options.initial_state, qkv.extent(0), qkv.extent(1), options.segments);
+    rotate<T>(ctx, part<T, Space>(qkv, 0), past, 1, options.segments);
+    rotate<T>(ctx, part<T, Space>(qkv, 1), past, 1, options.segments);
+    Attention<T, Space> call{.scale = scale_,
+                             .q = by_head(part<T, Space>(qkv, 0)),
+                             .k = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 1))),
+                             .v = by_head(View<const T, 3, Space>(part<T, Space>(qkv, 2))),
+                             .segments = options.segments,
+                             .y = by_head(mixed),
+                             .log_sum = log_sum};
+    if (options.initial_state != nullptr || options.final_state != nullptr) {
+      const auto cache = cache_.template open<T>(ctx, frame, past, options);
+      cache_.template append<T>(ctx, past, part<T, Space>(qkv, 1), cache.k);
+      cache_.template append<T>(ctx, past, part<T, Space>(qkv, 2), cache.v);
+      call.k = by_head(View<const T, 3, Space>(cache.k));
+      call.v = by_head(View<const T, 3, Space>(cache.v));
+      if (!past.is_even) call.cached = cache.position;
+    }
+    attention(ctx, call);
+    if (options.final_state != nullptr) past.advance(options.final_state->position);
+  }
+
   /// q, k or v of a joint [B, L, 3·D] buffer.
   template <class T, class Space>
   View<T, 3, Space> part(const View<T, 3, Space>& qkv, Index which) const {

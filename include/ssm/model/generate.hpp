@@ -147,7 +147,8 @@ class Generation {
                             .counter = static_cast<std::uint64_t>(drawn_),
                             .tokens = next_});
   }
-  /// A token that may end the text is not read before it is known, nor one beyond the last position.
+  /// A token that may end the text is not read before it is known, nor one beyond the last
+  /// position.
   bool goes_ahead() const {
     const bool is_last = options_.tokens != dyn && drawn_ + 1 >= options_.tokens;
     return layer_->positions() == 0 && options_.stop.empty() && (given_ != nullptr || !is_last);
@@ -174,8 +175,11 @@ class Generation {
         });
       }
       const Index before = state_size();
+      const auto apart = ctx_->resources().runs_apart();
       run();
-      steps_alike_ = layer_->positions() == 0 && state_size() == before;
+      // A state that grows does so in what runs apart.
+      const bool is_recorded = state_size() == before || ctx_->resources().runs_apart() > apart;
+      steps_alike_ = layer_->positions() == 0 && is_recorded;
     } else {
       run();
     }

@@ -6,8 +6,11 @@
 #include <concepts>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "ssm/backend/cuda/launch.hpp"
 #include "ssm/backend/cuda/new_threads.hpp"
@@ -131,7 +134,7 @@ class Resources {
     NewThreads().for_ranges(count, body);
   }
   /// Calls that queue the same work on the same memory every time: the first one is recorded, later
-  /// ones are one launch.
+  /// ones are one launch, or one for each part where some of the work runs apart.
   ///   cuda::Resources::Recording step;
   ///   step(ctx, [&] { layer.step(ctx, parameters, x_t, y_t, state); });
   /// Recorded once more when the context's workspace has grown. The call must have run before, so
@@ -141,34 +144,76 @@ class Resources {
    public:
     template <class Ctx, class Run>
     void operator()(Ctx& ctx, Run&& run) {
-      const Stream stream = ctx.resources().stream();
-      if (!graph_ || workspace_ != ctx.workspace().capacity()) {
-        begin_recording(stream);
-        try {
-          run();
-        } catch (...) {
-          abandon_recording(stream);
-          throw;
-        }
-        graph_.reset(end_recording(stream));
-        workspace_ = ctx.workspace().capacity();
-      }
-      launch_graph(graph_.get(), stream);
+      if (parts_.empty() || workspace_ != ctx.workspace().capacity()) record(ctx, run);
+      const auto whole = ctx.workspace().frame();  // until whose end memory stays where it is
+      for (const Part& part : parts_)
+        if (part.graph)
+          launch_graph(part.graph.get(), ctx.resources().stream());
+        else
+          part.run();
     }
 
    private:
+    friend class Resources;
+    struct Destroy {
+      void operator()(Graph* graph) const noexcept { destroy_graph(graph); }
+    };
+    /// What was recorded, or what runs apart.
+    struct Part {
+      std::unique_ptr<Graph, Destroy> graph;
+      std::function<void()> run;
+    };
+
+    template <class Ctx, class Run>
+    void record(Ctx& ctx, Run& run) {
+      Resources& resources = ctx.resources();
+      parts_.clear();
+      begin_recording(resources.stream());
+      resources.recording_ = this;
+      try {
+        run();
+      } catch (...) {
+        resources.recording_ = nullptr;
+        parts_.clear();
+        abandon_recording(resources.stream());
+        throw;
+      }
+      resources.recording_ = nullptr;
+      parts_.push_back({std::unique_ptr<Graph, Destroy>(end_recording(resources.stream())), {}});
+      workspace_ = ctx.workspace().capacity();
+    }
+    template <class Ctx, class Run>
+    void add_apart(Ctx& ctx, Run run) {
+      const Stream stream = ctx.resources().stream();
+      parts_.push_back({std::unique_ptr<Graph, Destroy>(end_recording(stream)), {}});
+      parts_.push_back({nullptr, [&ctx, run = std::move(run), mark = ctx.workspace().mark()] {
+                          const auto frame = ctx.workspace().frame_behind(mark);
+                          run();
+                        }});
+      begin_recording(stream);
+    }
     static void abandon_recording(Stream stream) noexcept {
       try {
         destroy_graph(end_recording(stream));
       } catch (const Failure&) {  // what broke the call has been said
       }
     }
-    struct Destroy {
-      void operator()(Graph* graph) const noexcept { destroy_graph(graph); }
-    };
-    std::unique_ptr<Graph, Destroy> graph_;
+
+    std::vector<Part> parts_;
     std::size_t workspace_ = 0;
   };
+
+  /// ssm::run_apart.
+  template <class Ctx, class Run>
+  void run_apart(Ctx& ctx, Run run) {
+    ++runs_apart_;
+    if (recording_ != nullptr)
+      recording_->add_apart(ctx, std::move(run));
+    else
+      run();
+  }
+  /// How often that was called.
+  std::uint64_t runs_apart() const { return runs_apart_; }
 
   /// A few numbers of the device on their way to the host. What is queued behind `start` runs while
   /// the host still waits for them.
@@ -219,6 +264,8 @@ class Resources {
   std::unique_ptr<void, DestroyStream> stream_;
   MatmulPrecision precision_;
   std::unique_ptr<MatmulLibrary, DestroyLibrary> library_;
+  Recording* recording_ = nullptr;  // under way
+  std::uint64_t runs_apart_ = 0;
 };
 
 }  // namespace cuda

@@ -14,11 +14,13 @@ namespace ssm::cuda {
 /// with the product. In half types a bias is rounded to T. A matrix kept in bf16 is read as it is
 /// by floats, each the sum of three bf16: exact products on tensor cores, sums in float. By others
 /// it is expanded to T in each product.
-/// scratch   matmul_scratch_bytes(a) bytes, aligned to 16: operands without a unit stride, b_bf16
-///           as T, and what waits for its activation
+/// Products are made one after another; where they read one a, its parts are made once.
+/// scratch   matmul_scratch_bytes(a) bytes, of the largest, aligned to 16: operands without a unit
+///           stride, b_bf16 as T or parts of a, and what waits for its activation
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
 template <class T>
-SSM_CUDA_API void matmul(MatmulLibrary& library, const ssm::Matmul<T, CudaSpace>& a, void* scratch,
+SSM_CUDA_API void matmul(MatmulLibrary& library,
+                         std::span<const ssm::Matmul<T, CudaSpace>> products, void* scratch,
                          Stream stream);
 template <class T>
 SSM_CUDA_API std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a);
@@ -48,29 +50,12 @@ namespace primitive {
 struct Matmul {
   template <class Ctx, DeviceNumber T>
   static void matmul(Ctx& ctx, const ssm::Matmul<T, typename Ctx::Space>& a) {
-    if (a.b_int8 || a.b_f16)
-      throw ArgumentError("matmul: weights kept in int8 or f16 are not read on cuda");
     const auto call = on_device(a);
-    if (has_few_rows(call)) {
-      few_rows<T>(ctx, nullptr, std::span(&call, 1));
-      return;
-    }
-    auto frame = ctx.workspace().frame();
-    void* const scratch = bytes(frame, matmul_scratch_bytes(call));
-    queue(ctx, [&](Stream stream) {
-      cuda::matmul(ctx.resources().matmul_library(), call, scratch, stream);
-    });
+    multiply<T>(ctx, std::span(&call, 1));
   }
   template <class Ctx, DeviceNumber T>
   static void matmul_each(Ctx& ctx, std::span<const ssm::Matmul<T, typename Ctx::Space>> products) {
-    bool together = false;
-    if (products.size() > 1)
-      for_each_on_device<products_a_kernel>(products, [&](auto some) {
-        together = some.size() == products.size() && have_few_rows<T>(some);
-        if (together) few_rows<T>(ctx, nullptr, some);
-      });
-    if (together) return;
-    for (const auto& a : products) matmul(ctx, a);
+    for_each_on_device<products_a_kernel>(products, [&](auto calls) { multiply<T>(ctx, calls); });
   }
   /// Where the rows are one.
   template <class Ctx, DeviceNumber T>
@@ -107,6 +92,24 @@ struct Matmul {
   }
 
  private:
+  template <class T, class Ctx>
+  static void multiply(Ctx& ctx, std::span<const ssm::Matmul<T, CudaSpace>> products) {
+    for (const auto& a : products)
+      if (a.b_int8 || a.b_f16)
+        throw ArgumentError("matmul: weights kept in int8 or f16 are not read on cuda");
+    if (have_few_rows(products)) return few_rows<T>(ctx, nullptr, products);
+    if (std::any_of(products.begin(), products.end(), has_few_rows<T>)) {
+      for (const auto& a : products) multiply<T>(ctx, std::span(&a, 1));  // not all of them alike
+      return;
+    }
+    std::size_t size = 0;
+    for (const auto& a : products) size = std::max(size, matmul_scratch_bytes(a));
+    auto frame = ctx.workspace().frame();
+    void* const scratch = bytes(frame, size);
+    queue(ctx, [&](Stream stream) {
+      cuda::matmul(ctx.resources().matmul_library(), products, scratch, stream);
+    });
+  }
   template <class T, class Ctx>
   static void few_rows(Ctx& ctx, const ssm::Normalization<T, CudaSpace>* norm,
                        std::span<const ssm::Matmul<T, CudaSpace>> products) {
