@@ -258,8 +258,10 @@ struct AttentionRows {
 };
 
 /// Numbers the tiles of so many rows of all sequences and heads, those of a sequence that have the
-/// most to do first: the last queries, or the first keys.
+/// most to do first: the last queries, or the first keys. Some heads, whose keys the cache holds,
+/// take turns, so that no long walk is the last to begin.
 struct AttentionTiles {
+  static constexpr unsigned section_heads = 4;
   /// `length` rows in every sequence, or, where they are packed, in all of them.
   AttentionTiles(const AttentionSequences& of, Index sequence_length, bool is_packed,
                  bool last_rows_first, Index head_count)
@@ -273,14 +275,26 @@ struct AttentionTiles {
   SSM_HOST_DEVICE Index tiles(Index rows) const {
     return offsets != nullptr ? length / rows + sequences : (length + rows - 1) / rows;
   }
-  Index count(Index rows) const {
+  SSM_HOST_DEVICE Index count(Index rows) const {
     return tiles(rows) * heads * (offsets != nullptr ? 1 : sequences);
   }
+  /// The number of a sequence's first tile, where they are counted in the order of rows.
+  SSM_HOST_DEVICE Index first_tile(const Sequence& sequence, Index head, Index rows) const {
+    if (offsets != nullptr) return head * tiles(rows) + sequence.begin / rows + sequence.row;
+    return (sequence.row * heads + head) * tiles(rows);
+  }
   SSM_HOST_DEVICE AttentionRows at(Index number, Index rows, const Packing& packing) const {
-    const Index each = tiles(rows);
-    const Index group = number / each;
-    Index tile = number % each;
-    Index row = group / heads;
+    const auto each = static_cast<unsigned>(tiles(rows)), head_count = static_cast<unsigned>(heads);
+    const unsigned groups =
+        head_count * (offsets != nullptr ? 1u : static_cast<unsigned>(sequences));
+    const unsigned section = static_cast<unsigned>(number) / (each * section_heads);
+    const unsigned place = static_cast<unsigned>(number) % (each * section_heads);
+    const unsigned first_group = section * section_heads, left = groups - first_group;
+    const unsigned side_by_side = left < section_heads ? left : section_heads;
+    const unsigned group = first_group + place % side_by_side;
+    const Index head = group % head_count;
+    Index tile = place / side_by_side;
+    Index row = group / head_count;
     Index own = length;
     if (offsets != nullptr) {
       Index high = sequences;
@@ -293,9 +307,9 @@ struct AttentionTiles {
       own = offsets[row + 1] - offsets[row];
     }
     const Index last = (own + rows - 1) / rows - 1;
-    if (tile > last) return {packing.sequence(row), group % heads, 0, 0};
+    if (tile > last) return {packing.sequence(row), head, 0, 0};
     const Index first = (last_first ? last - tile : tile) * rows;
-    return {packing.sequence(row), group % heads, first,
+    return {packing.sequence(row), head, first,
             static_cast<int>(own - first < rows ? own - first : rows)};
   }
 

@@ -1,50 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "attention/warpgroup_tile.cuh"
+#include "attention/specialized_gradient.cuh"
 #include "ssm/backend/cuda/tiled_attention.hpp"
 
 namespace ssm::cuda {
 namespace device {
 namespace {
-
-// With s the scores of queries and keys, p = exp(s − log_sum) and a_t = dy_t·y_t:
-//   ds = p ⊙ (dy·vᵀ − a),  dq = scale·ds·k,  dk = scale·dsᵀ·q,  dv = pᵀ·dy
-
-template <class T>
-struct GradientOperands {
-  GradientOperands(const ssm::AttentionBackward<T, CudaSpace>& g, DeviceSegments segments,
-                   const std::int64_t* cached, float* workspace)
-      : q(operand(g.forward.q)),
-        k(operand(g.forward.k)),
-        v(operand(g.forward.v)),
-        y(operand(g.y)),
-        dy(operand(g.dy)),
-        log_sum(operand(g.log_sum)),
-        dq(operand(g.dq)),
-        dk(operand(g.dk)),
-        dv(operand(g.dv)),
-        query_numbers(reinterpret_cast<float2*>(workspace)),
-        sequences(g.forward, segments, cached),
-        query_tiles(sequences, g.forward.q.extent(1), segments.offsets != nullptr, true,
-                    g.forward.q.extent(2)),
-        key_tiles(sequences, g.forward.k.extent(1),
-                  segments.offsets != nullptr && cached == nullptr, false, g.forward.q.extent(2)),
-        width(static_cast<int>(g.forward.q.extent(3))),
-        scale(static_cast<float>(g.forward.scale)) {}
-
-  /// Of the queries of a head, from t on.
-  __device__ float2* numbers(Index b, Index h, Index t) const {
-    return query_numbers + (b * query_tiles.heads + h) * sequences.packing.length + t;
-  }
-
-  Operand<const T, 4> q, k, v, y, dy;
-  Operand<const float, 3> log_sum;
-  Operand<T, 4> dq, dk, dv;
-  float2* query_numbers;  // [B, H, L]  log_sum to base 2, and dy·y
-  AttentionSequences sequences;
-  AttentionTiles query_tiles, key_tiles;
-  int width;
-  float scale;
-};
 
 /// query_numbers, eight lanes for a query.
 template <class T>
@@ -53,6 +13,7 @@ struct QueryNumbers {
     const Index row = index / 8;
     const int lane = static_cast<int>(index % 8);
     const Index length = g.sequences.packing.length, heads = g.query_tiles.heads;
+    for (Index i = index; i < g.turn_count; i += 8 * queries) g.turns[i] = 0;
     const Index h = row % heads, t = row / heads % length, b = row / heads / length;
     const T* const y = &g.y(b, t, h, 0);
     const T* const dy = &g.dy(b, t, h, 0);
@@ -70,6 +31,7 @@ struct QueryNumbers {
     if (lane == 0) *g.numbers(b, h, t) = {g.log_sum(b, t, h) * kLog2E, sum};
   }
   GradientOperands<T> g;
+  Index queries;  // of all heads
 };
 
 /// A warp has M times 16 rows of its own, a block W warps; N of the other kind at a time.
@@ -308,6 +270,19 @@ void run_keys(const GradientOperands<T>& g, Stream stream) {
            Shape::bytes, stream, "attention_backward", g);
 }
 
+/// All gradients.
+template <class T>
+void run_specialized(const GradientOperands<T>& g, Stream stream) {
+  using Shape = SpecializedGradient<128>;
+  const char* const operation = "attention_backward";
+  if (const Index blocks = g.key_tiles.count(Shape::keys); blocks > 0)
+    launch(specialized_gradient_kernel<T, 128>, dim3(static_cast<unsigned>(blocks)), Shape::threads,
+           Shape::bytes, stream, operation, g);
+  if (const Index blocks = g.query_tiles.count(Shape::N); blocks > 0)
+    launch(gather_dq_kernel<T, 128>, dim3(static_cast<unsigned>(blocks)), 256, 0, stream, operation,
+           g);
+}
+
 }  // namespace
 }  // namespace device
 
@@ -316,12 +291,20 @@ void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
                               DeviceSegments segments, const std::int64_t* cached, float* workspace,
                               Stream stream) {
   using namespace device;
-  const GradientOperands<T> operands(g, segments, cached, workspace);
+  const bool adds_to_dq =
+      may_add_to_dq(g.forward) && has_shared_barriers<SpecializedGradient<64>>(
+                                      specialized_gradient_kernel<T, 64>, "attention_backward");
+  GradientOperands<T> operands(g, segments, cached, workspace);
+  if (adds_to_dq)
+    operands.use_dq_parts(workspace + attention_query_scratch(g.forward), AttentionDqTiles::queries,
+                          AttentionDqTiles::floats);
   const auto& q = g.forward.q;
-  for_each_index(8 * q.extent(0) * q.extent(1) * q.extent(2), stream, "attention_backward",
-                 QueryNumbers<T>{operands});
+  const Index queries = q.extent(0) * q.extent(1) * q.extent(2);
+  for_each_index(8 * queries, stream, "attention_backward", QueryNumbers<T>{operands, queries});
   const Index width = q.extent(3);
-  if (width <= 32) {
+  if (adds_to_dq) {
+    run_specialized(operands, stream);
+  } else if (width <= 32) {
     run_queries<QueryShape<WarpTiles<32>, 4, 2, 64, 2>>(operands, stream);
     run_keys<KeyShape<WarpTiles<32>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 64) {

@@ -81,6 +81,25 @@ __device__ void multiply_shared(float (&c)[N][4], const unsigned (&a)[4], unsign
     SSM_MULTIPLY_REGISTERS(16, "128", "f16", "%64", "%65", "{%66,%67,%68,%69}");
 #endif
 }
+
+/// c += aᵀ · b or, unless `adds`, c = aᵀ · b; a [16, 64] and b [16, 8·N] in shared memory, both
+/// with their columns contiguous.
+template <class T, int N>
+__device__ void multiply_both_transposed(float (&c)[N][4], unsigned long long a,
+                                         unsigned long long b, bool adds) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  static_assert(N == 4 || N == 8);
+  constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
+  if constexpr (N == 4 && is_bf16)
+    SSM_MULTIPLY(4, "32", "bf16", "%16", "%17", "%18", "1,1", "l"(a));
+  if constexpr (N == 4 && !is_bf16)
+    SSM_MULTIPLY(4, "32", "f16", "%16", "%17", "%18", "1,1", "l"(a));
+  if constexpr (N == 8 && is_bf16)
+    SSM_MULTIPLY(8, "64", "bf16", "%32", "%33", "%34", "1,1", "l"(a));
+  if constexpr (N == 8 && !is_bf16)
+    SSM_MULTIPLY(8, "64", "f16", "%32", "%33", "%34", "1,1", "l"(a));
+#endif
+}
 #undef SSM_MULTIPLY_REGISTERS
 #undef SSM_MULTIPLY_SHARED
 #undef SSM_MULTIPLY
@@ -172,6 +191,22 @@ struct WarpgroupTiles {
     return true;
 #else
     return false;
+#endif
+  }
+  /// Begins sums = leftᵀ · right, of a panel and of some of its columns.
+  ///   [64, 8·N] = [Rows, 64]ᵀ · [Rows, 8·N]
+  template <int Rows, int N, class T>
+  __device__ static void begin_both_transposed(float (&sums)[N][4], const T* left, const T* right) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+    const unsigned long long a = describe(left, 16), b = describe(right, 16);
+    hold(sums);
+    begin_products();
+#pragma unroll
+    for (int step = 0; step < Rows / 16; ++step)
+      multiply_both_transposed<T>(sums, a + step * (16 * 128 >> 4), b + step * (16 * 128 >> 4),
+                                  step > 0);
+    end_products();
+    hold(sums);
 #endif
   }
   /// Waits until at most the last `Count` products have not finished; `sums` are of one that has.

@@ -50,21 +50,29 @@ bool waits_for_predecessors(Kernel kernel, const char* operation) {
   return attributes.ptxVersion >= 90;
 }
 
-/// Launches a kernel that begins with these two: from Hopper on its launch overlaps the
-/// end of its predecessor. `Name` is the kernel's own type, for what is known of each of them.
-template <class Name, class... Parameters, class... Arguments>
-void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream stream,
-                  const char* operation, const Arguments&... arguments) {
-  enum Answer : signed char { unknown, waits, does_not_wait };
+/// ask(), once for each device; `Name` is a type of the question's own.
+template <class Name, class Ask>
+bool once_per_device(const char* operation, Ask ask) {
+  enum Answer : signed char { unknown, yes, no };
   constexpr int devices = 32;
   static std::atomic<Answer> answers[devices];
   int device = 0;
   check(cudaGetDevice(&device), operation);
   Answer answer = device < devices ? answers[device].load(std::memory_order_relaxed) : unknown;
   if (answer == unknown) {
-    answer = waits_for_predecessors(kernel, operation) ? waits : does_not_wait;
+    answer = ask() ? yes : no;
     if (device < devices) answers[device].store(answer, std::memory_order_relaxed);
   }
+  return answer == yes;
+}
+
+/// Launches a kernel that begins with let_successor_begin and wait_for_predecessors: from Hopper on
+/// its launch overlaps the end of its predecessor. `Name` is the kernel's own type, for what is known of each of them.
+template <class Name, class... Parameters, class... Arguments>
+void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream stream,
+                  const char* operation, const Arguments&... arguments) {
+  const bool waits =
+      once_per_device<Name>(operation, [&] { return waits_for_predecessors(kernel, operation); });
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -73,7 +81,7 @@ void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream 
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &attribute;
-  config.numAttrs = answer == waits ? 1 : 0;
+  config.numAttrs = waits ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), operation);
 }
 

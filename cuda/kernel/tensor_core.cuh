@@ -239,4 +239,14 @@ __device__ inline void load_transposed(unsigned (&r)[4], const void* row) {
                : "r"(address));
 }
 
+/// Writes four 8 × 8 tiles; addresses as load_tiles.
+__device__ inline void store_tiles(const unsigned (&r)[4], void* row) {
+#if __CUDA_ARCH__ >= 900
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0],{%1,%2,%3,%4};" ::"r"(address),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+#endif
+}
+
 }  // namespace ssm::cuda::device

@@ -53,16 +53,38 @@ template <class T>
 SSM_CUDA_API void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
                                   const std::int64_t* cached, float* workspace, Stream stream);
 
+/// Where tiles of keys add to dq in turn: tiles of queries, of so many floats.
+struct AttentionDqTiles {
+  static constexpr Index queries = 64;
+  static constexpr Index floats = queries * 128;
+};
+/// Whether tiled_attention_backward may do so: where the device is a Hopper.
+template <class T, class Space>
+bool may_add_to_dq(const ssm::Attention<T, Space>& a) {
+  return a.q.extent(3) > 64 && a.q.extent(3) <= 128;
+}
+/// Floats of workspace of tiled_attention_backward for numbers of each query.
+template <class T, class Space>
+Index attention_query_scratch(const ssm::Attention<T, Space>& a) {
+  return (2 * a.q.extent(0) * a.q.extent(1) * a.q.extent(2) + 3) / 4 * 4;
+}
 /// Floats of workspace of tiled_attention_backward.
 template <class T, class Space>
 Index tiled_attention_backward_scratch(const ssm::Attention<T, Space>& a) {
-  return 2 * a.q.extent(0) * a.q.extent(1) * a.q.extent(2);
+  constexpr Index each = AttentionDqTiles::queries;
+  const Index length = a.q.extent(1);
+  const Index tiles = a.segments.empty()
+                          ? a.q.extent(0) * ((length + each - 1) / each)
+                          : length / each + static_cast<Index>(a.segments.size()) - 1;
+  const Index parts = may_add_to_dq(a) ? tiles * a.q.extent(2) * (AttentionDqTiles::floats + 1) : 0;
+  return attention_query_scratch(a) + parts;
 }
 /// The gradient of the same. Weights and gradients of scores are rounded to T before they meet
-/// the next operand. Scores are computed twice: a block with a tile of queries walks over
-/// keys for dq, one with a tile of keys over queries for dk and dv, so that every sum has one
-/// order. Heads of more than 128 channels compute them once more, dv apart from dk.
-/// workspace   tiled_attention_backward_scratch(g.forward) floats, 8-byte aligned
+/// the next operand. Every sum has one order. Scores are computed twice: a block with a tile of
+/// queries walks over keys for dq, one with a tile of keys over queries for dk and dv. On Hopper
+/// heads of 65 … 128 channels compute them once: blocks with a tile of keys add to dq, too, in
+/// turn. Heads of more than 128 channels compute them once more, dv apart from dk.
+/// workspace   tiled_attention_backward_scratch(g.forward) floats, 16-byte aligned
 template <class T>
 SSM_CUDA_API void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
                                            DeviceSegments segments, const std::int64_t* cached,

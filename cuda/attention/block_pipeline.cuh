@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "attention/warpgroup_tile.cuh"
+
+namespace ssm::cuda::device {
+
+// What warpgroups with different work in one block need: barriers in shared memory that some wait
+// for and others arrive at, and registers that one gives up for another. For sm_90a only.
+
+/// Whether the current device runs a kernel's code for sm_90a: no other has barriers, and so shared
+/// memory. `Name` is a type of the kernel's own.
+template <class Name, class Kernel>
+bool has_shared_barriers(Kernel kernel, const char* operation) {
+  return once_per_device<Name>(operation, [&] {
+    cudaFuncAttributes attributes{};
+    check(cudaFuncGetAttributes(&attributes, kernel), operation);
+    return attributes.sharedSizeBytes > 0;
+  });
+}
+
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+
+using SharedBarrier = unsigned long long;
+
+__device__ inline unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+/// A phase of the barrier ends with the `count`-th arrival; by one thread, before all synchronize.
+__device__ inline void start(SharedBarrier& barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(shared_address(&barrier)), "r"(count)
+               : "memory");
+}
+__device__ inline void arrive(SharedBarrier& barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _,[%0];" ::"r"(shared_address(&barrier))
+               : "memory");
+}
+/// Waits until the phase of that number, counted from 0, has ended; the next may not have.
+__device__ inline void wait_for_phase(SharedBarrier& barrier, unsigned phase) {
+  asm volatile(
+      "{.reg .pred p;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 p,[%0],%1;\n"
+      "@!p bra again;\n}" ::"r"(shared_address(&barrier)),
+      "r"(phase & 1)
+      : "memory");
+}
+/// Whether it has.
+__device__ inline bool has_passed(SharedBarrier& barrier, unsigned phase) {
+  unsigned answer;
+  asm volatile(
+      "{.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p,[%1],%2;\n"
+      "selp.u32 %0,1,0,p;\n}"
+      : "=r"(answer)
+      : "r"(shared_address(&barrier)), "r"(phase & 1)
+      : "memory");
+  return answer != 0;
+}
+/// The block's barrier `Number`, for `threads` of it: those that wait and those that only arrive.
+__device__ inline void meet(int number, int threads) {
+  asm volatile("bar.sync %0,%1;" ::"r"(number), "r"(threads) : "memory");
+}
+__device__ inline void announce(int number, int threads) {
+  asm volatile("bar.arrive %0,%1;" ::"r"(number), "r"(threads) : "memory");
+}
+
+/// Adds to, or writes, numbers in memory from shared memory that show_copies was called for; 16
+/// bytes divide their number and addresses. By one thread; finish_bulk_copies waits for the end.
+__device__ inline void add_bulk(float* to, const float* from, int bytes) {
+  asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0],[%1],%2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+}
+__device__ inline void write_bulk(float* to, const float* from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0],[%1],%2;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+}
+/// Shared memory has been read.
+__device__ inline void finish_bulk_reads() {
+  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+/// What was written can be seen.
+__device__ inline void finish_bulk_copies() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+/// Waits until another block has passed the turn of that number, and passes it on: what came before
+/// has been done.
+__device__ inline void wait_for_number(const int* turn, int number) {
+  int now;
+  do {
+    asm volatile("ld.acquire.gpu.global.s32 %0,[%1];" : "=r"(now) : "l"(turn) : "memory");
+  } while (now != number);
+}
+__device__ inline void pass_number(int* turn, int next) {
+  asm volatile("st.release.gpu.global.s32 [%0],%1;" ::"l"(turn), "r"(next) : "memory");
+}
+
+template <int Count>
+__device__ void shrink_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Count));
+}
+template <int Count>
+__device__ void grow_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
+}
+
+/// Copies that threads begin one after the other, each of which fills a stage: its barrier is told
+/// when the next has begun, so that one is always under way.
+class StagedCopies {
+ public:
+  /// All that this thread has begun since the last call is for that stage.
+  __device__ void end_stage(SharedBarrier& full) {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    if (last_ != nullptr) {
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      tell();
+    }
+    last_ = &full;
+  }
+  /// Waits until the stage has been emptied that often; the last that was filled may have to be
+  /// read before.
+  __device__ void begin_stage(SharedBarrier& empty, unsigned times) {
+    if (times == 0 || has_passed(empty, times - 1)) return;
+    end();
+    wait_for_phase(empty, times - 1);
+  }
+  __device__ void end() {
+    if (last_ == nullptr) return;
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    tell();
+    last_ = nullptr;
+  }
+
+ private:
+  __device__ void tell() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    arrive(*last_);
+  }
+  SharedBarrier* last_ = nullptr;
+};
+
+#endif
+
+}  // namespace ssm::cuda::device

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "attention/attention_forward.cuh"
+#include "attention/block_pipeline.cuh"
+
+namespace ssm::cuda::device {
+
+/// One warpgroup copies keys and values, `Stages` tiles of `N` of each; `Groups` others have 64
+/// queries each and may multiply in turn.
+template <class Tiles_, int Groups_, int N_, int Stages_, bool TakesTurns_>
+struct SpecializedShape {
+  using Tiles = Tiles_;
+  static constexpr int Width = Tiles::Width, Groups = Groups_, N = N_, Stages = Stages_;
+  static constexpr bool TakesTurns = TakesTurns_;
+  static constexpr int queries = 64 * Groups, threads = 128 * (Groups + 1);
+  /// Registers of a thread that copies, and of one that multiplies.
+  static constexpr int few = Groups == 2 ? 40 : 32, many = Groups == 2 ? 232 : 160;
+  static constexpr std::size_t bytes =
+      2 * (std::size_t{Tiles::size(queries)} + 2 * Stages * Tiles::size(N));
+};
+
+/// As forward_kernel, of all keys at once. While one warpgroup multiplies, another makes its
+/// weights; what a warpgroup's weights before meet is under way meanwhile, too.
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::threads, 1)
+    specialized_kernel(const __grid_constant__ ForwardOperands<T> a) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  using Tiles = typename Shape::Tiles;
+  constexpr int Width = Shape::Width, N = Shape::N, Stages = Shape::Stages,
+                queries = Shape::queries;
+  constexpr int size = Tiles::size(N);
+  extern __shared__ __align__(1024) unsigned char shared[];
+  T* const q_tile = reinterpret_cast<T*>(shared);
+  T* const k_tiles = q_tile + Tiles::size(queries);
+  T* const v_tiles = k_tiles + Stages * size;
+  __shared__ SharedBarrier q_full, k_full[Stages], k_empty[Stages], v_full[Stages], v_empty[Stages];
+  if (threadIdx.x == 0) {
+    constexpr int warps = 4 * Shape::Groups;
+    start(q_full, 128);
+    for (int i = 0; i < Stages; ++i) {
+      start(k_full[i], 128), start(k_empty[i], warps);
+      start(v_full[i], 128), start(v_empty[i], warps);
+    }
+  }
+  __syncthreads();
+
+  const AttentionRows rows = a.tiles.at(blockIdx.x, queries, a.sequences.packing);
+  if (rows.count <= 0) return;
+  const AttentionKeys keys = a.sequences.keys(rows.sequence);
+  const Index b = rows.sequence.batch, h = rows.head, t0 = rows.sequence.begin + rows.first;
+  const int before = static_cast<int>(keys.cached + rows.first);  // keys before the first query's
+  const int end = before + rows.count;
+
+  if (threadIdx.x < 128) {
+    shrink_registers<Shape::few>();
+    StagedCopies copies;
+    TileLoader<Tiles, N, 128, T> next_keys(&a.k(keys.batch, keys.begin, h, 0), a.k.strides[1],
+                                           a.width);
+    TileLoader<Tiles, N, 128, T> next_values(&a.v(keys.batch, keys.begin, h, 0), a.v.strides[1],
+                                             a.width);
+    const auto load_keys = [&](unsigned tile) {
+      const unsigned stage = tile % Stages;
+      copies.begin_stage(k_empty[stage], tile / Stages);
+      next_keys.load(k_tiles + stage * size, end - static_cast<int>(tile) * N);
+      copies.end_stage(k_full[stage]);
+    };
+    const auto load_values = [&](unsigned tile) {
+      const unsigned stage = tile % Stages;
+      copies.begin_stage(v_empty[stage], tile / Stages);
+      next_values.load(v_tiles + stage * size, end - static_cast<int>(tile) * N);
+      copies.end_stage(v_full[stage]);
+    };
+    TileLoader<Tiles, queries, 128, T>(&a.q(b, t0, h, 0), a.q.strides[1], a.width)
+        .load(q_tile, rows.count);
+    copies.end_stage(q_full);
+    load_keys(0);
+    const unsigned tiles = static_cast<unsigned>(end + N - 1) / N;
+    for (unsigned tile = 1; tile < tiles; ++tile) {
+      load_keys(tile);
+      load_values(tile - 1);
+    }
+    load_values(tiles - 1);
+    copies.end();
+    return;
+  }
+
+  grow_registers<Shape::many>();
+  const int group = static_cast<int>(threadIdx.x / 128) - 1;
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  const int own = static_cast<int>(threadIdx.x - 128) / 32 * 16;  // the warp's first query
+  const float scale = a.scale * kLog2E;
+  constexpr int turn_threads = 256, first_turn = 1, own_barrier = 1 + Shape::Groups;
+  const auto wait_for_turn = [&] {
+    if constexpr (Shape::TakesTurns) meet(first_turn + group, turn_threads);
+  };
+  const auto give_turn = [&] {
+    if constexpr (Shape::TakesTurns)
+      announce(first_turn + (group + 1 == Shape::Groups ? 0 : group + 1), turn_threads);
+  };
+  const auto release = [&](SharedBarrier& empty) {
+    if (lane == 0) arrive(empty);
+  };
+  if (Shape::TakesTurns && group == Shape::Groups - 1) give_turn();
+
+  float sums[1][Width / 8][4], scores[1][N / 8][4];
+  unsigned weights[1][N / 16][4];
+  OnlineSoftmax<1, N> softmax;
+  set_zero(sums);
+  const int seen = before + own + 1;  // keys that the warp's first query sees
+  wait_for_phase(q_full, 0);
+  wait_for_phase(k_full[0], 0);
+  multiply_transposed<Tiles, queries>(scores, q_tile, own, k_tiles);
+  release(k_empty[0]);
+  softmax.add(scores, scale, {seen, end});
+  pack_sums<T>(weights, scores);
+  wait_for_phase(v_full[0], 0);
+  unsigned tile = 0;  // that the weights are of
+  for (int first = N; first < end; first += N) {
+    const unsigned last = tile % Stages, stage = ++tile % Stages, use = tile / Stages;
+    wait_for_phase(k_full[stage], use);
+    wait_for_turn();
+    begin_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + stage * size);
+    begin_add<Tiles>(sums, weights, v_tiles + last * size);
+    give_turn();
+    finish<Tiles, 1>(scores);
+    release(k_empty[stage]);
+    softmax.add(scores, scale, {seen - first, end - first});
+    wait_for_phase(v_full[stage], use);  // before the sums, so that no weights are made behind them
+    finish<Tiles, 0>(sums);
+    release(v_empty[last]);
+    softmax.rescale_sums(sums);
+    pack_sums<T>(weights, scores);
+  }
+  begin_add<Tiles>(sums, weights, v_tiles + tile % Stages * size);
+  finish<Tiles, 0>(sums);
+
+  meet(own_barrier + group, 128);  // the warpgroup has read its queries
+  float factor[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float sum = row_sum(softmax.total[0][i]);
+    factor[i] = sum == 0 ? 0 : 1 / sum;
+    const int t = own + 8 * i + lane / 4;
+    if (a.log_sum && lane % 4 == 0 && t < rows.count)
+      a.log_sum(b, t0 + t, h) =
+          sum == 0 ? -INFINITY : (softmax.largest[0][i] * scale + __log2f(sum)) * kLn2;
+  }
+  store_sums<Tiles, queries>(q_tile, own, sums[0], factor[0], factor[1], &a.y(b, t0 + own, h, 0),
+                             a.y.strides[1], rows.count - own, a.width);
+  // The turn that the last warpgroup gave, or was given, at the end is taken.
+  if (Shape::TakesTurns && group == 0) wait_for_turn();
+#endif
+}
+
+}  // namespace ssm::cuda::device
