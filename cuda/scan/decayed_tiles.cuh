@@ -197,8 +197,8 @@ struct ValueProduct {
 
 /// Values, span after span along the chunks of a sequence or against them, states in registers:
 ///   y_r = factor_r·x_r·S + Σ_m weight(r, m)·z_m,   then   S = fade·S + Σ_m added_m·k_m ⊗ z_m
-/// with weights turned on the way back. Factors are those of spans. `y`, `states`, `start` and
-/// `end` may be null.
+/// with weights turned on the way back. Factors are those of spans. The states that enter the
+/// chunks are written on the way back, and forwards where `y` is null. `start` and `end` may be.
 template <class T>
 struct WalkedValues {
   HeadRows<const T> x;  // of a group, K wide

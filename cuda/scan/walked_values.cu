@@ -37,14 +37,19 @@ __device__ void copy_panels(T* to, const T* from, int stride, int rows, int colu
   }
 }
 
+/// What a walk is for: values, the states that enter the chunks, or both of them backwards.
+enum class Walked { values, states, backwards };
+
 /// A block walks with 128 values of a head along a sequence. A warpgroup holds its 64 columns of
 /// the state, turned, in registers, where they are the left operand of
 ///   yᵀ = factor·Sᵀ·xᵀ + zᵀ·weightsᵀ,   then   Sᵀ = fade·Sᵀ + (added·z)ᵀ·k
-template <class T, int Keys, bool Backwards>
+template <class T, int Keys, Walked Purpose>
 __global__ void __launch_bounds__(kTileThreads, 1)
     walk_values_kernel(const __grid_constant__ TiledMemory<T> a,
                        const __grid_constant__ WalkedValues<T> walk) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  constexpr bool has_y = Purpose != Walked::states, has_states = Purpose != Walked::values;
+  constexpr bool is_backwards = Purpose == Walked::backwards;
   using Shared = WalkedShared<Keys>;
   constexpr int panel = kSpan * 128;  // bytes
   const auto base = reinterpret_cast<std::uintptr_t>(shared_numbers<T>());
@@ -69,7 +74,6 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   const T* const x_rows = walk.x.at(s.batch, s.begin, g);
   const T* const k_rows = walk.k.at(s.batch, s.begin, g);
   const T* const z_rows = walk.z.at(s.batch, s.begin, h) + first_value;
-  const bool has_y = static_cast<bool>(walk.y);
   const auto begin_of = [&](int n) { return n / spans * length + n % spans * kSpan; };
   const auto rows_of = [&](int n) {
     return min(min(kSpan, length - n % spans * kSpan), positions - begin_of(n));
@@ -78,9 +82,9 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   const auto issue = [&](int i) {
     if (i < count) {
       T* const stage = memory + i % 2 * Shared::stage;
-      const int n = Backwards ? count - 1 - i : i;
+      const int n = is_backwards ? count - 1 - i : i;
       const int begin = begin_of(n), rows = rows_of(n), at = n % spans * kSpan;
-      if (has_y) {
+      if constexpr (has_y) {
         copy_panels<Keys>(stage, x_rows + static_cast<Index>(begin) * walk.x.position,
                           walk.x.position, rows, a.keys);
         copy_panels<kSpan>(stage + 2 * Shared::rows,
@@ -95,7 +99,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       if (thread <= 2 * kSpan) {
         // Of x, of z, and the fade.
         const int t = thread < 2 * kSpan ? thread % kSpan : rows - 1;
-        const bool is_from_begin = thread == 2 * kSpan || (thread < kSpan) != Backwards;
+        const bool is_from_begin = thread == 2 * kSpan || (thread < kSpan) != is_backwards;
         const bool exists = t < rows;
         const float* const from = walk.spans + (is_from_begin ? 0 : a.rows);
         copy_or_zero(factors + i % 2 * Shared::factors + thread,
@@ -140,7 +144,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     __syncwarp();
   };
   for (int i = 0; i < count; ++i) {
-    const int n = Backwards ? count - 1 - i : i;
+    const int n = is_backwards ? count - 1 - i : i;
     wait_for_older_groups<0>();
     show_copies_to_products();
     __syncthreads();
@@ -149,7 +153,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     const float* const factor = factors + i % 2 * Shared::factors;
     const unsigned long long x = describe_panels(stage, 16);
     const unsigned long long k = describe_panels(stage + Shared::rows, panel);
-    const unsigned long long w = describe_panels(stage + 2 * Shared::rows, Backwards ? panel : 16);
+    const unsigned long long w =
+        describe_panels(stage + 2 * Shared::rows, is_backwards ? panel : 16);
     const T* const z = stage + 2 * Shared::rows + Shared::weights + warp * 16;
     float out[8][4];
     {
@@ -161,7 +166,18 @@ __global__ void __launch_bounds__(kTileThreads, 1)
           const auto& pair = state[step / 8][step % 8 * 2 + e / 2];
           rounded[step][e] = pack_pair<T>(pair[e % 2 * 2], pair[e % 2 * 2 + 1]);
         }
-      if (has_y) {
+      const bool is_entry =
+          is_backwards ? n == count - 1 || n % spans == spans - 1 : n % spans == 0;
+      if (has_states && is_entry) {
+        T* const to = walk.states + a.state(first + n / spans, h);
+#pragma unroll
+        for (int part = 0; part < Keys / 64; ++part) {
+#pragma unroll
+          for (int step = 0; step < 4; ++step) put_turned(step * 16, rounded[part * 4 + step]);
+          copy_out(to + static_cast<Index>(part) * 64 * a.values, a.values, a.keys - part * 64);
+        }
+      }
+      if constexpr (has_y) {
 #pragma unroll
         for (int j = 0; j < 8; ++j)
 #pragma unroll
@@ -173,26 +189,16 @@ __global__ void __launch_bounds__(kTileThreads, 1)
           multiply_registers<T, true>(out, rounded[step],
                                       x + ((step / 4 * panel + step % 4 * 32) >> 4));
         end_products();
+        wait_for_products<0>();
+        hold(out);
       }
-      const bool is_entry = Backwards ? n == count - 1 || n % spans == spans - 1 : n % spans == 0;
-      if (walk.states != nullptr && is_entry) {
-        T* const to = walk.states + a.state(first + n / spans, h);
-#pragma unroll
-        for (int part = 0; part < Keys / 64; ++part) {
-#pragma unroll
-          for (int step = 0; step < 4; ++step) put_turned(step * 16, rounded[part * 4 + step]);
-          copy_out(to + static_cast<Index>(part) * 64 * a.values, a.values, a.keys - part * 64);
-        }
-      }
-      wait_for_products<0>();
-      hold(out);
     }
     unsigned left[4][4], added[4][4];
 #pragma unroll
     for (int step = 0; step < 4; ++step)
       load_transposed(left[step],
                       z + (step * 16 + lane % 8 + lane / 16 * 8) * kValuePitch + lane / 8 % 2 * 8);
-    if (has_y) {
+    if constexpr (has_y) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         const float2 own = *reinterpret_cast<const float2*>(factor + j * 8 + lane % 4 * 2);
@@ -202,7 +208,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
       begin_products();
 #pragma unroll
       for (int step = 0; step < 4; ++step)
-        if constexpr (Backwards)
+        if constexpr (is_backwards)
           multiply_registers<T, false>(out, left[step], w + (step * 16 * 128 >> 4));
         else
           multiply_registers<T, true>(out, left[step], w + (step * 32 >> 4));
@@ -235,7 +241,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
         multiply_registers<T, false>(state[half], added[step],
                                      k + ((half * 2 * panel + step * 16 * 128) >> 4));
     end_products();
-    if (has_y) {
+    if constexpr (has_y) {
       wait_for_products<1>();
       hold(out);
 #pragma unroll
@@ -274,7 +280,7 @@ template <class T>
 bool walks_values(const TiledMemory<T>& a, const char* operation) {
   if (a.chunking.whole || a.keys > 256 || walked_blocks(a) < 64) return false;
   cudaFuncAttributes attributes{};
-  check(cudaFuncGetAttributes(&attributes, walk_values_kernel<T, 256, false>), operation);
+  check(cudaFuncGetAttributes(&attributes, walk_values_kernel<T, 256, Walked::values>), operation);
   return attributes.numRegs > 128;  // without products of warpgroups there is nothing in it
 }
 
@@ -282,9 +288,10 @@ template <class T>
 void walk_values(const TiledMemory<T>& a, const WalkedValues<T>& walk, Stream stream,
                  const char* operation) {
   const auto walk_by = [&]<int Keys>(std::integral_constant<int, Keys>) {
-    launch_blocks(
-        walk.backwards ? walk_values_kernel<T, Keys, true> : walk_values_kernel<T, Keys, false>,
-        walked_blocks(a), WalkedShared<Keys>::bytes, stream, operation, a, walk);
+    launch_blocks(walk.backwards ? walk_values_kernel<T, Keys, Walked::backwards>
+                  : walk.y       ? walk_values_kernel<T, Keys, Walked::values>
+                                 : walk_values_kernel<T, Keys, Walked::states>,
+                  walked_blocks(a), WalkedShared<Keys>::bytes, stream, operation, a, walk);
   };
   if (a.keys <= 128)
     walk_by(std::integral_constant<int, 128>());
