@@ -18,7 +18,7 @@ struct WalkedShared {
   static constexpr int stage = (2 * rows + weights + values + 511) / 512 * 512;
   static constexpr int out = kTileWarps * kSpan * kOutPitch;
   static constexpr int factors = 2 * kSpan + 4;  // floats: from the begin, added, fade
-  static constexpr std::size_t bytes = 1024 + (2 * stage + out) * 2 + 2 * factors * sizeof(float);
+  static constexpr std::size_t bytes = (2 * stage + out) * 2 + 2 * factors * sizeof(float);
 };
 
 /// `Columns` columns of kSpan rows into panels, zeros beyond `rows` and `columns`.
@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   constexpr bool is_backwards = Purpose == Walked::backwards;
   using Shared = WalkedShared<Keys>;
   constexpr int panel = kSpan * 128;  // bytes
-  const auto base = reinterpret_cast<std::uintptr_t>(shared_numbers<T>());
-  T* const memory = reinterpret_cast<T*>((base + 1023) / 1024 * 1024);
+  extern __shared__ __align__(1024) unsigned char shared[];
+  T* const memory = reinterpret_cast<T*>(shared);
   T* const outs = memory + 2 * Shared::stage;
   float* const factors = reinterpret_cast<float*>(outs + Shared::out);
   const int thread = static_cast<int>(threadIdx.x);
