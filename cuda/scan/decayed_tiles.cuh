@@ -11,6 +11,9 @@ namespace ssm::cuda::device {
 /// Positions of a chunk, and rows of the tile that a block computes.
 inline constexpr int kTile = static_cast<int>(kDecayedTile);
 
+/// Positions of a step of walk_values, a half of a tile.
+inline constexpr int kSpan = kTile / 2;
+
 /// [B, L, H, C] in a half type, C contiguous, every row 16-byte aligned.
 template <class T>
 struct HeadRows {
@@ -131,6 +134,7 @@ struct TiledFactors {
       if (lanes.index() >= step) before += other;
     }
     const double all = __shfl_sync(0xffffffffu, before, 31);
+    const double half = __shfl_sync(0xffffffffu, before, 15);
     before -= total;
 #pragma unroll
     for (int r = 0; r < own; ++r) {
@@ -143,11 +147,16 @@ struct TiledFactors {
       a.to_end[row] = to_end;
       a.scale[row] = scale[r];
       a.added[row] = to_end * scale[r];
+      if (spans == nullptr) continue;
+      const bool is_later = lanes.index() >= 16;
+      spans[row] = expf(static_cast<float>(is_later ? until - half : until));
+      spans[a.rows + row] = expf(static_cast<float>((is_later ? all : half) - until));
     }
   }
 
   TiledMemory<T> a;
   Decays decays;
+  float* spans;  // [2, B, L, H]   as from_begin and to_end, of spans of a chunk; or null
 };
 
 /// Values that a block takes.
@@ -184,6 +193,23 @@ struct ValueProduct {
   const float* row_scale;  // [B, L, H]   null for 1
   HeadRows<const T> skipped;
   Operand<const float, 1> skip;
+};
+
+/// Values, span after span along the chunks of a sequence or against them, states in registers:
+///   y_r = factor_r·x_r·S + Σ_m weight(r, m)·z_m,   then   S = fade·S + Σ_m added_m·k_m ⊗ z_m
+/// with weights turned on the way back. Factors are those of spans. The states that enter the
+/// chunks are written on the way back, and forwards where `y` is null. `start` and `end` may be.
+template <class T>
+struct WalkedValues {
+  HeadRows<const T> x;  // of a group, K wide
+  HeadRows<const T> k;  // of a group, K wide
+  HeadRows<const T> z;  // of a head, V wide
+  const float* spans;   // [2, B, L, H]   from a span's begin, to its end
+  bool backwards;
+  HeadRows<T> y;
+  T* states;  // that enter the chunks
+  Operand<const float, 4> start;
+  Operand<float, 4> end;
 };
 
 /// Sums over a chunk of a head, in parts of 32 positions or keys that are yet to be added, with
@@ -233,6 +259,13 @@ void multiply_values(const TiledMemory<T>& a, const ValueProduct<T>& product, St
 template <class T>
 void multiply_keys(const TiledMemory<T>& a, const KeyProduct<T>& product, Stream stream,
                    const char* operation);
+template <class T>
+void walk_values(const TiledMemory<T>& a, const WalkedValues<T>& walk, Stream stream,
+                 const char* operation);
+/// Whether walk_values can and is worth it: sequences of several chunks, and blocks for about half
+/// of the multiprocessors.
+template <class T>
+bool walks_values(const TiledMemory<T>& a, const char* operation);
 
 /// The passes, in the order in which they are made.
 template <class T>
@@ -243,9 +276,9 @@ struct TiledPasses {
   const char* operation;
 
   template <class Decays>
-  void prepare(const Decays& decays) const {
+  void prepare(const Decays& decays, float* spans = nullptr) const {
     for_each_row(a.chunking.places * a.heads, stream, operation,
-                 TiledFactors<T, Decays>{a, decays});
+                 TiledFactors<T, Decays>{a, decays, spans});
     multiply_weights(a, stream, operation);
   }
   void states(const Operand<const float, 4>& initial_state,

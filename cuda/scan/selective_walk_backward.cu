@@ -1,95 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
 #include <type_traits>
 
+#include "kernel/tensor_core.cuh"
+#include "scan/selective_channel_sums.cuh"
 #include "scan/selective_walk.cuh"
+#include "scan/selective_walk_stage.cuh"
 #include "scan/selective_walk_tile.cuh"
 
 namespace ssm::cuda::device {
 namespace {
 
-/// Sums over the eight channels of a warp, of eight numbers at a time for each of its four
-/// quarters: of half types by tensor cores, which read 11 bits of a float. A row of the product is
-/// a quarter and half of its channels, a column is a number; what is added are the numbers of four
-/// lanes.
-template <class T>
-class ChannelSums {
- public:
-  /// Adds up the eight numbers of set 0 or 1.
-  __device__ void take(int set, int lane, const float (&values)[8]) {
-    if constexpr (sizeof(T) == 4) {
-      float rest[8];
-#pragma unroll
-      for (int i = 0; i < 8; ++i) rest[i] = values[i];
-#pragma unroll
-      for (int half = 4, bit = 1; half > 0; half /= 2, bit *= 2) {
-        const bool upper = (lane & bit) != 0;
-#pragma unroll
-        for (int i = 0; i < half; ++i) {
-          const float given = upper ? rest[i] : rest[i + half];
-          const float kept = upper ? rest[i + half] : rest[i];
-          rest[i] = kept + __shfl_xor_sync(0xffffffffu, given, bit);
-        }
-      }
-      sums_[set] = rest[0];
-    } else {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int column = 4 * set + 2 * i;
-        multiply(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3],
-                 one_in(column, lane), one_in(column + 1, lane));
-      }
-    }
-  }
-  /// Calls write(set, number, quarter, sum) for what this lane has; each is in one lane.
-  template <class F>
-  __device__ void write(int lane, F write) const {
-    if constexpr (sizeof(T) == 4) {
-      const int number = (lane & 1) * 4 + (lane & 2) + (lane & 4) / 4;
-#pragma unroll
-      for (int set = 0; set < 2; ++set) write(set, number, lane / 8, sums_[set]);
-    } else {
-      // Column 4·set + 2·i + r holds numbers 4·i + 2·r of rows 0 … 7, 4·i + 2·r + 1 below.
-      const bool lower = (lane & 4) != 0;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float given = lower ? sums_[r] : sums_[2 + r];
-        const float kept = lower ? sums_[2 + r] : sums_[r];
-        const float total = kept + __shfl_xor_sync(0xffffffffu, given, 4);
-        write(lane % 4 / 2, lane % 2 * 4 + 2 * r + (lower ? 1 : 0), lane / 8, total);
-      }
-    }
-  }
+/// One number, or four of which the first is 16-byte aligned.
+template <int Count>
+__device__ void load_run(const float* from, float (&values)[Count]) {
+  if constexpr (Count == 4)
+    load_floats(reinterpret_cast<const float4*>(from), values);
+  else
+    values[0] = *from;
+}
+template <int Count>
+__device__ void store_run(float* to, const float (&values)[Count]) {
+  if constexpr (Count == 4)
+    store_floats(reinterpret_cast<float4*>(to), values);
+  else
+    *to = values[0];
+}
 
- private:
-  __device__ static unsigned one_in(int column, int lane) {
-    return lane / 4 == column ? 0x3f800000u : 0u;
-  }
-  __device__ static unsigned narrow(float value) {
-    if constexpr (std::is_same_v<T, Float16>) {
-      unsigned rounded;
-      asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-      return rounded;
-    }
-    return __float_as_uint(value);
-  }
-  __device__ void multiply(float a0, float a1, float a2, float a3, unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(sums_[0]), "+f"(sums_[1]), "+f"(sums_[2]), "+f"(sums_[3])
-        : "r"(narrow(a0)), "r"(narrow(a1)), "r"(narrow(a2)), "r"(narrow(a3)), "r"(b0), "r"(b1));
-  }
-
-  float sums_[4] = {};
-};
-
-/// What a block has in shared memory of a tile.
-template <int S>
+/// What a block has in shared memory of a tile. IsStaged: rows of the next tile are on their way.
+template <class T, int S, bool IsStaged>
 struct WalkBackShared {
   static constexpr int tile = static_cast<int>(walk_tile(4 * S));
   static constexpr int run = S <= 8 ? 32 / S : 4;  // positions whose states are in registers
   static constexpr int runs = tile / run;
-  static constexpr int sums = 8 * S;  // of a position: gradients of B, then of C
+  static constexpr int keep = static_cast<int>(walk_keep(4 * S));
+  static constexpr bool keeps_runs = keep == run;  // the states that enter every run are kept
+  static constexpr int sums = 8 * S;               // of a position: gradients of B, then of C
   static constexpr int warps = kWalkThreads / 32;
+  static_assert(keeps_runs || !IsStaged);
 
   float2 steps[tile][kWalkChannels];  // Δ, Δ·u
   float2 gains[tile][kWalkChannels];  // silu(gate)·dy, u
@@ -97,22 +45,27 @@ struct WalkBackShared {
   float4 Bs[tile][S], Cs[tile][S];
   float4 run_states[runs][S / 4][kWalkThreads];
   float shared[tile][warps][sums];
+  float unit[8][8];  // matrix
+  std::conditional_t<IsStaged, WalkStage<T>, char> stage;
 };
 
 /// A chunk of 32 channels, tile after tile from the last. The states that enter every run of
-/// positions of a tile are computed from those that enter the tile; then, run after run from the
-/// last, states and decays are computed again and held in registers for the way back. Formulas as
-/// SelectiveGradientRow.
-template <class T, int S>
+/// positions are read or, where fewer are kept, computed from those that enter the tile; then, run
+/// after run from the last, states and decays are computed again and held in registers for the way
+/// back. Formulas as SelectiveGradientRow. IsPlain: sequences are read as a whole; du, ddt and
+/// dgate are written, nothing is added to them or to dΔ, a tile of them is shorter than 2^31 bytes.
+template <class T, int S, bool IsPlain>
 __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_back(
-    const __grid_constant__ SelectiveWalkBack<T> walk, WholeReads whole) {
-  constexpr int tile = static_cast<int>(walk_tile(4 * S));
-  constexpr int run = WalkBackShared<S>::run, sums = WalkBackShared<S>::sums,
-                warps = WalkBackShared<S>::warps;
+    const __grid_constant__ SelectiveWalkBack<T> walk, WholeReads readable) {
+  constexpr bool is_staged = IsPlain && S == 4;
+  using Shared = WalkBackShared<T, S, is_staged>;
+  constexpr int tile = Shared::tile, run = Shared::run, sums = Shared::sums, warps = Shared::warps;
+  constexpr bool keeps_runs = Shared::keeps_runs;
   extern __shared__ float4 dynamic_shared[];
-  auto& [steps, gains, ends, Bs, Cs, run_states, shared] =
-      *reinterpret_cast<WalkBackShared<S>*>(dynamic_shared);
+  auto& [steps, gains, ends, Bs, Cs, run_states, shared, unit, stage] =
+      *reinterpret_cast<Shared*>(dynamic_shared);
   const auto& a = walk.a;
+  const WholeReads whole = IsPlain ? WholeReads{true, true} : readable;
   const WalkThread me;
   const Index group = blockIdx.x % walk.groups;
   const Chunk chunk = a.chunking.at(blockIdx.x / walk.groups);
@@ -144,18 +97,33 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
 #pragma unroll
   for (int v = 0; v < 2; ++v)
     if (pair_d + v < a.channels) bias[v] = value_or(0.0f, a.dt_bias, pair_d + v);
+  if constexpr (is_staged) stage.set_biases(me.id, a, group);
+  if (me.id < 64) unit[me.id / 8][me.id % 8] = me.id / 8 == me.id % 8 ? 1.0f : 0.0f;
+  __syncthreads();
 
   const bool has_gate = static_cast<bool>(a.gate);
-  const auto write_channel = [&](int t, int at, bool is_position, float raw, float u, float gate,
-                                 float dy) {
+  const auto write_pair = [&](int t, int at, bool is_position, float2 bias,
+                              const RawNumbers<T, 2>& raw_dt, const RawNumbers<T, 2>& u,
+                              const RawNumbers<T, 2>& gate, const RawNumbers<T, 2>& dy) {
+    float2 step[2], gain[2], end[2];
     // Without branches, so that the channels' chains of operations overlap.
-    const float soft = quick_softplus(raw), slope = quick_sigmoid(raw);
-    const float step = a.dt_softplus ? soft : raw;
-    const float dt = is_position ? step : 0.0f;
-    const float share = quick_sigmoid(gate), silu = gate * share;
-    steps[t][at] = {dt, dt * u};
-    gains[t][at] = {has_gate ? silu * dy : dy, u};
-    ends[t][at] = {a.dt_softplus ? slope : 1.0f, dy * share * (1.0f + gate * (1.0f - share))};
+#pragma unroll
+    for (int v = 0; v < 2; ++v) {
+      const float raw = raw_dt[v] + (v == 0 ? bias.x : bias.y);
+      const float soft = quick_softplus(raw), slope = quick_sigmoid(raw);
+      const float used = a.dt_softplus ? soft : raw;
+      const float dt = is_position ? used : 0.0f;
+      const float share = quick_sigmoid(gate[v]), silu = gate[v] * share;
+      step[v] = {dt, dt * u[v]};
+      gain[v] = {has_gate ? silu * dy[v] : dy[v], u[v]};
+      end[v] = {a.dt_softplus ? slope : 1.0f, dy[v] * share * (1.0f + gate[v] * (1.0f - share))};
+    }
+    const auto put = [&](float2* to, const float2(&pair)[2]) {
+      *reinterpret_cast<float4*>(to) = {pair[0].x, pair[0].y, pair[1].x, pair[1].y};
+    };
+    put(&steps[t][at], step);
+    put(&gains[t][at], gain);
+    put(&ends[t][at], end);
   };
   const auto bring_tile = [&](Index t0, int count) {
     constexpr int rounds = tile / 8;
@@ -169,63 +137,110 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
 #pragma unroll
     for (int i = 0; i < rounds; ++i) {
       const int t = row + 8 * i;
-#pragma unroll
-      for (int v = 0; v < 2; ++v)
-        write_channel(t, pair + v, t < count, dt[i][v] + bias[v], u[i][v], gate[i][v], dy[i][v]);
+      write_pair(t, pair, t < count, {bias[0], bias[1]}, dt[i], u[i], gate[i], dy[i]);
     }
     if (states_row >= tile) return;
     write_states(&Bs[states_row][states_first / 4], B);
     write_states(&Cs[states_row][states_first / 4], C);
   };
-  // A thread finishes every fourth position, from the last run's on.
-  const Index length = chunk.end - chunk.begin;
-  const Index last = (length > 0 ? (length - 1) / run * run : 0) + run - 4 + me.quarter;
-  const auto start_in = [&](const Operand<T, 3>& x) {
-    return x.data + b * x.strides[0] + (chunk.begin + last) * x.strides[1] + d * x.strides[2];
+  // A thread finishes every fourth position.
+  const Index length = chunk.end - chunk.begin, tiles = (length + tile - 1) / tile;
+  const auto tile_of = [&](const Operand<T, 3>& x) {  // the last one
+    return x.data + b * x.strides[0] + (chunk.begin + (tiles - 1) * tile) * x.strides[1] +
+           d * x.strides[2];
   };
-  T* du = start_in(walk.du);
-  T* ddt = start_in(walk.ddt);
-  T* dgate = start_in(walk.dgate);
-  const bool has_du = static_cast<bool>(walk.du), has_ddt = static_cast<bool>(walk.ddt),
-             has_dgate = static_cast<bool>(walk.dgate);
-  const auto finish = [&](Index t, int at, float output, float dinput, float decayed) {
+  const int du_row = static_cast<int>(walk.du.strides[1]) * int{sizeof(T)},
+            ddt_row = static_cast<int>(walk.ddt.strides[1]) * int{sizeof(T)},
+            dgate_row = static_cast<int>(walk.dgate.strides[1]) * int{sizeof(T)};
+  // In one instruction, which the compiler would not find.
+  const auto element_of = [](T* tile, int at, int row) {
+    T* element;
+    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(element) : "r"(at), "r"(row), "l"(tile));
+    __builtin_assume(__isGlobal(element));
+    return element;
+  };
+  T* du_tile = tile_of(walk.du);
+  T* ddt_tile = tile_of(walk.ddt);
+  T* dgate_tile = tile_of(walk.dgate);
+  const auto finish = [&](Index t0, int at, float output, float dinput, float decayed) {
     const float dt = steps[at][me.channel].x;
     const float2 gain = gains[at][me.channel], end = ends[at][me.channel];
     float dstep = fmaf(decayed, 0.69314718055994531f, dinput * gain.y);  // rates are per ln 2
-    if (walk.ddt_used) dstep += widened(walk.ddt_used(b, t, d));
+    if (!IsPlain && walk.ddt_used) dstep += widened(walk.ddt_used(b, t0 + at, d));
     dstep *= end.x;
     dskip = fmaf(gain.x, gain.y, dskip);
     dbias += dstep;
-    float to_u = fmaf(dinput, dt, skip * gain.x);
-    float to_dt = dstep;
-    float to_gate = end.y * fmaf(skip, gain.y, output);
-    if (walk.accumulate) {
-      if (has_du) to_u += widened(*du);
-      if (has_ddt) to_dt += widened(*ddt);
-      if (has_dgate) to_gate += widened(*dgate);
+    const float to_u = fmaf(dinput, dt, skip * gain.x);
+    const float to_gate = end.y * fmaf(skip, gain.y, output);
+    if constexpr (IsPlain) {
+      *element_of(du_tile, at, du_row) = narrowed<T>(to_u);
+      *element_of(ddt_tile, at, ddt_row) = narrowed<T>(dstep);
+      *element_of(dgate_tile, at, dgate_row) = narrowed<T>(to_gate);
+      return;
     }
-    if (has_du) *du = narrowed<T>(to_u);
-    if (has_ddt) *ddt = narrowed<T>(to_dt);
-    if (has_dgate) *dgate = narrowed<T>(to_gate);
+    const auto put = [&](const Operand<T, 3>& to, float value) {
+      if (!to) return;
+      T& element = to(b, t0 + at, d);
+      element = narrowed<T>(walk.accumulate ? widened(element) + value : value);
+    };
+    put(walk.du, to_u);
+    put(walk.ddt, dstep);
+    put(walk.dgate, to_gate);
   };
 
   // A thread sums the same of B or C at all its positions.
-  float* const shared_sums = walk.shared +
-                             ((me.id % sums / (4 * S) * walk.groups + group) * walk.positions +
-                              b * a.chunking.packing.length) *
-                                 a.states +
-                             me.id % (4 * S);
-  for (Index i = (length + tile - 1) / tile - 1; i >= 0; --i) {
+  constexpr int wide = IsPlain ? 4 : 1, pieces = sums / wide;
+  const int piece = me.id % pieces * wide;
+  float* const shared_sums =
+      walk.shared +
+      ((piece / (4 * S) * walk.groups + group) * walk.positions + b * a.chunking.packing.length) *
+          a.states +
+      piece % (4 * S);
+  // The states that enter a tile's first run, and those of the others behind them.
+  const auto kept_of = [&](Index i) {
+    return reinterpret_cast<const float4*>(
+        kept_place<const float, S>(walk.kept, a.chunking.length, chunk.place,
+                                   i * (tile / Shared::keep), walk.groups, group, me.id));
+  };
+  const Index kept_step = walk.groups * (kWalkThreads * S / 4);
+  const auto copy_kept_run = [&](const float4* kept, int r) {
+#pragma unroll
+    for (int j = 0; j < S / 4; ++j) copy_async(&run_states[r][j][me.id], kept + r * kept_step + j);
+  };
+  const auto copy_kept = [&](Index i, int last_run) {
+    const float4* const kept = kept_of(i);
+    for (int r = 0; r <= last_run; ++r) copy_kept_run(kept, r);
+  };
+  if (is_staged && tiles > 0) {
+    const int count = static_cast<int>(length - (tiles - 1) * tile);
+    copy_kept(tiles - 1, (count - 1) / run);
+    if constexpr (is_staged)
+      stage.bring(me.id, walk, b, group, chunk.begin + (tiles - 1) * tile, count);
+  }
+  for (Index i = tiles - 1; i >= 0; --i) {
     const Index t0 = chunk.begin + i * tile;
     const int count = static_cast<int>(chunk.end - t0 < tile ? chunk.end - t0 : tile);
     const int last_run = (count - 1) / run;
     float state[S];
-    load_floats(reinterpret_cast<const float4*>(kept_place<const float, S>(
-                    walk.kept, a.chunking.length, chunk.place, i, walk.groups, group, me.id)),
-                state);
-    bring_tile(t0, count);
-    __syncthreads();
-    for (int r = 0; r <= last_run; ++r) {
+    if constexpr (is_staged) {
+      wait_for_copies();
+      stage.use(me.id, count, write_pair, Bs, Cs);
+      __syncthreads();
+      if (i > 0) {
+        stage.bring(me.id, walk, b, group, t0 - tile, tile);
+        for (int r = last_run + 1; r < Shared::runs; ++r) copy_kept_run(kept_of(i - 1), r);
+      }
+    } else {
+      if constexpr (keeps_runs) {
+        copy_kept(i, last_run);
+      } else {
+        load_floats(kept_of(i), state);
+      }
+      bring_tile(t0, count);
+      if constexpr (keeps_runs) wait_for_copies();
+      __syncthreads();
+    }
+    for (int r = 0; !keeps_runs && r <= last_run; ++r) {
 #pragma unroll
       for (int j = 0; j < S; j += 4)
         run_states[r][j / 4][me.id] = {state[j], state[j + 1], state[j + 2], state[j + 3]};
@@ -248,6 +263,7 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
         entering[j] = four.x, entering[j + 1] = four.y;
         entering[j + 2] = four.z, entering[j + 3] = four.w;
       }
+      if (is_staged && i > 0) copy_kept_run(kept_of(i - 1), r);
 #pragma unroll
       for (int k = 0; k < run; ++k) {
         const float2 step = steps[r * run + k][me.channel];
@@ -304,7 +320,7 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
               eight[4 + j] = values[S + 4 * part + j];
             }
             const int at = k % 4 * parts + part;
-            channels[at / 2].take(at % 2, me.lane, eight);
+            channels[at / 2].take(at % 2, me.lane, eight, unit[me.lane / 4]);
             if (S > 4 && at % 2 == 1) write_sums(at / 2);  // sooner, for want of registers
           }
         }
@@ -316,22 +332,28 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
           write_sums(1);
           write_sums(0);
         }
-        if (exists && at < count) finish(t0 + at, at, out, din, dec);
-        du -= 4 * walk.du.strides[1];
-        ddt -= 4 * walk.ddt.strides[1];
-        dgate -= 4 * walk.dgate.strides[1];
+        if (exists && at < count) finish(t0, at, out, din, dec);
       }
     }
     __syncthreads();
+    if constexpr (IsPlain) {
+      du_tile = element_of(du_tile, -tile, du_row);
+      ddt_tile = element_of(ddt_tile, -tile, ddt_row);
+      dgate_tile = element_of(dgate_tile, -tile, dgate_row);
+    }
     if (!walk.shares) continue;
 #pragma unroll
-    for (int part = 0; part < tile * sums / kWalkThreads; ++part) {
-      const int k = (me.id + part * kWalkThreads) / sums, n = me.id % sums;
-      if (k >= count || n % (4 * S) >= a.states) continue;
-      float total = 0;
+    for (int k = me.id / pieces; k < tile; k += kWalkThreads / pieces) {
+      if (k >= count || piece % (4 * S) >= a.states) continue;
+      float total[wide] = {};
 #pragma unroll
-      for (int w = 0; w < warps; ++w) total += shared[k][w][n];
-      shared_sums[(t0 + k) * a.states] = total;
+      for (int w = 0; w < warps; ++w) {
+        float own[wide];
+        load_run(&shared[k][w][piece], own);
+#pragma unroll
+        for (int v = 0; v < wide; ++v) total[v] += own[v];
+      }
+      store_run(shared_sums + (t0 + k) * a.states, total);
     }
   }
 
@@ -364,8 +386,17 @@ void walk_selective_scan_back(const SelectiveWalkBack<T>& walk, Stream stream,
   const auto walk_by = [&]<int S>(std::integral_constant<int, S>) {
     WholeReads whole = whole_reads<S>(a);
     whole.channels = whole.channels && has_raw_numbers<2>(walk.dy, a.channels);
-    launch(selective_walk_back<T, S>, dim3(static_cast<unsigned>(blocks)), kWalkThreads,
-           sizeof(WalkBackShared<S>), stream, operation, walk, whole);
+    const auto is_near = [](const Operand<T, 3>& x) {
+      return x && std::abs(x.strides[1]) < Index{1} << 24;
+    };
+    const bool is_plain = whole.channels && whole.states && !walk.ddt_used && !walk.accumulate &&
+                          reinterpret_cast<std::uintptr_t>(walk.shared) % 16 == 0 &&
+                          a.states % 4 == 0 && (S > 4 || has_staged_rows(walk)) &&
+                          is_near(walk.du) && is_near(walk.ddt) && is_near(walk.dgate);
+    launch(is_plain ? selective_walk_back<T, S, true> : selective_walk_back<T, S, false>,
+           dim3(static_cast<unsigned>(blocks)), kWalkThreads,
+           is_plain ? sizeof(WalkBackShared<T, S, S == 4>) : sizeof(WalkBackShared<T, S, false>),
+           stream, operation, walk, whole);
   };
   if (a.states <= 16)
     walk_by(std::integral_constant<int, 4>());

@@ -149,13 +149,13 @@ __device__ inline float sum_of_quarters(const float (&s)[4], int quarter) {
   return __shfl_xor_sync(all, high ? u : v, 16) + (high ? v : u);
 }
 
-/// Where a block's thread keeps the states that enter a tile.
+/// Where a block's thread keeps the states that enter the i-th walk_keep positions of a chunk.
 template <class Kept, int S>
-__device__ inline Kept* kept_place(Kept* kept, Index length, Index place, Index tile, Index groups,
+__device__ inline Kept* kept_place(Kept* kept, Index length, Index place, Index i, Index groups,
                                    Index group, int thread) {
-  constexpr Index positions = walk_tile(4 * S);
-  const Index tiles = (length + positions - 1) / positions;
-  return kept + (((place * tiles + tile) * groups + group) * kWalkThreads + thread) * S;
+  constexpr Index positions = walk_keep(4 * S);
+  const Index all = (length + positions - 1) / positions;
+  return kept + (((place * all + i) * groups + group) * kWalkThreads + thread) * S;
 }
 
 }  // namespace ssm::cuda::device

@@ -22,7 +22,7 @@ TiledPasses<T> tiled_retention(const ssm::DecayedAttention<T, CudaSpace>& call,
   passes.a.q = head_rows(call.q);
   passes.a.k = head_rows(call.k);
   passes.a.v = head_rows(call.v);
-  passes.prepare(TiledRetentionDecays{operand(call.log_decay)});
+  passes.prepare(TiledRetentionDecays{operand(call.log_decay)}, passes.a.rest);
   return passes;
 }
 
@@ -36,6 +36,18 @@ void tiled_decayed_attention(const ssm::DecayedAttention<T, CudaSpace>& call,
   using namespace device;
   const auto passes =
       tiled_retention(call, segments, sizes, workspace, false, stream, "decayed_attention");
+  if (walks_values(passes.a, passes.operation))
+    return walk_values(passes.a,
+                       {.x = passes.a.q,
+                        .k = passes.a.k,
+                        .z = passes.a.v,
+                        .spans = passes.a.rest,
+                        .backwards = false,
+                        .y = head_rows(call.y),
+                        .states = nullptr,
+                        .start = operand(call.initial_state),
+                        .end = operand(call.final_state)},
+                       stream, passes.operation);
   passes.states(operand(call.initial_state), operand(call.final_state));
   auto outputs = passes.outputs(static_cast<bool>(call.initial_state));
   outputs.y = head_rows(call.y);
@@ -53,11 +65,37 @@ void tiled_decayed_attention_backward(const ssm::DecayedAttentionBackward<T, Cud
   const auto dy = head_rows(g.dy);
   const bool has_initial = static_cast<bool>(call.initial_state);
   const bool has_final = static_cast<bool>(g.dfinal_state);
-  passes.states(operand(call.initial_state), {});
-  passes.adjoints(dy, operand(g.dfinal_state), operand(g.dinitial_state));
-  auto dv = passes.value_gradients(dy, has_final);
-  dv.y = head_rows(g.dv);
-  multiply_values(passes.a, dv, stream, passes.operation);
+  if (walks_values(passes.a, passes.operation)) {
+    const auto& a = passes.a;
+    walk_values(a,
+                {.x = a.q,
+                 .k = a.k,
+                 .z = a.v,
+                 .spans = a.rest,
+                 .backwards = false,
+                 .y = {},
+                 .states = a.states,
+                 .start = operand(call.initial_state),
+                 .end = {}},
+                stream, passes.operation);
+    walk_values(a,
+                {.x = a.k,
+                 .k = a.q,
+                 .z = dy,
+                 .spans = a.rest,
+                 .backwards = true,
+                 .y = head_rows(g.dv),
+                 .states = a.adjoints,
+                 .start = operand(g.dfinal_state),
+                 .end = operand(g.dinitial_state)},
+                stream, passes.operation);
+  } else {
+    passes.states(operand(call.initial_state), {});
+    passes.adjoints(dy, operand(g.dfinal_state), operand(g.dinitial_state));
+    auto dv = passes.value_gradients(dy, has_final);
+    dv.y = head_rows(g.dv);
+    multiply_values(passes.a, dv, stream, passes.operation);
+  }
   multiply_pairs(passes.a, dy, {}, stream, passes.operation);
   passes.query_gradients(dy, head_rows(g.dq), has_initial);
   passes.key_gradients(head_rows(g.dk), has_final);

@@ -302,6 +302,16 @@ TEST_CASE_TEMPLATE("half types on tensor cores, and in float where those cannot"
   for (const bool states : {false, true})
     equal({.length = 400, .keys = 48, .values = 80, .states = states, .segments = offsets});
   repeats_its_bits<Run<T>>({.length = 300, .keys = 32, .values = 32});
+  // So many heads that blocks walk along sequences, values and all.
+  for (const Index length : {129, 200, 300})
+    for (const bool states : {false, true})
+      equal({.batch = 8, .length = length, .heads = 8, .keys = 32, .values = 48, .states = states});
+  equal({.batch = 8, .length = 260, .heads = 4, .keys = 144, .values = 208});
+  for (const Index chunk : {40, 100})
+    equal({.batch = 8, .length = 170, .heads = 8, .keys = 16, .values = 16, .chunk = chunk});
+  equal({.length = 400, .heads = 16, .keys = 48, .values = 80, .segments = offsets});
+  repeats_its_bits<Run<T>>(
+      {.batch = 8, .length = 300, .heads = 8, .keys = 32, .values = 32, .states = false});
   cuda::pretend_tensor_core_kernels(false);
 }
 #endif

@@ -15,6 +15,7 @@ struct Case {
   Index batch = 1, length = 65, channels = 20, states = 5;
   bool softplus = true;
   bool optional = true;  // skip, bias, gate, and the step that comes out
+  bool step = true;      // that one
   bool initial = false, dfinal = false, accumulate = false;
   Segments segments{};
   Layout layout = Layout::rows;
@@ -30,7 +31,7 @@ struct Run : OperandRun<SelectiveScan<T, HostSpace>, SelectiveScanBackward<T, Ho
             left_out({{"skip", test.optional},
                       {"dt_bias", test.optional},
                       {"gate", test.optional},
-                      {"dt_used", test.optional},
+                      {"dt_used", test.optional && test.step},
                       {"initial_state", test.initial},
                       {"dfinal_state", test.dfinal}}),
             test.accumulate ? InputGradients::added_to : InputGradients::overwritten) {
@@ -268,6 +269,20 @@ TEST_CASE_TEMPLATE("walks of every width, with tiles and chunks that are full an
                                   .length = length,
                                   .channels = channels,
                                   .states = states,
+                                  .initial = true,
+                                  .dfinal = true},
+                                 only<Device>);
+}
+
+TEST_CASE_TEMPLATE("walks without the step that comes out", T, float, BFloat16, Float16) {
+  for (const Index channels : {8, 40, 41})
+    for (const Index states : {8, 16, 24, 48})
+      for (const Index length : {1, 33, 130})
+        equals_reference<Run<T>>({.batch = 2,
+                                  .length = length,
+                                  .channels = channels,
+                                  .states = states,
+                                  .step = false,
                                   .initial = true,
                                   .dfinal = true},
                                  only<Device>);

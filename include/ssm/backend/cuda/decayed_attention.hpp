@@ -27,7 +27,7 @@ SSM_CUDA_API void decayed_attention_backward(const ssm::DecayedAttentionBackward
 /// factors and the state that a block walks along with are floats. What is multiplied is rounded to
 /// T: the states that enter chunks, and the faded products of queries with keys.
 /// q k v y dy dq dk dv   has_tiled_rows
-/// workspace   sizes.tiled_forward_scratch(), backward sizes.tiled_backward_scratch() floats
+/// workspace   tiled_attention_scratch(sizes, backward) floats
 template <class T>
 SSM_CUDA_API void tiled_decayed_attention(const ssm::DecayedAttention<T, CudaSpace>& a,
                                           DeviceSegments segments, const DecayedSizes& sizes,
@@ -60,6 +60,11 @@ DecayedSizes decayed_sizes(const ssm::DecayedAttention<T, Space>& a) {
           .keys = keys,
           .values = values,
           .chunks = sequence_chunks(batch, length, a.segments, chunk)};
+}
+
+/// Beside those of the passes two factors for every position and head.
+constexpr Index tiled_attention_scratch(const DecayedSizes& n, bool backward) {
+  return (backward ? n.tiled_backward_scratch() : n.tiled_forward_scratch()) + 3 + 2 * n.rows();
 }
 
 namespace primitive {
@@ -100,7 +105,7 @@ struct BasicDecayedAttention {
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();
       const auto segments = segments_on_device(ctx, frame, a.segments);
-      const auto workspace = frame.template tensor<float>(sizes.tiled_forward_scratch());
+      const auto workspace = frame.template tensor<float>(tiled_attention_scratch(sizes, false));
       tiled_decayed_attention(on_device(a), segments, sizes, workspace.data(), stream);
     });
   }
@@ -116,7 +121,7 @@ struct BasicDecayedAttention {
     queue(ctx, [&](Stream stream) {
       auto frame = ctx.workspace().frame();
       const auto segments = segments_on_device(ctx, frame, g.forward.segments);
-      const auto workspace = frame.template tensor<float>(sizes.tiled_backward_scratch());
+      const auto workspace = frame.template tensor<float>(tiled_attention_scratch(sizes, true));
       tiled_decayed_attention_backward(on_device(g), segments, sizes, workspace.data(), stream);
     });
   }

@@ -21,9 +21,9 @@ namespace ssm::cuda {
 template <class T>
 SSM_CUDA_API void selective_scan(const ssm::SelectiveScan<T, CudaSpace>& a, DeviceSegments segments,
                                  SequenceChunks chunks, Wide<T>* workspace, Stream stream);
-/// A walk along the chunks keeps the states that enter every tile of 32 positions (16 of more than
-/// 16 states, 8 of more than 32), a walk back computes those within a tile again: under three
-/// exponentials a state and position. Else a warp takes 32 channels of a chunk, and one group of
+/// A walk along the chunks keeps the states that enter every eighth position (every 16th of 17 to
+/// 32 states), a walk back computes those between again: two exponentials a state and position,
+/// under three of more than 16 states. Else a warp takes 32 channels of a chunk, and one group of
 /// them after the other; states are computed again from those that enter the chunks, with four or
 /// five exponentials. Chunks of adjoints are joined like those of states. Sums over channels are of
 /// a block's or warp's channels in one order, then of the blocks' or warps'.
@@ -50,6 +50,8 @@ constexpr Index walk_states(Index states) {
   return states <= 16 ? 16 : states <= 32 ? 32 : kWalkStates;
 }
 constexpr Index walk_tile(Index states) { return states <= 16 ? 32 : states <= 32 ? 16 : 8; }
+/// Positions between the states that a walk keeps.
+constexpr Index walk_keep(Index states) { return states <= 16 || states > 32 ? 8 : 16; }
 
 /// States that a thread holds at once in the forward pass.
 inline constexpr int kSelectiveStates = 16;
@@ -71,14 +73,14 @@ Index selective_groups(const ssm::SelectiveScan<T, Space>& a, const SequenceChun
   return chunk_warps(chunks.places, channels);
 }
 /// Numbers of the states that the backward pass keeps, for every place: of each of its blocks or
-/// warps [tiles, N, 32]; a walk's N is walk_states(N).
+/// warps [tiles, N, 32]; a walk's N is walk_states(N), its tiles are of walk_keep(N) positions.
 template <class T, class Space>
 Index selective_kept_states(const ssm::SelectiveScan<T, Space>& a, const SequenceChunks& chunks) {
   const Index states = a.A.extent(1);
   const Index groups = chunks.places * selective_groups(a, chunks);
   if (!walks(a)) return groups * (kSelectiveChunk / kSelectiveTile) * states * kWarpChannels;
-  const Index tile = walk_tile(states);
-  return groups * ((chunks.length + tile - 1) / tile) * walk_states(states) * kWalkChannels;
+  const Index keep = walk_keep(states);
+  return groups * ((chunks.length + keep - 1) / keep) * walk_states(states) * kWalkChannels;
 }
 /// The kept states. For every place: [N, D] of states, adjoints and gradients of A; [D] of steps
 /// and of gradients of skip and bias. Then [2, groups, B, L, N] of gradients of B and C.
