@@ -22,28 +22,36 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   using Runs = LaneRuns<P, Adjoint>;
   const int tiles = (launch.batch + P::Groups - 1) / P::Groups, items = tiles * launch.channels;
   const unsigned data = s.own_data();
-  for (int item = blockIdx.x; item < items; item += gridDim.x) {
-    const auto sequence_of = [&](int i) { return i % tiles * P::Groups + s.group(); };
-    const auto of = [&](const auto& tensor, int i) {
-      return tensor.data == nullptr ? nullptr
-                                    : tensor.data + sequence_of(i) * tensor.batch_stride +
-                                          i / tiles * tensor.channel_stride;
-    };
-    const int channel = item / tiles;
-    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
+  const auto sequence_of = [&](int item) { return item % tiles * P::Groups + s.group(); };
+  const auto of = [&](const auto& tensor, int item) {
+    return tensor.data == nullptr ? nullptr
+                                  : tensor.data + sequence_of(item) * tensor.batch_stride +
+                                        item / tiles * tensor.channel_stride;
+  };
+  const auto load = [&](uint4(&raw)[Runs::runs], int item) {
     const BFloat16* const x = of(launch.x, item);
+    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
+    runs.load(raw, x, launch.length % 8 == 0 && is_aligned(x));
+  };
+  // Without gates the next item's runs are on their way while the one before is finished; with
+  // gates registers are short.
+  uint4 raw[Runs::runs];
+  if (!Gated && static_cast<int>(blockIdx.x) < items) load(raw, blockIdx.x);
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const int channel = item / tiles, next = item + gridDim.x;
+    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
     const BFloat16* const gate_in = Gated ? of(launch.gate_in, item) : nullptr;
     const BFloat16* const gate_out = Gated ? of(launch.gate_out, item) : nullptr;
     const BFloat16* const second_gate = Gated && Adjoint ? of(launch.second_gate, item) : nullptr;
     BFloat16* const y = of(launch.y, item);
     BFloat16* const second = Gated && Adjoint ? of(launch.second, item) : nullptr;
-    const bool whole = launch.length % 8 == 0 && is_aligned(x) && is_aligned(y) &&
-                       is_aligned(gate_in) && is_aligned(gate_out) && is_aligned(second_gate) &&
-                       is_aligned(second);
+    const bool whole = launch.length % 8 == 0 && is_aligned(y) && is_aligned(gate_in) &&
+                       is_aligned(gate_out) && is_aligned(second_gate) && is_aligned(second);
     float unscale = launch.unscale[channel] * (1.f / (P::length * P::gain * P::gain));
     {
       float v[Runs::runs][8];
-      runs.load_products(v, x, gate_in, whole);
+      if (Gated) load(raw, item);
+      runs.multiply(v, raw, gate_in, whole);
       const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
       unscale *= scale.y;
       Runs::store_halves(data, v, scale.x);
@@ -51,7 +59,7 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     s.first_of_real();
     if (gate_out != nullptr) runs.prefetch_lines(gate_out);
     if (second_gate != nullptr) runs.prefetch_lines(second_gate);
-    if (const int next = item + gridDim.x; next < items) {
+    if (next < items) {
       const Runs later(sequence_of(next) < launch.batch ? launch.length : 0);
       later.prefetch_lines(of(launch.x, next));
       if (gate_in != nullptr) later.prefetch_lines(of(launch.gate_in, next));
@@ -65,8 +73,10 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
       s.template filter_slabs<true, 1>(nullptr, filter);
     }
     __syncthreads();
+    if (!Gated && next < items) load(raw, next);
+    const unsigned unscale_pair = pack_bf16(unscale, unscale);  // a power of two
     s.last_of_real([&](float a, float b) {
-      return Gated ? pack_half(a, b) : pack_bf16(unscale * a, unscale * b);
+      return Gated ? pack_half(a, b) : multiply_bf16(pack_bf16(a, b), unscale_pair);
     });
     __syncwarp();
     const auto multiply_and_store = [&](uint4 run, const BFloat16* gate, BFloat16* to, int at) {

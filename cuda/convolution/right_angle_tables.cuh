@@ -97,14 +97,13 @@ struct LaneRuns {
       }
     }
   }
-  /// v = gate · x.
-  __device__ void load_products(float (&v)[runs][8], const BFloat16* x, const BFloat16* gate,
-                                bool whole) const {
-    uint4 raw[runs];
-    load(raw, x, whole);
+  /// v = gate · x, x as it was loaded.
+  __device__ void multiply(float (&v)[runs][8], const uint4 (&x)[runs], const BFloat16* gate,
+                           bool whole) const {
 #pragma unroll
-    for (int i = 0; i < runs; ++i) widen<BFloat16>({raw[i]}, v[i]);
+    for (int i = 0; i < runs; ++i) widen<BFloat16>({x[i]}, v[i]);
     if (gate == nullptr) return;
+    uint4 raw[runs];
     load(raw, gate, whole);
 #pragma unroll
     for (int i = 0; i < runs; ++i) {

@@ -38,8 +38,11 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     };
     const BFloat16* const x = of(launch.x, item);
     const BFloat16* const gate = of(launch.gate, item);
+    const bool whole = launch.length % 8 == 0 && is_aligned(x) && is_aligned(gate);
+    uint4 raw[Runs::runs];
     float v[Runs::runs][8];
-    runs.load_products(v, x, gate, launch.length % 8 == 0 && is_aligned(x) && is_aligned(gate));
+    runs.load(raw, x, whole);
+    runs.multiply(v, raw, gate, whole);
     const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
     if (threadIdx.x == 0) launch.scales[item] = {scale, scale};
     Runs::store_halves(s.data, v, scale.x);
