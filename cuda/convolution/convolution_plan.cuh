@@ -8,7 +8,7 @@
 #include "convolution/causal_convolution.cuh"
 #include "convolution/negacyclic_convolution.cuh"
 #include "convolution/negacyclic_gradient.cuh"
-#include "convolution/right_angle_convolution.cuh"
+#include "convolution/right_angle_gradient.cuh"
 #include "device/launch.cuh"
 
 namespace ssm::cuda::device {
@@ -128,8 +128,7 @@ class NegacyclicTables {
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
            operation, NegacyclicLaunch{call, tables_, unscale_});
   }
-  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
-                        const char* operation) {
+  void correlate(const KernelGradientLaunch& call, Stream stream, const char* operation) const {
     const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
     launch(gated ? correlate_negacyclic<P, true, Blocks> : correlate_negacyclic<P, false, Blocks>,
            dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
@@ -178,9 +177,12 @@ class RightAngleTables {
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
            operation, RightAngleLaunch{call, tables_, spectra_, unscale_});
   }
-  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
-                        const char* operation) {
-    NegacyclicTables<NegacyclicPlan<64>, P::length / 2048>::correlate(call, stream, operation);
+  void correlate(const KernelGradientLaunch& call, Stream stream, const char* operation) const {
+    using Pairs = RightAnglePlan<P::N2, P::N3, 32768 / P::length>;
+    const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
+    launch(gated ? correlate_right_angle<Pairs, true> : correlate_right_angle<Pairs, false>,
+           dim3(call.channels), Pairs::threads, Pairs::bytes, stream, operation,
+           RightAngleGradientLaunch{call, tables_});
   }
   std::size_t used() const { return layout_.used(); }
 

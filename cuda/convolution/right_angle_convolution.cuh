@@ -28,15 +28,15 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
                                   : tensor.data + sequence_of(item) * tensor.batch_stride +
                                         item / tiles * tensor.channel_stride;
   };
-  const auto load = [&](uint4(&raw)[Runs::runs], int item) {
+  GatedRuns<Gated> inputs;
+  const auto load = [&](int item) {
     const BFloat16* const x = of(launch.x, item);
     const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
-    runs.load(raw, x, launch.length % 8 == 0 && is_aligned(x));
+    runs.load(inputs.x, x, launch.length % 8 == 0 && is_aligned(x));
   };
   // Without gates the next item's runs are on their way while the one before is finished; with
   // gates registers are short.
-  uint4 raw[Runs::runs];
-  if (!Gated && static_cast<int>(blockIdx.x) < items) load(raw, blockIdx.x);
+  if (!Gated && static_cast<int>(blockIdx.x) < items) load(blockIdx.x);
   for (int item = blockIdx.x; item < items; item += gridDim.x) {
     const int channel = item / tiles, next = item + gridDim.x;
     const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
@@ -48,14 +48,11 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     const bool whole = launch.length % 8 == 0 && is_aligned(y) && is_aligned(gate_in) &&
                        is_aligned(gate_out) && is_aligned(second_gate) && is_aligned(second);
     float unscale = launch.unscale[channel] * (1.f / (P::length * P::gain * P::gain));
-    {
-      float v[Runs::runs][8];
-      if (Gated) load(raw, item);
-      runs.multiply(v, raw, gate_in, whole);
-      const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
-      unscale *= scale.y;
-      Runs::store_halves(data, v, scale.x);
-    }
+    if (Gated) load(item);
+    inputs.load_gate(runs, gate_in, whole);
+    const float2 scale = range_powers(sequence_magnitude<false, P>(inputs.largest(), scratch));
+    unscale *= scale.y;
+    Runs::store_halves(data, inputs, scale.x);
     s.first_of_real();
     if (gate_out != nullptr) runs.prefetch_lines(gate_out);
     if (second_gate != nullptr) runs.prefetch_lines(second_gate);
@@ -73,7 +70,7 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
       s.template filter_slabs<true, 1>(nullptr, filter);
     }
     __syncthreads();
-    if (!Gated && next < items) load(raw, next);
+    if (!Gated && next < items) load(next);
     const unsigned unscale_pair = pack_bf16(unscale, unscale);  // a power of two
     s.last_of_real([&](float a, float b) {
       return Gated ? pack_half(a, b) : multiply_bf16(pack_bf16(a, b), unscale_pair);

@@ -97,42 +97,77 @@ struct LaneRuns {
       }
     }
   }
-  /// v = gate · x, x as it was loaded.
-  __device__ void multiply(float (&v)[runs][8], const uint4 (&x)[runs], const BFloat16* gate,
-                           bool whole) const {
-#pragma unroll
-    for (int i = 0; i < runs; ++i) widen<BFloat16>({x[i]}, v[i]);
-    if (gate == nullptr) return;
-    uint4 raw[runs];
-    load(raw, gate, whole);
-#pragma unroll
-    for (int i = 0; i < runs; ++i) {
-      float factor[8];
-      widen<BFloat16>({raw[i]}, factor);
-#pragma unroll
-      for (int c = 0; c < 8; ++c) v[i][c] *= factor[c];
-    }
-  }
   /// Asks for this warp's lines, of 64 positions, to be brought to the L2 cache.
   __device__ void prefetch_lines(const BFloat16* x) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % P::warps;
     const int t = lane * P::columns + 64 * warp, line = Reversed ? P::length - 64 - t : t;
     if (line < left) prefetch(x + line);
   }
-  __device__ static void store_halves(unsigned data, const float (&v)[runs][8], float scale) {
+  /// scale · v, v of run i by get(i, v), to shared memory.
+  template <class Get>
+  __device__ static void store_halves(unsigned data, const Get& get, float scale) {
 #pragma unroll
     for (int i = 0; i < runs; ++i) {
+      float v[8];
+      get(i, v);
       unsigned word[4];
 #pragma unroll
       for (int c = 0; c < 4; ++c)
-        word[c] = Reversed ? pack_half(scale * v[i][7 - 2 * c], scale * v[i][6 - 2 * c])
-                           : pack_half(scale * v[i][2 * c], scale * v[i][2 * c + 1]);
+        word[c] = Reversed ? pack_half(scale * v[7 - 2 * c], scale * v[6 - 2 * c])
+                           : pack_half(scale * v[2 * c], scale * v[2 * c + 1]);
       store_run(address(data, i), {word[0], word[1], word[2], word[3]});
     }
     __syncwarp();
   }
 };
 
+/// The runs of gate · x as they lie in memory; products are made anew whenever they are needed,
+/// which takes fewer registers than to keep them.
+template <bool Gated>
+struct GatedRuns {
+  static constexpr int runs = 8;
+  uint4 x[runs], gate[Gated ? runs : 1];
+  bool has_gate;
+
+  /// From the gate, which may be null.
+  template <class Runs>
+  __device__ void load_gate(const Runs& lane, const BFloat16* from, bool whole) {
+    has_gate = from != nullptr;
+    if constexpr (Gated)
+      if (has_gate) lane.load(gate, from, whole);
+  }
+  __device__ void operator()(int i, float (&v)[8]) const {
+    widen<BFloat16>({x[i]}, v);
+    if constexpr (Gated) {
+      if (!has_gate) return;
+      float factor[8];
+      widen<BFloat16>({gate[i]}, factor);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) v[c] *= factor[c];
+    }
+  }
+  __device__ float largest() const {
+    float largest = 0.f;
+#pragma unroll
+    for (int i = 0; i < runs; ++i) {
+      float v[8];
+      (*this)(i, v);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) largest = fmaxf(largest, fabsf(v[c]));
+    }
+    return largest;
+  }
+};
+
+/// Sum or largest of the numbers that sequence_magnitude left of a sequence's warps.
+template <bool Sum, class P>
+__device__ inline float magnitude_of(const float* scratch, int group) {
+  const float* const of = scratch + group * P::warps;
+  float v = of[0];
+#pragma unroll
+  for (int w = 1; w < P::warps; ++w) v = Sum ? v + of[w] : fmaxf(v, of[w]);
+  return v;
+}
 /// Sum or largest of a warp's numbers over its sequence; scratch: a float a warp. A barrier.
 template <bool Sum, class P>
 __device__ inline float sequence_magnitude(float v, float* scratch) {
@@ -143,21 +178,7 @@ __device__ inline float sequence_magnitude(float v, float* scratch) {
   }
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
   __syncthreads();
-  const float* const of = scratch + RightAngleStages<P>::group() * P::warps;
-  v = of[0];
-#pragma unroll
-  for (int w = 1; w < P::warps; ++w) v = Sum ? v + of[w] : fmaxf(v, of[w]);
-  return v;
-}
-
-template <int Runs>
-__device__ inline float largest_of(const float (&v)[Runs][8]) {
-  float largest = 0.f;
-#pragma unroll
-  for (int i = 0; i < Runs; ++i)
-#pragma unroll
-    for (int c = 0; c < 8; ++c) largest = fmaxf(largest, fabsf(v[i][c]));
-  return largest;
+  return magnitude_of<Sum, P>(scratch, RightAngleStages<P>::group());
 }
 
 struct KernelTransformLaunch {
@@ -194,7 +215,11 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   largest = sequence_magnitude<false, P>(largest, scratch + P::all_warps);
   const float2 in = range_powers(largest), out = range_powers(16.f * sum);
   if (threadIdx.x == 0) launch.unscale[channel] = out.y;
-  Runs::store_halves(s.data, v, in.x);
+  const auto get = [&](int i, float(&run)[8]) {
+#pragma unroll
+    for (int c = 0; c < 8; ++c) run[c] = v[i][c];
+  };
+  Runs::store_halves(s.data, get, in.x);
   s.first_of_real();
   __syncthreads();
   s.store_slabs(reinterpret_cast<uint4*>(launch.spectra +
