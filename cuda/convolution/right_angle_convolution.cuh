@@ -76,30 +76,37 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
       return Gated ? pack_half(a, b) : multiply_bf16(pack_bf16(a, b), unscale_pair);
     });
     __syncwarp();
-    const auto multiply_and_store = [&](uint4 run, const BFloat16* gate, BFloat16* to, int at) {
-      const unsigned word[4] = {run.x, run.y, run.z, run.w};
-      float factor[8], out[8];
-      if (gate != nullptr) load_eight(gate + at, runs.left - at, whole, factor);
+    if constexpr (!Gated) {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float2 pair = unpack_half(word[c]);
-        out[2 * c] = unscale * pair.x * (gate != nullptr ? factor[2 * c] : 1.f);
-        out[2 * c + 1] = unscale * pair.y * (gate != nullptr ? factor[2 * c + 1] : 1.f);
+      for (int i = 0; i < Runs::runs; ++i) {
+        uint4 run = load_run(Runs::address(data, i));
+        if (Adjoint) run = reversed(run);
+        if (const int at = runs.at(i); at < runs.left)
+          store_words(y + at, runs.left - at, whole, run);
       }
-      store_eight(to + at, runs.left - at, whole, out);
-    };
+    } else {
+      const auto multiply_and_store = [&](BFloat16* to, const BFloat16* gate) {
+        uint4 factors[Runs::runs];  // all under way before the first is used
+        if (gate != nullptr) runs.load(factors, gate, whole);
 #pragma unroll
-    for (int i = 0; i < Runs::runs; ++i) {
-      const int at = runs.at(i);
-      uint4 run = load_run(Runs::address(data, i));
-      if (Adjoint) run = reversed(run);
-      if (at >= runs.left) continue;
-      if constexpr (Gated) {
-        multiply_and_store(run, gate_out, y, at);
-        if (second != nullptr) multiply_and_store(run, second_gate, second, at);
-      } else {
-        store_words(y + at, runs.left - at, whole, run);
-      }
+        for (int i = 0; i < Runs::runs; ++i) {
+          uint4 run = load_run(Runs::address(data, i));
+          if (Adjoint) run = reversed(run);
+          const unsigned word[4] = {run.x, run.y, run.z, run.w};
+          float factor[8], out[8];
+          widen<BFloat16>({factors[i]}, factor);
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            const float2 pair = unpack_half(word[c]);
+            out[2 * c] = unscale * pair.x * (gate != nullptr ? factor[2 * c] : 1.f);
+            out[2 * c + 1] = unscale * pair.y * (gate != nullptr ? factor[2 * c + 1] : 1.f);
+          }
+          if (const int at = runs.at(i); at < runs.left)
+            store_eight(to + at, runs.left - at, whole, out);
+        }
+      };
+      multiply_and_store(y, gate_out);
+      if (second != nullptr) multiply_and_store(second, second_gate);
     }
     __syncwarp();
   }
