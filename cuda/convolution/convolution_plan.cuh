@@ -162,11 +162,12 @@ class RightAngleTables {
     const auto [kernel, skip, taps] = kernels;
     launch(make_right_angle_tables<P>, dim3(64), 256, 0, stream, operation, tables_, 1, 1.f);
     using Single = RightAnglePlan<P::N2, P::N3, 1>;
-    launch(transform_kernels<Single>, dim3(channels_), Single::threads, Single::bytes, stream,
-           operation,
+    launch(transform_kernels<Single>,
+           dim3(std::min(channels_, 132 * Single::blocks_per_multiprocessor)), Single::threads,
+           Single::bytes, stream, operation,
            KernelTransformLaunch{kernel + std::int64_t{first} * taps,
                                  skip == nullptr ? nullptr : skip + first, taps,
-                                 std::min(taps, length), tables_, spectra_, unscale_});
+                                 std::min(taps, length), channels_, tables_, spectra_, unscale_});
   }
   template <bool Adjoint>
   void run(SequenceProduct call, Stream stream, const char* operation) const {

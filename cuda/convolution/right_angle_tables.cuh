@@ -184,7 +184,7 @@ __device__ inline float sequence_magnitude(float v, float* scratch) {
 struct KernelTransformLaunch {
   const float* kernel;  // [D, pitch]
   const float* skip;    // [D] or null: added to the first tap
-  int pitch, taps;
+  int pitch, taps, channels;
   const char* tables;
   char* spectra;   // [D, P::spectrum_bytes]
   float* unscale;  // [D]
@@ -197,34 +197,44 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   extern __shared__ __align__(128) char aligned_shared[];
   const RightAngleStages<P> s = right_angle_stages<P>(aligned_shared, launch.tables);
   float* const scratch = reinterpret_cast<float*>(aligned_shared + P::scratch_at);
-  const int channel = blockIdx.x;
   using Runs = LaneRuns<P, false>;
   const Runs runs(launch.taps);
-  const float* const taps = launch.kernel + static_cast<long long>(channel) * launch.pitch;
-  const bool aligned = is_aligned(taps);
-  float v[Runs::runs][8], largest = 0.f, sum = 0.f;
+  for (int channel = blockIdx.x; channel < launch.channels; channel += gridDim.x) {
+    const float* const taps = launch.kernel + static_cast<long long>(channel) * launch.pitch;
+    const bool aligned = is_aligned(taps);
+    float v[Runs::runs][8], largest = 0.f, sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < Runs::runs; ++i) {
-    const int count = launch.taps - runs.at(i);
-    load_eight(taps + runs.at(i), count, aligned && count >= 8, v[i]);
-    if (i == 0 && runs.at(0) == 0 && launch.skip != nullptr) v[0][0] += launch.skip[channel];
+    for (int i = 0; i < Runs::runs; ++i) {
+      const int count = launch.taps - runs.at(i);
+      load_eight(taps + runs.at(i), count, aligned && count >= 8, v[i]);
+      if (i == 0 && runs.at(0) == 0 && launch.skip != nullptr) v[0][0] += launch.skip[channel];
 #pragma unroll
-    for (int c = 0; c < 8; ++c) sum += fabsf(v[i][c]), largest = fmaxf(largest, fabsf(v[i][c]));
+      for (int c = 0; c < 8; ++c) sum += fabsf(v[i][c]), largest = fmaxf(largest, fabsf(v[i][c]));
+    }
+    if (channel + static_cast<int>(gridDim.x) < launch.channels) {
+      const float* const next = taps + static_cast<long long>(gridDim.x) * launch.pitch;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // this warp's lines, of 32 taps
+        const int at = threadIdx.x % 32 * P::columns + 64 * s.warp() + 32 * half;
+        if (at < launch.taps) prefetch(next + at);
+      }
+    }
+    sum = sequence_magnitude<true, P>(sum, scratch);
+    largest = sequence_magnitude<false, P>(largest, scratch + P::all_warps);
+    const float2 in = range_powers(largest), out = range_powers(16.f * sum);
+    if (threadIdx.x == 0) launch.unscale[channel] = out.y;
+    const auto get = [&](int i, float(&run)[8]) {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) run[c] = v[i][c];
+    };
+    Runs::store_halves(s.data, get, in.x);
+    s.first_of_real();
+    __syncthreads();
+    s.store_slabs(reinterpret_cast<uint4*>(launch.spectra +
+                                           channel * static_cast<std::size_t>(P::spectrum_bytes)),
+                  out.x * in.y * (1.f / P::gain));
+    __syncthreads();
   }
-  sum = sequence_magnitude<true, P>(sum, scratch);
-  largest = sequence_magnitude<false, P>(largest, scratch + P::all_warps);
-  const float2 in = range_powers(largest), out = range_powers(16.f * sum);
-  if (threadIdx.x == 0) launch.unscale[channel] = out.y;
-  const auto get = [&](int i, float(&run)[8]) {
-#pragma unroll
-    for (int c = 0; c < 8; ++c) run[c] = v[i][c];
-  };
-  Runs::store_halves(s.data, get, in.x);
-  s.first_of_real();
-  __syncthreads();
-  s.store_slabs(reinterpret_cast<uint4*>(launch.spectra +
-                                         channel * static_cast<std::size_t>(P::spectrum_bytes)),
-                out.x * in.y * (1.f / P::gain));
 }
 
 }  // namespace ssm::cuda::device
