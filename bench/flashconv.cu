@@ -129,6 +129,11 @@ void check_convolution_cases() {
   check_convolution<T>({1, 3, 32769, 32769, true}, seed += 10);
   check_convolution<T>({3, 3, 100003, 100003, false}, seed += 10);
   check_convolution<T>({2, 3, 65536, 9000, true}, seed += 10);
+  if constexpr (std::is_same_v<T, BFloat16>) {  // every number of rows
+    check_convolution<T>({3, 4, 200001, 200001, true}, seed += 10);
+    check_convolution<T>({1, 4, 400003, 1000, false}, seed += 10);
+    check_convolution<T>({2, 4, 1000000, 1000000, true}, seed += 10);
+  }
   for (const int channels : {1, 7, 32, 769})
     for (const int length : {1, 63, 65, 1000})
       for (const bool gates : {false, true})

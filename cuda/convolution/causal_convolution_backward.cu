@@ -7,12 +7,11 @@
 namespace ssm::cuda {
 namespace device {
 
-/// Whether the kernel's gradient goes by spectra in device memory, or by a kernel of its own.
+/// Whether the kernel's gradient goes by spectra in device memory, or by one kernel.
 template <class Tables>
 inline constexpr bool has_spectral_gradient = false;
 template <class P>
-inline constexpr bool has_spectral_gradient<RightAngleTables<P>> = (P::length >
-                                                                    kBlockConvolutionLength);
+inline constexpr bool has_spectral_gradient<RightAngleTables<P>> = (P::length > 16384);
 
 template <class P>
 struct ConvolutionBackwardWorkspace {
@@ -33,9 +32,9 @@ void backward_by_tables(const CausalConvolutionBackward<BFloat16>& call, void* w
                         Stream stream, const char* operation) {
   const int slice = Tables::slice(call.channels);
   const bool made = call.spectra != nullptr && call.length <= kBlockConvolutionLength;
+  void* const base = made ? const_cast<void*>(call.spectra) : workspace;
   for (int first = 0; first < call.channels; first += slice) {
-    const Tables tables(std::min(slice, call.channels - first),
-                        made ? const_cast<void*>(call.spectra) : workspace);
+    const Tables tables(std::min(slice, call.channels - first), base);
     if (!made)
       tables.build({call.kernel, call.skip, call.taps}, first, call.length, stream, operation);
     const auto x = from_channel(call.x, first), gate_in = from_channel(call.gate_in, first),
@@ -62,9 +61,10 @@ void backward_by_tables(const CausalConvolutionBackward<BFloat16>& call, void* w
     SpectralGradient<typename Tables::Plan>(call.batch, call.channels, workspace)
         .run(call, stream, operation);
   } else {
-    Tables::correlate(
-        NegacyclicGradientLaunch{call.batch, call.channels, call.length, call.taps, call.x,
-                                 call.gate_in, call.dy, call.gate_out, call.dkernel, call.dskip},
+    const Tables tables(std::min(slice, call.channels), base);
+    tables.correlate(
+        KernelGradientLaunch{call.batch, call.channels, call.length, call.taps, call.x,
+                             call.gate_in, call.dy, call.gate_out, call.dkernel, call.dskip},
         stream, operation);
   }
 }

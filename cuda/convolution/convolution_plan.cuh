@@ -8,7 +8,7 @@
 #include "convolution/causal_convolution.cuh"
 #include "convolution/negacyclic_convolution.cuh"
 #include "convolution/negacyclic_gradient.cuh"
-#include "convolution/right_angle_convolution.cuh"
+#include "convolution/right_angle_gradient.cuh"
 #include "device/launch.cuh"
 
 namespace ssm::cuda::device {
@@ -128,8 +128,7 @@ class NegacyclicTables {
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
            operation, NegacyclicLaunch{call, tables_, unscale_});
   }
-  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
-                        const char* operation) {
+  void correlate(const KernelGradientLaunch& call, Stream stream, const char* operation) const {
     const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
     launch(gated ? correlate_negacyclic<P, true, Blocks> : correlate_negacyclic<P, false, Blocks>,
            dim3(call.channels), 2 * P::threads, GradientShared<P>::bytes, stream, operation, call);
@@ -163,11 +162,12 @@ class RightAngleTables {
     const auto [kernel, skip, taps] = kernels;
     launch(make_right_angle_tables<P>, dim3(64), 256, 0, stream, operation, tables_, 1, 1.f);
     using Single = RightAnglePlan<P::N2, P::N3, 1>;
-    launch(transform_kernels<Single>, dim3(channels_), Single::threads, Single::bytes, stream,
-           operation,
+    launch(transform_kernels<Single>,
+           dim3(std::min(channels_, 132 * Single::blocks_per_multiprocessor)), Single::threads,
+           Single::bytes, stream, operation,
            KernelTransformLaunch{kernel + std::int64_t{first} * taps,
                                  skip == nullptr ? nullptr : skip + first, taps,
-                                 std::min(taps, length), tables_, spectra_, unscale_});
+                                 std::min(taps, length), channels_, tables_, spectra_, unscale_});
   }
   template <bool Adjoint>
   void run(SequenceProduct call, Stream stream, const char* operation) const {
@@ -178,9 +178,12 @@ class RightAngleTables {
            dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
            operation, RightAngleLaunch{call, tables_, spectra_, unscale_});
   }
-  static void correlate(const NegacyclicGradientLaunch& call, Stream stream,
-                        const char* operation) {
-    NegacyclicTables<NegacyclicPlan<64>, P::length / 2048>::correlate(call, stream, operation);
+  void correlate(const KernelGradientLaunch& call, Stream stream, const char* operation) const {
+    using Pairs = RightAnglePlan<P::N2, P::N3, 32768 / P::length>;
+    const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
+    launch(gated ? correlate_right_angle<Pairs, true> : correlate_right_angle<Pairs, false>,
+           dim3(call.channels), Pairs::threads, Pairs::bytes, stream, operation,
+           RightAngleGradientLaunch{call, tables_});
   }
   std::size_t used() const { return layout_.used(); }
 

@@ -12,13 +12,6 @@ namespace ssm::cuda::device {
 //   P_i[k, j] = Σ_rows conj(Û_{m−i})·dŜ_m
 // so that the sum over the batch stays in registers: two numbers a lane, frequency and i.
 
-struct NegacyclicGradientLaunch {
-  int batch, channels, length, taps;
-  Sequences<const BFloat16> x, gate_in, dy, gate_out;
-  float* dkernel;  // [D, taps]
-  float* dskip;    // [D] or null
-};
-
 /// Shared memory of a block of 2·P::rows warps: inputs' data, matrices, and in place of the tables'
 /// ring what follows.
 template <class P>
@@ -180,7 +173,7 @@ __device__ inline float2 inner_inverse(float2 v, const float2* root) {
 /// inputs, half output gradients; then each takes whole frequencies of both.
 template <class P, bool Gated, int Blocks>
 __global__ void __launch_bounds__(2 * P::threads, 1)
-    correlate_negacyclic(const NegacyclicGradientLaunch launch) {
+    correlate_negacyclic(const KernelGradientLaunch launch) {
   constexpr int slabs = P::Outer / 16;  // frequencies of a warp
   using Shared = GradientShared<P>;
   using Row = TileRow<P, Blocks, false>;

@@ -19,6 +19,14 @@ struct SequenceProduct {
   }
 };
 
+/// Adds the kernel's gradient, Σ_b Σ_t (gate_out · dy)_t · (gate_in · x)_{t−τ}.
+struct KernelGradientLaunch {
+  int batch, channels, length, taps;
+  Sequences<const BFloat16> x, gate_in, dy, gate_out;
+  float* dkernel;  // [D, taps]
+  float* dskip;    // [D] or null
+};
+
 /// Sum or largest of a row's magnitudes over the `Rows` neighboring rows it belongs to; a barrier
 /// if they are several.
 template <bool Sum, int Rows>

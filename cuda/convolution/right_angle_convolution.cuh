@@ -22,36 +22,41 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   using Runs = LaneRuns<P, Adjoint>;
   const int tiles = (launch.batch + P::Groups - 1) / P::Groups, items = tiles * launch.channels;
   const unsigned data = s.own_data();
-  for (int item = blockIdx.x; item < items; item += gridDim.x) {
-    const auto sequence_of = [&](int i) { return i % tiles * P::Groups + s.group(); };
-    const auto of = [&](const auto& tensor, int i) {
-      return tensor.data == nullptr ? nullptr
-                                    : tensor.data + sequence_of(i) * tensor.batch_stride +
-                                          i / tiles * tensor.channel_stride;
-    };
-    const int channel = item / tiles;
-    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
+  const auto sequence_of = [&](int item) { return item % tiles * P::Groups + s.group(); };
+  const auto of = [&](const auto& tensor, int item) {
+    return tensor.data == nullptr ? nullptr
+                                  : tensor.data + sequence_of(item) * tensor.batch_stride +
+                                        item / tiles * tensor.channel_stride;
+  };
+  GatedRuns<Gated> inputs;
+  const auto load = [&](int item) {
     const BFloat16* const x = of(launch.x, item);
+    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
+    runs.load(inputs.x, x, launch.length % 8 == 0 && is_aligned(x));
+  };
+  // Without gates the next item's runs are on their way while the one before is finished; with
+  // gates registers are short.
+  if (!Gated && static_cast<int>(blockIdx.x) < items) load(blockIdx.x);
+  for (int item = blockIdx.x; item < items; item += gridDim.x) {
+    const int channel = item / tiles, next = item + gridDim.x;
+    const Runs runs(sequence_of(item) < launch.batch ? launch.length : 0);
     const BFloat16* const gate_in = Gated ? of(launch.gate_in, item) : nullptr;
     const BFloat16* const gate_out = Gated ? of(launch.gate_out, item) : nullptr;
     const BFloat16* const second_gate = Gated && Adjoint ? of(launch.second_gate, item) : nullptr;
     BFloat16* const y = of(launch.y, item);
     BFloat16* const second = Gated && Adjoint ? of(launch.second, item) : nullptr;
-    const bool whole = launch.length % 8 == 0 && is_aligned(x) && is_aligned(y) &&
-                       is_aligned(gate_in) && is_aligned(gate_out) && is_aligned(second_gate) &&
-                       is_aligned(second);
+    const bool whole = launch.length % 8 == 0 && is_aligned(y) && is_aligned(gate_in) &&
+                       is_aligned(gate_out) && is_aligned(second_gate) && is_aligned(second);
     float unscale = launch.unscale[channel] * (1.f / (P::length * P::gain * P::gain));
-    {
-      float v[Runs::runs][8];
-      runs.load_products(v, x, gate_in, whole);
-      const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
-      unscale *= scale.y;
-      Runs::store_halves(data, v, scale.x);
-    }
+    if (Gated) load(item);
+    inputs.load_gate(runs, gate_in, whole);
+    const float2 scale = range_powers(sequence_magnitude<false, P>(inputs.largest(), scratch));
+    unscale *= scale.y;
+    Runs::store_halves(data, inputs, scale.x);
     s.first_of_real();
     if (gate_out != nullptr) runs.prefetch_lines(gate_out);
     if (second_gate != nullptr) runs.prefetch_lines(second_gate);
-    if (const int next = item + gridDim.x; next < items) {
+    if (next < items) {
       const Runs later(sequence_of(next) < launch.batch ? launch.length : 0);
       later.prefetch_lines(of(launch.x, next));
       if (gate_in != nullptr) later.prefetch_lines(of(launch.gate_in, next));
@@ -65,34 +70,43 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
       s.template filter_slabs<true, 1>(nullptr, filter);
     }
     __syncthreads();
+    if (!Gated && next < items) load(next);
+    const unsigned unscale_pair = pack_bf16(unscale, unscale);  // a power of two
     s.last_of_real([&](float a, float b) {
-      return Gated ? pack_half(a, b) : pack_bf16(unscale * a, unscale * b);
+      return Gated ? pack_half(a, b) : multiply_bf16(pack_bf16(a, b), unscale_pair);
     });
     __syncwarp();
-    const auto multiply_and_store = [&](uint4 run, const BFloat16* gate, BFloat16* to, int at) {
-      const unsigned word[4] = {run.x, run.y, run.z, run.w};
-      float factor[8], out[8];
-      if (gate != nullptr) load_eight(gate + at, runs.left - at, whole, factor);
+    if constexpr (!Gated) {
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const float2 pair = unpack_half(word[c]);
-        out[2 * c] = unscale * pair.x * (gate != nullptr ? factor[2 * c] : 1.f);
-        out[2 * c + 1] = unscale * pair.y * (gate != nullptr ? factor[2 * c + 1] : 1.f);
+      for (int i = 0; i < Runs::runs; ++i) {
+        uint4 run = load_run(Runs::address(data, i));
+        if (Adjoint) run = reversed(run);
+        if (const int at = runs.at(i); at < runs.left)
+          store_words(y + at, runs.left - at, whole, run);
       }
-      store_eight(to + at, runs.left - at, whole, out);
-    };
+    } else {
+      const auto multiply_and_store = [&](BFloat16* to, const BFloat16* gate) {
+        uint4 factors[Runs::runs];  // all under way before the first is used
+        if (gate != nullptr) runs.load(factors, gate, whole);
 #pragma unroll
-    for (int i = 0; i < Runs::runs; ++i) {
-      const int at = runs.at(i);
-      uint4 run = load_run(Runs::address(data, i));
-      if (Adjoint) run = reversed(run);
-      if (at >= runs.left) continue;
-      if constexpr (Gated) {
-        multiply_and_store(run, gate_out, y, at);
-        if (second != nullptr) multiply_and_store(run, second_gate, second, at);
-      } else {
-        store_words(y + at, runs.left - at, whole, run);
-      }
+        for (int i = 0; i < Runs::runs; ++i) {
+          uint4 run = load_run(Runs::address(data, i));
+          if (Adjoint) run = reversed(run);
+          const unsigned word[4] = {run.x, run.y, run.z, run.w};
+          float factor[8], out[8];
+          widen<BFloat16>({factors[i]}, factor);
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            const float2 pair = unpack_half(word[c]);
+            out[2 * c] = unscale * pair.x * (gate != nullptr ? factor[2 * c] : 1.f);
+            out[2 * c + 1] = unscale * pair.y * (gate != nullptr ? factor[2 * c + 1] : 1.f);
+          }
+          if (const int at = runs.at(i); at < runs.left)
+            store_eight(to + at, runs.left - at, whole, out);
+        }
+      };
+      multiply_and_store(y, gate_out);
+      if (second != nullptr) multiply_and_store(second, second_gate);
     }
     __syncwarp();
   }

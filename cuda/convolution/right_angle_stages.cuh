@@ -255,12 +255,12 @@ struct RightAngleStages {
 #pragma unroll 1
     for (int j = 0; j < P::slabs; ++j) {
       const int k1 = threadIdx.x / 32 + P::all_warps * j;
+      Points w = twiddles_of(k1, 0);  // ahead of their use: they come from the L2 cache
       if constexpr (Forward) second<false, Count>(k1);
-#pragma unroll 1
+#pragma unroll
       for (int tile = 0; tile < P::tiles; ++tile) {
         if constexpr (steps == 2) matrix = third_matrix();
-        const Points w = twiddles_of(k1, tile);
-        Points k;
+        Points k, later;
         if (Forward || filter != nullptr) load_quads<true>(k, filter, k1, tile);
 #pragma unroll
         for (int i = 0; i < Count; ++i) {
@@ -277,8 +277,10 @@ struct RightAngleStages {
             load_quads<false>(x, spectrum, k1, tile);
           }
           if (Forward || filter != nullptr) apply(x, k);
+          if (i == Count - 1 && tile + 1 < P::tiles) later = twiddles_of(k1, tile + 1);
           third_back(data_of(i), k1, tile, w, matrix, x);
         }
+        if (tile + 1 < P::tiles) w = later;
       }
       __syncwarp();
       second<true, Count>(k1);

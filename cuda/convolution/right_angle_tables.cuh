@@ -97,43 +97,77 @@ struct LaneRuns {
       }
     }
   }
-  /// v = gate · x.
-  __device__ void load_products(float (&v)[runs][8], const BFloat16* x, const BFloat16* gate,
-                                bool whole) const {
-    uint4 raw[runs];
-    load(raw, x, whole);
-#pragma unroll
-    for (int i = 0; i < runs; ++i) widen<BFloat16>({raw[i]}, v[i]);
-    if (gate == nullptr) return;
-    load(raw, gate, whole);
-#pragma unroll
-    for (int i = 0; i < runs; ++i) {
-      float factor[8];
-      widen<BFloat16>({raw[i]}, factor);
-#pragma unroll
-      for (int c = 0; c < 8; ++c) v[i][c] *= factor[c];
-    }
-  }
   /// Asks for this warp's lines, of 64 positions, to be brought to the L2 cache.
   __device__ void prefetch_lines(const BFloat16* x) const {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % P::warps;
     const int t = lane * P::columns + 64 * warp, line = Reversed ? P::length - 64 - t : t;
     if (line < left) prefetch(x + line);
   }
-  __device__ static void store_halves(unsigned data, const float (&v)[runs][8], float scale) {
+  /// scale · v, v of run i by get(i, v), to shared memory.
+  template <class Get>
+  __device__ static void store_halves(unsigned data, const Get& get, float scale) {
 #pragma unroll
     for (int i = 0; i < runs; ++i) {
+      float v[8];
+      get(i, v);
       unsigned word[4];
 #pragma unroll
       for (int c = 0; c < 4; ++c)
-        word[c] = Reversed ? pack_half(scale * v[i][7 - 2 * c], scale * v[i][6 - 2 * c])
-                           : pack_half(scale * v[i][2 * c], scale * v[i][2 * c + 1]);
+        word[c] = Reversed ? pack_half(scale * v[7 - 2 * c], scale * v[6 - 2 * c])
+                           : pack_half(scale * v[2 * c], scale * v[2 * c + 1]);
       store_run(address(data, i), {word[0], word[1], word[2], word[3]});
     }
     __syncwarp();
   }
 };
 
+/// The runs of gate · x as they lie in memory; products are made anew whenever they are needed,
+/// which takes fewer registers than to keep them.
+template <bool Gated>
+struct GatedRuns {
+  static constexpr int runs = 8;
+  uint4 x[runs], gate[Gated ? runs : 1];
+  bool has_gate;
+
+  /// From the gate, which may be null.
+  template <class Runs>
+  __device__ void load_gate(const Runs& lane, const BFloat16* from, bool whole) {
+    has_gate = from != nullptr;
+    if constexpr (Gated)
+      if (has_gate) lane.load(gate, from, whole);
+  }
+  __device__ void operator()(int i, float (&v)[8]) const {
+    widen<BFloat16>({x[i]}, v);
+    if constexpr (Gated) {
+      if (!has_gate) return;
+      float factor[8];
+      widen<BFloat16>({gate[i]}, factor);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) v[c] *= factor[c];
+    }
+  }
+  __device__ float largest() const {
+    float largest = 0.f;
+#pragma unroll
+    for (int i = 0; i < runs; ++i) {
+      float v[8];
+      (*this)(i, v);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) largest = fmaxf(largest, fabsf(v[c]));
+    }
+    return largest;
+  }
+};
+
+/// Sum or largest of the numbers that sequence_magnitude left of a sequence's warps.
+template <bool Sum, class P>
+__device__ inline float magnitude_of(const float* scratch, int group) {
+  const float* const of = scratch + group * P::warps;
+  float v = of[0];
+#pragma unroll
+  for (int w = 1; w < P::warps; ++w) v = Sum ? v + of[w] : fmaxf(v, of[w]);
+  return v;
+}
 /// Sum or largest of a warp's numbers over its sequence; scratch: a float a warp. A barrier.
 template <bool Sum, class P>
 __device__ inline float sequence_magnitude(float v, float* scratch) {
@@ -144,27 +178,13 @@ __device__ inline float sequence_magnitude(float v, float* scratch) {
   }
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
   __syncthreads();
-  const float* const of = scratch + RightAngleStages<P>::group() * P::warps;
-  v = of[0];
-#pragma unroll
-  for (int w = 1; w < P::warps; ++w) v = Sum ? v + of[w] : fmaxf(v, of[w]);
-  return v;
-}
-
-template <int Runs>
-__device__ inline float largest_of(const float (&v)[Runs][8]) {
-  float largest = 0.f;
-#pragma unroll
-  for (int i = 0; i < Runs; ++i)
-#pragma unroll
-    for (int c = 0; c < 8; ++c) largest = fmaxf(largest, fabsf(v[i][c]));
-  return largest;
+  return magnitude_of<Sum, P>(scratch, RightAngleStages<P>::group());
 }
 
 struct KernelTransformLaunch {
   const float* kernel;  // [D, pitch]
   const float* skip;    // [D] or null: added to the first tap
-  int pitch, taps;
+  int pitch, taps, channels;
   const char* tables;
   char* spectra;   // [D, P::spectrum_bytes]
   float* unscale;  // [D]
@@ -177,30 +197,44 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
   extern __shared__ __align__(128) char aligned_shared[];
   const RightAngleStages<P> s = right_angle_stages<P>(aligned_shared, launch.tables);
   float* const scratch = reinterpret_cast<float*>(aligned_shared + P::scratch_at);
-  const int channel = blockIdx.x;
   using Runs = LaneRuns<P, false>;
   const Runs runs(launch.taps);
-  const float* const taps = launch.kernel + static_cast<long long>(channel) * launch.pitch;
-  const bool aligned = is_aligned(taps);
-  float v[Runs::runs][8], largest = 0.f, sum = 0.f;
+  for (int channel = blockIdx.x; channel < launch.channels; channel += gridDim.x) {
+    const float* const taps = launch.kernel + static_cast<long long>(channel) * launch.pitch;
+    const bool aligned = is_aligned(taps);
+    float v[Runs::runs][8], largest = 0.f, sum = 0.f;
 #pragma unroll
-  for (int i = 0; i < Runs::runs; ++i) {
-    const int count = launch.taps - runs.at(i);
-    load_eight(taps + runs.at(i), count, aligned && count >= 8, v[i]);
-    if (i == 0 && runs.at(0) == 0 && launch.skip != nullptr) v[0][0] += launch.skip[channel];
+    for (int i = 0; i < Runs::runs; ++i) {
+      const int count = launch.taps - runs.at(i);
+      load_eight(taps + runs.at(i), count, aligned && count >= 8, v[i]);
+      if (i == 0 && runs.at(0) == 0 && launch.skip != nullptr) v[0][0] += launch.skip[channel];
 #pragma unroll
-    for (int c = 0; c < 8; ++c) sum += fabsf(v[i][c]), largest = fmaxf(largest, fabsf(v[i][c]));
+      for (int c = 0; c < 8; ++c) sum += fabsf(v[i][c]), largest = fmaxf(largest, fabsf(v[i][c]));
+    }
+    if (channel + static_cast<int>(gridDim.x) < launch.channels) {
+      const float* const next = taps + static_cast<long long>(gridDim.x) * launch.pitch;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // this warp's lines, of 32 taps
+        const int at = threadIdx.x % 32 * P::columns + 64 * s.warp() + 32 * half;
+        if (at < launch.taps) prefetch(next + at);
+      }
+    }
+    sum = sequence_magnitude<true, P>(sum, scratch);
+    largest = sequence_magnitude<false, P>(largest, scratch + P::all_warps);
+    const float2 in = range_powers(largest), out = range_powers(16.f * sum);
+    if (threadIdx.x == 0) launch.unscale[channel] = out.y;
+    const auto get = [&](int i, float(&run)[8]) {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) run[c] = v[i][c];
+    };
+    Runs::store_halves(s.data, get, in.x);
+    s.first_of_real();
+    __syncthreads();
+    s.store_slabs(reinterpret_cast<uint4*>(launch.spectra +
+                                           channel * static_cast<std::size_t>(P::spectrum_bytes)),
+                  out.x * in.y * (1.f / P::gain));
+    __syncthreads();
   }
-  sum = sequence_magnitude<true, P>(sum, scratch);
-  largest = sequence_magnitude<false, P>(largest, scratch + P::all_warps);
-  const float2 in = range_powers(largest), out = range_powers(16.f * sum);
-  if (threadIdx.x == 0) launch.unscale[channel] = out.y;
-  Runs::store_halves(s.data, v, in.x);
-  s.first_of_real();
-  __syncthreads();
-  s.store_slabs(reinterpret_cast<uint4*>(launch.spectra +
-                                         channel * static_cast<std::size_t>(P::spectrum_bytes)),
-                out.x * in.y * (1.f / P::gain));
 }
 
 }  // namespace ssm::cuda::device

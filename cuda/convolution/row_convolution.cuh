@@ -57,6 +57,9 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     if constexpr (FromImage) {
       move_image<P, true>(row, s.data);
       s.template first<false>();
+      if (const int next = item + gridDim.x; next < launch.items)
+        for (int at = threadIdx.x * 128; at < P::spectrum_bytes; at += P::threads * 128)
+          prefetch(launch.data + row_of(next) + at);
       __syncthreads();
     }
     if constexpr (ToImage) {

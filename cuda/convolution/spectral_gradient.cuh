@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "convolution/right_angle_convolution.cuh"
+#include "convolution/right_angle_gradient.cuh"
 #include "convolution/row_convolution.cuh"
 
 namespace ssm::cuda::device {
 
-// The kernel's gradient from spectra. With ds = gate_out ⊙ dy and r its reverse, which begins at
-// the end of the transform,
-//   dkernel_τ = Σ_b (u_b * r_b)_{M−1−τ}
-// so that the products of the spectra of u_b and r_b are summed, in order, and transformed back
-// once per channel.
+// The kernel's gradient as in right_angle_gradient.cuh, of sequences too long for sums in
+// registers: spectra, their products and the products' sums lie in device memory.
 
 struct SequenceTransformLaunch {
   int batch, channels, length;
@@ -38,11 +35,13 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
     };
     const BFloat16* const x = of(launch.x, item);
     const BFloat16* const gate = of(launch.gate, item);
-    float v[Runs::runs][8];
-    runs.load_products(v, x, gate, launch.length % 8 == 0 && is_aligned(x) && is_aligned(gate));
-    const float2 scale = range_powers(sequence_magnitude<false, P>(largest_of(v), scratch));
+    const bool whole = launch.length % 8 == 0 && is_aligned(x) && is_aligned(gate);
+    GatedRuns<true> inputs;
+    runs.load(inputs.x, x, whole);
+    inputs.load_gate(runs, gate, whole);
+    const float2 scale = range_powers(sequence_magnitude<false, P>(inputs.largest(), scratch));
     if (threadIdx.x == 0) launch.scales[item] = {scale, scale};
-    Runs::store_halves(s.data, v, scale.x);
+    Runs::store_halves(s.data, inputs, scale.x);
     s.first_of_real();
     if (item + static_cast<int>(gridDim.x) < launch.batch * launch.channels) {
       runs.prefetch_lines(of(launch.x, item + gridDim.x));
@@ -155,30 +154,9 @@ __global__ void __launch_bounds__(P::threads, P::blocks_per_multiprocessor)
                                      channel * static_cast<std::size_t>(P::spectrum_bytes)),
       nullptr);
   __syncthreads();
-  s.last_of_real([](float a, float b) { return pack_half(a, b); });
-  __syncwarp();
-  using Runs = LaneRuns<P, true>;
-  const Runs runs(launch.taps);
-  const float unscale = launch.gain * launch.scales[channel].largest.y;
-  float* const to = launch.dkernel + static_cast<long long>(channel) * launch.pitch;
-#pragma unroll
-  for (int i = 0; i < Runs::runs; ++i) {
-    const int at = runs.at(i), count = launch.taps - at;
-    const uint4 run = reversed(load_run(Runs::address(s.data, i)));
-    const unsigned word[4] = {run.x, run.y, run.z, run.w};
-    const bool full = count >= 8 && is_aligned(to + at);
-    float sum[8], v[8];
-    load_eight(to + at, count, full, sum);
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const float2 pair = unpack_half(word[c]);
-      v[2 * c] = unscale * pair.x, v[2 * c + 1] = unscale * pair.y;
-    }
-    if (at == 0 && launch.dskip != nullptr) launch.dskip[channel] += v[0];
-#pragma unroll
-    for (int c = 0; c < 8; ++c) sum[c] += v[c];
-    store_eight(to + at, count, full, sum);
-  }
+  add_kernel_gradient(s, launch.gain * launch.scales[channel].largest.y, launch.taps,
+                      launch.dkernel + static_cast<long long>(channel) * launch.pitch,
+                      launch.dskip == nullptr ? nullptr : launch.dskip + channel);
 }
 
 }  // namespace ssm::cuda::device

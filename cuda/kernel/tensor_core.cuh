@@ -40,14 +40,15 @@ __device__ inline float2 unpack_half(unsigned pair) {
 __device__ inline float low_of(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ inline float high_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
 
+__device__ inline unsigned multiply_bf16(unsigned a, unsigned b) {
+  const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(a),
+                                         reinterpret_cast<const __nv_bfloat162&>(b));
+  return reinterpret_cast<const unsigned&>(product);
+}
 /// Products of eight pairs of bf16 numbers, rounded once.
 __device__ inline uint4 multiply_words(uint4 a, uint4 b) {
-  const auto one = [](unsigned x, unsigned y) {
-    const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(x),
-                                           reinterpret_cast<const __nv_bfloat162&>(y));
-    return reinterpret_cast<const unsigned&>(product);
-  };
-  return {one(a.x, b.x), one(a.y, b.y), one(a.z, b.z), one(a.w, b.w)};
+  return {multiply_bf16(a.x, b.x), multiply_bf16(a.y, b.y), multiply_bf16(a.z, b.z),
+          multiply_bf16(a.w, b.w)};
 }
 
 /// Writes (low, high) as `Terms` bf16 pairs whose sum is the value to 8, 16 or 24 bits.

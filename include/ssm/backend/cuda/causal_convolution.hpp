@@ -84,10 +84,10 @@ struct CausalConvolutionBackward {
 
 /// The adjoint of causal_convolution. bf16 data: dgate_out is the forward product with dy as its
 /// gate, dx and dgate_in are the same product backwards in time, and dkernel is a kernel that
-/// finishes the transforms of u and dy and sums over the batch, beyond kBlockConvolutionLength by
-/// spectra in workspace. Float and half data: one kernel, spectra of u and dy are made once and
-/// serve every gradient. Longer sequences: every gradient is a causal convolution of reversed
-/// sequences, by blocks. Sums over the batch have one order, so
+/// finishes the transforms of u and dy and sums over the batch, beyond 16384 positions by spectra
+/// in workspace. Float and half data: one kernel, spectra of u and dy are made once and serve every
+/// gradient. Longer sequences: every gradient is a causal convolution of reversed sequences, by
+/// blocks. Sums over the batch have one order, so
 /// the same call gives the same bits.
 /// Cost    1.5 to 3.5 times the forward pass
 /// Throws  Failure  if a size is out of range or the launch fails
