@@ -67,7 +67,8 @@ bool once_per_device(const char* operation, Ask ask) {
 }
 
 /// Launches a kernel that begins with let_successor_begin and wait_for_predecessors: from Hopper on
-/// its launch overlaps the end of its predecessor. `Name` is the kernel's own type, for what is known of each of them.
+/// its launch overlaps the end of its predecessor. `Name` is the kernel's own type, for what is
+/// known of each of them.
 template <class Name, class... Parameters, class... Arguments>
 void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream stream,
                   const char* operation, const Arguments&... arguments) {
