@@ -101,9 +101,8 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
     return has_gate ? silu : 1.0f;
   };
 
-  // A thread writes every fourth position.
-  T* y = outputs && exists ? &walk.y(b, chunk.begin + me.quarter, d) : nullptr;
-  const Index y_step = 4 * walk.y.strides[1];
+  T* const y = outputs && exists ? &walk.y(b, Index{0}, d) : nullptr;
+  const Index y_row = walk.y.strides[1];
   const Index tiles = (chunk.end - chunk.begin + rows - 1) / rows;
   const auto begin_of = [&](Index i) {
     return chunk.begin + (backwards ? tiles - 1 - i : i) * rows;
@@ -157,67 +156,40 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
           state[j] = quick_exp2(step.x * rate[j]) * fmaf(step.y, Cv[j], state[j]);
       }
     } else {
-      constexpr int keep = static_cast<int>(walk_keep(4 * S));
-      float* const kept = Purpose == WalkFor::kept
-                              ? kept_place<float, S>(walk.kept, a.chunking.length, chunk.place,
-                                                     i * (rows / keep), groups, group, me.id)
-                              : nullptr;
-      const Index kept_step = groups * kWalkThreads * S;
-      // What four positions do to the states; of few states a step ahead, as exponentials are late.
-      constexpr bool is_ahead = S == 4;
-      struct Terms {
-        float decay[4][S], input[4][S], steps;
-      };
-      const auto terms_of = [&](int t) {
-        Terms terms;
-        terms.steps = 0;
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const float2 step = steps[t + k][me.channel];
-          float Bv[S];
-          load_floats(&Bs[t + k][first / 4], Bv);
-          if (Purpose == WalkFor::ends) terms.steps += step.x;
-#pragma unroll
-          for (int j = 0; j < S; ++j) {
-            const float exponent = step.x * rate[j];
-            terms.decay[k][j] =
-                is_polynomial<T>(k, j) ? polynomial_exp2(exponent) : quick_exp2(exponent);
-            terms.input[k][j] = step.y * Bv[j];
-          }
-        }
-        return terms;
-      };
-      Terms terms;
-      if (is_ahead) terms = terms_of(0);
 #pragma unroll 2
       for (int t = 0; t < count; t += 4) {
         if constexpr (Purpose == WalkFor::kept) {
+          constexpr int keep = static_cast<int>(walk_keep(4 * S));
           if (t % keep == 0)
-            store_floats(reinterpret_cast<float4*>(kept + t / keep * kept_step), state);
+            store_floats(reinterpret_cast<float4*>(kept_place<float, S>(
+                             walk.kept, a.chunking.length, chunk.place,
+                             i * (rows / keep) + t / keep, groups, group, me.id)),
+                         state);
         }
-        if (!is_ahead) terms = terms_of(t);
-        Terms next;
-        if (is_ahead) next = terms_of((t + 4) % rows);
-        if (Purpose == WalkFor::ends) steps_so_far += terms.steps;
         float sums[4];
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          float Cv[S];
+          const float2 step = steps[t + k][me.channel];
+          float Bv[S], Cv[S];
+          load_floats(&Bs[t + k][first / 4], Bv);
           if constexpr (outputs) load_floats(&Cs[t + k][first / 4], Cv);
+          if (Purpose == WalkFor::ends) steps_so_far += step.x;
           sums[k] = 0;
 #pragma unroll
           for (int j = 0; j < S; ++j) {
-            state[j] = fmaf(terms.decay[k][j], state[j], terms.input[k][j]);
+            const float exponent = step.x * rate[j];
+            const float decay =
+                is_polynomial<T>(k, j) ? polynomial_exp2(exponent) : quick_exp2(exponent);
+            state[j] = fmaf(decay, state[j], step.y * Bv[j]);
             if constexpr (outputs) sums[k] = fmaf(state[j], Cv[j], sums[k]);
           }
         }
         if constexpr (outputs) {
           const float sum = sum_of_quarters(sums, me.quarter);
           const float2 end = ends[t + me.quarter][me.channel];
-          if (exists && t + me.quarter < count) *y = narrowed<T>((sum + end.x) * end.y);
-          y += y_step;
+          if (exists && t + me.quarter < count)
+            y[(t0 + t + me.quarter) * y_row] = narrowed<T>((sum + end.x) * end.y);
         }
-        if (is_ahead) terms = next;
       }
     }
   }

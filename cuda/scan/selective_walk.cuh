@@ -9,7 +9,7 @@ namespace ssm::cuda::device {
 enum class WalkFor {
   outputs,  // y, and the final states of sequences that are not cut
   ends,     // what every chunk does to a zero state, and the sum of its steps
-  kept,     // the states that enter every tile of positions
+  kept,     // the states that enter every walk_keep positions
   adjoints  // from the last position to the first: what every chunk makes of a zero adjoint
 };
 

@@ -144,7 +144,8 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
     write_states(&Cs[states_row][states_first / 4], C);
   };
   // A thread finishes every fourth position.
-  const Index length = chunk.end - chunk.begin, tiles = (length + tile - 1) / tile;
+  const int length = static_cast<int>(chunk.end - chunk.begin);
+  const int tiles = (length + tile - 1) / tile;
   const auto tile_of = [&](const Operand<T, 3>& x) {  // the last one
     return x.data + b * x.strides[0] + (chunk.begin + (tiles - 1) * tile) * x.strides[1] +
            d * x.strides[2];
@@ -188,53 +189,51 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
     put(walk.dgate, to_gate);
   };
 
-  // A thread sums the same of B or C at all its positions.
+  // A thread sums the same of B or C at all its positions; those of the tile behind the last.
   constexpr int wide = IsPlain ? 4 : 1, pieces = sums / wide;
   const int piece = me.id % pieces * wide;
-  float* const shared_sums =
-      walk.shared +
-      ((piece / (4 * S) * walk.groups + group) * walk.positions + b * a.chunking.packing.length) *
-          a.states +
-      piece % (4 * S);
-  // The states that enter a tile's first run, and those of the others behind them.
-  const auto kept_of = [&](Index i) {
-    return reinterpret_cast<const float4*>(
-        kept_place<const float, S>(walk.kept, a.chunking.length, chunk.place,
-                                   i * (tile / Shared::keep), walk.groups, group, me.id));
+  float* shared_sums = walk.shared +
+                       ((piece / (4 * S) * walk.groups + group) * walk.positions +
+                        b * a.chunking.packing.length + chunk.begin + tiles * tile) *
+                           a.states +
+                       piece % (4 * S);
+  const auto kept_of = [&](int i) {
+    return reinterpret_cast<const float4*>(kept_place<const float, S>(
+        walk.kept, a.chunking.length, chunk.place, i, walk.groups, group, me.id));
   };
+  // Copies the states that enter the last run of those that were not copied yet.
+  int runs_left = (length + run - 1) / run;
+  const float4* kept = kept_of(keeps_runs && length > 0 ? runs_left - 1 : 0);
   const Index kept_step = walk.groups * (kWalkThreads * S / 4);
-  const auto copy_kept_run = [&](const float4* kept, int r) {
+  const auto copy_kept = [&](int r) {
+    if (runs_left-- <= 0) return;
 #pragma unroll
-    for (int j = 0; j < S / 4; ++j) copy_async(&run_states[r][j][me.id], kept + r * kept_step + j);
+    for (int j = 0; j < S / 4; ++j) copy_async(&run_states[r][j][me.id], kept + j);
+    kept -= kept_step;
   };
-  const auto copy_kept = [&](Index i, int last_run) {
-    const float4* const kept = kept_of(i);
-    for (int r = 0; r <= last_run; ++r) copy_kept_run(kept, r);
-  };
-  if (is_staged && tiles > 0) {
-    const int count = static_cast<int>(length - (tiles - 1) * tile);
-    copy_kept(tiles - 1, (count - 1) / run);
-    if constexpr (is_staged)
+  if constexpr (is_staged) {
+    if (tiles > 0) {
+      const int count = length - (tiles - 1) * tile;
+      for (int r = (count - 1) / run; r >= 0; --r) copy_kept(r);
       stage.bring(me.id, walk, b, group, chunk.begin + (tiles - 1) * tile, count);
+    }
   }
-  for (Index i = tiles - 1; i >= 0; --i) {
+  for (int i = tiles - 1; i >= 0; --i) {
     const Index t0 = chunk.begin + i * tile;
-    const int count = static_cast<int>(chunk.end - t0 < tile ? chunk.end - t0 : tile);
+    const int count = min(length - i * tile, tile);
     const int last_run = (count - 1) / run;
     float state[S];
     if constexpr (is_staged) {
       wait_for_copies();
       stage.use(me.id, count, write_pair, Bs, Cs);
       __syncthreads();
-      if (i > 0) {
-        stage.bring(me.id, walk, b, group, t0 - tile, tile);
-        for (int r = last_run + 1; r < Shared::runs; ++r) copy_kept_run(kept_of(i - 1), r);
-      }
+      if (i > 0) stage.bring(me.id, walk, b, group, t0 - tile, tile);
+      for (int r = Shared::runs - 1; r > last_run; --r) copy_kept(r);
     } else {
       if constexpr (keeps_runs) {
-        copy_kept(i, last_run);
+        for (int r = last_run; r >= 0; --r) copy_kept(r);
       } else {
-        load_floats(kept_of(i), state);
+        load_floats(kept_of(i * (tile / Shared::keep)), state);
       }
       bring_tile(t0, count);
       if constexpr (keeps_runs) wait_for_copies();
@@ -263,7 +262,7 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
         entering[j] = four.x, entering[j + 1] = four.y;
         entering[j + 2] = four.z, entering[j + 3] = four.w;
       }
-      if (is_staged && i > 0) copy_kept_run(kept_of(i - 1), r);
+      if (is_staged) copy_kept(r);
 #pragma unroll
       for (int k = 0; k < run; ++k) {
         const float2 step = steps[r * run + k][me.channel];
@@ -341,6 +340,7 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
       ddt_tile = element_of(ddt_tile, -tile, ddt_row);
       dgate_tile = element_of(dgate_tile, -tile, dgate_row);
     }
+    shared_sums -= tile * a.states;
     if (!walk.shares) continue;
 #pragma unroll
     for (int k = me.id / pieces; k < tile; k += kWalkThreads / pieces) {
@@ -353,7 +353,7 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
 #pragma unroll
         for (int v = 0; v < wide; ++v) total[v] += own[v];
       }
-      store_run(shared_sums + (t0 + k) * a.states, total);
+      store_run(shared_sums + k * static_cast<int>(a.states), total);
     }
   }
 
