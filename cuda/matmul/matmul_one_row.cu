@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "matmul/one_row.cuh"
+#include "kernel/one_row.cuh"
 #include "ssm/backend/cuda/matmul_one_row.hpp"
 
 namespace ssm::cuda {

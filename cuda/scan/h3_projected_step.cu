@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "matmul/one_row.cuh"
+#include "kernel/one_row.cuh"
 #include "scan/h3_step_row.cuh"
 
 namespace ssm::cuda {

@@ -12,8 +12,8 @@
 
 namespace ssm::cuda::device {
 
-/// One of the products: the rows of operands are contiguous. Arguments are few bytes: a kernel waits
-/// for each line of them that it reads first.
+/// One of the products: the rows of operands are contiguous. Arguments are few bytes: a kernel
+/// waits for each line of them that it reads first.
 template <class T, class W>
 struct OneRowProduct {
   using Sum = Wide<T>;
