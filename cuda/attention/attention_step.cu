@@ -11,6 +11,7 @@ namespace device {
 namespace {
 
 constexpr int keys_together = 32;  // whose loads and sums overlap
+constexpr int most_parts = 64;     // of one query's keys
 
 /// What the keys of a part say about a query: the largest score, Σ exp(score − largest), and the
 /// values in that sum.
@@ -92,13 +93,23 @@ struct AttentionOfParts {
     const Index b = query / heads / length;
     // A part without keys has −∞ for its largest score, and its values are not written.
     const T largest = lanes.max(parts.count, [&](Index p) { return parts.at(query, p)[0]; });
-    const auto share = [&](Index p) { return std::exp(parts.at(query, p)[0] - largest); };
-    const T sum = lanes.sum(parts.count, [&](Index p) { return share(p) * parts.at(query, p)[1]; });
+    T* const share = lanes.template shared<T, most_parts>();
+    lanes.each(parts.count, [&](Index p) { share[p] = std::exp(parts.at(query, p)[0] - largest); });
+    lanes.wait();
+    const T sum = lanes.sum(parts.count, [&](Index p) { return share[p] * parts.at(query, p)[1]; });
     lanes.each(parts.width, [&](Index c) {
+      constexpr int together = 8;
       T value{0};
-      for (Index p = 0; p < parts.count; ++p) {
-        const T factor = share(p);
-        if (factor > T{0}) value += factor * parts.at(query, p)[2 + c];
+      for (Index first = 0; first < parts.count; first += together) {
+        T some[together];
+        SSM_UNROLL
+        for (int u = 0; u < together; ++u) {
+          const Index p = first + u < parts.count ? first + u : parts.count - 1;
+          some[u] = share[p] > T{0} ? parts.at(query, p)[2 + c] : T{0};
+        }
+        SSM_UNROLL
+        for (int u = 0; u < together; ++u)
+          if (first + u < parts.count) value += share[first + u] * some[u];
       }
       y(b, t, h, c) = value / sum;
     });
@@ -113,7 +124,6 @@ struct AttentionOfParts {
 
 /// Parts of whole batches of keys; with more keys they are longer, not more.
 Index keys_of_part(Index keys) {
-  constexpr Index most_parts = 64;
   const Index batches = (keys + keys_together - 1) / keys_together;
   return (batches + most_parts - 1) / most_parts * keys_together;
 }

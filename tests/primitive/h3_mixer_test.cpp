@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ssm/op/h3_mixer.hpp"
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -93,6 +94,64 @@ struct StepRun : Run<T> {
   DynamicTensor<Wide<T>, 1> log_dt;
   DynamicTensor<Wide<T>, 2> inv_A_real, A_imag;
   bool is_at_once = false;
+};
+
+struct ProjectedCase {
+  Index batch = 1, depth = 8, channels = 6;
+  bool in_bf16 = false, has_norm = true;
+  Layout layout = Layout::rows;  // one alone
+};
+
+/// With q, k and v as products of a normalized row.
+template <class T>
+struct ProjectedRun : StepRun<T> {
+  using Test = ProjectedCase;
+  ProjectedRun(const ProjectedCase& test, Layout)
+      : StepRun<T>({.batch = test.batch,
+                    .length = 1,
+                    .channels = test.channels,
+                    .heads = test.channels,
+                    .taps = 20},
+                   Layout::rows),
+        x(random_tensor<T>("x", test.batch, test.depth)),
+        normed(nan_tensor<T>(test.batch, test.depth)),
+        weights(random_tensor<T>("weights", 3, test.channels, test.depth)),
+        bias(random_tensor<Wide<T>>("bias", 3, test.channels)),
+        norm_weight(random_tensor<Wide<T>>("norm weight", test.depth)),
+        has_norm(test.has_norm) {
+    this->gradient = {};  // of q, k and v that may stay unwritten
+    if (!test.in_bf16) return;
+    bf16.reset(weights.extents());
+    std::transform(weights.data(), weights.data() + weights.size(), bf16.data(),
+                   [](T number) { return scalar_cast<BFloat16>(number); });
+  }
+  void evaluate(auto& ctx) {
+    auto& a = this->forward;
+    const Normalization<T, HostSpace> norm{.x = x, .weight = norm_weight, .y = normed};
+    const auto product = [&](Index which, const View<const T, 3, HostSpace>& to) {
+      Matmul<T, HostSpace> call{.a = has_norm ? normed.view() : x.view(),
+                                .bias = bias.select(0, which),
+                                .c = this->writable(to).select(1, 0)};
+      if (bf16)
+        call.b_bf16 = bf16.select(0, which).transpose(0, 1);
+      else
+        call.b = weights.select(0, which).transpose(0, 1);
+      return call;
+    };
+    const Matmul<T, HostSpace> projections[] = {product(0, a.q), product(1, a.k), product(2, a.v)};
+    const std::span<const Matmul<T, HostSpace>> all(projections);
+    H3Step<T, HostSpace> step{this->log_dt, this->inv_A_real, this->A_imag, a};
+    if (h3_step(ctx, step, all, has_norm ? &norm : nullptr)) return;
+    normalized_matmul(ctx, has_norm ? &norm : nullptr, all);
+    h3_mixer(ctx, a);
+  }
+  void differentiate(auto&) = delete;
+  DynamicTensor<T, 2> x, normed;
+  DynamicTensor<T, 3> weights;
+  DynamicTensor<Wide<T>, 2> bias;
+  DynamicTensor<Wide<T>, 1> norm_weight;
+  DynamicTensor<BFloat16, 3> bf16;
+  bool has_norm;
 };
 
 TEST_CASE("every head width equals the printed formula, one diagonal scan for each product") {
@@ -219,6 +278,15 @@ TEST_CASE_TEMPLATE("a step by the parameters that a layer keeps", T, float, doub
     }
   });
 #endif
+}
+
+TEST_CASE_TEMPLATE("a step with its projections", T, float, double, BFloat16, Float16) {
+  for (const Index depth : {7, 8, 768, 776})
+    for (const bool in_bf16 : {false, true})
+      for (const bool has_norm : {false, true})
+        for (const Index batch : {1, 2})
+          equals_reference<ProjectedRun<T>>(
+              {.batch = batch, .depth = depth, .in_bf16 = in_bf16, .has_norm = has_norm});
 }
 
 TEST_CASE_TEMPLATE("any layout of the sequences", T, float, double) {

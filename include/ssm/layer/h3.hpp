@@ -123,7 +123,6 @@ class H3 : public LayerVerbs<H3<Config>> {
     const Matmul<T, Space> projections[] = {linear_product<T, Space>(p.q_proj, x, q),
                                             linear_product<T, Space>(p.k_proj, x, k),
                                             linear_product<T, Space>(p.v_proj, x, v)};
-    normalized_matmul<B, T>(ctx, norm, projections);
     auto a = operands(p, options);
     a.q = q;
     a.k = k;
@@ -135,7 +134,8 @@ class H3 : public LayerVerbs<H3<Config>> {
                                 .inv_A_real = p.diagonal.inv_A_real,
                                 .A_imag = p.diagonal.A_imag,
                                 .mixer = a};
-    if (tape != nullptr || !h3_step(ctx, step)) {
+    if (tape != nullptr || !h3_step<B, T>(ctx, step, projections, norm)) {
+      normalized_matmul<B, T>(ctx, norm, projections);
       make_parameters<T>(ctx, frame, p, a);
       if (tape != nullptr) {
         tape->keep(ctx, options);

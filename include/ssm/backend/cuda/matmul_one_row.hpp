@@ -8,7 +8,10 @@
 
 namespace ssm::cuda {
 
-/// The most columns of a row that lanes hold.
+/// So many products at most.
+inline constexpr int one_row_products = 3;
+inline constexpr Index one_row_columns = Index{1} << 30;
+/// The longest row that a block holds.
 inline constexpr Index matmul_one_row_depth = 8192;
 
 /// The compiled half: products of one row, which all of them read, by weights as matmul_few_rows
@@ -31,6 +34,18 @@ bool has_runs(const V& x, int along) {
       return false;
   return true;
 }
+/// Whether a vector, or a matrix's one row, is contiguous or null.
+template <class V>
+bool has_row(const V& x) {
+  constexpr int last = V::rank() - 1;
+  return !x || x.extent(last) <= 1 || x.stride(last) == 1;
+}
+/// Whether the columns of two matrices are equally far from each other, as an int counts.
+template <class V>
+bool are_as_far(const V& x, const V& y) {
+  return x.stride(1) == y.stride(1) && x.stride(1) <= one_row_columns && x.extent(1) > 1 &&
+         y.extent(1) > 1;
+}
 }  // namespace detail
 
 /// Whether matmul_one_row computes products that have_few_rows: of one row of whole runs of 8.
@@ -39,15 +54,18 @@ bool has_one_row(std::span<const ssm::Matmul<T, CudaSpace>> products) {
   if constexpr (std::is_same_v<T, double>) {
     return false;
   } else {
-    if (products.empty()) return false;
+    if (products.empty() || products.size() > one_row_products) return false;
     const auto& first = products.front();
     const Index depth = first.a.extent(1);
     return first.a.extent(0) == 1 && depth > 0 && depth % 8 == 0 && depth <= matmul_one_row_depth &&
            detail::has_runs(first.a, 1) &&
            std::all_of(products.begin(), products.end(), [&](const auto& a) {
-             const bool has_weights =
-                 a.b ? detail::has_runs(a.b, 0) : detail::has_runs(a.b_bf16, 0);
-             return a.a.data() == first.a.data() && has_weights;
+             return a.a.data() == first.a.data() && !a.z && !a.accumulate && detail::has_row(a.c) &&
+                    detail::has_row(a.residual) && detail::has_row(a.bias) &&
+                    a.c.extent(1) <= one_row_columns &&
+                    (a.b ? detail::has_runs(a.b, 0) && detail::are_as_far(a.b, first.b)
+                         : detail::has_runs(a.b_bf16, 0) &&
+                               detail::are_as_far(a.b_bf16, first.b_bf16));
            });
   }
 }

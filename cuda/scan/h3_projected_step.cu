@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernel/one_row.cuh"
+#include "scan/h3_step_row.cuh"
+
+namespace ssm::cuda {
+namespace device {
+namespace {
+
+/// A warp makes q, k and v of one channel, as OneRow, and steps with them.
+template <class T, class W>
+struct H3ProjectedRow {
+  static constexpr int threads = 128;
+  using S = Wide<T>;
+  using Products = OneRow<T, W, threads, h3_projected_depth, 1, 3, false>;
+  using Block = typename Products::Block;
+
+  SSM_DEVICE static int channel_of(Index block, Block lanes) {
+    return static_cast<int>(block * Block::warps + lanes.warp());
+  }
+  SSM_DEVICE typename Products::Place place(int which, int d) const {
+    return {&products.products[which], d};
+  }
+
+  SSM_DEVICE void prefetch(Index block, Block lanes) const {
+    const int d = channel_of(block, lanes);
+    products.prefetch_norm(block, lanes);
+    if (d >= mixer.channels) return;
+    SSM_UNROLL
+    for (int which = 0; which < 3; ++which) products.prefetch(place(which, d), Lanes());
+    mixer.prefetch(d, Lanes());
+  }
+
+  SSM_DEVICE void operator()(Index block, Block lanes) const {
+    const Lanes warp;
+    S* const x = lanes.template shared<S, h3_projected_depth>();
+    const int d = channel_of(block, lanes);
+    const bool is_there = d < mixer.channels;
+    typename Products::Loaded loaded[3];
+    typename H3StepRow<T>::Position now;
+    typename H3StepRow<T>::Channel channel;
+    if (is_there) {
+      SSM_UNROLL
+      for (int which = 0; which < 3; ++which) products.load(place(which, d), warp, loaded[which]);
+      now = mixer.read_states(0, d, warp);
+    }
+    products.prepare(x, lanes, [&] {
+      if (is_there) channel = mixer.read_channel(d, warp);
+    });
+    lanes.wait();
+    if (is_there) {
+      S made[3];
+      SSM_UNROLL
+      for (int which = 0; which < 3; ++which) {
+        S sum[1] = {};
+        products.add_all(place(which, d), loaded[which], x, warp, sum);
+        // Rounded as where it is stored.
+        made[which] = widened(narrowed<T>(warp.total(sum[0]) + loaded[which].beside.bias[0]));
+      }
+      now.q = made[0];
+      now.k = made[1];
+      now.v = made[2];
+      mixer.step(0, d, channel, now, warp);
+    }
+    lanes.wait();
+  }
+
+  Products products;
+  H3StepRow<T> mixer;
+};
+
+template <class T, class W>
+void run(const ssm::Normalization<T, CudaSpace>* norm,
+         std::span<const ssm::Matmul<T, CudaSpace>> projections, const ssm::H3Step<T, CudaSpace>& a,
+         Stream stream) {
+  using Row = H3ProjectedRow<T, W>;
+  const Row row{typename Row::Products(norm, projections), H3StepRow<T>(a, 1)};
+  constexpr Index warps = Row::Block::warps;
+  for_each_block<Row::threads>((row.mixer.channels + warps - 1) / warps, stream, "h3_step", row);
+}
+
+}  // namespace
+}  // namespace device
+
+template <class T>
+void h3_projected_step(const ssm::Normalization<T, CudaSpace>* norm,
+                       std::span<const ssm::Matmul<T, CudaSpace>> projections,
+                       const ssm::H3Step<T, CudaSpace>& a, Stream stream) {
+  if constexpr (!std::is_same_v<T, BFloat16>)
+    if (projections.front().b) return device::run<T, T>(norm, projections, a, stream);
+  device::run<T, BFloat16>(norm, projections, a, stream);
+}
+
+#define SSM_INSTANTIATE(T)                                                                    \
+  template SSM_CUDA_API void h3_projected_step<T>(const ssm::Normalization<T, CudaSpace>*,    \
+                                                  std::span<const ssm::Matmul<T, CudaSpace>>, \
+                                                  const ssm::H3Step<T, CudaSpace>&, Stream);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
+}  // namespace ssm::cuda
