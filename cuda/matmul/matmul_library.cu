@@ -38,7 +38,6 @@ CublasLt::CublasLt() {
   find(library, "cublasLtDestroy", destroy);
   find(library, "cublasLtMatmul", matmul);
   find(library, "cublasLtMatmulAlgoGetHeuristic", heuristic);
-  find(library, "cublasLtMatmulAlgoConfigGetAttribute", get_configuration);
   find(library, "cublasLtMatmulDescCreate", create_operation);
   find(library, "cublasLtMatmulDescDestroy", destroy_operation);
   find(library, "cublasLtMatmulDescSetAttribute", set_operation);
@@ -114,35 +113,13 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   if (device::is_half(shape.factors))  // parts of a long sum are added in float too
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-  constexpr int most = 8;
-  cublasLtMatmulHeuristicResult_t results[most]{};
-  const auto find_algorithms = [&](int wanted) {
-    int count = 0;
-    const cublasStatus_t code =
-        lt_.heuristic(handle_, product.operation, product.a, product.b, product.c, product.d,
-                      preference, wanted, results, &count);
-    return code == CUBLAS_STATUS_SUCCESS ? count : 0;
-  };
-  const auto kernels_of = [&](const cublasLtMatmulHeuristicResult_t& result) {
-    int id = -1;
-    lt_.get_configuration(&result.algo, CUBLASLT_ALGO_CONFIG_ID, &id, sizeof(id), nullptr);
-    return id;
-  };
-  // Of a slope cuBLASLt proposes older kernels first, which take up to 1.2 times as long: those
-  // that it has for the plain product go before them.
-  int plain = -1;
-  if (shape.epilogue == CUBLASLT_EPILOGUE_DGELU) {
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_DEFAULT);
-    if (find_algorithms(1) > 0) plain = kernels_of(results[0]);
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE, shape.epilogue);
-  }
-  const int count = find_algorithms(plain < 0 ? 1 : most);
+  cublasLtMatmulHeuristicResult_t result{};
+  int count = 0;
+  const cublasStatus_t code = lt_.heuristic(handle_, product.operation, product.a, product.b,
+                                            product.c, product.d, preference, 1, &result, &count);
   lt_.destroy_preference(preference);
-  int chosen = 0;
-  for (int i = count - 1; plain >= 0 && i >= 0; --i)
-    if (kernels_of(results[i]) == plain) chosen = i;
-  product.is_supported = count > 0;
-  product.algorithm = results[chosen].algo;
+  product.is_supported = code == CUBLAS_STATUS_SUCCESS && count > 0;
+  product.algorithm = result.algo;
   return products_.emplace(shape, product).first->second;
 }
 

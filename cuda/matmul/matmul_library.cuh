@@ -33,7 +33,6 @@ struct CublasLt {
   decltype(&cublasLtDestroy) destroy;
   decltype(&cublasLtMatmul) matmul;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic;
-  decltype(&cublasLtMatmulAlgoConfigGetAttribute) get_configuration;
   decltype(&cublasLtMatmulDescCreate) create_operation;
   decltype(&cublasLtMatmulDescDestroy) destroy_operation;
   decltype(&cublasLtMatmulDescSetAttribute) set_operation;
