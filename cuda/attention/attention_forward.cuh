@@ -16,6 +16,7 @@ struct ForwardOperands {
         log_sum(operand(a.log_sum)),
         sequences(a, segments, cached),
         tiles(sequences, a.q.extent(1), segments.offsets != nullptr, true, a.q.extent(2)),
+        positions(a.k.extent(1)),
         width(static_cast<int>(a.q.extent(3))),
         scale(static_cast<float>(a.scale)) {}
 
@@ -24,6 +25,7 @@ struct ForwardOperands {
   Operand<float, 3> log_sum;
   AttentionSequences sequences;
   AttentionTiles tiles;
+  Index positions;  // of k
   int width;
   float scale;
   int part_keys = 0;        // of each part of the keys; 0: there is one part

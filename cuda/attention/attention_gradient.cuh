@@ -27,6 +27,7 @@ struct GradientOperands {
                     g.forward.q.extent(2)),
         key_tiles(sequences, g.forward.k.extent(1),
                   segments.offsets != nullptr && cached == nullptr, false, g.forward.q.extent(2)),
+        positions(g.forward.k.extent(1)),
         width(static_cast<int>(g.forward.q.extent(3))),
         scale(static_cast<float>(g.forward.scale)) {}
   /// Of tiles of so many floats, which begin at `memory`.
@@ -52,6 +53,7 @@ struct GradientOperands {
   Index turn_count = 0;
   AttentionSequences sequences;
   AttentionTiles query_tiles, key_tiles;
+  Index positions;  // of k
   int width;
   float scale;
 };

@@ -31,6 +31,10 @@ __device__ inline void start(SharedBarrier& barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(shared_address(&barrier)), "r"(count)
                : "memory");
 }
+/// Started barriers become visible to the copy engine.
+__device__ inline void show_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 __device__ inline void arrive(SharedBarrier& barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _,[%0];" ::"r"(shared_address(&barrier))
                : "memory");
@@ -44,17 +48,11 @@ __device__ inline void wait_for_phase(SharedBarrier& barrier, unsigned phase) {
       "r"(phase & 1)
       : "memory");
 }
-/// Whether it has.
-__device__ inline bool has_passed(SharedBarrier& barrier, unsigned phase) {
-  unsigned answer;
+/// Arrives when what this thread has begun to copy with copy_async is there.
+__device__ inline void arrive_with_copies(SharedBarrier& barrier) {
   asm volatile(
-      "{.reg .pred p;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 p,[%1],%2;\n"
-      "selp.u32 %0,1,0,p;\n}"
-      : "=r"(answer)
-      : "r"(shared_address(&barrier)), "r"(phase & 1)
+      "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier))
       : "memory");
-  return answer != 0;
 }
 /// The block's barrier `Number`, for `threads` of it: those that wait and those that only arrive.
 __device__ inline void meet(int number, int threads) {
@@ -85,11 +83,12 @@ __device__ inline void finish_bulk_copies() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
 /// Waits until another block has passed the turn of that number, and passes it on: what came before
-/// has been done.
+/// has been done. Orders bulk copies alone, which do not pass through the first cache: an acquiring
+/// load would empty it.
 __device__ inline void wait_for_number(const int* turn, int number) {
   int now;
   do {
-    asm volatile("ld.acquire.gpu.global.s32 %0,[%1];" : "=r"(now) : "l"(turn) : "memory");
+    asm volatile("ld.relaxed.gpu.global.s32 %0,[%1];" : "=r"(now) : "l"(turn) : "memory");
   } while (now != number);
 }
 __device__ inline void pass_number(int* turn, int next) {
@@ -104,41 +103,6 @@ template <int Count>
 __device__ void grow_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Count));
 }
-
-/// Copies that threads begin one after the other, each of which fills a stage: its barrier is told
-/// when the next has begun, so that one is always under way.
-class StagedCopies {
- public:
-  /// All that this thread has begun since the last call is for that stage.
-  __device__ void end_stage(SharedBarrier& full) {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-    if (last_ != nullptr) {
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
-      tell();
-    }
-    last_ = &full;
-  }
-  /// Waits until the stage has been emptied that often; the last that was filled may have to be
-  /// read before.
-  __device__ void begin_stage(SharedBarrier& empty, unsigned times) {
-    if (times == 0 || has_passed(empty, times - 1)) return;
-    end();
-    wait_for_phase(empty, times - 1);
-  }
-  __device__ void end() {
-    if (last_ == nullptr) return;
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-    tell();
-    last_ = nullptr;
-  }
-
- private:
-  __device__ void tell() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    arrive(*last_);
-  }
-  SharedBarrier* last_ = nullptr;
-};
 
 #endif
 

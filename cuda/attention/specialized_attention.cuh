@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention/attention_forward.cuh"
-#include "attention/block_pipeline.cuh"
+#include "attention/tile_map.cuh"
 
 namespace ssm::cuda::device {
 
@@ -15,16 +15,21 @@ struct SpecializedShape {
   static constexpr bool TakesTurns = TakesTurns_;
   static constexpr int queries = 64 * Groups, threads = 128 * (Groups + 1);
   /// Registers of a thread that copies, and of one that multiplies.
-  static constexpr int few = Groups == 2 ? 40 : 32, many = Groups == 2 ? 232 : 160;
+  static constexpr int few = Groups == 2 ? 24 : 32, many = Groups == 2 ? 240 : 160;
   static constexpr std::size_t bytes =
       2 * (std::size_t{Tiles::size(queries)} + 2 * Stages * Tiles::size(N));
+};
+
+struct ForwardMaps {
+  TileMap q, k, v;
 };
 
 /// As forward_kernel, of all keys at once. While one warpgroup multiplies, another makes its
 /// weights; what a warpgroup's weights before meet is under way meanwhile, too.
 template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::threads, 1)
-    specialized_kernel(const __grid_constant__ ForwardOperands<T> a) {
+    specialized_kernel(const __grid_constant__ ForwardOperands<T> a,
+                       const __grid_constant__ ForwardMaps maps) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
   using Tiles = typename Shape::Tiles;
   constexpr int Width = Shape::Width, N = Shape::N, Stages = Shape::Stages,
@@ -37,11 +42,12 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   __shared__ SharedBarrier q_full, k_full[Stages], k_empty[Stages], v_full[Stages], v_empty[Stages];
   if (threadIdx.x == 0) {
     constexpr int warps = 4 * Shape::Groups;
-    start(q_full, 128);
+    start(q_full, 1);
     for (int i = 0; i < Stages; ++i) {
-      start(k_full[i], 128), start(k_empty[i], warps);
-      start(v_full[i], 128), start(v_empty[i], warps);
+      start(k_full[i], 1), start(k_empty[i], warps);
+      start(v_full[i], 1), start(v_empty[i], warps);
     }
+    show_barriers();
   }
   __syncthreads();
 
@@ -54,26 +60,30 @@ __global__ void __launch_bounds__(Shape::threads, 1)
 
   if (threadIdx.x < 128) {
     shrink_registers<Shape::few>();
-    StagedCopies copies;
-    TileLoader<Tiles, N, 128, T> next_keys(&a.k(keys.batch, keys.begin, h, 0), a.k.strides[1],
-                                           a.width);
-    TileLoader<Tiles, N, 128, T> next_values(&a.v(keys.batch, keys.begin, h, 0), a.v.strides[1],
-                                             a.width);
+    if (threadIdx.x >= 32) return;
+    const TileCopier<Tiles, queries, T> next_queries(maps.q, b, t0, h, &a.q(b, t0, h, 0),
+                                                     a.q.strides[1], a.width);
+    const TileCopier<Tiles, N, T> next_keys(maps.k, keys.batch, keys.begin, h,
+                                            &a.k(keys.batch, keys.begin, h, 0), a.k.strides[1],
+                                            a.width);
+    const TileCopier<Tiles, N, T> next_values(maps.v, keys.batch, keys.begin, h,
+                                              &a.v(keys.batch, keys.begin, h, 0), a.v.strides[1],
+                                              a.width);
+    // Values that no query may read, behind those of the sequence, may be anything.
+    const int there = static_cast<int>(keys.cached + rows.sequence.end - rows.sequence.begin);
+    const bool only = keys.begin + there != a.positions;
     const auto load_keys = [&](unsigned tile) {
-      const unsigned stage = tile % Stages;
-      copies.begin_stage(k_empty[stage], tile / Stages);
-      next_keys.load(k_tiles + stage * size, end - static_cast<int>(tile) * N);
-      copies.end_stage(k_full[stage]);
+      const unsigned stage = tile % Stages, use = tile / Stages;
+      if (use > 0) wait_for_phase(k_empty[stage], use - 1);
+      next_keys.copy(k_tiles + stage * size, static_cast<int>(tile) * N, k_full[stage]);
     };
     const auto load_values = [&](unsigned tile) {
-      const unsigned stage = tile % Stages;
-      copies.begin_stage(v_empty[stage], tile / Stages);
-      next_values.load(v_tiles + stage * size, end - static_cast<int>(tile) * N);
-      copies.end_stage(v_full[stage]);
+      const unsigned stage = tile % Stages, use = tile / Stages;
+      const int first = static_cast<int>(tile) * N;
+      if (use > 0) wait_for_phase(v_empty[stage], use - 1);
+      next_values.copy(v_tiles + stage * size, first, there - first, only, v_full[stage]);
     };
-    TileLoader<Tiles, queries, 128, T>(&a.q(b, t0, h, 0), a.q.strides[1], a.width)
-        .load(q_tile, rows.count);
-    copies.end_stage(q_full);
+    next_queries.copy(q_tile, 0, q_full);
     load_keys(0);
     const unsigned tiles = static_cast<unsigned>(end + N - 1) / N;
     for (unsigned tile = 1; tile < tiles; ++tile) {
@@ -81,7 +91,6 @@ __global__ void __launch_bounds__(Shape::threads, 1)
       load_values(tile - 1);
     }
     load_values(tiles - 1);
-    copies.end();
     return;
   }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention/attention_gradient.cuh"
-#include "attention/block_pipeline.cuh"
+#include "attention/tile_map.cuh"
 #include "ssm/backend/cuda/tiled_attention.hpp"
 
 namespace ssm::cuda::device {
@@ -13,19 +13,24 @@ struct SpecializedGradient {
   using Tiles = WarpgroupTiles<Width>;
   using Square = WarpgroupTiles<64>;
   static constexpr int keys = 128, N = AttentionDqTiles::queries, threads = 384, stages = 2;
-  static constexpr int few = 40, many = 232;
+  static constexpr int few = 24, many = 240;
   static constexpr int tile_floats = N * Width;
   /// k and v; stages of q and dy; ds twice; a part of dq; query_numbers.
   static constexpr std::size_t bytes =
       2 * (2 * Tiles::size(keys) + 2 * stages * Tiles::size(N) + 2 * Square::size(keys)) +
-      sizeof(float) * tile_floats + stages * N * sizeof(float2);
+      sizeof(float) * tile_floats + stages * 2 * N * sizeof(float);
+};
+
+struct GradientMaps {
+  TileMap q, k, v, dy;
 };
 
 /// dk and dv of a tile of keys, and what it adds to dq. Tiles of keys add to a tile of queries in
 /// turn, the last keys first, as they reach it.
 template <class T, int Width>
 __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
-    specialized_gradient_kernel(const __grid_constant__ GradientOperands<T> g) {
+    specialized_gradient_kernel(const __grid_constant__ GradientOperands<T> g,
+                                const __grid_constant__ GradientMaps maps) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
   using Shape = SpecializedGradient<Width>;
   using Tiles = typename Shape::Tiles;
@@ -39,16 +44,16 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
   T* const dy_tiles = q_tiles + Stages * size;
   T* const ds_tiles = dy_tiles + Stages * size;
   float* const dq_part = reinterpret_cast<float*>(ds_tiles + 2 * Square::size(Keys));
-  float2* const numbers = reinterpret_cast<float2*>(dq_part + tile_floats);
+  float* const numbers = dq_part + tile_floats;  // of a stage, [2, N]
   __shared__ SharedBarrier keys_full, q_full[Stages], q_empty[Stages], dy_full[Stages],
       dy_empty[Stages], dq_full[2], dq_empty;
-  constexpr int copiers = 64;
   if (threadIdx.x == 0) {
-    start(keys_full, copiers), start(dq_empty, 1), start(dq_full[0], 8), start(dq_full[1], 8);
+    start(keys_full, 2), start(dq_empty, 1), start(dq_full[0], 8), start(dq_full[1], 8);
     for (int i = 0; i < Stages; ++i) {
-      start(q_full[i], copiers), start(q_empty[i], 8);
-      start(dy_full[i], copiers), start(dy_empty[i], 8);
+      start(q_full[i], 1 + 32), start(q_empty[i], 8);
+      start(dy_full[i], 1), start(dy_empty[i], 8);
     }
+    show_barriers();
   }
   __syncthreads();
 
@@ -68,35 +73,38 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
 
   if (threadIdx.x < 128) {
     shrink_registers<Shape::few>();
-    if (threadIdx.x < copiers) {
-      StagedCopies copies;
-      TileLoader<Tiles, Keys, copiers, T>(&g.k(keys.batch, s0, h, 0), g.k.strides[1], g.width)
-          .load(k_tile, seen);
-      TileLoader<Tiles, Keys, copiers, T>(&g.v(keys.batch, s0, h, 0), g.v.strides[1], g.width)
-          .load(v_tile, seen);
-      copies.end_stage(keys_full);
-      const Index t0 = sequence.begin + begin;
-      TileLoader<Tiles, N, copiers, T> next_q(&g.q(b, t0, h, 0), g.q.strides[1], g.width);
-      TileLoader<Tiles, N, copiers, T> next_dy(&g.dy(b, t0, h, 0), g.dy.strides[1], g.width);
-      const float2* const from = g.numbers(b, h, sequence.begin);
-      const int row = static_cast<int>(threadIdx.x);
+    if (threadIdx.x < 32) {
+      const bool only_keys = keys.begin + cached + queries != g.positions;
+      const bool only_queries = sequence.end != g.sequences.packing.length;
+      TileCopier<Tiles, Keys, T>(maps.k, keys.batch, s0, h, &g.k(keys.batch, s0, h, 0),
+                                 g.k.strides[1], g.width)
+          .copy(k_tile, 0, seen, only_keys, keys_full);
+      TileCopier<Tiles, Keys, T>(maps.v, keys.batch, s0, h, &g.v(keys.batch, s0, h, 0),
+                                 g.v.strides[1], g.width)
+          .copy(v_tile, 0, seen, only_keys, keys_full);
+      const Index t0 = sequence.begin;
+      const TileCopier<Tiles, N, T> next_q(maps.q, b, t0, h, &g.q(b, t0, h, 0), g.q.strides[1],
+                                           g.width);
+      const TileCopier<Tiles, N, T> next_dy(maps.dy, b, t0, h, &g.dy(b, t0, h, 0), g.dy.strides[1],
+                                            g.width);
+      const float* const from = reinterpret_cast<const float*>(g.numbers(b, h, t0));
       unsigned step = 0;
       for (int first = begin; first < queries; first += N, ++step) {
         const unsigned stage = step % Stages, use = step / Stages;
-        copies.begin_stage(q_empty[stage], use);
-        next_q.load(q_tiles + stage * size, queries - first);
-        float2* const to = numbers + stage * N + row;
-        if (first + row < queries)
-          copy_complex_async(to, from + first + row);
-        else
-          *to = {0, 0};
-        copies.end_stage(q_full[stage]);
-        copies.begin_stage(dy_empty[stage], use);
-        next_dy.load(dy_tiles + stage * size, queries - first);
-        copies.end_stage(dy_full[stage]);
+        const int count = queries - first;
+        if (use > 0) wait_for_phase(q_empty[stage], use - 1);
+        float* const to = numbers + stage * 2 * N;
+#pragma unroll
+        for (int row = static_cast<int>(threadIdx.x); row < N; row += 32)
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            copy_number_or_zero(to + i * N + row, from + 2 * (first + row) + i, row < count);
+        arrive_with_copies(q_full[stage]);
+        next_q.copy(q_tiles + stage * size, first, count, only_queries, q_full[stage]);
+        if (use > 0) wait_for_phase(dy_empty[stage], use - 1);
+        next_dy.copy(dy_tiles + stage * size, first, count, only_queries, dy_full[stage]);
       }
-      copies.end();
-    } else if (threadIdx.x % 32 == 0) {
+    } else if (threadIdx.x >= 64 && threadIdx.x % 32 == 0) {
       // Two threads add to dq, as what one has added takes a while to be seen.
       const unsigned writer = threadIdx.x / 32 - 2;
       const int own = first_key / Keys, last = (cached + queries - 1) / Keys;
@@ -149,18 +157,19 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
     begin_transposed<Tiles, Keys>(toward, v_tile, own, dy_tile);
     finish<Tiles, 1>(scores);
     // Scores become weights; where queries do not see keys, 0.
-    const float2* const column = numbers + stage * N + lane % 4 * 2;
+    const auto number = [&](int which, int n) {
+      return *reinterpret_cast<const float2*>(numbers + (stage * 2 + which) * N + 8 * n +
+                                              lane % 4 * 2);
+    };
 #pragma unroll
-    for (int n = 0; n < N / 8; ++n)
+    for (int n = 0; n < N / 8; ++n) {
+      const float2 base = number(0, n);
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float base = column[8 * n + j].x;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& score = scores[0][n][2 * i + j];
-          score = power_of_two(score * scale - base);
-        }
+      for (int i = 0; i < 4; ++i) {
+        float& score = scores[0][n][i];
+        score = power_of_two(score * scale - (i % 2 == 0 ? base.x : base.y));
       }
+    }
     if (first < first_own + 15) {
 #pragma unroll
       for (int n = 0; n < N / 8; ++n)
@@ -174,9 +183,12 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
     finish<Tiles, 0>(toward);
     begin_add<Tiles>(dv_sums, factors, dy_tile);
 #pragma unroll
-    for (int n = 0; n < N / 8; ++n)
+    for (int n = 0; n < N / 8; ++n) {
+      const float2 aligned = number(1, n);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) scores[0][n][i] *= toward[0][n][i] - column[8 * n + i % 2].y;
+      for (int i = 0; i < 4; ++i)
+        scores[0][n][i] *= toward[0][n][i] - (i % 2 == 0 ? aligned.x : aligned.y);
+    }
     pack_sums<T>(key_factors, scores);
 #pragma unroll
     for (int i = 0; i < N / 16; ++i)

@@ -177,26 +177,32 @@ void run_forward(const ForwardOperands<T>& operands, Index parts, Stream stream)
 }
 
 template <class Shape, class T>
-bool run_specialized_shape(const ForwardOperands<T>& operands, Stream stream) {
+bool run_specialized_shape(const ssm::Attention<T, CudaSpace>& a,
+                           const ForwardOperands<T>& operands, Stream stream) {
   const char* const operation = "attention";
-  if (!has_shared_barriers<Shape>(specialized_kernel<T, Shape>, operation)) return false;
+  ForwardMaps maps;
+  if (!has_shared_barriers<Shape>(specialized_kernel<T, Shape>, operation) ||
+      !describe_tiles(maps.q, a.q, Shape::queries) || !describe_tiles(maps.k, a.k, Shape::N) ||
+      !describe_tiles(maps.v, a.v, Shape::N))
+    return false;
   launch(specialized_kernel<T, Shape>,
          dim3(static_cast<unsigned>(operands.tiles.count(Shape::queries))), Shape::threads,
-         Shape::bytes, stream, operation, operands);
+         Shape::bytes, stream, operation, operands, maps);
   return true;
 }
 /// All keys at once; false where the device has no code for it, or where it does not pay.
 template <class T>
-bool run_specialized(const ForwardOperands<T>& operands, Stream stream) {
+bool run_specialized(const ssm::Attention<T, CudaSpace>& a, const ForwardOperands<T>& operands,
+                     Stream stream) {
   const AttentionTiles& of = operands.tiles;
   const Index length = of.length / (of.offsets != nullptr ? of.sequences : 1);
   if (operands.width > 64 && operands.width <= 128)
-    return run_specialized_shape<SpecializedShape<WarpgroupTiles<128>, 2, 128, 3, true>>(operands,
-                                                                                         stream);
+    return run_specialized_shape<SpecializedShape<WarpgroupTiles<128>, 2, 128, 3, true>>(
+        a, operands, stream);
   // Shorter sequences leave much of the tiles that are 192 queries high empty.
   if (operands.width > 32 && operands.width <= 64 && length >= 3072)
-    return run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 3, 128, 2, false>>(operands,
-                                                                                         stream);
+    return run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 3, 128, 2, false>>(
+        a, operands, stream);
   return false;
 }
 
@@ -216,7 +222,7 @@ void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segme
     operands.part_y = workspace;
     operands.part_log_sum = workspace + split.parts * rows * width;
   }
-  if (!has_few_queries(a) && run_specialized(operands, stream)) return;
+  if (!has_few_queries(a) && run_specialized(a, operands, stream)) return;
   if (has_few_queries(a)) {
     if (width <= 64)
       run_forward<ForwardShape<WarpTiles<64>, 1, 1, 64, 4>>(operands, split.parts, stream);

@@ -34,6 +34,13 @@ struct QueryNumbers {
   Index queries;  // of all heads
 };
 
+template <class T>
+void make_query_numbers(const GradientOperands<T>& g, Stream stream) {
+  const Index batch = g.query_tiles.offsets != nullptr ? 1 : g.query_tiles.sequences;
+  const Index queries = batch * g.sequences.packing.length * g.query_tiles.heads;
+  for_each_index(8 * queries, stream, "attention_backward", QueryNumbers<T>{g, queries});
+}
+
 /// A warp has M times 16 rows of its own, a block W warps; N of the other kind at a time.
 template <class Tiles_, int W_, int M_, int N_, int Blocks_>
 struct QueryShape {
@@ -270,17 +277,27 @@ void run_keys(const GradientOperands<T>& g, Stream stream) {
            Shape::bytes, stream, "attention_backward", g);
 }
 
-/// All gradients.
+/// All gradients, where the device has code for it.
 template <class T>
-void run_specialized(const GradientOperands<T>& g, Stream stream) {
+bool run_specialized(const ssm::AttentionBackward<T, CudaSpace>& g, GradientOperands<T>& operands,
+                     float* dq_parts, Stream stream) {
   using Shape = SpecializedGradient<128>;
   const char* const operation = "attention_backward";
-  if (const Index blocks = g.key_tiles.count(Shape::keys); blocks > 0)
-    launch(specialized_gradient_kernel<T, 128>, dim3(static_cast<unsigned>(blocks)), Shape::threads,
-           Shape::bytes, stream, operation, g);
-  if (const Index blocks = g.query_tiles.count(Shape::N); blocks > 0)
-    launch(gather_dq_kernel<T, 128>, dim3(static_cast<unsigned>(blocks)), 256, 0, stream, operation,
-           g);
+  const auto kernel = specialized_gradient_kernel<T, 128>;
+  const auto& a = g.forward;
+  GradientMaps maps;
+  if (!may_add_to_dq(a) || !has_shared_barriers<Shape>(kernel, operation) ||
+      !describe_tiles(maps.q, a.q, Shape::N) || !describe_tiles(maps.k, a.k, Shape::keys) ||
+      !describe_tiles(maps.v, a.v, Shape::keys) || !describe_tiles(maps.dy, g.dy, Shape::N))
+    return false;
+  operands.use_dq_parts(dq_parts, Shape::N, Shape::tile_floats);
+  make_query_numbers(operands, stream);
+  launch(kernel, dim3(static_cast<unsigned>(operands.key_tiles.count(Shape::keys))), Shape::threads,
+         Shape::bytes, stream, operation, operands, maps);
+  launch(gather_dq_kernel<T, 128>,
+         dim3(static_cast<unsigned>(operands.query_tiles.count(Shape::N))), 256, 0, stream,
+         operation, operands);
+  return true;
 }
 
 }  // namespace
@@ -291,20 +308,11 @@ void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
                               DeviceSegments segments, const std::int64_t* cached, float* workspace,
                               Stream stream) {
   using namespace device;
-  const bool adds_to_dq =
-      may_add_to_dq(g.forward) && has_shared_barriers<SpecializedGradient<64>>(
-                                      specialized_gradient_kernel<T, 64>, "attention_backward");
   GradientOperands<T> operands(g, segments, cached, workspace);
-  if (adds_to_dq)
-    operands.use_dq_parts(workspace + attention_query_scratch(g.forward), AttentionDqTiles::queries,
-                          AttentionDqTiles::floats);
-  const auto& q = g.forward.q;
-  const Index queries = q.extent(0) * q.extent(1) * q.extent(2);
-  for_each_index(8 * queries, stream, "attention_backward", QueryNumbers<T>{operands, queries});
-  const Index width = q.extent(3);
-  if (adds_to_dq) {
-    run_specialized(operands, stream);
-  } else if (width <= 32) {
+  if (run_specialized(g, operands, workspace + attention_query_scratch(g.forward), stream)) return;
+  make_query_numbers(operands, stream);
+  const Index width = g.forward.q.extent(3);
+  if (width <= 32) {
     run_queries<QueryShape<WarpTiles<32>, 4, 2, 64, 2>>(operands, stream);
     run_keys<KeyShape<WarpTiles<32>, 8, 64, true, true>>(operands, stream);
   } else if (width <= 64) {

@@ -214,6 +214,13 @@ __device__ inline void copy_async_or_zero(void* to, const void* from, bool is_th
                "l"(from), "r"(is_there ? 16 : 0)
                : "memory");
 }
+/// copy_async_or_zero of one number.
+__device__ inline void copy_number_or_zero(float* to, const float* from, bool is_there) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(is_there ? 4 : 0)
+               : "memory");
+}
 /// copy_async of one complex number.
 __device__ inline void copy_complex_async(float2* to, const float2* from) {
   asm volatile("cp.async.ca.shared.global [%0],[%1],8;" ::"r"(
