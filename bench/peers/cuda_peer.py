@@ -2,7 +2,7 @@
 """Times pieces of work in other frameworks on a CUDA device and prints a line of JSON for each.
 
     python cuda_peer.py gpt_training:8x1024 --vocabulary 256
-    python cuda_peer.py attention:8x8192 retention:8x8192 ssd:8x2048
+    python cuda_peer.py rates:1x1 attention:8x8192 retention:8x8192 ssd:8x2048
 
 rates: copies and products of matrices. attention, retention, ssd, selective_scan, short_convolution, fft_convolution: forward, and forward with
 backward, in bf16. *_training: cuda_models.py; *_generation: cuda_generation.py. Retention and RetNet need flash-linear-attention, ssd, the
@@ -11,6 +11,7 @@ selective scan and Mamba mamba_ssm, short_convolution causal_conv1d; without the
 import argparse
 import json
 import random as shuffle
+import re
 import subprocess
 import sys
 
@@ -148,9 +149,11 @@ def main():
     options = parser.parse_args()
     if options.compile_only is not None:
         compile_alone(options.compile_only)
-    for work in options.works:
-        name, _, shape = work.partition(":")
-        batch, length = (int(n) for n in (shape or "1x1").split("x"))
+    works = [re.fullmatch(r"(\w+):(\d+)x(\d+)", work) for work in options.works]
+    for work, found in zip(options.works, works):
+        if not found or found[1] not in WORKS:
+            parser.error(f"'{work}' is no WORK:BATCHxLENGTH of " + ", ".join(WORKS))
+    for name, batch, length in ((found[1], int(found[2]), int(found[3])) for found in works):
         row = {"work": name, "batch": batch, "length": length, "torch": torch.__version__}
         if not torch.cuda.is_available():
             row["skipped"] = "no CUDA device"
