@@ -9,7 +9,7 @@ namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T:
 /// float, double, half types. Sums over a row and over rows are in double precision; in half types
-/// those of a few neighbors in float.
+/// those of a few neighbors in float, and of 512 rows and more, up to 1024 wide, those of a row.
 /// sums   [2, normalization_slices(M), D]   scratch for dweight and dbias: rows are summed slice by
 ///                                          slice, then the slices
 template <class T>
