@@ -46,7 +46,22 @@ SSM_INSTANTIATE(double)
 SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
+template <class T>
+bool sloped_matmul(MatmulLibrary&, const ssm::SlopedMatmul<T, CudaSpace>& a, void*, Stream) {
+  if (a.activation != ActivationKind::gelu_tanh) return false;
+  ssm::sloped_matmul(reference(), std::bit_cast<ssm::SlopedMatmul<T, HostSpace>>(a));
+  return true;
+}
+template <class T>
+std::size_t sloped_matmul_scratch_bytes(const ssm::SlopedMatmul<T, CudaSpace>&) {
+  return 0;
+}
+
 #define SSM_INSTANTIATE(T)                                                      \
+  template SSM_CUDA_API bool sloped_matmul<T>(                                  \
+      MatmulLibrary&, const ssm::SlopedMatmul<T, CudaSpace>&, void*, Stream);   \
+  template SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes<T>(             \
+      const ssm::SlopedMatmul<T, CudaSpace>&);                                  \
   template SSM_CUDA_API void weight_gradient<T>(                                \
       MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream); \
   template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(           \
