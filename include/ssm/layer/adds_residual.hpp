@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ssm/op/normalization.hpp"
+#include "ssm/op/normalized_matmul.hpp"
 
 namespace ssm {
 
@@ -23,8 +23,9 @@ concept TakesNorm = AddsResidual<L> && requires {
   requires bool{L::takes_norm};
 };
 
-/// A norm that a call begins with; null: none.
+/// A norm that a call begins with; null: none, as on backends without normalized_matmul.
 template <class B, class T>
-using FirstNorm = const Normalization<T, typename B::Space>*;
+using FirstNorm = std::conditional_t<HasNormalizedMatmul<B, T>,
+                                     const Normalization<T, typename B::Space>*, std::nullptr_t>;
 
 }  // namespace ssm

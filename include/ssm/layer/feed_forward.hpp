@@ -142,11 +142,16 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     LinearBackward<T, Space> down{.weight = p.fc2.weight,
                                   .x = tape.hidden,
                                   .dy = as_rows(dy),
-                                  .dx = dhidden,
                                   .dweight = gradients.fc2.weight,
                                   .dbias = gradients.fc2.bias};
-    if constexpr (!Config.gated) down.activation = activation_, down.z = tape.fc1;
+    if constexpr (Config.gated) down.dx = dhidden;
     linear_backward(ctx, down);
+    if constexpr (!Config.gated)
+      sloped_matmul(ctx, SlopedMatmul<T, Space>{.a = as_rows(dy),
+                                                .b = p.fc2.weight,
+                                                .activation = activation_,
+                                                .x = tape.fc1,
+                                                .c = dhidden});
     dropout_.differentiate(ctx, tape.dropout, dhidden);  // after or before a slope is all one
     View<T, 2, Space> dgate;
     if constexpr (Config.gated) {

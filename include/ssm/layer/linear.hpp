@@ -45,17 +45,14 @@ Matmul<T, Space> linear_product(const P& parameters, const View<const T, 3, Spac
 
 /// The vector–Jacobian product of one linear map y = x·Wᵀ + bias.
 ///   dx = dy·W      dweight += dyᵀ·x      dbias += Σ_m dy[m]
-/// Where x = act(z), dz = act'(z) ⊙ dx may be wanted in its place.
-/// x, z, dx [M, in]   dy [M, out]   weight, dweight [out, in]   dbias [out]
+/// x, dx [M, in]   dy [M, out]   weight, dweight [out, in]   dbias [out]
 template <class T, class Space>
 struct LinearBackward {
   View<const T, 2, Space> weight{};
   View<const T, 2, Space> x{};
   View<const T, 2, Space> dy{};
   bool accumulate = false;  // dx is added to
-  ActivationKind activation = ActivationKind::none;
-  View<const T, 2, Space> z{};  // optional: dx is dz, and not accumulated
-  View<T, 2, Space> dx{};       // optional, overwritten
+  View<T, 2, Space> dx{};   // optional, overwritten
   View<Wide<T>, 2, Space> dweight{};
   View<Wide<T>, 1, Space> dbias{};  // optional
 };
@@ -67,16 +64,8 @@ template <class B, class T>
 void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>& g) {
   using Space = typename B::Space;
   if (!g.weight) detail::refuse_training_of_rounded_weights("linear");
-  if (g.dx && g.z) {
-    if constexpr (HasActivation<B, T>)
-      sloped_matmul(ctx,
-                    SlopedMatmul<T, Space>{
-                        .a = g.dy, .b = g.weight, .activation = g.activation, .x = g.z, .c = g.dx});
-    else
-      throw ArgumentError("linear: the backend has no activation");
-  } else if (g.dx) {
+  if (g.dx)
     matmul(ctx, Matmul<T, Space>{.a = g.dy, .b = g.weight, .accumulate = g.accumulate, .c = g.dx});
-  }
   weight_gradient(
       ctx, WeightGradient<T, Space>{.dy = g.dy, .x = g.x, .dweight = g.dweight, .dbias = g.dbias});
 }

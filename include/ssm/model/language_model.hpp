@@ -165,7 +165,8 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     auto normed = buffers.at(&Kept::normed, hidden.extents());
     const Matmul<T, Space> head =
         by_weight<T, Space>(head_of(p), {.a = as_rows(normed), .c = as_rows(logits)});
-    if constexpr (requires { norm_.template call<T, Space>(p.norm, hidden, normed); })
+    if constexpr (HasNormalizedMatmul<B, T> &&
+                  requires { norm_.template call<T, Space>(p.norm, hidden, normed); })
       if (tape == nullptr) {
         const auto norm = norm_.template call<T, Space>(p.norm, hidden, normed);
         return normalized_matmul<B, T>(ctx, &norm, std::span(&head, 1));

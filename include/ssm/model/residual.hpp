@@ -68,7 +68,7 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
     auto normed = buffers.at(&Kept::normed, x.extents());
-    if constexpr (TakesNorm<Inner> &&
+    if constexpr (HasNormalizedMatmul<B, T> && TakesNorm<Inner> &&
                   requires { norm_.template call<T, Space>(p.norm, x, normed); })
       if (tape == nullptr) {
         const auto norm = norm_.template call<T, Space>(p.norm, x, normed);

@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <span>
 
 #include "ssm/op/matmul.hpp"
 #include "ssm/op/normalization.hpp"
 
 namespace ssm {
+
+/// Backends whose products may normalize what they read.
+template <class B, class T>
+concept HasNormalizedMatmul = requires(Context<B>& ctx,
+                                       const Normalization<T, typename B::Space>& norm,
+                                       std::span<const Matmul<T, typename B::Space>> products) {
+  B::normalized_matmul(ctx, norm, products);
+};
 
 /// Computes a normalization and the products that read what it writes: norm.y is the a of each of
 /// them. At once where the backend has normalized_matmul and it takes them; then norm.y is left as
@@ -17,7 +26,7 @@ template <class B, class T>
 void normalized_matmul(Context<B>& ctx, const Normalization<T, typename B::Space>* norm,
                        std::span<const Matmul<T, typename B::Space>> products) {
   if (norm != nullptr) {
-    if constexpr (requires { B::normalized_matmul(ctx, *norm, products); }) {
+    if constexpr (HasNormalizedMatmul<B, T>) {
       require_operands(*norm);
       for (const auto& a : products) require_operands(a);
       if (B::normalized_matmul(ctx, *norm, products)) return;
@@ -27,6 +36,14 @@ void normalized_matmul(Context<B>& ctx, const Normalization<T, typename B::Space
     else
       throw ArgumentError("normalized_matmul: the backend has no normalization");
   }
+  matmul<B, T>(ctx, products);
+}
+/// Without a norm.
+template <class B, class T>
+  requires HasMatmul<B, T>
+void normalized_matmul(Context<B>& ctx, std::nullptr_t,
+                       std::span<const Matmul<T, typename B::Space>> products) {
+  if (products.size() == 1) return matmul(ctx, products.front());
   matmul<B, T>(ctx, products);
 }
 
