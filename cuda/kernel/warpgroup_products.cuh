@@ -7,10 +7,9 @@
 
 namespace ssm::cuda::device {
 
-// Products of four warps at once, wgmma, which only code for sm_90a has: c += a · b of float sums,
-// a [64, 16] in registers, b in shared memory. A matrix there is in panels of 64 columns, whose
-// rows of 128 bytes have their 16-byte pieces exchanged by the last three bits of the row; it
-// begins at a multiple of 1024 bytes.
+// Products of four warps at once, wgmma, which only code for sm_90a has. A matrix in shared memory
+// is in panels of 64 columns, whose rows of 128 bytes have their 16-byte pieces exchanged by the
+// last three bits of the row; it begins at a multiple of 1024 bytes.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #define SSM_HAS_WARPGROUP_PRODUCTS 1
 #endif
@@ -27,45 +26,117 @@ __device__ inline unsigned long long describe_panels(const void* matrix, int pan
          static_cast<unsigned long long>(1024 >> 4) << 32 | 1ull << 62;
 }
 
-#define SSM_ROW(n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
-#define SSM_ROWS(n) SSM_ROW(n), SSM_ROW(n + 1), SSM_ROW(n + 2), SSM_ROW(n + 3)
-#define SSM_NAMES_32                                                                           \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
-  "%25,%26,%27,%28,%29,%30,%31"
-#define SSM_NAMES_64                                                              \
-  SSM_NAMES_32                                                                    \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50," \
-  "%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define SSM_MULTIPLY(columns, type, names, others, order, ...)                               \
-  asm volatile("{.reg .pred p; setp.ne.b32 p,1,0; wgmma.mma_async.sync.aligned.m64n" columns \
-               "k16.f32." type "." type " {" names "}," others ",p,1,1," order ";}"          \
-               : __VA_ARGS__                                                                 \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-#define SSM_MULTIPLY_64(type, order) \
-  SSM_MULTIPLY("64", type, SSM_NAMES_32, "{%32,%33,%34,%35},%36", order, SSM_ROWS(0), SSM_ROWS(4))
-#define SSM_MULTIPLY_128(type, order)                                                  \
-  SSM_MULTIPLY("128", type, SSM_NAMES_64, "{%64,%65,%66,%67},%68", order, SSM_ROWS(0), \
-               SSM_ROWS(4), SSM_ROWS(8), SSM_ROWS(12))
+#define SSM_ROW(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
+#define SSM_ROWS(c, n) SSM_ROW(c, n), SSM_ROW(c, n + 1), SSM_ROW(c, n + 2), SSM_ROW(c, n + 3)
+#define SSM_SUMS_4(c) SSM_ROWS(c, 0)
+#define SSM_SUMS_8(c) SSM_ROWS(c, 0), SSM_ROWS(c, 4)
+#define SSM_SUMS_16(c) SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8), SSM_ROWS(c, 12)
+#define SSM_NAMES_4          \
+  "%0,%1,%2,%3,%4,%5,%6,%7," \
+  "%8,%9,%10,%11,%12,%13,%14,%15"
+#define SSM_NAMES_8                  \
+  "%0,%1,%2,%3,%4,%5,%6,%7,"         \
+  "%8,%9,%10,%11,%12,%13,%14,%15,"   \
+  "%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31"
+#define SSM_NAMES_16                 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,"         \
+  "%8,%9,%10,%11,%12,%13,%14,%15,"   \
+  "%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31," \
+  "%32,%33,%34,%35,%36,%37,%38,%39," \
+  "%40,%41,%42,%43,%44,%45,%46,%47," \
+  "%48,%49,%50,%51,%52,%53,%54,%55," \
+  "%56,%57,%58,%59,%60,%61,%62,%63"
+/// c += a · b of 8·N columns or, unless `adds`, c = a · b. Behind the sums are b, adds, and the
+/// operands of a, which `left` names.
+#define SSM_MULTIPLY(N, columns, type, b_name, adds_name, left, order, ...)         \
+  asm volatile("{.reg .pred p; setp.ne.b32 p," adds_name                            \
+               ",0; "                                                               \
+               "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type \
+               " {" SSM_NAMES_##N "}," left "," b_name ",p,1,1," order ";}"         \
+               : SSM_SUMS_##N(c)                                                    \
+               : "l"(b), "r"(adds ? 1 : 0), __VA_ARGS__)
+#define SSM_MULTIPLY_SHARED(N, columns, type, b_name, adds_name, a_name) \
+  SSM_MULTIPLY(N, columns, type, b_name, adds_name, a_name, "0,0", "l"(a))
+#define SSM_MULTIPLY_REGISTERS(N, columns, type, b_name, adds_name, left, order)                  \
+  SSM_MULTIPLY(N, columns, type, b_name, adds_name, left, order, "r"(a[0]), "r"(a[1]), "r"(a[2]), \
+               "r"(a[3]))
 
-/// c += a · b of 8·N columns; b has 16 rows, or where `Turned` 8·N rows of 16 columns.
-template <class T, bool Turned, int N>
-__device__ void multiply_registers(float (&c)[N][4], const unsigned (&a)[4], unsigned long long b) {
+/// c += a · b or, unless `adds`, c = a · b; a [64, 16] and b [16, 8·N] in shared memory, both with
+/// rows of the inner axis contiguous.
+template <class T, int N>
+__device__ void multiply_shared(float (&c)[N][4], unsigned long long a, unsigned long long b,
+                                bool adds) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
-  static_assert(N == 8 || (N == 16 && !Turned));
+  static_assert(N == 4 || N == 8 || N == 16);
   constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
-  if constexpr (N == 8 && Turned && is_bf16) SSM_MULTIPLY_64("bf16", "0");
-  if constexpr (N == 8 && Turned && !is_bf16) SSM_MULTIPLY_64("f16", "0");
-  if constexpr (N == 8 && !Turned && is_bf16) SSM_MULTIPLY_64("bf16", "1");
-  if constexpr (N == 8 && !Turned && !is_bf16) SSM_MULTIPLY_64("f16", "1");
-  if constexpr (N == 16 && is_bf16) SSM_MULTIPLY_128("bf16", "1");
-  if constexpr (N == 16 && !is_bf16) SSM_MULTIPLY_128("f16", "1");
+  if constexpr (N == 4 && is_bf16) SSM_MULTIPLY_SHARED(4, "32", "bf16", "%16", "%17", "%18");
+  if constexpr (N == 4 && !is_bf16) SSM_MULTIPLY_SHARED(4, "32", "f16", "%16", "%17", "%18");
+  if constexpr (N == 8 && is_bf16) SSM_MULTIPLY_SHARED(8, "64", "bf16", "%32", "%33", "%34");
+  if constexpr (N == 8 && !is_bf16) SSM_MULTIPLY_SHARED(8, "64", "f16", "%32", "%33", "%34");
+  if constexpr (N == 16 && is_bf16) SSM_MULTIPLY_SHARED(16, "128", "bf16", "%64", "%65", "%66");
+  if constexpr (N == 16 && !is_bf16) SSM_MULTIPLY_SHARED(16, "128", "f16", "%64", "%65", "%66");
 #endif
 }
-#undef SSM_MULTIPLY_128
-#undef SSM_MULTIPLY_64
+
+/// c += a · b; a [64, 16] in registers, b [16, 8·N] in shared memory with its columns contiguous.
+template <class T, int N>
+__device__ void multiply_shared(float (&c)[N][4], const unsigned (&a)[4], unsigned long long b) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  static_assert(N == 8 || N == 16);
+  constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
+  constexpr bool adds = true;
+  if constexpr (N == 8 && is_bf16)
+    SSM_MULTIPLY_REGISTERS(8, "64", "bf16", "%32", "%33", "{%34,%35,%36,%37}", "1");
+  if constexpr (N == 8 && !is_bf16)
+    SSM_MULTIPLY_REGISTERS(8, "64", "f16", "%32", "%33", "{%34,%35,%36,%37}", "1");
+  if constexpr (N == 16 && is_bf16)
+    SSM_MULTIPLY_REGISTERS(16, "128", "bf16", "%64", "%65", "{%66,%67,%68,%69}", "1");
+  if constexpr (N == 16 && !is_bf16)
+    SSM_MULTIPLY_REGISTERS(16, "128", "f16", "%64", "%65", "{%66,%67,%68,%69}", "1");
+#endif
+}
+/// The same of b [16, 64] with its rows contiguous.
+template <class T>
+__device__ void multiply_shared_rows(float (&c)[8][4], const unsigned (&a)[4],
+                                     unsigned long long b) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  constexpr bool adds = true;
+  if constexpr (std::is_same_v<T, BFloat16>)
+    SSM_MULTIPLY_REGISTERS(8, "64", "bf16", "%32", "%33", "{%34,%35,%36,%37}", "0");
+  else
+    SSM_MULTIPLY_REGISTERS(8, "64", "f16", "%32", "%33", "{%34,%35,%36,%37}", "0");
+#endif
+}
+
+/// c += aᵀ · b or, unless `adds`, c = aᵀ · b; a [16, 64] and b [16, 8·N] in shared memory, both
+/// with their columns contiguous.
+template <class T, int N>
+__device__ void multiply_both_transposed(float (&c)[N][4], unsigned long long a,
+                                         unsigned long long b, bool adds) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  static_assert(N == 4 || N == 8);
+  constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
+  if constexpr (N == 4 && is_bf16)
+    SSM_MULTIPLY(4, "32", "bf16", "%16", "%17", "%18", "1,1", "l"(a));
+  if constexpr (N == 4 && !is_bf16)
+    SSM_MULTIPLY(4, "32", "f16", "%16", "%17", "%18", "1,1", "l"(a));
+  if constexpr (N == 8 && is_bf16)
+    SSM_MULTIPLY(8, "64", "bf16", "%32", "%33", "%34", "1,1", "l"(a));
+  if constexpr (N == 8 && !is_bf16)
+    SSM_MULTIPLY(8, "64", "f16", "%32", "%33", "%34", "1,1", "l"(a));
+#endif
+}
+#undef SSM_MULTIPLY_REGISTERS
+#undef SSM_MULTIPLY_SHARED
 #undef SSM_MULTIPLY
-#undef SSM_NAMES_64
-#undef SSM_NAMES_32
+#undef SSM_NAMES_16
+#undef SSM_NAMES_8
+#undef SSM_NAMES_4
+#undef SSM_SUMS_16
+#undef SSM_SUMS_8
+#undef SSM_SUMS_4
 #undef SSM_ROWS
 #undef SSM_ROW
 
@@ -80,13 +151,6 @@ __device__ inline void end_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
-/// Waits until at most the last `Count` groups of products have not finished.
-template <int Count>
-__device__ void wait_for_products() {
-#ifdef SSM_HAS_WARPGROUP_PRODUCTS
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Count) : "memory");
-#endif
-}
 /// Keeps the compiler from moving uses of sums across what surrounds it.
 template <int N>
 __device__ void hold(float (&c)[N][4]) {
@@ -94,6 +158,13 @@ __device__ void hold(float (&c)[N][4]) {
   for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) asm volatile("" : "+f"(c[n][i])::"memory");
+}
+/// Waits until at most the last `Count` groups of products have not finished.
+template <int Count>
+__device__ void wait_for_products() {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Count) : "memory");
+#endif
 }
 /// What this thread wrote or copied to shared memory becomes visible to products.
 __device__ inline void show_copies_to_products() {

@@ -186,8 +186,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
         begin_products();
 #pragma unroll
         for (int step = 0; step < Keys / 16; ++step)
-          multiply_registers<T, true>(out, rounded[step],
-                                      x + ((step / 4 * panel + step % 4 * 32) >> 4));
+          multiply_shared_rows<T>(out, rounded[step],
+                                  x + ((step / 4 * panel + step % 4 * 32) >> 4));
         end_products();
         wait_for_products<0>();
         hold(out);
@@ -209,9 +209,9 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 #pragma unroll
       for (int step = 0; step < 4; ++step)
         if constexpr (is_backwards)
-          multiply_registers<T, false>(out, left[step], w + (step * 16 * 128 >> 4));
+          multiply_shared<T>(out, left[step], w + (step * 16 * 128 >> 4));
         else
-          multiply_registers<T, true>(out, left[step], w + (step * 32 >> 4));
+          multiply_shared_rows<T>(out, left[step], w + (step * 32 >> 4));
       end_products();
     }
 #pragma unroll
@@ -238,8 +238,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     for (int half = 0; half < Keys / 128; ++half)
 #pragma unroll
       for (int step = 0; step < 4; ++step)
-        multiply_registers<T, false>(state[half], added[step],
-                                     k + ((half * 2 * panel + step * 16 * 128) >> 4));
+        multiply_shared<T>(state[half], added[step],
+                           k + ((half * 2 * panel + step * 16 * 128) >> 4));
     end_products();
     if constexpr (has_y) {
       wait_for_products<1>();
