@@ -14,7 +14,7 @@ std::size_t causal_convolution_workspace(const CausalConvolution<T>& call) {
       return with_row_convolution(call.length, [&](auto type) {
         return typename decltype(type)::type(call.batch, call.channels, false, nullptr).used();
       });
-    return with_bf16_tables(call.length, [&](auto type) {
+    return with_bf16_tables(call, [&](auto type) {
       using Tables = typename decltype(type)::type;
       return Tables(Tables::slice(call.channels), nullptr).used();
     });
@@ -75,7 +75,7 @@ void causal_convolution(const CausalConvolution<T>& call, void* workspace, Strea
         typename decltype(type)::type(call.batch, call.channels, false, workspace)
             .run(call, stream, operation);
       });
-    with_bf16_tables(call.length, [&](auto type) {
+    with_bf16_tables(call, [&](auto type) {
       convolve_by_tables<typename decltype(type)::type>(call, workspace, stream, operation);
     });
   } else if (call.length > longest_block<T>) {

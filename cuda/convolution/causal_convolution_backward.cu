@@ -100,9 +100,8 @@ std::size_t causal_convolution_backward_workspace(const CausalConvolutionBackwar
       return with_row_convolution(call.length, [&](auto type) {
         return typename decltype(type)::type(call.batch, call.channels, true, nullptr).used();
       });
-    return with_bf16_tables(call.length, [&](auto type) {
-      return workspace_by_tables<typename decltype(type)::type>(call);
-    });
+    return with_bf16_tables(
+        call, [&](auto type) { return workspace_by_tables<typename decltype(type)::type>(call); });
   } else {
     if (call.length > longest_block<T>) return LongConvolutionBackward<T>(call, nullptr).used();
     return with_transform<T>(call.length, [&](auto plan) {
@@ -125,7 +124,7 @@ void causal_convolution_backward(const CausalConvolutionBackward<T>& call, void*
         typename decltype(type)::type(call.batch, call.channels, true, workspace)
             .run(call, stream, operation);
       });
-    with_bf16_tables(call.length, [&](auto type) {
+    with_bf16_tables(call, [&](auto type) {
       backward_by_tables<typename decltype(type)::type>(call, workspace, stream, operation);
     });
   } else if (call.length > longest_block<T>) {

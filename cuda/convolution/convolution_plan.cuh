@@ -195,12 +195,17 @@ class RightAngleTables {
   char* tables_;
 };
 
-/// Calls `body` with the type of the tables for `length` positions of bf16 data.
-template <class Body>
-auto with_bf16_tables(int length, const Body& body) {
+/// Calls `body` with the type of the tables for a call of bf16 data. Gates are read where a
+/// negacyclic tile has registers to spare: up to 8192 positions it is the faster of the two.
+template <class Call, class Body>
+auto with_bf16_tables(const Call& call, const Body& body) {
+  const int length = call.length;
+  const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
   if (length <= 1024) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<32>, 1>>{});
   if (length <= 2048) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<64>, 1>>{});
   if (length <= 4096) return body(std::type_identity<NegacyclicTables<NegacyclicPlan<64>, 2>>{});
+  if (length <= 8192 && gated)
+    return body(std::type_identity<NegacyclicTables<NegacyclicPlan<64>, 4>>{});
   if (length <= 8192)
     return body(std::type_identity<RightAngleTables<RightAnglePlan<16, 16, 2>>>{});
   if (length <= 16384)

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(P::threads)
 /// A warp's tables on their way through shared memory, a slot for the tables of a frequency.
 template <class P, int Blocks>
 struct TableRing {
-  static constexpr int slots = 4;
+  static constexpr int slots = Blocks == 4 ? 2 : 4;
   static_assert(slots * Blocks * P::table_bytes <= P::ring_bytes);
   const char* from;  // of the next step, for this lane
   unsigned to;

@@ -37,15 +37,15 @@ struct CausalConvolution {
 /// Convolves each channel with its own kernel:
 ///   u_t = gate_in_t · x_t,   y_t = gate_out_t · (Σ_{s ≤ t} kernel_s · u_{t−s} + skip · u_t)
 /// Transform, filter, inverse, gates and skip in one kernel, all products on tensor cores with half
-/// operands and float sums. bf16 data: up to 4096 positions a transform over blocks of 32 positions
-/// and, at each of its frequencies, Toeplitz products within and between them; up to
-/// kLongestBf16Block a whole transform; beyond, rows of 16384 or 32768 positions, with one more
-/// stage across them in workspace, a few channels at a time. Relative error before rounding 5e-4
-/// to 1e-3. Float and half data, up to kBlockConvolutionLength: pairs of sequences are the real
-/// and imaginary part of one complex transform, whose operands are two halves each; about 1e-6.
-/// Longer ones: spectra of blocks of kBlockConvolutionLength in workspace, multiplied like
-/// polynomials over the block index.
-/// Cost    bf16 192 (1024 positions) to 384 multiply-adds an element, each input read once, beyond
+/// operands and float sums. bf16 data: up to 4096 positions, with gates 8192, a transform over
+/// blocks of 32 positions and, at each of its frequencies, Toeplitz products within and between
+/// them; up to kLongestBf16Block a whole transform; beyond, rows of 16384 or 32768 positions, with
+/// one more stage across them in workspace, a few channels at a time. Relative error before
+/// rounding 5e-4 to 1.2e-3. Float and half data, up to kBlockConvolutionLength: pairs of sequences
+/// are the real and imaginary part of one complex transform, whose operands are two halves each;
+/// about 1e-6. Longer ones: spectra of blocks of kBlockConvolutionLength in workspace, multiplied
+/// like polynomials over the block index.
+/// Cost    bf16 192 (1024 positions) to 640 multiply-adds an element, each input read once, beyond
 ///         kLongestBf16Block twice; else 256 to 576 times three; longer sequences
 ///         O(B·D·L·(log L + L/8192))
 /// Throws  Failure  if a size is out of range or the launch fails
