@@ -36,7 +36,8 @@ void choose_one_row(const Norm<T>* norm, Calls<T> calls, Stream stream) {
   if (depth > 2048)
     return run_one_row < T, W, 128, 8192, 1, sizeof(W) == 2 ? 12 : 6 > (norm, calls, stream);
   if (depth > 768) return run_one_row<T, W, 128, 2048, 1, 8>(norm, calls, stream);
-  if (columns < 1536) return run_one_row<T, W, 256, 768, 1, 3>(norm, calls, stream);
+  // More warps hide more; of the columns of a head each makes several anyhow.
+  if (columns < 8192) return run_one_row<T, W, 256, 768, 1, 3>(norm, calls, stream);
   run_one_row<T, W, 256, 768, 2, 3>(norm, calls, stream);
 }
 
