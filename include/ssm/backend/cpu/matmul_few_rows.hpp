@@ -170,6 +170,11 @@ class MatmulFewRows {
         });
       unrolled<chains>([&](auto chain) { add_products(chain, k + chain * lanes); });
     }
+    if constexpr (chains == 2)  // depths of a few registers, such as the rank of Mamba's steps
+      if (k + lanes <= depth) {
+        add_products(std::integral_constant<int, 0>{}, k);
+        k += lanes;
+      }
     if constexpr (chains == 2)
       expanded<tile>([&](auto... i) { ((sums[i] = sums[2 * i] + sums[2 * i + 1]), ...); });
     expanded<tile>([&](auto... i) {
