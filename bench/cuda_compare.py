@@ -34,7 +34,8 @@ class Memory:
 
     def __enter__(self):
         self.peak = self.base = None
-        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
+        device = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", device]
         try:
             self.base = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
             self.process = subprocess.Popen([*command, "-lms", "50"], stdout=subprocess.PIPE, text=True)
@@ -185,6 +186,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="the rows, and about how long each takes")
     parser.add_argument("--self-test", action="store_true")
     parser.add_argument("--no-warm-up", action="store_true", help="let each peer compile when it is timed")
+    parser.add_argument("--warm-up-only", action="store_true", help="fill the peers' caches of compiled kernels, and time nothing")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
     if options.self_test:
@@ -201,6 +203,8 @@ def main():
         session.measure_rates()
         if not options.no_warm_up:
             session.warm_up(jobs)
+        if options.warm_up_only:
+            return
         rows, left = [], sum(job.seconds for job in jobs)
         for place, job in enumerate(jobs, 1):
             print(f"[{place}/{len(jobs)}] {job.name}: about {job.seconds} s; {left / 60:.1f} minutes left", flush=True)
