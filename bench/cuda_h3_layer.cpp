@@ -104,11 +104,14 @@ void time_shape(Context<Cuda>& ctx, Index batch, Index length, std::vector<Row>&
                                                 .dt = dt,
                                                 .A = A});
   auto a = mixer<T>(parameters, dt, A);
+  const auto q = sequence<T>(batch, length, channels, 4),
+             k = sequence<T>(batch, length, channels, 5),
+             v = sequence<T>(batch, length, channels, 6);
   OnDevice<T, 3> dq(x.extents()), dk(x.extents()), dv(x.extents());
   const auto time_mixer = [&](const char* work, auto lie) {
-    a.q = lie(tape.q);
-    a.k = lie(tape.k);
-    a.v = lie(tape.v);
+    a.q = lie(q);
+    a.k = lie(k);
+    a.v = lie(v);
     a.y = lie(y);
     H3MixerBackward<T, CudaSpace> g{.forward = a,
                                     .dy = lie(dy),

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "device/adjacent_blocks.hpp"
 #include "device/launch.cuh"
 #include "ssm/backend/cuda/device.hpp"
 
@@ -15,7 +16,14 @@ void* allocate(std::size_t bytes) {
   return pointer;
 }
 
-void deallocate(void* pointer) noexcept { cudaFree(pointer); }
+void deallocate(void* pointer) noexcept {
+  if (!device::AdjacentBlocks::all().give_back(pointer)) cudaFree(pointer);
+}
+
+void allocate_adjacent(std::span<const std::size_t> bytes, std::span<void*> blocks) {
+  device::AdjacentBlocks::all().take(bytes, blocks, allocate,
+                                     [](void* memory) { cudaFree(memory); });
+}
 
 void* allocate_page_locked(std::size_t bytes) {
   void* pointer = nullptr;

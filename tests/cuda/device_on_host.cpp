@@ -3,6 +3,7 @@
 // streams that are done at once.
 #include <cstring>
 
+#include "device/adjacent_blocks.hpp"
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/core/memory_space.hpp"  // HostSpace
 #include "ssm/core/recording.hpp"
@@ -10,7 +11,12 @@
 namespace ssm::cuda {
 
 void* allocate(std::size_t bytes) { return HostSpace::allocate(bytes); }
-void deallocate(void* pointer) noexcept { HostSpace::deallocate(pointer); }
+void deallocate(void* pointer) noexcept {
+  if (!device::AdjacentBlocks::all().give_back(pointer)) HostSpace::deallocate(pointer);
+}
+void allocate_adjacent(std::span<const std::size_t> bytes, std::span<void*> blocks) {
+  device::AdjacentBlocks::all().take(bytes, blocks, HostSpace::allocate, HostSpace::deallocate);
+}
 void* allocate_page_locked(std::size_t bytes) { return HostSpace::allocate(bytes); }
 void deallocate_page_locked(void* pointer) noexcept { HostSpace::deallocate(pointer); }
 void copy(void* to, const void* from, std::size_t bytes) { HostSpace::copy(to, from, bytes); }

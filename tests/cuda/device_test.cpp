@@ -2,11 +2,13 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <type_traits>
 #include <vector>
 
 #include "ssm/backend/cuda.hpp"
+#include "ssm/core/adjacent.hpp"
 #include "ssm/core/compare.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "ssm/model/generate.hpp"
@@ -255,20 +257,22 @@ TEST_CASE("the loss of a text is the same in device memory") {
   CHECK(loss.nats == ssm::text_loss(host, model, model.initialize(host, Seed{5}), text).nats);
 }
 
-/// Outputs of an H3 layer in bf16, its state and its gradients, of 3 sequences of 400 positions.
+/// Outputs of an H3 layer in bf16, its state and its gradients, of 3 sequences of `length`
+/// positions.
 template <class B>
-std::vector<float> bf16_layer() {
+std::vector<float> bf16_layer(Index channels, Index length) {
   using ssm::BFloat16;
   using Space = typename B::Space;
+  const ssm::DynamicExtents<3> shape(3, length, channels);
   ssm::Context<B> ctx;
-  const ssm::H3<ssm::H3Config{.channels = 16, .state = 8}> layer;
+  const ssm::H3<ssm::H3Config{.state = 8}> layer({.channels = channels});
   const auto parameters = layer.template initialize<BFloat16>(ctx, Seed{5});
-  ssm::DynamicTensor<float, 3> numbers({3, 400, 16});
+  ssm::DynamicTensor<float, 3> numbers(shape);
   ssm::fill_normal(numbers, Seed{6});
-  ssm::DynamicTensor<BFloat16, 3> on_host({3, 400, 16});
+  ssm::DynamicTensor<BFloat16, 3> on_host(shape);
   std::transform(numbers.data(), numbers.data() + numbers.size(), on_host.data(),
                  [](float number) { return BFloat16(number); });
-  ssm::DynamicTensor<BFloat16, 3, Space> x, y({3, 400, 16}), dx({3, 400, 16});
+  ssm::DynamicTensor<BFloat16, 3, Space> x, y(shape), dx(shape);
   ssm::copy_tensor(on_host, x);
   std::vector<float> result;
   const auto keep = [&](const auto& tensor) {
@@ -290,8 +294,31 @@ std::vector<float> bf16_layer() {
   return result;
 }
 
-TEST_CASE("a layer in bf16 gives the same bits in device memory as in memory the host reads") {
-  CHECK(bf16_layer<Cuda>() == bf16_layer<OnHost>());
+TEST_CASE(
+    "a layer in bf16 gives the same in device memory, where its projections are one product") {
+  for (const Index channels : {16, 64}) {  // of 16 biases do not lie together
+    const auto there = bf16_layer<Cuda>(channels, 100), here = bf16_layer<OnHost>(channels, 100);
+    const ssm::View<const float, 1> x(there.data(), {Index(there.size())});
+    CHECK(ssm::all_close(x, ssm::View<const float, 1>(here.data(), x.extents()), 0.01));
+    CHECK(there == bf16_layer<Cuda>(channels, 100));
+  }
+}
+
+TEST_CASE("projections of an H3 lie one behind the other in device memory, each by itself") {
+  ssm::Context<Cuda> gpu;
+  const ssm::H3<ssm::H3Config{.state = 8}> layer({.channels = 64});
+  auto p = layer.initialize(gpu, Seed{5});
+  const auto weights =
+      ssm::joined(0, std::array{&p.q_proj, &p.k_proj, &p.v_proj},
+                  [](const auto* one) { return ssm::View<const float, 2, Device>(one->weight); });
+  REQUIRE(weights);
+  CHECK(weights.extent(0) == 3 * 64);
+  const auto before = elements(layer, p);
+  p.q_proj.weight = p.q_proj.weight.clone();  // gives back its part of the memory
+  p.k_proj.bias.resize({1000});
+  p.k_proj.bias.resize({64});
+  ssm::copy_tensor(layer.initialize(gpu, Seed{5}).k_proj.bias, p.k_proj.bias);
+  CHECK(elements(layer, p) == before);
 }
 
 TEST_CASE("a context of a device that is not there says so") {

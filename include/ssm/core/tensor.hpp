@@ -99,6 +99,15 @@ class Tensor {
   }
   bool is_borrowed() const { return block_.memory == Block::Memory::borrowed; }
 
+  /// A tensor that owns a block from now on, which Space::deallocate takes back: one that holds
+  /// these extents, which are row-major.
+  static Tensor adopt(T* block, Shape extents) {
+    Tensor result;
+    result.block_ = {block, std::max<Index>(extents.size(), 1), Block::Memory::own};
+    result.extents_ = extents;
+    return result;
+  }
+
   /// Takes other extents; the elements are unspecified afterwards. Allocates only to grow.
   void resize(Shape extents) { fit(extents, false); }
 

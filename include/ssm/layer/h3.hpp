@@ -72,7 +72,7 @@ class H3 : public LayerVerbs<H3<Config>> {
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<H3, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
-    DynamicTensor<T, 3, Space> q, k, v;
+    DynamicTensor<T, 3, Space> q, k, v;      // all in q, side by side, where products are joined
     DynamicTensor<T, 3, Space> mixed;        // what output_linear reads
     DynamicTensor<Wide<T>, 1, Space> mixer;  // the mixer's own
   };
@@ -116,9 +116,15 @@ class H3 : public LayerVerbs<H3<Config>> {
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
     const DynamicExtents<3> shape = x.extents();
-    auto q = buffers.at(&Kept::q, shape);
-    auto k = buffers.at(&Kept::k, shape);
-    auto v = buffers.at(&Kept::v, shape);
+    View<T, 3, Space> q, k, v;
+    if (joins_products<T, Space> && shape[1] > 1) {
+      const auto all = buffers.at(&Kept::q, shape[0], shape[1], 3 * channels());
+      q = part(all, 0), k = part(all, 1), v = part(all, 2);
+    } else {
+      q = buffers.at(&Kept::q, shape);
+      k = buffers.at(&Kept::k, shape);
+      v = buffers.at(&Kept::v, shape);
+    }
     auto mixed = buffers.at(&Kept::mixed, shape);
     const Matmul<T, Space> projections[] = {linear_product<T, Space>(p.q_proj, x, q),
                                             linear_product<T, Space>(p.k_proj, x, k),
@@ -157,11 +163,17 @@ class H3 : public LayerVerbs<H3<Config>> {
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto shape = tape.q.extents();
+    const DynamicExtents<3> shape = tape.x.extents();
     auto dmixed = frame.template tensor<T>(shape);
-    auto dq = frame.template tensor<T>(shape);
-    auto dk = frame.template tensor<T>(shape);
-    auto dv = frame.template tensor<T>(shape);
+    View<T, 3, Space> dq, dk, dv;
+    if (joins_products<T, Space>) {
+      const auto all = frame.template tensor<T>(shape[0], shape[1], 3 * channels());
+      dq = part(all, 0), dk = part(all, 1), dv = part(all, 2);
+    } else {
+      dq = frame.template tensor<T>(shape);
+      dk = frame.template tensor<T>(shape);
+      dv = frame.template tensor<T>(shape);
+    }
     linear_backward(ctx, LinearBackward<T, Space>{.weight = p.output_linear.weight,
                                                   .x = as_rows(tape.mixed),
                                                   .dy = as_rows(dy),
@@ -169,28 +181,18 @@ class H3 : public LayerVerbs<H3<Config>> {
                                                   .dweight = gradients.output_linear.weight,
                                                   .dbias = gradients.output_linear.bias});
     mixer_backward(ctx, frame, p, tape, dmixed, dq, dk, dv, gradients, ends);
-    const auto x = as_rows(tape.x);
-    const auto dx_rows = as_rows(dx);
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.q_proj.weight,
-                                                  .x = x,
-                                                  .dy = as_rows(dq),
-                                                  .dx = dx_rows,
-                                                  .dweight = gradients.q_proj.weight,
-                                                  .dbias = gradients.q_proj.bias});
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.k_proj.weight,
-                                                  .x = x,
-                                                  .dy = as_rows(dk),
-                                                  .accumulate = true,
-                                                  .dx = dx_rows,
-                                                  .dweight = gradients.k_proj.weight,
-                                                  .dbias = gradients.k_proj.bias});
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.v_proj.weight,
-                                                  .x = x,
-                                                  .dy = as_rows(dv),
-                                                  .accumulate = true,
-                                                  .dx = dx_rows,
-                                                  .dweight = gradients.v_proj.weight,
-                                                  .dbias = gradients.v_proj.bias});
+    const auto map = [&](const auto& weights, auto d, auto& gradient) {
+      return LinearBackward<T, Space>{.weight = weights.weight,
+                                      .x = as_rows(tape.x),
+                                      .dy = as_rows(d),
+                                      .dx = as_rows(dx),
+                                      .dweight = gradient.weight,
+                                      .dbias = gradient.bias};
+    };
+    const LinearBackward<T, Space> maps[] = {map(p.q_proj, dq, gradients.q_proj),
+                                             map(p.k_proj, dk, gradients.k_proj),
+                                             map(p.v_proj, dv, gradients.v_proj)};
+    linear_backward<B, T>(ctx, maps);
   }
 
   template <class T = float, class B>
@@ -207,6 +209,8 @@ class H3 : public LayerVerbs<H3<Config>> {
     Parameters<T, typename B::Space> p;
     for (auto* linear : {&p.q_proj, &p.k_proj, &p.v_proj, &p.output_linear})
       *linear = projection_.template zero_parameters<T>(ctx);
+    make_adjacent(p.q_proj.weight, p.k_proj.weight, p.v_proj.weight);
+    make_adjacent(p.q_proj.bias, p.k_proj.bias, p.v_proj.bias);
     p.shift = shift_.template zero_parameters<T>(ctx);
     p.diagonal = diagonal_.template zero_parameters<T>(ctx);
     return p;
@@ -241,6 +245,12 @@ class H3 : public LayerVerbs<H3<Config>> {
       throw ArgumentError(
           message({"H3: head_dim ", head_dim, " does not divide ", channels, " channels"}));
     return channels / head_dim;
+  }
+
+  /// Of q, k and v side by side.
+  template <class Any>
+  Any part(const Any& all, Index number) const {
+    return all.slice(2, number * channels(), (number + 1) * channels());
   }
 
   /// Without dt and A.
@@ -291,9 +301,12 @@ class H3 : public LayerVerbs<H3<Config>> {
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
     auto a = operands(p, tape.options());
     make_parameters<T>(ctx, frame, p, a);
-    a.q = tape.q;
-    a.k = tape.k;
-    a.v = tape.v;
+    if (tape.q.extent(2) > channels()) {
+      const View<const T, 3, Space> all = tape.q;
+      a.q = part(all, 0), a.k = part(all, 1), a.v = part(all, 2);
+    } else {
+      a.q = tape.q, a.k = tape.k, a.v = tape.v;
+    }
     h3_mixer_backward(ctx, H3MixerBackward<T, Space>{
                                .forward = a,
                                .dy = dmixed,

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "ssm/core/adjacent.hpp"
 #include "ssm/core/weight.hpp"
 #include "ssm/layer/adds_residual.hpp"
 #include "ssm/layer/layer.hpp"
@@ -68,6 +69,34 @@ void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>
     matmul(ctx, Matmul<T, Space>{.a = g.dy, .b = g.weight, .accumulate = g.accumulate, .c = g.dx});
   weight_gradient(
       ctx, WeightGradient<T, Space>{.dy = g.dy, .x = g.x, .dweight = g.dweight, .dbias = g.dbias});
+}
+
+/// Whether products of one x are joined to one: of half types, in spaces where their weights and
+/// what they write can lie together.
+template <class T, class Space>
+inline constexpr bool joins_products = HalfStorage<T>&& HasAdjacentBlocks<Space>;
+
+/// Computes LinearBackward of several maps of one x, whose dx is their sum; at once where weights,
+/// dy and gradients lie one behind the other.
+template <class B, class T>
+  requires HasMatmul<B, T>
+void linear_backward(Context<B>& ctx, std::span<const LinearBackward<T, typename B::Space>> maps) {
+  if constexpr (joins_products<T, typename B::Space>) {
+    using One = LinearBackward<T, typename B::Space>;
+    One whole = maps.front();
+    whole.weight = joined(0, maps, [](const One& g) { return g.weight; });
+    whole.dy = joined(1, maps, [](const One& g) { return g.dy; });
+    whole.dweight = joined(0, maps, [](const One& g) { return g.dweight; });
+    whole.dbias = joined(0, maps, [](const One& g) { return g.dbias; });
+    if (whole.weight && whole.dy && whole.dweight && bool{whole.dbias} == bool{maps[0].dbias})
+      return linear_backward(ctx, whole);
+  }
+  bool is_first = true;
+  for (auto g : maps) {
+    g.accumulate = g.accumulate || !is_first;
+    linear_backward(ctx, g);
+    is_first = false;
+  }
 }
 
 /// y = x·Wᵀ + bias at every position, added to a residual if there is one.

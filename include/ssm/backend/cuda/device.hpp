@@ -8,6 +8,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -34,6 +35,9 @@ concept DeviceNumber = DeviceScalar<T> || HalfStorage<T>;
 /// Device memory of the host thread's current device. Throws OutOfMemory, Failure.
 SSM_CUDA_API void* allocate(std::size_t bytes);
 SSM_CUDA_API void deallocate(void* pointer) noexcept;
+/// Blocks one behind the other, aligned to 256 bytes, each to be deallocated by itself; the memory
+/// is free again after the last. Throws OutOfMemory, Failure.
+SSM_CUDA_API void allocate_adjacent(std::span<const std::size_t> bytes, std::span<void*> blocks);
 /// Page-locked host memory, which the device reads and writes too, slowly. Throws OutOfMemory.
 SSM_CUDA_API void* allocate_page_locked(std::size_t bytes);
 SSM_CUDA_API void deallocate_page_locked(void* pointer) noexcept;
@@ -62,6 +66,9 @@ struct CudaSpace {
   static constexpr bool host_readable = false;
   static constexpr std::string_view name() { return "CUDA device memory"; }
   static void* allocate(std::size_t bytes) { return cuda::allocate(bytes); }
+  static void allocate_adjacent(std::span<const std::size_t> bytes, std::span<void*> blocks) {
+    cuda::allocate_adjacent(bytes, blocks);
+  }
   static void deallocate(void* pointer) noexcept {
     if (pointer != nullptr) ++deallocations_;
     cuda::deallocate(pointer);

@@ -4,6 +4,7 @@
 #include "ssm/backend/cuda/matmul_few_rows.hpp"
 #include "ssm/backend/cuda/matmul_one_row.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/core/adjacent.hpp"
 #include "ssm/op/matmul.hpp"
 
 namespace ssm::cuda {
@@ -102,6 +103,8 @@ struct Matmul {
       for (const auto& a : products) multiply<T>(ctx, std::span(&a, 1));  // not all of them alike
       return;
     }
+    if (products.size() > 1)
+      if (const auto whole = join(products); whole.c) return multiply<T>(ctx, std::span(&whole, 1));
     std::size_t size = 0;
     for (const auto& a : products) size = std::max(size, matmul_scratch_bytes(a));
     auto frame = ctx.workspace().frame();
@@ -109,6 +112,24 @@ struct Matmul {
     queue(ctx, [&](Stream stream) {
       cuda::matmul(ctx.resources().matmul_library(), products, scratch, stream);
     });
+  }
+  /// Plain products of one a whose weights, biases and results lie one behind the other, as one; c
+  /// of others is null.
+  template <class T>
+  static ssm::Matmul<T, CudaSpace> join(std::span<const ssm::Matmul<T, CudaSpace>> products) {
+    using One = ssm::Matmul<T, CudaSpace>;
+    const One& first = products.front();
+    for (const One& a : products)
+      if (a.a.data() != first.a.data() || a.a.strides() != first.a.strides() || a.b_bf16 ||
+          a.residual || a.accumulate || a.a_sum || a.z || a.activation != ActivationKind::none ||
+          bool{a.bias} != bool{first.bias})
+        return {};
+    One whole{.a = first.a,
+              .b = joined(1, products, [](const One& a) { return a.b; }),
+              .bias = joined(0, products, [](const One& a) { return a.bias; })};
+    if (whole.b && bool{whole.bias} == bool{first.bias})
+      whole.c = joined(1, products, [](const One& a) { return a.c; });
+    return whole;
   }
   template <class T, class Ctx>
   static void few_rows(Ctx& ctx, const ssm::Normalization<T, CudaSpace>* norm,
