@@ -94,60 +94,93 @@ struct AdamWTensor {
 /// One tensor whose squares are added.
 template <class T>
 struct SquaresTensor {
+  explicit SquaresTensor(const ssm::SumOfSquares<T, CudaSpace>& a)
+      : x(operand(a.x)),
+        sum(a.sum.data()),
+        count(a.x.extent(0)),
+        slices(sum_slices(count)),
+        is_packed(has_packs(a.x)) {}
+  SquaresTensor() = default;
+
+  /// In an order that does not depend on strides.
+  SSM_DEVICE double sum_of_slice(Index slice, Lanes lanes) const {
+    constexpr int size = pack_size<T>;
+    const Index begin = slice * slices.length, left = count - begin;
+    const Index length = left < slices.length ? left : slices.length;
+    const Index packs = length / size, rest = length % size;
+    const auto sum_of_packs = [&](auto read) {
+      return lanes.sum(packs, [&](Index pack) {
+        T values[size];
+        read(begin + pack * size, values);
+        double own = 0;
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) own += double{values[k]} * double{values[k]};
+        return own;
+      });
+    };
+    double total = is_packed ? sum_of_packs([&](Index i, T(&values)[size]) {
+      detail::read_pack(x.data + i, values);
+    })
+                             : sum_of_packs([&](Index i, T(&values)[size]) {
+                                 SSM_UNROLL
+                                 for (int k = 0; k < size; ++k) values[k] = x(i + k);
+                               });
+    if (rest > 0)
+      total += lanes.sum(rest, [&](Index i) {
+        const double value = x(begin + packs * size + i);
+        return value * value;
+      });
+    return total;
+  }
+
   Operand<const T, 1> x;
-  Operand<double, 1> sum;
+  double* sum = nullptr;
   Index count = 0;
   SumSlices slices{};
+  bool is_packed = false;
 };
-/// Slice `unit.number` of a tensor.
 template <class List>
 struct SquaresOfSlice {
   SSM_DEVICE void operator()(Index unit, Lanes lanes) const {
     const auto [tensor, slice] = list.at(unit);
-    const auto& entry = list.entries[tensor];
-    const Index begin = slice * entry.slices.length;
-    const Index left = entry.count - begin;
-    const double total =
-        lanes.sum(left < entry.slices.length ? left : entry.slices.length, [&](Index i) {
-          const double value = entry.x(begin + i);
-          return value * value;
-        });
+    const double total = list.entries[tensor].sum_of_slice(slice, lanes);
     if (lanes.first()) partial[unit] = total;
   }
   List list;
   double* partial;
 };
-/// The sum of a tensor's slices.
-template <class List>
-struct SquaresOfTensor {
-  SSM_DEVICE void operator()(Index tensor, Lanes lanes) const {
-    const double* const first = partial + list.first[tensor];
-    const double total = lanes.sum(list.first[tensor + 1] - list.first[tensor],
-                                   [&](Index slice) { return first[slice]; });
-    if (lanes.first()) totals[tensor] = total;
-  }
-  List list;
-  const double* partial;
-  double* totals;
-};
+/// Adds the slices of each tensor, a warp those of one, and then the tensors of a sum in order.
 template <class List>
 struct AddSquares {
-  SSM_DEVICE void operator()(Index) const {
+  template <class BlockLanes>
+  SSM_DEVICE void operator()(Index, BlockLanes lanes) const {
+    struct Total {
+      double* sum;
+      double squares;
+    };
+    Total* const totals = lanes.template shared<Total, static_cast<int>(List::capacity)>();
+    for (Index tensor = lanes.warp(); tensor < list.count; tensor += BlockLanes::warps) {
+      const double* const first = partial + list.first[tensor];
+      const double squares = Lanes().sum(list.first[tensor + 1] - list.first[tensor],
+                                         [&](Index slice) { return first[slice]; });
+      if (Lanes().first()) totals[tensor] = {list.entries[tensor].sum, squares};
+    }
+    lanes.wait();
+    if (!lanes.first()) return;
     double* target = nullptr;
     double total = 0;
-#pragma unroll 8
     for (int tensor = 0; tensor < list.count; ++tensor) {
-      double* const own = &list.entries[tensor].sum(0);
-      if (own != target) {
+      const auto [sum, squares] = totals[tensor];
+      if (sum != target) {
         if (target != nullptr) *target = total;
-        target = own, total = *own;
+        target = sum, total = *sum;
       }
-      total += totals[tensor];
+      total += squares;
     }
     if (target != nullptr) *target = total;
   }
   List list;
-  const double* totals;
+  const double* partial;
 };
 
 }  // namespace
@@ -179,16 +212,12 @@ void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors, do
   for_each_list<List>(
       tensors,
       [](List& list, const auto& a) {
-        const Index count = a.x.extent(0);
-        const SumSlices slices = sum_slices(count);
-        list.add({operand(a.x), operand(a.sum), count, slices}, slices.count);
+        const SquaresTensor<T> tensor(a);
+        list.add(tensor, tensor.slices.count);
       },
       [&](const List& list) {
-        double* const totals = partial + list.units();
         for_each_row(list.units(), stream, "sum_of_squares", SquaresOfSlice<List>{list, partial});
-        for_each_row(Index{list.count}, stream, "sum_of_squares",
-                     SquaresOfTensor<List>{list, partial, totals});
-        for_each_index(Index{1}, stream, "sum_of_squares", AddSquares<List>{list, totals});
+        for_each_block<512>(Index{1}, stream, "sum_of_squares", AddSquares<List>{list, partial});
       });
 }
 

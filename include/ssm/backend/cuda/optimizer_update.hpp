@@ -22,7 +22,7 @@ SSM_CUDA_API void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>
 template <class T, class Space>
 Index squares_scratch_count(std::span<const ssm::SumOfSquares<T, Space>> tensors) {
   Index count = 0;
-  for (const auto& a : tensors) count += sum_slices(a.x.extent(0)).count + 1;
+  for (const auto& a : tensors) count += sum_slices(a.x.extent(0)).count;
   return count;
 }
 
