@@ -34,6 +34,23 @@ void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream) {
   });
 }
 
+template <class T>
+void one_hot(const View<const Token, 1, CudaSpace>& tokens, const View<T, 2, CudaSpace>& y,
+             Stream stream) {
+  constexpr int size = device::pack_size<T>;
+  const auto from = device::operand(tokens);
+  const auto to = device::operand(y);
+  const auto runs = device::row_runs<size>(y.extent(1), y);
+  const auto elements = device::matrix_elements(y.extent(0), runs.count());
+  device::for_each_index(elements.count, stream, "embedding_backward", [=] SSM_DEVICE(Index i) {
+    const auto [m, run] = elements.at(i);
+    const Index first = runs.first(run), token = Index{from(m)} - first;
+    Wide<T> values[size];
+    for (int k = 0; k < size; ++k) values[k] = token == k ? Wide<T>{1} : Wide<T>{0};
+    device::write_neighbors(&to(m, first), to.strides[1], runs.size(run), values);
+  });
+}
+
 namespace {
 
 /// The positions of each token, in order: `position[start[v]] … position[start[v] + total[v] − 1]`.
@@ -267,6 +284,12 @@ void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* sc
                                                    Index*, Wide<T>*, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+#define SSM_INSTANTIATE(T)                                                      \
+  template SSM_CUDA_API void one_hot<T>(const View<const Token, 1, CudaSpace>&, \
+                                        const View<T, 2, CudaSpace>&, Stream);
 SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE

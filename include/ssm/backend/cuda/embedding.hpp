@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ssm/backend/cuda/matmul.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/op/embedding.hpp"
 
@@ -18,6 +19,17 @@ SSM_CUDA_API void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream
 template <class T>
 SSM_CUDA_API void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* scratch,
                                      Wide<T>* partial, Stream stream);
+
+/// y[m, v] = 1 where token m is v, else 0. T: half types.
+/// tokens [M]   y [M, V]
+template <class T>
+SSM_CUDA_API void one_hot(const View<const Token, 1, CudaSpace>& tokens,
+                          const View<T, 2, CudaSpace>& y, Stream stream);
+/// Whether the gradient of a table is a product by one_hot: of small vocabularies, where it takes
+/// less time than to find the positions of every token.
+constexpr bool suits_one_hot(Index positions, Index vocabulary) {
+  return vocabulary <= 512 && positions >= 1024 && positions * vocabulary <= Index{1} << 26;
+}
 
 /// How the positions of equal tokens are found without sorting: `count` slices of positions, of
 /// `length` each. A position is compared with the others of its slice; a slice counts its tokens in
@@ -56,8 +68,16 @@ struct Embedding {
   template <class Ctx, DeviceNumber T>
   static void embedding_backward(Ctx& ctx,
                                  const ssm::EmbeddingBackward<T, typename Ctx::Space>& g) {
-    const Index count = embedding_scratch_count(g.tokens.extent(0), g.dtable.extent(0));
     auto frame = ctx.workspace().frame();
+    if constexpr (HalfStorage<T>)
+      if (suits_one_hot(g.tokens.extent(0), g.dtable.extent(0)) && g.dtable.stride(1) == 1) {
+        const auto tokens = frame.template tensor<T>(g.tokens.extent(0), g.dtable.extent(0));
+        const View<T, 2, CudaSpace> y(tokens.data(), tokens.extents());
+        queue(ctx, [&](Stream stream) { one_hot(on_device(g).tokens, y, stream); });
+        return Matmul::weight_gradient(ctx, WeightGradient<T, typename Ctx::Space>{
+                                                .dy = tokens, .x = g.dy, .dweight = g.dtable});
+      }
+    const Index count = embedding_scratch_count(g.tokens.extent(0), g.dtable.extent(0));
     Index* const scratch = frame.template tensor<Index>(count).data();
     const Index pieces = embedding_pieces(g.tokens.extent(0));
     const auto partial = frame.template tensor<Wide<T>>(pieces, 2, g.dtable.extent(1));
