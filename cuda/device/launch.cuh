@@ -66,12 +66,23 @@ bool once_per_device(const char* operation, Ask ask) {
   return answer == yes;
 }
 
+/// The threads of a block and its bytes of dynamic shared memory.
+struct BlockOf {
+  BlockOf(int count, std::size_t bytes = 0) : threads(count), shared(bytes) {}
+  int threads;
+  std::size_t shared;
+};
+
 /// Launches a kernel that begins with let_successor_begin and wait_for_predecessors: from Hopper on
 /// its launch overlaps the end of its predecessor. `Name` is the kernel's own type, for what is
 /// known of each of them.
 template <class Name, class... Parameters, class... Arguments>
-void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream stream,
+void launch_early(void (*kernel)(Parameters...), dim3 grid, BlockOf block, Stream stream,
                   const char* operation, const Arguments&... arguments) {
+  if (block.shared > 48 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(block.shared)),
+          operation);
   const bool waits =
       once_per_device<Name>(operation, [&] { return waits_for_predecessors(kernel, operation); });
   cudaLaunchAttribute attribute{};
@@ -79,7 +90,8 @@ void launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, Stream 
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.blockDim = dim3(static_cast<unsigned>(block.threads));
+  config.dynamicSmemBytes = block.shared;
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &attribute;
   config.numAttrs = waits ? 1 : 0;

@@ -84,12 +84,6 @@ __device__ inline void copy_run_async(unsigned to, const void* from, bool presen
                "r"(present ? 16 : 0)
                : "memory");
 }
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int Pending>
-__device__ inline void wait_for_groups() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
-}
-
 __device__ inline unsigned add_halves(unsigned a, unsigned b) {
   const __half2 sum =
       __hadd2(reinterpret_cast<const __half2&>(a), reinterpret_cast<const __half2&>(b));

@@ -6,6 +6,7 @@
 
 #include <ssm/backend/cuda/launch.hpp>
 
+#include "kernel/async_copies.cuh"
 #include "kernel/prefetch.cuh"
 
 namespace ssm::cuda::device {
@@ -199,21 +200,6 @@ __device__ inline void multiply_tile_half(float (&c)[4], const unsigned (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Copies 16 bytes to shared memory without passing through registers; ordered by wait_for_copies
-/// in the same thread.
-__device__ inline void copy_async(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "l"(from)
-               : "memory");
-}
-/// Copies 16 bytes, or writes as many zeros and reads nothing.
-__device__ inline void copy_async_or_zero(void* to, const void* from, bool is_there) {
-  asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(is_there ? 16 : 0)
-               : "memory");
-}
 /// copy_async_or_zero of one number.
 __device__ inline void copy_number_or_zero(float* to, const float* from, bool is_there) {
   asm volatile("cp.async.ca.shared.global [%0],[%1],4,%2;" ::"r"(

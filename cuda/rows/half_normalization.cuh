@@ -4,6 +4,7 @@
 // Normalization of many rows of half types, whole packs of 16 bytes: a warp takes rows in turn.
 // Sums over a row are in float.
 
+#include "kernel/async_copies.cuh"
 #include "kernel/column_sums.cuh"
 #include "ssm/backend/cuda/normalization.hpp"
 
@@ -16,8 +17,8 @@ inline constexpr Index few_normalized_rows = 512;
 
 namespace device {
 
-inline constexpr int kNormWarps = 4;      // of a block
-inline constexpr int kGradientWarps = 6;  // of a block of the gradient
+inline constexpr int kNormWarps = 4;  // of a block
+inline constexpr int kGradientWarps = static_cast<int>(normalization_gradient_rows);
 
 /// A row in the registers of a warp: packs lane, lane + 32, …; zeros behind its end.
 template <class T, int Held>
@@ -126,31 +127,64 @@ struct HalfNormalizationGradient {
   bool centers;
 };
 
+/// A row of each warp and the next one, which is on its way: a lane brings the packs that it reads.
+template <class T, int Held>
+struct GradientRows {
+  enum Kind { x, dy, residual, kinds };
+  detail::RawPack<T> packs[2][kGradientWarps][kinds][32 * Held];
+
+  __device__ void fetch(int slot, const HalfNormalizationGradient<T>& a, Index row) {
+    copy(slot, x, a.x + row * a.x_step, a.packs);
+    copy(slot, dy, a.dy + row * a.dy_step, a.packs);
+    if (a.residual != nullptr) copy(slot, residual, a.residual + row * a.residual_step, a.packs);
+  }
+  /// Pack h of the lane.
+  __device__ const detail::RawPack<T>& at(int slot, Kind kind, int h) const {
+    return packs[slot][threadIdx.x / 32][kind][HeldRow<T, Held>::pack_of(h)];
+  }
+
+ private:
+  __device__ void copy(int slot, Kind kind, const T* row, int count) {
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) {
+      const int pack = HeldRow<T, Held>::pack_of(h);
+      copy_async_or_zero(&packs[slot][threadIdx.x / 32][kind][pack], row + pack * pack_size<T>,
+                         pack < count);
+    }
+  }
+};
+
 /// dx of every row as NormalizationGradientRow has it, and the sums for weight and bias.
 template <class T, int Held>
-__global__ void __launch_bounds__(32 * kGradientWarps, Held < 4 ? 2 : 1)
+__global__ void __launch_bounds__(32 * kGradientWarps, 2)
     normalize_half_rows_gradient(const HalfNormalizationGradient<T> a) {
   constexpr int size = pack_size<T>;
+  using Rows = GradientRows<T, Held>;
+  extern __shared__ uint4 memory[];
+  Rows& rows = *reinterpret_cast<Rows*>(memory);
   let_successor_begin();
   wait_for_predecessors();
   const Index step = Index{gridDim.x} * kGradientWarps;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   float of_weight[Held][size] = {}, of_bias[Held][size] = {};
-  for (Index row = Index{blockIdx.x} * kGradientWarps + warp; row < a.rows; row += step) {
-    HeldRow<T, Held> x, dy, residual;
-    x.read(a.x + row * a.x_step, a.packs);
-    dy.read(a.dy + row * a.dy_step, a.packs);
-    if (a.residual != nullptr) residual.read(a.residual + row * a.residual_step, a.packs);
+  Index row = Index{blockIdx.x} * kGradientWarps + warp;
+  if (row < a.rows) rows.fetch(0, a, row);
+  commit_copies();
+  for (int slot = 0; row < a.rows; row += step, slot ^= 1) {
+    if (row + step < a.rows) rows.fetch(slot ^ 1, a, row + step);
+    commit_copies();
     const float mean = a.centers ? a.mean(row) : 0.f, scale = a.scale(row);
-    // What is cheap to make again takes no registers: f(pack, k, n, dy, weight·dy).
+    wait_for_groups<1>();
+    // What is cheap to make again takes no registers: f(k, n, dy, weight·dy).
     const auto for_each = [&](int h, auto f) {
-      const int pack = x.pack_of(h);
+      const int pack = HeldRow<T, Held>::pack_of(h);
+      const auto x = rows.at(slot, Rows::x, h), dy = rows.at(slot, Rows::dy, h);
       float weights[size];
       if (a.weight != nullptr && pack < a.packs) read_eight(a.weight + pack * size, weights);
       SSM_UNROLL
       for (int k = 0; k < size; ++k) {
-        const float gradient = widened(dy.packs[h].values[k]);
-        f(k, (widened(x.packs[h].values[k]) - mean) * scale, gradient,
+        const float gradient = widened(dy.values[k]);
+        f(k, (widened(x.values[k]) - mean) * scale, gradient,
           a.weight == nullptr ? gradient
           : pack < a.packs    ? gradient * weights[k]
                               : 0.f);
@@ -169,19 +203,26 @@ __global__ void __launch_bounds__(32 * kGradientWarps, Held < 4 ? 2 : 1)
     const float mean_gn = a.share * Lanes().total(sum_gn);
     SSM_UNROLL
     for (int h = 0; h < Held; ++h) {
-      const int pack = x.pack_of(h);
+      const int pack = HeldRow<T, Held>::pack_of(h);
       if (pack >= a.packs) continue;
       float values[size];
       for_each(h, [&](int k, float normalized, float, float weighted) {
-        const float change = scale * ((weighted - mean_g) - normalized * mean_gn);
-        values[k] = a.residual != nullptr ? widened(residual.packs[h].values[k]) + change : change;
+        values[k] = scale * ((weighted - mean_g) - normalized * mean_gn);
       });
+      if (a.residual != nullptr) {
+        const auto residual = rows.at(slot, Rows::residual, h);
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] += widened(residual.values[k]);
+      }
       detail::write_pack(a.dx + row * a.dx_step + pack * size, values);
     }
   }
   if (a.sums == nullptr) return;
   // The warps' sums are added in order.
-  __shared__ float parts[kGradientWarps][32 * size];
+  using Parts = float[kGradientWarps][32 * size];
+  static_assert(sizeof(Parts) <= sizeof(Rows));
+  Parts& parts = *reinterpret_cast<Parts*>(memory);
+  __syncthreads();  // rows are read
   const auto leave = [&](const float(&own)[Held][size], int which) {
     SSM_UNROLL
     for (int h = 0; h < Held; ++h) {
@@ -293,9 +334,10 @@ bool normalize_halves_backward([[maybe_unused]] const ssm::NormalizationBackward
         .centers = a.kind == NormalizationKind::layer};
     with_packs(call.packs, [&](auto held) {
       struct Name {};
-      device::launch_early<Name>(device::normalize_half_rows_gradient<T, held()>,
-                                 dim3(static_cast<unsigned>(blocks)), 32 * device::kGradientWarps,
-                                 stream, "normalization_backward", call);
+      device::launch_early<Name>(
+          device::normalize_half_rows_gradient<T, held()>, dim3(static_cast<unsigned>(blocks)),
+          {32 * device::kGradientWarps, sizeof(device::GradientRows<T, held()>)}, stream,
+          "normalization_backward", call);
     });
     if (has_sums) {
       const auto dweight = device::operand(g.dweight);

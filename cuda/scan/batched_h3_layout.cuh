@@ -116,7 +116,6 @@ __device__ inline void multiply_block(float (&sum)[4], const uint4& matrix, unsi
   const unsigned left[4] = {matrix.x, matrix.y, matrix.z, matrix.w};
   multiply_tile(sum, left, right0, right1);
 }
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits for all groups of this thread's copies but the last.
 __device__ inline void wait_for_all_but_last_copies() {
   asm volatile("cp.async.wait_group 1;" ::: "memory");

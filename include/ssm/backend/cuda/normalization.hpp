@@ -18,8 +18,13 @@ template <class T>
 SSM_CUDA_API void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g,
                                          double* sums, Stream stream);
 
-/// Rows that the blocks of one kernel take in turn have as many slices as blocks.
-constexpr Index normalization_blocks(Index rows) { return std::min<Index>((rows + 5) / 6, 264); }
+/// Rows that the blocks of one kernel take in turn, so many at a time, have as many slices as
+/// blocks: two for each multiprocessor of a Hopper card.
+inline constexpr Index normalization_gradient_rows = 8;
+constexpr Index normalization_blocks(Index rows) {
+  constexpr Index at_once = normalization_gradient_rows;
+  return std::min<Index>((rows + at_once - 1) / at_once, 264);
+}
 constexpr Index normalization_slices(Index rows) {
   return std::max(column_slices(rows).count, normalization_blocks(rows));
 }
