@@ -35,8 +35,8 @@ class Context {
   Resources& resources() { return resources_; }
   const Resources& resources() const { return resources_; }
 
-  /// Copies within the backend's memory, in order with its primitives; a backend that queues them
-  /// queues this too.
+  /// Copies within the backend's memory, or from the host's, which has been read when this returns;
+  /// in order with the backend's primitives. A backend that queues them queues this too.
   void copy(void* to, const void* from, std::size_t bytes) {
     if constexpr (!Space::host_readable && requires { resources_.copy(to, from, bytes); })
       resources_.copy(to, from, bytes);

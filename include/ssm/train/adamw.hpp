@@ -73,13 +73,17 @@ class AdamW {
   /// pass writes.
   template <HasOptimizerUpdate B, class Working>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate, Working& working) {
+    begin_update(ctx, parameters, gradients, rate, working);
+    return end_update(ctx);
+  }
+  /// An update in two halves. The first one reads nothing on the host: a device works on gradients
+  /// while the host prepares what it does with them.
+  template <HasOptimizerUpdate B, class Working>
+  void begin_update(Context<B>& ctx, P& parameters, const P& gradients, double rate,
+                    Working& working) {
     if (weight_form(parameters) != WeightForm::full)
       detail::refuse_training_of_rounded_weights("AdamW");
-    const double norm = gradient_norm(ctx, gradients);
-    if (!std::isfinite(norm)) return norm;
-    const double scale =
-        config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-6)) : 1.0;
-    ++step_;
+    sum_squares(ctx, gradients, sum_of_squares_, squares_);
     updates_.clear();
     for_each_parameter(
         [&](const ParameterSpec& spec, auto& parameter, const auto& gradient, auto& first,
@@ -92,8 +96,6 @@ class AdamW {
                    .beta2 = config_.beta2,
                    .eps = config_.eps,
                    .weight_decay = decays ? config_.weight_decay : 0,
-                   .gradient_scale = scale / loss_scale_.value(),
-                   .step = step_,
                    .parameter = parameter.flatten(),
                    .gradient = gradient.flatten(),
                    .first_moment = first.flatten(),
@@ -107,6 +109,19 @@ class AdamW {
           updates_.push_back(a);
         },
         parameters, gradients, first_moment_, second_moment_, working);
+  }
+  /// Returns as `update`, and changes nothing where `is_valid` is false.
+  template <HasOptimizerUpdate B>
+  double end_update(Context<B>& ctx, bool is_valid = true) {
+    const double norm = root_of_sum<typename B::Space>(sum_of_squares_) / loss_scale_.value();
+    if (!is_valid || !std::isfinite(norm)) return norm;
+    const double scale =
+        config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-6)) : 1.0;
+    ++step_;
+    for (Update& a : updates_) {
+      a.gradient_scale = scale / loss_scale_.value();
+      a.step = step_;
+    }
     adamw_update(ctx, std::span<const Update>(updates_));
     return norm;
   }

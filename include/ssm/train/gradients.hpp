@@ -23,14 +23,13 @@ void set_zero(Context<B>& ctx, P& gradients) {
   fill(ctx, std::span<const One>(fills));
 }
 
-/// The 2-norm over all tensors together, summed in double in `sum`, [1]. The result is read on the
-/// host.
+/// Computes the sum of the squares over all tensors together, in double, in `sum`, [1].
 /// list   overwritten: the operands of the sums, so that a later call allocates nothing
 template <class B, class P>
   requires HasOptimizerUpdate<B> && HasRearrange<B>
-double global_norm(Context<B>& ctx, const P& gradients,
-                   std::type_identity_t<View<double, 1, typename B::Space>> sum,
-                   std::vector<SumOfSquares<typename P::Scalar, typename B::Space>>& list) {
+void sum_squares(Context<B>& ctx, const P& gradients,
+                 std::type_identity_t<View<double, 1, typename B::Space>> sum,
+                 std::vector<SumOfSquares<typename P::Scalar, typename B::Space>>& list) {
   fill(ctx, Fill<double, typename B::Space>{.y = sum});
   list.clear();
   for_each_parameter(
@@ -39,9 +38,22 @@ double global_norm(Context<B>& ctx, const P& gradients,
       },
       gradients);
   sum_of_squares(ctx, std::span<const SumOfSquares<typename P::Scalar, typename B::Space>>(list));
+}
+/// The root of a sum of sum_squares, read on the host.
+template <class Space>
+double root_of_sum(const View<double, 1, Space>& sum) {
   double total = 0;
-  B::Space::copy(&total, sum.data(), sizeof(total));
+  Space::copy(&total, sum.data(), sizeof(total));
   return std::sqrt(total);
+}
+
+/// The 2-norm over all tensors together, as sum_squares. The result is read on the host.
+template <class B, class P>
+double global_norm(Context<B>& ctx, const P& gradients,
+                   std::type_identity_t<View<double, 1, typename B::Space>> sum,
+                   std::vector<SumOfSquares<typename P::Scalar, typename B::Space>>& list) {
+  sum_squares(ctx, gradients, sum, list);
+  return root_of_sum(sum);
 }
 
 /// The same with memory of its own.

@@ -154,30 +154,34 @@ class LanguageModelTrainer {
     set_zero(ctx, gradients_);
     TrainingStep result;
     const double predictions = predictions_of(windows);
+    // Nothing on the host waits for the device before all is queued that can be.
+    const auto begin_update = [&] {
+      optimizer_.begin_update(ctx, parameters, gradients_, rate, working_.of(parameters));
+    };
     for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
-      const Index predicted = fill(windows, first_row(microbatch));
+      const Index predicted = fill(ctx, windows, first_row(microbatch));
       const double weight = static_cast<double>(predicted) / predictions;
       Seed dropout =
           config_.seed.fork(static_cast<std::uint64_t>(step() * config_.accumulation + microbatch));
       if (ranks_.groups() > 1)
         dropout = dropout.fork(static_cast<std::uint64_t>(first_row(microbatch)));
-      const double loss = config_.document_end
-                              ? accumulate_documents(ctx, layer, working_.of(parameters), windows,
-                                                     microbatch, dropout, weight)
-                              : accumulate(ctx, layer, working_.of(parameters), tokens_.view(),
-                                           logits_.view(), options_of(microbatch, dropout), weight);
+      if (config_.document_end)
+        accumulate_documents(ctx, layer, working_.of(parameters), windows, microbatch, dropout,
+                             weight);
+      else
+        accumulate(ctx, layer, working_.of(parameters), tokens_.view(), logits_.view(),
+                   options_of(microbatch, dropout), weight);
+      if (ranks_.all() == nullptr && microbatch + 1 == config_.accumulation) begin_update();
       if (!config_.document_end && !states_.empty())
         share_end(states_[static_cast<std::size_t>(microbatch)]);
-      result.loss += loss * weight;
+      result.loss += batch_loss() * weight;
     }
     if (ranks_.all() != nullptr) {
       result.loss = ranks_.sum(result.loss);
       buckets_.sum(ctx, *ranks_.all(), gradients_);
+      begin_update();
     }
-    result.gradient_norm =
-        std::isfinite(result.loss)
-            ? optimizer_.update(ctx, parameters, gradients_, rate, working_.of(parameters))
-            : optimizer_.gradient_norm(ctx, gradients_);
+    result.gradient_norm = optimizer_.end_update(ctx, std::isfinite(result.loss));
     return result;
   }
   template <class B>
@@ -199,15 +203,16 @@ class LanguageModelTrainer {
   }
   Stretch stretch() const { return ranks_.stretch(host_tokens_.extent(1)); }
   /// Reads windows first, first + 1, …; returns how many of this rank's tokens are predicted.
-  Index fill(const TextWindows& windows, Index first) {
+  template <class B>
+  Index fill(Context<B>& ctx, const TextWindows& windows, Index first) {
     const Index predicted = read(windows, first);
     const Stretch own = stretch();
     const std::size_t bytes = static_cast<std::size_t>(own.length()) * sizeof(Token);
     const auto copy_rows = [&](const auto& from, auto& to) {
       if (own.length() == from.extent(1))
-        return Space::copy(to.data(), from.data(), bytes * static_cast<std::size_t>(rows()));
+        return ctx.copy(to.data(), from.data(), bytes * static_cast<std::size_t>(rows()));
       for (Index row = 0; row < rows(); ++row)
-        Space::copy(to.data() + row * own.length(), &from(row, 0) + own.begin, bytes);
+        ctx.copy(to.data() + row * own.length(), &from(row, 0) + own.begin, bytes);
     };
     copy_rows(host_tokens_, tokens_);
     copy_rows(host_targets_, targets_);
@@ -277,9 +282,9 @@ class LanguageModelTrainer {
   /// `accumulate` with the documents of the batch as segments of one row. The first document of a
   /// window goes on where the window before ended, unless that ended with a document.
   template <class B>
-  double accumulate_documents(Context<B>& ctx, const L& layer, const Working& parameters,
-                              const TextWindows& windows, Index microbatch, Seed dropout,
-                              double weight) {
+  void accumulate_documents(Context<B>& ctx, const L& layer, const Working& parameters,
+                            const TextWindows& windows, Index microbatch, Seed dropout,
+                            double weight) {
     find_documents();
     const Index positions = tokens_.size();
     const auto tokens = View<const Token, 2, Space>(tokens_.data(), {1, positions});
@@ -293,11 +298,10 @@ class LanguageModelTrainer {
           begins_in_first_document(row))
         copy_state_row(ctx, layer, carried, row, packed, first_document_[index_of(row)]);
     options.initial_state = options.final_state = &packed;
-    const double loss = accumulate(ctx, layer, parameters, tokens, logits, options, weight);
+    accumulate(ctx, layer, parameters, tokens, logits, options, weight);
     for (Index row = 0; row < rows(); ++row)
       copy_state_row(ctx, layer, packed, first_document_[index_of(row + 1)] - 1, carried, row);
     share_end(carried);
-    return loss;
   }
   /// The state at the end of the window, which the last of the ranks that share it has.
   void share_end(State& state) const {
@@ -313,11 +317,11 @@ class LanguageModelTrainer {
   }
   static std::size_t index_of(Index i) { return static_cast<std::size_t>(i); }
 
-  /// Adds the gradient of one batch, which is so much of the update; returns its loss.
+  /// Adds the gradient of one batch, which is so much of the update, and leaves its loss.
   template <class B>
-  double accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
-                    const View<const Token, 2, Space>& tokens, const View<T, 3, Space>& logits,
-                    const SequenceOptions<State>& options, double weight) {
+  void accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
+                  const View<const Token, 2, Space>& tokens, const View<T, 3, Space>& logits,
+                  const SequenceOptions<State>& options, double weight) {
     const SequenceCutScope<B> cut(ctx, cut_of(options));
     const double scale = optimizer_.loss_scale().value() * weight;
     const auto run = [&] {
@@ -335,6 +339,9 @@ class LanguageModelTrainer {
       run_recorded(ctx, parameters, options, scale, run);
     else
       run();
+  }
+  /// Of the batch before, read on the host.
+  double batch_loss() const {
     Wide<T> loss{};
     Space::copy(&loss, loss_.data(), sizeof(loss));
     return static_cast<double>(loss);

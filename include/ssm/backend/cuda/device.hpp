@@ -127,7 +127,7 @@ class Resources {
   }
 
   Stream stream() const { return stream_.get(); }
-  /// Queues a copy between device memories.
+  /// Queues a copy to device memory; from that of the host, it has been read when this returns.
   void copy(void* to, const void* from, std::size_t bytes) const {
     cuda::copy(to, from, bytes, stream());
   }
