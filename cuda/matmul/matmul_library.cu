@@ -113,13 +113,21 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   if (device::is_half(shape.factors))  // parts of a long sum are added in float too
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-  cublasLtMatmulHeuristicResult_t result{};
+  // Of a slope the first choice is a kernel of one round in large clusters, which leave
+  // multiprocessors idle; another one behind it fills them.
+  constexpr int most = 8;
+  cublasLtMatmulHeuristicResult_t results[most]{};
   int count = 0;
-  const cublasStatus_t code = lt_.heuristic(handle_, product.operation, product.a, product.b,
-                                            product.c, product.d, preference, 1, &result, &count);
+  const cublasStatus_t code = lt_.heuristic(
+      handle_, product.operation, product.a, product.b, product.c, product.d, preference,
+      shape.epilogue == CUBLASLT_EPILOGUE_DGELU ? most : 1, results, &count);
   lt_.destroy_preference(preference);
   product.is_supported = code == CUBLAS_STATUS_SUCCESS && count > 0;
-  product.algorithm = result.algo;
+  int chosen = 0;
+  for (int i = 1; i < count; ++i)
+    if (results[i].wavesCount <= 1 && results[i].wavesCount > results[chosen].wavesCount)
+      chosen = i;
+  product.algorithm = results[chosen].algo;
   return products_.emplace(shape, product).first->second;
 }
 
