@@ -68,7 +68,9 @@ class CompletionRun {
   }
 
  private:
-  static constexpr Index prompt_chunk = 1024;  // positions read at once bound the workspace
+  /// Positions read at once bound the workspace. A device reads few long pieces sooner than many
+  /// short ones, and has to be kept busy.
+  static constexpr Index prompt_chunk = 1024, device_prompt_chunk = 8192;
 
   [[noreturn]] static void refuse(const std::string& what) {
     throw ArgumentError("complete: " + what);
@@ -165,7 +167,8 @@ class CompletionRun {
     read(unread);
   }
 
-  /// Chunk by chunk, every chunk shared among the prompts that are not at their end.
+  /// Chunk by chunk, every chunk shared among the prompts that are not at their end; on a device
+  /// taken by the first of them that fill it.
   void read(const std::vector<std::vector<Token>>& unread) {
     std::vector<std::size_t> done(unread.size(), 0);
     std::vector<Token> tokens;
@@ -175,12 +178,15 @@ class CompletionRun {
       Index waiting = 0;
       for (std::size_t r = 0; r < unread.size(); ++r) waiting += done[r] < unread[r].size() ? 1 : 0;
       if (waiting == 0) return;
-      const auto share = static_cast<std::size_t>(std::max<Index>(1, prompt_chunk / waiting));
+      const bool is_device = model_.facts().backend.starts_with("cuda");
+      const auto share = static_cast<std::size_t>(
+          is_device ? device_prompt_chunk : std::max<Index>(1, prompt_chunk / waiting));
       tokens.clear();
       segments.assign(1, 0);
       std::vector<std::size_t> chunk_rows;
       for (std::size_t r = 0; r < unread.size(); ++r) {
-        const std::size_t count = std::min(share, unread[r].size() - done[r]);
+        std::size_t count = std::min(share, unread[r].size() - done[r]);
+        if (is_device) count = std::min(count, share - tokens.size());
         const auto begin = unread[r].begin() + static_cast<std::ptrdiff_t>(done[r]);
         tokens.insert(tokens.end(), begin, begin + static_cast<std::ptrdiff_t>(count));
         segments.push_back(static_cast<Index>(tokens.size()));
