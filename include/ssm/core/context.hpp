@@ -11,6 +11,8 @@
 
 namespace ssm {
 
+class GradientListener;
+
 /// A policy type: where its tensors live, what it needs at run time, and one static function per
 /// primitive it has.
 template <class B>
@@ -47,12 +49,23 @@ class Context {
   /// How sequences lie across ranks while a `CutSequences` is there; else null.
   const SequenceCut* sequence_cut() const { return cut_; }
 
+  /// Who hears of gradients that are done (core/gradient_listener.hpp); null is nobody.
+  GradientListener* gradient_listener() const { return listener_; }
+  void set_gradient_listener(GradientListener* listener) { listener_ = listener; }
+
  private:
   template <class>
   friend class SequenceCutScope;
   Resources resources_{};
   Workspace<Space> workspace_;
   const SequenceCut* cut_ = nullptr;
+  GradientListener* listener_ = nullptr;
+};
+
+/// Whether a backend queues its calls on a stream of a device.
+template <class B>
+inline constexpr bool queues = !B::Space::host_readable && requires(Context<B> & ctx) {
+  ctx.resources().stream();
 };
 
 /// Cuts the sequences of a context's calls while it is there; CutSequences (parallel/) says what

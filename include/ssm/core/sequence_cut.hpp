@@ -5,6 +5,7 @@
 #include <span>
 
 #include "ssm/core/communicator.hpp"
+#include "ssm/core/kept_states.hpp"
 #include "ssm/core/segments.hpp"
 
 namespace ssm {
@@ -57,6 +58,8 @@ struct SequenceCut {
   Index begin = 0;  // positions of every sequence on earlier ranks; without parts
   std::span<const SequencePart> parts{};
   const AcrossRanks* across_ranks = nullptr;  // how primitives run; CutSequences knows
+  /// Of one forward pass and the backward pass behind it; on all ranks or on none.
+  KeptStates* kept = nullptr;
 
   Index before(Index row) const {
     return parts.empty() ? begin : parts[static_cast<std::size_t>(row)].before;

@@ -98,7 +98,9 @@ class LayerOn : public Subject {
     const SequenceCutScope<B> cut(*context_, cut_);
     const Parameters parameters = write_parameters(call.parameters);
     const Sequences x = write_input(call.strides, call.x);
+    if (cut_.kept != nullptr) cut_.kept->begin();
     Outcome result = evaluate(call, parameters, x, &*tape_);
+    if (cut_.kept != nullptr) cut_.kept->begin_backward();
     const Sequence dy(call.strides, call.dy);
     Gradients gradients = write_parameters<Wide<T>>(call.gradients);
     State dfinal;
@@ -117,6 +119,7 @@ class LayerOn : public Subject {
       layer_.backward(*context_, parameters, *tape_, dy.view(), dx.view(), gradients, ends);
       result.dx = dx.read("gradient of x");
     }
+    if (cut_.kept != nullptr) cut_.kept->end();
     result.gradients = read_parameters(gradients, "gradient of ");
     if (call.keep_states) result.dinitial_state = read_state(dinitial, "gradient of initial ");
     return result;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "ssm/core/kept_states.hpp"
 #include "ssm/core/sequence_cut.hpp"
 #include "ssm/core/stretch.hpp"
 #include "ssm/laws/random_call.hpp"
@@ -16,14 +17,19 @@
 namespace ssm::laws {
 
 /// A call on sequences that lie across ranks, which are threads, put together again.
+/// keeps   the backward pass has the states of the forward pass, else it makes them once more
 inline Outcome outcome_across_ranks(const Subject& subject, const AcrossRanks& across_ranks,
-                                    const Call& call, int ranks) {
+                                    const Call& call, int ranks, bool keeps) {
   std::vector<Outcome> parts(static_cast<std::size_t>(ranks));
   InProcess::run(ranks, [&](Communicator& communicator) {
     const int rank = communicator.rank();
     const Stretch stretch = stretch_of(call.length(), rank, ranks);
     const PackedStretch packed = cut_segments(call.segments, stretch);
-    SequenceCut cut{.ranks = &communicator, .begin = stretch.begin, .across_ranks = &across_ranks};
+    KeptStates kept;
+    SequenceCut cut{.ranks = &communicator,
+                    .begin = stretch.begin,
+                    .across_ranks = &across_ranks,
+                    .kept = keeps ? &kept : nullptr};
     Call part = call;
     part.x = slice(call.x, 1, stretch.begin, stretch.end);
     part.dy = slice(call.dy, 1, stretch.begin, stretch.end);
@@ -67,25 +73,27 @@ inline Report sequences_lie_across_ranks(Subject& subject, const AcrossRanks& ac
   Tolerance tolerance = subject.tolerance();
   if (tolerance.value == ssm::tolerance<double>.value)
     tolerance = {.value = 1e-12, .gradient = 1e-12};
-  const auto check = [&](const Call& call, int ranks, const std::string& where) {
-    const std::string text = where + ", " + std::to_string(ranks) + " ranks";
+  const auto check = [&](const Call& call, int ranks, const std::string& where, bool keeps) {
+    const std::string text =
+        where + ", " + std::to_string(ranks) + " ranks" + (keeps ? ", states kept" : "");
     const Outcome whole = subject.differentiate(call),
-                  across = outcome_across_ranks(subject, across_ranks, call, ranks);
+                  across = outcome_across_ranks(subject, across_ranks, call, ranks, keeps);
     report.require_close(across.y, whole.y, tolerance.value, text);
     report.require_close(across.final_state, whole.final_state, tolerance.value, text);
     report.require_close(across.dx, whole.dx, tolerance.gradient, text);
     report.require_close(across.dinitial_state, whole.dinitial_state, tolerance.gradient, text);
     report.require_close(across.gradients, whole.gradients, tolerance.gradient, text);
   };
-  for (const int ranks : {2, 4}) check(random_call(subject, {2, 7}), ranks, "length 7");
-  check(random_call(subject, {1, 2}), 3, "length 2");
+  for (const int ranks : {2, 4}) check(random_call(subject, {2, 7}), ranks, "length 7", ranks == 4);
+  check(random_call(subject, {1, 2}), 3, "length 2", true);
   Call call = random_call(subject, {1, 19});
   call.segments = {0, 0, 4, 12, 12, 13, 19, 19};
-  check(call, 3, "segments " + shape_text(call.segments));
+  for (const bool keeps : {false, true})
+    check(call, 3, "segments " + shape_text(call.segments), keeps);
   if (!grows_with_positions(subject)) {
     call = random_call(subject, {2, 11});
     keep_states(subject, call, true);
-    check(call, 3, "with states");
+    for (const bool keeps : {false, true}) check(call, 3, "with states", keeps);
   }
   subject.restart();
   return report;

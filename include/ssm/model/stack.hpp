@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/core/gradient_listener.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
@@ -105,6 +106,7 @@ class Stack : public LayerVerbs<Stack<Block, list_name>> {
       const View<T, 3, Space> next = i == 0 ? View<T, 3, Space>(dx) : turns[i % 2];
       blocks_[i].differentiate(ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
                                ends.part([i](auto& state) -> auto& { return state.blocks[i]; }));
+      tell_done(ctx, gradients.blocks[i]);
       current = next;
     }
   }

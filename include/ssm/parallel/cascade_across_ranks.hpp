@@ -30,7 +30,9 @@ inline constexpr Operand fused_state = initial_state("initial_state", "SDN");
 template <class B, class Frame, class T>
 [[gnu::cold, gnu::noinline]] void receive_cascade(
     Context<B>& ctx, const SequenceCut& cut, Frame& frame, CascadedScan<T, typename B::Space>& part,
-    std::vector<ScanInputs<T, typename B::Space>>& sources, const ExtentsByLetter& n) {
+    std::vector<ScanInputs<T, typename B::Space>>& sources, const ExtentsByLetter& n,
+    bool is_gradient) {
+  using Op = CascadedScan<T, typename B::Space>;
   sources.assign(part.sources.begin(), part.sources.end());
   part.sources = sources;
   if (crossing_count(cut, CutSide::continues, n['S']) == 0) return;
@@ -42,7 +44,9 @@ template <class B, class Frame, class T>
     source.initial_state = own_copy(ctx, frame, part.name, fused_state, source.initial_state, n);
     states.add(source.initial_state);
   }
-  receive_rows<typename B::Space>(cut, CutSide::continues, n['S'], states.all());
+  if (take_kept<B, Op>(ctx, cut, n['S'], states.all(), is_gradient)) return;
+  receive_rows(ctx, cut, CutSide::continues, n['S'], states.all());
+  keep<B, Op>(ctx, cut, n['S'], states.all());
 }
 
 /// Runs the call and gives all states at the end to the rank behind.
@@ -51,7 +55,7 @@ template <class B, class T, class Run>
                                                        const CascadedScan<T, typename B::Space>& a,
                                                        const ExtentsByLetter& n, Run run) {
   using Space = typename B::Space;
-  if (crossing_count(cut, CutSide::goes_on, n['S']) == 0) return run(ctx, a);
+  if (!sends_states(cut, n['S'], false)) return run(ctx, a);
   auto frame = ctx.workspace().frame();
   const auto state = [&] { return frame.template tensor<Wide<T>>(n['S'], n['D'], n['N']); };
   CascadedScan<T, Space> part = a;
@@ -68,7 +72,7 @@ template <class B, class T, class Run>
     selective_scan(ctx, scan);
     states.add(scan.final_state);
   }
-  send_rows<Space>(cut, CutSide::goes_on, n['S'], states.all());
+  send_rows(ctx, cut, CutSide::goes_on, n['S'], states.all());
   if (a.final_state) copy_across(ctx, part.name, fused, a.final_state);
 }
 
@@ -82,7 +86,7 @@ template <class B, class T, class Run>
   auto frame = ctx.workspace().frame();
   CascadedScan<T, typename B::Space> part = a;
   std::vector<ScanInputs<T, typename B::Space>> sources;
-  receive_cascade(ctx, cut, frame, part, sources, n);
+  receive_cascade(ctx, cut, frame, part, sources, n, false);
   run_and_send_cascade(ctx, cut, part, n, run);
 }
 
@@ -99,13 +103,13 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
   auto frame = ctx.workspace().frame();
   Gradient part = g;
   std::vector<ScanInputs<T, Space>> sources;
-  receive_cascade(ctx, cut, frame, part.forward, sources, n);
+  receive_cascade(ctx, cut, frame, part.forward, sources, n, true);
   const bool goes_on = crossing_count(cut, CutSide::goes_on, rows) > 0;
   const bool continues = crossing_count(cut, CutSide::continues, rows) > 0;
   std::vector<ScanInputs<T, Space>> dsources(g.dsources.begin(), g.dsources.end());
   std::vector<View<Wide<T>, 3, Space>> dfinals;
   if (goes_on) {
-    {
+    if (sends_states(cut, rows, true)) {
       auto scratch = ctx.workspace().frame();
       Op again = part.forward;
       discard_outputs(scratch, again, n);
@@ -120,7 +124,7 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
       dfinals.push_back(own_copy(ctx, frame, Op::name, fused_state, View<Wide<T>, 3, Space>(), n));
       states.add(dfinals.back());
     }
-    receive_rows<Space>(cut, CutSide::goes_on, rows, states.all());
+    receive_rows(ctx, cut, CutSide::goes_on, rows, states.all());
   }
   if (continues) {
     part.dinitial_state =
@@ -152,7 +156,7 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
   CrossingTensors states;
   states.add(part.dinitial_state);
   for (const auto& source : dsources) states.add(source.initial_state);
-  send_rows<Space>(cut, CutSide::continues, rows, states.all());
+  send_rows(ctx, cut, CutSide::continues, rows, states.all());
   end_initial_gradient(ctx, cut, part.dinitial_state, g.dinitial_state, false);
   for (std::size_t i = 0; i < dsources.size(); ++i)
     end_initial_gradient(ctx, cut, dsources[i].initial_state, g.dsources[i].initial_state, true);

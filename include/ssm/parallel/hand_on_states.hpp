@@ -44,9 +44,9 @@ inline bool forgets(const SequenceCut& cut, Index rows, Index length, Segments s
 /// Sends the states at the ends of the sequences that go on: each of a call on its last positions.
 template <class B, class Op, class Run>
 [[gnu::cold, gnu::noinline]] void send_ends(Context<B>& ctx, const SequenceCut& cut, const Op& a,
-                                            const ExtentsByLetter& n, Run run) {
+                                            const ExtentsByLetter& n, bool is_gradient, Run run) {
   using W = Wide<ScalarOfCall<Op>>;
-  if (crossing_count(cut, CutSide::goes_on, n['S']) == 0) return;
+  if (!sends_states(cut, n['S'], is_gradient)) return;
   auto frame = ctx.workspace().frame();
   const Index memory = StateMemory<Op>::positions(a);
   const auto ends = frame.template tensor<W>(n['S'], n['D'], memory);
@@ -67,7 +67,7 @@ template <class B, class Op, class Run>
   }
   CrossingTensors states;
   states.add(ends);
-  send_rows<typename B::Space>(cut, CutSide::goes_on, n['S'], states.all());
+  send_rows(ctx, cut, CutSide::goes_on, n['S'], states.all());
 }
 
 /// A call on sequences that lie across ranks.
@@ -81,8 +81,8 @@ template <class B, class Op, class Run>
   const SequenceCutScope<B> whole(ctx, {});
   auto frame = ctx.workspace().frame();
   Op part = a;
-  send_ends(ctx, cut, a, n, run);
-  receive_initial(ctx, cut, frame, part, n);
+  send_ends(ctx, cut, a, n, false, run);
+  receive_initial(ctx, cut, frame, part, n, false);
   run(ctx, part);
 }
 
@@ -113,7 +113,7 @@ template <class Op, class B, class Gradient, class Run>
   }
   CrossingTensors states;
   states.add(begins);
-  send_rows<typename B::Space>(cut, CutSide::continues, n['S'], states.all());
+  send_rows(ctx, cut, CutSide::continues, n['S'], states.all());
 }
 
 /// The same for the call of the gradient.
@@ -121,7 +121,6 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
 [[gnu::cold, gnu::noinline]] void hand_on_gradients(Context<B>& ctx, const Gradient& g,
                                                     const ExtentsByLetter& n, Forward forward,
                                                     Backward backward) {
-  using Space = typename B::Space;
   const SequenceCut cut = *ctx.sequence_cut();
   const Index rows = n['S'], memory = StateMemory<Op>::positions(g.forward);
   require_parts(cut, Op::name, rows);
@@ -130,15 +129,15 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
   const SequenceCutScope<B> whole(ctx, {});
   auto frame = ctx.workspace().frame();
   Gradient part = g;
-  send_ends(ctx, cut, g.forward, n, forward);
-  receive_initial(ctx, cut, frame, part.forward, n);
+  send_ends(ctx, cut, g.forward, n, true, forward);
+  receive_initial(ctx, cut, frame, part.forward, n, true);
   send_beginnings<Op>(ctx, cut, g, part.forward, n, backward);
   constexpr Operand what{.name = "state", .letters = StateMemory<Op>::letters, .role = Role::again};
   if (crossing_count(cut, CutSide::goes_on, rows) > 0) {
     const auto own = own_copy(ctx, frame, Op::name, what, g.dfinal_state, n);
     CrossingTensors finals;
     finals.add(own);
-    receive_rows<Space>(cut, CutSide::goes_on, rows, finals.all());
+    receive_rows(ctx, cut, CutSide::goes_on, rows, finals.all());
     part.dfinal_state = own;
   }
   if (!g.dinitial_state || crossing_count(cut, CutSide::continues, rows) == 0)

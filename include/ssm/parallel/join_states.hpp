@@ -136,8 +136,8 @@ template <class Space, class V, class W>
     throw CommunicationError("the ranks do not agree on which sequences go on between them");
   const std::array<CrossingRows, 1> all{
       {{reinterpret_cast<std::byte*>(tensor.data()), states.width * sizeof(W)}}};
-  copy_crossing<Space>(cut, side, rows, all, std::as_writable_bytes(std::span(states.offset)),
-                       into_states);
+  copy_crossing(cut, side, rows, all, std::as_writable_bytes(std::span(states.offset)), into_states,
+                Space::copy);
 }
 
 /// Which of the states that leave at `side` come from which of those that enter at the other end,
@@ -236,6 +236,12 @@ template <class B, class Frame, class Op, class Run>
       if (cut.continues(row)) zero_across(ctx, initial.slice(0, row, row + 1));
     part.initial_state = initial;
   }
+  CrossingTensors kept;
+  if (continues) kept.add(initial);
+  if (cut.kept != nullptr && (discards || cut.kept->is_backward())) {
+    if (continues) take_kept<B, Op>(ctx, cut, n['S'], kept.all(), discards);
+    return false;
+  }
   auto scratch = ctx.workspace().frame();
   Op first = part;
   if (continues || discards) {
@@ -247,6 +253,7 @@ template <class B, class Frame, class Op, class Run>
                                                        : empty_states<Op>(part, n);
   auto entering = join_over_ranks(*cut.ranks, std::move(leaving), 1);
   if (continues) copy_joined<typename B::Space>(cut, CutSide::continues, initial, entering, false);
+  if (continues) keep<B, Op>(ctx, cut, n['S'], kept.all());
   return !continues && !discards;
 }
 
@@ -282,8 +289,8 @@ template <class Op, class Frame, class Gradient>
   });
 }
 
-/// The same for the call of the gradient. The states at the beginnings of stretches are not kept:
-/// they are joined again.
+/// The same for the call of the gradient. Where the states at the beginnings of stretches are not
+/// kept, they are joined again.
 template <class Op, class B, class Gradient, class Forward, class Backward>
 [[gnu::cold, gnu::noinline]] void join_gradients(Context<B>& ctx, const Gradient& g,
                                                  const ExtentsByLetter& n, Forward forward,
@@ -339,7 +346,8 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
 }
 
 /// A call of a linear recurrence, and that of its gradient, on sequences that lie across ranks. On
-/// a device, whose parameters the host does not read, states go from rank to rank one by one.
+/// a device, whose parameters the host does not read, states go from rank to rank one by one: each
+/// rank is a scan behind the one before it, once for all layers, as nobody waits for who is behind.
 template <class B, class Op, class Run>
 [[gnu::cold, gnu::noinline]] void states_across(Context<B>& ctx, const Op& a,
                                                 const ExtentsByLetter& n, Run run) {

@@ -54,17 +54,19 @@ struct CrossingRows {
   std::size_t row_bytes = 0;
 };
 
-inline std::vector<std::byte> crossing_message(const SequenceCut& cut, CutSide side, Index rows,
-                                               std::span<const CrossingRows> tensors) {
+inline std::size_t crossing_bytes(const SequenceCut& cut, CutSide side, Index rows,
+                                  std::span<const CrossingRows> tensors) {
   std::size_t bytes = 0;
   for (const CrossingRows& tensor : tensors) bytes += tensor.row_bytes;
-  return std::vector<std::byte>(bytes * static_cast<std::size_t>(crossing_count(cut, side, rows)));
+  return bytes * static_cast<std::size_t>(crossing_count(cut, side, rows));
 }
-/// Moves the rows that cross between tensors and a message, in the order of tensors.
-template <class Space>
+/// Moves the rows that cross between tensors and a message, in the order of tensors, by
+/// copy(to, from, bytes).
+template <class Copy>
 [[gnu::cold, gnu::noinline]] void copy_crossing(const SequenceCut& cut, CutSide side, Index rows,
                                                 std::span<const CrossingRows> tensors,
-                                                std::span<std::byte> message, bool is_sent) {
+                                                std::span<std::byte> message, bool is_sent,
+                                                const Copy& copy) {
   std::byte* at = message.data();
   for (const CrossingRows& tensor : tensors)
     for (Index row = 0; row < rows;) {
@@ -77,28 +79,58 @@ template <class Space>
       const std::size_t part = tensor.row_bytes * static_cast<std::size_t>(end - row);
       std::byte* const place = tensor.data + tensor.row_bytes * static_cast<std::size_t>(row);
       if (is_sent)
-        Space::copy(at, place, part);
+        copy(at, place, part);
       else
-        Space::copy(place, at, part);
+        copy(place, at, part);
       at += part;
       row = end;
     }
 }
-template <class Space>
-[[gnu::cold, gnu::noinline]] void send_rows(const SequenceCut& cut, CutSide side, Index rows,
-                                            std::span<const CrossingRows> tensors) {
-  if (crossing_count(cut, side, rows) == 0) return;
-  std::vector<std::byte> message = crossing_message(cut, side, rows, tensors);
-  copy_crossing<Space>(cut, side, rows, tensors, message, true);
-  cut.ranks->send(message, cut.ranks->rank() + (side == CutSide::goes_on ? 1 : -1));
+/// How the ranks of a cut reach each other's devices; null where they do not.
+template <class B>
+DeviceCommunicator* devices_of(const Context<B>&, const SequenceCut& cut) {
+  if constexpr (queues<B>)
+    return cut.ranks->on_device();
+  else
+    return nullptr;
 }
-template <class Space>
-[[gnu::cold, gnu::noinline]] void receive_rows(const SequenceCut& cut, CutSide side, Index rows,
-                                               std::span<const CrossingRows> tensors) {
+/// Between neighbors, in the memory of their devices or in the host's.
+template <class B>
+[[gnu::cold, gnu::noinline]] void exchange_rows(Context<B>& ctx, const SequenceCut& cut,
+                                                CutSide side, Index rows,
+                                                std::span<const CrossingRows> tensors,
+                                                bool is_sent) {
   if (crossing_count(cut, side, rows) == 0) return;
-  std::vector<std::byte> message = crossing_message(cut, side, rows, tensors);
-  cut.ranks->receive(message, cut.ranks->rank() + (side == CutSide::goes_on ? 1 : -1));
-  copy_crossing<Space>(cut, side, rows, tensors, message, false);
+  const int other = cut.ranks->rank() + (side == CutSide::goes_on ? 1 : -1);
+  if constexpr (queues<B>)
+    if (DeviceCommunicator* const devices = devices_of(ctx, cut)) {
+      auto frame = ctx.workspace().frame();
+      const auto all = frame.template tensor<std::byte>(
+          static_cast<Index>(crossing_bytes(cut, side, rows, tensors)));
+      const std::span message(all.data(), static_cast<std::size_t>(all.size()));
+      const auto copy = [&](void* to, const void* from, std::size_t bytes) {
+        ctx.copy(to, from, bytes);
+      };
+      if (is_sent) copy_crossing(cut, side, rows, tensors, message, true, copy);
+      if (is_sent) return devices->send(message, other, ctx.resources().stream());
+      devices->receive(message, other, ctx.resources().stream());
+      return copy_crossing(cut, side, rows, tensors, message, false, copy);
+    }
+  std::vector<std::byte> message(crossing_bytes(cut, side, rows, tensors));
+  if (is_sent) copy_crossing(cut, side, rows, tensors, message, true, B::Space::copy);
+  if (is_sent) return cut.ranks->send(message, other);
+  cut.ranks->receive(message, other);
+  copy_crossing(cut, side, rows, tensors, message, false, B::Space::copy);
+}
+template <class B>
+void send_rows(Context<B>& ctx, const SequenceCut& cut, CutSide side, Index rows,
+               std::span<const CrossingRows> tensors) {
+  exchange_rows(ctx, cut, side, rows, tensors, true);
+}
+template <class B>
+void receive_rows(Context<B>& ctx, const SequenceCut& cut, CutSide side, Index rows,
+                  std::span<const CrossingRows> tensors) {
+  exchange_rows(ctx, cut, side, rows, tensors, false);
 }
 
 /// Calls visit(index…) for every index of a shape, but for its last axes that are `skipped`.
@@ -141,6 +173,8 @@ template <class B, class V>
   if (to.size() == 0) return;
   if constexpr (B::Space::host_readable) {
     std::fill_n(to.data(), to.size(), typename V::Value{});
+  } else if constexpr (requires(void* all) { B::Space::fill_zero(all, std::size_t{}); }) {
+    B::Space::fill_zero(to.data(), static_cast<std::size_t>(to.size()) * sizeof(*to.data()));
   } else {
     const std::vector<std::byte> zeros(static_cast<std::size_t>(to.size()) * sizeof(*to.data()));
     B::Space::copy(to.data(), zeros.data(), zeros.size());
@@ -209,11 +243,50 @@ template <class Op, Role role, class Visit>
   });
 }
 
+/// Puts states with which sequences continue away for the backward pass, or takes them from there.
+/// Returns whether they were there: in a forward pass they come from the rank before.
+/// is_gradient   they are for the call of a gradient
+template <class B, class Op>
+[[gnu::cold, gnu::noinline]] bool take_kept(Context<B>& ctx, const SequenceCut& cut, Index rows,
+                                            std::span<const CrossingRows> tensors,
+                                            bool is_gradient) {
+  if (cut.kept == nullptr || !(is_gradient || cut.kept->is_backward())) return false;
+  std::size_t bytes = 0;
+  for (const CrossingRows& tensor : tensors)
+    bytes += tensor.row_bytes * static_cast<std::size_t>(rows);
+  const auto* from =
+      static_cast<const std::byte*>(cut.kept->find(call_type<B, Op>, bytes, is_gradient));
+  for (const CrossingRows& tensor : tensors) {
+    ctx.copy(tensor.data, from, tensor.row_bytes * static_cast<std::size_t>(rows));
+    from += tensor.row_bytes * static_cast<std::size_t>(rows);
+  }
+  return true;
+}
+template <class B, class Op>
+[[gnu::cold, gnu::noinline]] void keep(Context<B>& ctx, const SequenceCut& cut, Index rows,
+                                       std::span<const CrossingRows> tensors) {
+  if (cut.kept == nullptr) return;
+  std::size_t bytes = 0;
+  for (const CrossingRows& tensor : tensors)
+    bytes += tensor.row_bytes * static_cast<std::size_t>(rows);
+  auto* to =
+      static_cast<std::byte*>(cut.kept->template keep<typename B::Space>(call_type<B, Op>, bytes));
+  for (const CrossingRows& tensor : tensors) {
+    ctx.copy(to, tensor.data, tensor.row_bytes * static_cast<std::size_t>(rows));
+    to += tensor.row_bytes * static_cast<std::size_t>(rows);
+  }
+}
+/// Whether states go to the rank behind in a call: not where it has kept them.
+inline bool sends_states(const SequenceCut& cut, Index rows, bool is_gradient) {
+  return crossing_count(cut, CutSide::goes_on, rows) > 0 &&
+         (cut.kept == nullptr || !(is_gradient || cut.kept->is_backward()));
+}
+
 /// Gives a call the states that its sequences come with from the rank before.
 template <class B, class Frame, class Op>
 [[gnu::cold, gnu::noinline]] void receive_initial(Context<B>& ctx, const SequenceCut& cut,
-                                                  Frame& frame, Op& part,
-                                                  const ExtentsByLetter& n) {
+                                                  Frame& frame, Op& part, const ExtentsByLetter& n,
+                                                  bool is_gradient) {
   if (crossing_count(cut, CutSide::continues, n['S']) == 0) return;
   CrossingTensors states;
   for_each_crossing_state<Op, Role::initial_state>([&](const Operand& what, auto member, auto) {
@@ -221,14 +294,16 @@ template <class B, class Frame, class Op>
     states.add(own);
     part.*member = own;
   });
-  receive_rows<typename B::Space>(cut, CutSide::continues, n['S'], states.all());
+  if (take_kept<B, Op>(ctx, cut, n['S'], states.all(), is_gradient)) return;
+  receive_rows(ctx, cut, CutSide::continues, n['S'], states.all());
+  keep<B, Op>(ctx, cut, n['S'], states.all());
 }
 
 /// Runs a call and gives its states at the end to the rank behind.
 template <class B, class Op, class Run>
 [[gnu::cold, gnu::noinline]] void run_and_send(Context<B>& ctx, const SequenceCut& cut, const Op& a,
                                                const ExtentsByLetter& n, Run run) {
-  if (crossing_count(cut, CutSide::goes_on, n['S']) == 0) return run(ctx, a);
+  if (!sends_states(cut, n['S'], false)) return run(ctx, a);
   auto frame = ctx.workspace().frame();
   Op part = a;
   CrossingTensors states;
@@ -241,7 +316,7 @@ template <class B, class Op, class Run>
     states.add(part.*member);
   });
   run(ctx, part);
-  send_rows<typename B::Space>(cut, CutSide::goes_on, n['S'], states.all());
+  send_rows(ctx, cut, CutSide::goes_on, n['S'], states.all());
   for_each_crossing_state<Op, Role::final_state>([&](const Operand&, auto member, auto) {
     if (a.*member && (a.*member).data() != (part.*member).data())
       copy_across(ctx, Op::name, part.*member, a.*member);
@@ -275,7 +350,7 @@ template <class B, class Op, class Run>
   Op part = a;
   if constexpr (requires { part.position; })
     part.position = positions_across(ctx, cut, frame, a.position, n['S']);
-  receive_initial(ctx, cut, frame, part, n);
+  receive_initial(ctx, cut, frame, part, n, false);
   run_and_send(ctx, cut, part, n, run);
 }
 
@@ -321,13 +396,12 @@ template <class B, class V, class W>
   }
 }
 
-/// The same for the call of a gradient. The states that a stretch began from are not kept: the
-/// forward call runs again for them.
+/// The same for the call of a gradient. Where the states that a stretch began from are not kept,
+/// the forward call runs again for them.
 template <class Op, class B, class Gradient, class Forward, class Backward>
 [[gnu::cold, gnu::noinline]] void pass_gradients(Context<B>& ctx, const Gradient& g,
                                                  const ExtentsByLetter& n, Forward forward,
                                                  Backward backward) {
-  using Space = typename B::Space;
   const SequenceCut cut = *ctx.sequence_cut();
   const Index rows = n['S'];
   require_parts(cut, Op::name, rows);
@@ -337,8 +411,8 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
   if constexpr (requires { part.position; })
     part.position = positions_across(ctx, cut, frame, g.position, rows);
   if constexpr (requires { part.forward; }) {
-    receive_initial(ctx, cut, frame, part.forward, n);
-    if (crossing_count(cut, CutSide::goes_on, rows) > 0) {
+    receive_initial(ctx, cut, frame, part.forward, n, true);
+    if (sends_states(cut, rows, true)) {
       auto scratch = ctx.workspace().frame();
       Op again = part.forward;
       discard_outputs(scratch, again, n);
@@ -354,7 +428,7 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
       finals.add(own);
       part.*partner = own;
     });
-    receive_rows<Space>(cut, CutSide::goes_on, rows, finals.all());
+    receive_rows(ctx, cut, CutSide::goes_on, rows, finals.all());
   }
   if (crossing_count(cut, CutSide::continues, rows) == 0) return backward(ctx, part);
   CrossingTensors initials;
@@ -364,7 +438,7 @@ template <class Op, class B, class Gradient, class Forward, class Backward>
     part.*partner = own;
   });
   backward(ctx, part);
-  send_rows<Space>(cut, CutSide::continues, rows, initials.all());
+  send_rows(ctx, cut, CutSide::continues, rows, initials.all());
   for_each_crossing_state<Op, Role::initial_state>([&](const Operand&, auto, auto partner) {
     end_initial_gradient(ctx, cut, part.*partner, g.*partner, accumulates(g));
   });

@@ -19,6 +19,7 @@
 #include "ssm/layer/layer.hpp"  // as_rows, TapeOf
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
+#include "ssm/train/gradient_buckets.hpp"
 #include "ssm/train/text_windows.hpp"
 #include "ssm/train/training_ranks.hpp"
 #include "ssm/train/training_step.hpp"
@@ -170,15 +171,15 @@ class LanguageModelTrainer {
                              weight);
       else
         accumulate(ctx, layer, working_.of(parameters), tokens_.view(), logits_.view(),
-                   options_of(microbatch, dropout), weight);
-      if (ranks_.all() == nullptr && microbatch + 1 == config_.accumulation) begin_update();
+                   options_of(microbatch, dropout), weight, is_last(microbatch));
+      if (ranks_.all() == nullptr && is_last(microbatch)) begin_update();
       if (!config_.document_end && !states_.empty())
-        share_end(states_[static_cast<std::size_t>(microbatch)]);
+        share_end(ctx, states_[static_cast<std::size_t>(microbatch)]);
       result.loss += batch_loss() * weight;
     }
     if (ranks_.all() != nullptr) {
       result.loss = ranks_.sum(result.loss);
-      buckets_.sum(ctx, *ranks_.all(), gradients_);
+      if (devices_beside(ctx) == nullptr) buckets_.sum(ctx, *ranks_.all(), gradients_);
       begin_update();
     }
     result.gradient_norm = optimizer_.end_update(ctx, std::isfinite(result.loss));
@@ -290,7 +291,9 @@ class LanguageModelTrainer {
     const auto tokens = View<const Token, 2, Space>(tokens_.data(), {1, positions});
     const auto logits = View<T, 3, Space>(logits_.data(), {1, positions, logits_.extent(2)});
     SequenceOptions<State> options{.segments = documents_, .dropout = dropout};
-    if (states_.empty()) return accumulate(ctx, layer, parameters, tokens, logits, options, weight);
+    const bool last = is_last(microbatch);
+    if (states_.empty())
+      return accumulate(ctx, layer, parameters, tokens, logits, options, weight, last);
     State& carried = states_[static_cast<std::size_t>(microbatch)];
     State packed = layer.template initial_state<T>(ctx, static_cast<Index>(documents_.size()) - 1);
     for (Index row = 0; row < rows() && !is_fresh(); ++row)
@@ -298,15 +301,16 @@ class LanguageModelTrainer {
           begins_in_first_document(row))
         copy_state_row(ctx, layer, carried, row, packed, first_document_[index_of(row)]);
     options.initial_state = options.final_state = &packed;
-    accumulate(ctx, layer, parameters, tokens, logits, options, weight);
+    accumulate(ctx, layer, parameters, tokens, logits, options, weight, last);
     for (Index row = 0; row < rows(); ++row)
       copy_state_row(ctx, layer, packed, first_document_[index_of(row + 1)] - 1, carried, row);
-    share_end(carried);
+    share_end(ctx, carried);
   }
   /// The state at the end of the window, which the last of the ranks that share it has.
-  void share_end(State& state) const {
+  template <class B>
+  void share_end(Context<B>& ctx, State& state) const {
     if (ranks_.sequence() == nullptr) return;
-    broadcast_state<L>(*ranks_.sequence(), state, rows(), ranks_.sequence()->size() - 1);
+    broadcast_state<L>(ctx, *ranks_.sequence(), state, rows(), ranks_.sequence()->size() - 1);
   }
   /// Whether the window of this step begins in the document in which the one before it ended.
   bool goes_on_from_before(const TextWindows& windows, Index row) const {
@@ -321,10 +325,11 @@ class LanguageModelTrainer {
   template <class B>
   void accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
                   const View<const Token, 2, Space>& tokens, const View<T, 3, Space>& logits,
-                  const SequenceOptions<State>& options, double weight) {
+                  const SequenceOptions<State>& options, double weight, bool is_last) {
     const SequenceCutScope<B> cut(ctx, cut_of(options));
     const double scale = optimizer_.loss_scale().value() * weight;
     const auto run = [&] {
+      kept_.begin();
       layer.forward(ctx, parameters, tokens, logits, tape_, options);
       const auto rows = as_rows(logits);
       cross_entropy(ctx, CrossEntropy<T, Space>{.logits = rows,
@@ -333,10 +338,12 @@ class LanguageModelTrainer {
                                                 .scale = scale,
                                                 .loss = loss_,
                                                 .dlogits = rows});
-      layer.backward(ctx, parameters, tape_, logits, gradients_);
+      kept_.begin_backward();
+      backward(ctx, layer, parameters, logits, is_last);
+      kept_.end();
     };
     if constexpr (records<B>)
-      run_recorded(ctx, parameters, options, scale, run);
+      run_recorded(ctx, parameters, options, scale, is_last, run);
     else
       run();
   }
@@ -347,6 +354,31 @@ class LanguageModelTrainer {
     return static_cast<double>(loss);
   }
 
+  /// How the ranks sum gradients beside the backward pass; null where they do so behind it. Where
+  /// windows are shared the pass itself waits for other ranks.
+  template <class B>
+  DeviceCommunicator* devices_beside(const Context<B>&) const {
+    if constexpr (queues<B>)
+      if (ranks_.all() != nullptr && ranks_.sequence() == nullptr) return ranks_.all()->on_device();
+    return nullptr;
+  }
+  bool is_last(Index microbatch) const { return microbatch + 1 == config_.accumulation; }
+  /// The last batch of an update sums the gradients over the ranks.
+  template <class B>
+  void backward(Context<B>& ctx, const L& layer, const Working& parameters,
+                const View<T, 3, Space>& dlogits, bool is_last) {
+    if constexpr (queues<B>)
+      if (DeviceCommunicator* const devices = is_last ? devices_beside(ctx) : nullptr) {
+        SumBesideBackward sum(*devices, ctx.resources().stream(), sum_scalar<typename P::Scalar>);
+        {
+          const GradientListenerScope<B> told(ctx, &sum);
+          layer.backward(ctx, parameters, tape_, dlogits, gradients_);
+        }
+        return sum.finish(gradients_);
+      }
+    layer.backward(ctx, parameters, tape_, dlogits, gradients_);
+  }
+
   /// What a recorded batch depends on beside the contents of memory.
   struct Recorded {
     const void* context = nullptr;
@@ -355,6 +387,7 @@ class LanguageModelTrainer {
     Index length = 0;
     double scale = 0;
     bool is_fresh = false;
+    bool is_last = false;  // of the update: gradients are summed over the ranks
     bool operator==(const Recorded&) const = default;
   };
   /// A batch runs as it is at first, which allocates; those like it are one launch. A window
@@ -363,13 +396,15 @@ class LanguageModelTrainer {
   /// while states grow, as attention's do.
   template <class B, class Run>
   void run_recorded(Context<B>& ctx, const Working& parameters,
-                    const SequenceOptions<State>& options, double scale, const Run& run) {
+                    const SequenceOptions<State>& options, double scale, bool is_last,
+                    const Run& run) {
     if (!is_recordable_ || !options.segments.empty() || ctx.sequence_cut() != nullptr) return run();
     Recorded now{.context = &ctx,
                  .deallocations = Space::deallocations(),
                  .length = tokens_.extent(1),
                  .scale = scale,
-                 .is_fresh = options.initial_state == nullptr};
+                 .is_fresh = options.initial_state == nullptr,
+                 .is_last = is_last};
     const auto add = [&](const auto& tensor) {
       const auto place = reinterpret_cast<std::uintptr_t>(tensor.data());
       now.memory = now.memory * 31 + place * 7 + static_cast<std::uint64_t>(tensor.size());
@@ -396,9 +431,11 @@ class LanguageModelTrainer {
     }
   }
 
-  SequenceCut cut_of(const SequenceOptions<State>& options) const {
-    SequenceCut cut{
-        .ranks = ranks_.sequence(), .begin = stretch().begin, .across_ranks = config_.across_ranks};
+  SequenceCut cut_of(const SequenceOptions<State>& options) {
+    SequenceCut cut{.ranks = ranks_.sequence(),
+                    .begin = stretch().begin,
+                    .across_ranks = config_.across_ranks,
+                    .kept = &kept_};
     if (!options.segments.empty()) cut.parts = parts_;
     return cut;
   }
@@ -416,6 +453,7 @@ class LanguageModelTrainer {
   std::vector<Index> documents_;       // offsets, one more than there are
   std::vector<Index> first_document_;  // of each row, and behind the last
   std::vector<SequencePart> parts_;    // of the documents
+  KeptStates kept_;                    // where windows are shared
   DynamicTensor<Token, 2> host_tokens_, host_targets_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;

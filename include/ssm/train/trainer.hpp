@@ -11,6 +11,7 @@
 #include "ssm/layer/widths.hpp"
 #include "ssm/model/model.hpp"
 #include "ssm/train/adamw.hpp"
+#include "ssm/train/gradient_buckets.hpp"
 #include "ssm/train/training_ranks.hpp"
 #include "ssm/train/training_step.hpp"
 #include "ssm/train/working_parameters.hpp"

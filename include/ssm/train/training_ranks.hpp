@@ -7,7 +7,6 @@
 #include <span>
 #include <string>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include "ssm/core/communicator.hpp"
@@ -75,56 +74,6 @@ class TrainingRanks {
   int groups_ = 1;
 };
 
-/// Sums gradients over ranks, in buckets: tensors, or parts of them, one behind the other, so that
-/// small ones share a message.
-/// Cost    two copies of the gradients, and of one bucket the memory
-template <class T>
-class GradientBuckets {
- public:
-  static constexpr std::size_t capacity = std::size_t{1} << 20;  // elements
-
-  /// scale   what sums are multiplied by
-  template <class B, class P>
-  void sum(Context<B>&, Communicator& ranks, P& gradients, double scale = 1) {
-    using Space = typename B::Space;
-    bucket_.reserve(capacity);
-    for_each_parameter(
-        [&](const ParameterSpec&, auto& tensor) {
-          const auto size = static_cast<std::size_t>(tensor.size());
-          for (std::size_t begin = 0; begin < size;) {
-            const std::size_t count = std::min(size - begin, capacity - bucket_.size());
-            T* const place = tensor.data() + begin;
-            bucket_.resize(bucket_.size() + count);
-            Space::copy(bucket_.data() + bucket_.size() - count, place, count * sizeof(T));
-            pieces_.push_back({place, count});
-            begin += count;
-            if (bucket_.size() == capacity) flush<Space>(ranks, scale);
-          }
-        },
-        gradients);
-    flush<Space>(ranks, scale);
-  }
-
- private:
-  template <class Space>
-  void flush(Communicator& ranks, double scale) {
-    if (bucket_.empty()) return;
-    ranks.sum(std::span<T>(bucket_));
-    if (scale != 1)
-      for (T& element : bucket_) element = static_cast<T>(static_cast<double>(element) * scale);
-    const T* from = bucket_.data();
-    for (const auto& [place, count] : pieces_) {
-      Space::copy(place, from, count * sizeof(T));
-      from += count;
-    }
-    bucket_.clear();
-    pieces_.clear();
-  }
-
-  std::vector<T> bucket_;
-  std::vector<std::pair<T*, std::size_t>> pieces_;
-};
-
 /// Calls visit(data, bytes of a row) for every tensor of a state whose rows are sequences.
 /// Throws  ArgumentError  for a state that holds the positions themselves, as attention's cache
 template <class L, class State, class Visit>
@@ -143,10 +92,15 @@ void for_each_row_tensor(State& state, Index rows, Visit&& visit) {
 }
 
 /// Every rank gets the state that `root` has.
-template <class L, class State>
-void broadcast_state(Communicator& ranks, State& state, Index rows, int root) {
+template <class L, class B, class State>
+void broadcast_state(Context<B>& ctx, Communicator& ranks, State& state, Index rows, int root) {
   std::vector<std::byte> bytes;
   for_each_row_tensor<L>(state, rows, [&]<class Space>(Space, auto* data, std::size_t row_bytes) {
+    if constexpr (queues<B>)
+      if (DeviceCommunicator* const devices = ranks.on_device())
+        return devices->broadcast(
+            {reinterpret_cast<std::byte*>(data), row_bytes * static_cast<std::size_t>(rows)}, root,
+            ctx.resources().stream());
     bytes.resize(row_bytes * static_cast<std::size_t>(rows));
     if (ranks.rank() == root) Space::copy(bytes.data(), data, bytes.size());
     ranks.broadcast(bytes, root);
