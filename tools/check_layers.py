@@ -6,7 +6,7 @@
     core <- op <- layer <- model <- train
     core, layer <- io <- family <- language_model <- evaluate; model, train <- family
     core, io <- tokenizer                            which no other folder includes
-    platform.hpp <- {io, backend/cpu}                  all calls of POSIX
+    platform.hpp <- {io, backend/cpu}                  all calls of POSIX, but for connections in parallel/socket.hpp
     ssm.hpp reaches every header of core, op, layer, model and train
     layer, io, backend/reference <- laws             which no other folder includes
     device <- kernel <- {convolution <- scan, matmul, attention, rows}     in cuda, each on core, op, backend/cuda
@@ -58,7 +58,7 @@ OTHERS = {
     "io": re.compile(r"nlohmann/.+"),
     "platform.hpp": re.compile(r"(errno|fcntl|poll|pthread|sched|signal|time|unistd|sys/\w+)\.h|The Cpu backend .*"),
     "tokenizer": re.compile(r"(utf8proc|pcre2)\.h"),
-    "parallel": re.compile(r"mpi\.h"),
+    "parallel": re.compile(r"mpi\.h|netdb\.h|netinet/in\.h|poll\.h|sys/(socket|time)\.h|unistd\.h"),
     "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
 }
