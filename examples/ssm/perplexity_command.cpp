@@ -410,7 +410,8 @@ void perplexity_together(PerplexityRequest request, Communicator* ranks) {
 }
 
 void perplexity(PerplexityRequest request) {
-  run_on_ranks([&](Communicator* ranks) { perplexity_together(std::move(request), ranks); });
+  run_on_ranks(request.backend,
+               [&](Communicator* ranks) { perplexity_together(std::move(request), ranks); });
 }
 
 void add_protocol_options(CLI::App& command, PerplexityRequest& request) {

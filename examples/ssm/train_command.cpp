@@ -170,8 +170,8 @@ void add_limits(CLI::App& command, TrainingRequest& request) {
   add_whole_number(command, "--keep", limits.keep, "checkpoints (else 2)", Index{1}, limit);
   add_backend_options(command, limits.backend, request.backend.threads);
   add_whole_number(command, "--sequence-parallel", request.sequence_parallel,
-                   "ranks that share every window, of those that mpirun or srun starts", Index{1},
-                   Index{1} << 20)
+                   "ranks that share every window, of those that mpirun, srun or torchrun starts",
+                   Index{1}, Index{1} << 20)
       ->capture_default_str();
 }
 
@@ -288,6 +288,15 @@ void keep_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path& fol
   }
 }
 
+/// Of a run that is resumed, the one it was started on.
+std::string backend_of(const TrainingRequest& request) {
+  if (!request.limits.backend.empty()) return request.limits.backend;
+  const std::vector<Index> steps = CheckpointFolder::steps_in(request.folder);
+  if (!request.resume || steps.empty()) return "cpu";
+  return read_record(CheckpointFolder::at(request.folder, steps.back()) / "trainer.json")
+      .limits.backend;
+}
+
 /// What a rank does that leaves the telling to the first.
 void train_silently(TrainingRun& run) {
   const StopSignal stop;
@@ -335,7 +344,9 @@ void train_together(TrainCommand command) {
 }
 
 void train(TrainCommand command) {
-  run_on_ranks([&](Communicator* ranks) {
+  BackendOptions& backend = command.request.backend;
+  backend.backend = backend_of(command.request);
+  run_on_ranks(backend, [&](Communicator* ranks) {
     command.request.ranks = ranks;
     command.request.across_ranks = &backends_across_ranks();
     train_together(std::move(command));
