@@ -5,6 +5,7 @@
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
     core, layer <- io <- family <- language_model <- evaluate; model, train <- family
+    core, io, train <- long_range                      which no other folder includes
     core, io <- tokenizer                            which no other folder includes
     platform.hpp <- {io, backend/cpu}                  all calls of POSIX, but for connections in parallel/socket.hpp
     ssm.hpp reaches every header of core, op, layer, model and train
@@ -44,6 +45,7 @@ MAY_INCLUDE = {
     "language_model": ABOVE | {CUDA},
     "language_model.hpp": ABOVE,
     "evaluate": ABOVE | {"evaluate"},
+    "long_range": CORE_OP | {"train", "io", "long_range"},
     "ssm.hpp": CORE_OP | {"layer", "model", "train", "version.hpp"},
     "version.hpp": set(),
     "require_cxx20.hpp": set(),
@@ -79,7 +81,7 @@ STD_NAMES = {
     "any": "any any_cast",
     "algorithm": "adjacent_find any_of clamp copy_n count count_if equal fill fill_n find find_if make_heap max max_element min "
                  "nth_element partial_sort partition pop_heap push_heap replace sort stable_sort transform unique all_of none_of "
-                 "copy reverse rotate lower_bound upper_bound swap_ranges minmax remove_if for_each ranges",
+                 "copy reverse rotate min_element lower_bound upper_bound swap_ranges minmax remove_if for_each ranges",
     "array": "array to_array",
     "atomic": "atomic",
     "bit": "bit_cast bit_ceil endian countl_zero countr_zero popcount has_single_bit bit_width",

@@ -7,6 +7,7 @@
 #include "ssm/layer/feed_forward.hpp"
 #include "ssm/layer/gated_state_space.hpp"
 #include "ssm/layer/gau_retention.hpp"
+#include "ssm/layer/glu_readout.hpp"
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/mamba.hpp"
@@ -116,6 +117,10 @@ inline constexpr auto every_layer = std::tuple(
                }),
     layer_case({.name = "S4D", .header = "ssm/layer/s4d.hpp", .source = "Gu et al. 2022 (S4D)"},
                [] { return S4D<S4DConfig{.channels = 3, .state = 4}>(); }),
+    layer_case({.name = "GluReadout",
+                .header = "ssm/layer/glu_readout.hpp",
+                .source = "Gu et al. 2022 (S4D)"},
+               [] { return GluReadout<GluReadoutConfig{}>({.channels = 3}); }),
     layer_case({.name = "CausalAttention",
                 .header = "ssm/layer/attention.hpp",
                 .source = "Vaswani et al. 2017"},

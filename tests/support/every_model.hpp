@@ -5,10 +5,12 @@
 
 #include "ssm/model/blocks.hpp"
 #include "ssm/model/dense_retnet_language_model.hpp"
+#include "ssm/model/embedded.hpp"
 #include "ssm/model/gpt2_language_model.hpp"
 #include "ssm/model/h3_language_model.hpp"
 #include "ssm/model/mamba2_language_model.hpp"
 #include "ssm/model/mamba_language_model.hpp"
+#include "ssm/model/post_norm.hpp"
 #include "ssm/model/retnet_language_model.hpp"
 #include "support/layer_case.hpp"
 
@@ -43,6 +45,16 @@ inline constexpr auto every_combinator = std::tuple(
         [] {
           return Residual<LayerNorm<3>, ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>>();
         }),
+    layer_case(
+        {.name = "PostNorm", .header = "ssm/model/post_norm.hpp", .source = "Vaswani et al. 2017"},
+        [] {
+          return PostNorm<LayerNorm<3>, ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>>();
+        }),
+    layer_case({.name = "Embedded", .header = "ssm/model/embedded.hpp", .source = ""},
+               [] {
+                 using Filter = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
+                 return Embedded<Filter>(5, Filter());
+               }),
     layer_case({.name = "Chain", .header = "ssm/model/chain.hpp", .source = ""},
                [] {
                  return Chain<ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>,
