@@ -5,7 +5,7 @@
     core <- op <- backend/composed <- backend/{reference, cpu, cuda}
     core <- op <- layer <- model <- train
     core, layer <- io <- family <- language_model <- evaluate; model, train <- family
-    core, io, train <- long_range                      which no other folder includes
+    core, model, io, train <- long_range                   which no other folder includes
     core, io <- tokenizer                            which no other folder includes
     platform.hpp <- {io, backend/cpu}                  all calls of POSIX, but for connections in parallel/socket.hpp
     ssm.hpp reaches every header of core, op, layer, model and train
@@ -45,7 +45,7 @@ MAY_INCLUDE = {
     "language_model": ABOVE | {CUDA},
     "language_model.hpp": ABOVE,
     "evaluate": ABOVE | {"evaluate"},
-    "long_range": CORE_OP | {"train", "io", "long_range"},
+    "long_range": CORE_OP | {"layer", "model", "train", "io", "long_range"},
     "ssm.hpp": CORE_OP | {"layer", "model", "train", "version.hpp"},
     "version.hpp": set(),
     "require_cxx20.hpp": set(),

@@ -19,6 +19,7 @@ constexpr const char* examples = R"(Examples:
   ssm generate run --prompt "ROMEO:" --tokens 400 --temperature 0.8
   ssm perplexity run --text shakespeare.txt --held-out --json
   ssm evaluate run piqa=valid.jsonl
+  ssm classify listops --out run --backend cuda --minutes 20
   ssm inspect run
   ssm logits run --tokens ids.npy --out logits.npy
   ssm convert mamba-130m converted --dtype bfloat16
@@ -37,6 +38,7 @@ int main(int argc, char** argv) {
   ssm::cli::add_generate_command(app);
   ssm::cli::add_perplexity_command(app);
   ssm::cli::add_evaluate_command(app);
+  ssm::cli::add_classify_command(app);
   ssm::cli::add_inspect_command(app);
   ssm::cli::add_logits_command(app);
   ssm::cli::add_convert_command(app);

@@ -4,7 +4,10 @@
 #include <charconv>
 #include <filesystem>
 #include <string>
+#include <type_traits>
+#include <utility>
 
+#include "ssm/core/transfer.hpp"
 #include "ssm/io/checkpoint.hpp"
 
 namespace ssm {
@@ -55,6 +58,66 @@ void load_optimizer(const std::filesystem::path& path, Optimizer& optimizer) {
   load_parameters(file, optimizer.first_moment(), "first_moment.");
   load_parameters(file, optimizer.second_moment(), "second_moment.");
   optimizer.set_step(step);
+}
+
+namespace detail {
+
+/// What files are written from and read into, where the optimizer lives on a device.
+template <class Optimizer>
+class OptimizerOnHost {
+  using P = std::remove_cvref_t<decltype(std::declval<Optimizer&>().first_moment())>;
+  using L = typename P::Layer;
+  using HostParameters = typename L::template Parameters<typename P::Scalar>;
+  using Scale = std::remove_cvref_t<decltype(std::declval<Optimizer&>().loss_scale())>;
+
+ public:
+  OptimizerOnHost(const L& layer, const Optimizer& optimizer)
+      : first_(copy_to(Context<HostMemory>(), layer, optimizer.first_moment())),
+        second_(copy_to(Context<HostMemory>(), layer, optimizer.second_moment())),
+        step_(optimizer.step()),
+        scale_(optimizer.loss_scale()) {}
+
+  HostParameters& first_moment() { return first_; }
+  HostParameters& second_moment() { return second_; }
+  const HostParameters& first_moment() const { return first_; }
+  const HostParameters& second_moment() const { return second_; }
+  Index step() const { return step_; }
+  void set_step(Index step) { step_ = step; }
+  Scale& loss_scale() { return scale_; }
+  const Scale& loss_scale() const { return scale_; }
+
+ private:
+  HostParameters first_, second_;
+  Index step_;
+  Scale scale_;
+};
+
+template <class Optimizer>
+inline constexpr bool is_optimizer_on_host =
+    std::remove_cvref_t<decltype(std::declval<Optimizer&>().first_moment())>::Space::host_readable;
+
+}  // namespace detail
+
+/// The same for an optimizer in any memory, of parameters of this layer.
+template <class L, class Optimizer>
+void save_optimizer(const std::filesystem::path& path, const L& layer, const Optimizer& optimizer) {
+  if constexpr (detail::is_optimizer_on_host<Optimizer>)
+    save_optimizer(path, optimizer);
+  else
+    save_optimizer(path, detail::OptimizerOnHost<Optimizer>(layer, optimizer));
+}
+template <class L, class Optimizer>
+void load_optimizer(const std::filesystem::path& path, const L& layer, Optimizer& optimizer) {
+  if constexpr (detail::is_optimizer_on_host<Optimizer>) {
+    load_optimizer(path, optimizer);
+  } else {
+    detail::OptimizerOnHost<Optimizer> copy(layer, optimizer);
+    load_optimizer(path, copy);
+    copy_parameters(copy.first_moment(), optimizer.first_moment());
+    copy_parameters(copy.second_moment(), optimizer.second_moment());
+    optimizer.set_step(copy.step());
+    optimizer.loss_scale() = copy.loss_scale();
+  }
 }
 
 }  // namespace ssm

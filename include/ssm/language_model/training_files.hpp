@@ -12,34 +12,6 @@
 
 namespace ssm::detail {
 
-/// What files are written from and read into, where the optimizer lives on a device.
-template <class P>
-class OptimizerOnHost {
-  using L = typename P::Layer;
-  using HostParameters = typename L::template Parameters<typename P::Scalar>;
-
- public:
-  OptimizerOnHost(const L& layer, const AdamW<P>& optimizer)
-      : first_(copy_to(Context<HostMemory>(), layer, optimizer.first_moment())),
-        second_(copy_to(Context<HostMemory>(), layer, optimizer.second_moment())),
-        step_(optimizer.step()),
-        scale_(optimizer.loss_scale()) {}
-
-  HostParameters& first_moment() { return first_; }
-  HostParameters& second_moment() { return second_; }
-  const HostParameters& first_moment() const { return first_; }
-  const HostParameters& second_moment() const { return second_; }
-  Index step() const { return step_; }
-  void set_step(Index step) { step_ = step; }
-  LossScale& loss_scale() { return scale_; }
-  const LossScale& loss_scale() const { return scale_; }
-
- private:
-  HostParameters first_, second_;
-  Index step_;
-  LossScale scale_;
-};
-
 /// visit("batch.0.", 0) for each batch of an update whose state is carried.
 template <class P, class T, class Visit>
 void for_each_carried_state(const LanguageModelTrainer<P, T>& trainer, Visit&& visit) {
@@ -65,10 +37,7 @@ void save_training(const std::filesystem::path& folder, const typename P::Layer&
     }
   if (!trainer.ranks().is_first()) return;
   const std::filesystem::path moments = folder / "optimizer.safetensors";
-  if constexpr (on_host)
-    save_optimizer(moments, trainer.optimizer());
-  else
-    save_optimizer(moments, OptimizerOnHost<P>(layer, trainer.optimizer()));
+  save_optimizer(moments, layer, trainer.optimizer());
   if (trainer.states().empty()) return;
   SafetensorsWriter writer(folder / "state.safetensors");  // borrows tensors until it has finished
   std::vector<typename L::template State<T>> copies;
@@ -95,18 +64,7 @@ void load_training(const std::filesystem::path& folder, const typename P::Layer&
                    LanguageModelTrainer<P, T>& trainer) {
   using L = typename P::Layer;
   constexpr bool on_host = P::Space::host_readable;
-  auto& optimizer = trainer.optimizer();
-  const std::filesystem::path moments = folder / "optimizer.safetensors";
-  if constexpr (on_host) {
-    load_optimizer(moments, optimizer);
-  } else {
-    OptimizerOnHost<P> copy(layer, optimizer);
-    load_optimizer(moments, copy);
-    copy_parameters(copy.first_moment(), optimizer.first_moment());
-    copy_parameters(copy.second_moment(), optimizer.second_moment());
-    optimizer.set_step(copy.step());
-    optimizer.loss_scale() = copy.loss_scale();
-  }
+  load_optimizer(folder / "optimizer.safetensors", layer, trainer.optimizer());
   if (trainer.states().empty()) return;
   const SafetensorsFile file(folder / "state.safetensors");
   for_each_carried_state(trainer, [&](const std::string& prefix, std::size_t microbatch) {

@@ -14,6 +14,7 @@
 #include "ssm/laws/allocation_count.hpp"
 #include "ssm/laws/subject.hpp"
 #include "ssm/layer/layer.hpp"
+#include "ssm/layer/widths.hpp"
 
 namespace ssm::laws {
 
@@ -49,14 +50,7 @@ class LayerOn : public Subject {
   std::string name() const override { return name_; }
   std::string_view scalar() const override { return scalar_name<Wide<T>>(); }
   Tolerance tolerance() const override { return ssm::tolerance<T>; }
-  Index outputs() const override {
-    if constexpr (ReadsTokens<L>)
-      return layer_.padded_vocabulary();
-    else if constexpr (requires { layer_.outputs(); })
-      return layer_.outputs();
-    else
-      return layer_.channels();
-  }
+  Index outputs() const override { return output_channels(layer_); }
 
   std::unique_ptr<Subject> twin() const override {
     return std::make_unique<LayerOn>(layer_, backend_);
