@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
@@ -28,7 +29,8 @@ struct Settings {
   Index epochs = 200;
   double rate = 5e-4;
   double weight_decay = 0.1;
-  double dropout = 0.1;  // of the embedding
+  double dropout = 0.1;         // of the embedding
+  std::string backend = "cpu";  // or "cuda"
 
   Index steps_per_epoch() const { return (training + batch - 1) / batch; }
   Index total_steps() const { return steps_per_epoch() * epochs; }
@@ -68,20 +70,28 @@ struct Run {
   std::size_t best_epoch() const;
 };
 
-/// Trains one model from one seed on one thread, and reports every epoch.
+/// How a training is followed, and what it goes on from.
+struct Course {
+  std::filesystem::path state;           // file of weights and moments
+  Index epochs = 0;                      // that are behind that state; 0: it begins
+  std::function<void(Epoch)> report;     // is told every epoch
+  std::function<void()> before_keeping;  // is told that the state is to be written
+  std::function<bool()> is_stop_wanted;  // is asked after every epoch
+};
+/// Metadata of the file of a state: the epochs that are behind it.
+inline constexpr const char* epochs_of_state = "epochs";
+
+/// Trains one model from one seed on one thread to the last epoch, or until a stop is wanted.
 /// Throws  ssm::Error  if the loss stops being a number
-using Train = void (*)(const Settings&, const Data&, std::uint64_t seed,
-                       const std::function<void(Epoch)>& report);
-void train_h3(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
-void train_hybrid(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
-void train_s4d(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
-void train_attention(const Settings&, const Data&, std::uint64_t,
-                     const std::function<void(Epoch)>&);
-void train_gss(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
-void train_mamba(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
-void train_dense_mamba(const Settings&, const Data&, std::uint64_t,
-                       const std::function<void(Epoch)>&);
-void train_retnet(const Settings&, const Data&, std::uint64_t, const std::function<void(Epoch)>&);
+using Train = void (*)(const Settings&, const Data&, std::uint64_t seed, const Course&);
+void train_h3(const Settings&, const Data&, std::uint64_t, const Course&);
+void train_hybrid(const Settings&, const Data&, std::uint64_t, const Course&);
+void train_s4d(const Settings&, const Data&, std::uint64_t, const Course&);
+void train_attention(const Settings&, const Data&, std::uint64_t, const Course&);
+void train_gss(const Settings&, const Data&, std::uint64_t, const Course&);
+void train_mamba(const Settings&, const Data&, std::uint64_t, const Course&);
+void train_dense_mamba(const Settings&, const Data&, std::uint64_t, const Course&);
+void train_retnet(const Settings&, const Data&, std::uint64_t, const Course&);
 
 struct Model {
   std::string name;
@@ -94,10 +104,21 @@ const std::vector<Model>& all_models();
 /// Throws  ssm::ArgumentError  for an unknown name
 const Model& model_named(const std::string& name);
 
-/// Runs every model at every width from every seed, `jobs` at a time, showing progress on standard
-/// error. Calls `finished` after each run with all runs so far.
-std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
-                         const std::vector<Index>& widths, Index seeds, Index jobs,
+/// Which runs there are to be, and where.
+struct Plan {
+  std::vector<std::string> models;
+  std::vector<Index> widths{32};
+  Index seeds = 3;
+  Index jobs = 1;                // runs at a time
+  std::filesystem::path folder;  // of what runs have done, a folder each
+};
+
+/// Runs every model at every width from every seed, showing progress on standard error. Calls
+/// `finished` after each run with all runs so far. Runs that are finished in the plan's folder are
+/// not repeated, and those that were stopped go on. A signal stops all; then the runs that are
+/// finished are returned.
+/// Throws  ssm::Error  where the folder has runs with other settings
+std::vector<Run> run_all(const Settings& settings, const Plan& plan,
                          const std::function<void(const std::vector<Run>&)>& finished);
 
 }  // namespace synthetics

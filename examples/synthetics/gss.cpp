@@ -17,8 +17,8 @@ struct GssBlock {
 }  // namespace
 
 void train_gss(const Settings& settings, const Data& data, std::uint64_t seed,
-               const std::function<void(Epoch)>& report) {
-  train<TwoBlocks<GssBlock>>(settings, data, seed, report);
+               const Course& course) {
+  train<TwoBlocks<GssBlock>>(settings, data, seed, course);
 }
 
 }  // namespace synthetics

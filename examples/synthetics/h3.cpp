@@ -30,17 +30,17 @@ struct H3Maker {
 }  // namespace
 
 void train_h3(const Settings& settings, const Data& data, std::uint64_t seed,
-              const std::function<void(Epoch)>& report) {
-  train<H3Maker<false, false>>(settings, data, seed, report);
+              const Course& course) {
+  train<H3Maker<false, false>>(settings, data, seed, course);
 }
 void train_hybrid(const Settings& settings, const Data& data, std::uint64_t seed,
-                  const std::function<void(Epoch)>& report) {
-  train<H3Maker<false, true>>(settings, data, seed, report);
+                  const Course& course) {
+  train<H3Maker<false, true>>(settings, data, seed, course);
 }
 /// One head, as in the paper, but without its dropout of 0.1 inside the attention.
 void train_attention(const Settings& settings, const Data& data, std::uint64_t seed,
-                     const std::function<void(Epoch)>& report) {
-  train<H3Maker<true, true>>(settings, data, seed, report);
+                     const Course& course) {
+  train<H3Maker<true, true>>(settings, data, seed, course);
 }
 
 }  // namespace synthetics

@@ -19,10 +19,7 @@ using namespace synthetics;
 /// What a subcommand was asked for.
 struct Request {
   Settings settings;
-  std::vector<std::string> models;
-  std::vector<Index> widths{32};
-  Index seeds = 3;
-  Index jobs = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()));
+  Plan plan{.jobs = std::max<Index>(1, static_cast<Index>(std::thread::hardware_concurrency()))};
   std::filesystem::path out = "runs/synthetics";
 };
 
@@ -31,22 +28,34 @@ void add_options(CLI::App& command, Request& r) {
   std::vector<std::string> names;
   for (const Model& model : all_models())
     if (s.task != "mqar" || model.has_any_width) names.push_back(model.name);
-  r.models = names;
-  command.add_option("--models", r.models, "Which to train")
+  r.plan.models = names;
+  command.add_option("--models", r.plan.models, "Which to train")
       ->delimiter(',')
       ->check(CLI::IsMember(names))
       ->capture_default_str();
   const CLI::Validator positive = CLI::Range(Index{1}, Index{1} << 40, "a positive number");
-  command.add_option("--seeds", r.seeds, "Train each model from so many seeds")
+  command.add_option("--seeds", r.plan.seeds, "Train each model from so many seeds")
       ->check(positive)
       ->capture_default_str();
-  command.add_option("--jobs", r.jobs, "Train so many at a time, one thread each")
+  command
+      .add_option("--jobs", r.plan.jobs,
+                  "Train so many at a time, one thread each; on a GPU a stream each")
       ->check(positive)
       ->capture_default_str();
-  command.add_option("--out", r.out, "Folder for the results: TASK.json and TASK.svg")
+  command
+      .add_option("--out", r.out,
+                  "Folder for the results, TASK.json and TASK.svg, and for what runs go on from")
+      ->capture_default_str();
+#ifdef SSM_WITH_CUDA
+  const std::vector<std::string> backends{"cpu", "cuda"};
+#else
+  const std::vector<std::string> backends{"cpu"};
+#endif
+  command.add_option("--backend", s.backend, "What trains")
+      ->check(CLI::IsMember(backends))
       ->capture_default_str();
   if (s.task == "mqar") {
-    command.add_option("--widths", r.widths, "Channels of the models")
+    command.add_option("--widths", r.plan.widths, "Channels of the models")
         ->delimiter(',')
         ->check(CLI::Range(Index{8}, Index{4096}, "a width from 8 to 4096"))
         ->capture_default_str();
@@ -98,8 +107,15 @@ void perform(const Request& request) {
   {
     const ssm::AtomicFile probe(request.out / (settings.task + ".json"));
   }  // fails now, not after the first run
-  const std::vector<Run> runs =
-      run_all(settings, request.models, request.widths, request.seeds, request.jobs, save);
+  Plan plan = request.plan;
+  plan.folder = request.out / (settings.task + "-runs");
+  const std::vector<Run> runs = run_all(settings, plan, save);
+  const auto wanted =
+      static_cast<std::size_t>(plan.seeds) * plan.models.size() * plan.widths.size();
+  if (runs.size() < wanted)
+    std::printf("%zu of %zu runs are finished; the same command goes on\n", runs.size(), wanted);
+  if (runs.empty()) return;
+  save(runs);
   std::printf("%s\nwritten: %s, %s\n", table(settings, data, runs).c_str(),
               (request.out / (settings.task + ".json")).c_str(),
               (request.out / (settings.task + ".svg")).c_str());
@@ -116,7 +132,9 @@ int main(int argc, char** argv) {
       "  ssm-synthetics recall                                 every model, 3 seeds each\n"
       "  ssm-synthetics recall --models h3 --seeds 1\n"
       "  ssm-synthetics induction --models h3,s4d,attention --out results\n"
-      "  ssm-synthetics mqar --widths 16,32,64,128             accuracy over the width");
+      "  ssm-synthetics mqar --widths 16,32,64,128             accuracy over the width\n\n"
+      "Ctrl-C stops after the epoch; the same command goes on, and does not repeat what is "
+      "finished.");
   app.set_version_flag("--version", SSM_VERSION_STRING);
   app.require_subcommand(1);
   Request recall;
@@ -141,8 +159,8 @@ int main(int argc, char** argv) {
                    .batch = 64,
                    .epochs = 64,
                    .rate = 1e-3};
-  mqar.widths = {16, 32, 64};
-  mqar.seeds = 1;
+  mqar.plan.widths = {16, 32, 64};
+  mqar.plan.seeds = 1;
   add_options(*app.add_subcommand(
                   "mqar", "Multi-query associative recall: every key once more, at many places."),
               mqar);

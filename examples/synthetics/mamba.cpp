@@ -36,12 +36,12 @@ struct DenseMambaMaker {
 }  // namespace
 
 void train_mamba(const Settings& settings, const Data& data, std::uint64_t seed,
-                 const std::function<void(Epoch)>& report) {
-  train<MambaMaker>(settings, data, seed, report);
+                 const Course& course) {
+  train<MambaMaker>(settings, data, seed, course);
 }
 void train_dense_mamba(const Settings& settings, const Data& data, std::uint64_t seed,
-                       const std::function<void(Epoch)>& report) {
-  train<DenseMambaMaker>(settings, data, seed, report);
+                       const Course& course) {
+  train<DenseMambaMaker>(settings, data, seed, course);
 }
 
 }  // namespace synthetics

@@ -110,20 +110,25 @@ std::string table(const Settings& settings, const Data& data, const std::vector<
   return text;
 }
 
+nlohmann::ordered_json settings_json(const Settings& settings) {
+  return {{"vocabulary", settings.vocabulary},
+          {"length", settings.length},
+          {"pairs", settings.task == "mqar" ? settings.pairs : 0},
+          {"training_sequences", settings.training},
+          {"test_sequences", settings.test},
+          {"data_seed", settings.data_seed},
+          {"batch", settings.batch},
+          {"epochs", settings.epochs},
+          {"rate", settings.rate},
+          {"weight_decay", settings.weight_decay},
+          {"embedding_dropout", settings.dropout},
+          {"backend", settings.backend}};
+}
+
 std::string json(const Settings& settings, const Data& data, const std::vector<Run>& runs) {
   nlohmann::ordered_json root;
   root["task"] = settings.task;
-  root["settings"] = {{"vocabulary", settings.vocabulary},
-                      {"length", settings.length},
-                      {"pairs", settings.task == "mqar" ? settings.pairs : 0},
-                      {"training_sequences", settings.training},
-                      {"test_sequences", settings.test},
-                      {"data_seed", settings.data_seed},
-                      {"batch", settings.batch},
-                      {"epochs", settings.epochs},
-                      {"rate", settings.rate},
-                      {"weight_decay", settings.weight_decay},
-                      {"embedding_dropout", settings.dropout}};
+  root["settings"] = settings_json(settings);
   root["chance"] = data.chance;
   root["loss_floor"] = data.loss_floor;
   root["summary"] = nlohmann::ordered_json::array();

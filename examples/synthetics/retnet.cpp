@@ -23,8 +23,8 @@ struct RetNetMaker {
 }  // namespace
 
 void train_retnet(const Settings& settings, const Data& data, std::uint64_t seed,
-                  const std::function<void(Epoch)>& report) {
-  train<RetNetMaker>(settings, data, seed, report);
+                  const Course& course) {
+  train<RetNetMaker>(settings, data, seed, course);
 }
 
 }  // namespace synthetics

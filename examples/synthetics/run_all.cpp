@@ -10,8 +10,10 @@
 
 #include "experiment.hpp"
 #include "progress.hpp"  // duration_text
+#include "run_folder.hpp"
 #include "ssm/core/error.hpp"
 #include "ssm/platform.hpp"
+#include "stop_signal.hpp"
 
 namespace synthetics {
 namespace {
@@ -28,15 +30,19 @@ struct Abandoned {};
 /// The runs, who takes the next one, and how far they are.
 class Pool {
  public:
-  Pool(const Settings& settings, const std::vector<std::string>& models,
-       const std::vector<Index>& widths, Index seeds,
+  Pool(const Settings& settings, const Plan& plan,
        const std::function<void(const std::vector<Run>&)>& finished)
-      : settings_(settings), finished_(finished) {
-    for (Index seed = 0; seed < seeds; ++seed)
-      for (const Index width : widths)
-        for (const std::string& model : models)
-          slots_.push_back(
-              {.run = {.model = model, .seed = static_cast<std::uint64_t>(seed), .width = width}});
+      : settings_(settings), plan_(plan), finished_(finished) {
+    for (Index seed = 0; seed < plan.seeds; ++seed)
+      for (const Index width : plan.widths)
+        for (const std::string& model : plan.models) {
+          Run run{.model = model, .seed = static_cast<std::uint64_t>(seed), .width = width};
+          resume(settings, RunFolder(plan.folder, run), run);
+          const bool is_done = static_cast<Index>(run.epochs.size()) >= settings.epochs;
+          done_ += is_done;
+          slots_.push_back({.run = std::move(run), .is_done = is_done});
+        }
+    made_before_ = fraction();
   }
 
   void work() {
@@ -44,7 +50,8 @@ class Pool {
       Slot* slot = nullptr;
       {
         const std::lock_guard lock(mutex_);
-        if (next_ == slots_.size() || failure_) return;
+        while (next_ < slots_.size() && slots_[next_].is_done) ++next_;
+        if (next_ == slots_.size() || failure_ || signal_.is_received()) return;
         slot = &slots_[next_++];
         slot->is_running = true;
       }
@@ -52,12 +59,12 @@ class Pool {
     }
   }
 
-  /// Returns when all runs are done or one has failed.
+  /// Returns when all runs are done, one has failed, or a stop is wanted.
   void watch() {
     const bool is_terminal = ssm::platform::is_terminal(2);
     std::size_t shown = 0;
     std::unique_lock lock(mutex_);
-    while (!failure_ && done_ < slots_.size()) {
+    while (!failure_ && done_ < slots_.size() && !signal_.is_received()) {
       changed_.wait_for(lock, std::chrono::milliseconds(500));
       if (is_terminal)
         std::fprintf(stderr, "\r\033[K%s", progress().c_str());
@@ -83,20 +90,29 @@ class Pool {
 
   void perform(Slot& slot) {
     const auto start = Clock::now();
+    const double seconds = slot.run.seconds;  // before it was stopped
+    const RunFolder folder(plan_.folder, slot.run);
     try {
       const Data data = make_data(settings_, slot.run.seed);
       Settings settings = settings_;
       settings.width = slot.run.width;
-      model_named(slot.run.model).train(settings, data, slot.run.seed, [&](Epoch epoch) {
-        const std::lock_guard lock(mutex_);
-        if (failure_) throw Abandoned();
-        slot.run.epochs.push_back(epoch);
-        slot.run.seconds = seconds_since(start);
-        changed_.notify_one();
-      });
+      const Course course{.state = folder.state(),
+                          .epochs = static_cast<Index>(slot.run.epochs.size()),
+                          .report =
+                              [&](Epoch epoch) {
+                                const std::lock_guard lock(mutex_);
+                                if (failure_) throw Abandoned();
+                                slot.run.epochs.push_back(epoch);
+                                slot.run.seconds = seconds + seconds_since(start);
+                                changed_.notify_one();
+                              },
+                          .before_keeping = [&] { folder.write(settings_, slot.run); },
+                          .is_stop_wanted = [&] { return signal_.is_received(); }};
+      model_named(slot.run.model).train(settings, data, slot.run.seed, course);
       const std::lock_guard lock(mutex_);
       slot.is_running = false;
-      slot.is_done = true;
+      slot.is_done = static_cast<Index>(slot.run.epochs.size()) >= settings_.epochs;
+      if (!slot.is_done) return;
       ++done_;
       finished_(finished_runs());
     } catch (const Abandoned&) {
@@ -136,13 +152,15 @@ class Pool {
       if (settings_.task == "mqar") text += " " + std::to_string(slot.run.width);
       text += " #" + std::to_string(slot.run.seed) + ": epoch " + numbers;
     }
-    const double done = fraction();
-    if (done > 0)
-      text += "  ETA " + ssm::cli::duration_text(seconds_since(start_) * (1 - done) / done);
+    const double done = fraction(), made = done - made_before_;
+    if (made > 0)
+      text += "  ETA " + ssm::cli::duration_text(seconds_since(start_) * (1 - done) / made);
     return text;
   }
 
   const Settings& settings_;
+  const Plan& plan_;
+  const ssm::cli::StopSignal signal_;
   const std::function<void(const std::vector<Run>&)>& finished_;
   const Clock::time_point start_ = Clock::now();
   std::mutex mutex_;
@@ -150,17 +168,17 @@ class Pool {
   std::vector<Slot> slots_;
   std::size_t next_ = 0;
   std::size_t done_ = 0;
+  double made_before_ = 0;  // part of all epochs
   std::exception_ptr failure_;
 };
 
 }  // namespace
 
-std::vector<Run> run_all(const Settings& settings, const std::vector<std::string>& models,
-                         const std::vector<Index>& widths, Index seeds, Index jobs,
+std::vector<Run> run_all(const Settings& settings, const Plan& plan,
                          const std::function<void(const std::vector<Run>&)>& finished) {
-  Pool pool(settings, models, widths, seeds, finished);
+  Pool pool(settings, plan, finished);
   std::vector<std::thread> workers;
-  for (Index job = 0; job < jobs; ++job) workers.emplace_back([&] { pool.work(); });
+  for (Index job = 0; job < plan.jobs; ++job) workers.emplace_back([&] { pool.work(); });
   pool.watch();
   for (std::thread& worker : workers) worker.join();
   return pool.results();

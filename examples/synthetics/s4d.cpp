@@ -16,8 +16,8 @@ struct S4DBlock {
 }  // namespace
 
 void train_s4d(const Settings& settings, const Data& data, std::uint64_t seed,
-               const std::function<void(Epoch)>& report) {
-  train<TwoBlocks<S4DBlock>>(settings, data, seed, report);
+               const Course& course) {
+  train<TwoBlocks<S4DBlock>>(settings, data, seed, course);
 }
 
 }  // namespace synthetics
