@@ -45,6 +45,11 @@ Data make_data(const Settings& settings, std::uint64_t seed) {
               1.0 / static_cast<double>(settings.vocabulary - 2));
 }
 
+bool Run::is_finished(const Settings& settings) const {
+  return static_cast<Index>(epochs.size()) >= settings.epochs ||
+         (!epochs.empty() && epochs[best_epoch()].accuracy >= settings.until);
+}
+
 std::size_t Run::best_epoch() const {
   const auto best =
       std::max_element(epochs.begin(), epochs.end(),

@@ -30,6 +30,7 @@ struct Settings {
   double rate = 5e-4;
   double weight_decay = 0.1;
   double dropout = 0.1;         // of the embedding
+  double until = 2;             // a run ends when its test accuracy is this high
   std::string backend = "cpu";  // or "cuda"
 
   Index steps_per_epoch() const { return (training + batch - 1) / batch; }
@@ -65,6 +66,8 @@ struct Run {
   double seconds = 0;
   std::vector<Epoch> epochs{};
 
+  /// Whether all epochs are made, or the accuracy that ends a run is reached.
+  bool is_finished(const Settings& settings) const;
   /// The epoch with the highest accuracy, the first of equals; as the paper does, it is picked by
   /// the test sequences.
   std::size_t best_epoch() const;

@@ -67,6 +67,11 @@ void add_options(CLI::App& command, Request& r) {
       ->check(positive)
       ->capture_default_str();
   command
+      .add_option("--until", s.until,
+                  "End a run when its test accuracy is this high (1: all right; 2: never)")
+      ->check(CLI::Range(0.0, 2.0, "an accuracy from 0 to 1, or 2"))
+      ->capture_default_str();
+  command
       .add_option("--vocabulary", s.vocabulary,
                   "Tokens, with the query marker and the no-answer token")
       ->check(positive)

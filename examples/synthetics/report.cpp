@@ -122,6 +122,7 @@ nlohmann::ordered_json settings_json(const Settings& settings) {
           {"rate", settings.rate},
           {"weight_decay", settings.weight_decay},
           {"embedding_dropout", settings.dropout},
+          {"until", settings.until},
           {"backend", settings.backend}};
 }
 

@@ -38,7 +38,7 @@ class Pool {
         for (const std::string& model : plan.models) {
           Run run{.model = model, .seed = static_cast<std::uint64_t>(seed), .width = width};
           resume(settings, RunFolder(plan.folder, run), run);
-          const bool is_done = static_cast<Index>(run.epochs.size()) >= settings.epochs;
+          const bool is_done = run.is_finished(settings);
           done_ += is_done;
           slots_.push_back({.run = std::move(run), .is_done = is_done});
         }
@@ -96,22 +96,24 @@ class Pool {
       const Data data = make_data(settings_, slot.run.seed);
       Settings settings = settings_;
       settings.width = slot.run.width;
-      const Course course{.state = folder.state(),
-                          .epochs = static_cast<Index>(slot.run.epochs.size()),
-                          .report =
-                              [&](Epoch epoch) {
-                                const std::lock_guard lock(mutex_);
-                                if (failure_) throw Abandoned();
-                                slot.run.epochs.push_back(epoch);
-                                slot.run.seconds = seconds + seconds_since(start);
-                                changed_.notify_one();
-                              },
-                          .before_keeping = [&] { folder.write(settings_, slot.run); },
-                          .is_stop_wanted = [&] { return signal_.is_received(); }};
+      const Course course{
+          .state = folder.state(),
+          .epochs = static_cast<Index>(slot.run.epochs.size()),
+          .report =
+              [&](Epoch epoch) {
+                const std::lock_guard lock(mutex_);
+                if (failure_) throw Abandoned();
+                slot.run.epochs.push_back(epoch);
+                slot.run.seconds = seconds + seconds_since(start);
+                changed_.notify_one();
+              },
+          .before_keeping = [&] { folder.write(settings_, slot.run); },
+          .is_stop_wanted =
+              [&] { return signal_.is_received() || slot.run.is_finished(settings_); }};
       model_named(slot.run.model).train(settings, data, slot.run.seed, course);
       const std::lock_guard lock(mutex_);
       slot.is_running = false;
-      slot.is_done = static_cast<Index>(slot.run.epochs.size()) >= settings_.epochs;
+      slot.is_done = slot.run.is_finished(settings_);
       if (!slot.is_done) return;
       ++done_;
       finished_(finished_runs());
@@ -133,8 +135,9 @@ class Pool {
   }
 
   double fraction() const {
-    std::size_t epochs = 0;
-    for (const Slot& slot : slots_) epochs += slot.run.epochs.size();
+    Index epochs = 0;
+    for (const Slot& slot : slots_)
+      epochs += slot.is_done ? settings_.epochs : static_cast<Index>(slot.run.epochs.size());
     return static_cast<double>(epochs) /
            (static_cast<double>(settings_.epochs) * static_cast<double>(slots_.size()));
   }

@@ -73,17 +73,25 @@ class Training {
   /// Goes on from what was kept after so many epochs.
   void resume(const std::filesystem::path& file, Index epochs) {
     const ssm::SafetensorsFile kept(file);
-    ssm::load_parameters(kept, parameters_, "weights.");
-    ssm::load_parameters(kept, optimizer_.first_moment(), "first_moment.");
-    ssm::load_parameters(kept, optimizer_.second_moment(), "second_moment.");
+    auto here = ssm::copy_to(host_, model_, parameters_);
+    const auto load = [&](Parameters& to, const char* prefix) {
+      ssm::load_parameters(kept, here, prefix);
+      ssm::copy_parameters(here, to);
+    };
+    load(parameters_, "weights.");
+    load(optimizer_.first_moment(), "first_moment.");
+    load(optimizer_.second_moment(), "second_moment.");
     optimizer_.set_step(epochs * settings_.steps_per_epoch());
   }
   void keep(const std::filesystem::path& file, Index epochs) const {
+    const auto weights = ssm::copy_to(host_, model_, parameters_);
+    const auto first = ssm::copy_to(host_, model_, optimizer_.first_moment());
+    const auto second = ssm::copy_to(host_, model_, optimizer_.second_moment());
     ssm::SafetensorsWriter writer(file);
     writer.metadata(epochs_of_state, std::to_string(epochs));
-    ssm::save_parameters(writer, parameters_, "weights.");
-    ssm::save_parameters(writer, optimizer_.first_moment(), "first_moment.");
-    ssm::save_parameters(writer, optimizer_.second_moment(), "second_moment.");
+    ssm::save_parameters(writer, weights, "weights.");
+    ssm::save_parameters(writer, first, "first_moment.");
+    ssm::save_parameters(writer, second, "second_moment.");
     writer.finish();
   }
 
@@ -182,6 +190,7 @@ class Training {
   const Settings& settings_;
   const Data& data_;
   ssm::Seed seed_;
+  ssm::Context<ssm::Cpu> host_{ssm::cpu::Resources(1)};
   ssm::Context<Backend> context_;
   Model model_;
   Parameters parameters_;
@@ -224,7 +233,7 @@ template <class Maker>
 void train(const Settings& settings, const Data& data, std::uint64_t seed, const Course& course) {
 #ifdef SSM_WITH_CUDA
   if (settings.backend == "cuda")
-    return train_on<Maker, ssm::Cuda>({}, settings, data, seed, course);
+    return train_on<Maker, ssm::Cuda>(ssm::cuda::Resources(), settings, data, seed, course);
 #endif
   train_on<Maker, ssm::Cpu>(ssm::cpu::Resources(1), settings, data, seed, course);
 }
