@@ -4,20 +4,19 @@
 #   tools/reproduce.sh                   which claims there are, and how long each takes
 #   tools/reproduce.sh CLAIM [TEXT]      builds what is needed, runs, and writes into runs/reproduce/CLAIM; TEXT where the claim is about one
 #   tools/reproduce.sh --dry CLAIM [TEXT]    the commands alone
-# BUILD is the build folder whose programs are taken (build/release, made where it is absent).
+# BUILD is the build folder whose programs are taken (build/release, or build/cuda for a claim on a GPU; made where it is absent).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=${BUILD:-build/release}
 is_dry=""
 if [[ ${1:-} == --dry ]]; then
   is_dry=yes
   shift
 fi
-# What tools/claims.json says of a claim, a line for each value: time, place, target, command, stored files.
+# What tools/claims.json says of a claim, a line for each value: time and place, preset, build folder, targets, command, stored files.
 claim() {
   python3 - "$@" <<'PYTHON'
 import json, os, shlex, sys
-name, text, bin, out = sys.argv[1:]
+name, text, build, out = sys.argv[1:]
 claims = json.load(open("tools/claims.json", encoding="utf-8"))
 def time_of(claim):
     if "time" in claim:
@@ -34,11 +33,15 @@ if not found:
 claim = found[0]
 if "input" in claim and not text:
     sys.exit(f"reproduce: {name} needs {claim['input']}: tools/reproduce.sh {name} TEXT")
-if "input" in claim and not os.path.isfile(text):
-    sys.exit(f"reproduce: there is no file {text}")
+if "input" in claim and not os.path.exists(text):
+    sys.exit(f"reproduce: there is no {text}")
+preset = claim.get("preset", "release")
+build = build or f"build/{preset}"
 print(time_of(claim))
+print(preset)
+print(build)
 print(claim.get("target", ""))
-print(claim["run"].format(bin=shlex.quote(bin), out=shlex.quote(out), input=shlex.quote(text)))
+print(claim["run"].format(bin=shlex.quote(f"{build}/bin"), out=shlex.quote(out), input=shlex.quote(text)))
 print(" ".join(claim["stored"]))
 PYTHON
 }
@@ -47,12 +50,12 @@ if [[ -z ${1:-} ]]; then
   exit
 fi
 out=runs/reproduce/$1
-said=$(claim "$1" "${2:-}" "$build/bin" "$out")
-{ read -r time; read -r target; read -r command; read -r stored || true; } <<<"$said"
+said=$(claim "$1" "${2:-}" "${BUILD:-}" "$out")
+{ read -r time; read -r preset; read -r build; read -r target; read -r command; read -r stored || true; } <<<"$said"
 echo "$1: $time"
 steps=()
 if [[ -n $target ]]; then
-  [[ -e $build/CMakeCache.txt ]] || steps+=("cmake --preset release -B $build")
+  [[ -e $build/CMakeCache.txt ]] || steps+=("cmake --preset $preset -B $build")
   steps+=("cmake --build $build --target $target")
 fi
 steps+=("mkdir -p $out" "$command")

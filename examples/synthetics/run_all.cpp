@@ -115,6 +115,7 @@ class Pool {
       slot.is_running = false;
       slot.is_done = slot.run.is_finished(settings_);
       if (!slot.is_done) return;
+      folder.finish(settings_, slot.run);
       ++done_;
       finished_(finished_runs());
     } catch (const Abandoned&) {

@@ -16,12 +16,14 @@ class RunFolder {
   std::filesystem::path curve() const { return folder_ / "curve.json"; }
   /// The curve of a run; it is written before the state.
   void write(const Settings& settings, const Run& run) const;
+  /// The curve of a run that needs no state any more.
+  void finish(const Settings& settings, const Run& run) const;
 
  private:
   std::filesystem::path folder_;
 };
 
-/// Gives a run the epochs that its folder has both a curve and a state of.
+/// Gives a run the epochs that its folder has a curve of and, unless they are all, a state.
 /// Throws  ssm::Error  if they were made with other settings
 void resume(const Settings& settings, const RunFolder& folder, Run& run);
 

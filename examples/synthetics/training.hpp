@@ -219,8 +219,7 @@ void train_on(typename Backend::Resources resources, const Settings& settings, c
     const double loss = training.train_epoch(epoch);
     course.report({.loss = loss, .accuracy = training.accuracy()});
     const bool is_stopping = course.is_stop_wanted();
-    if (is_stopping || epoch + 1 == settings.epochs ||
-        Clock::now() - kept > std::chrono::minutes(1)) {
+    if (is_stopping || Clock::now() - kept > std::chrono::minutes(1)) {
       course.before_keeping();
       training.keep(course.state, epoch + 1);
       kept = Clock::now();
