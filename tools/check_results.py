@@ -22,7 +22,7 @@ In {FILE.json: NUMBER} the number is of that file.
 
 Every table of docs/70_results.md has one of both, and every claim of tools/claims.json is named there with its command.
 
-usage: check_results.py [PAGE…]        fails where a number differs; default README.md and docs/*.md
+usage: check_results.py [PAGE…]        fails where a number differs; default README.md, docs/*.md and docs/results/*.md
        check_results.py --fix [PAGE…]  writes the rows of tables anew
        check_results.py --self-test
 """
@@ -219,7 +219,7 @@ def main(arguments):
     fix = "--fix" in arguments
     pages = [pathlib.Path(a).resolve() for a in arguments if a != "--fix"]
     failed = total = 0
-    for page in pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for page in pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/results").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
         name = page.relative_to(ROOT).as_posix()
         problems, result, checked = check(name, text, fix, name in COMPLETE)

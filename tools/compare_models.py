@@ -58,7 +58,7 @@ STUDIES = {
     "papers": {
         "models": {
             "transformer": "--model gpt2 --layers 8 --width 512 --heads 8 --positions {length}",
-            "h3": "--model h3 --layers 8 --width 512 --state 64",
+            "h3": "--model h3 --layers 8 --width 512 --state 64 --head-dim 8",
             "hybrid": "--model h3 --layers 8 --width 512 --state 64 --attention-layers 1,5 --heads 8",
             "mamba": "--model mamba --layers 15 --width 512",
             "dense-mamba": "--model dense-mamba --layers 15 --width 512 --sources 2 --fusion readout",
