@@ -3,6 +3,7 @@
 """Assembles a corpus of English from packages of Debian's main section: manuals, books, dictionaries.
 
     tools/english_corpus.py --out runs/corpus
+    tools/english_corpus.py --self-test
 
 needs apt-get, dpkg-deb and the network, on any Debian or Ubuntu that has these packages. A package that is not there is
 left out and named. What is finished is kept, so the command may be stopped and given again. Writes
@@ -233,12 +234,38 @@ def join(out, packages):
     return result, counts
 
 
+def self_test():
+    prose = "This is the way in which the words of a sentence are told from the names in a table."
+    bold = prose.replace("the words", r"\fBthe words\fR")
+    texts = [(text_of_html(f"<p>{prose}</p><pre>int x;</pre>"), [prose]),
+             (text_of_html(f"<ul><li>{prose.replace('way', '<b>way</b>')}</ul><script>the of and</script>"), [prose]),
+             (text_of_roff(f".TH X 1\n.SH NAME\n{bold}\n.nf\n{prose} code\n.fi"), [prose]),
+             (text_of_roff(prose.replace("the words", "\n.B the words\n")), [prose]),
+             (text_of_pod(f"=head1 NAME\n\n{prose.replace('way', 'B<way>')}\n\n    {prose} code\n"), [prose]),
+             (text_of_rest(prose.replace("words", ":ref:`words <x>`")), [prose]),
+             ("one two\n\n" + "x = 1; " * 20, [])]
+    failures = [f"{found!r} gave {list(paragraphs(found))}, not {wanted}" for found, wanted in texts if list(paragraphs(found)) != wanted]
+    names = {"/usr/share/man/man1/ls.1.gz": text_of_roff, "/usr/share/man/de/man1/ls.1.gz": None, "/usr/share/doc/a/changelog.gz": None,
+             "/usr/share/doc/a/b.html": text_of_html, "/usr/share/doc/a/b.html.fr": None, "/usr/bin/ls": None, "/a/b.pod": text_of_pod}
+    failures += [f"{name} is read by {reader_of(name)}" for name, wanted in names.items() if reader_of(name) is not wanted]
+    long = [prose] * (3 * PIECE // len(prose))
+    cut = list(pieces(long))
+    if "\n\n".join(cut).split("\n\n") != long or not 2 <= len(cut) <= 4:
+        failures.append(f"a long text is cut into {len(cut)} pieces")
+    return failures
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, default="runs/corpus")
+    parser.add_argument("--self-test", action="store_true")
     parser.add_argument("--packages", nargs="+", default=PACKAGES, metavar="NAME")
     parser.add_argument("--jobs", type=int, default=2, help="packages at a time")
     options = parser.parse_args()
+    if options.self_test:
+        failures = self_test()
+        print("\n".join(failures) or "text is found and told from code")
+        sys.exit(bool(failures))
     for folder in ("debs", "parts", "trees"):
         (options.out / folder).mkdir(parents=True, exist_ok=True)
     facts, missing, start = {}, [], time.monotonic()
