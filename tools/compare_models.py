@@ -17,6 +17,7 @@ finished are not repeated, and a run that was interrupted goes on, so the comman
 import argparse
 import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import queue
@@ -54,7 +55,8 @@ STUDIES = {
         },
         "pairs": [("hybrid", "h3"), ("hybrid", "transformer")],
     },
-    # About 30M parameters with a vocabulary of 8192. RetNet and DenseRetNet have a head of their own, as published.
+    # About 30M parameters with a vocabulary of 8192. RetNet and DenseRetNet have a head of their own, as published; gau-retnet
+    # is DenseRetNet without its connections.
     "papers": {
         "models": {
             "transformer": "--model gpt2 --layers 8 --width 512 --heads 8 --positions {length}",
@@ -64,10 +66,12 @@ STUDIES = {
             "dense-mamba": "--model dense-mamba --layers 15 --width 512 --sources 2 --fusion readout",
             "dense-mamba-carried": "--model dense-mamba --layers 15 --width 512 --sources 2 --fusion carried",
             "retnet": "--model retnet --layers 6 --width 512 --heads 4",
+            "gau-retnet": "--model dense-retnet --layers 12 --width 512 --heads 4 --sources 0 --initializer-range 0.02",
             "dense-retnet": "--model dense-retnet --layers 12 --width 512 --heads 4 --sources 2 --initializer-range 0.02",
         },
         "pairs": [("hybrid", "transformer"), ("hybrid", "h3"), ("dense-mamba", "mamba"), ("dense-mamba-carried", "mamba"),
-                  ("dense-retnet", "retnet")],
+                  ("dense-retnet", "retnet"),
+                  ("dense-retnet", "gau-retnet")],
     },
 }
 
@@ -158,8 +162,9 @@ def summary(arguments, runs):
         of_model = [r for r in runs if r["model"] == model]
         if of_model:
             losses = [r["held_out_loss"] for r in of_model]
-            rows.append({"model": model, "parameters": of_model[0]["parameters"], "seeds": len(losses),
+            rows.append({"model": model, "parameters": of_model[0]["parameters"], "rate": of_model[0].get("rate"), "seeds": len(losses),
                          "mean": statistics.mean(losses), "least": min(losses), "most": max(losses),
+                         "perplexity": math.exp(statistics.mean(losses)),
                          "bits_per_byte": statistics.mean(r["bits_per_byte"] for r in of_model)})
     return rows
 

@@ -7,7 +7,7 @@
 import sys
 
 COLORS = {"h3": "#1f6fb2", "mamba": "#7b4fa3", "dense-mamba": "#c43d7e", "retnet": "#b28a1f", "dense-retnet": "#8a4b1f",
-          "dense-mamba-carried": "#e08ab5",
+          "dense-mamba-carried": "#e08ab5", "gau-retnet": "#3f3f3f",
           "s4d": "#2f8f83", "gss": "#777777", "attention": "#4d8a4a",
           "hybrid": "#c9562e", "transformer": "#4d8a4a"}
 
