@@ -2,16 +2,13 @@
 // Layers: functions of ssm/api.h over ssm::api::LayerOn.
 #include "layer.hpp"
 
-#include <algorithm>
 #include <array>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "field_list.hpp"
 #include "guarded.hpp"
 #include "layer_kinds.hpp"
-#include "layer_on.hpp"
 #include "options.hpp"
 #include "tensor.hpp"
 
@@ -39,7 +36,7 @@ std::unique_ptr<ssm_layer> made_layer(const char* text) {
     const LayerKind& kind = kind_of(config);
     refuse_other_fields(config, {"layer", "scalar", "backend", "threads"}, kind.fields,
                         "a layer " + std::string(kind.name));
-    const LayerPlace place{.backend = host_backend_option(config),
+    const LayerPlace place{.backend = backend_option(config),
                            .is_double = word_option<bool>(config, "scalar", "float32",
                                                           {{"float32", false}, {"float64", true}}),
                            .threads = static_cast<int>(config.integer_or("threads", 1, 1, 1024))};
@@ -84,42 +81,6 @@ std::string kinds_text() {
 }
 
 }  // namespace
-
-const char* role_name(ParameterRole role) {
-  switch (role) {
-    case ParameterRole::bias:
-      return "bias";
-    case ParameterRole::norm:
-      return "norm";
-    case ParameterRole::embedding:
-      return "embedding";
-    case ParameterRole::ssm:
-      return "ssm";
-    default:
-      return "weight";
-  }
-}
-
-void require_count(std::size_t given, std::size_t expected, const char* what) {
-  if (given != expected)
-    throw ArgumentError(
-        message({what, "list: the layer has ", expected, " parameters, got ", given, " tensors"}));
-}
-
-void require_as(const ssm_tensor* tensor, const std::string& name, std::span<const Index> extents,
-                ssm_scalar scalar) {
-  require_tensor(tensor, name, scalar);
-  const std::span<const std::int64_t> shape(tensor->shape, static_cast<std::size_t>(tensor->ndim));
-  if (!std::equal(shape.begin(), shape.end(), extents.begin(), extents.end()))
-    throw ShapeError("layer", name, extents, std::vector<Index>(shape.begin(), shape.end()));
-  if (!is_contiguous(*tensor))
-    throw TensorError(name + " is strided, must be contiguous in row-major order");
-}
-
-void refuse_object(const char* what) {
-  throw ArgumentError(std::string(what) + " is one of another layer");
-}
-
 }  // namespace ssm::api
 
 using namespace ssm::api;
@@ -150,6 +111,10 @@ ssm_code ssm_layer_set_threads(ssm_layer* layer, int threads) {
   });
 }
 
+ssm_code ssm_layer_set_stream(ssm_layer* layer, void* stream) {
+  return guarded([&] { required(layer, "layer").set_stream(stream); });
+}
+
 int ssm_layer_parameter_count(const ssm_layer* layer) {
   return layer == nullptr ? 0 : static_cast<int>(layer->parameters().size());
 }
@@ -166,7 +131,7 @@ ssm_code ssm_layer_parameter(const ssm_layer* layer, int index, ssm_tensor* desc
     const TensorFacts& facts = all[static_cast<std::size_t>(index)];
     required(description, "description") = {
         .data = nullptr,
-        .device = {1, 0},
+        .device = {layer->is_on_host() ? 1 : 2, 0},
         .ndim = static_cast<int32_t>(facts.shape.size()),
         .type = facts.scalar,
         .shape = const_cast<int64_t*>(facts.shape.data()),  // DLPack has no const

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,6 +14,9 @@
 #include "ssm/core/random.hpp"  // Seed
 
 namespace ssm::api {
+
+/// The calling thread's current CUDA device; 0 without one.
+int current_cuda_device();
 
 /// What is known of a parameter, or of a tensor of a state.
 struct TensorFacts {
@@ -75,7 +79,12 @@ struct ssm_layer {
   virtual ssm::Index channels() const = 0;
   virtual const std::vector<ssm::api::TensorFacts>& parameters() const = 0;
   virtual const std::vector<ssm::api::TensorFacts>& state() const = 0;
+  virtual bool is_on_host() const = 0;
   virtual void set_threads(int threads) = 0;
+  virtual void set_stream(void* stream) = 0;
+  /// Memory of the layer's own, or on the host, in order with its calls on this device.
+  virtual void copy_bytes(int device, void* to, const void* from, std::size_t bytes) = 0;
+  virtual void zero_bytes(int device, void* memory, std::size_t bytes) = 0;
   virtual void initialize(ssm::Seed seed, std::span<const ssm_tensor* const> parameters) = 0;
   virtual void forward(const ssm::api::ForwardCall& call) = 0;
   virtual void backward(const ssm::api::BackwardCall& call) = 0;

@@ -12,7 +12,7 @@ namespace ssm::api {
 
 /// What every kind of layer is made with.
 struct LayerPlace {
-  std::string backend;  // "cpu" or "reference"
+  std::string backend;  // "cpu", "reference" or "cuda"
   bool is_double = false;
   int threads = 1;
 };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <string>
@@ -14,6 +16,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/layer/layer.hpp"
 #include "tensor.hpp"
+#include "thread_context.hpp"
 #include "wide_copy.hpp"
 
 namespace ssm::api {
@@ -25,31 +28,43 @@ void require_count(std::size_t given, std::size_t expected, const char* what);
 /// Checks a tensor whose extents are known and that must have no gaps.
 /// Throws  TensorError, ShapeError, ArgumentError
 void require_as(const ssm_tensor* tensor, const std::string& name, std::span<const Index> extents,
-                ssm_scalar scalar);
+                ssm_scalar scalar, bool must_be_on_host);
 [[noreturn]] void refuse_object(const char* what);
+template <class B>
+int current_device() {
+  if constexpr (B::Space::host_readable) return 0;
+  return current_cuda_device();
+}
 
 namespace detail {
-/// The tensor borrows the memory, whose extents it has.
+/// The tensor borrows memory that was checked, and takes its extents.
 template <class Tensor>
 void borrow_tensor(Tensor& tensor, const ssm_tensor& memory) {
-  tensor = Tensor::borrow(elements_of<typename Tensor::Value>(memory), tensor.extents());
+  const auto shape = [&]<std::size_t... axis>(std::index_sequence<axis...>) {
+    return typename Tensor::Shape(static_cast<Index>(memory.shape[axis])...);
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(Tensor::rank())>());
+  tensor = Tensor::borrow(elements_of<typename Tensor::Value>(memory), shape);
 }
 }  // namespace detail
 
 /// Layer L on backend B in scalar T: its verbs on tensors of the caller's.
 template <class L, class B, class T>
 class LayerOn final : public ssm_layer {
-  using Parameters = typename L::template Parameters<T, HostSpace>;
-  using State = typename L::template State<T, HostSpace>;
+  using Space = typename B::Space;
+  static constexpr bool is_host = Space::host_readable;
+  using Parameters = typename L::template Parameters<T, Space>;
+  using State = typename L::template State<T, Space>;
 
   struct TapeOn final : ssm_tape {
     const LayerOn* owner = nullptr;
     bool is_recorded = false;
     WideCopy x;  // which the tape reads, where x is of a half type
-    typename L::template Tape<T, HostSpace> tape;
+    typename L::template Tape<T, Space> tape;
   };
   struct StateOn final : ssm_layer_state {
     const LayerOn* owner = nullptr;
+    int device = 0;
     State state;
     std::vector<std::string> names;
     std::vector<std::vector<std::int64_t>> shapes;
@@ -57,9 +72,11 @@ class LayerOn final : public ssm_layer {
     std::unique_ptr<ssm_layer_state> copy() const override {
       auto other = std::make_unique<StateOn>();
       other->owner = owner;
-      Context<B> ctx;
-      other->state = owner->layer_.template initial_state<T>(ctx, 0);
-      copy_state<L>(ctx, state, other->state);
+      other->device = device;
+      owner->context_.run(device, [&](auto& ctx) {
+        other->state = owner->layer_.template initial_state<T>(ctx, 0);
+        copy_state<L>(ctx, state, other->state);
+      });
       return other;
     }
     int count() const override {
@@ -78,7 +95,7 @@ class LayerOn final : public ssm_layer {
         shapes[i].assign(extents.begin(), extents.end());
         if (name != nullptr) *name = names[i].c_str();
         tensor = {.data = own.data(),
-                  .device = {1, 0},
+                  .device = {is_host_tensor<decltype(own)> ? 1 : 2, device},
                   .ndim = own.rank(),
                   .type = scalar_of<typename std::remove_reference_t<decltype(own)>::Value>(),
                   .shape = shapes[i].data(),
@@ -90,19 +107,19 @@ class LayerOn final : public ssm_layer {
       at(index, [&](const std::string& name, auto& own) {
         using Own = std::remove_reference_t<decltype(own)>;
         auto extents = own.extents().to_array();
-        if (extents[0] == 0 && memory.ndim == own.rank() && memory.shape != nullptr)
-          extents[0] = static_cast<Index>(memory.shape[0]);  // a cache that is empty so far
-        require_as(&memory, "state " + name, extents, scalar_of<typename Own::Value>());
-        own = std::apply(
-            [&](auto... extent) {
-              return Own::borrow(elements_of<typename Own::Value>(memory),
-                                 typename Own::Shape(extent...));
-            },
-            extents);
+        if (memory.ndim == own.rank() && memory.shape != nullptr)
+          for (std::size_t axis = 0; axis < extents.size(); ++axis)  // a cache, or no sequences
+            if (extents[axis] == 0) extents[axis] = static_cast<Index>(memory.shape[axis]);
+        require_as(&memory, "state " + name, extents, scalar_of<typename Own::Value>(),
+                   is_host_tensor<Own>);
+        detail::borrow_tensor(own, memory);
       });
     }
 
    private:
+    template <class Tensor>
+    static constexpr bool is_host_tensor =
+        std::remove_reference_t<Tensor>::Space::host_readable;  // positions are on the host
     template <class Visit>
     void at(int index, Visit&& visit) {
       int i = 0;
@@ -117,40 +134,41 @@ class LayerOn final : public ssm_layer {
   };
 
  public:
-  LayerOn(L layer, int threads) : layer_(std::move(layer)) {
-    set_threads(threads);
-    own_ = layer_.template zero_parameters<T>(ctx_);
-    gradients_ = layer_.template zero_parameters<T>(ctx_);
-    for_each_parameter(
-        [&](const ParameterSpec& spec, auto& tensor, auto& gradient) {
-          parameters_.push_back(facts_of(spec.name, tensor));
-          parameters_.back().role = role_name(spec.role);
-          parameters_.back().weight_decay = spec.weight_decay;
-          places_.emplace_back(tensor, "parameter " + spec.name);
-          gradient_places_.emplace_back(gradient, "gradient of " + spec.name);
-        },
-        own_, gradients_);
-    const State one = layer_.template initial_state<T>(ctx_, 1);
-    L::for_each_state([&](const std::string& name,
-                          const auto& tensor) { state_.push_back(facts_of(name, tensor)); },
-                      one);
+  LayerOn(L layer, int threads) : layer_(std::move(layer)), context_(threads) {
+    context_.run(current_device<B>(), [&](auto& ctx) { describe(ctx); });
   }
 
   Index channels() const override { return layer_.channels(); }
   const std::vector<TensorFacts>& parameters() const override { return parameters_; }
   const std::vector<TensorFacts>& state() const override { return state_; }
-  void set_threads(int threads) override {
-    threads_ = threads;
-    if constexpr (requires { ctx_.resources().set_threads(threads); })
-      ctx_.resources().set_threads(threads);
+  bool is_on_host() const override { return is_host; }
+  void set_threads(int threads) override { context_.set_threads(threads); }
+  void set_stream(void* stream) override { context_.set_stream(stream); }
+
+  void copy_bytes(int device, void* to, const void* from, std::size_t bytes) override {
+    context_.run(device, [&](auto&) { Space::copy(to, from, bytes); });
+  }
+  void zero_bytes(int device, void* memory, std::size_t bytes) override {
+    context_.run(device, [&](auto&) {
+      if constexpr (is_host)
+        std::fill_n(static_cast<std::byte*>(memory), bytes, std::byte{});
+      else
+        Space::fill_zero(memory, bytes);
+    });
   }
 
   void initialize(Seed seed, std::span<const ssm_tensor* const> parameters) override {
-    borrow("parameter ", parameters, places_);
-    Parameters made = layer_.template initialize<T>(ctx_, seed);
-    for_each_parameter([](const ParameterSpec&, const auto& from,
-                          auto& to) { std::copy_n(from.data(), from.size(), to.data()); },
-                       made, own_);
+    context_.run(device_of("initialize", parameters), [&](auto& ctx) {
+      borrow("parameter ", parameters, places_);
+      Parameters made = layer_.template initialize<T>(ctx, seed);
+      for_each_parameter(
+          [](const ParameterSpec&, const auto& from, auto& to) {
+            using Value = typename std::remove_reference_t<decltype(to)>::Value;
+            Space::copy(to.data(), from.data(),
+                        static_cast<std::size_t>(from.size()) * sizeof(Value));
+          },
+          made, own_);
+    });
   }
 
   void forward(const ForwardCall& call) override {
@@ -158,21 +176,25 @@ class LayerOn final : public ssm_layer {
     auto* const tape = dynamic_cast<TapeOn*>(call.tape);
     if (call.tape != nullptr && (tape == nullptr || tape->owner != this)) refuse_object("tape");
     if (tape != nullptr) tape->is_recorded = false;
-    WideCopy in = widened(call.x, "x"), out = widened(call.y, "y", WideCopy::Use::written);
-    require_same_half(call.y, "y", call.x, "x");
-    const auto x = sequence_of_tensor<const T>(in.tensor(), "x");
-    const auto y = sequence_of_tensor<T>(out.tensor(), "y");
-    const SequenceOptions<State> options{.segments = segments_of(call.segments),
-                                         .initial_state = state_of(call.initial_state),
-                                         .final_state = state_of(call.final_state)};
-    if (tape == nullptr) {
-      layer_.forward(ctx_, own_, x, y, options);
-    } else {
-      layer_.forward(ctx_, own_, x, y, tape->tape, options);
-      tape->x = std::move(in);
-      tape->is_recorded = true;
-    }
-    out.finish();
+    const int device = device_of_call(call.parameters, call.x, call.y);
+    context_.run(device, [&](auto& ctx) {
+      WideCopy in = widened(call.x, "x", device),
+               out = widened(call.y, "y", device, WideCopy::Use::written);
+      require_same_half(call.y, "y", call.x, "x");
+      const auto x = sequence_of_tensor<const T, Space>(in.tensor(), "x");
+      const auto y = sequence_of_tensor<T, Space>(out.tensor(), "y");
+      const SequenceOptions<State> options{.segments = segments_of(call.segments),
+                                           .initial_state = state_of(call.initial_state),
+                                           .final_state = state_of(call.final_state)};
+      if (tape == nullptr) {
+        layer_.forward(ctx, own_, x, y, options);
+      } else {
+        layer_.forward(ctx, own_, x, y, tape->tape, options);
+        tape->x = std::move(in);
+        tape->is_recorded = true;
+      }
+      out.finish();
+    });
   }
 
   void backward(const BackwardCall& call) override {
@@ -181,26 +203,29 @@ class LayerOn final : public ssm_layer {
     if (!tape->is_recorded) throw ArgumentError("tape is of no call: ssm_layer_forward fills it");
     borrow("parameter ", call.parameters, places_);
     borrow("gradient of ", call.gradients, gradient_places_);
-    const WideCopy in = widened(call.dy, "dy"),
-                   out = widened(call.dx, "dx", WideCopy::Use::written);
-    require_same_half(call.dx, "dx", call.dy, "dy");
-    layer_.backward(ctx_, own_, tape->tape, sequence_of_tensor<const T>(in.tensor(), "dy"),
-                    sequence_of_tensor<T>(out.tensor(), "dx"), gradients_,
-                    SequenceGradients<State>{.final_state = state_of(call.dfinal_state),
-                                             .initial_state = state_of(call.dinitial_state)});
-    out.finish();
+    const int device = device_of_call(call.parameters, call.dy, call.dx);
+    context_.run(device, [&](auto& ctx) {
+      const WideCopy in = widened(call.dy, "dy", device),
+                     out = widened(call.dx, "dx", device, WideCopy::Use::written);
+      require_same_half(call.dx, "dx", call.dy, "dy");
+      layer_.backward(ctx, own_, tape->tape, sequence_of_tensor<const T, Space>(in.tensor(), "dy"),
+                      sequence_of_tensor<T, Space>(out.tensor(), "dx"), gradients_,
+                      SequenceGradients<State>{.final_state = state_of(call.dfinal_state),
+                                               .initial_state = state_of(call.dinitial_state)});
+      out.finish();
+    });
   }
 
   void prefill(const ForwardCall& call) override {
-    advance(call, [&](const ssm_tensor* x, const ssm_tensor* y, State& state) {
-      layer_.prefill(ctx_, own_, sequence_of_tensor<const T>(x, "x"), sequence_of_tensor<T>(y, "y"),
-                     state);
+    advance(call, [&](auto& ctx, const ssm_tensor* x, const ssm_tensor* y, State& state) {
+      layer_.prefill(ctx, own_, sequence_of_tensor<const T, Space>(x, "x"),
+                     sequence_of_tensor<T, Space>(y, "y"), state);
     });
   }
   void step(const ForwardCall& call) override {
-    advance(call, [&](const ssm_tensor* x, const ssm_tensor* y, State& state) {
-      layer_.step(ctx_, own_, position_of_tensor<const T>(x, "x"), position_of_tensor<T>(y, "y"),
-                  state);
+    advance(call, [&](auto& ctx, const ssm_tensor* x, const ssm_tensor* y, State& state) {
+      layer_.step(ctx, own_, position_of_tensor<const T, Space>(x, "x"),
+                  position_of_tensor<T, Space>(y, "y"), state);
     });
   }
 
@@ -212,11 +237,33 @@ class LayerOn final : public ssm_layer {
   std::unique_ptr<ssm_layer_state> make_state(Index sequences) const override {
     auto state = std::make_unique<StateOn>();
     state->owner = this;
-    state->state = layer_.template initial_state<T>(ctx_, sequences);
+    state->device = current_device<B>();
+    context_.run(state->device, [&](auto& ctx) {
+      state->state = layer_.template initial_state<T>(ctx, sequences);
+    });
     return state;
   }
 
  private:
+  /// The facts, and where the caller's tensors are put.
+  void describe(const Context<B>& ctx) {
+    own_ = layer_.template zero_parameters<T>(ctx);
+    gradients_ = layer_.template zero_parameters<T>(ctx);
+    for_each_parameter(
+        [&](const ParameterSpec& spec, auto& tensor, auto& gradient) {
+          parameters_.push_back(facts_of(spec.name, tensor));
+          parameters_.back().role = role_name(spec.role);
+          parameters_.back().weight_decay = spec.weight_decay;
+          places_.emplace_back(tensor, "parameter " + spec.name);
+          gradient_places_.emplace_back(gradient, "gradient of " + spec.name);
+        },
+        own_, gradients_);
+    const State one = layer_.template initial_state<T>(ctx, 1);
+    L::for_each_state([&](const std::string& name,
+                          const auto& tensor) { state_.push_back(facts_of(name, tensor)); },
+                      one);
+  }
+
   /// Where a tensor of the caller's is put. Kept from the start, as walking over the parameters
   /// makes their names anew.
   class Place {
@@ -227,7 +274,7 @@ class LayerOn final : public ssm_layer {
             detail::borrow_tensor(*static_cast<Tensor*>(to), memory);
           }) {}
     void borrow(const ssm_tensor* memory, const TensorFacts& facts) const {
-      require_as(memory, name_, facts.shape, facts.scalar);
+      require_as(memory, name_, facts.shape, facts.scalar, is_host);
       borrow_(tensor_, *memory);
     }
 
@@ -252,14 +299,23 @@ class LayerOn final : public ssm_layer {
     for (std::size_t i = 0; i < to.size(); ++i) to[i].borrow(given[i], parameters_[i]);
   }
 
+  /// The device of a call; the host has one.
+  static int device_of_call(std::span<const ssm_tensor* const> parameters, const ssm_tensor* in,
+                            const ssm_tensor* out) {
+    if constexpr (is_host) return 0;
+    const std::array ends{in, out, parameters.empty() ? nullptr : parameters.front()};
+    device_of("layer", parameters);
+    return device_of("layer", ends);
+  }
+
   /// A sequence of a half type in float, where that is what the layer computes in.
-  WideCopy widened(const ssm_tensor* tensor, const char* name,
+  WideCopy widened(const ssm_tensor* tensor, const char* name, int device,
                    WideCopy::Use use = WideCopy::Use::read) const {
     if constexpr (!std::is_same_v<T, float>)
       if (tensor != nullptr && is_half(tensor->type))
         throw TensorError(message({name, " is of ", scalar_name(tensor->type), ", and this layer ",
                                    "computes in float64: half types go with float32"}));
-    return {tensor, name, use, threads_};
+    return {tensor, name, use, context_.place(device), is_host};
   }
 
   template <class Advance>
@@ -267,10 +323,14 @@ class LayerOn final : public ssm_layer {
     State* const state = state_of(call.final_state);
     if (state == nullptr) throw ArgumentError("state is missing");
     borrow("parameter ", call.parameters, places_);
-    const WideCopy in = widened(call.x, "x"), out = widened(call.y, "y", WideCopy::Use::written);
-    require_same_half(call.y, "y", call.x, "x");
-    verb(in.tensor(), out.tensor(), *state);
-    out.finish();
+    const int device = device_of_call(call.parameters, call.x, call.y);
+    context_.run(device, [&](auto& ctx) {
+      const WideCopy in = widened(call.x, "x", device),
+                     out = widened(call.y, "y", device, WideCopy::Use::written);
+      require_same_half(call.y, "y", call.x, "x");
+      verb(ctx, in.tensor(), out.tensor(), *state);
+      out.finish();
+    });
   }
 
   template <class Given>
@@ -284,11 +344,10 @@ class LayerOn final : public ssm_layer {
   }
 
   L layer_;
-  Context<B> ctx_;
+  OwnContext<B> context_;
   Parameters own_, gradients_;
   std::vector<Place> places_, gradient_places_;  // of own_ and gradients_
   std::vector<TensorFacts> parameters_, state_;
-  int threads_ = 1;
 };
 
 }  // namespace ssm::api

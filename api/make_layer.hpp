@@ -17,6 +17,9 @@ std::unique_ptr<ssm_layer> make_layer(const L& layer, const LayerPlace& place) {
     if (place.is_double) return std::make_unique<LayerOn<L, B, double>>(layer, place.threads);
     return std::make_unique<LayerOn<L, B, float>>(layer, place.threads);
   };
+#if defined(SSM_API_WITH_CUDA)
+  if (place.backend == "cuda") return on(std::type_identity<Cuda>());
+#endif
   if (place.backend == "reference") return on(std::type_identity<Reference>());
   return on(std::type_identity<Cpu>());
 }

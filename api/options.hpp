@@ -48,16 +48,12 @@ Value word_option(const JsonObject& options, std::string_view field, std::string
   options.refuse(field, "must be one of " + all);
 }
 
-/// Where a layer computes: on the host.
-/// Throws  CheckpointError  for another word
-inline std::string host_backend_option(const JsonObject& options) {
-  return word_option<std::string>(options, "backend", "cpu",
-                                  {{"cpu", "cpu"}, {"reference", "reference"}});
-}
-/// Where a primitive computes.
-/// Throws  CheckpointError  for what this library was not built with
+/// Where a layer or a primitive computes.
+/// Throws  CheckpointError  for another word, and for what this library was not built with
 inline std::string backend_option(const JsonObject& options) {
-  if (options.text("backend", "") != "cuda") return host_backend_option(options);
+  if (options.text("backend", "") != "cuda")
+    return word_option<std::string>(options, "backend", "cpu",
+                                    {{"cpu", "cpu"}, {"reference", "reference"}});
 #if !defined(SSM_API_WITH_CUDA)
   options.refuse("backend", "is cuda, and this library was built without SSM_BUILD_CUDA");
 #endif

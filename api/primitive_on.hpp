@@ -124,7 +124,7 @@ class PrimitiveOn final : public ssm_primitive {
     detail::require_apart(Call::name, call.operands, operands());
     Call a = call_;
     detail::take_operands(a, call, true);
-    Kind::forward(thread_context<B>(threads_, call.stream), a);
+    in_thread_context<B>(place_of(call), [&](auto& ctx) { Kind::forward(ctx, a); });
   }
   void backward(const PrimitiveCall& call) const override {
     detail::require_operand_count(Call::name, call.operands.size(), operands().size());
@@ -132,10 +132,16 @@ class PrimitiveOn final : public ssm_primitive {
     g.forward = call_;
     detail::take_operands(g.forward, call, false);
     detail::take_gradients<Call>(g, call);
-    Kind::backward(thread_context<B>(threads_, call.stream), g);
+    in_thread_context<B>(place_of(call), [&](auto& ctx) { Kind::backward(ctx, g); });
   }
 
  private:
+  CallPlace place_of(const PrimitiveCall& call) const {
+    int device = 0;
+    if constexpr (!B::Space::host_readable) device = device_of(Call::name, call.operands);
+    return {.threads = threads_, .device = device, .stream = call.stream};
+  }
+
   Call call_{};  // with options and without tensors
   int threads_;
 };

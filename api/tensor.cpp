@@ -55,18 +55,18 @@ static std::vector<Index> shape_of(const ssm_tensor& tensor) {
 }
 
 void require_tensor(const ssm_tensor* tensor, const std::string& name, ssm_scalar scalar,
-                    bool is_on_host) {
+                    bool must_be_on_host) {
   if (tensor == nullptr) throw ArgumentError(name + " is missing");
   const auto refuse = [&](const std::string& why) { throw TensorError(name + " " + why); };
   if (tensor->ndim < 0 || tensor->ndim > 32) refuse(message({"has ", tensor->ndim, " axes"}));
   if (tensor->ndim > 0 && tensor->shape == nullptr) refuse("has no shape");
   const std::int32_t device = tensor->device.type;
-  if (is_on_host && device != 1 && device != 3)
+  if (must_be_on_host && !is_on_host(*tensor))
     refuse(std::string("lies on ") + device_name(device) +
            ": this backend takes tensors in host memory");
-  if (!is_on_host && device != 2 && device != 13)
-    refuse(std::string("lies ") + (device == 1 || device == 3 ? "in " : "on ") +
-           device_name(device) + ": the backend cuda takes tensors on a CUDA device");
+  if (!must_be_on_host && device != 2 && device != 13)
+    refuse(std::string("lies ") + (is_on_host(*tensor) ? "in " : "on ") + device_name(device) +
+           ": the backend cuda takes tensors on a CUDA device");
   const ssm_scalar type = tensor->type;
   if (!is_same_scalar(type, scalar))
     refuse("is of " + scalar_name(type) + ", must be of " + scalar_name(scalar));
@@ -86,6 +86,18 @@ void require_tensor(const ssm_tensor* tensor, const std::string& name, ssm_scala
   const auto address = reinterpret_cast<std::uintptr_t>(tensor->data) + tensor->byte_offset;
   if (address % (scalar.bits / 8U) != 0)
     refuse("begins at an address that is no multiple of its scalar's size");
+}
+
+int device_of(const char* call, std::span<const ssm_tensor* const> tensors) {
+  int device = -1;
+  for (const ssm_tensor* tensor : tensors) {
+    if (tensor == nullptr || is_on_host(*tensor)) continue;
+    if (device >= 0 && tensor->device.id != device)
+      throw TensorError(message({call, ": tensors lie on the devices ", device, " and ",
+                                 tensor->device.id, ", must be on one"}));
+    device = tensor->device.id;
+  }
+  return device < 0 ? 0 : device;
 }
 
 void refuse_rank(const std::string& name, const ssm_tensor& tensor, const char* expected) {

@@ -45,11 +45,19 @@ constexpr bool is_half(ssm_scalar scalar) {
 /// "float32", "int64": as in ssm_tensor, numpy and torch.
 std::string scalar_name(ssm_scalar scalar);
 
+/// Whether a tensor lies on the host, or on a CUDA device.
+constexpr bool is_on_host(const ssm_tensor& tensor) {
+  return tensor.device.type == 1 || tensor.device.type == 3;
+}
 /// What is wrong with a tensor's header, in a sentence that begins with `name`.
 /// Throws  TensorError  for another scalar, memory that is not where it must be, and headers that
 ///                      contradict themselves; ArgumentError  where it is missing
 void require_tensor(const ssm_tensor* tensor, const std::string& name, ssm_scalar scalar,
-                    bool is_on_host = true);
+                    bool must_be_on_host = true);
+
+/// The device of the first tensor that is there: whose current one a call is in.
+/// Throws  TensorError  by name of the call for tensors of several devices
+int device_of(const char* call, std::span<const ssm_tensor* const> tensors);
 
 /// The sentence for another number of axes.
 [[noreturn]] void refuse_rank(const std::string& name, const ssm_tensor& tensor,
@@ -98,27 +106,27 @@ std::span<const ssm_tensor* const> list_of(const ssm_tensor* const* tensors, int
 Segments segments_of(const ssm_tensor* tensor);
 
 /// A sequence [B, L, D], or [L, D] as a batch of one.
-template <class T>
-View<T, 3> sequence_of_tensor(const ssm_tensor* tensor, const std::string& name) {
+template <class T, class Space>
+View<T, 3, Space> sequence_of_tensor(const ssm_tensor* tensor, const std::string& name) {
   if (tensor != nullptr && tensor->ndim == 2)
-    return view_of_tensor<T, 2>(tensor, name).unsqueeze(0);
+    return view_of_tensor<T, 2, Space>(tensor, name).unsqueeze(0);
   if (tensor != nullptr && tensor->ndim != 3) {
-    require_tensor(tensor, name, scalar_of<std::remove_const_t<T>>());
+    require_tensor(tensor, name, scalar_of<std::remove_const_t<T>>(), Space::host_readable);
     refuse_rank(name, *tensor, "2 or 3");
   }
-  return view_of_tensor<T, 3>(tensor, name);
+  return view_of_tensor<T, 3, Space>(tensor, name);
 }
 
 /// One position of sequences [B, D], or [D] of one.
-template <class T>
-View<T, 2> position_of_tensor(const ssm_tensor* tensor, const std::string& name) {
+template <class T, class Space>
+View<T, 2, Space> position_of_tensor(const ssm_tensor* tensor, const std::string& name) {
   if (tensor != nullptr && tensor->ndim == 1)
-    return view_of_tensor<T, 1>(tensor, name).unsqueeze(0);
+    return view_of_tensor<T, 1, Space>(tensor, name).unsqueeze(0);
   if (tensor != nullptr && tensor->ndim != 2) {
-    require_tensor(tensor, name, scalar_of<std::remove_const_t<T>>());
+    require_tensor(tensor, name, scalar_of<std::remove_const_t<T>>(), Space::host_readable);
     refuse_rank(name, *tensor, "1 or 2");
   }
-  return view_of_tensor<T, 2>(tensor, name);
+  return view_of_tensor<T, 2, Space>(tensor, name);
 }
 
 }  // namespace ssm::api

@@ -6,11 +6,12 @@
 #include <string>
 
 #include "tensor.hpp"
+#include "thread_context.hpp"
 
 namespace ssm::api {
 
-/// A sequence for a layer in float. One of bf16 or f16 is copied to float memory; any other is
-/// passed on as it is.
+/// A sequence for a layer in float. One of bf16 or f16 is copied to float memory where it lies; any
+/// other is passed on as it is.
 class WideCopy {
  public:
   enum class Use { read, written };
@@ -18,7 +19,8 @@ class WideCopy {
   WideCopy() = default;
   /// Throws  TensorError, ShapeError  for a half tensor that cannot be taken; a scalar other than
   ///         the half types is for others to refuse
-  WideCopy(const ssm_tensor* tensor, const std::string& name, Use use, int threads);
+  WideCopy(const ssm_tensor* tensor, const std::string& name, Use use, const CallPlace& place,
+           bool must_be_on_host);
 
   const ssm_tensor* tensor() const { return memory_ == nullptr ? given_ : &wide_; }
   /// Rounds what was written to the half type.
@@ -28,8 +30,8 @@ class WideCopy {
   const ssm_tensor* given_ = nullptr;
   ssm_tensor wide_{};
   std::unique_ptr<std::array<std::int64_t, 3>> shape_;  // where it stays when this is moved
-  std::unique_ptr<float[]> memory_;
-  int threads_ = 1;
+  std::unique_ptr<float, void (*)(void*)> memory_{nullptr, nullptr};
+  CallPlace place_;
 };
 
 /// Throws  TensorError  unless both are of one scalar where one is of a half type

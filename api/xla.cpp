@@ -18,33 +18,38 @@
 namespace ssm::api {
 namespace {
 
+/// A layer and, on a device, where memory costs time, the tape of its last call.
+struct Entry {
+  std::unique_ptr<ssm_layer> layer;
+  std::unique_ptr<ssm_tape> tape;
+};
+
 /// Layers by configuration, made when they are first called; one is for one call at a time.
 class LayerPool {
  public:
-  using LayerPointer = std::unique_ptr<ssm_layer>;
-
-  LayerPointer take(const std::string& config) {
+  Entry take(const std::string& config) {
     {
       const std::lock_guard lock(mutex_);
       auto& idle = idle_[config];
       if (!idle.empty()) {
-        LayerPointer layer = std::move(idle.back());
+        Entry entry = std::move(idle.back());
         idle.pop_back();
-        return layer;
+        return entry;
       }
     }
     ssm_layer* layer = nullptr;
     if (ssm_layer_create(config.c_str(), &layer) != SSM_OK) throw ArgumentError(ssm_last_error());
-    return LayerPointer(layer);
+    return {std::unique_ptr<ssm_layer>(layer), nullptr};
   }
-  void give_back(const std::string& config, LayerPointer layer) {
+  void give_back(const std::string& config, Entry entry) {
+    if (entry.layer->is_on_host()) entry.tape = nullptr;
     const std::lock_guard lock(mutex_);
-    idle_[config].push_back(std::move(layer));
+    idle_[config].push_back(std::move(entry));
   }
 
  private:
   std::mutex mutex_;
-  std::map<std::string, std::vector<LayerPointer>> idle_;
+  std::map<std::string, std::vector<Entry>> idle_;
 };
 LayerPool& pool() {
   static auto* const all = new LayerPool;  // XLA's threads may outlive static objects
@@ -70,13 +75,13 @@ ssm_scalar scalar_of_xla(int type) {
   }
 }
 
-std::vector<ssm_tensor> tensors_of(const xla::Buffers& buffers) {
+std::vector<ssm_tensor> tensors_of(const xla::Buffers& buffers, ssm_device device) {
   std::vector<ssm_tensor> result;
   for (std::int64_t i = 0; i < buffers.size; ++i) {
     if (buffers.kinds[i] != 1) throw ArgumentError("an operand is no buffer");
     const auto& buffer = *static_cast<const xla::Buffer*>(buffers.buffers[i]);
     result.push_back({.data = buffer.data,
-                      .device = {1, 0},
+                      .device = device,
                       .ndim = static_cast<std::int32_t>(buffer.rank),
                       .type = scalar_of_xla(buffer.type),
                       .shape = buffer.dims,
@@ -123,29 +128,53 @@ std::vector<const ssm_tensor*> pointers_of(std::span<ssm_tensor> tensors) {
 // JAX has no int64 unless it is asked for; positions are int32 then.
 constexpr ssm_scalar narrow = {0, 32, 1};
 
+std::size_t elements_in(const ssm_tensor& tensor) {
+  std::size_t count = 1;
+  for (int axis = 0; axis < tensor.ndim; ++axis)
+    count *= static_cast<std::size_t>(tensor.shape[axis]);
+  return count;
+}
+std::size_t bytes_in(const ssm_tensor& tensor) {
+  return elements_in(tensor) * (tensor.type.bits / 8U);
+}
+
+/// Between integers of two sizes, each on the host or the device.
 template <class From, class To>
-void copy_integers(const ssm_tensor& from, const ssm_tensor& to) {
-  std::int64_t count = 1;
-  for (int axis = 0; axis < from.ndim; ++axis) count *= from.shape[axis];
-  std::transform(elements_of<const From>(from), elements_of<const From>(from) + count,
-                 elements_of<To>(to), [](From value) { return static_cast<To>(value); });
+void copy_integers(ssm_layer& layer, const ssm_tensor& from, const ssm_tensor& to) {
+  const std::size_t count = elements_in(from);
+  std::vector<From> read(count);
+  layer.copy_bytes(to.device.id, read.data(), from.data, bytes_in(from));
+  std::vector<To> written(count);
+  std::transform(read.begin(), read.end(), written.begin(),
+                 [](From value) { return static_cast<To>(value); });
+  layer.copy_bytes(to.device.id, to.data, written.data(), bytes_in(to));
+}
+void copy_integers(ssm_layer& layer, const ssm_tensor& from, const ssm_tensor& to) {
+  if (is_same_scalar(from.type, narrow))
+    copy_integers<std::int32_t, std::int64_t>(layer, from, to);
+  else if (is_same_scalar(to.type, narrow))
+    copy_integers<std::int64_t, std::int32_t>(layer, from, to);
+  else
+    layer.copy_bytes(to.device.id, to.data, from.data, bytes_in(to));
 }
 void require_alike(const ssm_tensor& a, const ssm_tensor& b, const TensorFacts& facts) {
   if (a.ndim != b.ndim || !std::equal(a.shape, a.shape + a.ndim, b.shape))
     throw ShapeError("layer", facts.name, "has other extents than the state");
 }
 
-/// A state over XLA's memory.
-std::unique_ptr<ssm_layer_state> state_over(const ssm_layer& layer, Index sequences,
-                                            std::span<ssm_tensor> tensors) {
-  auto state = layer.make_state(sequences);
+/// A state over XLA's memory. Integers, which may be of another size or elsewhere, are copied.
+std::unique_ptr<ssm_layer_state> state_over(ssm_layer& layer, Index sequences,
+                                            std::span<ssm_tensor> tensors, bool is_read = true) {
+  const auto is_integer = [](const ssm_tensor& tensor) { return tensor.type.code == 0; };
+  const bool copies = std::any_of(tensors.begin(), tensors.end(), is_integer);
+  auto state = layer.make_state(copies || layer.is_on_host() ? sequences : 0);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const int index = static_cast<int>(i);
-    if (is_same_scalar(tensors[i].type, narrow)) {
-      ssm_tensor own{};
-      state->tensor(index, nullptr, own);
+    ssm_tensor own{};
+    state->tensor(index, nullptr, own);
+    if (is_integer(tensors[i])) {
       require_alike(own, tensors[i], layer.state()[i]);
-      copy_integers<std::int32_t, std::int64_t>(tensors[i], own);
+      if (is_read) copy_integers(layer, tensors[i], own);
     } else {
       state->borrow(index, tensors[i]);
     }
@@ -153,19 +182,15 @@ std::unique_ptr<ssm_layer_state> state_over(const ssm_layer& layer, Index sequen
   return state;
 }
 /// What is not over XLA's memory is copied there.
-void write_back(ssm_layer_state* state, const ssm_layer& layer, std::span<ssm_tensor> tensors) {
+void write_back(ssm_layer_state* state, ssm_layer& layer, std::span<ssm_tensor> tensors) {
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     ssm_tensor own{};
     state->tensor(static_cast<int>(i), nullptr, own);
     require_alike(own, tensors[i], layer.state()[i]);
-    if (is_same_scalar(tensors[i].type, narrow)) {
-      copy_integers<std::int64_t, std::int32_t>(own, tensors[i]);
-    } else if (own.data != tensors[i].data) {
-      std::size_t bytes = own.type.bits / 8U;
-      for (int axis = 0; axis < own.ndim; ++axis)
-        bytes *= static_cast<std::size_t>(own.shape[axis]);
-      if (bytes > 0) std::memcpy(tensors[i].data, own.data, bytes);
-    }
+    if (own.type.code == 0 && own.data != tensors[i].data)
+      copy_integers(layer, own, tensors[i]);
+    else if (own.data != tensors[i].data)
+      layer.copy_bytes(tensors[i].device.id, tensors[i].data, own.data, bytes_in(own));
   }
 }
 
@@ -183,7 +208,7 @@ void run_forward(ssm_layer& layer, Operands& given, Operands& made) {
   if (!given.is_done()) first = state_over(layer, sequences_of(x), given.next(states));
   if (!made.is_done()) {
     finals = made.next(states);
-    last = layer.make_state(sequences_of(x));
+    last = state_over(layer, sequences_of(x), finals, false);
   }
   layer.forward({.parameters = parameters,
                  .x = &x,
@@ -193,7 +218,8 @@ void run_forward(ssm_layer& layer, Operands& given, Operands& made) {
   if (last != nullptr) write_back(last.get(), layer, finals);
 }
 
-void run_backward(ssm_layer& layer, Operands& given, Operands& made, bool has_final) {
+void run_backward(Entry& entry, Operands& given, Operands& made, bool has_final) {
+  ssm_layer& layer = *entry.layer;
   const std::size_t states = layer.state().size();
   const auto parameters = pointers_of(given.next(layer.parameters().size()));
   const ssm_tensor& x = given.next(1)[0];
@@ -202,26 +228,20 @@ void run_backward(ssm_layer& layer, Operands& given, Operands& made, bool has_fi
   if (has_final) dlast = state_over(layer, sequences_of(x), given.next(states));
   if (!given.is_done()) first = state_over(layer, sequences_of(x), given.next(states));
   const auto sums = made.next(parameters.size());
-  for (const ssm_tensor& sum : sums) {
-    std::size_t bytes = sum.type.bits / 8U;
-    for (int axis = 0; axis < sum.ndim; ++axis) bytes *= static_cast<std::size_t>(sum.shape[axis]);
-    if (bytes > 0) std::memset(sum.data, 0, bytes);
-  }
+  for (const ssm_tensor& sum : sums) layer.zero_bytes(sum.device.id, sum.data, bytes_in(sum));
   const ssm_tensor& dx = made.next(1)[0];
   // dx has y's extents, scalar and place until the gradient is written over it.
-  const auto tape = layer.make_tape();
-  layer.forward({.parameters = parameters,
-                 .x = &x,
-                 .y = &dx,
-                 .initial_state = first.get(),
-                 .tape = tape.get()});
+  if (entry.tape == nullptr) entry.tape = layer.make_tape();
+  ssm_tape* const tape = entry.tape.get();
+  layer.forward(
+      {.parameters = parameters, .x = &x, .y = &dx, .initial_state = first.get(), .tape = tape});
   std::span<ssm_tensor> initials;
   if (!made.is_done()) {
     initials = made.next(states);
-    dfirst = layer.make_state(sequences_of(x));
+    dfirst = state_over(layer, sequences_of(x), initials, false);
   }
   layer.backward({.parameters = parameters,
-                  .tape = tape.get(),
+                  .tape = tape,
                   .dy = &dy,
                   .dx = &dx,
                   .gradients = pointers_of(sums),
@@ -230,19 +250,31 @@ void run_backward(ssm_layer& layer, Operands& given, Operands& made, bool has_fi
   if (dfirst != nullptr) write_back(dfirst.get(), layer, initials);
 }
 
+void* stream_of(const xla::Frame& frame) {
+  xla::StreamArguments asked{sizeof(xla::StreamArguments), nullptr, frame.context, nullptr};
+  if (frame.api->get_stream(&asked) != nullptr) throw ArgumentError("XLA has no stream here");
+  return asked.stream;
+}
+
 void run(const xla::Frame& frame) {
   const std::string config = text_of(frame, "config"), verb = text_of(frame, "verb");
-  Operands given(tensors_of(frame.arguments)), made(tensors_of(frame.results));
-  auto layer = pool().take(config);
+  Entry entry = pool().take(config);
+  ssm_layer& layer = *entry.layer;
+  ssm_device device{1, 0};
+  if (!layer.is_on_host()) {
+    device = {2, current_cuda_device()};  // which XLA has made current
+    layer.set_stream(stream_of(frame));
+  }
+  Operands given(tensors_of(frame.arguments, device)), made(tensors_of(frame.results, device));
   if (verb == "forward")
-    run_forward(*layer, given, made);
+    run_forward(layer, given, made);
   else if (verb == "backward" || verb == "backward_from_final")
-    run_backward(*layer, given, made, verb != "backward");
+    run_backward(entry, given, made, verb != "backward");
   else
     throw ArgumentError("verb is " + verb + ", must be forward, backward or backward_from_final");
   if (!given.is_done() || !made.is_done())
     throw ArgumentError("XLA gives more operands than the layer has");
-  pool().give_back(config, std::move(layer));
+  pool().give_back(config, std::move(entry));
 }
 
 }  // namespace

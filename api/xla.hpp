@@ -37,12 +37,20 @@ struct ErrorArguments {
   const char* message;
   int code;  // 3: a wrong argument
 };
+struct StreamArguments {
+  std::size_t struct_size;
+  Extension* extensions;
+  void* context;
+  void* stream;  // to be written
+};
 struct Api {
   std::size_t struct_size;
   Extension* extensions;
   Version version;
   const void* internal;
   Error* (*create_error)(ErrorArguments*);
+  void *error_message, *destroy_error, *register_handler;
+  Error* (*get_stream)(StreamArguments*);
 };
 
 struct Buffer {

@@ -1,11 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "device/adjacent_blocks.hpp"
+#include <utility>
+
 #include "device/launch.cuh"
+#include "device/own_memory.hpp"
 #include "ssm/backend/cuda/device.hpp"
 
 namespace ssm::cuda {
 
-void* allocate(std::size_t bytes) {
+namespace {
+
+/// Of the StreamScope, or null, the legacy default stream, which is in order with those of
+/// create_stream.
+thread_local Stream scope_stream = nullptr;
+
+}  // namespace
+
+Stream device::scope_stream() noexcept { return cuda::scope_stream; }
+
+void* device::allocate(std::size_t bytes) {
   void* pointer = nullptr;
   const cudaError_t code = cudaMalloc(&pointer, bytes);
   if (code == cudaErrorMemoryAllocation) {
@@ -16,14 +28,7 @@ void* allocate(std::size_t bytes) {
   return pointer;
 }
 
-void deallocate(void* pointer) noexcept {
-  if (!device::AdjacentBlocks::all().give_back(pointer)) cudaFree(pointer);
-}
-
-void allocate_adjacent(std::span<const std::size_t> bytes, std::span<void*> blocks) {
-  device::AdjacentBlocks::all().take(bytes, blocks, allocate,
-                                     [](void* memory) { cudaFree(memory); });
-}
+void device::deallocate(void* pointer) noexcept { cudaFree(pointer); }
 
 void* allocate_page_locked(std::size_t bytes) {
   void* pointer = nullptr;
@@ -41,7 +46,12 @@ void deallocate_page_locked(void* pointer) noexcept { cudaFreeHost(pointer); }
 // for a copy to the host.
 void copy(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
-  device::check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+  if (scope_stream == nullptr) {
+    device::check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+  } else {
+    copy(to, from, bytes, scope_stream);
+    synchronize(scope_stream);
+  }
 }
 
 void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
@@ -53,7 +63,28 @@ void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
 
 void fill_zero(void* to, std::size_t bytes) {
   if (bytes == 0) return;
-  device::check(cudaMemsetAsync(to, 0, bytes, cudaStreamLegacy), "cudaMemsetAsync");
+  device::check(cudaMemsetAsync(to, 0, bytes, static_cast<cudaStream_t>(scope_stream)),
+                "cudaMemsetAsync");
+}
+
+int current_device() {
+  int device = 0;
+  device::check(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+StreamScope::StreamScope(Device device, Stream stream)
+    : device_before_(current_device()), stream_before_(std::exchange(scope_stream, stream)) {
+  if (device.index == device_before_) return;
+  const cudaError_t code = cudaSetDevice(device.index);
+  if (code != cudaSuccess) scope_stream = stream_before_;
+  device::check(code, "cudaSetDevice");
+}
+StreamScope::~StreamScope() {
+  scope_stream = stream_before_;
+  int device = 0;
+  if (cudaGetDevice(&device) == cudaSuccess && device != device_before_)
+    cudaSetDevice(device_before_);
 }
 
 int device_count() noexcept {

@@ -45,8 +45,7 @@ typedef enum ssm_code {
 /* ---- DLPack ---------------------------------------------------------------------------------- */
 
 typedef struct ssm_device {
-  int32_t
-      type; /* 1: host memory, 3: page-locked host memory; 2, 13: CUDA, of primitives on the backend cuda */
+  int32_t type; /* 1: host memory, 3: page-locked host memory; 2, 13: CUDA */
   int32_t id;
 } ssm_device;
 typedef struct ssm_scalar {
@@ -72,6 +71,16 @@ SSM_API int ssm_version(void);
 SSM_API const char* ssm_last_error(void);
 /* Gives back what a function returned by `char**` or `int32_t**`. */
 SSM_API void ssm_free(void* memory);
+
+/* Memory of a CUDA device for states, tapes and scratch, in place of cudaMalloc's; NULL where there
+   is none. It may be used in order with the stream, NULL for the legacy default stream. What was
+   queued with memory that is given back may still run. */
+typedef void* (*ssm_device_allocate)(void* user, size_t bytes, int32_t device, void* stream);
+typedef void (*ssm_device_free)(void* user, void* memory);
+/* For all threads, from here on; NULL: cudaMalloc again. What an allocator that is replaced has
+   given is not given back any more. */
+SSM_API ssm_code ssm_set_device_allocator(ssm_device_allocate allocate, ssm_device_free free,
+                                          void* user);
 
 /* ---- Language models ------------------------------------------------------------------------- */
 
@@ -161,7 +170,8 @@ typedef struct ssm_layer_state ssm_layer_state;
    config   {"layer": "h3", "channels": 64, "state": 64, "head_dim": 8,
              "scalar": "float32", "backend": "cpu", "threads": 1}
             layer: what ssm_layer_kinds lists; sizes as there; scalar: float32, float64;
-            backend: cpu, reference; threads: 1 where left out
+            backend: cpu, reference; cuda in a library that was built with SSM_BUILD_CUDA, whose
+            tensors all lie on one device; threads: of the host, 1 where left out
    Sequences of a layer in float32 may also be of bfloat16 or float16, all of a call alike: they are
    read into float32, and y and dx are rounded to nearest. */
 SSM_API ssm_code ssm_layer_create(const char* config, ssm_layer** layer);
@@ -172,6 +182,9 @@ SSM_API const char* ssm_layer_kinds(void);
    whether their weight may decay; state with name, shape of one sequence and scalar. */
 SSM_API const char* ssm_layer_facts(const ssm_layer* layer);
 SSM_API ssm_code ssm_layer_set_threads(ssm_layer* layer, int threads);
+/* Of the backend cuda: the cudaStream_t that calls are queued on, of the tensors' device; NULL, as at
+   first, for the legacy default stream. Layers share scratch memory by thread and stream. */
+SSM_API ssm_code ssm_layer_set_stream(ssm_layer* layer, void* stream);
 
 /* Parameters are tensors of the caller's, contiguous, in this order and with these names, which are
    those of published checkpoints. */
@@ -213,7 +226,8 @@ SSM_API ssm_code ssm_layer_step(ssm_layer* layer, const ssm_tensor* const* param
 SSM_API ssm_code ssm_tape_create(const ssm_layer* layer, ssm_tape** tape);
 SSM_API void ssm_tape_free(ssm_tape* tape);
 
-/* Zeros for so many sequences. */
+/* Zeros for so many sequences; on the calling thread's current device of the backend cuda, where
+   attention's positions are on the host. */
 SSM_API ssm_code ssm_layer_state_create(const ssm_layer* layer, int64_t sequences,
                                         ssm_layer_state** state);
 SSM_API void ssm_layer_state_free(ssm_layer_state* state);
@@ -224,7 +238,8 @@ SSM_API int ssm_layer_state_count(const ssm_layer_state* state);
 SSM_API ssm_code ssm_layer_state_tensor(ssm_layer_state* state, int index, const char** name,
                                         ssm_tensor* tensor);
 /* From here on this tensor of the state is the caller's memory, with what is in it. A cache, whose
-   first axis grows, cannot grow there; where it is empty, memory may have any extent on that axis. */
+   first axis grows, cannot grow there. Memory may have any extent on an axis that is empty: of a
+   cache, or of a state of no sequences. */
 SSM_API ssm_code ssm_layer_state_borrow(ssm_layer_state* state, int index,
                                         const ssm_tensor* memory);
 
@@ -239,7 +254,7 @@ typedef struct ssm_primitive ssm_primitive;
             primitive: what ssm_primitive_kinds lists, options as there
             scalar: of sequences: float32, float64, bfloat16, float16
             backend: cpu, reference; cuda in a library that was built with SSM_BUILD_CUDA, for
-            operands on the calling thread's current device */
+            operands on one device */
 SSM_API ssm_code ssm_primitive_create(const char* config, ssm_primitive** primitive);
 SSM_API void ssm_primitive_free(ssm_primitive* primitive);
 /* JSON by name of primitive: options, and operands in their order, each with
@@ -276,9 +291,9 @@ SSM_API ssm_code ssm_primitive_backward(const ssm_primitive* primitive,
 
 /* ---- XLA ------------------------------------------------------------------------------------- */
 
-/* A layer as a function of XLA's foreign function interface (version 0 of its API) on the CPU, for
-   JAX and other programs over XLA: takes an XLA_FFI_CallFrame*, returns an XLA_FFI_Error* or NULL.
-   Any thread may call it.
+/* A layer as a function of XLA's foreign function interface (version 0 of its API), for JAX and
+   other programs over XLA: takes an XLA_FFI_CallFrame*, returns an XLA_FFI_Error* or NULL. Any
+   thread may call it. For CUDA where the layer's backend is cuda, on XLA's stream.
    attributes   config as of ssm_layer_create; verb
    forward      parameters, x [, initial states]                     y [, final states]
    backward     parameters, x, dy [, initial states]                 gradients, dx [, of initial states]

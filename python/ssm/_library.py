@@ -56,6 +56,9 @@ class Tensor(ctypes.Structure):
 TokenCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int32)
 TextCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_char), ctypes.c_size_t)
 
+DeviceAllocate = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32, ctypes.c_void_p)
+DeviceFree = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+
 _P, _Z, _I, _L, _S = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int64, ctypes.c_char_p
 _T, _O = ctypes.POINTER(Tensor), ctypes.POINTER(ctypes.c_void_p)
 _TS = ctypes.POINTER(ctypes.POINTER(Tensor))
@@ -72,7 +75,8 @@ _CALLS = {
     "ssm_model_generate_text": [_P, _S, _Z, _S, _P, TextCallback, _P],
     "ssm_state_create": [_P, _L, _O], "ssm_state_copy": [_P, _O], "ssm_state_row": [_P, _L, _O],
     "ssm_state_copy_row": [_P, _L, _P, _L], "ssm_state_save": [_P, _S], "ssm_state_load": [_P, _S],
-    "ssm_layer_create": [_S, _O], "ssm_layer_set_threads": [_P, _I], "ssm_layer_parameter": [_P, _I, _T],
+    "ssm_set_device_allocator": [DeviceAllocate, DeviceFree, _P],
+    "ssm_layer_create": [_S, _O], "ssm_layer_set_threads": [_P, _I], "ssm_layer_set_stream": [_P, _P], "ssm_layer_parameter": [_P, _I, _T],
     "ssm_layer_initialize": [_P, ctypes.c_uint64, _TS, _I],
     "ssm_layer_forward": [_P, _TS, _I, _T, _T, _T, _P, _P, _P],
     "ssm_layer_backward": [_P, _TS, _I, _P, _T, _T, _TS, _P, _P],

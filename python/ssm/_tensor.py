@@ -2,6 +2,7 @@
 """Tensors of numpy, torch, and whatever has __dlpack__, as the library takes them: nothing is copied."""
 import ctypes
 import functools
+import sys
 
 from ._library import Tensor, TensorError
 
@@ -75,6 +76,38 @@ def of(tensor, written=False):
     described.kept = capsule
     described.holds_memory = True
     return described
+
+
+class DeviceTensor:
+    """Memory of a CUDA device that belongs to the library: cupy.asarray and torch.as_tensor take it as it is."""
+
+    def __init__(self, tensor, shape, scalar, owner):
+        self.shape, self.dtype, self._owner = shape, scalar, owner
+        self.__cuda_array_interface__ = {"shape": shape, "typestr": scalar.str, "data": (tensor.data or 0, False), "version": 3,
+                                         "strides": None}
+
+
+def _package_of(tensor):
+    return sys.modules.get(type(tensor).__module__.partition(".")[0])
+
+
+def stream_of(tensor):
+    """The stream that a package has made current for a tensor on a CUDA device; None, the legacy default stream, where it has
+    none."""
+    package = _package_of(tensor)
+    name = package.__name__ if package is not None else ""
+    if name == "torch":
+        return package.cuda.current_stream(tensor.device).cuda_stream or None
+    return package.cuda.get_current_stream().ptr or None if name == "cupy" else None
+
+
+def empty_like(tensor):
+    """A tensor of the same package, extents, scalar and device, without gaps; None where the package is not known."""
+    package = _package_of(tensor)
+    name = package.__name__ if package is not None else ""
+    if name == "torch":
+        return package.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    return package.empty(tensor.shape, tensor.dtype) if name in ("numpy", "cupy") else None
 
 
 def pointers(described):

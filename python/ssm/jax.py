@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of the library as functions of JAX, on the CPU in float32 and float64, sequences also in bfloat16 and float16.
+"""Layers of the library as functions of JAX, in float32 and float64, sequences also in bfloat16 and float16.
 
     layer = ssm.jax.Layer("h3", channels=64, state=64, head_dim=8)
     parameters = layer.initialize(seed=1)           # a dict of arrays by published names
@@ -8,7 +8,8 @@
     y, state = layer.prefill(parameters, x, state)  # differentiable in the state too
     y_t, state = layer.step(parameters, x[:, 0], state)
 
-XLA calls the library by its foreign function interface, without Python between them. The backward pass runs the layer forward
+XLA calls the library by its foreign function interface, without Python between them, on the CPU and on CUDA devices where the
+library was built for them. The backward pass runs the layer forward
 once more. There are no second derivatives.
 """
 from __future__ import annotations
@@ -23,7 +24,8 @@ from . import _library
 from . import layer as _layer
 
 _TARGET = "ssm_layer"
-jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_library.function("ssm_xla_call")), platform="cpu")
+for _platform in ("cpu", "CUDA"):
+    jax.ffi.register_ffi_target(_TARGET, jax.ffi.pycapsule(_library.function("ssm_xla_call")), platform=_platform)
 
 State = dict[str, jax.Array]
 
@@ -40,6 +42,7 @@ class Layer:
     def __init__(self, kind: str, *, scalar: str = "float32", threads: int = 1, **sizes: typing.Any) -> None:
         self._layer = _layer.Layer(kind, scalar=scalar, threads=threads, **sizes)
         self._config = json.dumps(self._layer.config)
+        self._config_on_cuda = json.dumps({**self._layer.config, "backend": "cuda"})
         self._states = self._layer.facts["state"]
         self._alone = jax.custom_vjp(self._forward_alone)
         self._alone.defvjp(lambda listed, x: (self._forward_alone(listed, x), (listed, x)), self._backward_alone)
@@ -88,7 +91,11 @@ class Layer:
 
     def _call(self, verb, results, *operands):
         shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
-        return jax.ffi.ffi_call(_TARGET, shapes, vmap_method="sequential")(*operands, config=self._config, verb=verb)
+
+        def on(config):
+            return lambda *given: jax.ffi.ffi_call(_TARGET, shapes, vmap_method="sequential")(*given, config=config, verb=verb)
+
+        return jax.lax.platform_dependent(*operands, cpu=on(self._config), cuda=on(self._config_on_cuda))
 
     def _forward_alone(self, listed, x):
         return self._call("forward", [(x.shape, x.dtype)], *listed, x)[0]

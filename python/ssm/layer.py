@@ -9,7 +9,7 @@ import threading
 import typing
 
 from . import _tensor
-from ._library import Owned, Tensor, ask, call, made, options
+from ._library import ArgumentError, Owned, Tensor, ask, call, made, options
 
 
 Parameters = typing.Union[dict[str, typing.Any], collections.abc.Sequence[typing.Any]]  # by name, or in the layer's order
@@ -34,8 +34,18 @@ class LayerState:
     def copy(self) -> LayerState:
         return LayerState(made("ssm_layer_state_copy", self._pointer), self._layer)
 
+    def on_host(self) -> list[bool]:
+        """Whether each of its tensors lies on the host."""
+        tensor: typing.Any = Tensor()
+        result = []
+        for index in range(ask("ssm_layer_state_count", self._pointer)):
+            call("ssm_layer_state_tensor", self._pointer, index, None, ctypes.byref(tensor))
+            result.append(tensor.device.type == 1)
+        return result
+
     def tensors(self) -> dict[str, typing.Any]:
-        """Its tensors by name, as numpy arrays over the same memory: valid until the state is used next."""
+        """Its tensors by name, over the same memory and valid until the state is used next: numpy arrays, and on a CUDA device
+        what has __cuda_array_interface__, for cupy.asarray and torch.as_tensor."""
         import numpy
         result = {}
         for index in range(ask("ssm_layer_state_count", self._pointer)):
@@ -44,6 +54,9 @@ class LayerState:
             call("ssm_layer_state_tensor", self._pointer, index, ctypes.byref(name), ctypes.byref(tensor))
             shape = tuple(tensor.shape[:tensor.ndim])
             scalar = numpy.dtype({0: "i", 2: "f"}[tensor.type.code] + str(tensor.type.bits // 8))
+            if tensor.device.type != 1:
+                result[name.value.decode()] = _tensor.DeviceTensor(tensor, shape, scalar, self._owned)
+                continue
             if 0 in shape:
                 result[name.value.decode()] = numpy.empty(shape, dtype=scalar)
                 continue
@@ -73,7 +86,7 @@ class Layer:
         y = layer.forward(parameters, x)                   # [B, L, 64]
 
     scalar     "float32" or "float64", of all tensors
-    backend    "cpu" or "reference"
+    backend    "cpu" or "reference"; "cuda" for tensors on one CUDA device, whose current stream in torch or cupy calls go to
     threads    that work on one call
     sizes      as layer_kinds() lists
     """
@@ -91,6 +104,8 @@ class Layer:
         self._owned = Owned(made("ssm_layer_create", options(**self.config)), "ssm_layer_free")
         self._lock = threading.Lock()
         self._threads = self.config["threads"]
+        self._is_on_host = self.config["backend"] != "cuda"
+        self._stream = None
         self.facts = json.loads(ask("ssm_layer_facts", self._pointer))
         self.names = [tensor["name"] for tensor in self.facts["parameters"]]
 
@@ -111,6 +126,15 @@ class Layer:
                 call("ssm_layer_set_threads", self._pointer, threads)
                 self._threads = threads
 
+    def _use_stream_of(self, x):
+        """Within the lock."""
+        if self._is_on_host:
+            return
+        stream = _tensor.stream_of(x)
+        if stream != self._stream:
+            call("ssm_layer_set_stream", self._pointer, stream)
+            self._stream = stream
+
     def _listed(self, parameters, written=False):
         if isinstance(parameters, dict):
             missing = [name for name in self.names if name not in parameters]
@@ -123,18 +147,26 @@ class Layer:
     def initialize(self, seed: int = 0, parameters: Parameters | None = None) -> Parameters:
         """The published initialization, in new numpy arrays by name or in tensors that are given."""
         if parameters is None:
+            if not self._is_on_host:
+                return Layer(**{"kind" if name == "layer" else name: value for name, value in self.config.items()
+                                if name != "backend"}).initialize(seed)
             import numpy
             parameters = {tensor["name"]: numpy.empty(tensor["shape"], dtype=tensor["scalar"])
                           for tensor in self.facts["parameters"]}
         listed, count = self._listed(parameters, True)
         with self._lock:
+            self._use_stream_of(next(iter(parameters.values())) if isinstance(parameters, dict) else parameters[0])
             call("ssm_layer_initialize", self._pointer, seed, listed, count)
         return parameters
 
     def _operands(self, x, y):
         """x, y and their memory; y is made where it is left out."""
         read = _tensor.of(x)
-        if y is None:
+        if y is None and not self._is_on_host:
+            y = _tensor.empty_like(x)
+            if y is None:
+                raise ArgumentError(f"y is missing, and is not made for a {type(x).__name__}")
+        elif y is None:
             import numpy
             is_half = read.type.bits == 16
             y = numpy.empty(read.shape[:read.ndim], dtype=numpy.asarray(x).dtype if is_half else self.config["scalar"])
@@ -158,6 +190,7 @@ class Layer:
         listed, count = self._listed(parameters)
         ends = None if segments is None else _tensor.of(segments)
         with self._lock:
+            self._use_stream_of(x)
             call("ssm_layer_forward", self._pointer, listed, count, read, written, ends,
                  initial_state and initial_state._pointer, final_state and final_state._pointer,
                  tape and tape._owned.pointer)
@@ -171,6 +204,7 @@ class Layer:
         listed, count = self._listed(parameters)
         sums, _ = self._listed(gradients, True)
         with self._lock:
+            self._use_stream_of(dy)
             call("ssm_layer_backward", self._pointer, listed, count, tape._owned.pointer, _tensor.of(dy),
                  _tensor.of(dx, True), sums, dfinal_state and dfinal_state._pointer,
                  dinitial_state and dinitial_state._pointer)
@@ -181,6 +215,7 @@ class Layer:
         y, read, written = self._operands(x, y)
         listed, count = self._listed(parameters)
         with self._lock:
+            self._use_stream_of(x)
             call("ssm_layer_prefill", self._pointer, listed, count, read, written, state._pointer)
         return y
 
@@ -189,5 +224,6 @@ class Layer:
         y, read, written = self._operands(x, y)
         listed, count = self._listed(parameters)
         with self._lock:
+            self._use_stream_of(x)
             call("ssm_layer_step", self._pointer, listed, count, read, written, state._pointer)
         return y

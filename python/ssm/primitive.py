@@ -25,7 +25,7 @@ class Primitive:
 
     scalar     of sequences: "float32", "float64", "bfloat16" or "float16"; parameters and states are of float32 beside
                half types
-    backend    "cpu" or "reference"
+    backend    "cpu" or "reference"; "cuda" for tensors on one CUDA device, whose current stream in torch or cupy calls go to
     threads    that work on one call
     options    as primitive_kinds() lists
 
@@ -37,6 +37,7 @@ class Primitive:
                  **chosen: typing.Any) -> None:
         self._owned = _kinds.handle(name, scalar, backend, threads, tuple(sorted(chosen.items())))
         self.name = name
+        self._is_on_host = backend != "cuda"
         self.kind = _kinds.kinds()[name]
         self._gradients = {"d" + operand.name: i for i, operand in enumerate(self.kind.operands)}
 
@@ -51,12 +52,15 @@ class Primitive:
             listed[place] = _tensor.of(tensor, is_written(self.kind.operands[place]))
         return _tensor.pointers(listed)
 
+    def _stream(self, operands):
+        return None if self._is_on_host else _tensor.stream_of(next(iter(operands.values()), None))
+
     def forward(self, segments: typing.Any = None, **operands: typing.Any) -> None:
         """Overwrites y, final_state and whatever else is an output.
         segments    int64 [S+1]: where packed sequences begin and end"""
         listed = self._placed(operands, self.kind.place, _kinds.is_written)
         ends = None if segments is None else _tensor.of(segments)
-        call("ssm_primitive_forward", self._owned.pointer, listed, len(listed), ends, None)
+        call("ssm_primitive_forward", self._owned.pointer, listed, len(listed), ends, self._stream(operands))
 
     def backward(self, segments: typing.Any = None, **operands: typing.Any) -> None:
         """Reads dy and, where it is given, dfinal_state; overwrites gradients of inputs, adds to those of parameters."""
@@ -65,4 +69,4 @@ class Primitive:
         listed = self._placed(own, self.kind.place, lambda _: False)
         gradients = self._placed(others, self._gradients, lambda operand: not _kinds.is_written(operand))
         ends = None if segments is None else _tensor.of(segments)
-        call("ssm_primitive_backward", self._owned.pointer, listed, gradients, len(listed), ends, None)
+        call("ssm_primitive_backward", self._owned.pointer, listed, gradients, len(listed), ends, self._stream(operands))

@@ -39,7 +39,7 @@ def lines_of(library, header, compiler):
     for result, name, parameters in re.findall(r"SSM_API ([^;(]*?)(ssm_\w+)\(([^)]*)\);", text):
         if name in exports:
             lines.append(f"function {' '.join(result.split())} {name}({without_names(parameters)})")
-    for result, name, parameters in re.findall(r"typedef (\w+) \(\*(\w+)\)\(([^)]*)\);", text):
+    for result, name, parameters in re.findall(r"typedef ([\w*]+) \(\*(\w+)\)\(([^)]*)\);", text):
         lines.append(f"callback {result} {name}({without_names(parameters)})")
 
     structs = re.findall(r"typedef struct (\w+) \{(.*?)\} \w+;", text, flags=re.S)

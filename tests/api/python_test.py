@@ -4,7 +4,8 @@
 against the command-line program.
 
     python_test.py PART SSM CASES TEXT_MODEL     SSM_LIBRARY names the library, PYTHONPATH the package
-    PART    layers, torch, jax or models; exits with 77 and the reason where numpy, torch or JAX is not installed
+    PART    layers, torch, jax or models; layers-cuda (arrays of cupy or torch), torch-cuda and jax-cuda are the same on a GPU
+            exits with 77 and the reason where numpy, torch, JAX, a GPU, or the library's CUDA half is not there
 """
 import copy
 import json
@@ -19,19 +20,57 @@ import tempfile
 import threading
 import warnings
 
+PART, _, DEVICE = sys.argv[1].partition("-")
+ON_GPU = DEVICE == "cuda"
+
+
+def skip(reason):
+    print(f"skipped: {reason}")
+    sys.exit(77)
+
+
 try:
     import numpy
-    if sys.argv[1] == "torch":
+    if PART == "torch":
         import torch
-    if sys.argv[1] == "jax":
+    if PART == "jax":
         import jax
+    arrays = numpy
+    if PART == "layers" and ON_GPU:
+        try:
+            import cupy as arrays
+        except ImportError:
+            import torch as arrays
+            arrays.asarray = arrays.as_tensor
 except ImportError as error:
-    print(f"skipped: {error}")
-    sys.exit(77)
+    skip(error)
 
 import ssm
 
+if ON_GPU:
+    try:
+        ssm.Primitive("selective_scan", backend="cuda")
+    except ssm.ArgumentError as error:
+        skip(error)
+    if PART == "torch" or arrays.__name__ == "torch":
+        import torch
+        if not torch.cuda.is_available():
+            skip("torch finds no CUDA device")
+        torch.set_default_device("cuda")
+    elif PART == "jax":
+        try:
+            jax.config.update("jax_default_device", jax.devices("cuda")[0])
+        except RuntimeError as error:
+            skip(error)
+
 problems = []
+
+
+def on_host(array):
+    """A numpy array of any."""
+    if hasattr(array, "detach"):
+        return array.detach().cpu().numpy()
+    return array.get() if hasattr(array, "get") else numpy.asarray(array)
 
 
 def check(holds, what):
@@ -41,7 +80,7 @@ def check(holds, what):
 
 
 def check_near(found, expected, tolerance, what):
-    found, expected = numpy.asarray(found), numpy.asarray(expected)
+    found, expected = on_host(found), on_host(expected)
     scale = max(1.0, float(numpy.abs(expected).max(initial=0)))
     worst = float(numpy.abs(found - expected).max(initial=0)) if found.shape == expected.shape else float("inf")
     check(worst <= tolerance * scale, f"{what}: differs by {worst:g} of {scale:g}")
@@ -97,7 +136,7 @@ def state_from(layer, tensors, prefix, sequences):
     state = layer.initial_state(sequences)
     for name, memory in state.tensors().items():
         if prefix + name in tensors:
-            memory[...] = tensors[prefix + name]
+            (arrays.asarray(memory) if ON_GPU else memory)[...] = arrays.asarray(tensors[prefix + name])
     return state
 
 
@@ -108,11 +147,12 @@ def check_case(path):
     if made is None:
         return None
     kind, sizes = made
-    for backend in ("cpu", "reference"):
+    for backend in ("cuda",) if ON_GPU else ("cpu", "reference"):
         what = f"{path.stem} on {backend}"
         layer = ssm.Layer(kind, scalar="float64", backend=backend, threads=2, **sizes)
-        parameters = {name: tensors["param/" + name] for name in layer.names}
-        x = tensors["input/x"]
+        given = {name: arrays.asarray(tensor) for name, tensor in tensors.items()}
+        parameters = {name: given["param/" + name] for name in layer.names}
+        x = given["input/x"]
         segments = tensors.get("input/cu_seqlens")
         sequences = x.shape[0] if segments is None else len(segments) - 1
         has = lambda prefix: any(name.startswith(prefix) for name in tensors)
@@ -124,13 +164,13 @@ def check_case(path):
         if final is not None:
             for name, memory in final.tensors().items():
                 if "state/final/" + name in tensors:
-                    check_near(memory, tensors["state/final/" + name], 1e-9, f"{what}: final {name}")
+                    check_near(arrays.asarray(memory), tensors["state/final/" + name], 1e-9, f"{what}: final {name}")
         if "grad/input/x" not in tensors:
             continue
         dfinal = (state_from(layer, tensors, "cotangent/state/", sequences) if has("cotangent/state/") else None)
         dinitial = layer.initial_state(sequences) if initial is not None else None
-        dx, gradients = numpy.full_like(x, numpy.nan), {n: numpy.zeros_like(p) for n, p in parameters.items()}
-        layer.backward(parameters, tape, tensors["cotangent/y"], dx, gradients, dfinal_state=dfinal,
+        dx, gradients = arrays.full_like(x, numpy.nan), {n: arrays.zeros_like(p) for n, p in parameters.items()}
+        layer.backward(parameters, tape, given["cotangent/y"], dx, gradients, dfinal_state=dfinal,
                        dinitial_state=dinitial)
         check_near(dx, tensors["grad/input/x"], 1e-8, what + ": dx")
         for name, gradient in gradients.items():
@@ -138,7 +178,7 @@ def check_case(path):
         if dinitial is not None:
             for name, memory in dinitial.tensors().items():
                 if "grad/state/" + name in tensors:
-                    check_near(memory, tensors["grad/state/" + name], 1e-8, f"{what}: d initial {name}")
+                    check_near(arrays.asarray(memory), tensors["grad/state/" + name], 1e-8, f"{what}: d initial {name}")
     return kind
 
 
@@ -241,7 +281,10 @@ def primitives(cases):
     check_raises(ssm.ArgumentError, "begins at the same element as u", scan.forward, **given, y=u)
     check_raises(ssm.ArgumentError, "dt_softplu", ssm.Primitive, "selective_scan", dt_softplu=True)
     check_raises(ssm.ArgumentError, "short_convolution", ssm.Primitive, "unknown")
-    check_raises(ssm.ArgumentError, "without SSM_BUILD_CUDA", ssm.Primitive, "selective_scan", backend="cuda")
+    try:
+        ssm.Primitive("selective_scan", backend="cuda")
+    except ssm.ArgumentError as error:
+        check("without SSM_BUILD_CUDA" in str(error), "why there is no backend cuda")
     check_raises(ssm.ArgumentError, "scalar", ssm.Primitive, "diagonal_kernel", scalar="float16")
     check_raises(ssm.ArgumentError, "no operand and no option", ssm.numpy.selective_scan, u, dt, A, B, C, gates=gate)
 
@@ -256,10 +299,46 @@ class Exported:
         return self._array.__dlpack__()
 
 
+def layers_of_device_arrays():
+    """What is the packages' own: their streams, arrays that are made, states; what is elsewhere is refused."""
+    layer, plain = (ssm.Layer("h3", channels=6, state=4, head_dim=2, backend=backend) for backend in ("cuda", "cpu"))
+    own = plain.initialize(seed=3)
+    parameters = {name: arrays.asarray(value) for name, value in layer.initialize(seed=3).items()}
+    written = {name: arrays.zeros_like(value) for name, value in parameters.items()}
+    layer.initialize(seed=3, parameters=written)
+    for name, value in own.items():
+        check_near(written[name], value, 0, f"{name} initialized on the device")
+    x = numpy.random.default_rng(1).standard_normal((2, 7, 6), dtype=numpy.float32)
+    expected = plain.forward(own, x)
+    y = layer.forward(parameters, arrays.asarray(x))
+    check_near(y, expected, 1e-5, "y that the package made")
+    stream = arrays.cuda.Stream(non_blocking=True) if arrays.__name__ == "cupy" else arrays.cuda.Stream()
+    with stream if arrays.__name__ == "cupy" else arrays.cuda.stream(stream):
+        state = layer.initial_state(2)
+        given = arrays.asarray(x)
+        steps = [layer.step(parameters, arrays.asarray(x[:, t]), state) for t in range(5)]
+        kept = state.copy()
+        rest = [layer.prefill(parameters, given[:, 5:], s, arrays.zeros_like(given[:, 5:])) for s in (state, kept)]
+        found = [on_host(y) for y in (*steps, *rest)]
+    check_near(numpy.stack(found[:5], 1), expected[:, :5], 1e-5, "steps on a stream of its own")
+    check_near(found[5], expected[:, 5:], 1e-5, "a chunk behind them")
+    check_near(found[6], found[5], 0, "a copied state")
+    check_raises(ssm.TensorError, "x lies in host memory", layer.forward, parameters, x, x.copy())
+    check_raises(ssm.TensorError, "lies on a CUDA device", plain.forward, parameters, x)
+    scan = ssm.Primitive("short_convolution", scalar="float32", backend="cuda")
+    weight = arrays.asarray(numpy.ones((6, 3), "f4"))
+    y = arrays.zeros_like(given)
+    scan.forward(x=given, weight=weight, y=y)
+    check_near(y, ssm.numpy.short_convolution(x, numpy.ones((6, 3), "f4")), 1e-5, "a primitive")
+
+
 def layers(cases):
     kinds = [check_case(path) for path in sorted(cases.glob("*.safetensors"))]
     for kind in ("h3", "mamba", "mamba2", "retention", "attention"):
         check(kinds.count(kind) >= 3, f"three cases of {kind}, found {kinds.count(kind)}")
+    if ON_GPU:
+        layers_of_device_arrays()
+        return
 
     layer = ssm.Layer("mamba", channels=6, state=4)
     check(ssm.layer_kinds()["mamba"]["required"] == ["channels"], "the fields of a Mamba")
@@ -346,6 +425,41 @@ def in_child(module, x, queue):
     queue.put(module(x).detach().numpy())
 
 
+def on_a_stream(module, x):
+    """A stream that does not wait for others, and memory of torch's allocator; parameters that moved."""
+    y = module(x)
+    y.sum().backward()
+    expected = module.D.grad.clone()
+    module.zero_grad()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        found, state = module(x, return_state=True)
+        found.sum().backward()
+        after, _ = module(x, state, return_state=True)
+    stream.synchronize()
+    check_near(found, y, 0, "on a stream of its own")
+    check_near(module.D.grad, expected, 0, "a gradient on a stream of its own")
+    check_near(after, module(x, {key: value.clone() for key, value in state.items()}), 0, "a state on a stream of its own")
+    allocated = torch.cuda.memory_allocated()
+    kept = module(x * 1)
+    check(torch.cuda.memory_allocated() - allocated > 2 * kept.numel() * 4, "the tape is torch's memory")
+    del kept
+    check(torch.cuda.memory_allocated() - allocated < 1 << 16, "the tape's memory is given back")
+    for _ in range(200):
+        module(x).sum().backward()
+    check(torch.cuda.memory_allocated() - allocated < 1 << 16, "200 calls leave torch's memory as it was")
+    check_near(copy.deepcopy(module).cpu()(x.cpu()), y, 1e-5, "parameters moved to the CPU")
+    if torch.cuda.device_count() > 1:
+        module.zero_grad()
+        other = copy.deepcopy(module).to("cuda:1")
+        found = other(x.to("cuda:1"))
+        found.sum().backward()
+        check_near(found, y, 0, "on another device")
+        check_near(other.D.grad, expected, 1e-5, "a gradient on another device")
+        check_raises(ssm.TensorError, "must be on one", other, x)
+
+
 def torch_modules():
     import ssm.torch
     torch.manual_seed(1)
@@ -383,7 +497,7 @@ def torch_modules():
         other.load_state_dict(torch.load(saved, weights_only=True))
         x = torch.randn(2, 3, 4)
         check(torch.equal(module(x), other(x)), f"{name}: state_dict round trip")
-        check(sorted(module.state_dict()) == sorted(module._layer(torch.float32).names), f"{name}: published names")
+        check(sorted(module.state_dict()) == sorted(module._layer(module._tensors()[0]).names), f"{name}: published names")
         check(torch.equal(pickle.loads(pickle.dumps(module))(x), module(x)), f"{name}: pickled")
 
     module = ssm.torch.Mamba(16, state=4)
@@ -402,7 +516,7 @@ def torch_modules():
         check(half.grad.dtype is dtype and module.D.grad.dtype is torch.float32, f"{dtype}: scalars of gradients")
         check_near(half.grad.float(), wide.grad, 2 * tolerance, f"{dtype}: dx")
         module.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE or "cpu", torch.bfloat16):
         check(torch.nn.Sequential(torch.nn.Linear(16, 16), module)(x).dtype is torch.bfloat16, "autocast")
     check_raises(ssm.TensorError, "x is of float64, and parameters are of float32", module, x.double())
     check_raises(ssm.TensorError, "not torch.bfloat16", copy.deepcopy(module).bfloat16(), x.bfloat16())
@@ -431,6 +545,9 @@ def torch_modules():
         optimizer.step()
         losses.append(loss.item())
     check(losses[-1] < losses[0], f"training: {losses[0]} to {losses[-1]}")
+    if ON_GPU:
+        on_a_stream(module, x.detach())
+        return
     # after fork, as data loaders do
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
@@ -1049,10 +1166,12 @@ def models(program, cases, text_model):
 
 
 def main():
-    part, program, cases, text_model = sys.argv[1:]
+    program, cases, text_model = sys.argv[2:]
+    part = PART
     if part == "layers":
         layers(pathlib.Path(cases))
-        primitives(pathlib.Path(cases))
+        if not ON_GPU:
+            primitives(pathlib.Path(cases))
     elif part == "torch":
         torch_modules()
         torch_states()
@@ -1067,7 +1186,7 @@ def main():
         jax_layers()
     else:
         models(program, pathlib.Path(cases), text_model)
-    print(f"{part}: {len(problems)} problems")
+    print(f"{sys.argv[1]}: {len(problems)} problems")
     return 1 if problems else 0
 
 

@@ -2,21 +2,17 @@
 // The device that the kernels' arithmetic is tested on where there is none: host memory, and
 // streams that are done at once.
 #include <cstring>
+#include <utility>
 
-#include "device/adjacent_blocks.hpp"
+#include "device/own_memory.hpp"
 #include "ssm/backend/cuda/device.hpp"
 #include "ssm/core/memory_space.hpp"  // HostSpace
 #include "ssm/core/recording.hpp"
 
 namespace ssm::cuda {
 
-void* allocate(std::size_t bytes) { return HostSpace::allocate(bytes); }
-void deallocate(void* pointer) noexcept {
-  if (!device::AdjacentBlocks::all().give_back(pointer)) HostSpace::deallocate(pointer);
-}
-void allocate_adjacent(std::span<const std::size_t> bytes, std::span<void*> blocks) {
-  device::AdjacentBlocks::all().take(bytes, blocks, HostSpace::allocate, HostSpace::deallocate);
-}
+void* device::allocate(std::size_t bytes) { return HostSpace::allocate(bytes); }
+void device::deallocate(void* pointer) noexcept { HostSpace::deallocate(pointer); }
 void* allocate_page_locked(std::size_t bytes) { return HostSpace::allocate(bytes); }
 void deallocate_page_locked(void* pointer) noexcept { HostSpace::deallocate(pointer); }
 void copy(void* to, const void* from, std::size_t bytes) { HostSpace::copy(to, from, bytes); }
@@ -34,6 +30,15 @@ Stream create_stream(Device device) {
 void destroy_stream(Stream stream) noexcept { ::operator delete(stream); }
 void synchronize(Stream) {}
 int device_count() noexcept { return 1; }
+int current_device() { return 0; }
+static thread_local Stream stream_of_scope = nullptr;
+Stream device::scope_stream() noexcept { return stream_of_scope; }
+StreamScope::StreamScope(Device, Stream stream)
+    : device_before_(0), stream_before_(std::exchange(stream_of_scope, stream)) {}
+StreamScope::~StreamScope() {
+  static_cast<void>(device_before_);
+  stream_of_scope = stream_before_;
+}
 
 // Streams on the host do at once what they are given: there is nothing to wait for, nor to record.
 class Event {};

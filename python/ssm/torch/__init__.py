@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The library in torch, on the CPU.
+"""The library in torch, on the CPU and on CUDA devices.
 
     layer = ssm.torch.H3(channels=64, state=64, head_dim=8)
     y = layer(x)                                       # [B, L, 64]; differentiable in x and in the parameters

@@ -10,6 +10,7 @@ import threading
 import torch
 
 from .. import _kinds, _library, _tensor
+from . import _device
 
 _SECOND = ("ssm: a primitive has no second derivative: its gradient is computed by a backward pass that torch cannot "
            "differentiate; call backward without create_graph")
@@ -24,9 +25,11 @@ _lib_backward = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
 
 class _Headers:
     """Headers of the tensors of one call, without addresses."""
-    __slots__ = ("words", "listed", "second", "count", "results", "made", "handle", "threads", "_kept")
+    __slots__ = ("words", "listed", "second", "count", "results", "made", "handle", "threads", "backend", "device",
+                 "_kept")
 
-    def __init__(self, described, split=None):
+    def __init__(self, described, device, split=None):
+        self.device, self.backend = device, _device.backend_of(device)
         count = len(described)
         memory = bytearray(_WORDS * 8 * count)
         self.words = memoryview(memory).cast("Q")
@@ -56,7 +59,7 @@ class _Headers:
 
     def choose(self, kind, dtype, chosen, threads):
         """The library's object, kept until another number of threads is asked for."""
-        self.handle = _kinds.handle(kind.name, SCALARS[dtype], "cpu", threads, chosen)
+        self.handle = _kinds.handle(kind.name, SCALARS[dtype], self.backend, threads, chosen)
         self.threads = threads
 
 
@@ -94,12 +97,18 @@ def _scalar_of(kind, operands):
     return dtype
 
 
+def _on_host(segments):
+    return segments if segments is None or not segments.is_cuda else segments.cpu()
+
+
 def _segments_of(segments):
     return None if segments is None else ctypes.addressof(_tensor.of_torch(segments))
 
 
-def _empty(shape, strides, dtype):
-    return torch.empty(shape, dtype=dtype) if strides is None else torch.empty_strided(shape, strides, dtype=dtype)
+def _empty(shape, strides, dtype, device):
+    if strides is None:
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
 
 
 def _unless_row_major(shape, strides):
@@ -130,9 +139,9 @@ def run(kind, chosen, wanted, segments, known, operands):
             dtype_i = _dtype(kind.operands[i], dtype)
             results.append((_WORDS * i, shape, _unless_row_major(shape, strides), dtype_i))
             described[i] = (dtype_i, shape, strides, operands[kind.sequence].device)
-        plan = _Headers(described)
+        plan = _Headers(described, operands[kind.sequence].device)
         plan.results = results
-        plan.made = [(shape, dtype) for _, shape, _, dtype in results]
+        plan.made = [(shape, dtype, plan.device) for _, shape, _, dtype in results]
         if len(plans) > 4096:
             plans.clear()
     words, at = plan.words, 0
@@ -142,13 +151,14 @@ def run(kind, chosen, wanted, segments, known, operands):
         at += _WORDS
     made = []
     for at, shape, strides, dtype in plan.results:
-        result = _empty(shape, strides, dtype)
+        result = _empty(shape, strides, dtype, plan.device)
         words[at] = result.data_ptr()
         made.append(result)
     threads = torch.get_num_threads()
     if threads != plan.threads:
         plan.choose(kind, operands[kind.sequence].dtype, chosen, threads)
-    code = _lib_forward(plan.handle.pointer, plan.listed, plan.count, _segments_of(segments), None)
+    segments = _on_host(segments)
+    code = _lib_forward(plan.handle.pointer, plan.listed, plan.count, _segments_of(segments), _device.stream_of(plan.device))
     if code:
         _library.refuse(code)
     plans[key] = plan
@@ -174,7 +184,7 @@ def run_back(kind, chosen, segments, operands, cotangents, needs):
             results.append((i, _WORDS * (len(facts) + i), operands[i].shape, _unless_row_major(operands[i].shape, strides),
                             operands[i].dtype, operand.role == "parameter"))
             described[len(facts) + i] = (operands[i].dtype, operands[i].shape, strides, operands[i].device)
-        plan = _Headers(described, len(facts))
+        plan = _Headers(described, operands[kind.sequence].device, len(facts))
         plan.results = results
         if len(plans) > 4096:
             plans.clear()
@@ -186,13 +196,16 @@ def run_back(kind, chosen, segments, operands, cotangents, needs):
             at += _WORDS
     gradients = [None] * len(operands)
     for i, at, shape, strides, dtype, is_added in plan.results:
-        gradient = torch.zeros(shape, dtype=dtype) if is_added else _empty(shape, strides, dtype)
+        gradient = torch.zeros(shape, dtype=dtype, device=plan.device) if is_added else \
+            _empty(shape, strides, dtype, plan.device)
         words[at] = gradient.data_ptr()
         gradients[i] = gradient
     threads = torch.get_num_threads()
     if threads != plan.threads:
         plan.choose(kind, operands[kind.sequence].dtype, chosen, threads)
-    code = _lib_backward(plan.handle.pointer, plan.listed, plan.second, plan.count, _segments_of(segments), None)
+    segments = _on_host(segments)
+    code = _lib_backward(plan.handle.pointer, plan.listed, plan.second, plan.count, _segments_of(segments),
+                         _device.stream_of(plan.device))
     if code:
         _library.refuse(code)
     plans[key] = plan
@@ -242,12 +255,12 @@ class _Back(torch.autograd.Function):
 def _cotangents(kind, wanted, given, made):
     """What the backward call reads, by index of operand; that of y is always there."""
     listed = [None] * len(kind.operands)
-    for i, d, (shape, dtype) in zip(wanted, given, made):
+    for i, d, (shape, dtype, device) in zip(wanted, given, made):
         operand = kind.operands[i]
         if operand.gradient == "none":
             continue
         if d is None and operand.role == "output" and not operand.optional:
-            d = torch.zeros(shape, dtype=dtype)
+            d = torch.zeros(shape, dtype=dtype, device=device)
         listed[i] = d
     return listed
 
@@ -304,7 +317,7 @@ def _define(kind):
         ctx.set_materialize_grads(False)
         ctx.chosen, ctx.wanted, _ = _read(text)
         ctx.save_for_backward(*inputs, *[output[ctx.wanted.index(i)] for i in kind.kept])
-        ctx.made = [(result.shape, result.dtype) for result in output]
+        ctx.made = [(result.shape, result.dtype, result.device) for result in output]
 
     def back(ctx, given):
         operands = placed(ctx.saved_tensors[:len(kind.read)])
@@ -348,10 +361,11 @@ def _define(kind):
     def refuse(ctx, *_):
         raise NotImplementedError(_SECOND)
 
-    torch.library.impl(name, "CPU", forward, lib=_library_of_operators)
+    for device in ("CPU", "CUDA"):
+        torch.library.impl(name, device, forward, lib=_library_of_operators)
+        torch.library.impl(f"{name}_backward", device, backward, lib=_library_of_operators)
     torch.library.register_fake(name, fake, lib=_library_of_operators)
     torch.library.register_autograd(name, back, setup_context=keep, lib=_library_of_operators)
-    torch.library.impl(f"{name}_backward", "CPU", backward, lib=_library_of_operators)
     torch.library.register_fake(f"{name}_backward", fake_backward, lib=_library_of_operators)
     torch.library.register_autograd(f"{name}_backward", refuse, lib=_library_of_operators)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions of other packages by their names and signatures, computed by this library on the CPU.
+"""Functions of other packages by their names and signatures, computed by this library on the CPU or a CUDA device.
 
     mamba_ssm            selective_scan_fn, mamba_inner_fn, selective_state_update, mamba_chunk_scan_combined
     causal_conv1d        causal_conv1d_fn, causal_conv1d_update, causal_conv1d_varlen_states
@@ -63,9 +63,9 @@ def _segments(function, seq_idx, cu_seqlens, batch, length, nowhere=False):
     ids = seq_idx.expand(batch, length)
     if not nowhere and ids.numel() and int(ids.min()) < 0:
         _refuse(function, "seq_idx below 0, positions that belong to no sequence, is not there")
-    begins = torch.ones(batch, length, dtype=torch.bool)
+    begins = torch.ones(batch, length, dtype=torch.bool, device=ids.device)
     begins[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    ends = torch.tensor([batch * length])
+    ends = torch.tensor([batch * length], device=ids.device)
     return torch.cat([begins.flatten().nonzero().flatten(), ends])
 
 
@@ -287,7 +287,7 @@ def causal_conv1d_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Te
     rows = x.unsqueeze(-1) if x.dim() == 2 else x
 
     def places(seen, begin, end):  # [B, D, end − begin], positions counted from the first of x
-        at = (seen.to(torch.int64)[:, None] + torch.arange(begin, end)) % kept
+        at = (seen.to(torch.int64)[:, None] + torch.arange(begin, end, device=seen.device)) % kept
         return at[:, None].expand(-1, conv_state.shape[1], -1)
 
     before = conv_state[..., kept - width + 1:] if cache_seqlens is None else \
@@ -307,7 +307,7 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Tensor, state_len: int) -
     """causal_conv1d's: the last positions of packed sequences, behind zeros where one is shorter.
     x [L, D]    cu_seqlens [S+1]    result [S, D, state_len]"""
     begins, ends = cu_seqlens[:-1, None].to(torch.int64), cu_seqlens[1:, None].to(torch.int64)
-    at = ends + torch.arange(1 - state_len, 1)  # counted from 1: at 0 there is a row of zeros
+    at = ends + torch.arange(1 - state_len, 1, device=ends.device)  # counted from 1: at 0 there is a row of zeros
     return F.pad(x, (0, 0, 1, 0))[torch.where(at > begins, at, 0)].transpose(1, 2)
 
 
@@ -411,7 +411,7 @@ def _retention(function, q, k, v, scale, initial_state, output_final_state, cu_s
         if segments is not None:
             segments = q.shape[1] - segments.flip(0)
             initial_state = None if initial_state is None else initial_state.flip(0)
-    heads = torch.arange(q.shape[2], dtype=torch.float64 if q.dtype is torch.float64 else torch.float32)
+    heads = torch.arange(q.shape[2], dtype=torch.float64 if q.dtype is torch.float64 else torch.float32, device=q.device)
     decay = torch.log1p(-torch.exp2(-5 - heads))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     y, state = decayed_attention(q * scale, k, v, decay, _wide(initial_state, q), segments, final_state=True)
@@ -487,7 +487,7 @@ def _taking(function):
 
 def patch(module: types.ModuleType) -> list[str]:
     """Replaces a module's functions that have the names above, transformers' names for them included; returns which.
-    Tensors must be on the CPU from then on."""
+    Tensors must be on the CPU from then on, or on a CUDA device where the library was built for it."""
     replaced = [name for name in _NAMES if callable(getattr(module, name, None))]
     if not replaced:
         raise ValueError(f"{module.__name__} has none of the functions that this replaces: {', '.join(_NAMES)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The primitives of the library as functions of torch tensors on the CPU, with gradients.
+"""The primitives of the library as functions of torch tensors, on the CPU or a CUDA device, with gradients.
 
     y = ssm.torch.functional.selective_scan(u, dt, A, B, C, skip=D, dt_softplus=True)
     y, state = ssm.torch.functional.selective_scan(u, dt, A, B, C, final_state=True)

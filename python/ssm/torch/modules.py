@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers of the library as torch modules, on the CPU in float32 and float64, sequences also in bfloat16 and float16.
+"""Layers of the library as torch modules, in float32 and float64, sequences also in bfloat16 and float16.
 
 Parameters have the names of published checkpoints, so state_dict and load_state_dict take those. Inside torch.compile a
 layer is the operator ssm::layer, whose backward pass runs the layer forward once more.
 """
 import collections
+import contextlib
 import ctypes
 import json
 import threading
@@ -14,6 +15,7 @@ import torch
 
 from .. import _library, _tensor
 from .. import layer as _layer
+from . import _device
 
 _SCALARS = {torch.float32: "float32", torch.float64: "float64"}
 _SEQUENCES = {torch.float32: (torch.float32, torch.bfloat16, torch.float16), torch.float64: (torch.float64,)}
@@ -29,21 +31,35 @@ def _sequences_of(x, segments):
 def _state_of(layer, sequences, tensors):
     """The library's state over these tensors, in the layer's order; None stays zero."""
     state = layer.initial_state(sequences)
-    state.operands = [None if t is None else t.contiguous() for t in tensors]
+    is_there = any([t is not None and t.is_cuda for t in tensors])
+    must_go = state.on_host() if is_there else [False] * len(tensors)
+    state.operands = [None if t is None else t.cpu() if goes else t.contiguous() for t, goes in zip(tensors, must_go)]
     for index, tensor in enumerate(state.operands):
         if tensor is not None:
             _library.call("ssm_layer_state_borrow", state._pointer, index, ctypes.byref(_tensor.of_torch(tensor)))
     return state
 
 
-def _tensors_of(state):
-    return [torch.from_numpy(tensor.copy()) for tensor in state.tensors().values()]
+def _tensors_of(state, device):
+    """Copies on a device."""
+    return [torch.as_tensor(tensor, device=device).clone() for tensor in state.tensors().values()]
+
+
+def _on(device):
+    """What makes a device the current one, where states are made."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _run(layer, x, parameters, initial=(), segments=None, wants_state=False, tape=None):
     """[y, final states...]"""
+    with _on(x.device):
+        return _run_on_current(layer, x, parameters, initial, segments, wants_state, tape)
+
+
+def _run_on_current(layer, x, parameters, initial, segments, wants_state, tape):
     layer.set_threads(torch.get_num_threads())
-    y = torch.empty(x.shape, dtype=x.dtype)
+    segments = None if segments is None else segments.cpu()
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not initial and not wants_state:
         layer.forward(parameters, x, y, segments=segments, tape=tape)
         return [y]
@@ -53,21 +69,26 @@ def _run(layer, x, parameters, initial=(), segments=None, wants_state=False, tap
     layer.forward(parameters, x, y, segments=segments, initial_state=at_first, final_state=at_last, tape=tape)
     if tape is not None:
         tape.initial_state = at_first
-    return [y, *_tensors_of(at_last)] if wants_state else [y]
+    return [y, *_tensors_of(at_last, x.device)] if wants_state else [y]
 
 
 def _run_back(layer, tape, dy, dfinal, x, parameters, initial, segments):
     """[dx, gradients of parameters..., gradients of initial states...]"""
+    with _on(x.device):
+        return _run_back_on_current(layer, tape, dy, dfinal, x, parameters, initial, segments)
+
+
+def _run_back_on_current(layer, tape, dy, dfinal, x, parameters, initial, segments):
     layer.set_threads(torch.get_num_threads())
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    gradients = [torch.zeros(p.shape, dtype=p.dtype) for p in parameters]
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    gradients = [torch.zeros(p.shape, dtype=p.dtype, device=x.device) for p in parameters]
     sequences = _sequences_of(x, segments)
     at_last = _state_of(layer, sequences, dfinal) if any(d is not None for d in dfinal) else None
     at_first = layer.initial_state(sequences) if initial else None
     if dy is None:
-        dy = torch.zeros(x.shape, dtype=x.dtype)
+        dy = torch.zeros(x.shape, dtype=x.dtype, device=x.device)
     layer.backward(parameters, tape, dy, dx, gradients, dfinal_state=at_last, dinitial_state=at_first)
-    return [dx, *gradients, *(_tensors_of(at_first) if initial else [])]
+    return [dx, *gradients, *(_tensors_of(at_first, x.device) if initial else [])]
 
 
 class _Forward(torch.autograd.Function):
@@ -86,7 +107,7 @@ class _Forward(torch.autograd.Function):
         x, *tensors = ctx.saved_tensors
         layer, tape, segments, count = ctx.call
         if any(d is not None for d in dfinal):
-            dfinal = [torch.zeros(shape, dtype=dtype) if d is None and dtype.is_floating_point else d
+            dfinal = [torch.zeros(shape, dtype=dtype, device=x.device) if d is None and dtype.is_floating_point else d
                       for d, (shape, dtype) in zip(dfinal, ctx.finals)]
         gradients = _Backward.apply(layer, tape, segments, count, len(dfinal), dy, *dfinal, x, *tensors)
         return None, None, None, None, *[g if need else None for g, need in zip(gradients, ctx.needs_input_grad[4:])]
@@ -110,13 +131,20 @@ class _Backward(torch.autograd.Function):
 _of_thread = threading.local()
 
 
-def _layer_of(config, scalar):
+def _made_layer(config, parameter):
+    """A layer of the library for a parameter's scalar, where it lies."""
+    fields = json.loads(config)
+    backend = _device.backend_of(parameter.device)
+    if backend == "cuda":
+        fields["backend"] = backend
+    return _layer.Layer(fields.pop("layer"), scalar=_SCALARS[parameter.dtype], **fields)
+
+
+def _layer_of(config, parameter):
     layers = _of_thread.__dict__.setdefault("layers", collections.OrderedDict())
-    layer = layers.pop((config, scalar), None)
-    if layer is None:
-        fields = json.loads(config)
-        layer = _layer.Layer(fields.pop("layer"), scalar=_SCALARS[scalar], **fields)
-    layers[config, scalar] = layer
+    key = config, parameter.dtype, parameter.device.type
+    layer = layers.pop(key, None) or _made_layer(config, parameter)
+    layers[key] = layer
     if len(layers) > 256:
         layers.popitem(last=False)
     return layer
@@ -131,18 +159,18 @@ def _require_scalar(x, dtype):
                                    f"{_SCALARS[dtype]}: x must be of {allowed}")
 
 
-@torch.library.custom_op("ssm::layer", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("ssm::layer", mutates_args=(), device_types=("cpu", "cuda"))
 def _layer_op(x: torch.Tensor, parameters: typing.List[torch.Tensor], initial: typing.List[torch.Tensor],
               segments: typing.Optional[torch.Tensor], wants_state: bool, config: str) -> typing.List[torch.Tensor]:
     _require_scalar(x, parameters[0].dtype)
-    return _run(_layer_of(config, parameters[0].dtype), x, parameters, initial, segments, wants_state)
+    return _run(_layer_of(config, parameters[0]), x, parameters, initial, segments, wants_state)
 
 
-@torch.library.custom_op("ssm::layer_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("ssm::layer_backward", mutates_args=(), device_types=("cpu", "cuda"))
 def _layer_backward_op(dy: torch.Tensor, dfinal: typing.List[torch.Tensor], x: torch.Tensor,
                        parameters: typing.List[torch.Tensor], initial: typing.List[torch.Tensor],
                        segments: typing.Optional[torch.Tensor], config: str) -> typing.List[torch.Tensor]:
-    layer = _layer_of(config, parameters[0].dtype)
+    layer = _layer_of(config, parameters[0])
     tape = layer.tape()
     _run(layer, x, parameters, initial, segments, False, tape)
     return _run_back(layer, tape, dy, dfinal, x, parameters, initial, segments)
@@ -150,7 +178,7 @@ def _layer_backward_op(dy: torch.Tensor, dfinal: typing.List[torch.Tensor], x: t
 
 def _state_shapes(x, parameters, initial, segments, config):
     """(shape, dtype) of the states behind x: [sequences, ...], or [positions, sequences, ...] of a cache."""
-    facts = _layer_of(config, parameters[0].dtype).facts["state"]
+    facts = _layer_of(config, parameters[0]).facts["state"]
     sequences = _sequences_of(x, segments)
     for index, state in enumerate(facts):
         shape = list(state["shape"])
@@ -213,21 +241,22 @@ class LayerModule(torch.nn.Module):
     seed       of the published initialization
     """
 
-    def __init__(self, kind, *, seed=0, dtype=None, backend="cpu", **sizes):
+    def __init__(self, kind, *, seed=0, dtype=None, device=None, backend="cpu", **sizes):
         super().__init__()
+        device = device or torch.get_default_device()
         dtype = dtype or torch.get_default_dtype()
         if dtype not in _SCALARS:
             raise _library.TensorError(f"a layer's parameters are of float32 or float64, not {dtype}")
         fields = {"layer": kind, "backend": backend, **{n: v for n, v in sizes.items() if v is not None}}
         self._config = json.dumps(fields)
         self._layers = {}
-        layer = self._layer(dtype)
+        layer = self._layer(torch.empty(0, dtype=dtype, device="cpu"))
         self.channels = layer.facts["channels"]
         self._names = tuple(layer.names)
         self._places = tuple([(tuple(scopes), last) for *scopes, last in (name.split(".") for name in self._names)])
         self._states = tuple(tensor["name"] for tensor in layer.facts["state"])
         self._decays = {tensor["name"]: tensor["weight_decay"] for tensor in layer.facts["parameters"]}
-        tensors = [torch.empty(tensor["shape"], dtype=dtype) for tensor in layer.facts["parameters"]]
+        tensors = [torch.empty(tensor["shape"], dtype=dtype, device="cpu") for tensor in layer.facts["parameters"]]
         layer.initialize(seed, tensors)
         for name, tensor in zip(self._names, tensors):
             *scopes, last = name.split(".")
@@ -236,17 +265,17 @@ class LayerModule(torch.nn.Module):
                 if scope not in at._modules:
                     at.add_module(scope, _Scope())
                 at = at._modules[scope]
-            at.register_parameter(last, torch.nn.Parameter(tensor))
+            at.register_parameter(last, torch.nn.Parameter(tensor.to(device)))
             at._parameters[last].no_weight_decay = not self._decays[name]
 
-    def _layer(self, dtype):
-        """The library's object for a scalar."""
-        if dtype not in _SCALARS:
-            raise _library.TensorError(f"a layer's parameters are of float32 or float64, not {dtype}")
-        if dtype not in self._layers:
-            fields = json.loads(self._config)
-            self._layers[dtype] = _layer.Layer(fields.pop("layer"), scalar=_SCALARS[dtype], **fields)
-        return self._layers[dtype]
+    def _layer(self, parameter):
+        """The library's object for a parameter's scalar, where it lies."""
+        if parameter.dtype not in _SCALARS:
+            raise _library.TensorError(f"a layer's parameters are of float32 or float64, not {parameter.dtype}")
+        key = parameter.dtype, parameter.device.type
+        if key not in self._layers:
+            self._layers[key] = _made_layer(self._config, parameter)
+        return self._layers[key]
 
     def _tensors(self):
         """The parameters in the layer's order, without gaps."""
@@ -276,7 +305,7 @@ class LayerModule(torch.nn.Module):
         if torch.compiler.is_compiling():
             results = _layer_op(x, parameters, initial, segments, return_state, self._config)
         else:
-            layer = self._layer(parameters[0].dtype)
+            layer = self._layer(parameters[0])
             if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters, *initial)):
                 results = _Forward.apply(layer, segments, len(parameters), return_state, x, *parameters, *initial)
             else:
@@ -293,12 +322,13 @@ class LayerModule(torch.nn.Module):
 
     def state_tensors(self, sequences: int = 1) -> State:
         """Zeros by name, of what `forward` takes and gives as a state."""
-        tensors = self.initial_state(sequences).tensors()
-        return {name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()}
+        return dict(zip(self._states, _tensors_of(self.initial_state(sequences), next(self.parameters()).device)))
 
     def initial_state(self, sequences=1):
         """Zeros, of what the layer carries in `prefill` and `step`."""
-        return self._layer(next(self.parameters()).dtype).initial_state(sequences)
+        parameter = next(self.parameters())
+        with _on(parameter.device):
+            return self._layer(parameter).initial_state(sequences)
 
     @torch.no_grad()
     def prefill(self, x, state):
@@ -313,7 +343,9 @@ class LayerModule(torch.nn.Module):
     def _advance(self, verb, x, state):
         parameters = self._tensors()
         _require_scalar(x, parameters[0].dtype)
-        return getattr(self._layer(parameters[0].dtype), verb)(parameters, x, state, torch.empty(x.shape, dtype=x.dtype))
+        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        with _on(x.device):
+            return getattr(self._layer(parameters[0]), verb)(parameters, x, state, y)
 
     def __getstate__(self):  # each copy has library objects of its own
         return {**self.__dict__, "_layers": {}}

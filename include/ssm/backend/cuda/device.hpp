@@ -32,12 +32,26 @@ concept DeviceScalar = std::same_as<T, float> || std::same_as<T, double>;
 template <class T>
 concept DeviceNumber = DeviceScalar<T> || HalfStorage<T>;
 
-/// Device memory of the host thread's current device. Throws OutOfMemory, Failure.
+/// Device memory of the host thread's current device, from cudaMalloc or the program's own
+/// allocator. Throws OutOfMemory, Failure.
 SSM_CUDA_API void* allocate(std::size_t bytes);
 SSM_CUDA_API void deallocate(void* pointer) noexcept;
 /// Blocks one behind the other, aligned to 256 bytes, each to be deallocated by itself; the memory
 /// is free again after the last. Throws OutOfMemory, Failure.
 SSM_CUDA_API void allocate_adjacent(std::span<const std::size_t> bytes, std::span<void*> blocks);
+
+/// Where device memory comes from in a program that has an allocator of its own.
+///   allocate     null where there is no such memory; what is there may be used in order with the
+///                stream that the host thread's StreamScope names
+///   deallocate   what was queued with the memory may still run
+struct Allocator {
+  void* (*allocate)(void* user, std::size_t bytes, int device, Stream stream) = nullptr;
+  void (*deallocate)(void* user, void* memory) = nullptr;
+  void* user = nullptr;
+};
+/// For all host threads, from here on; one without functions: cudaMalloc again. Memory of an
+/// allocator that is replaced is not given back any more.
+SSM_CUDA_API void use_allocator(const Allocator& allocator);
 /// Page-locked host memory, which the device reads and writes too, slowly. Throws OutOfMemory.
 SSM_CUDA_API void* allocate_page_locked(std::size_t bytes);
 SSM_CUDA_API void deallocate_page_locked(void* pointer) noexcept;
@@ -48,6 +62,21 @@ SSM_CUDA_API void deallocate_page_locked(void* pointer) noexcept;
 SSM_CUDA_API void copy(void* to, const void* from, std::size_t bytes);
 /// In the same order; does not wait.
 SSM_CUDA_API void fill_zero(void* to, std::size_t bytes);
+/// The host thread's current device.
+SSM_CUDA_API int current_device();
+/// Makes a device the host thread's current one until this goes. allocate, copy and fill_zero are
+/// in order with the stream meanwhile, which may be one of cudaStreamNonBlocking.
+class SSM_CUDA_API StreamScope {
+ public:
+  StreamScope(Device device, Stream stream);
+  StreamScope(const StreamScope&) = delete;
+  StreamScope& operator=(const StreamScope&) = delete;
+  ~StreamScope();
+
+ private:
+  int device_before_;
+  Stream stream_before_;
+};
 /// A copy that is queued behind what the stream was given before. Host memory that is not
 /// page-locked has been read when it returns. Throws Failure.
 SSM_CUDA_API void copy(void* to, const void* from, std::size_t bytes, Stream stream);
@@ -118,6 +147,8 @@ SSM_CUDA_API void destroy_graph(Graph* graph) noexcept;
 /// Throws  Failure  without a usable device of that index
 class Resources {
  public:
+  using Scope = StreamScope;
+
   explicit Resources(Device device = {}, MatmulPrecision precision = MatmulPrecision::exact)
       : stream_(create_stream(device), DestroyStream{false}), precision_(precision) {}
   /// On a stream of the caller's, which is of the host thread's current device, outlives the
