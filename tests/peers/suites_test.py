@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The test suites of mamba_ssm, causal-conv1d, FlashFFTConv, H3 and flash-linear-attention on the CPU, with the functions of
+"""The test suites of mamba_ssm, causal-conv1d, FlashFFTConv, H3 and flash-linear-attention, with the functions of
 ssm.torch.compat in the place of theirs.
 
     suites_test.py PEERS_FOLDER [OPTIONS] [NAME…]    SSM_LIBRARY names the library, PYTHONPATH the package; exits with 77 and the
                                                      reason where torch, pytest, einops or the suites are missing
     PEERS_FOLDER    has the repositories: mamba, causal-conv1d, flash-fft-conv, H3, flash-linear-attention
     NAME            of a suite, as SUITES below has it; all of them where left out
+    --device cuda   on a GPU; on the CPU where left out
     --results FILE  the numbers, as JSON
     --all           every case, which takes hours and tens of GB of memory. Without it every k-th case of a test, k from SUITES,
                     and the first with each value of a parameter that these do not have; FlashFFTConv's with at most 2^25
                     elements in a batch, hence with at most 2^18 positions
 
-A suite's file is copied to a temporary folder, 'cuda' in it becomes 'cpu', and behind its imports one line imports our functions
+A suite's file is copied to a temporary folder, on the CPU 'cuda' in it becomes 'cpu', and behind its imports one line imports our functions
 over theirs. What else it imports of its package comes from stand-ins: functions in plain PyTorch are taken out of the package's
 sources, everything compiled raises an error when it is called. A test passes, fails, or is in the table with the reason why it
 does not apply; one that skips itself and is not in the table has failed.
@@ -42,11 +43,15 @@ except ImportError as error:
 import ssm.torch.compat
 
 
+DEVICE = "cpu"  # or cuda
+
+
 class Reason(typing.NamedTuple):
     """Why some tests do not apply."""
     test: str  # regular expression of the function's whole name
     applies_not: typing.Callable[[dict], bool]  # of the parameters
     why: str
+    device: str = ""  # where alone that is so
 
 
 class Suite(typing.NamedTuple):
@@ -120,7 +125,7 @@ def retention(peers):
     import warnings
     tools = plain_functions(peers / "flash-linear-attention/fla/utils/_testing.py", ["get_.*", "assert_close"],
                             logger=logging.getLogger("fla"), warnings=warnings, FLA_CI_ENV=False)
-    return {"fla.utils": {**tools, "device": "cpu"}, "fla.ops.retention": {}}
+    return {"fla.utils": {**tools, "device": DEVICE}, "fla.ops.retention": {}}
 
 
 def retention_beside_theirs(peers):
@@ -129,7 +134,7 @@ def retention_beside_theirs(peers):
                             ["naive_chunk_simple_gla"])["naive_chunk_simple_gla"]
 
     def fused_recurrent_retention(q, k, v, initial_state=None, output_final_state=False, cu_seqlens=None):
-        g = torch.log1p(-torch.exp2(-5 - torch.arange(q.shape[2]).float())).expand(q.shape[:3])
+        g = torch.log1p(-torch.exp2(-5 - torch.arange(q.shape[2], device=q.device).float())).expand(q.shape[:3])
         ends = [0, q.shape[1]] if cu_seqlens is None else cu_seqlens.tolist()
         ys, states = [], []
         for at, (begin, end) in enumerate(zip(ends, ends[1:])):
@@ -258,7 +263,7 @@ SUITES = (
     Suite("flash-fft-conv", "flash-fft-conv/tests/test_flashfftconv.py", ("FlashFFTConv",), flash_fft, every=17),
     Suite("flash-fft-conv1d", "flash-fft-conv/tests/test_conv1d.py", ("FlashDepthWiseConv1d",), flash_fft, every=41,
           reasons=(Reason("test_conv1d_b.*_fwd", lambda p: p["dtype"][0] == torch.float32 and p["dtype"][1] in HALVES,
-                          "torch.nn.Conv1d, the reference, does not take it: torch.autocast on the CPU has no float32"),
+                          "torch.nn.Conv1d, the reference, does not take it: torch.autocast on the CPU has no float32", "cpu"),
                    Reason("test_conv1d_blh_bwd", every_case,
                           "reads the gradient of weights [W, D] as if it lay in memory as [D, W]; ours lies as its parameter"))),
     Suite("h3-fftconv", "H3/tests/ops/test_fftconv.py", ("fftconv_func",), long_convolutions, every=23,
@@ -304,7 +309,7 @@ class Part:
         for item in items:
             parameters = getattr(item, "callspec", types.SimpleNamespace(params={})).params
             for reason in self.suite.reasons:
-                if re.fullmatch(reason.test, item.originalname) and reason.applies_not(parameters):
+                if reason.device in ("", DEVICE) and re.fullmatch(reason.test, item.originalname) and reason.applies_not(parameters):
                     self.inapplicable[f"{item.originalname}: {reason.why}"] += 1
                     break
             else:
@@ -319,6 +324,8 @@ class Part:
 
     @pytest.fixture(autouse=True)
     def defaults(self):
+        if not self.suite.file:
+            torch.set_default_device(DEVICE)
         yield
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
@@ -353,9 +360,11 @@ def stand_in(name, members):
     return module
 
 
-def on_the_cpu(text, suite):
-    """The text of a test file for the CPU and our functions."""
-    text = re.sub(r"(['\"])cuda(:0)?\1", r"\1cpu\1", text).replace("breakpoint()", "pass")
+def with_ours(text, suite):
+    """The text of a test file for the device and our functions."""
+    text = text.replace("breakpoint()", "pass")
+    if DEVICE == "cpu":
+        text = re.sub(r"(['\"])cuda(:0)?\1", r"\1cpu\1", text)
     for old, new in suite.changes:
         assert old in text, f"{suite.file} has no {old}"
         text = text.replace(old, new)
@@ -369,7 +378,7 @@ def run(suite, peers, folder, everything):
     part = Part(suite, everything)
     text = (peers / suite.file).read_text() if suite.file else CASES[suite.name]
     copy = folder / f"test_{suite.name.replace('-', '_')}.py"
-    copy.write_text(on_the_cpu(text, suite))
+    copy.write_text(with_ours(text, suite))
     modules = {name: stand_in(name, members) for name, members in suite.modules(peers).items()}
     for name in list(modules):
         for end in range(1, name.count(".") + 1):
@@ -394,12 +403,18 @@ def run(suite, peers, folder, everything):
 
 
 def main():
-    parser = argparse.ArgumentParser(usage="suites_test.py PEERS_FOLDER [--all] [--results FILE] [NAME…]")
+    parser = argparse.ArgumentParser(usage="suites_test.py PEERS_FOLDER [--all] [--device cuda] [--results FILE] [NAME…]")
     parser.add_argument("peers", type=pathlib.Path)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--results", type=pathlib.Path, metavar="FILE")
     given = parser.parse_intermixed_args()
+    global DEVICE
+    DEVICE = given.device
+    if DEVICE == "cuda" and not torch.cuda.is_available():
+        print("skipped: torch finds no CUDA device")
+        return 77
     if not given.peers.is_dir():
         print(f"skipped: there is no folder {given.peers}")
         return 77
@@ -428,7 +443,7 @@ def main():
             results.append({"suite": suite.name, "passed": part.passed, "failed": len(part.failures), "do_not_apply": part.inapplicable,
                             "left_out": part.left})
     if given.results:
-        given.results.write_text(json.dumps({"torch": torch.__version__, "suites": results}, indent=1) + "\n")
+        given.results.write_text(json.dumps({"torch": torch.__version__, "device": DEVICE, "suites": results}, indent=1) + "\n")
     if left:
         print(f"{left} cases are left out; --all runs them")
     print(f"{passed} passed, {failed} failed, {inapplicable} do not apply")
