@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the kernels of
 # every data type against double, the conformance cases, training against the CPU, generation through a graph and with bf16
-# weights, compute-sanitizer.
+# weights, layers from Python on tensors of cupy, torch and JAX, compute-sanitizer.
 #   tools/test_gpu.sh [BIN] [all|tests|models|sanitizers]     models: tests without the programs that ctest -L gpu runs too
 # BIN: the programs of target gpu_programs, built on another machine. Without it they are built here, in build/cuda.
 set -uo pipefail
@@ -88,6 +88,16 @@ conformance() {  # SCALAR
   grep -q '^pass' "$work/cases" && tail -1 "$work/cases" | grep -q ' 0 failed, 0 unsupported'
 }
 
+# Layers and functions of the Python package on the GPU.
+python_on_gpu() {  # PART
+  if [[ ! -e $bin/libssm_api.so ]]; then
+    echo "skipped: $bin has no libssm_api.so"
+    return 77
+  fi
+  SSM_LIBRARY=$bin/libssm_api.so PYTHONPATH=python PYTHONDONTWRITEBYTECODE=1 XLA_PYTHON_CLIENT_PREALLOCATE=false \
+    python3 tests/api/python_test.py "$1-cuda" none tests/data/conformance/cases none
+}
+
 # A tiny model of a family: the GPU trains as the CPU does, the same bits each time, and writes the same text.
 family() {  # FAMILY OPTIONS…
   local model=$1
@@ -107,6 +117,7 @@ family() {  # FAMILY OPTIONS…
 if [[ $what != sanitizers && $what != models ]]; then
   for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
   step "kernels of every data type against double" "$bin/flashconv" check
+  for part in layers torch jax; do step "Python: $part on the GPU" python_on_gpu "$part"; done
 fi
 if [[ $what != sanitizers ]]; then
   for scalar in float double; do step "conformance $scalar" conformance "$scalar"; done

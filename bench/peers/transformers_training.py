@@ -2,10 +2,11 @@
 """A training step of transformers' MambaForCausalLM: as it is, and with ssm.torch.compat in place of its functions.
 
     SSM_LIBRARY=build/release/bin/libssm_api.so PYTHONPATH=python python bench/peers/transformers_training.py \
-        [--batch 1] [--length 512] [--width 768] [--layers 4] [--threads 2] [--device cpu] [--profile] [--out OUT.json]
+        [--batch 1] [--length 512] [--width 768] [--layers 4] [--threads 2] [--device cpu] [--weights float32] [--profile]
+        [--out OUT.json]
 
 On the CPU transformers has a path of its own, in float32. On a GPU (--device cuda) its functions are mamba_ssm's and causal_conv1d's,
-weights are float32 and sequences bf16 (torch.autocast). A step is loss, gradients and an update by AdamW, of random tokens. Prints
+weights are float32 and sequences bf16 (torch.autocast), or both bf16 (--weights bfloat16). A step is loss, gradients and an update by AdamW, of random tokens. Prints
 seconds, the least of three steps, on a GPU the least mean of ten, three times in turn, and how far the losses differ; --profile prints what the
 GPU spends its time with.
 """
@@ -39,6 +40,7 @@ def main():
     for name, value in (("batch", 1), ("length", 512), ("width", 768), ("layers", 4), ("vocabulary", 5000), ("threads", 2)):
         options.add_argument(f"--{name}", type=int, default=value)
     options.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    options.add_argument("--weights", default="float32", choices=("float32", "bfloat16"))
     options.add_argument("--profile", action="store_true")
     options.add_argument("--out")
     chosen = options.parse_args()
@@ -48,13 +50,15 @@ def main():
     torch.manual_seed(1)
     config = transformers.MambaConfig(vocab_size=chosen.vocabulary, hidden_size=chosen.width,
                                       num_hidden_layers=chosen.layers, state_size=16)
-    model = transformers.MambaForCausalLM(config).train().to(chosen.device)
+    is_mixed = on_gpu and chosen.weights == "float32"
+    with torch.device(chosen.device):
+        model = transformers.MambaForCausalLM(config).train().to(getattr(torch, chosen.weights))
     begin = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = torch.randint(3, chosen.vocabulary, (chosen.batch, chosen.length), device=chosen.device)
 
     def step(optimizer):
         optimizer.zero_grad()
-        with torch.autocast(chosen.device, torch.bfloat16, enabled=on_gpu):
+        with torch.autocast(chosen.device, torch.bfloat16, enabled=is_mixed):
             loss = model(tokens, labels=tokens).loss
         loss.backward()
         optimizer.step()
@@ -106,7 +110,7 @@ def main():
             profiled(name)
     (their_seconds, their_losses), (our_seconds, our_losses) = (min(found[name]) for name in ("theirs", "ours"))
     text = json.dumps({"batch": chosen.batch, "length": chosen.length, "width": chosen.width, "layers": chosen.layers,
-                       "vocabulary": chosen.vocabulary, "threads": chosen.threads,
+                       "vocabulary": chosen.vocabulary, "threads": chosen.threads, "weights": chosen.weights,
                        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
                        "theirs": "mamba_ssm" if on_gpu else "transformers",
                        "their_seconds": round(their_seconds, 4), "ssm_seconds": round(our_seconds, 4),
