@@ -65,6 +65,7 @@ class LayerOn final : public ssm_layer {
   struct StateOn final : ssm_layer_state {
     const LayerOn* owner = nullptr;
     int device = 0;
+    mutable void* stream = nullptr;  // that the state was last used on
     State state;
     std::vector<std::string> names;
     std::vector<std::vector<std::int64_t>> shapes;
@@ -73,6 +74,8 @@ class LayerOn final : public ssm_layer {
       auto other = std::make_unique<StateOn>();
       other->owner = owner;
       other->device = device;
+      use_on_stream();
+      other->stream = stream;
       owner->context_.run(device, [&](auto& ctx) {
         other->state = owner->layer_.template initial_state<T>(ctx, 0);
         copy_state<L>(ctx, state, other->state);
@@ -114,6 +117,17 @@ class LayerOn final : public ssm_layer {
                    is_host_tensor<Own>);
         detail::borrow_tensor(own, memory);
       });
+    }
+
+    /// Before it is used on the layer's stream; work on another one is waited for.
+    void use_on_stream() const {
+      if constexpr (!is_host) {
+        const CallPlace now = owner->context_.place(device);
+        if (stream == now.stream) return;
+        const typename B::Resources::Scope scope({device}, stream);
+        B::Resources::borrow(stream).synchronize();
+        stream = now.stream;
+      }
     }
 
    private:
@@ -238,6 +252,7 @@ class LayerOn final : public ssm_layer {
     auto state = std::make_unique<StateOn>();
     state->owner = this;
     state->device = current_device<B>();
+    state->stream = context_.place(state->device).stream;
     context_.run(state->device, [&](auto& ctx) {
       state->state = layer_.template initial_state<T>(ctx, sequences);
     });
@@ -340,6 +355,7 @@ class LayerOn final : public ssm_layer {
     if (given == nullptr) return static_cast<Inside*>(nullptr);
     auto* const own = dynamic_cast<Own*>(given);
     if (own == nullptr || own->owner != this) refuse_object("state");
+    own->use_on_stream();
     return static_cast<Inside*>(&own->state);
   }
 

@@ -183,7 +183,8 @@ SSM_API const char* ssm_layer_kinds(void);
 SSM_API const char* ssm_layer_facts(const ssm_layer* layer);
 SSM_API ssm_code ssm_layer_set_threads(ssm_layer* layer, int threads);
 /* Of the backend cuda: the cudaStream_t that calls are queued on, of the tensors' device; NULL, as at
-   first, for the legacy default stream. Layers share scratch memory by thread and stream. */
+   first, for the legacy default stream. Layers share scratch memory by thread and stream; a state
+   that was used on another stream is waited for. */
 SSM_API ssm_code ssm_layer_set_stream(ssm_layer* layer, void* stream);
 
 /* Parameters are tensors of the caller's, contiguous, in this order and with these names, which are

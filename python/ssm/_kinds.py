@@ -4,7 +4,7 @@ import functools
 import json
 import typing
 
-from ._library import ArgumentError, Owned, ShapeError, ask, made, options
+from ._library import ArgumentError, Owned, ShapeError, ask, find_cublas, made, options
 
 
 class Operand(typing.NamedTuple):
@@ -88,5 +88,7 @@ def kinds():
 @functools.lru_cache(maxsize=1024)
 def handle(name, scalar, backend, threads, chosen):
     """The library's object of a primitive with options (pairs); any thread may use it at any time."""
+    if backend == "cuda":
+        find_cublas()
     return Owned(made("ssm_primitive_create", options(primitive=name, scalar=scalar, backend=backend, threads=threads,
                                                       **dict(chosen))), "ssm_primitive_free")

@@ -2,9 +2,11 @@
 """The C interface (ssm/api.h) by ctypes: the library, its functions, errors as exceptions."""
 import ctypes
 import ctypes.util
+import functools
 import json
 import os
 import pathlib
+import sys
 
 # Where it is looked for: SSM_LIBRARY, beside this file, where the system has libraries.
 _BESIDE = pathlib.Path(__file__).resolve().parent
@@ -173,6 +175,18 @@ def made(name, *operands):
     pointer = ctypes.c_void_p()
     call(name, *operands, ctypes.byref(pointer))
     return pointer
+
+
+@functools.lru_cache(maxsize=None)
+def find_cublas():
+    """Loads cuBLASLt, which the backend cuda opens by name, from NVIDIA's packages where the system does not find it."""
+    name = "libcublasLt.so.13"
+    for path in [name, *(path for folder in sys.path for path in pathlib.Path(folder).glob(f"nvidia/*/lib/{name}"))]:
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:
+            continue
+    return None  # products of matrices say so
 
 
 def options(**fields):

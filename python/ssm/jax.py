@@ -42,6 +42,8 @@ class Layer:
     def __init__(self, kind: str, *, scalar: str = "float32", threads: int = 1, **sizes: typing.Any) -> None:
         self._layer = _layer.Layer(kind, scalar=scalar, threads=threads, **sizes)
         self._config = json.dumps(self._layer.config)
+        if jax.default_backend() == "gpu":
+            _library.find_cublas()
         self._config_on_cuda = json.dumps({**self._layer.config, "backend": "cuda"})
         self._states = self._layer.facts["state"]
         self._alone = jax.custom_vjp(self._forward_alone)

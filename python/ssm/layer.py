@@ -9,7 +9,7 @@ import threading
 import typing
 
 from . import _tensor
-from ._library import ArgumentError, Owned, Tensor, ask, call, made, options
+from ._library import ArgumentError, Owned, Tensor, ask, call, find_cublas, made, options
 
 
 Parameters = typing.Union[dict[str, typing.Any], collections.abc.Sequence[typing.Any]]  # by name, or in the layer's order
@@ -101,6 +101,8 @@ class Layer:
         self._make()
 
     def _make(self):
+        if self.config["backend"] == "cuda":
+            find_cublas()
         self._owned = Owned(made("ssm_layer_create", options(**self.config)), "ssm_layer_free")
         self._lock = threading.Lock()
         self._threads = self.config["threads"]

@@ -136,7 +136,9 @@ def state_from(layer, tensors, prefix, sequences):
     state = layer.initial_state(sequences)
     for name, memory in state.tensors().items():
         if prefix + name in tensors:
-            (arrays.asarray(memory) if ON_GPU else memory)[...] = arrays.asarray(tensors[prefix + name])
+            is_on_host = isinstance(memory, numpy.ndarray)
+            to, package = (memory, numpy) if is_on_host else (arrays.asarray(memory), arrays)
+            to[...] = package.asarray(tensors[prefix + name])
     return state
 
 

@@ -42,5 +42,5 @@ def backend_of(device):
 
 
 def stream_of(device):
-    """torch's current stream of a CUDA device; None on the host, and for the legacy default stream."""
-    return torch.cuda.current_stream(device).cuda_stream or None if device.type == "cuda" else None
+    """torch's current stream of a CUDA device; None for the legacy default stream."""
+    return torch.cuda.current_stream(device).cuda_stream or None

@@ -98,7 +98,7 @@ def _scalar_of(kind, operands):
 
 
 def _on_host(segments):
-    return segments if segments is None or not segments.is_cuda else segments.cpu()
+    return None if segments is None else segments.cpu()
 
 
 def _segments_of(segments):
@@ -157,8 +157,10 @@ def run(kind, chosen, wanted, segments, known, operands):
     threads = torch.get_num_threads()
     if threads != plan.threads:
         plan.choose(kind, operands[kind.sequence].dtype, chosen, threads)
-    segments = _on_host(segments)
-    code = _lib_forward(plan.handle.pointer, plan.listed, plan.count, _segments_of(segments), _device.stream_of(plan.device))
+    stream = None
+    if plan.backend == "cuda":
+        segments, stream = _on_host(segments), _device.stream_of(plan.device)
+    code = _lib_forward(plan.handle.pointer, plan.listed, plan.count, _segments_of(segments), stream)
     if code:
         _library.refuse(code)
     plans[key] = plan
@@ -203,9 +205,10 @@ def run_back(kind, chosen, segments, operands, cotangents, needs):
     threads = torch.get_num_threads()
     if threads != plan.threads:
         plan.choose(kind, operands[kind.sequence].dtype, chosen, threads)
-    segments = _on_host(segments)
-    code = _lib_backward(plan.handle.pointer, plan.listed, plan.second, plan.count, _segments_of(segments),
-                         _device.stream_of(plan.device))
+    stream = None
+    if plan.backend == "cuda":
+        segments, stream = _on_host(segments), _device.stream_of(plan.device)
+    code = _lib_backward(plan.handle.pointer, plan.listed, plan.second, plan.count, _segments_of(segments), stream)
     if code:
         _library.refuse(code)
     plans[key] = plan
