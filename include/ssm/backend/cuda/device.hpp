@@ -52,6 +52,7 @@ struct Allocator {
 /// For all host threads, from here on; one without functions: cudaMalloc again. Memory of an
 /// allocator that is replaced is not given back any more.
 SSM_CUDA_API void use_allocator(const Allocator& allocator);
+
 /// Page-locked host memory, which the device reads and writes too, slowly. Throws OutOfMemory.
 SSM_CUDA_API void* allocate_page_locked(std::size_t bytes);
 SSM_CUDA_API void deallocate_page_locked(void* pointer) noexcept;
