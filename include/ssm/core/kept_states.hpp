@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -11,7 +12,9 @@ namespace ssm {
 
 /// The states that sequences came to a rank with in a forward pass, for the backward pass that
 /// follows: there they need not be computed and sent once more, and ranks wait for each other in
-/// one direction alone. A backward pass asks for them from the last call to the first.
+/// one direction alone. A backward pass finds them by where the operands of the calls lie; those of
+/// calls whose operands lay in scratch memory, which is elsewhere by then, from the last to the
+/// first.
 ///   kept.begin();             layer.forward(…);
 ///   kept.begin_backward();    layer.backward(…);    kept.end();
 /// The memory is kept from pass to pass.
@@ -30,40 +33,49 @@ class KeptStates {
         throw Error("a backward pass across ranks must be the forward pass backwards");
   }
 
-  /// Memory for the states of a call. `type` tells kinds of calls apart.
+  /// What a call is known by: its kind, and where its operands lie.
+  struct Call {
+    const void* type = nullptr;
+    std::uint64_t operands = 0;
+    std::size_t bytes = 0;  // of its states
+  };
+  /// Memory for the states of a call.
   template <class Space>
-  void* keep(const void* type, std::size_t bytes) {
+  void* keep(const Call& call) {
     if (count_ == entries_.size()) entries_.emplace_back();
     Entry& entry = entries_[count_++];
-    if (entry.room < bytes) {
+    if (entry.room < call.bytes) {
       entry.memory.reset();
-      entry.memory = std::shared_ptr<void>(Space::allocate(bytes),
+      entry.memory = std::shared_ptr<void>(Space::allocate(call.bytes),
                                            [](void* memory) { Space::deallocate(memory); });
-      entry.room = bytes;
+      entry.room = call.bytes;
     }
-    entry.type = type;
-    entry.bytes = bytes;
+    entry.call = call;
     entry.is_taken = false;
     return entry.memory.get();
   }
-  /// What the last call of that kind kept that is still to be taken.
   /// is_taken   by the call of the gradient; else the forward call only runs again
-  const void* find(const void* type, std::size_t bytes, bool is_taken) {
+  const void* find(const Call& call, bool is_taken) {
+    Entry* found = nullptr;
     for (std::size_t i = count_; i-- > 0;) {
       Entry& entry = entries_[i];
-      if (entry.type != type || entry.is_taken) continue;
-      if (entry.bytes != bytes) break;
-      entry.is_taken = is_taken;
-      return entry.memory.get();
+      if (entry.is_taken || entry.call.type != call.type || entry.call.bytes != call.bytes)
+        continue;
+      const bool is_same = entry.call.operands == call.operands;
+      if (found == nullptr || is_same) found = &entry;
+      if (is_same) break;
     }
-    throw Error("a backward pass across ranks must be the forward pass backwards");
+    if (found == nullptr)
+      throw Error("a backward pass across ranks must be the forward pass backwards");
+    found->is_taken = is_taken;
+    return found->memory.get();
   }
 
  private:
   struct Entry {
-    const void* type = nullptr;
+    Call call{};
     std::shared_ptr<void> memory{};
-    std::size_t room = 0, bytes = 0;
+    std::size_t room = 0;
     bool is_taken = false;
   };
   std::vector<Entry> entries_;

@@ -32,7 +32,6 @@ template <class B, class Frame, class T>
     Context<B>& ctx, const SequenceCut& cut, Frame& frame, CascadedScan<T, typename B::Space>& part,
     std::vector<ScanInputs<T, typename B::Space>>& sources, const ExtentsByLetter& n,
     bool is_gradient) {
-  using Op = CascadedScan<T, typename B::Space>;
   sources.assign(part.sources.begin(), part.sources.end());
   part.sources = sources;
   if (crossing_count(cut, CutSide::continues, n['S']) == 0) return;
@@ -44,9 +43,9 @@ template <class B, class Frame, class T>
     source.initial_state = own_copy(ctx, frame, part.name, fused_state, source.initial_state, n);
     states.add(source.initial_state);
   }
-  if (take_kept<B, Op>(ctx, cut, n['S'], states.all(), is_gradient)) return;
+  if (take_kept(ctx, cut, part, n['S'], states.all(), is_gradient)) return;
   receive_rows(ctx, cut, CutSide::continues, n['S'], states.all());
-  keep<B, Op>(ctx, cut, n['S'], states.all());
+  keep(ctx, cut, part, n['S'], states.all());
 }
 
 /// Runs the call and gives all states at the end to the rank behind.

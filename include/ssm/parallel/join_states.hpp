@@ -239,7 +239,7 @@ template <class B, class Frame, class Op, class Run>
   CrossingTensors kept;
   if (continues) kept.add(initial);
   if (cut.kept != nullptr && (discards || cut.kept->is_backward())) {
-    if (continues) take_kept<B, Op>(ctx, cut, n['S'], kept.all(), discards);
+    if (continues) take_kept(ctx, cut, part, n['S'], kept.all(), discards);
     return false;
   }
   auto scratch = ctx.workspace().frame();
@@ -253,7 +253,7 @@ template <class B, class Frame, class Op, class Run>
                                                        : empty_states<Op>(part, n);
   auto entering = join_over_ranks(*cut.ranks, std::move(leaving), 1);
   if (continues) copy_joined<typename B::Space>(cut, CutSide::continues, initial, entering, false);
-  if (continues) keep<B, Op>(ctx, cut, n['S'], kept.all());
+  if (continues) keep(ctx, cut, part, n['S'], kept.all());
   return !continues && !discards;
 }
 

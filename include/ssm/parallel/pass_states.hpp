@@ -243,19 +243,30 @@ template <class Op, Role role, class Visit>
   });
 }
 
-/// Puts states with which sequences continue away for the backward pass, or takes them from there.
-/// Returns whether they were there: in a forward pass they come from the rank before.
+/// By what a call's kept states are found.
+template <class B, class Op>
+[[gnu::cold, gnu::noinline]] KeptStates::Call kept_call(const Op& a, Index rows,
+                                                        std::span<const CrossingRows> tensors) {
+  KeptStates::Call call{.type = call_type<B, Op>};
+  for (const CrossingRows& tensor : tensors)
+    call.bytes += tensor.row_bytes * static_cast<std::size_t>(rows);
+  Op::for_each_operand([&](const Operand& what, auto member, auto) {
+    if (what.role != Role::input) return;
+    const auto place = reinterpret_cast<std::uintptr_t>((a.*member).data());
+    call.operands = (call.operands ^ place) * 1099511628211u;
+  });
+  return call;
+}
+/// Takes the states with which sequences continue from what a forward pass kept. Returns whether
+/// they were there: in the forward pass they come from the rank before.
 /// is_gradient   they are for the call of a gradient
 template <class B, class Op>
-[[gnu::cold, gnu::noinline]] bool take_kept(Context<B>& ctx, const SequenceCut& cut, Index rows,
-                                            std::span<const CrossingRows> tensors,
+[[gnu::cold, gnu::noinline]] bool take_kept(Context<B>& ctx, const SequenceCut& cut, const Op& a,
+                                            Index rows, std::span<const CrossingRows> tensors,
                                             bool is_gradient) {
   if (cut.kept == nullptr || !(is_gradient || cut.kept->is_backward())) return false;
-  std::size_t bytes = 0;
-  for (const CrossingRows& tensor : tensors)
-    bytes += tensor.row_bytes * static_cast<std::size_t>(rows);
   const auto* from =
-      static_cast<const std::byte*>(cut.kept->find(call_type<B, Op>, bytes, is_gradient));
+      static_cast<const std::byte*>(cut.kept->find(kept_call<B>(a, rows, tensors), is_gradient));
   for (const CrossingRows& tensor : tensors) {
     ctx.copy(tensor.data, from, tensor.row_bytes * static_cast<std::size_t>(rows));
     from += tensor.row_bytes * static_cast<std::size_t>(rows);
@@ -263,14 +274,11 @@ template <class B, class Op>
   return true;
 }
 template <class B, class Op>
-[[gnu::cold, gnu::noinline]] void keep(Context<B>& ctx, const SequenceCut& cut, Index rows,
-                                       std::span<const CrossingRows> tensors) {
+[[gnu::cold, gnu::noinline]] void keep(Context<B>& ctx, const SequenceCut& cut, const Op& a,
+                                       Index rows, std::span<const CrossingRows> tensors) {
   if (cut.kept == nullptr) return;
-  std::size_t bytes = 0;
-  for (const CrossingRows& tensor : tensors)
-    bytes += tensor.row_bytes * static_cast<std::size_t>(rows);
-  auto* to =
-      static_cast<std::byte*>(cut.kept->template keep<typename B::Space>(call_type<B, Op>, bytes));
+  auto* to = static_cast<std::byte*>(
+      cut.kept->template keep<typename B::Space>(kept_call<B>(a, rows, tensors)));
   for (const CrossingRows& tensor : tensors) {
     ctx.copy(to, tensor.data, tensor.row_bytes * static_cast<std::size_t>(rows));
     to += tensor.row_bytes * static_cast<std::size_t>(rows);
@@ -294,9 +302,9 @@ template <class B, class Frame, class Op>
     states.add(own);
     part.*member = own;
   });
-  if (take_kept<B, Op>(ctx, cut, n['S'], states.all(), is_gradient)) return;
+  if (take_kept(ctx, cut, part, n['S'], states.all(), is_gradient)) return;
   receive_rows(ctx, cut, CutSide::continues, n['S'], states.all());
-  keep<B, Op>(ctx, cut, n['S'], states.all());
+  keep(ctx, cut, part, n['S'], states.all());
 }
 
 /// Runs a call and gives its states at the end to the rank behind.
@@ -340,10 +348,12 @@ template <class B, class Frame>
   return result;
 }
 /// A call on sequences that lie across ranks; run(call) is the call on this rank's stretch.
-template <class B, class Op, class Run>
+/// keeps   the call of the gradient reads the states that the call begins from
+template <bool keeps = true, class B, class Op, class Run>
 [[gnu::cold, gnu::noinline]] void pass_states(Context<B>& ctx, const Op& a,
                                               const ExtentsByLetter& n, Run run) {
-  const SequenceCut cut = *ctx.sequence_cut();
+  SequenceCut cut = *ctx.sequence_cut();
+  if constexpr (!keeps) cut.kept = nullptr;
   require_parts(cut, Op::name, n['S']);
   const SequenceCutScope<B> whole(ctx, {});
   auto frame = ctx.workspace().frame();

@@ -92,7 +92,8 @@ class PrimitivesAcrossRanks final : public AcrossRanks {
       else if constexpr (way == Way::handed_on)
         detail::hand_on_states(ctx, a, n, forward);
       else
-        detail::pass_states(ctx, a, n, forward);
+        detail::pass_states < requires(Gradient g) { g.forward; }
+      > (ctx, a, n, forward);
       return true;
     });
     add_call<B, Gradient>([](Context<B>& ctx, const Gradient& g) {
