@@ -69,6 +69,36 @@ TEST_CASE("accumulated gradients equal those of a larger batch, with the state c
   }
 }
 
+TEST_CASE("a loss that is taken in parts is that of all logits, and so are its gradients") {
+  for (const auto& config :
+       {LanguageModelTrainerConfig{.batch = 6},
+        LanguageModelTrainerConfig{.batch = 3, .accumulation = 2, .carry = 2},
+        LanguageModelTrainerConfig{.batch = 6, .document_end = Token{4}},
+        LanguageModelTrainerConfig{.batch = 6, .carry = 2, .document_end = Token{4}}})
+    for (const Index rows : {1, 5, 16}) {
+      LanguageModelTrainerConfig in_parts = config;
+      in_parts.logits = rows * 8;  // the padded vocabulary
+      Run whole(config, 0.1), parts(in_parts, 0.1);
+      for (int step = 0; step < 4; ++step) {
+        const TrainingStep a = whole.update();
+        const TrainingStep b = parts.update();
+        CHECK(std::abs(a.loss - b.loss) <= tolerance<double>.value);
+        CHECK(std::abs(a.gradient_norm - b.gradient_norm) <= tolerance<double>.gradient);
+        CHECK(distance(whole.trainer.gradients(), parts.trainer.gradients()) <=
+              tolerance<double>.gradient);
+      }
+    }
+}
+
+TEST_CASE("parts of a loss are as large as they may be, and nearly alike") {
+  using Loss = HeadLoss<float, HostSpace>;
+  CHECK(Loss::rows_for(8192, 256, Index{1} << 27) == 8192);
+  CHECK(Loss::rows_for(8192, 50257, Index{1} << 27) == 2048);
+  CHECK(Loss::rows_for(54, 8, 40) == 5);
+  CHECK(Loss::rows_for(54, 8, 1) == 1);
+  CHECK(Loss::rows_for(0, 8, 1) == 0);
+}
+
 /// The loss of windows first … last of every stream, each stream read in one piece.
 double loss_of_pieces(const Run& run, Index first, Index last) {
   Context<Reference> ctx;

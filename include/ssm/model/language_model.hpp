@@ -9,6 +9,7 @@
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/linear.hpp"  // linear_backward
 #include "ssm/model/fixed_string.hpp"
+#include "ssm/model/head_loss.hpp"
 #include "ssm/model/initialization.hpp"
 #include "ssm/op/embedding.hpp"
 #include "ssm/op/normalized_matmul.hpp"
@@ -60,6 +61,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
  public:
   using TensorNames = Names;
   static constexpr bool reads_tokens = true;
+  static constexpr bool has_head_loss = true;  // evaluate_hidden, differentiate_loss
   static constexpr auto operand_layout = OperandLayout::even_rows;
 
   template <class T, class Space = HostSpace>
@@ -131,8 +133,6 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                 Output<B, T, dyn, dyn, dyn> logits, NonDeduced<Tape<T, typename B::Space>>* tape,
                 const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
     using Space = typename B::Space;
-    if (tape != nullptr && p.embedding.form() != WeightForm::full)
-      detail::refuse_training_of_rounded_weights("language model");
     auto frame = ctx.workspace().frame();
     const Index batch = tokens.extent(0);
     const Index length = tokens.extent(1);
@@ -144,21 +144,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     const Buffers buffers(frame, tape);
     auto embedded = buffers.at(&Kept::embedded, batch, length, channels());
     auto hidden = buffers.at(&Kept::hidden, batch, length, channels());
-    const Positions first = options.initial_state
-                                ? first_positions(*options.initial_state, batch, options.segments)
-                                : Positions();
-    embed<T>(ctx, p, tokens, embedded, first, options.segments);
-    if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments);
-    dropout_.evaluate(ctx, embedded, buffers.part(&Kept::dropout), options.dropout);
-    backbone_.evaluate(ctx, p.backbone, embedded, hidden, buffers.part(&Kept::backbone),
-                       options.part(backbone_of, std::string_view("blocks")));
-    if (options.final_state != nullptr) {
-      auto& position = options.final_state->position;
-      position.resize({sequence_count(batch, options.segments)});
-      for_each_sequence(batch, length, options.segments, [&](const Sequence& s) {
-        position(s.row) = at(first, s.row) + before(ctx, s.row) + s.end - s.begin;
-      });
-    }
+    evaluate_backbone<B, T>(ctx, p, tokens, embedded, hidden, tape, options);
     if (last_only)
       hidden = last_positions<T>(ctx, hidden, options.segments,
                                  frame.template tensor<T>(batch, last, channels()));
@@ -175,6 +161,23 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     matmul(ctx, head);
   }
 
+  /// The forward pass up to what the head reads, for `differentiate_loss`.
+  template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
+  void evaluate_hidden(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                       std::type_identity_t<View<const Token, 2, typename B::Space>> tokens,
+                       NonDeduced<Tape<T, typename B::Space>>& tape,
+                       const SequenceOptions<State<T, typename B::Space>>& options = {}) const {
+    using Kept = Tape<T, typename B::Space>;
+    auto frame = ctx.workspace().frame();
+    const Buffers buffers(frame, &tape);
+    auto embedded = buffers.at(&Kept::embedded, tokens.extent(0), tokens.extent(1), channels());
+    auto hidden = buffers.at(&Kept::hidden, embedded.extents());
+    evaluate_backbone<B, T>(ctx, p, tokens, embedded, hidden, &tape, options);
+    norm_.evaluate(ctx, p.norm, hidden, buffers.at(&Kept::normed, hidden.extents()),
+                   buffers.part(&Kept::norm));
+  }
+
   /// Tokens have no gradient; dlogits [B, L, padded].
   template <class B, class T>
     requires RunsOn<BasicLanguageModel, B, T>
@@ -182,38 +185,33 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dlogits,
                      Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
-    const auto shape = tape.hidden.extents();
-    auto dnormed = frame.template tensor<T>(shape);
-    auto dhidden = frame.template tensor<T>(shape);
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = head_of(p),
-                                                  .x = as_rows(tape.normed),
-                                                  .dy = as_rows(dlogits),
-                                                  .dx = as_rows(dnormed),
-                                                  .dweight = head_of(gradients)});
-    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
-    backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
-                            ends.part(backbone_of));
-    dropout_.differentiate(ctx, tape.dropout, dnormed);
-    if (ends.initial_state != nullptr)
-      ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
-    if (config_.positions > 0)
-      for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
-        const Index first = before(ctx, s.row) +
-                            (tape.first_positions.size() > 0 ? at(tape.first_positions, s.row) : 0);
-        const Index count = s.end - s.begin;
-        auto target = gradients.positions.slice(0, first, first + count).flatten();
-        auto part = ctx.workspace().frame();
-        const View<T, 1, Space> rows =
-            dnormed.select(0, s.batch).slice(0, s.begin, s.end).flatten();
-        add(ctx, Add<Wide<T>, Space>{
-                     .a = converted<Wide<T>>(ctx, part, rows), .b = target, .y = target});
-      });
-    scale_embedding<T>(ctx, dnormed.flatten());
-    embedding_backward(
-        ctx, EmbeddingBackward<T, Space>{
-                 .tokens = tape.tokens, .dy = as_rows(dnormed), .dtable = gradients.embedding});
+    auto dnormed = frame.template tensor<T>(tape.hidden.extents());
+    linear_backward(ctx, LinearBackward<T, typename B::Space>{.weight = head_of(p),
+                                                              .x = as_rows(tape.normed),
+                                                              .dy = as_rows(dlogits),
+                                                              .dx = as_rows(dnormed),
+                                                              .dweight = head_of(gradients)});
+    differentiate_hidden<B, T>(ctx, p, tape, dnormed, gradients, ends);
+  }
+
+  /// Of `evaluate_hidden` and a loss of its logits, which are made a part of the rows at a time:
+  /// `loss` is computed, and gradients are added to as by `differentiate`.
+  template <class B, class T>
+    requires RunsOn<BasicLanguageModel, B, T>
+  void differentiate_loss(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                          const Tape<T, typename B::Space>& tape,
+                          NonDeduced<HeadLoss<T, typename B::Space>> loss,
+                          Parameters<Wide<T>, typename B::Space>& gradients,
+                          const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+    auto frame = ctx.workspace().frame();
+    auto dnormed = frame.template tensor<T>(tape.hidden.extents());
+    loss.x = as_rows(tape.normed);
+    loss.weight = head_of(p);
+    loss.dx = as_rows(dnormed);
+    loss.dweight = head_of(gradients);
+    head_loss(ctx, loss);
+    differentiate_hidden<B, T>(ctx, p, tape, dnormed, gradients, ends);
   }
 
   /// `reserve` makes room in caches that grow, so that steps up to that position allocate nothing.
@@ -273,6 +271,71 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
  private:
   static const auto& head_of(const auto& p) { return p.head ? p.head : p.embedding; }
   static auto& head_of(auto& p) { return p.head ? p.head : p.embedding; }
+
+  /// From tokens to `hidden`, whatever comes before the last norm.
+  template <class B, class T>
+  void evaluate_backbone(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                         const View<const Token, 2, typename B::Space>& tokens,
+                         const View<T, 3, typename B::Space>& embedded,
+                         const View<T, 3, typename B::Space>& hidden,
+                         Tape<T, typename B::Space>* tape,
+                         const SequenceOptions<State<T, typename B::Space>>& options) const {
+    using Kept = Tape<T, typename B::Space>;
+    if (tape != nullptr && p.embedding.form() != WeightForm::full)
+      detail::refuse_training_of_rounded_weights("language model");
+    auto frame = ctx.workspace().frame();
+    const Buffers buffers(frame, tape);
+    const Index batch = tokens.extent(0);
+    const Positions first = options.initial_state
+                                ? first_positions(*options.initial_state, batch, options.segments)
+                                : Positions();
+    embed<T>(ctx, p, tokens, embedded, first, options.segments);
+    if (tape != nullptr) keep(ctx, *tape, tokens, first, options.segments);
+    dropout_.evaluate(ctx, embedded, buffers.part(&Kept::dropout), options.dropout);
+    backbone_.evaluate(ctx, p.backbone, embedded, hidden, buffers.part(&Kept::backbone),
+                       options.part(backbone_of, std::string_view("blocks")));
+    if (options.final_state == nullptr) return;
+    auto& position = options.final_state->position;
+    position.resize({sequence_count(batch, options.segments)});
+    for_each_sequence(batch, tokens.extent(1), options.segments, [&](const Sequence& s) {
+      position(s.row) = at(first, s.row) + before(ctx, s.row) + s.end - s.begin;
+    });
+  }
+
+  /// From the gradient of what the head reads to that of the embedding; overwrites dnormed.
+  template <class B, class T>
+  void differentiate_hidden(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                            const Tape<T, typename B::Space>& tape,
+                            const View<T, 3, typename B::Space>& dnormed,
+                            Parameters<Wide<T>, typename B::Space>& gradients,
+                            const SequenceGradients<State<T, typename B::Space>>& ends) const {
+    using Space = typename B::Space;
+    auto frame = ctx.workspace().frame();
+    const auto shape = tape.hidden.extents();
+    auto dhidden = frame.template tensor<T>(shape);
+    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dhidden, gradients.norm);
+    backbone_.differentiate(ctx, p.backbone, tape.backbone, dhidden, dnormed, gradients.backbone,
+                            ends.part(backbone_of));
+    dropout_.differentiate(ctx, tape.dropout, dnormed);
+    if (ends.initial_state != nullptr)
+      ends.initial_state->position.reset({sequence_count(tape.batch, tape.segments)});
+    if (config_.positions > 0)
+      for_each_sequence(tape.batch, shape[1], tape.segments, [&](const Sequence& s) {
+        const Index first = before(ctx, s.row) +
+                            (tape.first_positions.size() > 0 ? at(tape.first_positions, s.row) : 0);
+        const Index count = s.end - s.begin;
+        auto target = gradients.positions.slice(0, first, first + count).flatten();
+        auto part = ctx.workspace().frame();
+        const View<T, 1, Space> rows =
+            dnormed.select(0, s.batch).slice(0, s.begin, s.end).flatten();
+        add(ctx, Add<Wide<T>, Space>{
+                     .a = converted<Wide<T>>(ctx, part, rows), .b = target, .y = target});
+      });
+    scale_embedding<T>(ctx, dnormed.flatten());
+    embedding_backward(
+        ctx, EmbeddingBackward<T, Space>{
+                 .tokens = tape.tokens, .dy = as_rows(dnormed), .dtable = gradients.embedding});
+  }
 
   Index block_count() const {
     if constexpr (requires { backbone_.block_count(); })

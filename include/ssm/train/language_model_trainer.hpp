@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 #include "ssm/core/segments.hpp"
 #include "ssm/layer/copy_state_row.hpp"
 #include "ssm/layer/layer.hpp"  // as_rows, TapeOf
+#include "ssm/model/head_loss.hpp"
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/gradient_buckets.hpp"
@@ -33,6 +35,9 @@ struct LanguageModelTrainerConfig {
   Index carry = 1;  // windows through which the state is carried; 1: each begins without a past
   Seed seed{};      // of the model's dropout
   AdamWConfig optimizer{};
+  /// Logits that are held at once. Where a batch has more, their loss is taken a part of the
+  /// positions at a time.
+  Index logits = Index{1} << 27;
   /// The last token of every document, where documents are kept apart; none: one text.
   std::optional<Token> document_end{};
   /// What makes an update together: each rank takes its part of the rows and of their windows; null
@@ -71,6 +76,8 @@ class LanguageModelTrainer {
   using L = typename P::Layer;
   using Space = typename P::Space;
   using Working = typename WorkingParameters<P, T>::Type;
+  /// Models of one's own need not have the verbs for it.
+  static constexpr bool takes_parts = requires { requires L::has_head_loss; };
 
  public:
   using Scalar = T;
@@ -89,6 +96,7 @@ class LanguageModelTrainer {
     optimizer_.loss_scale() = LossScale::for_sequences<T>();
     if (config.batch < 1 || config.accumulation < 1 || config.carry < 1)
       throw ArgumentError("training: batch, accumulation and carry must be at least 1");
+    if (config.logits < 1) throw ArgumentError("training: logits must be at least 1");
     if (config.document_end &&
         (*config.document_end < 0 || *config.document_end >= layer.vocabulary()))
       throw ArgumentError("training: the token " + std::to_string(*config.document_end) +
@@ -168,14 +176,14 @@ class LanguageModelTrainer {
         dropout = dropout.fork(static_cast<std::uint64_t>(first_row(microbatch)));
       if (config_.document_end)
         accumulate_documents(ctx, layer, working_.of(parameters), windows, microbatch, dropout,
-                             weight);
+                             predicted, weight);
       else
-        accumulate(ctx, layer, working_.of(parameters), tokens_.view(), logits_.view(),
-                   options_of(microbatch, dropout), weight, is_last(microbatch));
+        accumulate(ctx, layer, working_.of(parameters), tokens_.view(),
+                   options_of(microbatch, dropout), predicted, weight, is_last(microbatch));
       if (ranks_.all() == nullptr && is_last(microbatch)) begin_update();
       if (!config_.document_end && !states_.empty())
         share_end(ctx, states_[static_cast<std::size_t>(microbatch)]);
-      result.loss += batch_loss() * weight;
+      result.loss += batch_loss(predicted) * weight;
     }
     if (ranks_.all() != nullptr) {
       result.loss = ranks_.sum(result.loss);
@@ -194,8 +202,11 @@ class LanguageModelTrainer {
     const Index own = ranks_.stretch(length).length();
     for (auto* tokens : {&host_tokens_, &host_targets_}) tokens->resize({rows(), length});
     for (auto* tokens : {&tokens_, &targets_}) tokens->resize({rows(), own});
-    logits_.resize({rows(), own, vocabulary});
-    loss_.resize({1});
+    logits_at_once_ = rows() * own;
+    if constexpr (takes_parts)
+      logits_at_once_ = HeadLoss<T, Space>::rows_for(rows() * own, vocabulary, config_.logits);
+    loss_.resize({in_parts() ? (rows() * own + logits_at_once_ - 1) / logits_at_once_ : 1});
+    logits_.resize({in_parts() ? 0 : rows(), own, vocabulary});
   }
   /// Rows of a batch that this rank reads, and the first of them.
   Index rows() const { return ranks_.rows(config_.batch).length(); }
@@ -285,15 +296,14 @@ class LanguageModelTrainer {
   template <class B>
   void accumulate_documents(Context<B>& ctx, const L& layer, const Working& parameters,
                             const TextWindows& windows, Index microbatch, Seed dropout,
-                            double weight) {
+                            Index predicted, double weight) {
     find_documents();
     const Index positions = tokens_.size();
     const auto tokens = View<const Token, 2, Space>(tokens_.data(), {1, positions});
-    const auto logits = View<T, 3, Space>(logits_.data(), {1, positions, logits_.extent(2)});
     SequenceOptions<State> options{.segments = documents_, .dropout = dropout};
     const bool last = is_last(microbatch);
     if (states_.empty())
-      return accumulate(ctx, layer, parameters, tokens, logits, options, weight, last);
+      return accumulate(ctx, layer, parameters, tokens, options, predicted, weight, last);
     State& carried = states_[static_cast<std::size_t>(microbatch)];
     State packed = layer.template initial_state<T>(ctx, static_cast<Index>(documents_.size()) - 1);
     for (Index row = 0; row < rows() && !is_fresh(); ++row)
@@ -301,7 +311,7 @@ class LanguageModelTrainer {
           begins_in_first_document(row))
         copy_state_row(ctx, layer, carried, row, packed, first_document_[index_of(row)]);
     options.initial_state = options.final_state = &packed;
-    accumulate(ctx, layer, parameters, tokens, logits, options, weight, last);
+    accumulate(ctx, layer, parameters, tokens, options, predicted, weight, last);
     for (Index row = 0; row < rows(); ++row)
       copy_state_row(ctx, layer, packed, first_document_[index_of(row + 1)] - 1, carried, row);
     share_end(ctx, carried);
@@ -321,15 +331,21 @@ class LanguageModelTrainer {
   }
   static std::size_t index_of(Index i) { return static_cast<std::size_t>(i); }
 
-  /// Adds the gradient of one batch, which is so much of the update, and leaves its loss.
+  /// Adds the gradient of one batch, which is so much of the update, and leaves its loss. So many
+  /// of its positions are predicted.
   template <class B>
   void accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
-                  const View<const Token, 2, Space>& tokens, const View<T, 3, Space>& logits,
-                  const SequenceOptions<State>& options, double weight, bool is_last) {
+                  const View<const Token, 2, Space>& tokens, const SequenceOptions<State>& options,
+                  Index predicted, double weight, bool is_last) {
     const SequenceCutScope<B> cut(ctx, cut_of(options));
     const double scale = optimizer_.loss_scale().value() * weight;
     const auto run = [&] {
       kept_.begin();
+      if constexpr (takes_parts)
+        if (in_parts())
+          return run_in_parts(ctx, layer, parameters, tokens, options, predicted, scale, is_last);
+      const View<T, 3, Space> logits(logits_.data(),
+                                     {tokens.extent(0), tokens.extent(1), logits_.extent(2)});
       layer.forward(ctx, parameters, tokens, logits, tape_, options);
       const auto rows = as_rows(logits);
       cross_entropy(ctx, CrossEntropy<T, Space>{.logits = rows,
@@ -339,20 +355,40 @@ class LanguageModelTrainer {
                                                 .loss = loss_,
                                                 .dlogits = rows});
       kept_.begin_backward();
-      backward(ctx, layer, parameters, logits, is_last);
+      backward(ctx, is_last, [&] { layer.backward(ctx, parameters, tape_, logits, gradients_); });
       kept_.end();
     };
     if constexpr (records<B>)
-      run_recorded(ctx, parameters, options, scale, is_last, run);
+      run_recorded(ctx, parameters, options, scale, in_parts() ? predicted : 0, is_last, run);
     else
       run();
   }
-  /// Of the batch before, read on the host.
-  double batch_loss() const {
-    Wide<T> loss{};
-    Space::copy(&loss, loss_.data(), sizeof(loss));
-    return static_cast<double>(loss);
+  template <class B>
+  void run_in_parts(Context<B>& ctx, const L& layer, const Working& parameters,
+                    const View<const Token, 2, Space>& tokens,
+                    const SequenceOptions<State>& options, Index predicted, double scale,
+                    bool is_last) {
+    layer.evaluate_hidden(ctx, parameters, tokens, tape_, options);
+    kept_.begin_backward();
+    const HeadLoss<T, Space> loss{
+        .targets = targets_.flatten(),
+        .ignore_index = ignored,
+        .scale = scale / static_cast<double>(std::max<Index>(predicted, 1)),
+        .at_once = logits_at_once_,
+        .losses = loss_};
+    backward(ctx, is_last,
+             [&] { layer.differentiate_loss(ctx, parameters, tape_, loss, gradients_); });
+    kept_.end();
   }
+  /// Of the batch before, read on the host.
+  double batch_loss(Index predicted) const {
+    std::vector<Wide<T>> losses(static_cast<std::size_t>(loss_.size()));
+    Space::copy(losses.data(), loss_.data(), losses.size() * sizeof(losses[0]));
+    const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
+    return in_parts() ? sum / static_cast<double>(std::max<Index>(predicted, 1)) : sum;
+  }
+  /// Whether the logits of a batch are more than are held at once.
+  bool in_parts() const { return logits_at_once_ < tokens_.size(); }
 
   /// How the ranks sum gradients beside the backward pass; null where they do so behind it. Where
   /// windows are shared the pass itself waits for other ranks.
@@ -364,19 +400,18 @@ class LanguageModelTrainer {
   }
   bool is_last(Index microbatch) const { return microbatch + 1 == config_.accumulation; }
   /// The last batch of an update sums the gradients over the ranks.
-  template <class B>
-  void backward(Context<B>& ctx, const L& layer, const Working& parameters,
-                const View<T, 3, Space>& dlogits, bool is_last) {
+  template <class B, class Differentiate>
+  void backward(Context<B>& ctx, bool is_last, const Differentiate& differentiate) {
     if constexpr (queues<B>)
       if (DeviceCommunicator* const devices = is_last ? devices_beside(ctx) : nullptr) {
         SumBesideBackward sum(*devices, ctx.resources().stream(), sum_scalar<typename P::Scalar>);
         {
           const GradientListenerScope<B> told(ctx, &sum);
-          layer.backward(ctx, parameters, tape_, dlogits, gradients_);
+          differentiate();
         }
         return sum.finish(gradients_);
       }
-    layer.backward(ctx, parameters, tape_, dlogits, gradients_);
+    differentiate();
   }
 
   /// What a recorded batch depends on beside the contents of memory.
@@ -386,6 +421,7 @@ class LanguageModelTrainer {
     std::uint64_t memory = 0;         // parameters, tokens, logits and states
     Index length = 0;
     double scale = 0;
+    Index predicted = 0;  // where the loss is taken in parts
     bool is_fresh = false;
     bool is_last = false;  // of the update: gradients are summed over the ranks
     bool operator==(const Recorded&) const = default;
@@ -396,13 +432,14 @@ class LanguageModelTrainer {
   /// while states grow, as attention's do.
   template <class B, class Run>
   void run_recorded(Context<B>& ctx, const Working& parameters,
-                    const SequenceOptions<State>& options, double scale, bool is_last,
-                    const Run& run) {
+                    const SequenceOptions<State>& options, double scale, Index predicted,
+                    bool is_last, const Run& run) {
     if (!is_recordable_ || !options.segments.empty() || ctx.sequence_cut() != nullptr) return run();
     Recorded now{.context = &ctx,
                  .deallocations = Space::deallocations(),
                  .length = tokens_.extent(1),
                  .scale = scale,
+                 .predicted = predicted,
                  .is_fresh = options.initial_state == nullptr,
                  .is_last = is_last};
     const auto add = [&](const auto& tensor) {
@@ -456,8 +493,9 @@ class LanguageModelTrainer {
   KeptStates kept_;                    // where windows are shared
   DynamicTensor<Token, 2> host_tokens_, host_targets_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
-  DynamicTensor<T, 3, Space> logits_;
-  DynamicTensor<Wide<T>, 1, Space> loss_;
+  DynamicTensor<T, 3, Space> logits_;                    // none where the loss is taken in parts
+  Index logits_at_once_ = 0;                             // positions of a part
+  DynamicTensor<Wide<T>, 1, Space> loss_;                // of each part
   std::vector<std::pair<Recorded, std::any>> recorded_;  // with the backend's Recording
   bool is_recordable_ = true;
   Index recorded_batches_ = 0;
