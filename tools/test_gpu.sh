@@ -80,6 +80,23 @@ sys.exit(not (cpu["tokens"] == cuda["tokens"] and abs(cpu["nats"] - cuda["nats"]
 PYTHON
 }
 
+# Losses of the synthetic tasks' models, on both backends, and of a run that was stopped on the GPU.
+same_synthetics() {
+  [[ -x $bin/ssm-synthetics ]] || { echo "$bin has no ssm-synthetics"; return 77; }
+  local runs=("$bin/ssm-synthetics" recall --seeds 1 --training 640 --test 64 --epochs 6)
+  "${runs[@]}" --out "$work/synthetics_cpu" && "${runs[@]}" --backend cuda --out "$work/synthetics_gpu" || return 1
+  timeout -s TERM 3 "${runs[@]}" --backend cuda --out "$work/synthetics_parts"
+  "${runs[@]}" --backend cuda --out "$work/synthetics_parts" || return 1
+  python3 - "$work"/synthetics_{cpu,gpu,parts}/recall.json <<'PYTHON'
+import json, sys
+cpu, gpu, parts = ({run["model"]: run["loss"] for run in json.load(open(path))["runs"]} for path in sys.argv[1:])
+worst = max(cpu, key=lambda model: abs(cpu[model][-1] - gpu[model][-1]))
+print(f"{len(cpu)} models, {worst} ends at {cpu[worst][-1]:.5f} on the CPU and {gpu[worst][-1]:.5f} on the GPU; stopped runs "
+      f"{'are' if parts == gpu else 'are not'} the same")
+sys.exit(not (len(cpu) == 8 and abs(cpu[worst][-1] - gpu[worst][-1]) <= 5e-3 and parts == gpu))
+PYTHON
+}
+
 # Every conformance case.
 conformance() {  # SCALAR
   "$bin/ssm-conformance" --backend cuda --scalar "$1" tests/data/conformance/cases >"$work/cases"
@@ -140,6 +157,7 @@ if [[ $what != sanitizers ]]; then
   step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
   step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
   step "the same perplexity" same_perplexity "$work/gpu"
+  step "synthetic tasks: the CPU's losses" same_synthetics
   step "generate with bf16 weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_bf16.txt" --weights bf16
   step "generate with bf16 weights on the GPU" greedy "$work/gpu" cuda "$work/gpu_bf16.txt" --weights bf16
   step "the same text with bf16 weights" cmp "$work/cpu_bf16.txt" "$work/gpu_bf16.txt"

@@ -112,7 +112,7 @@ struct Plan {
   std::vector<std::string> models;
   std::vector<Index> widths{32};
   Index seeds = 3;
-  Index jobs = 1;                // runs at a time
+  Index jobs = 1;                // runs at a time; 0: none are made
   std::filesystem::path folder;  // of what runs have done, a folder each
 };
 

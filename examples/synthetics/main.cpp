@@ -39,8 +39,9 @@ void add_options(CLI::App& command, Request& r) {
       ->capture_default_str();
   command
       .add_option("--jobs", r.plan.jobs,
-                  "Train so many at a time, one thread each; on a GPU a stream each")
-      ->check(positive)
+                  "Train so many at a time, one thread each; on a GPU a stream each; 0: only "
+                  "report what is finished")
+      ->check(CLI::Range(Index{0}, Index{1} << 20, "a number"))
       ->capture_default_str();
   command
       .add_option("--out", r.out,

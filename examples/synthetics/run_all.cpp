@@ -183,7 +183,7 @@ std::vector<Run> run_all(const Settings& settings, const Plan& plan,
   Pool pool(settings, plan, finished);
   std::vector<std::thread> workers;
   for (Index job = 0; job < plan.jobs; ++job) workers.emplace_back([&] { pool.work(); });
-  pool.watch();
+  if (plan.jobs > 0) pool.watch();
   for (std::thread& worker : workers) worker.join();
   return pool.results();
 }

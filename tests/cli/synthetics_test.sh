@@ -3,7 +3,7 @@
 # Runs of ssm-synthetics that were stopped end as those that were not; finished ones are not repeated.
 source "$(dirname "$0")/program_checks.sh"
 synthetics=$2
-runs=("$synthetics" recall --models s4d,attention --seeds 1 --jobs 2 --training 640 --test 64 --epochs 12)
+runs=("$synthetics" recall --models s4d,attention --seeds 1 --training 640 --test 64 --epochs 12)
 
 # Accuracies and losses of every epoch; seconds differ.
 curves() {
@@ -18,6 +18,9 @@ kill -TERM $process
 status=0
 wait $process || status=$?
 ((status == 0)) || fail "stopped: status $status"
+before=$(find parts -type f -exec sha256sum {} + | sort)
+expect 0 "${runs[@]}" --jobs 0 --out parts
+[[ $(find parts -name "state*" -o -name "curve*" | sort | xargs -r sha256sum | sort) == "$(grep -E "state|curve" <<<"$before")" ]] || fail "a report trained"
 expect 0 "${runs[@]}" --out parts
 diff <(curves whole) <(curves parts) >/dev/null || fail "a run that was stopped differs"
 [[ -z $(find parts -name state.safetensors) ]] || fail "a finished run has a state"
