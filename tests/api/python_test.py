@@ -1037,6 +1037,61 @@ def jax_layers():
     check_raises(Exception, "x must be", narrow, parameters, x[..., :3])
 
 
+def h3_by_its_formulas(p, x, heads):
+    """The H3 layer in torch, position by position."""
+    batch, length, channels = x.shape
+    width = channels // heads
+    linear = lambda name, x: x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+    q, k, v = (linear(f"{which}_proj", x) for which in "qkv")
+    shift_B, shift_C = p["ssm_k_kernel.kernel.B"], p["ssm_k_kernel.kernel.C"][0]
+    dt, A = torch.exp(p["kernel.kernel.log_dt"])[:, None], torch.complex(-torch.exp(p["kernel.kernel.inv_A_real"]),
+                                                                         p["kernel.kernel.A_imag"])
+    B, C = (torch.view_as_complex(t) for t in (p["kernel.kernel.B"], p["kernel.kernel.C"][0]))
+    decay, gain = (1 + dt * A / 2) / (1 - dt * A / 2), dt * B / (1 - dt * A / 2)
+    keys, state, ys = x.new_zeros(batch, *shift_B.shape), 0, []
+    for t in range(length):
+        keys = torch.nn.functional.pad(keys[..., :-1], (1, 0)) + shift_B * k[:, t, :, None]
+        key = ((keys * shift_C).sum(-1) + p["ssm_k_D"] * k[:, t]).reshape(batch, heads, width, 1)
+        product = key * v[:, t].reshape(batch, heads, 1, width)
+        state = decay[:, None, None] * state + gain[:, None, None] * product[..., None]
+        read = 2 * (C[:, None, None] * state).sum(-1).real + p["D"][:, None, None] * product
+        ys.append((q[:, t].reshape(batch, heads, width, 1) * read).sum(2).reshape(batch, channels))
+    return linear("output_linear", torch.stack(ys, 1))
+
+
+def mamba_by_its_formulas(p, x, rank):
+    """The Mamba block in torch, position by position."""
+    F = torch.nn.functional
+    A = -torch.exp(p["A_log"])
+    u, z = (x @ p["in_proj.weight"].T).chunk(2, -1)
+    taps = p["conv1d.weight"]
+    u = F.silu(F.conv1d(F.pad(u.transpose(1, 2), (taps.shape[2] - 1, 0)), taps, p["conv1d.bias"], groups=len(taps))).transpose(1, 2)
+    dt, B, C = (u @ p["x_proj.weight"].T).split([rank, A.shape[1], A.shape[1]], -1)
+    dt = F.softplus(dt @ p["dt_proj.weight"].T + p["dt_proj.bias"])
+    state, ys = 0, []
+    for t in range(x.shape[1]):
+        state = torch.exp(dt[:, t, :, None] * A) * state + (dt * u)[:, t, :, None] * B[:, t, None]
+        ys.append((state * C[:, t, None]).sum(-1) + p["D"] * u[:, t])
+    return (torch.stack(ys, 1) * F.silu(z)) @ p["out_proj.weight"].T
+
+
+def as_the_formulas():
+    """Layers and their gradients beside the formulas in torch, in double and in float."""
+    layers = (("h3", ssm.torch.H3(6, state=4, head_dim=2), lambda p, x: h3_by_its_formulas(p, x, 3)),
+              ("mamba", ssm.torch.Mamba(6, state=5, dt_rank=2), lambda p, x: mamba_by_its_formulas(p, x, 2)))
+    for name, module, formula in layers:
+        for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            module = module.to(dtype)
+            x = torch.randn(2, 11, 6, dtype=dtype, requires_grad=True)
+            parameters = dict(module.named_parameters())
+            y, expected = module(x), formula(parameters, x)
+            check_near(y, expected, tolerance, f"{name} by its formulas in {dtype}")
+            dy = torch.randn_like(y)
+            tensors = [x, *parameters.values()]
+            for part, a, b in zip(["x", *parameters], *(torch.autograd.grad(r, tensors, dy) for r in (y, expected))):
+                check_near(a, b, 10 * tolerance, f"{name} by its formulas in {dtype}: d{part}")
+
+
 def as_transformers_does():
     """The weights of a layer that another library made: the same output and gradients."""
     try:
@@ -1182,6 +1237,7 @@ def main():
         torch_compat_states()
         torch_compat_rounds_once()
         torch_compat_convolutions()
+        as_the_formulas()
         as_transformers_does()
         in_place_of_transformers()
     elif part == "jax":
