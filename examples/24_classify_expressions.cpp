@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Classifies short expressions of ListOps: [MAX 2 [MIN 4 7 ] ] is 4.
 #include <cstdio>
+#include <numeric>
 #include <ssm/backend/cpu.hpp>
 #include <ssm/long_range/list_ops.hpp>
 #include <ssm/ssm.hpp>
@@ -22,12 +23,12 @@ int main() {
   ssm::SequenceBatch batch;  // padded behind the end of each
   std::vector<ssm::Index> chosen(50);
   for (ssm::Index step = 0; step < 300; ++step) {
-    for (ssm::Index b = 0; b < 50; ++b) chosen[b] = (50 * step + b) % data.training.count();
+    std::iota(chosen.begin(), chosen.end(), 50 * step % data.training.count());
     batch.fill(data.training, chosen);
     trainer.update(batch.tokens,
                    [&](auto y, auto dy) { return ssm::cross_entropy(ctx, y, batch.targets, dy); });
   }
-  for (ssm::Index b = 0; b < 50; ++b) chosen[b] = b;
+  std::iota(chosen.begin(), chosen.end(), ssm::Index{0});
   batch.fill(data.test, chosen);
   ssm::DynamicTensor<float, 3> y({50, batch.tokens.extent(1), data.test.classes});
   model.forward(ctx, batch.tokens, y);

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times training updates at the shapes of the Long Range Arena on a GPU, in one run: S4D and H3 of `ssm classify`, the same S4D in
 PyTorch with torch.fft, and a Transformer of the same depth and width, whose attention is plain products and a softmax (as when the
-paper was written) or PyTorch's fused one. An update is forward, backward and AdamW; numbers are float32.
+paper was written) or PyTorch's fused one. An update is forward, backward and AdamW. Numbers are float32, the same with products
+in TF32, or bf16 with parameters in float32 (PyTorch: autocast; its transforms stay in float32).
 
 usage: long_range.py SSM [--tasks listops,imdb,…] [--updates 10] [--out FILE.json]
        long_range.py --self-test     the model with torch.fft against a recurrence, on the CPU
@@ -64,7 +65,7 @@ class S4D(nn.Module):
     def filtered(self, x):
         length = x.shape[1]
         n = 2 * length
-        u = x.transpose(1, 2)
+        u = x.transpose(1, 2).to(self.D.dtype)
         k = torch.fft.rfft(self.forward_kernel(length), n=n) + torch.fft.rfft(self.backward_kernel(length), n=n).conj()
         return (torch.fft.irfft(torch.fft.rfft(u, n=n) * k, n=n)[..., :length] + self.D[:, None] * u).transpose(1, 2)
 
@@ -107,24 +108,26 @@ class Classifier(nn.Module):
         return self.decoder(self.norm(x).mean(dim=1))
 
 
-def seconds_of_updates(model, x, labels, updates):
+def seconds_of_updates(model, x, labels, updates, numbers):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     times = []
     for _ in range(updates + 3):
         torch.cuda.synchronize()
         begin = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x), labels).backward()
+        with torch.autocast("cuda", torch.bfloat16, enabled=numbers == "bf16"):
+            loss = F.cross_entropy(model(x), labels)
+        loss.backward()
         optimizer.step()
         torch.cuda.synchronize()
         times.append(time.perf_counter() - begin)
     return statistics.median(times[3:])
 
 
-def peer_row(task, name, mixer, updates, tf32):
+def peer_row(task, name, mixer, updates, numbers):
     """Where the batch does not fit, smaller ones: a batch is then several updates' worth of time."""
     layers, width, norm_behind, batch, length, tokens, classes = TASKS[task]
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = numbers == "tf32"
     split = 1
     while split <= batch:
         part = -(-batch // split)
@@ -133,9 +136,9 @@ def peer_row(task, name, mixer, updates, tf32):
             model = Classifier(mixer, layers, width, norm_behind, tokens, classes).cuda()
             x = torch.randint(1, tokens, (part, length)).cuda() if tokens else torch.rand(part, length, 1).cuda()
             labels = torch.arange(part).cuda() % classes
-            seconds = seconds_of_updates(model, x, labels, updates) * batch / part
+            seconds = seconds_of_updates(model, x, labels, updates, numbers) * batch / part
             parameters = sum(p.numel() for p in model.parameters())
-            return {"task": task, "model": name, "tf32": tf32, "batch": batch, "at_once": part, "length": length,
+            return {"task": task, "model": name, "numbers": numbers, "batch": batch, "at_once": part, "length": length,
                     "parameters": parameters, "milliseconds": 1000 * seconds}
         except torch.OutOfMemoryError:
             split *= 2
@@ -145,16 +148,18 @@ def peer_row(task, name, mixer, updates, tf32):
     return None
 
 
-def our_row(ssm, task, mixer, updates, tf32):
-    backend = "cuda-tf32" if tf32 else "cuda"
-    said = subprocess.run([ssm, "classify", task, "--mixer", mixer, "--backend", backend, "--time", str(updates),
-                           "--batch", str(TASKS[task][3]), "--length", str(TASKS[task][4])],
+def our_row(ssm, task, mixer, updates, numbers):
+    backend = "cuda-tf32" if numbers == "tf32" else "cuda"
+    _, _, _, batch, length, _, _ = TASKS[task]
+    options = {"--mixer": mixer, "--backend": backend, "--numbers": "bf16" if numbers == "bf16" else "float", "--time": updates,
+               "--batch": batch, "--length": length}
+    said = subprocess.run([ssm, "classify", task, *(str(word) for option in options.items() for word in option)],
                           capture_output=True, text=True)
     if said.returncode != 0:
-        print(f"{task} {mixer} {backend}: {said.stderr.strip()}", file=sys.stderr)
+        print(f"{task} {mixer} {numbers}: {said.stderr.strip()}", file=sys.stderr)
         return None
     row = json.loads(said.stdout)
-    return {"task": task, "model": f"ours, {mixer}", "tf32": tf32, "batch": row["batch"], "at_once": row["batch"],
+    return {"task": task, "model": f"ours, {mixer}", "numbers": numbers, "batch": row["batch"], "at_once": row["batch"],
             "length": row["length"], "parameters": row["parameters"], "milliseconds": row["milliseconds"]}
 
 
@@ -162,16 +167,17 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def summary(rows, tf32):
+def summary(rows, numbers):
     """How many times as fast as the Transformer with plain attention, by task and the mean of the short ones."""
     result = []
-    times = {(row["task"], row["model"]): row["milliseconds"] for row in rows if row["tf32"] == tf32}
+    times = {(row["task"], row["model"]): row["milliseconds"] for row in rows if row["numbers"] == numbers}
     for model in sorted({model for _, model in times}):
         ratios = {task: times[task, "transformer"] / times[task, model] for task in TASKS
                   if (task, model) in times and (task, "transformer") in times}
         short = [ratios[task] for task in SHORT if task in ratios]
         if short:
-            result.append({"model": model, "tf32": tf32, "speedup": ratios, "speedup_mean": geometric_mean(short), "tasks": len(short)})
+            result.append({"model": model, "numbers": numbers, "speedup": ratios, "speedup_mean": geometric_mean(short),
+                           "tasks": len(short)})
     return result
 
 
@@ -210,7 +216,7 @@ def main():
     parser.add_argument("--self-test", action="store_true")
     parser.add_argument("--tasks", default=",".join(SHORT))
     parser.add_argument("--updates", type=int, default=10)
-    parser.add_argument("--tf32", choices=("no", "yes", "both"), default="both")
+    parser.add_argument("--numbers", default="float,tf32,bf16")
     parser.add_argument("--out")
     arguments = parser.parse_args()
     if arguments.self_test:
@@ -221,17 +227,17 @@ def main():
              "transformer, fused attention": lambda width: Transformer(width, True)}
     rows = []
     for task in arguments.tasks.split(","):
-        for tf32 in {"no": [False], "yes": [True], "both": [False, True]}[arguments.tf32]:
-            found = [our_row(arguments.ssm, task, mixer, arguments.updates, tf32) for mixer in ("s4d", "h3")]
-            found += [peer_row(task, name, mixer, arguments.updates, tf32) for name, mixer in peers.items()]
+        for numbers in arguments.numbers.split(","):
+            found = [our_row(arguments.ssm, task, mixer, arguments.updates, numbers) for mixer in ("s4d", "h3")]
+            found += [peer_row(task, name, mixer, arguments.updates, numbers) for name, mixer in peers.items()]
             for row in filter(None, found):
                 rows.append(row)
-                print(f"{row['task']:10} {row['model']:30} {'tf32' if tf32 else 'fp32'}  {row['milliseconds']:9.2f} ms"
+                print(f"{row['task']:10} {row['model']:30} {numbers:5}  {row['milliseconds']:9.2f} ms"
                       f"  {row['parameters']} parameters  {row['at_once']} at once", flush=True)
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows,
-              "summary": summary(rows, False) + summary(rows, True)}
+              "summary": [row for numbers in arguments.numbers.split(",") for row in summary(rows, numbers)]}
     for row in result["summary"]:
-        print(f"{row['model']:30} {'tf32' if row['tf32'] else 'fp32'}  {row['speedup_mean']:.2f} times a Transformer, {row['tasks']} tasks")
+        print(f"{row['model']:30} {row['numbers']:5}  {row['speedup_mean']:.2f} times a Transformer, {row['tasks']} tasks")
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)

@@ -22,6 +22,7 @@ struct ClassifyRequest {
   std::string settings;  // what a resumed run must have in common
   ClassifierLimits limits;
   std::string backend;
+  bool in_bf16 = false;  // sequences and matrices, of cuda alone
   int threads = 0;
   bool resume = false;
 };
@@ -63,12 +64,14 @@ auto with_classifier(const LongRangeTask& task, const LabeledSequences& data, co
 }
 
 // What follows is for the sources that compile it, one for each backend.
-template <class B>
+// T is the scalar of sequences.
+template <class T, class B>
 bool classify_on(Context<B>& ctx, const ClassifyRequest& request, const ClassificationData& data,
                  const ClassifyListener& listener) {
   const auto train = [&](const auto& layer) {
-    ClassifierRun run(ctx, layer, data, request.task.recipe, request.limits, request.out,
-                      request.settings, request.resume);
+    ClassifierRun<B, std::remove_cvref_t<decltype(layer)>, T> run(
+        ctx, layer, data, request.task.recipe, request.limits, request.out, request.settings,
+        request.resume);
     run.on_update = listener.on_update;
     run.on_evaluation = listener.on_evaluation;
     run.is_stop_wanted = listener.is_stop_wanted;
@@ -78,7 +81,7 @@ bool classify_on(Context<B>& ctx, const ClassifyRequest& request, const Classifi
   return with_classifier(request.task, data.training, train);
 }
 
-template <class B>
+template <class T, class B>
 ClassifyTiming time_on(Context<B>& ctx, const ClassifyRequest& request, Index length,
                        Index updates) {
   LabeledSequences data{.classes = request.task.recipe.model.classes};
@@ -106,7 +109,7 @@ ClassifyTiming time_on(Context<B>& ctx, const ClassifyRequest& request, Index le
     DynamicTensor<Token, 2, typename B::Space> targets;
     copy_tensor(batch.targets, targets);
     Model model{layer, layer.initialize(ctx, Seed{1})};
-    Trainer trainer(ctx, model, {.rate = 1e-4});
+    auto trainer = mixed_precision_trainer<T>(ctx, model, {.rate = 1e-4});
     std::vector<double> times;
     for (Index i = 0; i < updates + 3; ++i) {  // the first ones make buffers and plans
       const auto begin = std::chrono::steady_clock::now();

@@ -48,7 +48,7 @@ struct ClassifyCommand {
   std::filesystem::path data;
   ClassifyRequest request;
   // What is asked for in place of the published settings; absent: those.
-  std::string mixer = "s4d";
+  std::string mixer = "s4d", numbers = "float";
   bool causal = false;
   std::optional<Index> layers, width, state, batch, training, test;
   double rate = 0, dropout = -1;
@@ -98,6 +98,7 @@ nlohmann::ordered_json settings_of(const ClassifyCommand& command, const LongRan
           {"width", r.model.d_model},
           {"state", r.model.d_state},
           {"dropout", r.model.dropout},
+          {"numbers", command.numbers},
           {"batch", r.batch},
           {"rate", r.rate},
           {"ssm_rate", r.ssm_rate},
@@ -230,6 +231,7 @@ void time_updates(const ClassifyCommand& command) {
   const nlohmann::ordered_json line{{"task", command.task},
                                     {"mixer", command.mixer},
                                     {"backend", request.backend},
+                                    {"numbers", command.numbers},
                                     {"batch", request.task.recipe.batch},
                                     {"length", length},
                                     {"layers", request.task.recipe.model.n_layer},
@@ -247,6 +249,9 @@ void classify(ClassifyCommand command) {
 #ifndef SSM_WITH_CUDA
   if (request.backend != "cpu") throw OptionError("backend", "this program was built without CUDA");
 #endif
+  request.in_bf16 = command.numbers == "bf16";
+  if (request.in_bf16 && request.backend == "cpu")
+    throw OptionError("numbers", "bf16 needs --backend cuda");
   if (command.timed_updates > 0) return time_updates(command);
   if (request.out.empty()) throw OptionError("out", "is required");
   if (request.limits.steps == 0 && request.limits.minutes == 0)
@@ -318,6 +323,9 @@ void add_classify_command(CLI::App& app) {
                    Index{1}, Index{1} << 24);
   add_backend_options(*command, request.backend, request.threads);
   add_word(*command, "--mixer", state->mixer, "of the blocks", {"s4d", "h3"})
+      ->capture_default_str();
+  add_word(*command, "--numbers", state->numbers,
+           "of sequences and matrices while training: float, or bf16 on cuda", {"float", "bf16"})
       ->capture_default_str();
   command->add_flag("--causal", state->causal, "read in one direction alone");
   const auto size = [&](const char* flag, std::optional<Index>& value, const char* help) {

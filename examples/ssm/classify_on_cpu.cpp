@@ -15,11 +15,11 @@ Context<Cpu> context_of(const ClassifyRequest& request) {
 bool classify_on_cpu(const ClassifyRequest& request, const ClassificationData& data,
                      const ClassifyListener& listener) {
   auto ctx = context_of(request);
-  return classify_on(ctx, request, data, listener);
+  return classify_on<float>(ctx, request, data, listener);
 }
 ClassifyTiming time_on_cpu(const ClassifyRequest& request, Index length, Index updates) {
   auto ctx = context_of(request);
-  return time_on(ctx, request, length, updates);
+  return time_on<float>(ctx, request, length, updates);
 }
 
 }  // namespace ssm::cli

@@ -15,11 +15,13 @@ Context<Cuda> context_of(const ClassifyRequest& request) {
 bool classify_on_cuda(const ClassifyRequest& request, const ClassificationData& data,
                       const ClassifyListener& listener) {
   auto ctx = context_of(request);
-  return classify_on(ctx, request, data, listener);
+  return request.in_bf16 ? classify_on<BFloat16>(ctx, request, data, listener)
+                         : classify_on<float>(ctx, request, data, listener);
 }
 ClassifyTiming time_on_cuda(const ClassifyRequest& request, Index length, Index updates) {
   auto ctx = context_of(request);
-  return time_on(ctx, request, length, updates);
+  return request.in_bf16 ? time_on<BFloat16>(ctx, request, length, updates)
+                         : time_on<float>(ctx, request, length, updates);
 }
 
 }  // namespace ssm::cli

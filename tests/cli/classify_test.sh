@@ -37,6 +37,7 @@ expect 1 "$ssm" classify listops --data lists "${small[@]}" --out other --steps 
 expect 2 "$ssm" classify imdb --out other --steps 2 && says "--data: is required: imdb has no generator"
 expect 1 "$ssm" classify imdb --data missing --out other --steps 2 && says "cannot be read"
 expect 2 "$ssm" classify listops --steps 2 && says "out"
+expect 2 "$ssm" classify listops --out other --steps 2 --numbers bf16 && says "bf16 needs --backend cuda"
 expect 2 "$ssm" classify poetry --out other
 expect 2 "$ssm" classify listops --out other --backend reference
 finish

@@ -87,4 +87,5 @@ int main() {
   print_layers("combinator", ssm::laws::every_combinator);
   print_layers("layer of whole sequences", ssm::laws::every_whole_sequence_layer);
   print_layers("language model", ssm::laws::every_language_model);
+  print_layers("other model of tokens", ssm::laws::every_token_model);
 }

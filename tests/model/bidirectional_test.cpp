@@ -15,6 +15,7 @@
 #include "ssm/layer/s4d.hpp"
 #include "ssm/model/chain.hpp"
 #include "ssm/model/residual.hpp"
+#include "ssm/model/sequence_classifier.hpp"
 #include "support/check_layer.hpp"
 #include "support/test_tensor.hpp"
 
@@ -52,6 +53,15 @@ void check_laws_of_whole_sequences(const L& layer) {
 TEST_CASE("both directions keep the laws of whole sequences, whatever the widths") {
   check_laws_of_whole_sequences(Both());
   check_laws_of_whole_sequences(Widening());
+}
+
+TEST_CASE("so do classifiers that read in both directions") {
+  SequenceClassifierConfig config{
+      .vocabulary = 5, .inputs = 2, .classes = 3, .d_model = 4, .n_layer = 2, .d_state = 4};
+  check_laws_of_whole_sequences(make_token_classifier(config));
+  config.norm = NormPlace::after;
+  config.mixer = ClassifierMixer::h3;
+  check_laws_of_whole_sequences(make_sequence_classifier(config));
 }
 
 TEST_CASE("the second direction is the layer on the reversed sequence") {

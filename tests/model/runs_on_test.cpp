@@ -44,6 +44,11 @@ void check_exact_on(const char* backend) {
     CAPTURE(layer_case.title());
     CHECK(laws::runs_on_is_exact<L, B, T>);
   });
+  for_each_case(laws::every_token_model, [](const auto& layer_case) {
+    using L = LayerOf<decltype(layer_case)>;
+    CAPTURE(layer_case.title());
+    CHECK(laws::runs_on_is_exact<L, B, T>);
+  });
 }
 
 TEST_CASE(

@@ -12,6 +12,7 @@
 #include "ssm/model/mamba_language_model.hpp"
 #include "ssm/model/post_norm.hpp"
 #include "ssm/model/retnet_language_model.hpp"
+#include "ssm/model/sequence_classifier.hpp"
 #include "support/layer_case.hpp"
 
 namespace ssm::laws {
@@ -50,11 +51,6 @@ inline constexpr auto every_combinator = std::tuple(
         [] {
           return PostNorm<LayerNorm<3>, ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>>();
         }),
-    layer_case({.name = "Embedded", .header = "ssm/model/embedded.hpp", .source = ""},
-               [] {
-                 using Filter = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
-                 return Embedded<Filter>(5, Filter());
-               }),
     layer_case({.name = "Chain", .header = "ssm/model/chain.hpp", .source = ""},
                [] {
                  return Chain<ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>,
@@ -209,5 +205,44 @@ inline constexpr auto every_language_model = std::tuple(
                                                                     .n_positions = 1024,
                                                                     .vocab_size = 5});
                }));
+
+/// What reads tokens and is no language model.
+inline constexpr auto every_token_model =
+    std::tuple(layer_case({.name = "Embedded", .header = "ssm/model/embedded.hpp", .source = ""},
+                          [] {
+                            using Filter = ShiftSsm<ShiftSsmConfig{.channels = 3, .state = 4}>;
+                            return Embedded<Filter>(5, Filter());
+                          }),
+               layer_case({.name = "TokenClassifier",
+                           .form = "S4D",
+                           .header = "ssm/model/sequence_classifier.hpp",
+                           .source = "Gu et al. 2022 (S4D)"},
+                          [] {
+                            return make_token_classifier({.vocabulary = 5,
+                                                          .classes = 3,
+                                                          .d_model = 4,
+                                                          .n_layer = 2,
+                                                          .d_state = 4,
+                                                          .bidirectional = false,
+                                                          .norm = NormPlace::after,
+                                                          .dt_min = 0.05,
+                                                          .dt_max = 0.5});
+                          }),
+               layer_case({.name = "TokenClassifier",
+                           .form = "H3",
+                           .header = "ssm/model/sequence_classifier.hpp",
+                           .source = "Fu et al. 2023 (H3)"},
+                          [] {
+                            return make_token_classifier({.vocabulary = 5,
+                                                          .classes = 3,
+                                                          .d_model = 4,
+                                                          .n_layer = 1,
+                                                          .d_state = 4,
+                                                          .mixer = ClassifierMixer::h3,
+                                                          .bidirectional = false,
+                                                          .pooling = Pooling::last,
+                                                          .dt_min = 0.05,
+                                                          .dt_max = 0.5});
+                          }));
 
 }  // namespace ssm::laws

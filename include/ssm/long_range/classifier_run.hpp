@@ -56,12 +56,13 @@ struct ClassifierScore {
 ///   ClassifierRun run(ctx, make_token_classifier(sizes), data, recipe, limits, "run", "settings");
 ///   run.on_evaluation = [](const auto& now, const auto& score) { … };
 ///   run.run();
+/// With sequences in T, bf16, it trains in mixed precision; accuracy is measured in float.
 /// `settings` is whatever a resumed run must have in common with the one that it continues. The
 /// context and the data must outlive it.
 /// Throws  CheckpointError; ArgumentError  for no training sequences, a folder that holds a run,
 ///                                         other settings than the resumed run's, a loss that is
 ///                                         not finite any more
-template <class B, class L>
+template <class B, class L, class T = float>
 class ClassifierRun {
   using Space = typename B::Space;
   using Parameters = typename L::template Parameters<float, Space>;
@@ -253,7 +254,7 @@ class ClassifierRun {
   std::string settings_;
   CheckpointFolder folder_;
   Model<Parameters> model_;
-  Trainer<B, Parameters> trainer_;
+  Trainer<B, Parameters, T> trainer_;
   Schedule schedule_;
   SequenceBatch batch_;
   std::vector<Index> chosen_;

@@ -20,10 +20,13 @@ namespace ssm {
 /// x       [B, L, inputs]
 /// y       [B, L, outputs]   contiguous
 /// Tensors are named "forward." and "backward." before the layer's own names.
-/// Cost    the layer's twice, and three copies of a sequence
+/// Cost    the layer's twice and a sum; three copies of a sequence where the layer does not take
+///         any strides
 /// Throws  ArgumentError  where a state is given
 template <class L>
 class Bidirectional : public LayerVerbs<Bidirectional<L>> {
+  static constexpr bool takes_any_strides = detail::operand_layout_of<L>() == OperandLayout::any;
+
  public:
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Bidirectional, T, Space> {
@@ -65,8 +68,12 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     auto frame = ctx.workspace().frame();
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
-    const auto reversed_x = buffers.at(&Kept::reversed_x, x.extents());
-    reverse<B, T>(ctx, x, reversed_x);
+    View<const T, 3, Space> reversed_x = read_backwards(View<const T, 3, Space>(x));
+    if constexpr (!takes_any_strides) {
+      const auto copy = buffers.at(&Kept::reversed_x, x.extents());
+      rearrange(ctx, Rearrange<T, Space>{.x = reversed_x, .y = copy});
+      reversed_x = copy;
+    }
     const std::vector<Index> segments = reversed(options.segments);
     const auto direction = [&](std::string_view name, Segments packing) {
       return SequenceOptions<typename L::template State<T, Space>>{
@@ -75,9 +82,9 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
     layer_.evaluate(ctx, p.forward, x, y, buffers.part(&Kept::forward),
                     direction("forward", options.segments));
     const auto other = frame.template tensor<T>(y.extent(0), y.extent(1), y.extent(2));
-    layer_.evaluate(ctx, p.backward, reversed_x, other, buffers.part(&Kept::backward),
+    layer_.evaluate(ctx, p.backward, reversed_x, as_written(other), buffers.part(&Kept::backward),
                     direction("backward", segments));
-    add_reversed<B, T>(ctx, frame, other, y);
+    add_other<B, T>(ctx, frame, other, y);
   }
 
   template <class B, class T>
@@ -89,12 +96,18 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
                      const SequenceGradients<NoState>& ends = {}) const {
     require_no_state(ends.initial_state != nullptr || ends.final_state != nullptr);
     auto frame = ctx.workspace().frame();
-    const auto reversed_dy = frame.template tensor<T>(dy.extent(0), dy.extent(1), dy.extent(2));
+    using Space = typename B::Space;
+    View<const T, 3, Space> reversed_dy = read_backwards(View<const T, 3, Space>(dy));
+    if constexpr (!takes_any_strides) {
+      const auto copy = frame.template tensor<T>(dy.extent(0), dy.extent(1), dy.extent(2));
+      rearrange(ctx, Rearrange<T, Space>{.x = reversed_dy, .y = copy});
+      reversed_dy = copy;
+    }
     const auto other = frame.template tensor<T>(dx.extent(0), dx.extent(1), dx.extent(2));
-    reverse<B, T>(ctx, dy, reversed_dy);
-    layer_.differentiate(ctx, p.backward, tape.backward, reversed_dy, other, gradients.backward);
+    layer_.differentiate(ctx, p.backward, tape.backward, reversed_dy, as_written(other),
+                         gradients.backward);
     layer_.differentiate(ctx, p.forward, tape.forward, dy, dx, gradients.forward);
-    add_reversed<B, T>(ctx, frame, other, dx);
+    add_other<B, T>(ctx, frame, other, dx);
   }
 
   template <class T = float, class B>
@@ -143,18 +156,22 @@ class Bidirectional : public LayerVerbs<Bidirectional<L>> {
             x.extents(),
             {x.stride(0), -x.stride(1), x.stride(2)}};
   }
-  template <class B, class T>
-  static void reverse(Context<B>& ctx, View<const T, 3, typename B::Space> from,
-                      View<T, 3, typename B::Space> to) {
-    rearrange(ctx, Rearrange<T, typename B::Space>{.x = read_backwards(from), .y = to});
+  /// What the second direction writes: where the layer takes any strides, it may write backwards.
+  template <class T, class Space>
+  static View<T, 3, Space> as_written(const View<T, 3, Space>& other) {
+    return takes_any_strides ? read_backwards(other) : other;
   }
+  /// Adds it, in the order of the sequence.
   template <class B, class T, class Frame>
-  static void add_reversed(Context<B>& ctx, Frame& frame, View<const T, 3, typename B::Space> from,
-                           View<T, 3, typename B::Space> to) {
-    const auto turned = frame.template tensor<T>(to.extent(0), to.extent(1), to.extent(2));
-    reverse<B, T>(ctx, from, turned);
-    add(ctx,
-        Add<T, typename B::Space>{.a = to.flatten(), .b = turned.flatten(), .y = to.flatten()});
+  static void add_other(Context<B>& ctx, Frame& frame, View<T, 3, typename B::Space> other,
+                        View<T, 3, typename B::Space> to) {
+    if constexpr (!takes_any_strides) {
+      const View<T, 3, typename B::Space> turned =
+          frame.template tensor<T>(to.extent(0), to.extent(1), to.extent(2));
+      rearrange(ctx, Rearrange<T, typename B::Space>{.x = read_backwards(other), .y = turned});
+      other = turned;
+    }
+    add(ctx, Add<T, typename B::Space>{.a = to.flatten(), .b = other.flatten(), .y = to.flatten()});
   }
 
   L layer_;
