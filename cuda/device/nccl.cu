@@ -5,6 +5,7 @@
 #include <chrono>
 #include <deque>
 #include <mutex>
+#include <thread>
 
 #include "device/launch.cuh"
 #include "ssm/backend/cuda/nccl.hpp"
@@ -148,12 +149,13 @@ class Link final : public NcclLink {
                    "ncclRecv");
     });
   }
-  void broadcast(std::span<std::byte> bytes, int root, void* stream) override {
-    if (bytes.empty()) return;
+  void broadcast(std::span<const Told> parts, void* stream) override {
     group("ncclBroadcast", [&] {
-      check_nccl(nccl_.broadcast(bytes.data(), bytes.data(), bytes.size(), NcclLibrary::byte, root,
-                                 comm_, stream_of(stream)),
-                 "ncclBroadcast");
+      for (const Told& part : parts)
+        if (!part.bytes.empty())
+          check_nccl(nccl_.broadcast(part.bytes.data(), part.bytes.data(), part.bytes.size(),
+                                     NcclLibrary::byte, part.root, comm_, stream_of(stream)),
+                     "ncclBroadcast");
     });
   }
 
@@ -168,9 +170,11 @@ class Link final : public NcclLink {
   void abort(const std::string& reason) noexcept override {
     reason_ = reason;
     has_ended_ = true;
-    // A call that waits for a rank that is gone has the lock and ends only by the abort.
+    // A call that waits for a rank that is gone has the lock and ends only by the abort. That ends
+    // what the device waits for at once, and itself when no recording of such calls is left.
     const std::unique_lock lock(mutex_, std::chrono::seconds(2));
-    if (comm_ != nullptr) nccl_.abort(comm_);
+    if (comm_ == nullptr) return;
+    std::thread([abort = nccl_.abort, comm = comm_] { abort(comm); }).detach();
     comm_ = nullptr;
   }
 
@@ -235,6 +239,8 @@ class Link final : public NcclLink {
 
 }  // namespace
 }  // namespace device
+
+void load_nccl() { device::NcclLibrary::loaded(); }
 
 NcclId create_nccl_id() {
   const auto& nccl = device::NcclLibrary::loaded();

@@ -52,6 +52,7 @@ std::unique_ptr<Communicator> ranks_of_mpi([[maybe_unused]] const LaunchedRank& 
 #ifdef SSM_WITH_CUDA
 /// A device for each process of a machine, unless the launcher shows each its own alone.
 void join_devices(const LaunchedRank& here, BackendOptions& backend, LaunchedRanks& all) {
+  cuda::load_nccl();
   backend.device = cuda::device_count() == 1 ? 0 : here.local;
   cuda::NcclId id{};
   const auto bytes = std::as_writable_bytes(std::span(id));

@@ -173,6 +173,8 @@ void add_limits(CLI::App& command, TrainingRequest& request) {
                    "ranks that share every window, of those that mpirun, srun or torchrun starts",
                    Index{1}, Index{1} << 20)
       ->capture_default_str();
+  command.add_flag("--shard-optimizer", request.shards_optimizer,
+                   "each rank keeps the optimizer's moments of its part of the parameters");
 }
 
 std::string count_text(Index count) { return quantity_text(static_cast<double>(count)); }

@@ -34,16 +34,35 @@ alike() {
 }
 expect 0 "$ssm" train --out one "${options[@]}" --steps 20
 alike one two
+# The same ranks, the same bits; also where they share the moments of the optimizer.
+weights() { cat "$1"/checkpoint-0000020/{model,optimizer}.safetensors | cksum; }
+expect 0 on 2 --out again "${options[@]}" --steps 20
+expect 0 on 2 --out shards "${options[@]}" --steps 8 --shard-optimizer
+expect 0 on 2 --out shards --text text --resume --steps 20 --shard-optimizer
+for other in again shards; do
+  [[ $(losses two) == "$(losses $other)" ]] || fail "other losses in $other"
+  [[ $(weights two) == "$(weights $other)" ]] || fail "other weights in $other"
+done
 expect 0 on 2 --out windows "${options[@]}" --steps 10 --sequence-parallel 2
 expect 0 "$ssm" train --out windows --text text --quiet --resume --steps 15   # alone,
 expect 0 on 2 --out windows --text text --resume --steps 20                  # and together again
 alike one windows
+
+expect 0 on 2 --out moments "${options[@]}" --steps 10 --shard-optimizer
+expect 0 "$ssm" train --out moments --text text --quiet --resume --steps 20   # one has them all
+alike one moments
 
 status=0
 on 2 --out wrong "${options[@]}" --steps 3 --sequence-parallel 3 >out 2>err || status=$?
 ((status != 0)) || fail "windows are shared by three of two ranks"
 says "ssm: rank 0 of 2: training: windows cannot be shared by 3 of 2 ranks: the one must divide the other"
 (($(grep -c '^ssm: ' err) == 1)) || fail "not one sentence: $(cat err)"
+
+# Processes that MPI does not know of each other.
+status=0
+RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 "$ssm" train --out alone "${options[@]}" --steps 1 >out 2>err || status=$?
+((status != 0)) || fail "one of two processes trains alone"
+grep -q '^ssm: torchrun started 2 processes of this program, which MPI does not bring together: ' err || fail "said: $(cat err)"
 
 # Ranks share documents.
 expect 0 "$ssm" perplexity one --text text --separate --window 16 --json

@@ -23,6 +23,7 @@
 #include "ssm/parallel/launched_rank.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/losses.hpp"
+#include "ssm/train/optimizer_shard.hpp"
 #include "ssm/train/text_streams.hpp"
 #include "ssm/train/trainer.hpp"
 #include "support/tiny_model.hpp"
@@ -286,6 +287,40 @@ TEST_CASE("ranks that share rows and windows make the updates of one") {
     check_same(training.on(3, 3), whole);
     check_same(training.on(4, 2), whole);
   }
+}
+
+TEST_CASE("ranks that share the moments of the optimizer make the same updates, bit for bit") {
+  Training training{.config = {.batch = 4, .accumulation = 2, .optimizer = {.clip_norm = 0.5}}};
+  for (const auto& [ranks, shared] : {std::pair(2, 1), std::pair(3, 1), std::pair(4, 2)}) {
+    training.config.shards_optimizer = false;
+    const Training::Result whole = training.on(ranks, shared);
+    training.config.shards_optimizer = true;
+    const Training::Result parts = training.on(ranks, shared);
+    CHECK(parts.losses == whole.losses);
+    CHECK(distance(parts.parameters, whole.parameters) == 0);
+  }
+}
+
+TEST_CASE("moments of all ranks are put together at the first one, and taken apart again") {
+  const Model<P> model = tiny_model();
+  InProcess::run(3, [&](Communicator& ranks) {
+    Context<Reference> ctx;
+    P first = copy_of(model.parameters, model.layer), second = copy_of(first, model.layer);
+    second.embedding.data()[0] = 7;
+    OptimizerShard<P> shard(ranks, first);
+    Index own = 0;
+    for (std::size_t i = 0; i < 3; ++i) own += shard.own(i).length();
+    double all = static_cast<double>(own);
+    ranks.sum(std::span(&all, 1));
+    CHECK(all > 0);
+    shard.take(first, second);
+    P first_again = model.layer.zero_parameters<double>(ctx);
+    P second_again = copy_of(first_again, model.layer);
+    shard.gather(&first_again, &second_again);
+    if (ranks.rank() > 0) return;
+    CHECK(distance(first_again, first) == 0);
+    CHECK(distance(second_again, second) == 0);
+  });
 }
 
 TEST_CASE("windows shorter than there are ranks leave some of them without positions") {

@@ -35,6 +35,11 @@ class DeviceCommunicator {
     void* data = nullptr;
     std::size_t count = 0;
   };
+  /// What one rank has and all get.
+  struct Told {
+    std::span<std::byte> bytes{};
+    int root = 0;
+  };
 
   DeviceCommunicator() = default;
   DeviceCommunicator(const DeviceCommunicator&) = delete;
@@ -54,7 +59,7 @@ class DeviceCommunicator {
   /// Sends to one rank and receives from another, at once. A rank of −1 is none.
   virtual void exchange(std::span<const std::byte> sent, int to, std::span<std::byte> received,
                         int from, void* stream) = 0;
-  virtual void broadcast(std::span<std::byte> bytes, int root, void* stream) = 0;
+  virtual void broadcast(std::span<const Told> parts, void* stream) = 0;
 };
 
 /// How the ranks of one program reach each other: threads (parallel/in_process.hpp), processes of

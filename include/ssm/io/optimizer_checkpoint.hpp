@@ -62,20 +62,28 @@ void load_optimizer(const std::filesystem::path& path, Optimizer& optimizer) {
 
 namespace detail {
 
-/// What files are written from and read into, where the optimizer lives on a device.
+/// What files are written from and read into, where the optimizer lives on a device or ranks share
+/// its moments.
 template <class Optimizer>
 class OptimizerOnHost {
   using P = std::remove_cvref_t<decltype(std::declval<Optimizer&>().first_moment())>;
   using L = typename P::Layer;
-  using HostParameters = typename L::template Parameters<typename P::Scalar>;
   using Scale = std::remove_cvref_t<decltype(std::declval<Optimizer&>().loss_scale())>;
 
  public:
+  using HostParameters = typename L::template Parameters<typename P::Scalar>;
+  /// Moments that are shared are zero at first.
   OptimizerOnHost(const L& layer, const Optimizer& optimizer)
-      : first_(copy_to(Context<HostMemory>(), layer, optimizer.first_moment())),
-        second_(copy_to(Context<HostMemory>(), layer, optimizer.second_moment())),
-        step_(optimizer.step()),
-        scale_(optimizer.loss_scale()) {}
+      : step_(optimizer.step()), scale_(optimizer.loss_scale()) {
+    const Context<HostMemory> host;
+    if (optimizer.shard()) {
+      first_ = layer.template zero_parameters<typename P::Scalar>(host);
+      second_ = layer.template zero_parameters<typename P::Scalar>(host);
+    } else {
+      first_ = copy_to(host, layer, optimizer.first_moment());
+      second_ = copy_to(host, layer, optimizer.second_moment());
+    }
+  }
 
   HostParameters& first_moment() { return first_; }
   HostParameters& second_moment() { return second_; }
@@ -98,26 +106,41 @@ inline constexpr bool is_optimizer_on_host =
 
 }  // namespace detail
 
-/// The same for an optimizer in any memory, of parameters of this layer.
+/// The same for an optimizer in any memory, of parameters of this layer. Where ranks share its
+/// moments all of them call it, and the first one alone writes.
 template <class L, class Optimizer>
 void save_optimizer(const std::filesystem::path& path, const L& layer, const Optimizer& optimizer) {
-  if constexpr (detail::is_optimizer_on_host<Optimizer>)
+  if (const auto& shard = optimizer.shard()) {
+    using Whole = detail::OptimizerOnHost<Optimizer>;
+    if (!shard->is_first())
+      return shard->template gather<typename Whole::HostParameters>(nullptr, nullptr);
+    Whole whole(layer, optimizer);
+    shard->gather(&whole.first_moment(), &whole.second_moment());
+    save_optimizer(path, whole);
+  } else if constexpr (detail::is_optimizer_on_host<Optimizer>) {
     save_optimizer(path, optimizer);
-  else
+  } else {
     save_optimizer(path, detail::OptimizerOnHost<Optimizer>(layer, optimizer));
+  }
 }
 template <class L, class Optimizer>
 void load_optimizer(const std::filesystem::path& path, const L& layer, Optimizer& optimizer) {
-  if constexpr (detail::is_optimizer_on_host<Optimizer>) {
-    load_optimizer(path, optimizer);
-  } else {
+  const auto through_host = [&](const auto& take) {
     detail::OptimizerOnHost<Optimizer> copy(layer, optimizer);
     load_optimizer(path, copy);
-    copy_parameters(copy.first_moment(), optimizer.first_moment());
-    copy_parameters(copy.second_moment(), optimizer.second_moment());
+    take(copy);
     optimizer.set_step(copy.step());
     optimizer.loss_scale() = copy.loss_scale();
-  }
+  };
+  if (auto& shard = optimizer.shard())
+    through_host([&](const auto& copy) { shard->take(copy.first_moment(), copy.second_moment()); });
+  else if constexpr (detail::is_optimizer_on_host<Optimizer>)
+    load_optimizer(path, optimizer);
+  else
+    through_host([&](const auto& copy) {
+      copy_parameters(copy.first_moment(), optimizer.first_moment());
+      copy_parameters(copy.second_moment(), optimizer.second_moment());
+    });
 }
 
 }  // namespace ssm

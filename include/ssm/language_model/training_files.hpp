@@ -35,9 +35,9 @@ void save_training(const std::filesystem::path& folder, const typename P::Layer&
           layer.template initial_state<T>(Context<HostMemory>(), trainer.config().batch));
       gather_state<L>(trainer.ranks(), trainer.config().batch, own, gathered.back());
     }
+  if (trainer.ranks().is_first() || trainer.optimizer().shard())
+    save_optimizer(folder / "optimizer.safetensors", layer, trainer.optimizer());
   if (!trainer.ranks().is_first()) return;
-  const std::filesystem::path moments = folder / "optimizer.safetensors";
-  save_optimizer(moments, layer, trainer.optimizer());
   if (trainer.states().empty()) return;
   SafetensorsWriter writer(folder / "state.safetensors");  // borrows tensors until it has finished
   std::vector<typename L::template State<T>> copies;

@@ -36,6 +36,7 @@ struct TrainingRequest {
   Communicator* ranks = nullptr;  // that train together; null is this process alone
   Index sequence_parallel = 1;    // ranks that share every window; more than 1 need across_ranks
   const AcrossRanks* across_ranks = nullptr;  // primitives_across_ranks<B>() of the backend
+  bool shards_optimizer = false;  // each rank keeps the moments of its part of the parameters
   std::set<std::string>
       given{};  // settings of the recipe and of the model that must not differ from a resumed run's
 };
@@ -77,6 +78,7 @@ class TrainingRun {
         ranks_(request.ranks),
         sequence_parallel_(request.sequence_parallel),
         across_ranks_(request.across_ranks),
+        shards_optimizer_(request.shards_optimizer),
         folder_(request.folder, is_first()),
         recipe_(request.recipe),
         limits_(request.limits) {
@@ -329,6 +331,7 @@ class TrainingRun {
     config.ranks = ranks_;
     config.sequence_parallel = sequence_parallel_;
     config.across_ranks = across_ranks_;
+    config.shards_optimizer = shards_optimizer_;
     return config;
   }
   /// A setting that is asked for and would do nothing is a mistake.
@@ -439,6 +442,7 @@ class TrainingRun {
   Communicator* ranks_;
   Index sequence_parallel_;
   const AcrossRanks* across_ranks_;
+  bool shards_optimizer_;
   CheckpointFolder folder_;
   TrainingRecipe recipe_;
   TrainingLimits limits_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "ssm/core/weight.hpp"
 #include "ssm/train/gradients.hpp"
 #include "ssm/train/loss_scale.hpp"
+#include "ssm/train/optimizer_shard.hpp"
 
 namespace ssm {
 
@@ -31,6 +33,8 @@ struct AdamWConfig {
 ///   AdamW optimizer(ctx, layer, parameters, {.rate = 6e-4, .clip_norm = 1});
 ///   optimizer.update(ctx, parameters, gradients, schedule.rate(step));
 /// Gradients are first scaled by min(1, clip_norm / (‖g‖ + 1e-6)).
+/// With `shards` each of these ranks keeps the moments of a part of the parameters, and updates it
+/// for all: the numbers are the same, to the bit.
 /// Cost    one pass over the gradients, and one over parameters, gradients and both moments; no
 ///         memory for tensors after the constructor
 /// Source  Loshchilov & Hutter 2019; Fu et al. 2023 (H3), appendix; see AdamWUpdate for the formula
@@ -40,11 +44,15 @@ class AdamW {
   /// Throws  ArgumentError  for options outside their range, or weights that are kept in bf16 or
   ///                        int8
   template <class B, class L>
-  AdamW(Context<B>& ctx, const L& layer, const P& parameters, AdamWConfig config = {})
-      : config_(config),
-        first_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)),
-        second_moment_(layer.template zero_parameters<typename P::Scalar>(ctx)),
-        sum_of_squares_(DynamicExtents<1>(1)) {
+  AdamW(Context<B>& ctx, const L& layer, const P& parameters, AdamWConfig config = {},
+        Communicator* shards = nullptr)
+      : config_(config), sum_of_squares_(DynamicExtents<1>(1)) {
+    if (shards != nullptr && shards->size() > 1) {
+      shard_.emplace(*shards, parameters);
+    } else {
+      first_moment_ = layer.template zero_parameters<typename P::Scalar>(ctx);
+      second_moment_ = layer.template zero_parameters<typename P::Scalar>(ctx);
+    }
     const bool valid = config.rate > 0 && config.ssm_rate >= 0 && config.beta1 >= 0 &&
                        config.beta1 < 1 && config.beta2 >= 0 && config.beta2 < 1 &&
                        config.eps > 0 && config.weight_decay >= 0 && config.clip_norm >= 0;
@@ -74,7 +82,7 @@ class AdamW {
   template <HasOptimizerUpdate B, class Working>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate, Working& working) {
     begin_update(ctx, parameters, gradients, rate, working);
-    return end_update(ctx);
+    return end_update(ctx, parameters, working);
   }
   /// An update in two halves. The first one reads nothing on the host: a device works on gradients
   /// while the host prepares what it does with them.
@@ -85,34 +93,53 @@ class AdamW {
       detail::refuse_training_of_rounded_weights("AdamW");
     sum_squares(ctx, gradients, sum_of_squares_, squares_);
     updates_.clear();
-    for_each_parameter(
-        [&](const ParameterSpec& spec, auto& parameter, const auto& gradient, auto& first,
-            auto& second, auto& copy) {
-          const bool is_vector =
-              spec.role == ParameterRole::bias || spec.role == ParameterRole::norm;
-          const bool decays = spec.weight_decay && (config_.decay_norms_and_biases || !is_vector);
-          Update a{.rate = spec.own_learning_rate ? rate * (config_.ssm_rate / config_.rate) : rate,
-                   .beta1 = config_.beta1,
-                   .beta2 = config_.beta2,
-                   .eps = config_.eps,
-                   .weight_decay = decays ? config_.weight_decay : 0,
-                   .parameter = parameter.flatten(),
-                   .gradient = gradient.flatten(),
-                   .first_moment = first.flatten(),
-                   .second_moment = second.flatten()};
-          using Copied = typename std::remove_cvref_t<decltype(copy.flatten())>::Value;
-          if constexpr (std::is_same_v<Copied, typename P::Scalar>) {
-            if (copy.data() != parameter.data()) a.copied = copy.flatten();
-          }
-          if constexpr (std::is_same_v<Copied, BFloat16>) a.rounded_bf16 = copy.flatten();
-          if constexpr (std::is_same_v<Copied, Float16>) a.rounded_f16 = copy.flatten();
-          updates_.push_back(a);
-        },
-        parameters, gradients, first_moment_, second_moment_, working);
+    const auto add = [&](const ParameterSpec& spec, const auto& parameter, const auto& gradient,
+                         const auto& first, const auto& second, const auto& copy) {
+      const bool is_vector = spec.role == ParameterRole::bias || spec.role == ParameterRole::norm;
+      const bool decays = spec.weight_decay && (config_.decay_norms_and_biases || !is_vector);
+      Update a{.rate = spec.own_learning_rate ? rate * (config_.ssm_rate / config_.rate) : rate,
+               .beta1 = config_.beta1,
+               .beta2 = config_.beta2,
+               .eps = config_.eps,
+               .weight_decay = decays ? config_.weight_decay : 0,
+               .parameter = parameter,
+               .gradient = gradient,
+               .first_moment = first,
+               .second_moment = second};
+      using Copied = typename std::remove_cvref_t<decltype(copy)>::Value;
+      if constexpr (std::is_same_v<Copied, typename P::Scalar>) {
+        if (copy.data() != parameter.data()) a.copied = copy;
+      }
+      if constexpr (std::is_same_v<Copied, BFloat16>) a.rounded_bf16 = copy;
+      if constexpr (std::is_same_v<Copied, Float16>) a.rounded_f16 = copy;
+      updates_.push_back(a);
+    };
+    if (shard_) {
+      std::size_t i = 0;
+      for_each_parameter(
+          [&](const ParameterSpec& spec, auto& parameter, const auto& gradient, auto& copy) {
+            const auto& own = shard_->own(i++);
+            if (own.length() == 0) return;
+            const auto part = [&](auto& tensor) {
+              return tensor.flatten().slice(0, own.begin, own.end);
+            };
+            add(spec, part(parameter), part(gradient), shard_->first(own), shard_->second(own),
+                part(copy));
+          },
+          parameters, gradients, working);
+    } else {
+      for_each_parameter(
+          [&](const ParameterSpec& spec, auto& parameter, const auto& gradient, auto& first,
+              auto& second, auto& copy) {
+            add(spec, parameter.flatten(), gradient.flatten(), first.flatten(), second.flatten(),
+                copy.flatten());
+          },
+          parameters, gradients, first_moment_, second_moment_, working);
+    }
   }
   /// Returns as `update`, and changes nothing where `is_valid` is false.
-  template <HasOptimizerUpdate B>
-  double end_update(Context<B>& ctx, bool is_valid = true) {
+  template <HasOptimizerUpdate B, class Working>
+  double end_update(Context<B>& ctx, P& parameters, Working& working, bool is_valid = true) {
     const double norm = root_of_sum<typename B::Space>(sum_of_squares_) / loss_scale_.value();
     if (!is_valid || !std::isfinite(norm)) return norm;
     const double scale =
@@ -123,6 +150,10 @@ class AdamW {
       a.step = step_;
     }
     adamw_update(ctx, std::span<const Update>(updates_));
+    if (shard_) {
+      shard_->share(ctx, parameters);
+      if constexpr (!std::is_same_v<P, Working>) shard_->share(ctx, working);
+    }
     return norm;
   }
   template <HasOptimizerUpdate B>
@@ -131,10 +162,15 @@ class AdamW {
   }
 
   const AdamWConfig& config() const { return config_; }
+  /// Of all parameters; none where ranks share them.
   P& first_moment() { return first_moment_; }
   P& second_moment() { return second_moment_; }
   const P& first_moment() const { return first_moment_; }
   const P& second_moment() const { return second_moment_; }
+
+  /// This rank's part of the moments; none where it has all.
+  std::optional<OptimizerShard<P>>& shard() { return shard_; }
+  const std::optional<OptimizerShard<P>>& shard() const { return shard_; }
 
   /// How many updates have been made; set when training resumes.
   Index step() const { return step_; }
@@ -149,6 +185,7 @@ class AdamW {
   AdamWConfig config_;
   P first_moment_;
   P second_moment_;
+  std::optional<OptimizerShard<P>> shard_;
   DynamicTensor<double, 1, typename P::Space> sum_of_squares_;
   std::vector<SumOfSquares<typename P::Scalar, typename P::Space>> squares_;  // scratch
   std::vector<Update> updates_;                                               // scratch

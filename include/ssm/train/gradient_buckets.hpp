@@ -137,4 +137,20 @@ class SumBesideBackward final : public GradientListener {
   std::size_t count_ = 0;
 };
 
+/// A backward pass, with the sum of its gradients beside it; without devices the pass alone.
+template <class B, class P, class Differentiate>
+void backward_and_sum(Context<B>& ctx, DeviceCommunicator* devices, P& gradients,
+                      const Differentiate& differentiate) {
+  if constexpr (queues<B>)
+    if (devices != nullptr) {
+      SumBesideBackward sum(*devices, ctx.resources().stream(), sum_scalar<typename P::Scalar>);
+      {
+        const GradientListenerScope<B> told(ctx, &sum);
+        differentiate();
+      }
+      return sum.finish(gradients);
+    }
+  differentiate();
+}
+
 }  // namespace ssm

@@ -47,6 +47,7 @@ struct LanguageModelTrainerConfig {
   /// How primitives run where windows are shared: &primitives_across_ranks<B>()
   /// (parallel/primitives_across_ranks.hpp). It must outlive the trainer.
   const AcrossRanks* across_ranks = nullptr;
+  bool shards_optimizer = false;  // each rank keeps the moments of its part of the parameters
 };
 
 /// Trains a language model on windows of a text, one window of every row an update. With `carry`
@@ -89,7 +90,8 @@ class LanguageModelTrainer {
                        LanguageModelTrainerConfig config)
       : config_(config),
         ranks_(config.ranks, config.sequence_parallel, std::max<Index>(config.batch, 1)),
-        optimizer_(ctx, layer, parameters, config.optimizer),
+        optimizer_(ctx, layer, parameters, config.optimizer,
+                   config.shards_optimizer ? config.ranks : nullptr),
         working_(ctx, layer, parameters),
         gradients_(layer.template zero_parameters<Wide<T>>(ctx)),
         tape_(layer.template make_tape<T>(ctx)) {
@@ -190,7 +192,8 @@ class LanguageModelTrainer {
       if (devices_beside(ctx) == nullptr) buckets_.sum(ctx, *ranks_.all(), gradients_);
       begin_update();
     }
-    result.gradient_norm = optimizer_.end_update(ctx, std::isfinite(result.loss));
+    result.gradient_norm =
+        optimizer_.end_update(ctx, parameters, working_.of(parameters), std::isfinite(result.loss));
     return result;
   }
   template <class B>
@@ -355,7 +358,8 @@ class LanguageModelTrainer {
                                                 .loss = loss_,
                                                 .dlogits = rows});
       kept_.begin_backward();
-      backward(ctx, is_last, [&] { layer.backward(ctx, parameters, tape_, logits, gradients_); });
+      backward_and_sum(ctx, is_last ? devices_beside(ctx) : nullptr, gradients_,
+                       [&] { layer.backward(ctx, parameters, tape_, logits, gradients_); });
       kept_.end();
     };
     if constexpr (records<B>)
@@ -376,8 +380,8 @@ class LanguageModelTrainer {
         .scale = scale / static_cast<double>(std::max<Index>(predicted, 1)),
         .at_once = logits_at_once_,
         .losses = loss_};
-    backward(ctx, is_last,
-             [&] { layer.differentiate_loss(ctx, parameters, tape_, loss, gradients_); });
+    backward_and_sum(ctx, is_last ? devices_beside(ctx) : nullptr, gradients_,
+                     [&] { layer.differentiate_loss(ctx, parameters, tape_, loss, gradients_); });
     kept_.end();
   }
   /// Of the batch before, read on the host.
@@ -399,21 +403,6 @@ class LanguageModelTrainer {
     return nullptr;
   }
   bool is_last(Index microbatch) const { return microbatch + 1 == config_.accumulation; }
-  /// The last batch of an update sums the gradients over the ranks.
-  template <class B, class Differentiate>
-  void backward(Context<B>& ctx, bool is_last, const Differentiate& differentiate) {
-    if constexpr (queues<B>)
-      if (DeviceCommunicator* const devices = is_last ? devices_beside(ctx) : nullptr) {
-        SumBesideBackward sum(*devices, ctx.resources().stream(), sum_scalar<typename P::Scalar>);
-        {
-          const GradientListenerScope<B> told(ctx, &sum);
-          differentiate();
-        }
-        return sum.finish(gradients_);
-      }
-    differentiate();
-  }
-
   /// What a recorded batch depends on beside the contents of memory.
   struct Recorded {
     const void* context = nullptr;

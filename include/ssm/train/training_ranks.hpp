@@ -97,10 +97,11 @@ void broadcast_state(Context<B>& ctx, Communicator& ranks, State& state, Index r
   std::vector<std::byte> bytes;
   for_each_row_tensor<L>(state, rows, [&]<class Space>(Space, auto* data, std::size_t row_bytes) {
     if constexpr (queues<B>)
-      if (DeviceCommunicator* const devices = ranks.on_device())
-        return devices->broadcast(
-            {reinterpret_cast<std::byte*>(data), row_bytes * static_cast<std::size_t>(rows)}, root,
-            ctx.resources().stream());
+      if (DeviceCommunicator* const devices = ranks.on_device()) {
+        const DeviceCommunicator::Told told{
+            {reinterpret_cast<std::byte*>(data), row_bytes * static_cast<std::size_t>(rows)}, root};
+        return devices->broadcast({&told, 1}, ctx.resources().stream());
+      }
     bytes.resize(row_bytes * static_cast<std::size_t>(rows));
     if (ranks.rank() == root) Space::copy(bytes.data(), data, bytes.size());
     ranks.broadcast(bytes, root);

@@ -20,8 +20,10 @@ namespace cuda {
 
 /// What the ranks of a communicator are brought together by.
 using NcclId = std::array<std::byte, 128>;
-/// A new one, which the other ranks have to be told.
+/// Opens NCCL, so that all ranks know before they wait for each other.
 /// Throws  Failure  where libnccl.so.2 cannot be loaded
+SSM_CUDA_API void load_nccl();
+/// A new one, which the other ranks have to be told. Throws Failure.
 SSM_CUDA_API NcclId create_nccl_id();
 
 /// A rank's end of a communicator of NCCL, on one device.
@@ -49,7 +51,7 @@ SSM_CUDA_API std::unique_ptr<NcclLink> join_nccl(const NcclId& id, int rank, int
 ///   ssm::Nccl ranks(id, here.rank, here.size, ssm::Device{here.local});
 ///   all.watch([&](const std::string& reason) { ranks.end(reason); });
 /// NCCL is opened when the first communicator is made; a program needs it for nothing else. What
-/// the host gives goes through the memory of the device.
+/// the host gives goes through the memory of the device. It outlives recordings of what is summed.
 class Nccl final : public Communicator {
  public:
   /// Throws  cuda::Failure
@@ -87,7 +89,8 @@ class Nccl final : public Communicator {
   void broadcast(std::span<std::byte> bytes, int root) override {
     std::byte* const all = take(bytes.size());
     cuda::copy(all, bytes.data(), bytes.size());
-    link_->broadcast({all, bytes.size()}, root, stream_.get());
+    const DeviceCommunicator::Told told{{all, bytes.size()}, root};
+    link_->broadcast({&told, 1}, stream_.get());
     cuda::synchronize(stream_.get());
     require_members();
     cuda::copy(bytes.data(), all, bytes.size());
