@@ -4,6 +4,7 @@
 #include "kernel/column_sums.cuh"
 #include "kernel/quick_functions.cuh"
 #include "matmul/matmul_product.cuh"
+#include "matmul/matmul_some_rows.cuh"
 #include "ssm/backend/cuda/matmul.hpp"
 
 namespace ssm::cuda {
@@ -259,9 +260,15 @@ template <class T>
 void matmul(MatmulLibrary& library, std::span<const ssm::Matmul<T, CudaSpace>> products,
             void* scratch, Stream stream) {
   const ssm::Matmul<T, CudaSpace>* before = nullptr;
-  for (const auto& a : products) {
-    matmul_behind(library, before, a, scratch, stream);
-    before = &a;
+  while (!products.empty()) {
+    std::size_t made = 0;
+    if constexpr (std::is_same_v<T, float>) made = device::matmul_some_rows(products, stream);
+    if (made == 0) {
+      matmul_behind(library, before, products.front(), scratch, stream);
+      before = &products.front();
+      made = 1;
+    }
+    products = products.subspan(made);
   }
 }
 
