@@ -61,6 +61,25 @@ void copy(void* to, const void* from, std::size_t bytes, Stream stream) {
       "cudaMemcpyAsync");
 }
 
+namespace {
+__global__ void send_bytes(unsigned char* to, const unsigned char* from, int count) {
+  device::let_successor_begin();
+  device::wait_for_predecessors();
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < count) to[i] = from[i];
+}
+struct SendBytes;
+}  // namespace
+
+void send(void* page_locked, const void* from, std::size_t bytes, Stream stream) {
+  constexpr int most = 256;
+  if (bytes > most) return copy(page_locked, from, bytes, stream);
+  if (bytes == 0) return;
+  device::launch_early<SendBytes>(send_bytes, dim3(1), most, stream, "send",
+                                  static_cast<unsigned char*>(page_locked),
+                                  static_cast<const unsigned char*>(from), static_cast<int>(bytes));
+}
+
 void fill_zero(void* to, std::size_t bytes) {
   if (bytes == 0) return;
   device::check(cudaMemsetAsync(to, 0, bytes, static_cast<cudaStream_t>(scope_stream)),

@@ -57,24 +57,24 @@ void find_best(const ssm::Sample<T, CudaSpace>& a, Index vocabulary, const Sampl
                Stream stream, Write write) {
   const LogitAt<T> candidate{device::operand(a.logits)};
   const Index batch = a.logits.extent(0);
-  const Index slices = sample_slices(vocabulary);
+  const Index parts = sample_parts(vocabulary);
   device::for_each_row(
-      batch * slices, stream, "sample", [=] SSM_DEVICE(Index row, device::Lanes lanes) {
-        const Index b = row / slices;
-        const Index begin = row % slices * sample_slice;
+      batch * parts, stream, "sample", [=] SSM_DEVICE(Index row, device::Lanes lanes) {
+        const Index b = row / parts;
+        const Index begin = row % parts * sample_part;
         const Index left = vocabulary - begin;
-        const auto best = best_of<T>(lanes, left < sample_slice ? left : sample_slice,
+        const auto best = best_of<T>(lanes, left < sample_part ? left : sample_part,
                                      [&](Index i) { return candidate(b, begin + i); });
         if (!lanes.first()) return;
         scratch.best_logit[row] = best.logit;
         scratch.best_token[row] = best.token;
-        if (slices == 1) write(b, best.token);
+        if (parts == 1) write(b, best.token);
       });
-  if (slices == 1) return;
+  if (parts == 1) return;
   device::for_each_row(batch, stream, "sample", [=] SSM_DEVICE(Index b, device::Lanes lanes) {
-    const auto best = best_of<double>(lanes, slices, [&](Index i) {
-      return Candidate<double>{scratch.best_logit[b * slices + i],
-                               scratch.best_token[b * slices + i]};
+    const auto best = best_of<double>(lanes, parts, [&](Index i) {
+      return Candidate<double>{scratch.best_logit[b * parts + i],
+                               scratch.best_token[b * parts + i]};
     });
     if (lanes.first()) write(b, best.token);
   });

@@ -19,6 +19,9 @@ void copy(void* to, const void* from, std::size_t bytes) { HostSpace::copy(to, f
 void copy(void* to, const void* from, std::size_t bytes, Stream) {
   HostSpace::copy(to, from, bytes);
 }
+void send(void* page_locked, const void* from, std::size_t bytes, Stream) {
+  HostSpace::copy(page_locked, from, bytes);
+}
 void fill_zero(void* to, std::size_t bytes) {
   if (bytes > 0) std::memset(to, 0, bytes);
 }

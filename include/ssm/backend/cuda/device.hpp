@@ -81,6 +81,9 @@ class SSM_CUDA_API StreamScope {
 /// A copy that is queued behind what the stream was given before. Host memory that is not
 /// page-locked has been read when it returns. Throws Failure.
 SSM_CUDA_API void copy(void* to, const void* from, std::size_t bytes, Stream stream);
+/// A copy to memory of allocate_page_locked, queued likewise; a few bytes go by a kernel, for which
+/// what is queued behind waits less than for the copy engine.
+SSM_CUDA_API void send(void* page_locked, const void* from, std::size_t bytes, Stream stream);
 
 /// A stream of `device`, which becomes the host thread's current one. It is in order with the
 /// legacy default stream, so with copy and fill_zero.
@@ -263,7 +266,7 @@ class Resources {
       if (!event_) event_.reset(create_event());
       if (size_ < bytes) memory_.reset(allocate_page_locked(bytes));
       size_ = std::max(size_, bytes);
-      cuda::copy(memory_.get(), from, bytes, ctx.resources().stream());
+      send(memory_.get(), from, bytes, ctx.resources().stream());
       record_event(event_.get(), ctx.resources().stream());
     }
     void wait(void* to, std::size_t bytes) const {

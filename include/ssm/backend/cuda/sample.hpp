@@ -21,8 +21,8 @@ struct SampleCut {
 /// Device memory that a call works in; a row of V tokens is V / sample_slice slices, rounded up,
 /// and likewise groups.
 struct SampleScratch {
-  double* best_logit = nullptr;  // [B, slices]
-  Index* best_token = nullptr;   // [B, slices]
+  double* best_logit = nullptr;  // [B, parts], of sample_part tokens each
+  Index* best_token = nullptr;   // [B, parts]
   Index* best = nullptr;         // [B]            −1 where a logit is not finite
   double* weight =
       nullptr;  // [B, V]         exp((logit − best logit) / temperature); 0 for what is left out
@@ -31,10 +31,14 @@ struct SampleScratch {
   double* digit_sum = nullptr;  // [B, slices, sample_digits]
   SampleCut* cut = nullptr;     // [B]
 };
+inline constexpr Index sample_part = 256;    // tokens among which a warp looks for the likeliest
 inline constexpr Index sample_slice = 1024;  // tokens that one warp looks through
 inline constexpr Index sample_group = 32;    // tokens that one warp adds
 inline constexpr Index sample_runs = 32;     // parts of a row's groups
 inline constexpr Index sample_digits = 16;   // of four bits
+constexpr Index sample_parts(Index vocabulary) {
+  return (vocabulary + sample_part - 1) / sample_part;
+}
 constexpr Index sample_slices(Index vocabulary) {
   return (vocabulary + sample_slice - 1) / sample_slice;
 }
@@ -46,17 +50,18 @@ constexpr Index sample_groups(Index vocabulary) {
 template <class Frame>
 SampleScratch sample_scratch(Frame& frame, Index batch, Index vocabulary,
                              const Sampling& sampling) {
-  const Index slices = sample_slices(vocabulary);
+  const Index parts = sample_parts(vocabulary);
   SampleScratch scratch;
-  scratch.best_logit = frame.template tensor<double>(batch, slices).data();
-  scratch.best_token = frame.template tensor<Index>(batch, slices).data();
+  scratch.best_logit = frame.template tensor<double>(batch, parts).data();
+  scratch.best_token = frame.template tensor<Index>(batch, parts).data();
   if (!(sampling.temperature > 0)) return scratch;
   scratch.best = frame.template tensor<Index>(batch).data();
   scratch.weight = frame.template tensor<double>(batch, vocabulary).data();
   scratch.group_sum = frame.template tensor<double>(batch, sample_groups(vocabulary)).data();
   scratch.run_sum = frame.template tensor<double>(batch, sample_runs).data();
   if (sampling.top_k == 0 && sampling.top_p >= 1) return scratch;
-  scratch.digit_sum = frame.template tensor<double>(batch, slices, sample_digits).data();
+  scratch.digit_sum =
+      frame.template tensor<double>(batch, sample_slices(vocabulary), sample_digits).data();
   scratch.cut = frame.template tensor<SampleCut>(batch).data();
   return scratch;
 }
