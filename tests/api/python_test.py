@@ -57,6 +57,11 @@ if ON_GPU:
         if not torch.cuda.is_available():
             skip("torch finds no CUDA device")
         torch.set_default_device("cuda")
+    elif arrays.__name__ == "cupy":
+        try:
+            arrays.cuda.runtime.getDeviceCount()
+        except arrays.cuda.runtime.CUDARuntimeError as error:
+            skip(error)
     elif PART == "jax":
         try:
             jax.config.update("jax_default_device", jax.devices("cuda")[0])
@@ -303,6 +308,7 @@ class Exported:
 
 def layers_of_device_arrays():
     """What is the packages' own: their streams, arrays that are made, states; what is elsewhere is refused."""
+    import ssm.numpy
     layer, plain = (ssm.Layer("h3", channels=6, state=4, head_dim=2, backend=backend) for backend in ("cuda", "cpu"))
     own = plain.initialize(seed=3)
     parameters = {name: arrays.asarray(value) for name, value in layer.initialize(seed=3).items()}
