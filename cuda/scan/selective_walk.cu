@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "scan/selective_half_walk.cuh"
 #include "scan/selective_walk.cuh"
 #include "scan/selective_walk_tile.cuh"
 
@@ -9,26 +10,6 @@ namespace {
 /// Positions that are in shared memory at a time.
 template <int S>
 inline constexpr int kRows = S <= 8 ? 32 : 16;
-
-/// 2^x on the pipes of multiplications, for the share of exponentials that special-function
-/// units would be late with; right to 4e-6, and to the last bits near x = 0.
-__device__ inline float polynomial_exp2(float x) {
-  const float bounded = fminf(fmaxf(x, -126.0f), 127.0f);
-  const float shifted = bounded + 12582912.0f;  // rounds to a whole number
-  const float rest = bounded - (shifted - 12582912.0f);
-  float p = 0.0096181f;
-  p = fmaf(p, rest, 0.0555041f);
-  p = fmaf(p, rest, 0.2402265f);
-  p = fmaf(p, rest, 0.6931472f);
-  p = fmaf(p, rest, 1.0f);
-  return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
-}
-
-/// Which exponentials are polynomials: of position k and state j.
-template <class T>
-__device__ constexpr bool is_polynomial(int k, int j) {
-  return sizeof(T) < 4 && j % 4 == 0 && k % 4 == 0;
-}
 
 template <class T, int S, WalkFor Purpose>
 __global__ __launch_bounds__(kWalkThreads) void selective_walk(
@@ -177,10 +158,7 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
           sums[k] = 0;
 #pragma unroll
           for (int j = 0; j < S; ++j) {
-            const float exponent = step.x * rate[j];
-            const float decay =
-                is_polynomial<T>(k, j) ? polynomial_exp2(exponent) : quick_exp2(exponent);
-            state[j] = fmaf(decay, state[j], step.y * Bv[j]);
+            state[j] = fmaf(quick_exp2(step.x * rate[j]), state[j], step.y * Bv[j]);
             if constexpr (outputs) sums[k] = fmaf(state[j], Cv[j], sums[k]);
           }
         }
@@ -216,12 +194,29 @@ void launch_walk(const SelectiveWalk<T>& walk, WalkFor purpose, Stream stream,
   if (blocks == 0) return;
   WholeReads whole = whole_reads<S>(a);
   whole.channels = whole.channels && has_raw_numbers<2>(walk.dy, a.channels);
-  const auto kernel = purpose == WalkFor::outputs    ? selective_walk<T, S, WalkFor::outputs>
-                      : purpose == WalkFor::ends     ? selective_walk<T, S, WalkFor::ends>
-                      : purpose == WalkFor::adjoints ? selective_walk<T, S, WalkFor::adjoints>
-                                                     : selective_walk<T, S, WalkFor::kept>;
-  launch(kernel, dim3(static_cast<unsigned>(blocks)), kWalkThreads, 0, stream, operation, walk,
-         groups, whole);
+  const auto launch_kernel = [&](auto kernel, std::size_t shared) {
+    launch(kernel, dim3(static_cast<unsigned>(blocks)), kWalkThreads, shared, stream, operation,
+           walk, groups, whole);
+  };
+  if constexpr (sizeof(T) == 2) {
+    if (purpose != WalkFor::adjoints) {
+      whole.channels = has_raw_numbers<8>(a.u, a.channels) &&
+                       has_raw_numbers<8>(a.dt, a.channels) &&
+                       has_raw_numbers<8>(a.gate, a.channels);
+      launch_kernel(purpose == WalkFor::outputs ? selective_half_walk<T, S, WalkFor::outputs>
+                    : purpose == WalkFor::ends  ? selective_half_walk<T, S, WalkFor::ends>
+                                                : selective_half_walk<T, S, WalkFor::kept>,
+                    sizeof(HalfWalkShared<T, S>));
+      return;
+    }
+    launch_kernel(selective_walk<T, S, WalkFor::adjoints>, 0);
+  } else {
+    launch_kernel(purpose == WalkFor::outputs    ? selective_walk<T, S, WalkFor::outputs>
+                  : purpose == WalkFor::ends     ? selective_walk<T, S, WalkFor::ends>
+                  : purpose == WalkFor::adjoints ? selective_walk<T, S, WalkFor::adjoints>
+                                                 : selective_walk<T, S, WalkFor::kept>,
+                  0);
+  }
 }
 
 }  // namespace
