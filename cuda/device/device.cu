@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <utility>
+#include <vector>
 
 #include "device/launch.cuh"
 #include "device/own_memory.hpp"
@@ -170,12 +171,66 @@ void begin_recording(Stream stream) {
       "cudaStreamBeginCapture");
 }
 
+namespace {
+
+__global__ void set_elements(void* to, unsigned value, unsigned size, std::size_t count) {
+  for (std::size_t i = threadIdx.x; i < count; i += blockDim.x) {
+    if (size == 1) static_cast<unsigned char*>(to)[i] = static_cast<unsigned char>(value);
+    if (size == 2) static_cast<unsigned short*>(to)[i] = static_cast<unsigned short>(value);
+    if (size == 4) static_cast<unsigned*>(to)[i] = value;
+  }
+}
+
+/// Makes kernels of nodes that set a few bytes, as cuBLASLt does before some products: between
+/// kernels each of those takes microseconds.
+cudaError_t set_bytes_by_kernels(cudaGraph_t graph) {
+  std::size_t count = 0;
+  cudaError_t code = cudaGraphGetNodes(graph, nullptr, &count);
+  std::vector<cudaGraphNode_t> nodes(count), before, behind;
+  if (code == cudaSuccess) code = cudaGraphGetNodes(graph, nodes.data(), &count);
+  for (const cudaGraphNode_t node : nodes) {
+    cudaGraphNodeType type{};
+    if (code == cudaSuccess) code = cudaGraphNodeGetType(node, &type);
+    if (code != cudaSuccess) return code;
+    cudaMemsetParams set{};
+    if (type != cudaGraphNodeTypeMemset) continue;
+    code = cudaGraphMemsetNodeGetParams(node, &set);
+    if (code != cudaSuccess || set.height != 1 || set.elementSize * set.width > 1024) continue;
+    std::vector<cudaGraphEdgeData> edges;
+    const auto neighbors = [&](auto ask, std::vector<cudaGraphNode_t>& to) {
+      std::size_t size = 0;
+      code = ask(node, nullptr, nullptr, &size);
+      to.resize(size);
+      edges.resize(size);
+      if (code == cudaSuccess && size > 0) code = ask(node, to.data(), edges.data(), &size);
+    };
+    neighbors(cudaGraphNodeGetDependencies, before);
+    if (code == cudaSuccess) neighbors(cudaGraphNodeGetDependentNodes, behind);
+    if (code != cudaSuccess) return code;
+    void* arguments[] = {&set.dst, &set.value, &set.elementSize, &set.width};
+    cudaKernelNodeParams call{};
+    call.func = reinterpret_cast<void*>(set_elements);
+    call.gridDim = dim3(1);
+    call.blockDim = dim3(32);
+    call.kernelParams = arguments;
+    cudaGraphNode_t kernel = nullptr;
+    code = cudaGraphAddKernelNode(&kernel, graph, before.data(), before.size(), &call);
+    for (const cudaGraphNode_t next : behind)
+      if (code == cudaSuccess) code = cudaGraphAddDependencies(graph, &kernel, &next, nullptr, 1);
+    if (code == cudaSuccess) code = cudaGraphDestroyNode(node);
+  }
+  return code;
+}
+
+}  // namespace
+
 Graph* end_recording(Stream stream) {
   cudaGraph_t graph = nullptr;
   device::check(cudaStreamEndCapture(static_cast<cudaStream_t>(stream), &graph),
                 "cudaStreamEndCapture");
   cudaGraphExec_t executable = nullptr;
-  const cudaError_t code = cudaGraphInstantiate(&executable, graph, 0);
+  cudaError_t code = set_bytes_by_kernels(graph);
+  if (code == cudaSuccess) code = cudaGraphInstantiate(&executable, graph, 0);
   cudaGraphDestroy(graph);
   device::check(code, "cudaGraphInstantiate");
   return new Graph{executable};
