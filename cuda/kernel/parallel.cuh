@@ -237,13 +237,23 @@ __device__ void prefetch_row(const F& f, Index row, Index rows, L lanes) {
   }
 }
 template <class F>
-__global__ void __launch_bounds__(row_threads) row_kernel(Index rows, F f) {
+__device__ void run_rows(Index rows, const F& f) {
   const Index step = static_cast<Index>(gridDim.x) * (blockDim.x / 32);
   Index row = static_cast<Index>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
   let_successor_begin();
   prefetch_row(f, row, rows, Lanes());
   wait_for_predecessors();
   for (; row < rows; row += step) f(row, Lanes());
+}
+template <class F>
+__global__ void __launch_bounds__(row_threads) row_kernel(Index rows, F f) {
+  run_rows(rows, f);
+}
+/// So many blocks are resident on a multiprocessor at least, whatever registers that leaves.
+template <class F>
+__global__ void __launch_bounds__(row_threads, F::resident_blocks)
+    resident_row_kernel(Index rows, F f) {
+  run_rows(rows, f);
 }
 template <int Threads, class F>
 __global__ void __launch_bounds__(Threads) block_kernel(Index rows, F f) {
@@ -267,9 +277,15 @@ void for_each_index(Index count, Stream stream, const char* operation, F f) {
 /// f(row, lanes) for every row < rows, in any order; the lanes of a row work together.
 template <class F>
 void for_each_row(Index rows, Stream stream, const char* operation, F f) {
-  if (rows > 0)
-    launch_early<F>(row_kernel<F>, grid_for(rows, row_threads / 32), row_threads, stream, operation,
-                    rows, f);
+  const auto run = [&](auto kernel) {
+    launch_early<F>(kernel, grid_for(rows, row_threads / 32), row_threads, stream, operation, rows,
+                    f);
+  };
+  if (rows <= 0) return;
+  if constexpr (requires { F::resident_blocks; })
+    run(resident_row_kernel<F>);
+  else
+    run(row_kernel<F>);
 }
 /// f(row, lanes) likewise, where the lanes of a row are the threads of a block.
 template <int Threads, class F>

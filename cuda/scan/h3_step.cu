@@ -8,8 +8,8 @@ namespace ssm::cuda {
 
 template <class T>
 void h3_step(const ssm::H3Step<T, CudaSpace>& a, Stream stream) {
-  // So many warps keep a device busy; with more, one takes several sequences.
-  constexpr Index busy = 8192;
+  // So many warps are resident together; with more, one takes several sequences.
+  constexpr Index busy = 4096;
   const Index channels = std::max<Index>(a.mixer.q.extent(2), 1);
   const Index sequences = std::max<Index>(1, a.mixer.q.extent(0) * channels / busy);
   const device::H3StepRow<T> row(a, sequences);

@@ -19,6 +19,8 @@ struct H3StepRow {
   using S = Wide<T>;
   using Z = ssm::Complex<S>;
   static constexpr int warp_size = static_cast<int>(Lanes::count);
+  static constexpr int resident_blocks =
+      sizeof(S) == 8 ? 5 : 8;  // whose loads keep the memory busy
   static constexpr int taps_held = static_cast<int>(h3_step_taps) / warp_size;
   static constexpr int modes_held = static_cast<int>(h3_step_modes) / warp_size;
 
