@@ -2,7 +2,8 @@
 // Generates with a model as `ssm generate --temperature 0` does, once for nothing and then some
 // times, and prints medians as a line of JSON: milliseconds to the first token, tokens a second
 // from there on, and of all.
-//   cuda_generation MODEL fp32|bf16 SEQUENCES PROMPT TOKENS [ROUNDS]      3 rounds
+//   cuda_generation MODEL NUMBERS SEQUENCES PROMPT TOKENS [ROUNDS]      3 rounds
+// NUMBERS  fp32, bf16 weights alone, or bf16-sequences: both in bf16
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -73,12 +74,14 @@ double median_of(std::vector<double> values) {
 }
 
 void measure(char** arguments, int rounds) {
-  const bool is_bf16 = std::string_view(arguments[2]) == "bf16";
+  const std::string_view numbers = arguments[2];
   const Index sequences = std::atoll(arguments[3]);
   const Index length = std::atoll(arguments[4]);
   const Index tokens = std::atoll(arguments[5]);
   const AnyLanguageModel model = open_language_model(
-      arguments[1], {.backend = "cuda", .weights = is_bf16 ? WeightForm::bf16 : WeightForm::full});
+      arguments[1], {.backend = "cuda",
+                     .numbers = numbers == "bf16-sequences" ? "bf16" : "float",
+                     .weights = numbers == "bf16" ? WeightForm::bf16 : WeightForm::full});
   const auto run = [&] {
     return sequences == 1 ? generate_one(model, length, tokens)
                           : generate_many(model, sequences, length, tokens);
@@ -106,7 +109,9 @@ void measure(char** arguments, int rounds) {
 
 int main(int count, char** arguments) {
   if (count < 6) {
-    std::fputs("usage: cuda_generation MODEL fp32|bf16 SEQUENCES PROMPT TOKENS [ROUNDS]\n", stderr);
+    std::fputs(
+        "usage: cuda_generation MODEL fp32|bf16|bf16-sequences SEQUENCES PROMPT TOKENS [ROUNDS]\n",
+        stderr);
     return 2;
   }
   try {

@@ -271,7 +271,7 @@ class Generated:
         folder = session.work / f"{name}-{weights}"
         config, tensors = sizes(session)
         if not folder.exists():
-            write_model(folder, config, tensors, "bf16" if weights == "bf16" else "fp32")
+            write_model(folder, config, tensors, "fp32" if weights == "fp32" else "bf16")
         self.said, self.reason = {}, None
         with session.memory() as memory:
             command = [session.program("cuda_generation"), str(folder), weights, str(sequences), str(prompt), str(tokens)]
@@ -283,7 +283,7 @@ class Generated:
                 self.reason = str(failure)
         self.memory = memory.gib()
         parameters = sum(math.prod(tensor["shape"]) for tensor in tensors)
-        self.step, self.read = (parameters * (2 if weights == "bf16" else 4) + sequences * self.state(config, prompt + tokens // 2)), 0
+        self.step, self.read = (parameters * (4 if weights == "fp32" else 2) + sequences * self.state(config, prompt + tokens // 2)), 0
         if session.copy:
             self.step /= session.copy
             self.read = 2 * (parameters - config["vocab_size"] * self.width) * sequences * prompt / session.product
@@ -327,8 +327,8 @@ class DecodeMany(Job):
         return [f"{self.name}, {what}" for what in ("decoding", "with the prompt")]
 
     def run(self, session):
-        ours = Generated(session, "hybrid", hybrid, "bf16", 64, self.prompt, 128)
-        own = Generated(session, "transformer", transformer, "bf16", 64, self.prompt, 128)
+        ours = Generated(session, "hybrid", hybrid, "bf16-sequences", 64, self.prompt, 128)
+        own = Generated(session, "transformer", transformer, "bf16-sequences", 64, self.prompt, 128)
         theirs = {"PyTorch GPT": "gpt_generation", "transformers": "transformers_generation"}
         found, skipped = {}, {name: run.reason for name, run in (("ours", ours), ("our Transformer", own)) if run.reason}
         for name, work in theirs.items():

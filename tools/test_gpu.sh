@@ -97,6 +97,22 @@ sys.exit(not (len(cpu) == 8 and abs(cpu[worst][-1] - gpu[worst][-1]) <= 5e-3 and
 PYTHON
 }
 
+# What a model in bf16 makes of a text beside the same in float, and that it writes one.
+reads_in_bf16() {  # FOLDER
+  for numbers in float bf16; do
+    "$bin/ssm" perplexity "$1" --text README.md --window 96 --stride 40 --backend cuda --numbers $numbers --json --quiet \
+      >"$work/$numbers.json" || return 1
+  done
+  "$bin/ssm" generate "$1" --backend cuda --numbers bf16 --prompt "The " --tokens 64 --temperature 0 >"$work/bf16.txt" || return 1
+  python3 - "$work/float.json" "$work/bf16.json" "$work/bf16.txt" <<'PYTHON'
+import json, sys
+full, half = (json.load(open(path)) for path in sys.argv[1:3])
+print(f"perplexity {full['perplexity']} in float, {half['perplexity']} in bf16, of {half['tokens']} tokens")
+sys.exit(not (full["tokens"] == half["tokens"] and abs(full["nats"] - half["nats"]) <= 1e-2 * full["nats"]
+              and len(open(sys.argv[3], "rb").read()) > 64))
+PYTHON
+}
+
 # Every conformance case.
 conformance() {  # SCALAR
   "$bin/ssm-conformance" --backend cuda --scalar "$1" tests/data/conformance/cases >"$work/cases"
@@ -129,6 +145,7 @@ family() {  # FAMILY OPTIONS…
   step "$model: generate on the CPU" greedy "$work/${model}_gpu" cpu "$work/${model}_cpu.txt"
   step "$model: generate on the GPU" greedy "$work/${model}_gpu" cuda "$work/${model}_gpu.txt"
   step "$model: the same text" cmp "$work/${model}_cpu.txt" "$work/${model}_gpu.txt"
+  step "$model: nearly the same perplexity in bf16" reads_in_bf16 "$work/${model}_gpu"
 }
 
 if [[ $what != sanitizers && $what != models ]]; then
@@ -160,6 +177,7 @@ if [[ $what != sanitizers ]]; then
   step "synthetic tasks: the CPU's losses" same_synthetics
   step "generate with bf16 weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_bf16.txt" --weights bf16
   step "generate with bf16 weights on the GPU" greedy "$work/gpu" cuda "$work/gpu_bf16.txt" --weights bf16
+  step "nearly the same perplexity in bf16" reads_in_bf16 "$work/gpu"
   step "the same text with bf16 weights" cmp "$work/cpu_bf16.txt" "$work/gpu_bf16.txt"
   for name in mamba mamba2 retnet dense-retnet dense-mamba; do family "$name"; done
   family gpt2 --rate 1e-3  # at the default rate its first steps are unstable, and two roundings part

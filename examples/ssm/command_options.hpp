@@ -83,13 +83,19 @@ inline void add_backend_options(CLI::App& command, std::string& backend, int& th
   add_whole_number(command, "--threads", threads, "of the cpu backend (all cores)", 1, 1024);
 }
 
-/// --weights.
-inline void add_weights_option(CLI::App& command, std::string& weights) {
+/// --weights, and --numbers of a model that is read from.
+inline void add_weights_option(CLI::App& command, std::string& weights, std::string& numbers) {
   add_word(
       command, "--weights", weights,
       "fp32, or rounded: bf16 or f16 in half the memory, int8 in a quarter; cuda has bf16 alone",
       {"fp32", "bf16", "f16", "int8"})
       ->type_name("FORM")
+      ->capture_default_str();
+  add_word(command, "--numbers", numbers,
+           "of sequences and products: float, or on cuda bf16, weights with them, at more tokens a "
+           "second",
+           {"float", "bf16"})
+      ->type_name("TYPE")
       ->capture_default_str();
 }
 

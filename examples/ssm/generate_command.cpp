@@ -309,7 +309,7 @@ void add_generate_command(CLI::App& app) {
   command->add_flag("--statistics", request->statistics,
                     "tokens per second, and the memory of the weights, on standard error");
   add_tokenizer_option(*command, request->tokenizer);
-  add_weights_option(*command, request->weights);
+  add_weights_option(*command, request->weights, request->backend.numbers);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { generate(*request); });
 }

@@ -113,7 +113,7 @@ void add_logits_command(CLI::App& app) {
       ->type_name("LOGITS.npy");
   add_tokenizer_option(*command, request->tokenizer);
   command->get_option("--tokenizer")->excludes(tokens);
-  add_weights_option(*command, request->weights);
+  add_weights_option(*command, request->weights, request->backend.numbers);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { logits(*request); });
 }

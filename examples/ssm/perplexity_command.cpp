@@ -490,7 +490,7 @@ void add_perplexity_command(CLI::App& app) {
   command->add_flag("--json", request->json, "one JSON object on standard output");
   command->add_flag("--quiet", request->quiet, "no progress on standard error");
   add_tokenizer_option(*command, request->tokenizer);
-  add_weights_option(*command, request->weights);
+  add_weights_option(*command, request->weights, request->backend.numbers);
   add_backend_options(*command, request->backend.backend, request->backend.threads);
   command->callback([request] { perplexity(*request); });
 }

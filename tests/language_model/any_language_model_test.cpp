@@ -76,6 +76,9 @@ TEST_CASE("a backend that is not there is named, with those that are") {
   const std::string complaint = "the backend 'abacus' is not built in; there are " + names;
   CHECK_THROWS_WITH_AS(open_language_model(folder_of("model_retnet"), {.backend = "abacus"}),
                        complaint.c_str(), ArgumentError);
+  CHECK_THROWS_WITH_AS(
+      open_language_model(folder_of("model_retnet"), {.backend = "cpu", .numbers = "bf16"}),
+      "language model: no numbers of type 'bf16' on cpu; there is float", ArgumentError);
 }
 
 TEST_CASE("backends give the same logits") {

@@ -14,11 +14,12 @@
 
 namespace ssm::detail {
 
-template <class B, class F, class... Arguments>
+template <class B, class F, class T = float, class... Arguments>
 std::unique_ptr<LanguageModelInterface> language_model_on(const BackendOptions& options,
                                                           Arguments&&... arguments) {
-  if constexpr (RunsOn<typename F::LanguageModel, B>)
-    return std::make_unique<LanguageModelOn<B, F>>(options, std::forward<Arguments>(arguments)...);
+  if constexpr (RunsOn<typename F::LanguageModel, B, T>)
+    return std::make_unique<LanguageModelOn<B, F, T>>(options,
+                                                      std::forward<Arguments>(arguments)...);
   else
     throw ArgumentError("models of the family '" + std::string(F::name) + "' do not run on the " +
                         options.backend + " backend");
@@ -28,7 +29,15 @@ template <class B, class F>
 std::unique_ptr<LanguageModelInterface> LanguageModelMaker<B, F>::load(
     const BackendOptions& options, const JsonObject& json, std::vector<Token> end_tokens,
     ModelTensors tensors) {
-  return language_model_on<B, F>(options, json, std::move(end_tokens), std::move(tensors));
+  if (options.numbers == "float")
+    return language_model_on<B, F>(options, json, std::move(end_tokens), std::move(tensors));
+  if constexpr (reads_in_half_types<B>)
+    if (options.numbers == "bf16")
+      return language_model_on<B, F, BFloat16>(options, json, std::move(end_tokens),
+                                               std::move(tensors));
+  throw ArgumentError("language model: no numbers of type '" + options.numbers + "' on " +
+                      options.backend + "; there is " +
+                      (reads_in_half_types<B> ? "float, bf16" : "float"));
 }
 template <class B, class F>
 std::unique_ptr<LanguageModelInterface> LanguageModelMaker<B, F>::make(

@@ -25,6 +25,9 @@ struct BackendOptions {
   int threads = 0;              // of the cpu backend; 0: as many as the process may use
   int device = 0;               // of the cuda backends
   // Of a model that is opened:
+  /// What its sequences are kept in: "float", or on the cuda backends "bf16", weights with them. A
+  /// model in bf16 is there to be read from: it is neither trained nor saved.
+  std::string numbers = "float";
   WeightForm weights = WeightForm::full;  // what weight matrices are kept in, from the beginning
   /// Tensors that the files hold as they are wanted stay in the files, mapped into memory: nothing
   /// is copied, and processes share them. FileMapping says what must not happen to the files then.
@@ -35,6 +38,7 @@ struct BackendOptions {
 struct LanguageModelFacts {
   std::string family;             // "dense-mamba"
   std::string backend;            // as in BackendOptions
+  std::string numbers = "float";  // likewise
   int threads = 1;                // that work on one call
   Index vocabulary = 0;           // tokens that may occur
   Index padded_vocabulary = 0;    // logits of a position

@@ -14,6 +14,7 @@
 #include "ssm/language_model/state_on.hpp"
 #include "ssm/language_model/training_files.hpp"
 #include "ssm/language_model/weights_fingerprint.hpp"
+#include "ssm/op/convert.hpp"
 
 namespace ssm {
 struct Reference;
@@ -37,14 +38,19 @@ struct ResourcesAtRunTime {
 template <class B>
 inline constexpr bool trains_in_half_types = !std::is_same_v<B, Reference>;
 
-/// A language model of family F on backend B in single precision; a trainer may keep sequences and
-/// working weights in a half type.
-template <class B, LanguageModelFamily F>
+/// Whether language models can be opened with sequences and weights in bf16.
+template <class B>
+inline constexpr bool reads_in_half_types = !B::Space::host_readable;
+
+/// A language model of family F on backend B with sequences in T: float, of which a trainer may
+/// keep sequences and working weights in a half type, or a half type, which is not trained.
+template <class B, LanguageModelFamily F, class T = float>
 class LanguageModelOn final : public LanguageModelInterface {
   using L = typename F::LanguageModel;
   using Space = typename B::Space;
-  using P = typename L::template Parameters<float, Space>;
-  using State = StateOn<L, B>;
+  using P = typename L::template Parameters<T, Space>;
+  using State = StateOn<L, B, T>;
+  static constexpr bool is_full = std::is_same_v<T, float>;
 
   /// What sessions share.
   struct Weights {
@@ -67,15 +73,18 @@ class LanguageModelOn final : public LanguageModelInterface {
                   std::vector<Token> end_tokens, ModelTensors tensors)
       : LanguageModelOn(options) {
     require_readable(options.weights);
+    facts_.numbers = options.numbers;
     auto files = check_files<F>(json, std::move(tensors));
     std::vector<FileMapping> mappings;
     auto fingerprint = std::make_unique<WeightsFingerprint>();
-    auto model = read_weights<float>(
+    auto model = read_weights<T>(
         *ctx_, files,
-        {.form = options.weights, .mappings = options.map_files ? &mappings : nullptr},
+        {.form = is_full ? options.weights : WeightForm::full,
+         .mappings = options.map_files ? &mappings : nullptr},
         [&](const ParameterSpec& spec, const auto& tensor) {
           fingerprint->remember(spec.name, tensor.size(), [&](float* to, Index begin, Index count) {
-            std::copy_n(tensor.data() + begin, count, to);
+            std::transform(tensor.data() + begin, tensor.data() + begin + count, to,
+                           [](const auto& value) { return scalar_cast<float>(value); });
           });
         });
     take({std::move(mappings), std::move(files.config), std::move(model), std::move(end_tokens),
@@ -135,14 +144,14 @@ class LanguageModelOn final : public LanguageModelInterface {
   void step(const View<const Token, 1>& tokens, const View<float, 2>& logits,
             StateInterface& state) override {
     auto& own = State::of(state, facts_, tokens.extent(0)).state();
-    if constexpr (Space::host_readable) {
+    if constexpr (Space::host_readable && is_full) {
       layer().step(*ctx_, parameters(), tokens, logits, own);
     } else {
       step_tokens_.resize({tokens.extent(0)});
       step_logits_.resize(logits.extents());
       copy_in(tokens.flatten(), step_tokens_.flatten());
       layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
-      copy_out<float>(step_logits_.flatten(), logits.flatten());
+      copy_out<T, float>(step_logits_.flatten(), logits.flatten());
     }
   }
   void step_likeliest(const View<const Token, 1>& tokens, Index vocabulary,
@@ -153,11 +162,12 @@ class LanguageModelOn final : public LanguageModelInterface {
     step_logits_.resize({sequences, facts_.padded_vocabulary});
     copy_in(tokens.flatten(), step_tokens_.flatten());
     layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
-    sample(*ctx_, Sample<float, Space>{.logits = step_logits_,
+    auto frame = ctx_->workspace().frame();
+    sample(*ctx_, Sample<float, Space>{.logits = converted_rows<float>(*ctx_, frame, step_logits_),
                                        .vocabulary = vocabulary,
                                        .sampling = {.temperature = 0},
                                        .tokens = step_tokens_});
-    copy_out<Token>(step_tokens_.flatten(), next);
+    copy_out<Token, Token>(step_tokens_.flatten(), next);
     if (std::any_of(next.data(), next.data() + sequences, [](Token token) { return token < 0; }))
       throw ArgumentError("language model: a logit is not finite");
   }
@@ -186,9 +196,9 @@ class LanguageModelOn final : public LanguageModelInterface {
       sample(*ctx_, call);
     } else {
       step_tokens_.resize({1});
-      step_logits_.resize(extents);
-      Space::copy(step_logits_.data(), logits.data(), logits.size_bytes());
-      call.logits = step_logits_;
+      drawn_logits_.resize(extents);
+      Space::copy(drawn_logits_.data(), logits.data(), logits.size_bytes());
+      call.logits = drawn_logits_;
       call.tokens = step_tokens_;
       sample(*ctx_, call);
       Space::copy(&token, step_tokens_.data(), sizeof(token));
@@ -212,7 +222,9 @@ class LanguageModelOn final : public LanguageModelInterface {
     require_unshared("keeping weights in another form");
     require_readable(form);
     fingerprint();
-    if constexpr (Space::host_readable) {
+    if constexpr (!is_full) {
+      return;
+    } else if constexpr (Space::host_readable) {
       ssm::keep_weights_in(weights_->model.parameters, form);
     } else {
       auto on_host = copy_to(Context<HostMemory>(), layer(), parameters());
@@ -226,9 +238,12 @@ class LanguageModelOn final : public LanguageModelInterface {
                       const std::string& numbers) override {
     require_unshared("training");
     trainer_.reset();
-    with_numbers(numbers, [&]<class T>(std::type_identity<T>) {
-      trainer_ = std::make_unique<TrainerIn<T>>(*ctx_, layer(), parameters(), config);
-    });
+    if constexpr (is_full)
+      with_numbers(numbers, [&]<class Number>(std::type_identity<Number>) {
+        trainer_ = std::make_unique<TrainerIn<Number>>(*ctx_, layer(), parameters(), config);
+      });
+    else
+      refuse("trained");
   }
   bool is_training() const override { return trainer_ != nullptr; }
   TrainingStep update(const TextWindows& windows, double rate) override {
@@ -239,7 +254,9 @@ class LanguageModelOn final : public LanguageModelInterface {
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
     if (trainer_ && !trainer_->is_first()) return trainer_->save(folder, layer());
-    if constexpr (Space::host_readable)
+    if constexpr (!is_full)
+      refuse("saved");
+    else if constexpr (Space::host_readable)
       save_language_model<F>(folder, weights_->config, parameters(), facts_.end_tokens);
     else
       save_language_model<F>(folder, weights_->config,
@@ -285,7 +302,7 @@ class LanguageModelOn final : public LanguageModelInterface {
     virtual void save(const std::filesystem::path& folder, const L& layer) const = 0;
     virtual void load(const std::filesystem::path& folder, const L& layer) = 0;
   };
-  template <class T>
+  template <class Number>
   class TrainerIn final : public TrainerInterface {
    public:
     TrainerIn(Context<B>& ctx, const L& layer, const P& parameters,
@@ -305,10 +322,10 @@ class LanguageModelOn final : public LanguageModelInterface {
     }
 
    private:
-    LanguageModelTrainer<P, T> trainer_;
+    LanguageModelTrainer<P, Number> trainer_;
   };
 
-  /// Calls run(std::type_identity<T>) for the scalar of that name.
+  /// Calls run(std::type_identity<Number>) for the scalar of that name.
   /// Throws  ArgumentError  where the backend does not train in it
   template <class Run>
   void with_numbers(const std::string& numbers, Run&& run) {
@@ -361,7 +378,14 @@ class LanguageModelOn final : public LanguageModelInterface {
     if (!trainer_) throw ArgumentError("language model: start_training comes before updates");
     return *trainer_;
   }
+  [[noreturn]] void refuse(const char* what) const {
+    throw ArgumentError("language model: opened with numbers of type '" + facts_.numbers +
+                        "', and such a model is not " + what + "; open it in float");
+  }
   void require_readable(WeightForm form) const {
+    if (!is_full && form != WeightForm::full && form != WeightForm::bf16)
+      throw ArgumentError("language model: weights in " + std::string(weight_form_name(form)) +
+                          " do not go with sequences in bf16, whose weights are bf16 too");
     if (!Space::host_readable && (form == WeightForm::f16 || form == WeightForm::int8))
       throw ArgumentError("language model: weights in " + std::string(weight_form_name(form)) +
                           " are not read on " + facts_.backend +
@@ -376,21 +400,28 @@ class LanguageModelOn final : public LanguageModelInterface {
   static void copy_in(const View<const Token, 1>& from, const View<Token, 1, Space>& to) {
     Space::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(Token));
   }
-  template <class T>
-  static void copy_out(const View<const T, 1, Space>& from,
-                       const std::type_identity_t<View<T, 1>>& to) {
-    Space::copy(to.data(), from.data(), static_cast<std::size_t>(from.size()) * sizeof(T));
+  template <class From, class To>
+  static void copy_out(const View<const From, 1, Space>& from, const View<To, 1>& to) {
+    const auto size = static_cast<std::size_t>(from.size());
+    if constexpr (std::is_same_v<From, To>) {
+      Space::copy(to.data(), from.data(), size * sizeof(To));
+    } else {
+      std::vector<From> read(size);
+      Space::copy(read.data(), from.data(), size * sizeof(From));
+      std::transform(read.begin(), read.end(), to.data(),
+                     [](const From& value) { return scalar_cast<To>(value); });
+    }
   }
   template <class Run>
   void run_sequences(const View<const Token, 2>& tokens, const View<float, 3>& logits, Run&& run) {
-    if constexpr (Space::host_readable) {
+    if constexpr (Space::host_readable && is_full) {
       run(tokens, logits);
     } else {
       DynamicTensor<Token, 2, Space> ids(tokens.extents());
-      DynamicTensor<float, 3, Space> out(logits.extents());
+      DynamicTensor<T, 3, Space> out(logits.extents());
       copy_in(tokens.flatten(), ids.flatten());
       run(ids, out);
-      copy_out<float>(out.flatten(), logits.flatten());
+      copy_out<T, float>(out.flatten(), logits.flatten());
     }
   }
 
@@ -399,7 +430,8 @@ class LanguageModelOn final : public LanguageModelInterface {
   std::shared_ptr<Weights> weights_;
   std::unique_ptr<TrainerInterface> trainer_;
   DynamicTensor<Token, 1, Space> step_tokens_;
-  DynamicTensor<float, 2, Space> step_logits_;
+  DynamicTensor<T, 2, Space> step_logits_;
+  DynamicTensor<float, 2, Space> drawn_logits_;
 };
 
 }  // namespace ssm::detail

@@ -15,12 +15,13 @@
 
 namespace ssm::detail {
 
-/// The state of a language model L on backend B. It keeps the context that it was made with.
-template <class L, class B>
+/// The state of a language model L on backend B with sequences in T. It keeps the context that it
+/// was made with.
+template <class L, class B, class T = float>
 class StateOn final : public StateInterface {
   using Space = typename B::Space;
-  using State = typename L::template State<float, Space>;
-  using HostState = typename L::template State<float>;
+  using State = typename L::template State<T, Space>;
+  using HostState = typename L::template State<T>;
 
  public:
   StateOn(std::shared_ptr<Context<B>> ctx, const L& layer, const LanguageModelFacts& facts,
@@ -158,11 +159,9 @@ class StateOn final : public StateInterface {
         sequences_(sequences),
         state_(fresh(sequences)) {}
 
-  State fresh(Index sequences) const {
-    return layer_.template initial_state<float>(*ctx_, sequences);
-  }
+  State fresh(Index sequences) const { return layer_.template initial_state<T>(*ctx_, sequences); }
   HostState fresh_on_host(Index sequences) const {
-    return layer_.template initial_state<float>(Context<HostMemory>(), sequences);
+    return layer_.template initial_state<T>(Context<HostMemory>(), sequences);
   }
 
   std::shared_ptr<Context<B>> ctx_;

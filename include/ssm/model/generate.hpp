@@ -16,6 +16,7 @@
 #include "ssm/core/tensor.hpp"
 #include "ssm/layer/layer.hpp"  // StateOf
 #include "ssm/model/model.hpp"
+#include "ssm/op/convert.hpp"
 #include "ssm/op/sample.hpp"
 
 namespace ssm {
@@ -134,18 +135,19 @@ class Generation {
     if (given_ != nullptr && !is_stopped_ && !has_read_) step();
   }
   void queue_sample() {
-    sample(*ctx_,
-           Sample<T, Space>{.logits = logits_,
-                            .vocabulary = options_.vocabulary == dyn
-                                              ? layer_->vocabulary()
-                                              : std::min(options_.vocabulary, layer_->vocabulary()),
-                            .sampling = {.temperature = options_.temperature,
-                                         .top_k = options_.top_k,
-                                         .top_p = options_.top_p,
-                                         .min_p = options_.min_p},
-                            .seed = options_.seed,
-                            .counter = static_cast<std::uint64_t>(drawn_),
-                            .tokens = next_});
+    auto frame = ctx_->workspace().frame();
+    sample(*ctx_, Sample<Wide<T>, Space>{
+                      .logits = converted_rows<Wide<T>>(*ctx_, frame, logits_),
+                      .vocabulary = options_.vocabulary == dyn
+                                        ? layer_->vocabulary()
+                                        : std::min(options_.vocabulary, layer_->vocabulary()),
+                      .sampling = {.temperature = options_.temperature,
+                                   .top_k = options_.top_k,
+                                   .top_p = options_.top_p,
+                                   .min_p = options_.min_p},
+                      .seed = options_.seed,
+                      .counter = static_cast<std::uint64_t>(drawn_),
+                      .tokens = next_});
   }
   /// A token that may end the text is not read before it is known, nor one beyond the last
   /// position.

@@ -53,5 +53,11 @@ View<const To, 1, typename B::Space> converted(Context<B>& ctx, Frame& frame, co
     return y.flatten();
   }
 }
+/// Contiguous rows likewise.
+template <class To, class B, class Frame, class E>
+View<const To, 2, typename B::Space> converted_rows(Context<B>& ctx, Frame& frame, const E& x) {
+  return View<const To, 2, typename B::Space>(converted<To>(ctx, frame, x.flatten()).data(),
+                                              x.extents());
+}
 
 }  // namespace ssm

@@ -102,7 +102,7 @@ class TextLossMeter {
                                                .ignore_index = ignored,
                                                .reduction = Reduction::sum,
                                                .loss = loss_});
-    T loss{};
+    Wide<T> loss{};
     Space::copy(&loss, loss_.data(), sizeof(loss));
     return static_cast<double>(loss);
   }
@@ -114,7 +114,7 @@ class TextLossMeter {
   std::vector<Token> row_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
   DynamicTensor<T, 3, Space> logits_;
-  DynamicTensor<T, 1, Space> loss_;
+  DynamicTensor<Wide<T>, 1, Space> loss_;
 };
 
 /// The loss of a whole text.
