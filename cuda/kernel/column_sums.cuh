@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(256, 3) sum_slice_kernel(Slice a) {
   const int lane = static_cast<int>(threadIdx.x % Slice::lanes);
   const int group = static_cast<int>(threadIdx.x / Slice::lanes);
   const Index first_run = Index{blockIdx.x} * Slice::lanes;
-  const Index run = first_run + lane, slice = blockIdx.y;
+  const Index run = first_run + lane;
+  const Index slice = gridDim.y - 1 - blockIdx.y;  // the rows written last are still in the cache
   const Index end = a.end(slice);
   S totals[Sums][N] = {};
   if (run < a.runs.count()) {
