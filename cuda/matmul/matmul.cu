@@ -126,17 +126,28 @@ WorkspaceLayout product_scratch(const Operands<T>& a, bool has_row_sums) {
 /// to[part, m, k] ← numbers of bf16 whose sum over the parts is a[m, k].
 template <int parts>
 void split_numbers(const View<const float, 2, CudaSpace>& a, BFloat16* to, Stream stream) {
+  constexpr int size = pack_size<BFloat16>;
   const auto from = operand(a);
   const Index rows = a.extent(0), inner = a.extent(1);
-  for_each_index(rows * inner, stream, "matmul", [=] SSM_DEVICE(Index i) {
-    float rest = from(i / inner, i % inner);
-    SSM_UNROLL
-    for (int part = 0; part < parts; ++part) {
-      const BFloat16 rounded = narrowed<BFloat16>(rest);
-      to[part * rows * inner + i] = rounded;
-      const float value = widened(rounded);
-      rest = std::isfinite(value) ? rest - value : 0.0F;
-    }
+  const View<BFloat16, 2, CudaSpace> first(to, {rows, inner});
+  const auto runs = inner % size == 0 ? matrix_runs<size>(rows, inner, a, first)
+                                      : MatrixRuns<size>{1, inner, matrix_elements(rows, inner)};
+  for_each_index(runs.count(), stream, "matmul", [=] SSM_DEVICE(Index i) {
+    const auto run = runs.at(i);
+    with_full_run<size>(run.count, [&](auto count) {
+      float rest[size];
+      read_neighbors(&from(run.row, run.column), from.strides[1], count, rest);
+      SSM_UNROLL
+      for (int part = 0; part < parts; ++part) {
+        float values[size];
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) {
+          values[k] = widened(narrowed<BFloat16>(rest[k]));
+          rest[k] = std::isfinite(values[k]) ? rest[k] - values[k] : 0.0F;
+        }
+        write_neighbors(to + (part * rows + run.row) * inner + run.column, Index{1}, count, values);
+      }
+    });
   });
 }
 
