@@ -34,8 +34,7 @@ struct SomeRowsProduct {
   ActivationKind activation = ActivationKind::none;
 };
 struct SomeRows {
-  const float* a = nullptr;
-  std::int64_t a_step = 0;
+  const BFloat16* rows_in_parts = nullptr;  // [parts, rows, depth]
   int rows = 0, depth = 0, tiles = 0;
   SomeRowsProduct products[some_rows_products];
 };
@@ -43,8 +42,7 @@ struct SomeRows {
 struct alignas(1024) SomeRowsShared {
   static constexpr int sum_step = tile_columns + 4;  // apart from other banks
   BFloat16 weights[stages][tile_columns * chunk];    // panels of 64 rows
-  float rows[stages][tile_rows * chunk];
-  BFloat16 parts_of_rows[2][parts][tile_rows * chunk];
+  BFloat16 rows[stages][parts][tile_rows * chunk];
   /// Over weights that have been read.
   __device__ float* sums() { return reinterpret_cast<float*>(weights); }
 };
@@ -80,7 +78,7 @@ struct SomeRowsBlock {
   SomeRowsShared& shared;
   const SomeRows& call;
   const SomeRowsProduct& product;
-  int first_column, first_row, begin, chunks;  // begin: of the depth
+  int first_column, begin, chunks;  // begin: of the depth
 
   __device__ int last_column(int n) const { return n < product.columns ? n : product.columns - 1; }
 
@@ -91,64 +89,58 @@ struct SomeRowsBlock {
         device::prefetch(product.weights + n * product.step + begin + i % chunks * chunk);
     }
   }
-  /// 16 bytes a copy. Of rows, first the even pieces of a row, then the odd ones: neighbors read
-  /// neighbors.
-  __device__ void copy_weights(int number) const {
-    BFloat16* const to = shared.weights[number % stages];
+  /// A thread copies 16 bytes of every 32nd row of a tile.
+  static constexpr int rows_a_copy = threads / (chunk / 8);
+  struct Copies {
+    const BFloat16* weights[tile_columns / rows_a_copy];
+    const BFloat16* rows[tile_rows / rows_a_copy];
+    bool is_there[tile_rows / rows_a_copy];
+    int place;  // in a tile
+  };
+  __device__ Copies begin_copies() const {
+    const int n = static_cast<int>(threadIdx.x) / (chunk / 8),
+              piece = static_cast<int>(threadIdx.x) % (chunk / 8);
+    Copies copies;
+    copies.place = n * chunk + (piece ^ n % 8) * 8;
 #pragma unroll
-    for (int j = 0; j < tile_columns * chunk / 8 / threads; ++j) {
-      const int i = static_cast<int>(threadIdx.x) + j * threads, n = i / 8, piece = i % 8;
-      copy_run_async(shared_address(to + n * chunk + (piece ^ n % 8) * 8),
-                     product.weights + last_column(first_column + n) * product.step + begin +
-                         number * chunk + piece * 8);
+    for (int j = 0; j < tile_columns / rows_a_copy; ++j)
+      copies.weights[j] = product.weights +
+                          last_column(first_column + n + j * rows_a_copy) * product.step + begin +
+                          piece * 8;
+#pragma unroll
+    for (int j = 0; j < tile_rows / rows_a_copy; ++j) {
+      const int row = n + j * rows_a_copy;
+      copies.is_there[j] = row < call.rows;
+      copies.rows[j] = call.rows_in_parts +
+                       static_cast<std::int64_t>(copies.is_there[j] ? row : 0) * call.depth +
+                       begin + piece * 8;
     }
+    return copies;
   }
-  __device__ void copy_rows(int number) const {
-    float* const to = shared.rows[number % stages];
+  __device__ void copy_weights(const Copies& copies, int number) const {
+    const unsigned to = shared_address(shared.weights[number % stages] + copies.place);
 #pragma unroll
-    for (int j = 0; j < tile_rows * chunk / 4 / threads; ++j) {
-      const int i = static_cast<int>(threadIdx.x) + j * threads, m = i / 16, piece = i % 16;
-      const int row = first_row + m;
-      const bool is_there = row < call.rows;
-      copy_run_async(
-          shared_address(to + m * chunk + (piece % 2 * 8 + piece / 2) * 4),
-          call.a + (is_there ? row : 0) * call.a_step + begin + number * chunk + piece * 4,
-          is_there);
+    for (int j = 0; j < tile_columns / rows_a_copy; ++j)
+      copy_run_async(to + j * rows_a_copy * chunk * 2, copies.weights[j] + number * chunk);
+  }
+  __device__ void copy_rows(const Copies& copies, int number) const {
+    const std::int64_t next_part = static_cast<std::int64_t>(call.rows) * call.depth;
+#pragma unroll
+    for (int part = 0; part < parts; ++part) {
+      const unsigned to = shared_address(shared.rows[number % stages][part] + copies.place);
+#pragma unroll
+      for (int j = 0; j < tile_rows / rows_a_copy; ++j)
+        copy_run_async(to + j * rows_a_copy * chunk * 2,
+                       copies.rows[j] + part * next_part + number * chunk, copies.is_there[j]);
     }
   }
   /// A group of copies, empty behind the last chunk.
-  __device__ void copy(int number) const {
+  __device__ void copy(const Copies& copies, int number) const {
     if (number < chunks) {
-      copy_weights(number);
-      copy_rows(number);
+      copy_weights(copies, number);
+      copy_rows(copies, number);
     }
     commit_copies();
-  }
-  __device__ static float rest_of(float x, float part) {
-    return fabsf(part) <= 3.4e38F ? x - part : 0.0F;  // of infinity nothing is left
-  }
-  __device__ void split_rows(int number) const {
-    const float* const from = shared.rows[number % stages];
-#pragma unroll
-    for (int j = 0; j < tile_rows * chunk / 8 / threads; ++j) {
-      const int i = static_cast<int>(threadIdx.x) + j * threads, m = i / 8, piece = i % 8;
-      const float4 low = *reinterpret_cast<const float4*>(from + m * chunk + piece * 4),
-                   high = *reinterpret_cast<const float4*>(from + m * chunk + (8 + piece) * 4);
-      float x[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-#pragma unroll
-      for (int part = 0; part < parts; ++part) {
-        unsigned words[4];
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          words[k] = pack_bf16(x[2 * k], x[2 * k + 1]);
-          x[2 * k] = rest_of(x[2 * k], low_of(words[k]));
-          x[2 * k + 1] = rest_of(x[2 * k + 1], high_of(words[k]));
-        }
-        store_run(shared_address(shared.parts_of_rows[number % 2][part] + m * chunk +
-                                 (piece ^ m % 8) * 8),
-                  {words[0], words[1], words[2], words[3]});
-      }
-    }
   }
   /// sums[n, m] += the products of a chunk: the smallest parts first.
   __device__ void multiply(int number, float (&sums)[8][4]) const {
@@ -158,7 +150,7 @@ struct SomeRowsBlock {
     begin_products();
 #pragma unroll
     for (int part = parts - 1; part >= 0; --part) {
-      const auto b = describe_panels(shared.parts_of_rows[number % 2][part], 16);
+      const auto b = describe_panels(shared.rows[number % stages][part], 16);
 #pragma unroll
       for (int step = 0; step < chunk / 16; ++step)
         multiply_shared<BFloat16, 8>(sums, a + 2 * step, b + 2 * step, true);
@@ -169,18 +161,15 @@ struct SomeRowsBlock {
 
   __device__ void run() const {
     float sums[8][4] = {};
+    const Copies copies = begin_copies();
 #pragma unroll
-    for (int i = 0; i + 1 < stages; ++i) copy(i);
-    wait_for_groups<stages - 2>();
-    __syncthreads();
-    split_rows(0);
+    for (int i = 0; i + 1 < stages; ++i) copy(copies, i);
     for (int i = 0; i < chunks; ++i) {
-      wait_for_groups<stages - 3>();  // chunk i + 1, whose rows are split below
+      wait_for_groups<stages - 2>();
       show_copies_to_products();
       __syncthreads();
       multiply(i, sums);
-      copy(i + stages - 1);
-      if (i + 1 < chunks) split_rows(i + 1);
+      copy(copies, i + stages - 1);
       wait_for_products<0>();
       hold(sums);
     }
@@ -206,7 +195,7 @@ struct SomeRowsBlock {
     const int first = static_cast<int>(rank_in_cluster()) * rows;
     for (int i = static_cast<int>(threadIdx.x); i < rows * tile_columns / 4; i += threads) {
       const int m = first + i / (tile_columns / 4), n = i % (tile_columns / 4) * 4;
-      if (first_row + m >= call.rows) break;
+      if (m >= call.rows) break;
       float values[4] = {};
       for (int share = 0; share < shares; ++share) {
         const float4 more = load_from(static_cast<unsigned>(share),
@@ -215,8 +204,7 @@ struct SomeRowsBlock {
       }
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        if (first_column + n + j < product.columns)
-          write(first_row + m, first_column + n + j, values[j]);
+        if (first_column + n + j < product.columns) write(m, first_column + n + j, values[j]);
     }
   }
   __device__ void write(int m, int n, float value) const {
@@ -247,7 +235,6 @@ __global__ void __launch_bounds__(threads, 1)
                             call,
                             product,
                             (tile - product.first_tile) * tile_columns,
-                            static_cast<int>(blockIdx.z) * tile_rows,
                             static_cast<int>(blockIdx.x) * chunks * chunk,
                             chunks};
   let_successor_begin();
@@ -271,16 +258,16 @@ using Call = ssm::Matmul<float, CudaSpace>;
 
 bool is_some_rows(const Call& a) {
   const Index depth = a.a.extent(1), columns = a.c.extent(1);
-  constexpr Index most = Index{1} << 22;
+  constexpr Index most = Index{1} << 21;  // columns of as many tiles as a grid has
   return a.b_bf16 && a.c.extent(0) > 0 && a.c.extent(0) <= some_rows && depth > 0 &&
          depth % chunk == 0 && depth < most && columns > 0 && columns < most && !a.z &&
-         !a.accumulate && !a.a_sum && has_pieces(a.a, 1, 0) && has_pieces(a.b_bf16, 0, 1) &&
-         has_unit_rows(a.c) && has_unit_rows(a.residual) &&
-         (!a.bias || columns == 1 || a.bias.stride(0) == 1);
+         !a.accumulate && !a.a_sum && has_pieces(a.b_bf16, 0, 1) &&
+         (columns == 1 || a.b_bf16.stride(1) >= depth) && has_unit_rows(a.c) &&
+         has_unit_rows(a.residual) && (!a.bias || columns == 1 || a.bias.stride(0) == 1);
 }
 bool reads_same(const Call& a, const Call& b) {
   return a.a.data() == b.a.data() && a.a.extents() == b.a.extents() &&
-         a.a.stride(0) == b.a.stride(0);
+         a.a.stride(0) == b.a.stride(0) && a.a.stride(1) == b.a.stride(1);
 }
 
 /// Shares of the depth that make the longest of the device's processors end first.
@@ -309,17 +296,22 @@ bool runs_here() {
 
 }  // namespace
 
-std::size_t matmul_some_rows(std::span<const Call> products, Stream stream) {
-  if (products.empty() || !is_some_rows(products.front()) || !runs_here()) return 0;
-  const Call& first = products.front();
-  SomeRows all;
-  all.a = first.a.data();
-  all.a_step = first.a.extent(0) > 1 ? first.a.stride(0) : 0;
-  all.rows = static_cast<int>(first.a.extent(0));
-  all.depth = static_cast<int>(first.a.extent(1));
+std::size_t count_some_rows(std::span<const Call> products) {
   std::size_t count = 0;
-  for (const Call& a : products.first(std::min(products.size(), some_rows_products))) {
-    if (!is_some_rows(a) || !reads_same(first, a)) break;
+  while (count < std::min(products.size(), some_rows_products) && is_some_rows(products[count]) &&
+         reads_same(products.front(), products[count]))
+    ++count;
+  return count > 0 && runs_here() ? count : 0;
+}
+
+void matmul_some_rows(std::span<const Call> products, const BFloat16* rows_in_parts,
+                      Stream stream) {
+  SomeRows all;
+  all.rows_in_parts = rows_in_parts;
+  all.rows = static_cast<int>(products.front().a.extent(0));
+  all.depth = static_cast<int>(products.front().a.extent(1));
+  std::size_t count = 0;
+  for (const Call& a : products) {
     const int columns = static_cast<int>(a.c.extent(1));
     all.products[count++] = {a.b_bf16.data(),
                              a.b_bf16.stride(1),
@@ -333,7 +325,6 @@ std::size_t matmul_some_rows(std::span<const Call> products, Stream stream) {
                              a.activation};
     all.tiles += (columns + tile_columns - 1) / tile_columns;
   }
-  if (all.tiles > 65535) return 0;
   const int shares = shares_of(all.tiles, all.depth / chunk);
   constexpr auto bytes = sizeof(SomeRowsShared) + 1024;
   check(cudaFuncSetAttribute(multiply_some_rows, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -352,7 +343,6 @@ std::size_t matmul_some_rows(std::span<const Call> products, Stream stream) {
   config.attrs = attributes;
   config.numAttrs = 2;
   check(cudaLaunchKernelEx(&config, multiply_some_rows, all), "matmul");
-  return count;
 }
 
 }  // namespace ssm::cuda::device
