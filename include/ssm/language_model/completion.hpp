@@ -20,7 +20,7 @@ namespace ssm {
 ///   const auto texts = ssm::complete(
 ///       model, {{.prompt = a}, {.prompt = b, .options = {.tokens = 50, .stop = {"\n\n"}}}},
 ///       [](const ssm::CompletionPiece& piece) { std::cout << piece.text; return true; });
-/// Prompts are read packed, none is padded, and a text that has ended takes no part in the steps
+/// Prompts are read together, none is padded, and a text that has ended takes no part in the steps
 /// that follow; weights are read once a step for all of them. What a text becomes follows from its
 /// prompt, options and seed alone, up to the rounding of logits, whatever stands beside it.
 /// visit   false ends this text; it is called in the thread that called `complete`

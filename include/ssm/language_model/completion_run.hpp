@@ -167,9 +167,34 @@ class CompletionRun {
     read(unread);
   }
 
+  bool is_on_device() const { return model_.facts().backend.starts_with("cuda"); }
+  /// On a device, prompts that are equally long, unless they are very many: some positions of all
+  /// of them at a time. Whether it did.
+  bool read_even(const std::vector<std::vector<Token>>& unread) {
+    constexpr std::size_t least = 64;  // positions
+    const std::size_t count = unread.size(), length = unread.front().size();
+    const std::size_t share = static_cast<std::size_t>(device_prompt_chunk) / count;
+    const auto is_even = [&](const std::vector<Token>& tokens) { return tokens.size() == length; };
+    if (!is_on_device() || share < least || !std::all_of(unread.begin(), unread.end(), is_even))
+      return false;
+    const Index sequences = static_cast<Index>(count);
+    std::vector<Token> tokens;
+    for (std::size_t done = 0; done < length; done += std::min(share, length - done)) {
+      const std::size_t some = std::min(share, length - done);
+      tokens.clear();
+      for (const std::vector<Token>& all : unread) {
+        const auto begin = all.begin() + static_cast<std::ptrdiff_t>(done);
+        tokens.insert(tokens.end(), begin, begin + static_cast<std::ptrdiff_t>(some));
+      }
+      model_.prefill({tokens.data(), {sequences, static_cast<Index>(some)}},
+                     {logits_.data(), {sequences, Index{1}, static_cast<Index>(width_)}}, *state_);
+    }
+    return true;
+  }
   /// Chunk by chunk, every chunk shared among the prompts that are not at their end; on a device
   /// taken by the first of them that fill it.
   void read(const std::vector<std::vector<Token>>& unread) {
+    if (read_even(unread)) return;
     std::vector<std::size_t> done(unread.size(), 0);
     std::vector<Token> tokens;
     std::vector<Index> segments;
@@ -178,7 +203,7 @@ class CompletionRun {
       Index waiting = 0;
       for (std::size_t r = 0; r < unread.size(); ++r) waiting += done[r] < unread[r].size() ? 1 : 0;
       if (waiting == 0) return;
-      const bool is_device = model_.facts().backend.starts_with("cuda");
+      const bool is_device = is_on_device();
       const auto share = static_cast<std::size_t>(
           is_device ? device_prompt_chunk : std::max<Index>(1, prompt_chunk / waiting));
       tokens.clear();
