@@ -9,16 +9,20 @@ constexpr int kBlockValues = 128;  // 64 of each of two warpgroups
 constexpr int kValuePitch = kBlockValues + 8;
 constexpr int kOutPitch = 24;  // of 16 values of a position
 
-/// Two stages of a step's rows: queries, keys and weights in panels for warpgroups, values padded.
-template <int Keys>
+/// Stages of a step's rows: queries, keys and weights in panels for warpgroups, values padded.
+/// Without outputs no queries and weights.
+template <int Keys, bool HasOutputs>
 struct WalkedShared {
   static constexpr int rows = kSpan * Keys;
   static constexpr int weights = kSpan * kSpan;
+  static constexpr int before_values = HasOutputs ? 2 * rows + weights : rows;
   static constexpr int values = kSpan * kValuePitch;
-  static constexpr int stage = (2 * rows + weights + values + 511) / 512 * 512;
+  static constexpr int stage = (before_values + values + 511) / 512 * 512;
+  static constexpr int stages = !HasOutputs ? 4 : Keys > 128 ? 2 : 3;
   static constexpr int out = kTileWarps * kSpan * kOutPitch;
-  static constexpr int factors = 2 * kSpan + 4;  // floats: from the begin, added, fade
-  static constexpr std::size_t bytes = (2 * stage + out) * 2 + 2 * factors * sizeof(float);
+  static constexpr int factors = 2 * kSpan + 4;  // floats: of x, of z, fade
+  static constexpr std::size_t bytes =
+      (stages * stage + out) * 2 + stages * factors * sizeof(float);
 };
 
 /// `Columns` columns of kSpan rows into panels, zeros beyond `rows` and `columns`.
@@ -50,11 +54,11 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
   constexpr bool has_y = Purpose != Walked::states, has_states = Purpose != Walked::values;
   constexpr bool is_backwards = Purpose == Walked::backwards;
-  using Shared = WalkedShared<Keys>;
+  using Shared = WalkedShared<Keys, has_y>;
   constexpr int panel = kSpan * 128;  // bytes
   extern __shared__ __align__(1024) unsigned char shared[];
   T* const memory = reinterpret_cast<T*>(shared);
-  T* const outs = memory + 2 * Shared::stage;
+  T* const outs = memory + Shared::stages * Shared::stage;
   float* const factors = reinterpret_cast<float*>(outs + Shared::out);
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32, warp = thread / 32;
@@ -81,19 +85,20 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   /// Copies of what the i-th step needs: span i, or as many before the last.
   const auto issue = [&](int i) {
     if (i < count) {
-      T* const stage = memory + i % 2 * Shared::stage;
+      T* const stage = memory + i % Shared::stages * Shared::stage;
       const int n = is_backwards ? count - 1 - i : i;
       const int begin = begin_of(n), rows = rows_of(n), at = n % spans * kSpan;
       if constexpr (has_y) {
-        copy_panels<Keys>(stage, x_rows + static_cast<Index>(begin) * walk.x.position,
-                          walk.x.position, rows, a.keys);
+        copy_panels<Keys>(stage + Shared::rows,
+                          x_rows + static_cast<Index>(begin) * walk.x.position, walk.x.position,
+                          rows, a.keys);
         copy_panels<kSpan>(stage + 2 * Shared::rows,
                            a.weights + a.weight(first + n / spans, h) + at * (kTile + 1), kTile,
                            kSpan, kSpan);
       }
-      copy_panels<Keys>(stage + Shared::rows, k_rows + static_cast<Index>(begin) * walk.k.position,
+      copy_panels<Keys>(stage, k_rows + static_cast<Index>(begin) * walk.k.position,
                         walk.k.position, rows, a.keys);
-      copy_tile<kSpan, kBlockValues>(stage + 2 * Shared::rows + Shared::weights, kValuePitch,
+      copy_tile<kSpan, kBlockValues>(stage + Shared::before_values, kValuePitch,
                                      z_rows + static_cast<Index>(begin) * walk.z.position,
                                      walk.z.position, rows, a.values - first_value);
       if (thread <= 2 * kSpan) {
@@ -102,13 +107,14 @@ __global__ void __launch_bounds__(kTileThreads, 1)
         const bool is_from_begin = thread == 2 * kSpan || (thread < kSpan) != is_backwards;
         const bool exists = t < rows;
         const float* const from = walk.spans + (is_from_begin ? 0 : a.rows);
-        copy_or_zero(factors + i % 2 * Shared::factors + thread,
+        copy_or_zero(factors + i % Shared::stages * Shared::factors + thread,
                      exists ? from + a.row(s.batch, s.begin + begin + t, h) : from, exists);
       }
     }
     end_group();
   };
-  issue(0);
+#pragma unroll
+  for (int i = 0; i < Shared::stages - 1; ++i) issue(i);
 
   const int value = warp * 16 + lane / 4;  // and the one 8 behind it
   float state[Keys / 128][16][4];
@@ -145,17 +151,17 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   };
   for (int i = 0; i < count; ++i) {
     const int n = is_backwards ? count - 1 - i : i;
-    wait_for_older_groups<0>();
+    wait_for_older_groups<Shared::stages - 2>();
     show_copies_to_products();
     __syncthreads();
-    issue(i + 1);
-    const T* const stage = memory + i % 2 * Shared::stage;
-    const float* const factor = factors + i % 2 * Shared::factors;
-    const unsigned long long x = describe_panels(stage, 16);
-    const unsigned long long k = describe_panels(stage + Shared::rows, panel);
+    issue(i + Shared::stages - 1);
+    const T* const stage = memory + i % Shared::stages * Shared::stage;
+    const float* const factor = factors + i % Shared::stages * Shared::factors;
+    const unsigned long long x = describe_panels(stage + Shared::rows, 16);
+    const unsigned long long k = describe_panels(stage, panel);
     const unsigned long long w =
         describe_panels(stage + 2 * Shared::rows, is_backwards ? panel : 16);
-    const T* const z = stage + 2 * Shared::rows + Shared::weights + warp * 16;
+    const T* const z = stage + Shared::before_values + warp * 16;
     float out[8][4];
     {
       unsigned rounded[Keys / 16][4];
@@ -288,10 +294,13 @@ template <class T>
 void walk_values(const TiledMemory<T>& a, const WalkedValues<T>& walk, Stream stream,
                  const char* operation) {
   const auto walk_by = [&]<int Keys>(std::integral_constant<int, Keys>) {
+    const bool has_y = walk.backwards || walk.y;
     launch_blocks(walk.backwards ? walk_values_kernel<T, Keys, Walked::backwards>
-                  : walk.y       ? walk_values_kernel<T, Keys, Walked::values>
+                  : has_y        ? walk_values_kernel<T, Keys, Walked::values>
                                  : walk_values_kernel<T, Keys, Walked::states>,
-                  walked_blocks(a), WalkedShared<Keys>::bytes, stream, operation, a, walk);
+                  walked_blocks(a),
+                  has_y ? WalkedShared<Keys, true>::bytes : WalkedShared<Keys, false>::bytes,
+                  stream, operation, a, walk);
   };
   if (a.keys <= 128)
     walk_by(std::integral_constant<int, 128>());
