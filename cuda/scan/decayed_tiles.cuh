@@ -197,8 +197,7 @@ struct ValueProduct {
 
 /// Values, span after span along the chunks of a sequence or against them, states in registers:
 ///   y_r = factor_r·x_r·S + Σ_m weight(r, m)·z_m,   then   S = fade·S + Σ_m added_m·k_m ⊗ z_m
-/// with weights turned on the way back. Factors are those of spans. The states that enter the
-/// chunks are written on the way back, and forwards where `y` is null. `start` and `end` may be.
+/// with weights turned on the way back. Factors are those of spans. `start` and `end` may be null.
 template <class T>
 struct WalkedValues {
   HeadRows<const T> x;  // of a group, K wide
@@ -207,7 +206,7 @@ struct WalkedValues {
   const float* spans;   // [2, B, L, H]   from a span's begin, to its end
   bool backwards;
   HeadRows<T> y;
-  T* states;  // that enter the chunks
+  T* states;  // that enter the chunks: only on the way back
   Operand<const float, 4> start;
   Operand<float, 4> end;
 };

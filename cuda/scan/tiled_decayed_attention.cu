@@ -65,32 +65,20 @@ void tiled_decayed_attention_backward(const ssm::DecayedAttentionBackward<T, Cud
   const auto dy = head_rows(g.dy);
   const bool has_initial = static_cast<bool>(call.initial_state);
   const bool has_final = static_cast<bool>(g.dfinal_state);
+  passes.states(operand(call.initial_state), {});
   if (walks_values(passes.a, passes.operation)) {
-    const auto& a = passes.a;
-    walk_values(a,
-                {.x = a.q,
-                 .k = a.k,
-                 .z = a.v,
-                 .spans = a.rest,
-                 .backwards = false,
-                 .y = {},
-                 .states = a.states,
-                 .start = operand(call.initial_state),
-                 .end = {}},
-                stream, passes.operation);
-    walk_values(a,
-                {.x = a.k,
-                 .k = a.q,
+    walk_values(passes.a,
+                {.x = passes.a.k,
+                 .k = passes.a.q,
                  .z = dy,
-                 .spans = a.rest,
+                 .spans = passes.a.rest,
                  .backwards = true,
                  .y = head_rows(g.dv),
-                 .states = a.adjoints,
+                 .states = passes.a.adjoints,
                  .start = operand(g.dfinal_state),
                  .end = operand(g.dinitial_state)},
                 stream, passes.operation);
   } else {
-    passes.states(operand(call.initial_state), {});
     passes.adjoints(dy, operand(g.dfinal_state), operand(g.dinitial_state));
     auto dv = passes.value_gradients(dy, has_final);
     dv.y = head_rows(g.dv);

@@ -10,15 +10,13 @@ constexpr int kValuePitch = kBlockValues + 8;
 constexpr int kOutPitch = 24;  // of 16 values of a position
 
 /// Stages of a step's rows: queries, keys and weights in panels for warpgroups, values padded.
-/// Without outputs no queries and weights.
-template <int Keys, bool HasOutputs>
+template <int Keys>
 struct WalkedShared {
   static constexpr int rows = kSpan * Keys;
   static constexpr int weights = kSpan * kSpan;
-  static constexpr int before_values = HasOutputs ? 2 * rows + weights : rows;
   static constexpr int values = kSpan * kValuePitch;
-  static constexpr int stage = (before_values + values + 511) / 512 * 512;
-  static constexpr int stages = !HasOutputs ? 4 : Keys > 128 ? 2 : 3;
+  static constexpr int stage = (2 * rows + weights + values + 511) / 512 * 512;
+  static constexpr int stages = Keys > 128 ? 2 : 3;
   static constexpr int out = kTileWarps * kSpan * kOutPitch;
   static constexpr int factors = 2 * kSpan + 4;  // floats: of x, of z, fade
   static constexpr std::size_t bytes =
@@ -41,20 +39,15 @@ __device__ void copy_panels(T* to, const T* from, int stride, int rows, int colu
   }
 }
 
-/// What a walk is for: values, the states that enter the chunks, or both of them backwards.
-enum class Walked { values, states, backwards };
-
 /// A block walks with 128 values of a head along a sequence. A warpgroup holds its 64 columns of
 /// the state, turned, in registers, where they are the left operand of
 ///   yᵀ = factor·Sᵀ·xᵀ + zᵀ·weightsᵀ,   then   Sᵀ = fade·Sᵀ + (added·z)ᵀ·k
-template <class T, int Keys, Walked Purpose>
+template <class T, int Keys, bool Backwards>
 __global__ void __launch_bounds__(kTileThreads, 1)
     walk_values_kernel(const __grid_constant__ TiledMemory<T> a,
                        const __grid_constant__ WalkedValues<T> walk) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
-  constexpr bool has_y = Purpose != Walked::states, has_states = Purpose != Walked::values;
-  constexpr bool is_backwards = Purpose == Walked::backwards;
-  using Shared = WalkedShared<Keys, has_y>;
+  using Shared = WalkedShared<Keys>;
   constexpr int panel = kSpan * 128;  // bytes
   extern __shared__ __align__(1024) unsigned char shared[];
   T* const memory = reinterpret_cast<T*>(shared);
@@ -86,25 +79,22 @@ __global__ void __launch_bounds__(kTileThreads, 1)
   const auto issue = [&](int i) {
     if (i < count) {
       T* const stage = memory + i % Shared::stages * Shared::stage;
-      const int n = is_backwards ? count - 1 - i : i;
+      const int n = Backwards ? count - 1 - i : i;
       const int begin = begin_of(n), rows = rows_of(n), at = n % spans * kSpan;
-      if constexpr (has_y) {
-        copy_panels<Keys>(stage + Shared::rows,
-                          x_rows + static_cast<Index>(begin) * walk.x.position, walk.x.position,
-                          rows, a.keys);
-        copy_panels<kSpan>(stage + 2 * Shared::rows,
-                           a.weights + a.weight(first + n / spans, h) + at * (kTile + 1), kTile,
-                           kSpan, kSpan);
-      }
+      copy_panels<Keys>(stage + Shared::rows, x_rows + static_cast<Index>(begin) * walk.x.position,
+                        walk.x.position, rows, a.keys);
+      copy_panels<kSpan>(stage + 2 * Shared::rows,
+                         a.weights + a.weight(first + n / spans, h) + at * (kTile + 1), kTile,
+                         kSpan, kSpan);
       copy_panels<Keys>(stage, k_rows + static_cast<Index>(begin) * walk.k.position,
                         walk.k.position, rows, a.keys);
-      copy_tile<kSpan, kBlockValues>(stage + Shared::before_values, kValuePitch,
+      copy_tile<kSpan, kBlockValues>(stage + 2 * Shared::rows + Shared::weights, kValuePitch,
                                      z_rows + static_cast<Index>(begin) * walk.z.position,
                                      walk.z.position, rows, a.values - first_value);
       if (thread <= 2 * kSpan) {
         // Of x, of z, and the fade.
         const int t = thread < 2 * kSpan ? thread % kSpan : rows - 1;
-        const bool is_from_begin = thread == 2 * kSpan || (thread < kSpan) != is_backwards;
+        const bool is_from_begin = thread == 2 * kSpan || (thread < kSpan) != Backwards;
         const bool exists = t < rows;
         const float* const from = walk.spans + (is_from_begin ? 0 : a.rows);
         copy_or_zero(factors + i % Shared::stages * Shared::factors + thread,
@@ -150,7 +140,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     __syncwarp();
   };
   for (int i = 0; i < count; ++i) {
-    const int n = is_backwards ? count - 1 - i : i;
+    const int n = Backwards ? count - 1 - i : i;
     wait_for_older_groups<Shared::stages - 2>();
     show_copies_to_products();
     __syncthreads();
@@ -159,9 +149,8 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     const float* const factor = factors + i % Shared::stages * Shared::factors;
     const unsigned long long x = describe_panels(stage + Shared::rows, 16);
     const unsigned long long k = describe_panels(stage, panel);
-    const unsigned long long w =
-        describe_panels(stage + 2 * Shared::rows, is_backwards ? panel : 16);
-    const T* const z = stage + Shared::before_values + warp * 16;
+    const unsigned long long w = describe_panels(stage + 2 * Shared::rows, Backwards ? panel : 16);
+    const T* const z = stage + 2 * Shared::rows + Shared::weights + warp * 16;
     float out[8][4];
     {
       unsigned rounded[Keys / 16][4];
@@ -172,9 +161,7 @@ __global__ void __launch_bounds__(kTileThreads, 1)
           const auto& pair = state[step / 8][step % 8 * 2 + e / 2];
           rounded[step][e] = pack_pair<T>(pair[e % 2 * 2], pair[e % 2 * 2 + 1]);
         }
-      const bool is_entry =
-          is_backwards ? n == count - 1 || n % spans == spans - 1 : n % spans == 0;
-      if (has_states && is_entry) {
+      if (Backwards && (n == count - 1 || n % spans == spans - 1)) {  // the chunk's first step
         T* const to = walk.states + a.state(first + n / spans, h);
 #pragma unroll
         for (int part = 0; part < Keys / 64; ++part) {
@@ -183,43 +170,38 @@ __global__ void __launch_bounds__(kTileThreads, 1)
           copy_out(to + static_cast<Index>(part) * 64 * a.values, a.values, a.keys - part * 64);
         }
       }
-      if constexpr (has_y) {
 #pragma unroll
-        for (int j = 0; j < 8; ++j)
+      for (int j = 0; j < 8; ++j)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) out[j][e] = 0;
-        hold(out);
-        begin_products();
+        for (int e = 0; e < 4; ++e) out[j][e] = 0;
+      hold(out);
+      begin_products();
 #pragma unroll
-        for (int step = 0; step < Keys / 16; ++step)
-          multiply_shared_rows<T>(out, rounded[step],
-                                  x + ((step / 4 * panel + step % 4 * 32) >> 4));
-        end_products();
-        wait_for_products<0>();
-        hold(out);
-      }
+      for (int step = 0; step < Keys / 16; ++step)
+        multiply_shared_rows<T>(out, rounded[step], x + ((step / 4 * panel + step % 4 * 32) >> 4));
+      end_products();
+      wait_for_products<0>();
+      hold(out);
     }
     unsigned left[4][4], added[4][4];
 #pragma unroll
     for (int step = 0; step < 4; ++step)
       load_transposed(left[step],
                       z + (step * 16 + lane % 8 + lane / 16 * 8) * kValuePitch + lane / 8 % 2 * 8);
-    if constexpr (has_y) {
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float2 own = *reinterpret_cast<const float2*>(factor + j * 8 + lane % 4 * 2);
-        out[j][0] *= own.x, out[j][1] *= own.y, out[j][2] *= own.x, out[j][3] *= own.y;
-      }
-      hold(out);
-      begin_products();
-#pragma unroll
-      for (int step = 0; step < 4; ++step)
-        if constexpr (is_backwards)
-          multiply_shared<T>(out, left[step], w + (step * 16 * 128 >> 4));
-        else
-          multiply_shared_rows<T>(out, left[step], w + (step * 32 >> 4));
-      end_products();
+    for (int j = 0; j < 8; ++j) {
+      const float2 own = *reinterpret_cast<const float2*>(factor + j * 8 + lane % 4 * 2);
+      out[j][0] *= own.x, out[j][1] *= own.y, out[j][2] *= own.x, out[j][3] *= own.y;
     }
+    hold(out);
+    begin_products();
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+      if constexpr (Backwards)
+        multiply_shared<T>(out, left[step], w + (step * 16 * 128 >> 4));
+      else
+        multiply_shared_rows<T>(out, left[step], w + (step * 32 >> 4));
+    end_products();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const float* const own = factor + kSpan + step * 16 + lane % 4 * 2;
@@ -247,16 +229,14 @@ __global__ void __launch_bounds__(kTileThreads, 1)
         multiply_shared<T>(state[half], added[step],
                            k + ((half * 2 * panel + step * 16 * 128) >> 4));
     end_products();
-    if constexpr (has_y) {
-      wait_for_products<1>();
-      hold(out);
+    wait_for_products<1>();
+    hold(out);
 #pragma unroll
-      for (int j = 0; j < 8; j += 2)
-        put_turned(j * 8, {pack_pair<T>(out[j][0], out[j][1]), pack_pair<T>(out[j][2], out[j][3]),
-                           pack_pair<T>(out[j + 1][0], out[j + 1][1]),
-                           pack_pair<T>(out[j + 1][2], out[j + 1][3])});
-      copy_out(walk.y.at(s.batch, s.begin + begin_of(n), h), walk.y.position, rows_of(n));
-    }
+    for (int j = 0; j < 8; j += 2)
+      put_turned(j * 8, {pack_pair<T>(out[j][0], out[j][1]), pack_pair<T>(out[j][2], out[j][3]),
+                         pack_pair<T>(out[j + 1][0], out[j + 1][1]),
+                         pack_pair<T>(out[j + 1][2], out[j + 1][3])});
+    copy_out(walk.y.at(s.batch, s.begin + begin_of(n), h), walk.y.position, rows_of(n));
     wait_for_products<0>();
 #pragma unroll
     for (int half = 0; half < Keys / 128; ++half) hold(state[half]);
@@ -286,7 +266,7 @@ template <class T>
 bool walks_values(const TiledMemory<T>& a, const char* operation) {
   if (a.chunking.whole || a.keys > 256 || walked_blocks(a) < 64) return false;
   cudaFuncAttributes attributes{};
-  check(cudaFuncGetAttributes(&attributes, walk_values_kernel<T, 256, Walked::values>), operation);
+  check(cudaFuncGetAttributes(&attributes, walk_values_kernel<T, 256, false>), operation);
   return attributes.numRegs > 128;  // without products of warpgroups there is nothing in it
 }
 
@@ -294,13 +274,9 @@ template <class T>
 void walk_values(const TiledMemory<T>& a, const WalkedValues<T>& walk, Stream stream,
                  const char* operation) {
   const auto walk_by = [&]<int Keys>(std::integral_constant<int, Keys>) {
-    const bool has_y = walk.backwards || walk.y;
-    launch_blocks(walk.backwards ? walk_values_kernel<T, Keys, Walked::backwards>
-                  : has_y        ? walk_values_kernel<T, Keys, Walked::values>
-                                 : walk_values_kernel<T, Keys, Walked::states>,
-                  walked_blocks(a),
-                  has_y ? WalkedShared<Keys, true>::bytes : WalkedShared<Keys, false>::bytes,
-                  stream, operation, a, walk);
+    launch_blocks(
+        walk.backwards ? walk_values_kernel<T, Keys, true> : walk_values_kernel<T, Keys, false>,
+        walked_blocks(a), WalkedShared<Keys>::bytes, stream, operation, a, walk);
   };
   if (a.keys <= 128)
     walk_by(std::integral_constant<int, 128>());
