@@ -95,11 +95,11 @@ __device__ inline unsigned matrix_row(unsigned at) {
   const unsigned lane = threadIdx.x % 32;
   return at + 16 * (Transposed ? (lane & 7) | (lane & 8) << 1 | (lane & 16) >> 1 : lane);
 }
-template <bool Transposed>
-__device__ inline Matrix16 load_left(unsigned at) {
-  Matrix16 m;
-  const unsigned row = matrix_row<Transposed>(at);
-  if constexpr (Transposed) {
+/// Both parts of a matrix, of which this lane's row is at `row`.
+template <class Matrix, bool by_columns>
+__device__ inline Matrix load_parts(unsigned row) {
+  Matrix m;
+  if constexpr (by_columns) {
     load_columns_of_tiles(m.c, row);
     load_columns_of_tiles(m.s, row + 512);
   } else {
@@ -109,17 +109,12 @@ __device__ inline Matrix16 load_left(unsigned at) {
   return m;
 }
 template <bool Transposed>
+__device__ inline Matrix16 load_left(unsigned at) {
+  return load_parts<Matrix16, Transposed>(matrix_row<Transposed>(at));
+}
+template <bool Transposed>
 __device__ inline Right16 load_right(unsigned at) {
-  Right16 m;
-  const unsigned row = matrix_row<Transposed>(at);
-  if constexpr (Transposed) {
-    load_rows_of_tiles(m.c, row);
-    load_rows_of_tiles(m.s, row + 512);
-  } else {
-    load_columns_of_tiles(m.c, row);
-    load_columns_of_tiles(m.s, row + 512);
-  }
-  return m;
+  return load_parts<Right16, !Transposed>(matrix_row<Transposed>(at));
 }
 
 __device__ inline unsigned negative_halves(unsigned v) { return v ^ 0x80008000u; }
