@@ -9,7 +9,7 @@ namespace ssm::laws {
 
 const AcrossRanks& host_across_ranks() {
   static const auto all =
-      PrimitivesAcrossRanks().add<Reference, float, double>().add<Cpu, double>();
+      PrimitivesAcrossRanks().add<Reference, float, double>().add<Cpu, float, double>();
   return all;
 }
 

@@ -11,18 +11,17 @@
 namespace ssm::laws {
 
 #ifdef SSM_TEST_ACROSS_RANKS
-/// How primitives run across ranks, on Reference in every scalar that it computes in and on Cpu in
-/// double: compiled once (laws/across_ranks.cpp).
+/// How primitives run across ranks, on Reference and Cpu in every scalar that they compute in:
+/// compiled once (laws/across_ranks.cpp).
 const AcrossRanks& host_across_ranks();
 #endif
-/// For the law of ranks: on Reference in double and bf16, on Cpu in double. What crosses is the
-/// same elsewhere.
+/// For the law of ranks: on Reference and Cpu in double and in half types. What crosses is the same
+/// elsewhere.
 template <class B, class T>
 const AcrossRanks* across_ranks_for() {
 #ifdef SSM_TEST_ACROSS_RANKS
-  if constexpr (std::is_same_v<B, Reference> && !std::is_same_v<T, float>)
-    return &host_across_ranks();
-  if constexpr (std::is_same_v<B, Cpu> && std::is_same_v<T, double>) return &host_across_ranks();
+  constexpr bool is_host = std::is_same_v<B, Reference> || std::is_same_v<B, Cpu>;
+  if constexpr (is_host && !std::is_same_v<T, float>) return &host_across_ranks();
 #endif
   return nullptr;
 }
