@@ -166,7 +166,10 @@ class LanguageModelTrainer {
     TrainingStep result;
     const double predictions = predictions_of(windows);
     // Nothing on the host waits for the device before all is queued that can be.
+    const bool queues_all = ranks_.all() == nullptr || devices(ctx) != nullptr;
     const auto begin_update = [&] {
+      if (ranks_.all() != nullptr && devices_beside(ctx) == nullptr)
+        buckets_.sum(ctx, *ranks_.all(), gradients_);
       optimizer_.begin_update(ctx, parameters, gradients_, rate, working_.of(parameters));
     };
     for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
@@ -182,16 +185,13 @@ class LanguageModelTrainer {
       else
         accumulate(ctx, layer, working_.of(parameters), tokens_.view(),
                    options_of(microbatch, dropout), predicted, weight, is_last(microbatch));
-      if (ranks_.all() == nullptr && is_last(microbatch)) begin_update();
+      if (queues_all && is_last(microbatch)) begin_update();
       if (!config_.document_end && !states_.empty())
         share_end(ctx, states_[static_cast<std::size_t>(microbatch)]);
       result.loss += batch_loss(predicted) * weight;
     }
-    if (ranks_.all() != nullptr) {
-      result.loss = ranks_.sum(result.loss);
-      if (devices_beside(ctx) == nullptr) buckets_.sum(ctx, *ranks_.all(), gradients_);
-      begin_update();
-    }
+    result.loss = ranks_.sum(result.loss);
+    if (!queues_all) begin_update();
     result.gradient_norm =
         optimizer_.end_update(ctx, parameters, working_.of(parameters), std::isfinite(result.loss));
     return result;
@@ -394,13 +394,16 @@ class LanguageModelTrainer {
   /// Whether the logits of a batch are more than are held at once.
   bool in_parts() const { return logits_at_once_ < tokens_.size(); }
 
-  /// How the ranks sum gradients beside the backward pass; null where they do so behind it. Where
-  /// windows are shared the pass itself waits for other ranks.
+  /// How the ranks reach each other's devices; null where they do not.
   template <class B>
-  DeviceCommunicator* devices_beside(const Context<B>&) const {
-    if constexpr (queues<B>)
-      if (ranks_.all() != nullptr && ranks_.sequence() == nullptr) return ranks_.all()->on_device();
-    return nullptr;
+  DeviceCommunicator* devices(const Context<B>&) const {
+    return queues<B> && ranks_.all() != nullptr ? ranks_.all()->on_device() : nullptr;
+  }
+  /// The same where they sum gradients beside the backward pass. Where windows are shared the pass
+  /// itself waits for other ranks.
+  template <class B>
+  DeviceCommunicator* devices_beside(const Context<B>& ctx) const {
+    return ranks_.sequence() == nullptr ? devices(ctx) : nullptr;
   }
   bool is_last(Index microbatch) const { return microbatch + 1 == config_.accumulation; }
   /// What a recorded batch depends on beside the contents of memory.
