@@ -36,17 +36,17 @@ def free_port():
 
 
 class Job:
-    """A training run of one rank or several, a device each."""
+    """A training run, or another command, of one rank or several, a device each."""
 
-    def __init__(self, program, options, folder, ranks):
-        self.folder, port, self.processes = folder, free_port(), []
+    def __init__(self, program, options, folder, ranks, command=None):
+        self.folder, port, self.processes, self.output = folder, free_port(), [], ""
         for rank in range(ranks):
             environment = dict(os.environ)
             if ranks > 1:
                 environment |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
                                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            command = [program, "train", *options, "--backend", "cuda", "--out", str(folder)]
-            self.processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
+            words = command or [program, "train", *options, "--backend", "cuda", "--out", str(folder)]
+            self.processes.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE,
                                                    stderr=subprocess.PIPE, text=True))
 
     def wait(self, timeout=120):
@@ -54,7 +54,9 @@ class Job:
         said = []
         for process in self.processes:
             try:
-                said.append(process.communicate(timeout=timeout)[1])
+                output, errors = process.communicate(timeout=timeout)
+                self.output = self.output or output
+                said.append(errors)
             except subprocess.TimeoutExpired:
                 for other in self.processes:
                     other.kill()
@@ -113,7 +115,7 @@ def check(program, text, work, few):
 
 
 def check_end(program, text, work):
-    """A rank that is killed ends the other with a sentence; torchrun starts ranks too."""
+    """A rank that is killed ends the other with a sentence; torchrun starts ranks too; ranks share documents."""
     options = ["--text", text, "--model", "h3", "--width", "64", "--layers", "2", "--batch", "4", "--length", "250", *QUIET]
     job = Job(program, [*options, "--steps", "10000000", "--log-every", "1"], work / "killed", 2)
     deadline = time.time() + 60
@@ -129,7 +131,19 @@ def check_end(program, text, work):
                *options, "--steps", "20", "--backend", "cuda", "--out", str(work / "torchrun")]
     started = subprocess.run(command, capture_output=True, text=True, timeout=120)
     print(f"torchrun: status {started.returncode} {started.stderr.strip()[-300:] if started.returncode else ''}", flush=True)
-    return is_good and started.returncode == 0
+    words = [program, "perplexity", str(work / "torchrun"), "--text", text + ".short", "--separate", "--window", "200", "--json",
+             "--backend", "cuda"]
+    pathlib.Path(text + ".short").write_text(pathlib.Path(text).read_text()[:20000])
+    scored = []
+    for ranks in (1, 2):
+        job = Job(program, [], work / "scored", ranks, words)
+        failed = job.wait()
+        scored.append(None if failed else json.loads(job.output))
+        if failed:
+            print(f"perplexity on {ranks}: {failed}", flush=True)
+    is_same = None not in scored and abs(scored[0]["nats"] / scored[1]["nats"] - 1) < 1e-5 and scored[0]["tokens"] == scored[1]["tokens"]
+    print(f"perplexity: {'the same' if is_same else scored}", flush=True)
+    return is_good and started.returncode == 0 and is_same
 
 
 def times(program, options, folder, ranks, steps):
