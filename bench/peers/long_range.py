@@ -159,7 +159,7 @@ def our_row(ssm, task, mixer, updates, numbers):
         print(f"{task} {mixer} {numbers}: {said.stderr.strip()}", file=sys.stderr)
         return None
     row = json.loads(said.stdout)
-    return {"task": task, "model": f"ours, {mixer}", "numbers": numbers, "batch": row["batch"], "at_once": row["batch"],
+    return {"task": task, "model": f"ssm {mixer}", "numbers": numbers, "batch": row["batch"], "at_once": row["batch"],
             "length": row["length"], "parameters": row["parameters"], "milliseconds": row["milliseconds"]}
 
 
@@ -168,16 +168,21 @@ def geometric_mean(values):
 
 
 def summary(rows, numbers):
-    """How many times as fast as the Transformer with plain attention, by task and the mean of the short ones."""
+    """How many times as fast as the Transformer with plain attention, and as S4D with torch.fft: by task, and the mean of the
+    short ones."""
     result = []
     times = {(row["task"], row["model"]): row["milliseconds"] for row in rows if row["numbers"] == numbers}
+
+    def ratios(model, other):
+        return {task: times[task, other] / times[task, model] for task in TASKS if (task, model) in times and (task, other) in times}
+
     for model in sorted({model for _, model in times}):
-        ratios = {task: times[task, "transformer"] / times[task, model] for task in TASKS
-                  if (task, model) in times and (task, "transformer") in times}
-        short = [ratios[task] for task in SHORT if task in ratios]
-        if short:
-            result.append({"model": model, "numbers": numbers, "speedup": ratios, "speedup_mean": geometric_mean(short),
-                           "tasks": len(short)})
+        row = {"model": model, "numbers": numbers}
+        for name, other in (("transformer", "transformer"), ("torch_fft", "torch.fft s4d")):
+            by_task = ratios(model, other)
+            short = [by_task[task] for task in SHORT if task in by_task]
+            row |= {f"over_{name}": by_task, f"over_{name}_mean": geometric_mean(short) if short else None, "tasks": len(short)}
+        result.append(row)
     return result
 
 
@@ -223,8 +228,8 @@ def main():
         return self_test()
     if not arguments.ssm:
         parser.error("the ssm program is needed")
-    peers = {"torch.fft, s4d": S4D, "transformer": lambda width: Transformer(width, False),
-             "transformer, fused attention": lambda width: Transformer(width, True)}
+    peers = {"torch.fft s4d": S4D, "transformer": lambda width: Transformer(width, False),
+             "fused transformer": lambda width: Transformer(width, True)}
     rows = []
     for task in arguments.tasks.split(","):
         for numbers in arguments.numbers.split(","):
@@ -237,7 +242,8 @@ def main():
     result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows,
               "summary": [row for numbers in arguments.numbers.split(",") for row in summary(rows, numbers)]}
     for row in result["summary"]:
-        print(f"{row['model']:30} {row['numbers']:5}  {row['speedup_mean']:.2f} times a Transformer, {row['tasks']} tasks")
+        means = [f"{row[name]:.2f}" if row[name] else "-" for name in ("over_transformer_mean", "over_torch_fft_mean")]
+        print(f"{row['model']:20} {row['numbers']:5}  {means[0]} times a Transformer, {means[1]} times torch.fft; {row['tasks']} tasks")
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ssm/core/compare.hpp"
+#include "ssm/core/elementwise.hpp"
 #include "ssm/core/fill_random.hpp"
 #include "support/backends.hpp"
 
@@ -216,6 +217,55 @@ TEST_CASE("steps start log-uniform between their bounds, C with variance one, B 
     CHECK(p.B(3, n, 0) == 1);
     CHECK(p.B(3, n, 1) == 0);
   }
+}
+
+TEST_CASE("a shared layer is one whose channels repeat A and B, and sums their gradients") {
+  using Own = DiagonalSsm<DiagonalSsmConfig{.state = dyn}>;
+  using Shared = DiagonalSsm<DiagonalSsmConfig{.state = dyn, .shared = true}>;
+  const Own own({.channels = 6, .state = 4});
+  const Shared shared({.channels = 6, .state = 4, .n_ssm = 2});
+  ssm::Context<ssm::Reference> ctx;
+  auto p = shared.initialize<double>(ctx, ssm::Seed{1});
+  ssm::fill_normal(p.A_imag, ssm::Seed{2});
+  ssm::fill_normal(p.B, ssm::Seed{3});
+  CHECK(p.inv_A_real.extent(0) == 2);
+  auto q = own.zero_parameters<double>(ctx);
+  ssm::copy(p.log_dt, q.log_dt);
+  ssm::copy(p.C, q.C);
+  ssm::copy(p.D, q.D);
+  for (Index h = 0; h < 6; ++h) {
+    ssm::copy(p.inv_A_real.select(0, h % 2), q.inv_A_real.select(0, h));
+    ssm::copy(p.A_imag.select(0, h % 2), q.A_imag.select(0, h));
+    ssm::copy(p.B.select(0, h % 2), q.B.select(0, h));
+  }
+  ssm::DynamicTensor<double, 3> x({2, 9, 6}), y(x.extents()), z(x.extents()), dx(x.extents());
+  ssm::fill_normal(x, ssm::Seed{4});
+  auto dp = shared.zero_parameters<double>(ctx);
+  auto dq = own.zero_parameters<double>(ctx);
+  auto tape = shared.make_tape(p);
+  auto other = own.make_tape(q);
+  shared.forward(ctx, p, x, y, tape);
+  own.forward(ctx, q, x, z, other);
+  CHECK(ssm::largest_difference(y, z).value == 0);
+  shared.backward(ctx, p, tape, x, dx, dp);
+  own.backward(ctx, q, other, x, dx, dq);
+  for (Index row = 0; row < 2; ++row)
+    for (Index n = 0; n < 2; ++n) {
+      double real = 0, imag = 0, b = 0;
+      for (Index h = row; h < 6; h += 2) {
+        real += dq.inv_A_real(h, n);
+        imag += dq.A_imag(h, n);
+        b += dq.B(h, n, 1);
+      }
+      CHECK(dp.inv_A_real(row, n) == doctest::Approx(real));
+      CHECK(dp.A_imag(row, n) == doctest::Approx(imag));
+      CHECK(dp.B(row, n, 1) == doctest::Approx(b));
+    }
+  CHECK_THROWS_WITH_AS(Shared({.channels = 6, .state = 4, .n_ssm = 4}),
+                       "DiagonalSsm: n_ssm 4 of 6 channels must divide them", ssm::ArgumentError);
+  CHECK_THROWS_WITH_AS(Own({.channels = 6, .state = 4, .n_ssm = 2}),
+                       "DiagonalSsm: n_ssm 2 of 6 channels needs a shared layer",
+                       ssm::ArgumentError);
 }
 
 TEST_CASE("DiagonalSsm names its parameters as checkpoints do, and marks the dynamics") {

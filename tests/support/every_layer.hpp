@@ -74,6 +74,25 @@ inline constexpr auto every_layer = std::tuple(
               .channels = 2, .state = 2, .complex = false, .form = DiagonalForm::convolution}>();
         }),
     layer_case({.name = "DiagonalSsm",
+                .form = "scan",
+                .sizes = "two A and B for four channels",
+                .header = "ssm/layer/diagonal_ssm.hpp",
+                .source = "Gu et al. 2022 (S4D)"},
+               [] {
+                 return DiagonalSsm<DiagonalSsmConfig{.channels = 4, .state = 4, .shared = true}>(
+                     {.dt_min = 0.05, .dt_max = 0.5, .n_ssm = 2});
+               }),
+    layer_case({.name = "DiagonalSsm",
+                .form = "convolution",
+                .sizes = "one A and B",
+                .header = "ssm/layer/diagonal_ssm.hpp",
+                .source = "Gu et al. 2022 (S4D)"},
+               [] {
+                 return DiagonalSsm<DiagonalSsmConfig{
+                     .state = dyn, .form = DiagonalForm::convolution, .shared = true}>(
+                     {.channels = 3, .state = 4});
+               }),
+    layer_case({.name = "DiagonalSsm",
                 .form = "automatic",
                 .header = "ssm/layer/diagonal_ssm.hpp",
                 .source = "Gu et al. 2022 (S4D)"},

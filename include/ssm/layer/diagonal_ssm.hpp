@@ -9,6 +9,7 @@
 #include "ssm/op/diagonal_kernel.hpp"
 #include "ssm/op/diagonal_parameters.hpp"
 #include "ssm/op/diagonal_scan.hpp"
+#include "ssm/op/matmul.hpp"
 #include "ssm/op/rearrange.hpp"
 #include "ssm/op/sequence_work.hpp"
 
@@ -24,6 +25,7 @@ struct DiagonalSsmConfig {
   Index state = 64;  // N: real state size; complex modes are stored as N/2 of N conjugates
   bool complex = true;
   DiagonalForm form = DiagonalForm::scan;
+  bool shared = false;  // channels share A and B, see n_ssm
 };
 /// The sizes and choices of a DiagonalSsm that are given at run time.
 struct DiagonalSsmOptions {
@@ -33,6 +35,7 @@ struct DiagonalSsmOptions {
   std::optional<DiagonalMeasure> measure = {};  // initialization; left out: lin, or real
   double dt_min = 0.001;                        // seconds; initialization
   double dt_max = 0.1;
+  Index n_ssm = dyn;  // of a shared layer: channel h has A and B number h mod n_ssm; left out: 1
 };
 
 /// A diagonal state-space model per channel (S4D), in H3's parametrization.
@@ -44,6 +47,7 @@ struct DiagonalSsmOptions {
 /// Cost    O(B·L·channels·P) by scan, O(channels·L·(P + B·log L)) by convolution
 /// Throws  ShapeError; ArgumentError  for an odd N with complex modes, which does not compile in
 ///                                    the type
+/// A and B are each channel's own, or of a shared layer one of n_ssm.
 /// Source  Gu et al. 2022 (S4D); Fu et al. 2023 (H3) §3.1; parameter names of HazyResearch/H3
 template <DiagonalSsmConfig Config>
 class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
@@ -51,6 +55,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   static constexpr Index parts = Config.complex ? 2 : 1;
   static constexpr Index modes = Config.state == dyn ? dyn : Config.state / parts;
   static constexpr bool may_convolve = Config.form != DiagonalForm::scan;
+  static constexpr Index rows = Config.shared ? dyn : width;  // of A and B
 
   static_assert(!Config.complex || Config.state == dyn || Config.state % 2 == 0,
                 "DiagonalSsm: state must be even: complex modes come in conjugate pairs");
@@ -60,10 +65,10 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<DiagonalSsm, T, Space> {
-    Tensor<Wide<T>, Extents<width>, Space> log_dt;             // log-seconds
-    Tensor<Wide<T>, Extents<width, modes>, Space> inv_A_real;  // A = −exp(inv_A_real) + i·A_imag
-    Tensor<Wide<T>, Extents<width, modes>, Space> A_imag;      // empty for real modes
-    Tensor<Wide<T>, Extents<width, modes, parts>, Space> B;
+    Tensor<Wide<T>, Extents<width>, Space> log_dt;            // log-seconds
+    Tensor<Wide<T>, Extents<rows, modes>, Space> inv_A_real;  // A = −exp(inv_A_real) + i·A_imag
+    Tensor<Wide<T>, Extents<rows, modes>, Space> A_imag;      // empty for real modes
+    Tensor<Wide<T>, Extents<rows, modes, parts>, Space> B;
     Tensor<Wide<T>, Extents<1, width, modes, parts>, Space> C;
     Tensor<Wide<T>, Extents<width>, Space> D;
   };
@@ -83,7 +88,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
       : DiagonalSsm(DiagonalSsmOptions{}) {}
   /// Sizes that are `dyn` in the type, the discretization and the initialization come from here.
   /// Throws  ArgumentError  for what contradicts the type, an odd state with complex modes, another
-  ///                        measure than `real` with real ones, and steps that are no range
+  ///                        measure than `real` with real ones, steps that are no range, and an
+  ///                        n_ssm that does not divide the channels
   explicit DiagonalSsm(DiagonalSsmOptions options)
       : channels_(resolve_extent(Config.channels, options.channels, "channels")),
         state_(resolve_extent(Config.state, options.state, DiagonalSsmConfig{}.state, "state")),
@@ -91,8 +97,14 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
         measure_(options.measure.value_or(Config.complex ? DiagonalMeasure::lin
                                                          : DiagonalMeasure::real)),
         dt_min_(options.dt_min),
-        dt_max_(options.dt_max) {
+        dt_max_(options.dt_max),
+        n_ssm_(options.n_ssm != dyn ? options.n_ssm
+               : Config.shared      ? 1
+                                    : channels_) {
     require_step_range("DiagonalSsm", dt_min_, dt_max_);
+    if (n_ssm_ < 1 || channels_ % n_ssm_ != 0 || (!Config.shared && n_ssm_ != channels_))
+      throw ArgumentError(message({"DiagonalSsm: n_ssm ", n_ssm_, " of ", channels_, " channels",
+                                   Config.shared ? " must divide them" : " needs a shared layer"}));
     if (!Config.complex && measure_ != DiagonalMeasure::real)
       throw ArgumentError("DiagonalSsm: measure must be real, or left out, with real modes");
     if (Config.complex && state_ % 2 != 0)
@@ -102,13 +114,15 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
 
   Index channels() const { return channels_; }
   Index mode_count() const { return state_ / parts; }
+  /// How many A and B there are.
+  Index n_ssm() const { return n_ssm_; }
   Discretization discretization() const { return discretization_; }
 
   template <class B, class T>
-  static constexpr bool runs_on = (HasDiagonalScan<B, T> && HasDiagonalParameters<B, T> &&
-                                   HasRearrange<B, T> &&
-                                   (!may_convolve ||
-                                    (HasCausalConvolution<B, T> && HasDiagonalKernel<B, T>)));
+  static constexpr bool runs_on =
+      (HasDiagonalScan<B, T> && HasDiagonalParameters<B, T> && HasRearrange<B, T> &&
+       (!Config.shared || HasMatmul<B, T>)&&(!may_convolve || (HasCausalConvolution<B, T> &&
+                                                               HasDiagonalKernel<B, T>)));
 
   template <class B, class T>
     requires RunsOn<DiagonalSsm, B, T>
@@ -158,6 +172,8 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
     auto dC = gradients.C.reshape(channels_, mode_count(), parts);
+    const auto dreal = gradient_of_rows<Wide<T>>(ctx, frame, flat(gradients.inv_A_real));
+    const auto dB = gradient_of_rows<Wide<T>>(ctx, frame, flat(gradients.B));
     // A forward call that convolved carried no states; their gradients alone can still force a scan
     // here.
     const bool convolve =
@@ -171,7 +187,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
                                       .dinitial_state = ends.initial(&State<T, Space>::diagonal),
                                       .ddt = ddt,
                                       .dA = dA,
-                                      .dB = gradients.B,
+                                      .dB = dB.reshape(channels_, mode_count(), parts),
                                       .dC = dC,
                                       .dskip = gradients.D});
     if constexpr (may_convolve)
@@ -187,22 +203,25 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
                                                      .dx = dx,
                                                      .dkernel = dkernel,
                                                      .dskip = gradients.D});
-        diagonal_kernel_backward(
-            ctx, DiagonalKernelBackward<Wide<T>, Space>{.forward = kernel_of(scan, {}),
-                                                        .dkernel = dkernel,
-                                                        .ddt = ddt,
-                                                        .dA = dA,
-                                                        .dB = gradients.B,
-                                                        .dC = dC});
+        diagonal_kernel_backward(ctx, DiagonalKernelBackward<Wide<T>, Space>{
+                                          .forward = kernel_of(scan, {}),
+                                          .dkernel = dkernel,
+                                          .ddt = ddt,
+                                          .dA = dA,
+                                          .dB = dB.reshape(channels_, mode_count(), parts),
+                                          .dC = dC});
       }
     DiagonalParametersBackward<Wide<T>, Space> g{.dt = scan.dt,
                                                  .A = scan.A,
                                                  .ddt = ddt,
                                                  .dA = dA,
                                                  .dlog_dt = gradients.log_dt,
-                                                 .dinv_A_real = gradients.inv_A_real};
-    if (Config.complex) g.dA_imag = gradients.A_imag;
+                                                 .dinv_A_real = dreal};
+    if (Config.complex) g.dA_imag = gradient_of_rows<Wide<T>>(ctx, frame, flat(gradients.A_imag));
     diagonal_parameters_backward(ctx, g);
+    add_shared<Wide<T>>(ctx, frame, dreal, flat(gradients.inv_A_real));
+    add_shared<Wide<T>>(ctx, frame, dB, flat(gradients.B));
+    if (Config.complex) add_shared<Wide<T>>(ctx, frame, g.dA_imag, flat(gradients.A_imag));
   }
 
   template <class T = float, class B>
@@ -216,9 +235,9 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>&) const {
     Parameters<T, typename B::Space> p;
     p.log_dt.reset({channels_});
-    p.inv_A_real.reset({channels_, mode_count()});
-    if (Config.complex) p.A_imag.reset({channels_, mode_count()});
-    p.B.reset({channels_, mode_count(), parts});
+    p.inv_A_real.reset({n_ssm_, mode_count()});
+    if (Config.complex) p.A_imag.reset({n_ssm_, mode_count()});
+    p.B.reset({n_ssm_, mode_count(), parts});
     p.C.reset({Index{1}, channels_, mode_count(), parts});
     p.D.reset({channels_});
     return p;
@@ -237,17 +256,21 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
           static_cast<Wide<T>>(step.uniform(channel, std::log(dt_min_), std::log(dt_max_)));
       p.D(d) = static_cast<Wide<T>>(skip.normal(channel));
       const Index first = d * mode_count();
-      const auto imaginary = measure_frequencies(measure_, state_, mode_count(), frequency, first);
+      for (Index n = 0; n < mode_count(); ++n)
+        for (Index part = 0; part < parts; ++part)  // total variance 1
+          p.C(0, d, n, part) = static_cast<Wide<T>>(
+              readout.normal(static_cast<std::uint64_t>((first + n) * parts + part)) /
+              std::sqrt(static_cast<double>(parts)));
+    }
+    for (Index d = 0; d < n_ssm_; ++d) {
+      const auto imaginary =
+          measure_frequencies(measure_, state_, mode_count(), frequency, d * mode_count());
       for (Index n = 0; n < mode_count(); ++n) {
         p.inv_A_real(d, n) = static_cast<Wide<T>>(
             decaying_reals ? std::log(1.0 + static_cast<double>(n)) : std::log(0.5));
         if (Config.complex)
           p.A_imag(d, n) = static_cast<Wide<T>>(imaginary[static_cast<std::size_t>(n)]);
         p.B(d, n, 0) = Wide<T>{1};
-        for (Index part = 0; part < parts; ++part)  // total variance 1
-          p.C(0, d, n, part) = static_cast<Wide<T>>(
-              readout.normal(static_cast<std::uint64_t>((first + n) * parts + part)) /
-              std::sqrt(static_cast<double>(parts)));
       }
     }
   }
@@ -286,19 +309,71 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
       const SequenceOptions<State<T, typename B::Space>>& options) const {
     auto dt = frame.template tensor<Wide<T>>(channels_);
     auto A = frame.template tensor<Wide<T>>(channels_, mode_count(), parts);
-    diagonal_parameters(
-        ctx,
-        DiagonalParameters<Wide<T>, typename B::Space>{
-            .log_dt = p.log_dt, .inv_A_real = p.inv_A_real, .A_imag = p.A_imag, .dt = dt, .A = A});
-    return {.dt = dt,
-            .A = A,
-            .B = p.B,
-            .C = p.C.reshape(channels_, mode_count(), parts),
-            .skip = p.D,
-            .discretization = discretization_,
-            .x = x,
-            .segments = options.segments,
-            .initial_state = options.initial(&State<T, typename B::Space>::diagonal)};
+    DiagonalParameters<Wide<T>, typename B::Space> call{
+        .log_dt = p.log_dt,
+        .inv_A_real = of_channels<Wide<T>>(ctx, frame, flat(p.inv_A_real)),
+        .dt = dt,
+        .A = A};
+    if (Config.complex) call.A_imag = of_channels<Wide<T>>(ctx, frame, flat(p.A_imag));
+    diagonal_parameters(ctx, call);
+    return {
+        .dt = dt,
+        .A = A,
+        .B = of_channels<Wide<T>>(ctx, frame, flat(p.B)).reshape(channels_, mode_count(), parts),
+        .C = p.C.reshape(channels_, mode_count(), parts),
+        .skip = p.D,
+        .discretization = discretization_,
+        .x = x,
+        .segments = options.segments,
+        .initial_state = options.initial(&State<T, typename B::Space>::diagonal)};
+  }
+  /// A parameter, or its gradient, as [n_ssm, …].
+  template <class P>
+  auto flat(P& tensor) const {
+    return tensor.reshape(n_ssm_, tensor.size() / n_ssm_);
+  }
+  /// What every channel reads of a parameter [n_ssm, N]: [channels, N].
+  template <class W, class B, class Frame>
+  View<const W, 2, typename B::Space> of_channels(
+      Context<B>& ctx, Frame& frame, View<const W, 2, typename B::Space> parameter) const {
+    if constexpr (!Config.shared) {
+      return parameter;
+    } else {
+      const Index groups = channels_ / n_ssm_, columns = parameter.extent(1);
+      const auto repeated = frame.template tensor<W>(groups, n_ssm_, columns);
+      rearrange(ctx, Rearrange<W, typename B::Space>{
+                         .x = {parameter.data(), {groups, n_ssm_, columns}, {0, columns, 1}},
+                         .y = repeated});
+      return repeated.reshape(channels_, columns);
+    }
+  }
+  /// Where the gradients of all channels are added up: the gradient itself, or zeros [channels, N]
+  /// that add_shared adds to it.
+  template <class W, class B, class Frame>
+  View<W, 2, typename B::Space> gradient_of_rows(Context<B>& ctx, Frame& frame,
+                                                 View<W, 2, typename B::Space> gradient) const {
+    if constexpr (!Config.shared) {
+      return gradient;
+    } else {
+      const View<W, 2, typename B::Space> all =
+          frame.template tensor<W>(channels_, gradient.extent(1));
+      fill(ctx, Fill<W, typename B::Space>{.y = all.flatten()});
+      return all;
+    }
+  }
+  /// The sum over the channels of each of n_ssm, as a product with ones.
+  template <class W, class B, class Frame>
+  void add_shared(Context<B>& ctx, Frame& frame, View<const W, 2, typename B::Space> all,
+                  View<W, 2, typename B::Space> gradient) const {
+    if constexpr (Config.shared) {
+      const Index groups = channels_ / n_ssm_;
+      const auto ones = frame.template tensor<W>(1, groups);
+      fill(ctx, Fill<W, typename B::Space>{.value = 1, .y = ones.flatten()});
+      matmul(ctx, Matmul<W, typename B::Space>{.a = ones,
+                                               .b = all.reshape(groups, gradient.size()),
+                                               .accumulate = true,
+                                               .c = gradient.reshape(1, gradient.size())});
+    }
   }
   template <class T, class Space>
   static DiagonalKernel<Wide<T>, Space> kernel_of(const DiagonalScan<T, Space>& scan,
@@ -317,6 +392,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
   DiagonalMeasure measure_;
   double dt_min_;
   double dt_max_;
+  Index n_ssm_;
 };
 
 }  // namespace ssm

@@ -26,7 +26,7 @@ struct ClassifierRecipe {
 };
 
 /// A task of the Long Range Arena with the published settings of S4D. Where those have a norm over
-/// the batch ours has LayerNorm, and every channel has an A of its own (n_ssm = d_model).
+/// the batch ours has LayerNorm.
 struct LongRangeTask {
   std::string_view name;
   std::string_view about;
@@ -85,6 +85,7 @@ inline constexpr std::array<LongRangeTask, 6> long_range_tasks{{
      .recipe = {.model = {.classes = 10,
                           .d_model = 512,
                           .n_layer = 6,
+                          .n_ssm = 2,
                           .norm = NormPlace::after,
                           .dropout = 0.1}},
      .reads_tokens = false,

@@ -33,6 +33,7 @@ struct SequenceClassifierConfig {
   Index d_model = 128;
   Index n_layer = 4;
   Index d_state = 64;
+  Index n_ssm = dyn;  // of S4D: how many A and B there are in a layer; left out: one a channel
   ClassifierMixer mixer = ClassifierMixer::s4d;
   bool bidirectional = true;
   NormPlace norm = NormPlace::before;  // of a block: before its mixer, or behind the sum
@@ -43,7 +44,8 @@ struct SequenceClassifierConfig {
 };
 
 namespace detail {
-using ClassifierSsm = DiagonalSsm<DiagonalSsmConfig{.state = dyn, .form = DiagonalForm::automatic}>;
+using ClassifierSsm =
+    DiagonalSsm<DiagonalSsmConfig{.state = dyn, .form = DiagonalForm::automatic, .shared = true}>;
 /// S4D with a gated output; a second state-space model reads the sequence from its end.
 template <class Ssm>
 using GatedS4D = Chain<Ssm, GluReadout<GluReadoutConfig{}>>;
@@ -84,7 +86,8 @@ inline ClassifierMixers make_classifier_mixer(const SequenceClassifierConfig& co
                              .state = config.d_state,
                              .discretization = Discretization::zero_order_hold,
                              .dt_min = config.dt_min,
-                             .dt_max = config.dt_max});
+                             .dt_max = config.dt_max,
+                             .n_ssm = config.n_ssm == dyn ? config.d_model : config.n_ssm});
   const GluReadout<GluReadoutConfig{}> readout(
       {.channels = config.d_model, .dropout = config.dropout});
   if (config.bidirectional)
