@@ -18,7 +18,8 @@ constexpr int chunk = 64;          // of the depth
 constexpr int threads = 256;
 constexpr int parts = 3;
 constexpr int stages = 4;
-constexpr int most_shares = 8;  // of the depth, the blocks of a cluster
+/// Of the depth, the blocks of a cluster; of larger ones fewer blocks are resident.
+constexpr int most_shares = 4;
 
 /// c = act(a · weightsᵀ + bias) + residual, all rows contiguous.
 struct SomeRowsProduct {
