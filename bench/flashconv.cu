@@ -87,6 +87,10 @@ void check_diagonal_cases() {
   for (const Gates gates : {Gates::in, Gates::out})
     for (const int length : {1, 63, 65, 1000, 8191})
       check_diagonal<T>({many_sequences(length), 769, length, 8, gates, length < 1000}, seed += 10);
+  for (const int length : {8, 1000, 2048, 4104})
+    for (const bool states : {false, true})
+      check_diagonal<T>({many_sequences(length), 769, length, 32, Gates::none, states, !states},
+                        seed += 10);
   check_diagonal<T>({1, 1, 64, 1, Gates::none, true}, seed += 10);
   check_diagonal<T>({1, 1, 2049, 8, Gates::both, true}, seed += 10);
   check_diagonal<T>({5, 769, 1000, 8, Gates::none, true, true, false}, seed += 10);
@@ -210,6 +214,7 @@ void check_small_cases() {
   check_diagonal<T>({1, channels, 1100, 1, Gates::none, true, true, true, {0, 1, 1, 64, 1100}},
                     seed += 10, 2);
   check_diagonal<T>({1, channels, 1100, 8, Gates::in}, seed += 10, 2);
+  check_diagonal<T>({3, 264, 2056, 8, Gates::none, true}, seed += 10, 2);
   check_diagonal<T>({1, channels, 1100, 8, Gates::out}, seed += 10, 2);
   for (const int length : {65, 1000, 2048, 4096, 8191, 16384, 20001}) {
     check_convolution<T>({5, 3, length, length, true}, seed += 10);

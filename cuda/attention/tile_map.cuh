@@ -4,7 +4,8 @@
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
-#include "attention/block_pipeline.cuh"
+#include "attention/warpgroup_tile.cuh"
+#include "kernel/block_pipeline.cuh"
 
 namespace ssm::cuda::device {
 

@@ -5,6 +5,7 @@
 #include "scan/diagonal_scan_forward.cuh"
 #include "scan/diagonal_scan_matrices.cuh"
 #include "scan/diagonal_scan_plan.cuh"
+#include "scan/turned_scan_plan.cuh"
 
 namespace ssm::cuda {
 
@@ -76,6 +77,9 @@ auto forward_kernel(bool output, bool states, bool chained) {
 template <class T>
 void walk_forward(const DiagonalScan<T>& call, const char* matrices, Stream stream,
                   const char* operation) {
+  if constexpr (operand_terms<T> == 1)
+    if (walks_turned(call, operation))
+      return walk_turned_forward(call, matrices, stream, operation);
   const DiagonalScanShape& shape = call.shape;
   const Plan plan = make_plan(shape, tile_positions<T>, kWarps, kForwardWarps, 4);
   const ForwardLaunch<T> forward{call, matrices, shape.sequences(), plan.warps_per_sequence, 0};
@@ -109,7 +113,7 @@ void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) 
   }
   char* const matrices = static_cast<char*>(workspace);
   launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
-         shape.modes, 3, matrices);
+         shape.modes, walks_turned(call, operation) ? 0 : 3, matrices);
   walk_forward(call, matrices, stream, operation);
   if (call.final_state != nullptr)
     launch(finish_state<T>, dim3(shape.channels, (shape.sequences() + kWarps - 1) / kWarps),

@@ -5,6 +5,7 @@
 #include "scan/diagonal_scan_backward.cuh"
 #include "scan/diagonal_scan_gradient.cuh"
 #include "scan/diagonal_scan_plan.cuh"
+#include "scan/turned_scan_plan.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -19,6 +20,25 @@ auto backward_kernel(bool chained) {
   return chained ? scan_backward<T, In, GatedOut, true> : scan_backward<T, In, GatedOut, false>;
 }
 
+/// Starts the kernel of a call's gates.
+template <class T>
+void walk_backward(const BackwardLaunch<T>& backward, const Plan& plan, Stream stream,
+                   const char* operation) {
+  const DiagonalScanBackward<T>& call = backward.call;
+  const bool chained = plan.warps_per_sequence > 1;
+  auto kernel = backward_kernel<T, Inputs::plain, false>(chained);
+  if (call.x_is_gated) {
+    if constexpr (operand_terms<T> == 1)
+      kernel = backward_kernel<T, Inputs::pregated, true>(chained);
+  } else if (call.gate_in.data != nullptr) {
+    kernel = backward_kernel<T, Inputs::gated, true>(chained);
+  } else if (call.gate_out.data != nullptr) {
+    kernel = backward_kernel<T, Inputs::plain, true>(chained);
+  }
+  launch(kernel, dim3(backward.call.shape.channels, plan.groups), backward_threads<T>,
+         BackwardShared<T>::bytes, stream, operation, backward);
+}
+
 template <class T>
 struct BackwardWorkspace {
   BackwardWorkspace(const DiagonalScanBackward<T>& call, void* base) : layout(base) {
@@ -26,8 +46,10 @@ struct BackwardWorkspace {
     const std::size_t channels = shape.channels, items = channels * shape.sequences();
     plan = make_plan(shape, tile_positions<T>, backward_warps<T>, kBackwardWarps, 3);
     matrices = layout.template take<char>(ChannelLayout<T>::bytes * channels);
-    partial = layout.template take<float2>(channels * plan.groups * 3 * kModes);
-    partial_skip = layout.template take<float>(channels * plan.groups);
+    const std::size_t groups =
+        operand_terms<T> == 1 ? std::max(plan.groups, turned_groups(shape)) : plan.groups;
+    partial = layout.template take<float2>(channels * groups * 3 * kModes);
+    partial_skip = layout.template take<float>(channels * groups);
     if (operand_terms<T> == 3)
       kept_sums = layout.template take<float4>(channels * plan.groups *
                                                (sizeof(ChunkSums<T>) / 16) * backward_threads<T>);
@@ -115,11 +137,13 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   }
   const BackwardWorkspace<T> space(call, workspace);
   const dim3 items(shape.channels, (shape.sequences() + kWarps - 1) / kWarps);
-  launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
-         shape.modes, kMatrices, space.matrices);
+  const bool turned = walks_turned(call, operation);
   const bool tail = call.dfinal_state != nullptr;
   const bool gate = call.dgate_out.data != nullptr && call.ungated.data == nullptr;
-  if (call.checkpoints == nullptr || tail || gate) {
+  const bool forward = call.checkpoints == nullptr || tail || gate;
+  launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
+         shape.modes, turned && !forward ? 0 : kMatrices, space.matrices);
+  if (forward) {
     DiagonalScan<T> states{shape, call.parameters, call.x, call.gate_in, {}, call.initial_state};
     if (gate) states.gate_out = call.dy, states.y = call.dgate_out;
     states.final_state = space.last_state;
@@ -142,21 +166,14 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
       shape.sequences(),
       space.plan.warps_per_sequence,
       0};
-  const bool chained = space.plan.warps_per_sequence > 1;
-  auto kernel = backward_kernel<T, Inputs::plain, false>(chained);
-  if (call.x_is_gated) {
-    if constexpr (operand_terms<T> == 1)
-      kernel = backward_kernel<T, Inputs::pregated, true>(chained);
-  } else if (call.gate_in.data != nullptr) {
-    kernel = backward_kernel<T, Inputs::gated, true>(chained);
-  } else if (call.gate_out.data != nullptr) {
-    kernel = backward_kernel<T, Inputs::plain, true>(chained);
+  if (turned) {
+    if constexpr (operand_terms<T> == 1) walk_turned_backward(backward, stream, operation);
+  } else {
+    walk_backward(backward, space.plan, stream, operation);
   }
-  launch(kernel, dim3(shape.channels, space.plan.groups), backward_threads<T>,
-         BackwardShared<T>::bytes, stream, operation, backward);
   launch(finish_gradient<T>, dim3(shape.channels), 32, 0, stream, operation,
          GradientLaunch<T>{call, space.partial, space.partial_skip, space.tail_partial,
-                           space.plan.groups, shape.sequences()});
+                           turned ? turned_groups(shape) : space.plan.groups, shape.sequences()});
 }
 
 #define SSM_INSTANTIATE(T)                                                                    \

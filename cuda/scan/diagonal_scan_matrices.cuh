@@ -62,7 +62,7 @@ __host__ __device__ inline Mode discretized_mode(Discretization rule, double dt,
 }
 
 /// Builds one channel's matrices, table and powers; `count` of the matrices in the order of
-/// `Matrix`.
+/// `Matrix`: none, the first three or all.
 /// Cost    about 3·10⁵ operations a channel
 template <class T>
 __global__ void __launch_bounds__(256)
@@ -132,6 +132,7 @@ __global__ void __launch_bounds__(256)
   __syncthreads();
   for (int i = threadIdx.x; i < kPowers * kModes; i += blockDim.x)
     powers[i] = power[i / kModes][i % kModes];
+  if (count == 0) return;
 
   const auto lift = [&](int position, int state) {
     const float2 v = multiply(input[state / 2], power[kChunk - 1 - position][state / 2]);

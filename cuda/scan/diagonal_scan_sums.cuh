@@ -133,51 +133,54 @@ __device__ inline void flush(ChunkSums<T>& sums, float4* kept) {
   }
 }
 
-/// Turns the sums of a block into gradients of c, b̄, ā and skip by the chain rule through the
-/// powers of ā.
-template <class T>
-__device__ inline void contract(const ChunkSums<T>& sums, float* scratch,
-                                const BackwardLaunch<T>& launch) {
+inline constexpr int kSumPitch = kChunk + 1;
+
+/// Sums of a block over all its chunks, in shared memory: [kChunk, kSumPitch] each, then the taps'.
+struct StoredSums {
+  float* lower;     // [position, state]  Σ dyᵀ·state, real and imaginary parts alternate
+  float* toeplitz;  // [position, position]  Σ dyᵀ·u
+  float* lift;      // [state, position]  Σ adjointᵀ·u
+  float* tap;       // [kChunk]
+  float* end;
+
+  __device__ explicit StoredSums(float* scratch)
+      : lower(scratch),
+        toeplitz(lower + kChunk * kSumPitch),
+        lift(toeplitz + kChunk * kSumPitch),
+        tap(lift + kChunk * kSumPitch),
+        end(tap + kChunk) {}
+};
+
+/// Turns them into gradients of c, b̄, ā and skip by the chain rule through the powers of ā, by
+/// `Parts` warps.
+/// row(mode)    Σ adjoint · conj(state)
+/// synchronize  the warps' barrier
+template <class T, int Parts, class Row, class Synchronize>
+__device__ inline void contract_stored(const StoredSums& sums, int thread,
+                                       const BackwardLaunch<T>& launch, const Row& row,
+                                       const Synchronize& synchronize) {
   using Layout = ChannelLayout<T>;
-  constexpr int pitch = kChunk + 1;
-  float* const lower = scratch;
-  float* const toeplitz = lower + kChunk * pitch;
-  float* const lift = toeplitz + kChunk * pitch;
-  float* const row = lift + kChunk * pitch;  // [4][16][17]
-  float* const tap = row + 4 * 16 * 17;      // [kChunk]
-  float2* const part_sum = reinterpret_cast<float2*>(lower);
-  constexpr int tiles = ChunkSums<T>::tiles, parts = backward_warps<T>;
-  const int channel = blockIdx.x, warp = threadIdx.x / 32 % kWarps,
-            first = threadIdx.x / (32 * kWarps) * tiles, g = threadIdx.x % 32 / 4,
-            q = threadIdx.x % 4;
-#pragma unroll
-  for (int tile = 0; tile < tiles; ++tile)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int at = (16 * warp + g + 8 * (i / 2)) * pitch + 8 * (first + tile) + 2 * q + i % 2;
-      lower[at] = sums.lower[tile][i];
-      toeplitz[at] = sums.toeplitz[tile][i];
-      lift[at] = sums.lift[tile][i];
-      // The diagonal block lies with the warp that has its columns.
-      if (tile < 2 && 2 * warp >= first && 2 * warp < first + tiles)
-        row[(warp * 16 + g + 8 * (i / 2)) * 17 + 8 * tile + 2 * q + i % 2] = sums.row[tile][i];
-    }
-  __syncthreads();
-  if (threadIdx.x < kChunk) {
+  constexpr int pitch = kSumPitch;
+  const float *lower = sums.lower, *toeplitz = sums.toeplitz, *lift = sums.lift;
+  float* const tap = sums.tap;
+  float2* const part_sum = reinterpret_cast<float2*>(sums.lower);
+  const int channel = blockIdx.x;
+  synchronize();
+  if (thread < kChunk) {
     float sum = 0.f;
-    for (int i = 0; i + threadIdx.x < kChunk; ++i) sum += toeplitz[(i + threadIdx.x) * pitch + i];
-    tap[threadIdx.x] = sum;
+    for (int i = 0; i + thread < kChunk; ++i) sum += toeplitz[(i + thread) * pitch + i];
+    tap[thread] = sum;
   }
-  __syncthreads();
+  synchronize();
   const char* const base = launch.workspace + channel * Layout::bytes;
   const float2* const table = reinterpret_cast<const float2*>(base + Layout::table_at);
   const float2* const power = reinterpret_cast<const float2*>(base + Layout::powers_at);
-  const int mode = threadIdx.x % kModes, part = threadIdx.x / kModes;
+  const int mode = thread % kModes, part = thread / kModes;
   const float2 b = table[kInput * kTablePitch + mode], c = table[kOutput * kTablePitch + mode],
                bc = multiply(b, c);
   float2 da{0.f, 0.f}, db{0.f, 0.f}, dc{0.f, 0.f};
   const auto scale = [](float s, float2 v) { return float2{s * v.x, s * v.y}; };
-  for (int i = part * (kChunk / parts); i < (part + 1) * (kChunk / parts); ++i) {
+  for (int i = part * (kChunk / Parts); i < (part + 1) * (kChunk / Parts); ++i) {
     const int rest = kChunk - 1 - i;
     const float2 here = power[i * kModes + mode], next = power[(i + 1) * kModes + mode];
     const float2 far = power[rest * kModes + mode];
@@ -197,27 +200,56 @@ __device__ inline void contract(const ChunkSums<T>& sums, float* scratch,
                         da);
   }
   if (part == 0) {
-    const float* const block = row + (mode / 8) * 16 * 17;
-    const int at = 2 * (mode % 8);
-    const float2 drow{block[at * 17 + at] + block[(at + 1) * 17 + at + 1],
-                      block[(at + 1) * 17 + at] - block[at * 17 + at + 1]};
+    const float2 drow = row(mode);
     da = multiply_add(drow, conjugate(scale(kChunk, power[(kChunk - 1) * kModes + mode])), da);
   }
-  __syncthreads();
+  synchronize();
   part_sum[(part * 3 + 0) * kModes + mode] = dc;
   part_sum[(part * 3 + 1) * kModes + mode] = db;
   part_sum[(part * 3 + 2) * kModes + mode] = da;
   const long long group = static_cast<long long>(channel) * gridDim.y + blockIdx.y;
-  if (threadIdx.x == 0) launch.partial_skip[group] = tap[0];
-  __syncthreads();
-  if (threadIdx.x < 3 * kModes) {
+  if (thread == 0) launch.partial_skip[group] = tap[0];
+  synchronize();
+  if (thread < 3 * kModes) {
     float2 sum{0.f, 0.f};
-    for (int p = 0; p < parts; ++p) {
-      const float2 v = part_sum[p * 3 * kModes + threadIdx.x];
+    for (int p = 0; p < Parts; ++p) {
+      const float2 v = part_sum[p * 3 * kModes + thread];
       sum = {sum.x + v.x, sum.y + v.y};
     }
-    launch.partial[group * 3 * kModes + threadIdx.x] = sum;
+    launch.partial[group * 3 * kModes + thread] = sum;
   }
+}
+
+/// The same of what every warp of a block has summed.
+template <class T>
+__device__ inline void contract(const ChunkSums<T>& sums, float* scratch,
+                                const BackwardLaunch<T>& launch) {
+  const StoredSums stored(scratch);
+  float* const row = stored.end;  // [4][16][17]
+  constexpr int tiles = ChunkSums<T>::tiles;
+  const int warp = threadIdx.x / 32 % kWarps, first = threadIdx.x / (32 * kWarps) * tiles,
+            g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
+#pragma unroll
+  for (int tile = 0; tile < tiles; ++tile)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int at = (16 * warp + g + 8 * (i / 2)) * kSumPitch + 8 * (first + tile) + 2 * q + i % 2;
+      stored.lower[at] = sums.lower[tile][i];
+      stored.toeplitz[at] = sums.toeplitz[tile][i];
+      stored.lift[at] = sums.lift[tile][i];
+      // The diagonal block lies with the warp that has its columns.
+      if (tile < 2 && 2 * warp >= first && 2 * warp < first + tiles)
+        row[(warp * 16 + g + 8 * (i / 2)) * 17 + 8 * tile + 2 * q + i % 2] = sums.row[tile][i];
+    }
+  contract_stored<T, backward_warps<T>>(
+      stored, threadIdx.x, launch,
+      [&](int mode) {
+        const float* const block = row + (mode / 8) * 16 * 17;
+        const int at = 2 * (mode % 8);
+        return float2{block[at * 17 + at] + block[(at + 1) * 17 + at + 1],
+                      block[(at + 1) * 17 + at] - block[at * 17 + at + 1]};
+      },
+      [] { __syncthreads(); });
 }
 
 }  // namespace ssm::cuda::device

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "attention/warpgroup_tile.cuh"
+#include "device/launch.cuh"
+#include "kernel/shared_tiles.cuh"
+#include "kernel/warpgroup_products.cuh"
 
 namespace ssm::cuda::device {
 
@@ -23,9 +25,6 @@ bool has_shared_barriers(Kernel kernel, const char* operation) {
 
 using SharedBarrier = unsigned long long;
 
-__device__ inline unsigned shared_address(const void* p) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(p));
-}
 /// A phase of the barrier ends with the `count`-th arrival; by one thread, before all synchronize.
 __device__ inline void start(SharedBarrier& barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(shared_address(&barrier)), "r"(count)

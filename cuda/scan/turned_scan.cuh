@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "kernel/shared_tiles.cuh"
+#include "kernel/warpgroup_products.cuh"
+#include "scan/diagonal_scan_layout.cuh"
+
+namespace ssm::cuda::device {
+
+// The diagonal scan of bf16 data with the chunks of a tile as columns, by products of warpgroups:
+// a channel's matrices are left operands and stay in registers, and a thread has one mode, whose
+// powers are its own, of eight neighboring chunks. A tile in shared memory is 32 rows of 128 bytes,
+// a chunk's positions or states; chunk 8·q + 2·j + i is row 8·j + 2·q + i, so that the columns of
+// four neighboring lanes are all chunks. Rows 16·w … 16·w + 15 of states are the real parts of
+// modes 8·w … 8·w + 7, then the imaginary ones.
+
+inline constexpr int kTurnedTile = 2048;              // positions
+inline constexpr int kTurnedBytes = 2 * kTurnedTile;  // of a tile
+inline constexpr int kTurnedThreads = 128;            // of a warpgroup
+
+/// Sums of a product [64, 32] of this thread.
+using TurnedSums = float[4][4];
+
+/// A left operand [64, 64] in registers.
+struct TurnedMatrix {
+  unsigned step[4][4];
+};
+
+/// Byte of a tile where eight positions `piece` of a chunk are.
+__device__ inline int turned_place(int chunk, int piece) {
+  const int line = 2 * (chunk / 8) + chunk % 2;
+  return (8 * (chunk % 8 / 2) + line) * 128 + (piece ^ line) * 16;
+}
+/// Byte of a tile that this lane names to store or load the warp's 16 rows of 16 columns, turned.
+__device__ inline int turned_lane_place(int warp, int lane) {
+  const int which = lane / 8, line = lane % 8;
+  return (8 * (which / 2) + line) * 128 + ((2 * warp + which % 2) ^ line) * 16;
+}
+
+#define SSM_ROW(mode, c, n) mode(c[n][0]), mode(c[n][1]), mode(c[n][2]), mode(c[n][3])
+#define SSM_SUMS(mode, c) \
+  SSM_ROW(mode, c, 0), SSM_ROW(mode, c, 1), SSM_ROW(mode, c, 2), SSM_ROW(mode, c, 3)
+#define SSM_MULTIPLY(mode, adds, prepare, left, ...)                           \
+  asm volatile("{.reg .pred p; .reg .b64 a, b; setp.ne.b32 p," adds            \
+               ",0; mov.b64 b,{%16,0x40000040}; " prepare                      \
+               "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "         \
+               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}," left \
+               : SSM_SUMS(mode, c)                                             \
+               : "r"(b), __VA_ARGS__)
+#define SSM_MULTIPLY_REGISTERS(mode, adds)                                                       \
+  SSM_MULTIPLY(mode, adds, "", "{%17,%18,%19,%20},b,p,1,1,0;}", "r"(a[0]), "r"(a[1]), "r"(a[2]), \
+               "r"(a[3]))
+#define SSM_MULTIPLY_SHARED(mode, adds) \
+  SSM_MULTIPLY(mode, adds, "mov.b64 a,{%17,0x40000040}; ", "a,b,p,1,1,0,0;}", "r"(a))
+
+/// Names a matrix of rows of 128 bytes for the products below: the low word of describe_panels.
+__device__ inline unsigned name_rows(unsigned address) { return address >> 4 | 1 << 16; }
+
+/// c += a · b, or c = a · b where it does not add: the old sums are then no operand, and need no
+/// registers. a [64, 16] in registers, b [16, 32] in shared memory with its inner axis contiguous.
+template <bool Adds>
+__device__ inline void multiply_columns(TurnedSums& c, const unsigned (&a)[4], unsigned b) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  if constexpr (Adds)
+    SSM_MULTIPLY_REGISTERS("+f", "1");
+  else
+    SSM_MULTIPLY_REGISTERS("=f", "0");
+#endif
+}
+/// The same of a [64, 16] in shared memory with its inner axis contiguous.
+template <bool Adds>
+__device__ inline void multiply_columns(TurnedSums& c, unsigned a, unsigned b) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  if constexpr (Adds)
+    SSM_MULTIPLY_SHARED("+f", "1");
+  else
+    SSM_MULTIPLY_SHARED("=f", "0");
+#endif
+}
+#undef SSM_MULTIPLY_SHARED
+#undef SSM_MULTIPLY_REGISTERS
+#undef SSM_MULTIPLY
+#undef SSM_SUMS
+#undef SSM_ROW
+
+/// c += a · tile or c = a · tile; a [64, 64] in registers or in shared memory.
+template <bool Adds>
+__device__ inline void multiply_tile_columns(TurnedSums& c, const TurnedMatrix& a, unsigned tile) {
+  multiply_columns<Adds>(c, a.step[0], tile);
+#pragma unroll
+  for (int step = 1; step < 4; ++step) multiply_columns<true>(c, a.step[step], tile + 2 * step);
+}
+template <bool Adds>
+__device__ inline void multiply_tile_columns(TurnedSums& c, unsigned a, unsigned tile) {
+  multiply_columns<Adds>(c, a, tile);
+#pragma unroll
+  for (int step = 1; step < 4; ++step) multiply_columns<true>(c, a + 2 * step, tile + 2 * step);
+}
+
+/// A left operand of `Terms` terms from entry(row, column).
+template <int Terms, class Entry>
+__device__ inline void make_turned(TurnedMatrix (&terms)[Terms], const Entry& entry) {
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+#pragma unroll
+  for (int step = 0; step < 4; ++step)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = 16 * warp + g + 8 * (i % 2), column = 16 * step + 2 * q + 8 * (i / 2);
+      unsigned pairs[Terms];
+      split_bf16(entry(row, column), entry(row, column + 1), pairs);
+#pragma unroll
+      for (int t = 0; t < Terms; ++t) terms[t].step[step][i] = pairs[t];
+    }
+}
+/// Mode and part of a row of states.
+__device__ inline int turned_mode(int row) { return row / 16 * 8 + row % 8; }
+__device__ inline bool is_imaginary(int row) { return row / 8 % 2 == 1; }
+
+/// Entry of the matrix that positions of a chunk multiply to what they add to the states, or of its
+/// adjoint's; rows are states.
+struct TurnedLift {
+  const float2* power;  // [kPowers, kModes]
+  const float2* table;
+  __device__ float operator()(int row, int position) const {
+    const int n = turned_mode(row);
+    const float2 v =
+        multiply(table[kInput * kTablePitch + n], power[(kChunk - 1 - position) * kModes + n]);
+    return is_imaginary(row) ? v.y : v.x;
+  }
+};
+struct TurnedLower {
+  const float2* power;
+  const float2* table;
+  __device__ float operator()(int row, int position) const {
+    const int n = turned_mode(row);
+    const float2 v = multiply(table[kOutput * kTablePitch + n], power[(position + 1) * kModes + n]);
+    return is_imaginary(row) ? -2.f * v.y : 2.f * v.x;
+  }
+};
+
+/// A channel's powers, table and the first taps of its kernel in shared memory, by a whole block.
+__device__ inline void load_turned_tables(const char* workspace, float2* power, float2* table,
+                                          float* tap) {
+  using Layout = ChannelLayout<BFloat16>;
+  const char* const base = workspace + blockIdx.x * Layout::bytes;
+  const float2* const powers = reinterpret_cast<const float2*>(base + Layout::powers_at);
+  const float2* const rows = reinterpret_cast<const float2*>(base + Layout::table_at);
+  for (int i = threadIdx.x; i < kPowers * kModes; i += blockDim.x) power[i] = powers[i];
+  for (int i = threadIdx.x; i < kTableRows * kTablePitch; i += blockDim.x)
+    if (i % kTablePitch < kModes) table[i] = rows[i];
+  __syncthreads();
+  for (int i = threadIdx.x; i < 2 * kChunk; i += blockDim.x) {
+    float sum = 0.f;
+    for (int n = i % 2; n < kModes; n += 2)
+      sum += multiply(multiply(table[kOutput * kTablePitch + n], table[kInput * kTablePitch + n]),
+                      power[i / 2 * kModes + n])
+                 .x;
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    if (i % 2 == 0) tap[i / 2] = 2.f * sum;
+  }
+  __syncthreads();
+}
+
+/// Powers of this thread's mode for the scan of a tile in one direction.
+struct TurnedPowers {
+  float2 chunk;    // a^64
+  float2 step[2];  // a^512, a^1024, or zero where that many lanes before have none
+  float2 prefix;   // a^(512·lanes before)
+  float2 tile;     // a^2048
+};
+/// Rows of `table` as in TableRow, [row][kTablePitch].
+template <bool Reverse>
+__device__ inline TurnedPowers turned_powers(const float2* table, int mode, int q) {
+  const int order = Reverse ? 3 - q : q;
+  const auto power = [&](int row) {
+    const float2 a = table[row * kTablePitch + mode];
+    return Reverse ? conjugate(a) : a;
+  };
+  return {power(kRow),
+          {power(order >= 1 ? kGroup + 1 : kZero), power(order >= 2 ? kGroup + 2 : kZero)},
+          power(kPrefix + 2 * order),
+          power(kTile)};
+}
+
+/// Scans what the chunks add over the chunks of a tile: `v` becomes the state each chunk starts
+/// from (before it; Reverse: after it), and the carry moves on by a tile.
+template <bool Reverse>
+__device__ inline void scan_columns(TurnedSums& v, const TurnedPowers& p, float2& carry) {
+  const int q = threadIdx.x % 4;
+  const auto at = [&](int k) { return Reverse ? 7 - k : k; };
+  const auto added = [&](int k) { return float2{v[k / 2][k % 2], v[k / 2][2 + k % 2]}; };
+  float2 total = added(at(0));
+#pragma unroll
+  for (int k = 1; k < 8; ++k) total = multiply_add(p.chunk, total, added(at(k)));
+  const auto shift = [&](float2 x, int delta) {
+    return Reverse ? float2{__shfl_down_sync(~0u, x.x, delta), __shfl_down_sync(~0u, x.y, delta)}
+                   : float2{__shfl_up_sync(~0u, x.x, delta), __shfl_up_sync(~0u, x.y, delta)};
+  };
+  total = multiply_add(p.step[0], shift(total, 1), total);
+  total = multiply_add(p.step[1], shift(total, 2), total);
+  float2 before = shift(total, 1);
+  if (q == (Reverse ? 3 : 0)) before = {0.f, 0.f};
+  constexpr int last = Reverse ? 0 : 3;
+  const float2 all{__shfl_sync(~0u, total.x, last, 4), __shfl_sync(~0u, total.y, last, 4)};
+  float2 state = multiply_add(p.prefix, carry, before);
+  carry = multiply_add(p.tile, carry, all);
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const int c = at(k);
+    const float2 here = added(c);
+    v[c / 2][c % 2] = state.x, v[c / 2][2 + c % 2] = state.y;
+    if (k < 7) state = multiply_add(p.chunk, state, here);
+  }
+}
+
+/// Columns as pairs of bf16: the first rows' and the second rows' of eight columns each.
+__device__ inline void pack_columns(const TurnedSums& v, unsigned (&words)[8]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    words[2 * j] = pack_bf16(v[j][0], v[j][1]);
+    words[2 * j + 1] = pack_bf16(v[j][2], v[j][3]);
+  }
+}
+/// `place`: turned_lane_place in the tile.
+__device__ inline void store_columns(unsigned place, const unsigned (&words)[8]) {
+  store_tiles<true>(place, words[0], words[1], words[2], words[3]);
+  store_tiles<true>(place + 2048, words[4], words[5], words[6], words[7]);
+}
+__device__ inline void load_columns(unsigned (&words)[8], unsigned place) {
+  unsigned half[4];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    load_columns_of_tiles(half, place + 2048 * h);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) words[4 * h + i] = half[i];
+  }
+}
+
+/// v += scale · the columns that load_columns has read.
+__device__ inline void add_scaled_columns(TurnedSums& v, float scale, const unsigned (&words)[8]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      v[j][2 * h] += scale * low_of(words[2 * j + h]);
+      v[j][2 * h + 1] += scale * high_of(words[2 * j + h]);
+    }
+}
+
+/// This thread's two runs of eight positions of a tile: 8·thread and 1024 further on.
+struct TurnedRuns {
+  unsigned place[2];  // bytes of the tile in shared memory
+
+  __device__ explicit TurnedRuns(int thread) {
+    place[0] = turned_place(thread / 8, thread % 8);
+    place[1] = (place[0] + 512) ^ 64;  // sixteen chunks on
+  }
+  /// Starts the copy of a tile, the first run of which is at `from`; of the tile `left` positions
+  /// are there, then zeros.
+  __device__ void copy(unsigned to, const BFloat16* from, int left) const {
+    const int first = 8 * (threadIdx.x % kTurnedThreads);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (left >= kTurnedTile) {
+        asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to + place[i]),
+                     "l"(from + 1024 * i)
+                     : "memory");
+      } else {
+        const int bytes = max(0, min(16, 2 * (left - first - 1024 * i)));
+        asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to + place[i]),
+                     "l"(bytes > 0 ? from + 1024 * i : from), "r"(bytes)
+                     : "memory");
+      }
+    }
+  }
+  __device__ void write(BFloat16* to, unsigned from, int left) const {
+    const int first = 8 * (threadIdx.x % kTurnedThreads);
+    uint4 words[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) words[i] = load_run(from + place[i]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (left >= kTurnedTile)
+        *reinterpret_cast<uint4*>(to + 1024 * i) = words[i];
+      else
+        store_words(to + 1024 * i, left - first - 1024 * i, false, words[i]);
+  }
+};
+
+}  // namespace ssm::cuda::device
