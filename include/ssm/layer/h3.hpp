@@ -117,10 +117,12 @@ class H3 : public LayerVerbs<H3<Config>> {
     const Buffers buffers(frame, tape);
     const DynamicExtents<3> shape = x.extents();
     View<T, 3, Space> q, k, v;
-    if (joins_products<T, Space> && shape[1] > 1) {
-      const auto all = buffers.at(&Kept::q, shape[0], shape[1], 3 * channels());
-      q = part(all, 0), k = part(all, 1), v = part(all, 2);
-    } else {
+    if constexpr (joins_products<T, Space>)
+      if (shape[1] > 1) {
+        const auto all = buffers.at(&Kept::q, shape[0], shape[1], 3 * channels());
+        q = part(all, 0), k = part(all, 1), v = part(all, 2);
+      }
+    if (!q) {
       q = buffers.at(&Kept::q, shape);
       k = buffers.at(&Kept::k, shape);
       v = buffers.at(&Kept::v, shape);
@@ -166,7 +168,7 @@ class H3 : public LayerVerbs<H3<Config>> {
     const DynamicExtents<3> shape = tape.x.extents();
     auto dmixed = frame.template tensor<T>(shape);
     View<T, 3, Space> dq, dk, dv;
-    if (joins_products<T, Space>) {
+    if constexpr (joins_products<T, Space>) {
       const auto all = frame.template tensor<T>(shape[0], shape[1], 3 * channels());
       dq = part(all, 0), dk = part(all, 1), dv = part(all, 2);
     } else {
@@ -301,12 +303,12 @@ class H3 : public LayerVerbs<H3<Config>> {
     fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
     auto a = operands(p, tape.options());
     make_parameters<T>(ctx, frame, p, a);
-    if (tape.q.extent(2) > channels()) {
-      const View<const T, 3, Space> all = tape.q;
-      a.q = part(all, 0), a.k = part(all, 1), a.v = part(all, 2);
-    } else {
-      a.q = tape.q, a.k = tape.k, a.v = tape.v;
-    }
+    a.q = tape.q;
+    a.k = tape.k;
+    a.v = tape.v;
+    if constexpr (joins_products<T, Space>)
+      if (const View<const T, 3, Space> all = tape.q; all.extent(2) > channels())
+        a.q = part(all, 0), a.k = part(all, 1), a.v = part(all, 2);
     h3_mixer_backward(ctx, H3MixerBackward<T, Space>{
                                .forward = a,
                                .dy = dmixed,
