@@ -128,6 +128,12 @@ class Layer:
                 call("ssm_layer_set_threads", self._pointer, threads)
                 self._threads = threads
 
+    def use_stream_of(self, x: typing.Any) -> None:
+        """What is made from here on, states, is in order with the stream that x's package has made current. Calls see to
+        that themselves."""
+        with self._lock:
+            self._use_stream_of(x)
+
     def _use_stream_of(self, x):
         """Within the lock."""
         if self._is_on_host:

@@ -58,6 +58,7 @@ def _run(layer, x, parameters, initial=(), segments=None, wants_state=False, tap
 
 def _run_on_current(layer, x, parameters, initial, segments, wants_state, tape):
     layer.set_threads(torch.get_num_threads())
+    layer.use_stream_of(x)
     segments = None if segments is None else segments.cpu()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not initial and not wants_state:
@@ -80,6 +81,7 @@ def _run_back(layer, tape, dy, dfinal, x, parameters, initial, segments):
 
 def _run_back_on_current(layer, tape, dy, dfinal, x, parameters, initial, segments):
     layer.set_threads(torch.get_num_threads())
+    layer.use_stream_of(x)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     gradients = [torch.zeros(p.shape, dtype=p.dtype, device=x.device) for p in parameters]
     sequences = _sequences_of(x, segments)
@@ -327,8 +329,10 @@ class LayerModule(torch.nn.Module):
     def initial_state(self, sequences=1):
         """Zeros, of what the layer carries in `prefill` and `step`."""
         parameter = next(self.parameters())
+        layer = self._layer(parameter)
+        layer.use_stream_of(parameter)
         with _on(parameter.device):
-            return self._layer(parameter).initial_state(sequences)
+            return layer.initial_state(sequences)
 
     @torch.no_grad()
     def prefill(self, x, state):
