@@ -384,7 +384,22 @@ static void primitives_equal_formulas(const char* backend) {
   CHECK(strstr(ssm_primitive_kinds(), "\"dt_bias\"") != NULL);
 }
 
+/* A library without CUDA says so; streams mean nothing on the host. */
+static void devices_are_named(void) {
+  ssm_layer* layer = NULL;
+  REQUIRE_OK(ssm_layer_create("{\"layer\": \"s4d\", \"channels\": 2}", &layer));
+  CHECK(ssm_layer_set_stream(layer, &layer) == SSM_OK);
+  ssm_layer_free(layer);
+  CHECK_FAILS(ssm_layer_set_stream(NULL, NULL), SSM_ARGUMENT, "layer is missing");
+  if (ssm_set_device_allocator(NULL, NULL, NULL) == SSM_OK) return;
+  CHECK(strstr(ssm_last_error(), "without SSM_BUILD_CUDA") != NULL);
+  CHECK_FAILS(
+      ssm_layer_create("{\"layer\": \"s4d\", \"channels\": 2, \"backend\": \"cuda\"}", &layer),
+      SSM_ARGUMENT, "without SSM_BUILD_CUDA");
+}
+
 int main(void) {
+  devices_are_named();
   primitives_equal_formulas("cpu");
   primitives_equal_formulas("reference");
   static const struct {
