@@ -90,15 +90,23 @@ void sum_of_squares(Context<B>& ctx, const SumOfSquares<T, typename B::Space>& a
   B::sum_of_squares(ctx, a);
 }
 
-/// Computes AdamWUpdate of each tensor, in one pass over all of them where the backend has one.
+/// Computes AdamWUpdate of each tensor, in one pass over all of them where the backend has one,
+/// whose operands require_operands has seen before.
 template <class B, Real T>
   requires HasOptimizerUpdate<B, T>
-void adamw_update(Context<B>& ctx, std::span<const AdamWUpdate<T, typename B::Space>> tensors) {
-  for (const auto& a : tensors) require_operands(a);
+void adamw_update_unchecked(Context<B>& ctx,
+                            std::span<const AdamWUpdate<T, typename B::Space>> tensors) {
   if constexpr (requires { B::adamw_update_each(ctx, tensors); })
     B::adamw_update_each(ctx, tensors);
   else
     for (const auto& a : tensors) B::adamw_update(ctx, a);
+}
+/// The same, checked.
+template <class B, Real T>
+  requires HasOptimizerUpdate<B, T>
+void adamw_update(Context<B>& ctx, std::span<const AdamWUpdate<T, typename B::Space>> tensors) {
+  for (const auto& a : tensors) require_operands(a);
+  adamw_update_unchecked<B, T>(ctx, tensors);
 }
 
 /// Computes SumOfSquares of each tensor, in one pass over all of them where the backend has one.

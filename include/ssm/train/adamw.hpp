@@ -136,6 +136,7 @@ class AdamW {
           },
           parameters, gradients, first_moment_, second_moment_, working);
     }
+    for (const Update& a : updates_) require_operands(a);
   }
   /// Returns as `update`, and changes nothing where `is_valid` is false.
   template <HasOptimizerUpdate B, class Working>
@@ -149,7 +150,7 @@ class AdamW {
       a.gradient_scale = scale / loss_scale_.value();
       a.step = step_;
     }
-    adamw_update(ctx, std::span<const Update>(updates_));
+    adamw_update_unchecked<B, typename P::Scalar>(ctx, std::span<const Update>(updates_));
     if (shard_) {
       shard_->share(ctx, parameters);
       if constexpr (!std::is_same_v<P, Working>) shard_->share(ctx, working);
