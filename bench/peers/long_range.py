@@ -140,7 +140,9 @@ def peer_row(task, name, mixer, updates, numbers):
             parameters = sum(p.numel() for p in model.parameters())
             return {"task": task, "model": name, "numbers": numbers, "batch": batch, "at_once": part, "length": length,
                     "parameters": parameters, "milliseconds": 1000 * seconds}
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # of memory, also where cuFFT asked for it
+            if "memory" not in str(error) and "CUFFT" not in str(error):
+                raise
             split *= 2
         finally:
             model = x = labels = None
@@ -231,23 +233,24 @@ def main():
     peers = {"torch.fft s4d": S4D, "transformer": lambda width: Transformer(width, False),
              "fused transformer": lambda width: Transformer(width, True)}
     rows = []
+    every_numbers = arguments.numbers.split(",")
     for task in arguments.tasks.split(","):
-        for numbers in arguments.numbers.split(","):
+        for numbers in every_numbers:
             found = [our_row(arguments.ssm, task, mixer, arguments.updates, numbers) for mixer in ("s4d", "h3")]
             found += [peer_row(task, name, mixer, arguments.updates, numbers) for name, mixer in peers.items()]
             for row in filter(None, found):
                 rows.append(row)
-                print(f"{row['task']:10} {row['model']:30} {numbers:5}  {row['milliseconds']:9.2f} ms"
+                print(f"{row['task']:10} {row['model']:20} {numbers:5}  {row['milliseconds']:9.2f} ms"
                       f"  {row['parameters']} parameters  {row['at_once']} at once", flush=True)
-    result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows,
-              "summary": [row for numbers in arguments.numbers.split(",") for row in summary(rows, numbers)]}
+        result = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "rows": rows,
+                  "summary": [row for numbers in every_numbers for row in summary(rows, numbers)]}
+        if arguments.out:  # after every task, should the next one be interrupted
+            with open(arguments.out, "w", encoding="utf-8") as file:
+                json.dump(result, file, indent=1)
+                file.write("\n")
     for row in result["summary"]:
         means = [f"{row[name]:.2f}" if row[name] else "-" for name in ("over_transformer_mean", "over_torch_fft_mean")]
         print(f"{row['model']:20} {row['numbers']:5}  {means[0]} times a Transformer, {means[1]} times torch.fft; {row['tasks']} tasks")
-    if arguments.out:
-        with open(arguments.out, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-            file.write("\n")
 
 
 if __name__ == "__main__":
