@@ -189,9 +189,11 @@ def lengths(program, text, work):
     config.write_text(json.dumps(H3))
     found = []
     for model, options in (("h3", ["--config", str(config)]), ("mamba", ["--preset", "mamba-130m"])):
+        fits = 131072
         for ranks in (1, 2):
-            fits = 0
-            for length in (131072, 196608, 262144, 393216, 524288, 786432, 1048576):
+            for length in (196608, 262144, 393216, 524288, 786432, 1048576, 1572864):
+                if length <= fits:
+                    continue
                 job = Job(program, ["--text", text, *options, "--length", str(length), "--batch", "1", "--steps", "2", "--held-out",
                                     "0.001", "--numbers", "bf16", *QUIET,
                                     *(["--sequence-parallel", "2"] if ranks > 1 else [])], work / f"{model}-{ranks}-{length}", ranks)
