@@ -4,19 +4,19 @@
 namespace ssm::cuda::device {
 namespace {
 
-/// A block: the weights of a chunk of kHeadsAtOnce heads of a group.
+/// A block: the products of a chunk of a group, and the weights of kHeadsAtOnce of its heads.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2)
     multiply_weights_kernel(const __grid_constant__ TiledMemory<T> a) {
   const int shared = a.heads / a.groups;
-  const int parts = tiles_of(shared, kHeadsAtOnce);
+  const int parts = a.weights == nullptr ? 1 : tiles_of(shared, kHeadsAtOnce);
   const int part = static_cast<int>(blockIdx.x) % parts;
   const int g = static_cast<int>(blockIdx.x) / parts % a.groups;
   const Chunk chunk = a.chunk(static_cast<int>(blockIdx.x) / parts / a.groups);
   const int rows = static_cast<int>(chunk.end - chunk.begin);
   if (rows <= 0) return;
   const int first_head = g * shared + part * kHeadsAtOnce;
-  const int heads = min(kHeadsAtOnce, shared - part * kHeadsAtOnce);
+  const int heads = a.weights == nullptr ? 0 : min(kHeadsAtOnce, shared - part * kHeadsAtOnce);
   const ProductStages<T, kTile> stages;
   float* const logs = stages.factors(false);
   const int thread = static_cast<int>(threadIdx.x);
@@ -80,6 +80,35 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   }
 }
 
+/// square(t, m) = e^{log_t − log_m}·square(t, m) where m ≤ t < rows; it is 0 elsewhere. By eight
+/// numbers of a row, of a pair of rows as many as of every other.
+template <class T>
+__device__ void fade_square(T* square, const float* logs, int rows) {
+  constexpr int eights = kTile / 8 + 1;  // of rows r and kTile − 1 − r
+  for (int i = static_cast<int>(threadIdx.x); i < kTile / 2 * eights; i += kTileThreads) {
+    const int pair = i / eights, of_first = pair / 8 + 1, n = i % eights;
+    const int t = n < of_first ? pair : kTile - 1 - pair;
+    const int first = (n < of_first ? n : n - of_first) * 8;
+    if (t >= rows) continue;
+    uint4* const at = reinterpret_cast<uint4*>(square + t * (kTile + 8) + first);
+    const uint4 old = *at;
+    unsigned words[4] = {old.x, old.y, old.z, old.w};
+    float own[8];
+    *reinterpret_cast<float4*>(own) = *reinterpret_cast<const float4*>(logs + first);
+    *reinterpret_cast<float4*>(own + 4) = *reinterpret_cast<const float4*>(logs + first + 4);
+    const float log = logs[t];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const float2 both = wide_pair<T>(words[k]);
+      const auto faded = [&](int m, float product) {
+        return first + m <= t ? __expf(log - own[m]) * product : 0.0f;
+      };
+      words[k] = pack_pair<T>(faded(2 * k, both.x), faded(2 * k + 1, both.y));
+    }
+    *at = uint4{words[0], words[1], words[2], words[3]};
+  }
+}
+
 /// A block: `Columns` values of the positions of a chunk of a head.
 template <class T, int Columns>
 __global__ void __launch_bounds__(kTileThreads, Columns > kTile ? 1 : 2)
@@ -102,12 +131,18 @@ __global__ void __launch_bounds__(kTileThreads, Columns > kTile ? 1 : 2)
   T* const weights = stages.square();
   float* const factor = stages.factors(true);
   float* const scales = p.scale != nullptr ? factor + kTile : nullptr;
-  copy_tile<kTile, kTile>(weights, kTile + 8, a.weights + a.weight(chunk.place, h), kTile, kTile,
-                          kTile);
-  if (thread < kTile)
+  const bool fades = a.weights == nullptr;
+  float* const logs = factor + 2 * kTile;
+  copy_tile<kTile, kTile>(
+      weights, kTile + 8,
+      fades ? a.products + a.pair(chunk.place, g) : a.weights + a.weight(chunk.place, h), kTile,
+      kTile, kTile);
+  if (thread < kTile) {
     copy_factors(factor, p.factor, a, chunk, h, thread);
-  else if (scales != nullptr)
+    if (fades) copy_factors(logs, a.log_sums, a, chunk, h, thread);
+  } else if (scales != nullptr) {
     copy_factors(scales, p.scale, a, chunk, h, thread - kTile);
+  }
   const WarpTile<Columns> tile;
   Sums<Columns> sums;
   set_zero(sums);
@@ -129,6 +164,10 @@ __global__ void __launch_bounds__(kTileThreads, Columns > kTile ? 1 : 2)
         }
       },
       [&](int step, int stage) {
+        if (step == 0 && fades) {
+          fade_square(weights, logs, rows);
+          if (state_steps == 0) __syncthreads();
+        }
         if (step >= state_steps)
           return add_square_products<T, Columns>(sums, tile, weights, p.turned,
                                                  (step - state_steps) * kStageDepth,
@@ -172,7 +211,7 @@ __global__ void __launch_bounds__(kTileThreads, Columns > kTile ? 1 : 2)
 
 template <class T>
 void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operation) {
-  const int parts = tiles_of(a.heads / a.groups, kHeadsAtOnce);
+  const int parts = a.weights == nullptr ? 1 : tiles_of(a.heads / a.groups, kHeadsAtOnce);
   launch_blocks(multiply_weights_kernel<T>, a.chunking.places * a.groups * parts,
                 ProductShared<kTile>::bytes(false), stream, operation, a);
 }

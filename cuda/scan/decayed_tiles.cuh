@@ -49,8 +49,9 @@ struct TiledMemory {
             Chunking::at_least_one((n.length + n.chunks.length - 1) / n.chunks.length))) {
     constexpr Index tile_size = kTile * kTile;
     states = reinterpret_cast<T*>(workspace);
-    weights = states + n.chunks.places * n.state();
-    adjoints = weights + n.chunks.places * n.heads * tile_size;
+    T* const squares = states + n.chunks.places * n.state();
+    (n.heads > n.groups ? products : weights) = squares;
+    adjoints = squares + n.chunks.places * n.groups * tile_size;
     pairs = adjoints + (backward ? n.chunks.places * n.state() : 0);
     log_sums =
         reinterpret_cast<float*>(pairs + (backward ? n.chunks.places * n.groups * tile_size : 0));
@@ -96,7 +97,7 @@ struct TiledMemory {
   int values;
   int chunks_of_sequence;
   T* states;              // [places, H, K, V]       that enter the chunks
-  T* weights;             // [places, H, 128, 128]   fade·(q_t·k_m)
+  T* weights = nullptr;   // [places, H, 128, 128]   fade·(q_t·k_m); null where heads share keys
   T* products = nullptr;  // [places, G, 128, 128]   q_t·k_m, 0 where m > t; null if nobody reads it
   T* adjoints;            // [places, H, K, V]       that enter the chunks from behind
   T* pairs;               // [places, G, 128, 128]   Σ_h fade·scale_m·(dy_t·v_m)
@@ -245,7 +246,7 @@ struct KeyProduct {
 template <class T>
 void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream stream,
                  const char* operation);
-/// a.weights
+/// a.weights and a.products, which are not null.
 template <class T>
 void multiply_weights(const TiledMemory<T>& a, Stream stream, const char* operation);
 /// a.pairs, and the sums of pairs unless those are null; then a.products have been computed.

@@ -25,7 +25,8 @@ TiledPasses<T> tiled_ssd(const ssm::SsdScan<T, CudaSpace>& call, DeviceSegments 
   passes.a.q = head_rows(call.C);
   passes.a.k = head_rows(call.B);
   passes.a.v = head_rows(call.x);
-  if (backward) passes.a.products = reinterpret_cast<T*>(passes.a.rest);
+  if (backward && passes.a.products == nullptr)
+    passes.a.products = reinterpret_cast<T*>(passes.a.rest);
   passes.prepare(TiledSsdDecays<T>{SsdSteps<T>(call), operand(call.A)});
   return passes;
 }

@@ -39,9 +39,10 @@ struct DecayedSizes {
     return forward_scratch() + chunks.places * state() + batch * length * groups * chunks.length;
   }
   /// Of the tensor-core kernels, in floats: [places, H, K, V] states and [places, H, 128, 128]
-  /// faded products of queries with keys in the half type, [5, B, L, H] factors.
+  /// faded products of queries with keys in the half type, [5, B, L, H] factors. Where heads share
+  /// keys, [places, G, 128, 128] products that are faded where they are used.
   constexpr Index tiled_forward_scratch() const {
-    return chunks.places * (state() + heads * kDecayedTile * kDecayedTile) / 2 + 5 * rows();
+    return chunks.places * (state() + groups * kDecayedTile * kDecayedTile) / 2 + 5 * rows();
   }
   /// Beside them [places, H, K, V] adjoints and [places, G, 128, 128] products of gradients with
   /// values, both in the half type.
