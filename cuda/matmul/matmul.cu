@@ -4,7 +4,6 @@
 #include "kernel/column_sums.cuh"
 #include "kernel/quick_functions.cuh"
 #include "matmul/matmul_product.cuh"
-#include "matmul/matmul_some_rows.cuh"
 #include "ssm/backend/cuda/matmul.hpp"
 
 namespace ssm::cuda {
@@ -174,12 +173,6 @@ struct ByParts {
     layout.take<BFloat16>(static_cast<std::size_t>(parts * rows * a.a.extent(1)));
     layout.take<float>(static_cast<std::size_t>(parts * rows * a.c.extent(1)));
   }
-  static void run_some_rows(std::span<const Call> products, void* memory, Stream stream) {
-    const auto& a = products.front().a;
-    auto* const factors = static_cast<BFloat16*>(memory);
-    split_numbers<parts>(a, factors, stream);
-    matmul_some_rows(products, factors, stream);
-  }
   /// Whether the numbers of a are those of a call before, in the same place of its scratch memory.
   static bool are_split(const Call* before, const Call& a) {
     return before != nullptr && can(*before) && !before->a_sum && !a.a_sum &&
@@ -277,18 +270,9 @@ template <class T>
 void matmul(MatmulLibrary& library, std::span<const ssm::Matmul<T, CudaSpace>> products,
             void* scratch, Stream stream) {
   const ssm::Matmul<T, CudaSpace>* before = nullptr;
-  while (!products.empty()) {
-    std::size_t made = 0;
-    if constexpr (std::is_same_v<T, float>) {
-      made = device::count_some_rows(products);
-      if (made > 0) device::ByParts::run_some_rows(products.first(made), scratch, stream);
-    }
-    if (made == 0) {
-      matmul_behind(library, before, products.front(), scratch, stream);
-      before = &products.front();
-      made = 1;
-    }
-    products = products.subspan(made);
+  for (const auto& a : products) {
+    matmul_behind(library, before, a, scratch, stream);
+    before = &a;
   }
 }
 

@@ -407,19 +407,6 @@ TEST_CASE_TEMPLATE("products of few rows by bf16 weights, aligned and not", T, f
       }
 }
 
-TEST_CASE("products of a block of rows by bf16 weights, whose depth is cut and is not") {
-  for (const Index rows : {17, 64, 65})
-    for (const Index columns : {1, 130})
-      for (const Index depth : {64, 192, 512})
-        for (const int options : {0, 17})
-          for (const ActivationKind kind : {ActivationKind::none, ActivationKind::relu})
-            is_exact<float>(
-                with_epilogue(
-                    {.rows = rows, .columns = columns, .depth = depth, .form = WeightForm::bf16},
-                    options, kind),
-                weight_alone);
-}
-
 TEST_CASE_TEMPLATE("a bf16 matrix with contiguous rows, and one with a bias gradient", T, float,
                    double) {
   for (const Index rows : {1, 16, 30}) {
