@@ -69,9 +69,8 @@ struct OneRow {
   /// The weights, which no predecessor makes while a model generates.
   SSM_DEVICE void prefetch(Index block, Block lanes) const {
     const Lanes warp;
-    constexpr int rounds = Streams && Columns == 1 ? 2 : 1;  // of units
-    for (int round = 0, unit = first_unit(block, lanes); round < rounds; ++round, unit += step)
-      if (unit < first[one_row_products]) prefetch(at(unit), warp);
+    const int unit = first_unit(block, lanes);
+    if (unit < first[one_row_products]) prefetch(at(unit), warp);
     prefetch_norm(block, lanes);
   }
   SSM_DEVICE void prefetch(const Place& place, Lanes warp) const {
