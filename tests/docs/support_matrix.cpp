@@ -2,6 +2,7 @@
 // Prints docs/support_matrix.md: the lists of primitives, layers and models that the tests have,
 // against the concepts.
 #include <cstdio>
+#include <set>
 #include <ssm/backend/cpu.hpp>
 #include <ssm/backend/cuda.hpp>
 #include <ssm/backend/reference.hpp>
@@ -58,13 +59,12 @@ void print_row(const std::string& name, Has has) {
 template <class Cases>
 void print_layers(const char* heading, const Cases& cases) {
   print_heading(heading);
-  std::string last;
+  std::set<std::string> printed;
   ssm::laws::for_each_case(cases, [&](const auto& layer_case) {
     using Layer = typename std::remove_cvref_t<decltype(layer_case)>::Layer;
     const std::string row = layer_case.row();
-    if (row == last) return;
+    if (!printed.insert(row).second) return;
     print_row(row, []<class B, class T> { return ssm::RunsOn<Layer, B, T>; });
-    last = row;
   });
 }
 

@@ -73,7 +73,6 @@ class LanguageModelOn final : public LanguageModelInterface {
                   std::vector<Token> end_tokens, ModelTensors tensors)
       : LanguageModelOn(options) {
     require_readable(options.weights);
-    facts_.numbers = options.numbers;
     auto files = check_files<F>(json, std::move(tensors));
     std::vector<FileMapping> mappings;
     auto fingerprint = std::make_unique<WeightsFingerprint>();
@@ -350,6 +349,7 @@ class LanguageModelOn final : public LanguageModelInterface {
   void share(std::shared_ptr<Weights> weights) {
     weights_ = std::move(weights);
     facts_.family = F::name;
+    facts_.numbers = is_full ? "float" : "bf16";
     facts_.vocabulary = layer().vocabulary();
     facts_.padded_vocabulary = layer().padded_vocabulary();
     facts_.positions = layer().positions();
