@@ -15,7 +15,7 @@ namespace ssm {
 /// x, dx              [M, D]
 /// weight, dweight    [V, D]
 /// targets            [M]
-/// losses             [parts()]   overwritten
+/// losses             [parts]   overwritten: one for each at_once rows
 /// Rows whose target is `ignore_index` count nothing. For the gradient of a mean, `scale` is to be
 /// divided by the number of the others.
 /// Cost    6·M·V·D operations, as many as without parts; scratch for at_once·V logits
@@ -31,14 +31,12 @@ struct HeadLoss {
   View<T, 2, Space> dx{};
   View<Wide<T>, 2, Space> dweight{};
 
-  Index parts() const { return (targets.size() + at_once - 1) / at_once; }
-
+  static Index parts(Index rows, Index at_once) { return (rows + at_once - 1) / at_once; }
   /// Rows of a part, all parts nearly alike, if so many logits may be held; all where they fit.
   static Index rows_for(Index rows, Index vocabulary, Index logits) {
     const Index most = std::max<Index>(1, logits / vocabulary);
     if (rows <= most) return rows;
-    const Index parts = (rows + most - 1) / most;
-    const Index even = (rows + parts - 1) / parts;
+    const Index even = parts(rows, parts(rows, most));
     const Index tiles = (even + 127) / 128 * 128;  // of products on a device
     return tiles <= most ? tiles : even;
   }

@@ -208,7 +208,8 @@ class LanguageModelTrainer {
     logits_at_once_ = rows() * own;
     if constexpr (takes_parts)
       logits_at_once_ = HeadLoss<T, Space>::rows_for(rows() * own, vocabulary, config_.logits);
-    loss_.resize({in_parts() ? (rows() * own + logits_at_once_ - 1) / logits_at_once_ : 1});
+    loss_.resize(
+        {in_parts() ? HeadLoss<T, Space>::parts(rows() * own, logits_at_once_) : Index{1}});
     logits_.resize({in_parts() ? 0 : rows(), own, vocabulary});
   }
   /// Rows of a batch that this rank reads, and the first of them.
