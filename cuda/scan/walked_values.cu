@@ -108,17 +108,22 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 
   const int value = warp * 16 + lane / 4;  // and the one 8 behind it
   float state[Keys / 128][16][4];
+  /// f(key, value, whether they exist, number of the state).
+  const auto each_of_state = [&](auto f) {
 #pragma unroll
-  for (int half = 0; half < Keys / 128; ++half)
+    for (int half = 0; half < Keys / 128; ++half)
 #pragma unroll
-    for (int j = 0; j < 16; ++j)
+      for (int j = 0; j < 16; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int c = half * 128 + j * 8 + lane % 4 * 2 + e % 2;
-        const int own = first_value + value + e / 2 * 8;
-        state[half][j][e] =
-            walk.start && c < a.keys && own < a.values ? walk.start(s.row, h, c, own) : 0.0f;
-      }
+        for (int e = 0; e < 4; ++e) {
+          const int c = half * 128 + j * 8 + lane % 4 * 2 + e % 2;
+          const int own = first_value + value + e / 2 * 8;
+          f(c, own, c < a.keys && own < a.values, state[half][j][e]);
+        }
+  };
+  each_of_state([&](int c, int own, bool exists, float& number) {
+    number = walk.start && exists ? walk.start(s.row, h, c, own) : 0.0f;
+  });
   T* const own = outs + warp * kSpan * kOutPitch;  // 64 rows of 16 numbers
   /// Writes two times two 8 × 8 tiles, turned: of rows r … r + 15.
   const auto put_turned = [&](int r, const unsigned(&pairs)[4]) {
@@ -242,16 +247,9 @@ __global__ void __launch_bounds__(kTileThreads, 1)
     for (int half = 0; half < Keys / 128; ++half) hold(state[half]);
   }
   if (!walk.end) return;
-#pragma unroll
-  for (int half = 0; half < Keys / 128; ++half)
-#pragma unroll
-    for (int j = 0; j < 16; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int c = half * 128 + j * 8 + lane % 4 * 2 + e % 2;
-        const int own = first_value + value + e / 2 * 8;
-        if (c < a.keys && own < a.values) walk.end(s.row, h, c, own) = state[half][j][e];
-      }
+  each_of_state([&](int c, int own, bool exists, float& number) {
+    if (exists) walk.end(s.row, h, c, own) = number;
+  });
 #endif
 }
 
