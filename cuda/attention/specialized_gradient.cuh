@@ -145,17 +145,19 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
   set_zero(dv_sums);
   wait_for_phase(keys_full, 0);
   unsigned step = 0;
+  // Scores are made a step ahead, while what the step before adds to dq is written.
+  float scores[1][N / 8][4];
+  if (begin < queries) wait_for_phase(q_full[0], 0);
+  begin_transposed<Tiles, Keys>(scores, k_tile, own, q_tiles);
+  finish<Tiles, 0>(scores);
   for (int first = begin; first < queries; first += N, ++step) {
     const unsigned stage = step % Stages, use = step / Stages;
     T* const q_tile = q_tiles + stage * size;
     T* const dy_tile = dy_tiles + stage * size;
     T* const ds_tile = ds_tiles + step % 2 * Square::size(Keys);
-    float scores[1][N / 8][4], toward[1][N / 8][4];
-    wait_for_phase(q_full[stage], use);
-    begin_transposed<Tiles, Keys>(scores, k_tile, own, q_tile);
+    float toward[1][N / 8][4];
     wait_for_phase(dy_full[stage], use);
     begin_transposed<Tiles, Keys>(toward, v_tile, own, dy_tile);
-    finish<Tiles, 1>(scores);
     // Scores become weights; where queries do not see keys, 0.
     const auto number = [&](int which, int n) {
       return *reinterpret_cast<const float2*>(numbers + (stage * 2 + which) * N + 8 * n +
@@ -205,7 +207,10 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
     finish<Tiles, 1>(dk_sums);
     release(dy_empty[stage]);
     release(q_empty[stage]);
-    finish<Tiles, 0>(dq_sums);
+    const unsigned next = (step + 1) % Stages;  // behind the last, scores that nothing reads
+    if (first + N < queries) wait_for_phase(q_full[next], (step + 1) / Stages);
+    begin_transposed<Tiles, Keys>(scores, k_tile, own, q_tiles + next * size);
+    finish<Tiles, 1>(dq_sums);
     if (step > 0) wait_for_phase(dq_empty, step - 1);
     float4* const to =
         reinterpret_cast<float4*>(dq_part) + group * own_channels / 8 * 128 + thread % 128;
@@ -215,6 +220,7 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
     Tiles::show_copies();
     __syncwarp();
     release(dq_full[step % 2]);
+    finish<Tiles, 0>(scores);
   }
   meet(2, 256);  // all have read the keys
   const int count = rows.count - own;

@@ -194,13 +194,11 @@ bool run_specialized_shape(const ssm::Attention<T, CudaSpace>& a,
 template <class T>
 bool run_specialized(const ssm::Attention<T, CudaSpace>& a, const ForwardOperands<T>& operands,
                      Stream stream) {
-  const AttentionTiles& of = operands.tiles;
-  const Index length = of.length / (of.offsets != nullptr ? of.sequences : 1);
   if (operands.width > 64 && operands.width <= 128)
     return run_specialized_shape<SpecializedShape<WarpgroupTiles<128>, 2, 128, 3, true>>(
         a, operands, stream);
   // Shorter sequences leave much of the tiles that are 192 queries high empty.
-  if (operands.width > 32 && operands.width <= 64 && length >= 3072)
+  if (operands.width > 32 && operands.width <= 64 && mean_queries(a) >= 3072)
     return run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 3, 128, 2, false>>(
         a, operands, stream);
   return false;

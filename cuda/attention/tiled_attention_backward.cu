@@ -278,23 +278,23 @@ void run_keys(const GradientOperands<T>& g, Stream stream) {
 }
 
 /// All gradients, where the device has code for it.
-template <class T>
+template <int Width, class T>
 bool run_specialized(const ssm::AttentionBackward<T, CudaSpace>& g, GradientOperands<T>& operands,
                      float* dq_parts, Stream stream) {
-  using Shape = SpecializedGradient<128>;
+  using Shape = SpecializedGradient<Width>;
   const char* const operation = "attention_backward";
-  const auto kernel = specialized_gradient_kernel<T, 128>;
+  const auto kernel = specialized_gradient_kernel<T, Width>;
   const auto& a = g.forward;
   GradientMaps maps;
-  if (!may_add_to_dq(a) || !has_shared_barriers<Shape>(kernel, operation) ||
-      !describe_tiles(maps.q, a.q, Shape::N) || !describe_tiles(maps.k, a.k, Shape::keys) ||
-      !describe_tiles(maps.v, a.v, Shape::keys) || !describe_tiles(maps.dy, g.dy, Shape::N))
+  if (!has_shared_barriers<Shape>(kernel, operation) || !describe_tiles(maps.q, a.q, Shape::N) ||
+      !describe_tiles(maps.k, a.k, Shape::keys) || !describe_tiles(maps.v, a.v, Shape::keys) ||
+      !describe_tiles(maps.dy, g.dy, Shape::N))
     return false;
   operands.use_dq_parts(dq_parts, Shape::N, Shape::tile_floats);
   make_query_numbers(operands, stream);
   launch(kernel, dim3(static_cast<unsigned>(operands.key_tiles.count(Shape::keys))), Shape::threads,
          Shape::bytes, stream, operation, operands, maps);
-  launch(gather_dq_kernel<T, 128>,
+  launch(gather_dq_kernel<T, Width>,
          dim3(static_cast<unsigned>(operands.query_tiles.count(Shape::N))), 256, 0, stream,
          operation, operands);
   return true;
@@ -309,7 +309,13 @@ void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
                               Stream stream) {
   using namespace device;
   GradientOperands<T> operands(g, segments, cached, workspace);
-  if (run_specialized(g, operands, workspace + attention_query_scratch(g.forward), stream)) return;
+  if (may_add_to_dq(g.forward)) {
+    float* const dq_parts = workspace + attention_query_scratch(g.forward);
+    const bool is_narrow = AttentionDqTiles::channels(g.forward.q.extent(3)) == 64;
+    if (is_narrow ? run_specialized<64>(g, operands, dq_parts, stream)
+                  : run_specialized<128>(g, operands, dq_parts, stream))
+      return;
+  }
   make_query_numbers(operands, stream);
   const Index width = g.forward.q.extent(3);
   if (width <= 32) {

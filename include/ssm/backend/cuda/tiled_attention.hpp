@@ -53,15 +53,23 @@ template <class T>
 SSM_CUDA_API void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
                                   const std::int64_t* cached, float* workspace, Stream stream);
 
-/// Where tiles of keys add to dq in turn: tiles of queries, of so many floats.
+/// Queries of a sequence, on average.
+template <class T, class Space>
+Index mean_queries(const ssm::Attention<T, Space>& a) {
+  return a.segments.size() < 2 ? a.q.extent(1)
+                               : a.q.extent(1) / (static_cast<Index>(a.segments.size()) - 1);
+}
+/// Where tiles of keys add to dq in turn: tiles of so many queries, by heads of 64 or 128 channels.
 struct AttentionDqTiles {
   static constexpr Index queries = 64;
-  static constexpr Index floats = queries * 128;
+  static constexpr Index channels(Index width) { return width <= 64 ? 64 : 128; }
 };
-/// Whether tiled_attention_backward may do so: where the device is a Hopper.
+/// Whether tiled_attention_backward may do so: where the device is a Hopper. Heads of few channels
+/// only in long sequences, where it pays.
 template <class T, class Space>
 bool may_add_to_dq(const ssm::Attention<T, Space>& a) {
-  return a.q.extent(3) > 64 && a.q.extent(3) <= 128;
+  const Index width = a.q.extent(3);
+  return width <= 128 && (width > 64 || (width > 32 && mean_queries(a) >= 3072));
 }
 /// Floats of workspace of tiled_attention_backward for numbers of each query.
 template <class T, class Space>
@@ -72,18 +80,20 @@ Index attention_query_scratch(const ssm::Attention<T, Space>& a) {
 template <class T, class Space>
 Index tiled_attention_backward_scratch(const ssm::Attention<T, Space>& a) {
   constexpr Index each = AttentionDqTiles::queries;
-  const Index length = a.q.extent(1);
+  const Index numbers = attention_query_scratch(a), length = a.q.extent(1);
+  if (!may_add_to_dq(a)) return numbers;
   const Index tiles = a.segments.empty()
                           ? a.q.extent(0) * ((length + each - 1) / each)
                           : length / each + static_cast<Index>(a.segments.size()) - 1;
-  const Index parts = may_add_to_dq(a) ? tiles * a.q.extent(2) * (AttentionDqTiles::floats + 1) : 0;
-  return attention_query_scratch(a) + parts;
+  const Index floats = each * AttentionDqTiles::channels(a.q.extent(3));
+  return numbers + tiles * a.q.extent(2) * (floats + 1);  // and a number of the turn
 }
 /// The gradient of the same. Weights and gradients of scores are rounded to T before they meet
 /// the next operand. Every sum has one order. Scores are computed twice: a block with a tile of
 /// queries walks over keys for dq, one with a tile of keys over queries for dk and dv. On Hopper
-/// heads of 65 … 128 channels compute them once: blocks with a tile of keys add to dq, too, in
-/// turn. Heads of more than 128 channels compute them once more, dv apart from dk.
+/// heads of 65 … 128 channels, and of 33 … 64 in long sequences, compute them once: blocks with a
+/// tile of keys add to dq, too, in turn. Heads of more than 128 channels compute them once more, dv
+/// apart from dk.
 /// workspace   tiled_attention_backward_scratch(g.forward) floats, 16-byte aligned
 template <class T>
 SSM_CUDA_API void tiled_attention_backward(const ssm::AttentionBackward<T, CudaSpace>& g,
