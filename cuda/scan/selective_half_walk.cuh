@@ -34,6 +34,9 @@ __device__ inline float polynomial_decay(float step, float rate, float bound) {
   return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
 
+/// Threads of a block: as many that make tiles as walk along them.
+constexpr int kHalfWalkThreads = 2 * kWalkThreads;
+
 /// Which decays are polynomials: of position k and state j.
 __device__ constexpr bool is_polynomial(int k, int j) { return j % 4 == 0 && k % 4 == 0; }
 
@@ -42,28 +45,35 @@ template <class T, int S>
 struct HalfWalkTile {
   static constexpr int rows = 32;
 
-  alignas(16) float2 steps[rows][4][10];                    // Δ, Δ·u of eight channels
-  alignas(16) T u[rows][40], dt[rows][40], gate[rows][40];  // of 32 channels
+  alignas(16) float2 steps[rows][4][10];  // Δ, Δ·u of eight channels
+  alignas(16) float2 ends[rows][4][10];   // skip·u, silu(gate)
   float4 Bs[rows][S], Cs[rows][S];
 };
 template <class T, int S>
 struct HalfWalkShared {
-  HalfWalkTile<T, S> tiles[2];  // some warps are a tile ahead
-  float biases[kWalkChannels];
+  static constexpr int rows = HalfWalkTile<T, S>::rows;
+
+  HalfWalkTile<T, S> tiles[2];                              // one is made while one is walked along
+  alignas(16) T u[rows][40], dt[rows][40], gate[rows][40];  // as copied, of 32 channels
+  float biases[kWalkChannels], skips[kWalkChannels];
 };
 
-/// The walk forwards of half types. A thread copies eight channels of a position, makes their steps
-/// when the copies have come, and then walks with its states.
+/// The walk forwards of half types. The second half of a block's threads makes tiles, a thread
+/// eight channels of a position; the first half walks along them.
 template <class T, int S, WalkFor Purpose>
-__global__ __launch_bounds__(kWalkThreads, S <= 4 ? 3 : 2) void selective_half_walk(
-    const __grid_constant__ SelectiveWalk<T> walk, Index groups, WholeReads whole) {
+__global__ __launch_bounds__(
+    kHalfWalkThreads,
+    S <= 4   ? 3
+    : S <= 8 ? 2
+             : 1) void selective_half_walk(const __grid_constant__ SelectiveWalk<T> walk,
+                                           Index groups, WholeReads whole) {
   constexpr bool outputs = Purpose == WalkFor::outputs;
   using Tile = HalfWalkTile<T, S>;
   constexpr int rows = Tile::rows;
   extern __shared__ float4 dynamic_shared[];
   auto& shared = *reinterpret_cast<HalfWalkShared<T, S>*>(dynamic_shared);
   const auto& a = walk.a;
-  const WalkThread me;
+  const WalkThread me(static_cast<int>(threadIdx.x) % kWalkThreads);
   const Index group = blockIdx.x % groups;
   const Chunk chunk = a.chunking.at(blockIdx.x / groups);
   const Index b = chunk.s.batch;
@@ -89,14 +99,15 @@ __global__ __launch_bounds__(kWalkThreads, S <= 4 ? 3 : 2) void selective_half_w
   const int row = me.id / 4, part = me.id % 4;
   const Index part_d = group * kWalkChannels + part * 8;
   const bool has_gate = outputs && a.gate;
-  if (me.id < kWalkChannels) {
+  if (threadIdx.x < kWalkChannels) {
     const Index of = group * kWalkChannels + me.id;
     shared.biases[me.id] = of < a.channels ? value_or(0.0f, a.dt_bias, of) : 0.0f;
+    shared.skips[me.id] = of < a.channels ? value_or(0.0f, a.skip, of) : 0.0f;
   }
   const RawReader<T, S> read_B(a.B, b, part * S, a.states, whole.states);
   const RawReader<T, S> read_C(a.C, b, part * S, a.states, whole.states);
   RawNumbers<T, S> B, C;
-  const auto bring = [&](Tile& tile, Index t0, int count) {
+  const auto bring = [&](Index t0, int count) {
     const auto copy = [&](T* to, const Operand<const T, 3>& x) {
       const T* const from =
           x.data + b * x.strides[0] + (t0 + row) * x.strides[1] + part_d * x.strides[2];
@@ -108,16 +119,34 @@ __global__ __launch_bounds__(kWalkThreads, S <= 4 ? 3 : 2) void selective_half_w
           to[v] = row < count && part_d + v < a.channels ? from[v * x.strides[2]] : T::from_bits(0);
       }
     };
-    copy(&tile.u[row][part * 8], a.u);
-    copy(&tile.dt[row][part * 8], a.dt);
-    if (has_gate) copy(&tile.gate[row][part * 8], a.gate);
+    copy(&shared.u[row][part * 8], a.u);
+    copy(&shared.dt[row][part * 8], a.dt);
+    if (has_gate) copy(&shared.gate[row][part * 8], a.gate);
     B = read_B(t0 + row, row < count);
     if (outputs) C = read_C(t0 + row, row < count);
   };
-  const auto prepare = [&](Tile& tile, Index t0, int count) {
+  const int length = static_cast<int>(chunk.end - chunk.begin);
+  const int tiles = (length + rows - 1) / rows;
+  const auto count_of = [&](int i) { return min(length - i * rows, rows); };
+  /// Tile i of what was brought; begins to bring the next.
+  const auto make = [&](Tile& tile, int i) {
     using Raw = RawNumbers<T, 8>;
-    const Raw u = *reinterpret_cast<const Raw*>(&tile.u[row][part * 8]);
-    const Raw dt = *reinterpret_cast<const Raw*>(&tile.dt[row][part * 8]);
+    wait_for_copies();
+    const Index t0 = chunk.begin + i * rows;
+    const int count = count_of(i);
+    const Raw u = *reinterpret_cast<const Raw*>(&shared.u[row][part * 8]);
+    const Raw dt = *reinterpret_cast<const Raw*>(&shared.dt[row][part * 8]);
+    const Raw gate = *reinterpret_cast<const Raw*>(&shared.gate[row][part * 8]);
+    write_states(&tile.Bs[row][part * (S / 4)], B);
+    if constexpr (outputs) write_states(&tile.Cs[row][part * (S / 4)], C);
+    if (i + 1 < tiles) bring(t0 + rows, count_of(i + 1));
+    const auto put = [&](float2(&to)[10], auto pair_of) {
+#pragma unroll
+      for (int v = 0; v < 8; v += 2) {
+        const float2 one = pair_of(v), other = pair_of(v + 1);
+        *reinterpret_cast<float4*>(&to[v]) = {one.x, one.y, other.x, other.y};
+      }
+    };
     float bias[8], step[8];
     load_floats(reinterpret_cast<const float4*>(&shared.biases[part * 8]), bias);
 #pragma unroll
@@ -130,18 +159,34 @@ __global__ __launch_bounds__(kWalkThreads, S <= 4 ? 3 : 2) void selective_half_w
 #pragma unroll
       for (int v = 0; v < 8; ++v) step[v] = 0;
     }
+    put(tile.steps[row][part], [&](int v) { return float2{step[v], step[v] * u[v]}; });
+    if constexpr (outputs) {
+      float skips[8], silu[8];
+      load_floats(reinterpret_cast<const float4*>(&shared.skips[part * 8]), skips);
 #pragma unroll
-    for (int v = 0; v < 8; v += 2)
-      *reinterpret_cast<float4*>(&tile.steps[row][part][v]) = {step[v], step[v] * u[v], step[v + 1],
-                                                               step[v + 1] * u[v + 1]};
-    if (outputs && walk.dt_used && row < count) {
+      for (int v = 0; v < 8; ++v) silu[v] = 1;
+      if (has_gate) {
 #pragma unroll
-      for (int v = 0; v < 8; ++v)
-        if (part_d + v < a.channels) walk.dt_used(b, t0 + row, part_d + v) = narrowed<T>(step[v]);
+        for (int v = 0; v < 8; ++v) silu[v] = gate[v] * quick_sigmoid(gate[v]);
+      }
+      put(tile.ends[row][part], [&](int v) { return float2{skips[v] * u[v], silu[v]}; });
+      if (walk.dt_used && row < count) {
+#pragma unroll
+        for (int v = 0; v < 8; ++v)
+          if (part_d + v < a.channels) walk.dt_used(b, t0 + row, part_d + v) = narrowed<T>(step[v]);
+      }
     }
-    write_states(&tile.Bs[row][part * (S / 4)], B);
-    if constexpr (outputs) write_states(&tile.Cs[row][part * (S / 4)], C);
   };
+  __syncthreads();  // biases are there
+  if (threadIdx.x >= kWalkThreads) {
+    if (tiles > 0) bring(chunk.begin, count_of(0));
+    for (int i = 0; i < tiles; ++i) {
+      make(shared.tiles[i % 2], i);
+      __syncthreads();
+    }
+    return;
+  }
+
   /// To position t, which is number k of those without a branch between them.
   const auto advance = [&](const Tile& tile, int t, int k) {
     const float2 step = tile.steps[t][me.warp][me.channel % 8];
@@ -157,7 +202,6 @@ __global__ __launch_bounds__(kWalkThreads, S <= 4 ? 3 : 2) void selective_half_w
   };
 
   const bool writes = outputs && exists;
-  const float skip = writes ? value_or(0.0f, a.skip, d) : 0.0f;
   T* y = writes ? &walk.y(b, chunk.begin + me.quarter, d) : nullptr;  // every fourth position
   const Index y_step = 4 * walk.y.strides[1];
   constexpr int keep = static_cast<int>(walk_keep(4 * S));
@@ -165,19 +209,10 @@ __global__ __launch_bounds__(kWalkThreads, S <= 4 ? 3 : 2) void selective_half_w
                      ? reinterpret_cast<float4*>(kept_place<float, S>(
                            walk.kept, a.chunking.length, chunk.place, 0, groups, group, me.id))
                      : nullptr;
-  const int length = static_cast<int>(chunk.end - chunk.begin);
-  const int tiles = (length + rows - 1) / rows;
-  const auto count_of = [&](int i) { return min(length - i * rows, rows); };
-  if (tiles > 0) bring(shared.tiles[0], chunk.begin, count_of(0));
-  __syncthreads();  // biases are there
   for (int i = 0; i < tiles; ++i) {
     auto& tile = shared.tiles[i % 2];
-    const Index t0 = chunk.begin + i * rows;
     const int count = count_of(i);
-    wait_for_copies();
-    prepare(tile, t0, count);
     __syncthreads();
-    if (i + 1 < tiles) bring(shared.tiles[(i + 1) % 2], t0 + rows, count_of(i + 1));
     if constexpr (outputs) {
       constexpr int run = S <= 8 ? 16 : 8;
 #pragma unroll 1
@@ -196,11 +231,8 @@ __global__ __launch_bounds__(kWalkThreads, S <= 4 ? 3 : 2) void selective_half_w
           }
           const int at = t + four + me.quarter;
           const float sum = sum_of_quarters(sums, me.quarter);
-          float out = fmaf(skip, widened(tile.u[at][me.channel]), sum);
-          if (has_gate) {
-            const float gate = widened(tile.gate[at][me.channel]);
-            out *= gate * quick_sigmoid(gate);
-          }
+          const float2 end = tile.ends[at][me.warp][me.channel % 8];
+          const float out = (sum + end.x) * end.y;
           if (writes && at < count) *y = narrowed<T>(out);
           y += y_step;
         }

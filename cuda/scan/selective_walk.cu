@@ -194,9 +194,9 @@ void launch_walk(const SelectiveWalk<T>& walk, WalkFor purpose, Stream stream,
   if (blocks == 0) return;
   WholeReads whole = whole_reads<S>(a);
   whole.channels = whole.channels && has_raw_numbers<2>(walk.dy, a.channels);
-  const auto launch_kernel = [&](auto kernel, std::size_t shared) {
-    launch(kernel, dim3(static_cast<unsigned>(blocks)), kWalkThreads, shared, stream, operation,
-           walk, groups, whole);
+  const auto launch_kernel = [&](auto kernel, int threads, std::size_t shared) {
+    launch(kernel, dim3(static_cast<unsigned>(blocks)), threads, shared, stream, operation, walk,
+           groups, whole);
   };
   if constexpr (sizeof(T) == 2) {
     if (purpose != WalkFor::adjoints) {
@@ -206,16 +206,16 @@ void launch_walk(const SelectiveWalk<T>& walk, WalkFor purpose, Stream stream,
       launch_kernel(purpose == WalkFor::outputs ? selective_half_walk<T, S, WalkFor::outputs>
                     : purpose == WalkFor::ends  ? selective_half_walk<T, S, WalkFor::ends>
                                                 : selective_half_walk<T, S, WalkFor::kept>,
-                    sizeof(HalfWalkShared<T, S>));
+                    kHalfWalkThreads, sizeof(HalfWalkShared<T, S>));
       return;
     }
-    launch_kernel(selective_walk<T, S, WalkFor::adjoints>, 0);
+    launch_kernel(selective_walk<T, S, WalkFor::adjoints>, kWalkThreads, 0);
   } else {
     launch_kernel(purpose == WalkFor::outputs    ? selective_walk<T, S, WalkFor::outputs>
                   : purpose == WalkFor::ends     ? selective_walk<T, S, WalkFor::ends>
                   : purpose == WalkFor::adjoints ? selective_walk<T, S, WalkFor::adjoints>
                                                  : selective_walk<T, S, WalkFor::kept>,
-                  0);
+                  kWalkThreads, 0);
   }
 }
 

@@ -15,12 +15,8 @@ constexpr int kWalkThreads = 4 * static_cast<int>(kWalkChannels);
 /// A thread's part: a quarter of the states of one channel. Lanes 8 apart share the channel, so
 /// that neighbors read the same of B and C.
 struct WalkThread {
-  __device__ WalkThread()
-      : id(static_cast<int>(threadIdx.x)),
-        warp(id / 32),
-        lane(id % 32),
-        quarter(lane / 8),
-        channel(warp * 8 + lane % 8) {}
+  __device__ explicit WalkThread(int thread = static_cast<int>(threadIdx.x))
+      : id(thread), warp(id / 32), lane(id % 32), quarter(lane / 8), channel(warp * 8 + lane % 8) {}
   int id, warp, lane, quarter, channel;
 };
 
