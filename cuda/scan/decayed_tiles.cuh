@@ -109,56 +109,94 @@ struct TiledMemory {
   float* rest;            // 16-byte aligned
 };
 
-/// Factors of a chunk of a head. Decays: scale(b, t, h) of the value, rate(h), with
-/// l_t = scale·rate.
+/// Factors of the chunks. Decays: scale(b, t, h) of the value, rate(h), with l_t = scale·rate.
 template <class T, class Decays>
 struct TiledFactors {
-  static constexpr int own = kTile / 32;  // neighboring positions of a lane
-
-  __device__ void operator()(Index i, Lanes lanes) const {
-    const Chunk chunk = a.chunking.at(i / a.heads);
-    const Index h = i % a.heads;
-    const Index b = chunk.s.batch;
-    const Index first = chunk.begin + lanes.index() * own;
-    const double rate = decays.rate(h);
-    float scale[own];
-    double sum[own];
-    double total = 0;
-#pragma unroll
-    for (int r = 0; r < own; ++r) {
-      scale[r] = first + r < chunk.end ? decays.scale(b, first + r, h) : 0.0f;
-      sum[r] = total += scale[r] * rate;
-    }
-    double before = total;
-    for (int step = 1; step < 32; step *= 2) {
-      const double other = __shfl_up_sync(0xffffffffu, before, step);
-      if (lanes.index() >= step) before += other;
-    }
-    const double all = __shfl_sync(0xffffffffu, before, 31);
-    const double half = __shfl_sync(0xffffffffu, before, 15);
-    before -= total;
-#pragma unroll
-    for (int r = 0; r < own; ++r) {
-      if (first + r >= chunk.end) break;
-      const Index row = a.row(b, first + r, h);
-      const double until = before + sum[r];
-      const float to_end = expf(static_cast<float>(all - until));
-      a.log_sums[row] = static_cast<float>(until);
-      a.from_begin[row] = expf(static_cast<float>(until));
-      a.to_end[row] = to_end;
-      a.scale[row] = scale[r];
-      a.added[row] = to_end * scale[r];
-      if (spans == nullptr) continue;
-      const bool is_later = lanes.index() >= 16;
-      spans[row] = expf(static_cast<float>(is_later ? until - half : until));
-      spans[a.rows + row] = expf(static_cast<float>((is_later ? all : half) - until));
-    }
-  }
+  static constexpr int heads = 8;  // of a block, a warp each
 
   TiledMemory<T> a;
   Decays decays;
   float* spans;  // [2, B, L, H]   as from_begin and to_end, of spans of a chunk; or null
 };
+
+/// A block: a chunk of a few neighboring heads. Numbers pass through shared memory, as those of a
+/// head lie far from each other.
+template <class T, class Decays>
+__global__ void __launch_bounds__(32 * TiledFactors<T, Decays>::heads)
+    tiled_factors_kernel(const __grid_constant__ TiledFactors<T, Decays> f) {
+  constexpr int heads = TiledFactors<T, Decays>::heads, arrays = 7;
+  constexpr int own = kTile / 32;  // neighboring positions of a lane
+  static_assert(own == 4);
+  __shared__ float4 numbers[arrays][heads][kTile / own + 1];
+  const auto& a = f.a;
+  const int head_tiles = (a.heads + heads - 1) / heads;
+  const Chunk chunk = a.chunking.at(blockIdx.x / head_tiles);
+  const int first_head = static_cast<int>(blockIdx.x) % head_tiles * heads;
+  const int rows = static_cast<int>(chunk.end - chunk.begin);
+  const Index b = chunk.s.batch;
+  const auto at = [&](int array, int h, int t) -> float& {
+    return reinterpret_cast<float*>(numbers[array][h])[t];
+  };
+  /// g(t, head of the block) of those that exist, neighbors in memory by neighboring threads.
+  const auto each = [&](auto g) {
+    for (int i = static_cast<int>(threadIdx.x); i < rows * heads; i += 32 * heads)
+      if (first_head + i % heads < a.heads) g(i / heads, i % heads);
+  };
+  each([&](int t, int h) { at(3, h, t) = f.decays.scale(b, chunk.begin + t, first_head + h); });
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x) % 32, head = static_cast<int>(threadIdx.x) / 32;
+  if (first_head + head < a.heads) {
+    const double rate = f.decays.rate(first_head + head);
+    float scale[own];
+    double sum[own];
+    double total = 0;
+#pragma unroll
+    for (int r = 0; r < own; ++r) {
+      scale[r] = lane * own + r < rows ? at(3, head, lane * own + r) : 0.0f;
+      sum[r] = total += scale[r] * rate;
+    }
+    double before = total;
+    for (int step = 1; step < 32; step *= 2) {
+      const double other = __shfl_up_sync(0xffffffffu, before, step);
+      if (lane >= step) before += other;
+    }
+    const double all = __shfl_sync(0xffffffffu, before, 31);
+    const double half = __shfl_sync(0xffffffffu, before, 15);
+    before -= total;
+    float own_numbers[arrays][own];
+#pragma unroll
+    for (int r = 0; r < own; ++r) {
+      const double until = before + sum[r];
+      const float to_end = expf(static_cast<float>(all - until));
+      own_numbers[0][r] = static_cast<float>(until);
+      own_numbers[1][r] = expf(static_cast<float>(until));
+      own_numbers[2][r] = to_end;
+      own_numbers[3][r] = scale[r];
+      own_numbers[4][r] = to_end * scale[r];
+      if (f.spans == nullptr) continue;
+      const bool is_later = lane >= 16;
+      own_numbers[5][r] = expf(static_cast<float>(is_later ? until - half : until));
+      own_numbers[6][r] = expf(static_cast<float>((is_later ? all : half) - until));
+    }
+#pragma unroll
+    for (int i = 0; i < arrays; ++i)
+      if (i < 5 || f.spans != nullptr)
+        numbers[i][head][lane] = {own_numbers[i][0], own_numbers[i][1], own_numbers[i][2],
+                                  own_numbers[i][3]};
+  }
+  __syncthreads();
+  each([&](int t, int h) {
+    const Index row = a.row(b, chunk.begin + t, first_head + h);
+    a.log_sums[row] = at(0, h, t);
+    a.from_begin[row] = at(1, h, t);
+    a.to_end[row] = at(2, h, t);
+    a.scale[row] = at(3, h, t);
+    a.added[row] = at(4, h, t);
+    if (f.spans == nullptr) return;
+    f.spans[row] = at(5, h, t);
+    f.spans[a.rows + row] = at(6, h, t);
+  });
+}
 
 /// Values that a block takes.
 SSM_HOST_DEVICE constexpr int value_tile(int values) { return values <= 64 ? 64 : kTile; }
@@ -277,8 +315,11 @@ struct TiledPasses {
 
   template <class Decays>
   void prepare(const Decays& decays, float* spans = nullptr) const {
-    for_each_row(a.chunking.places * a.heads, stream, operation,
-                 TiledFactors<T, Decays>{a, decays, spans});
+    using Factors = TiledFactors<T, Decays>;
+    const Index blocks = a.chunking.places * ((a.heads + Factors::heads - 1) / Factors::heads);
+    if (blocks > 0)
+      launch(tiled_factors_kernel<T, Decays>, dim3(static_cast<unsigned>(blocks)),
+             32 * Factors::heads, 0, stream, operation, Factors{a, decays, spans});
     multiply_weights(a, stream, operation);
   }
   void states(const Operand<const float, 4>& initial_state,
