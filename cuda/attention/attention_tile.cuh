@@ -283,14 +283,16 @@ struct AttentionTiles {
     if (offsets != nullptr) return head * tiles(rows) + sequence.begin / rows + sequence.row;
     return (sequence.row * heads + head) * tiles(rows);
   }
-  SSM_HOST_DEVICE AttentionRows at(Index number, Index rows, const Packing& packing) const {
+  /// `together`: heads of sequences whose tiles take turns.
+  SSM_HOST_DEVICE AttentionRows at(Index number, Index rows, const Packing& packing,
+                                   unsigned together = section_heads) const {
     const auto each = static_cast<unsigned>(tiles(rows)), head_count = static_cast<unsigned>(heads);
     const unsigned groups =
         head_count * (offsets != nullptr ? 1u : static_cast<unsigned>(sequences));
-    const unsigned section = static_cast<unsigned>(number) / (each * section_heads);
-    const unsigned place = static_cast<unsigned>(number) % (each * section_heads);
-    const unsigned first_group = section * section_heads, left = groups - first_group;
-    const unsigned side_by_side = left < section_heads ? left : section_heads;
+    const unsigned section = static_cast<unsigned>(number) / (each * together);
+    const unsigned place = static_cast<unsigned>(number) % (each * together);
+    const unsigned first_group = section * together, left = groups - first_group;
+    const unsigned side_by_side = left < together ? left : together;
     const unsigned group = first_group + place % side_by_side;
     const Index head = group % head_count;
     Index tile = place / side_by_side;

@@ -7,17 +7,20 @@
 namespace ssm::cuda::device {
 
 /// One warpgroup copies keys and values, `Stages` tiles of `N` of each; `Groups` others have 64
-/// queries each and may multiply in turn.
-template <class Tiles_, int Groups_, int N_, int Stages_, bool TakesTurns_>
+/// queries each and may multiply in turn. With two stages of queries a block goes from tile to tile
+/// of them.
+template <class Tiles_, int Groups_, int N_, int Stages_, bool TakesTurns_, int QueryStages_ = 1>
 struct SpecializedShape {
   using Tiles = Tiles_;
   static constexpr int Width = Tiles::Width, Groups = Groups_, N = N_, Stages = Stages_;
   static constexpr bool TakesTurns = TakesTurns_;
+  static constexpr int QueryStages = QueryStages_;
+  static constexpr bool persists = QueryStages > 1;
   static constexpr int queries = 64 * Groups, threads = 128 * (Groups + 1);
   /// Registers of a thread that copies, and of one that multiplies.
   static constexpr int few = Groups == 2 ? 24 : 32, many = Groups == 2 ? 240 : 160;
   static constexpr std::size_t bytes =
-      2 * (std::size_t{Tiles::size(queries)} + 2 * Stages * Tiles::size(N));
+      2 * (QueryStages * std::size_t{Tiles::size(queries)} + 2 * Stages * Tiles::size(N));
 };
 
 struct ForwardMaps {
@@ -34,15 +37,17 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   using Tiles = typename Shape::Tiles;
   constexpr int Width = Shape::Width, N = Shape::N, Stages = Shape::Stages,
                 queries = Shape::queries;
-  constexpr int size = Tiles::size(N);
+  constexpr int QueryStages = Shape::QueryStages, size = Tiles::size(N);
+  constexpr int query_size = Tiles::size(queries);
   extern __shared__ __align__(1024) unsigned char shared[];
-  T* const q_tile = reinterpret_cast<T*>(shared);
-  T* const k_tiles = q_tile + Tiles::size(queries);
+  T* const q_tiles = reinterpret_cast<T*>(shared);
+  T* const k_tiles = q_tiles + QueryStages * query_size;
   T* const v_tiles = k_tiles + Stages * size;
-  __shared__ SharedBarrier q_full, k_full[Stages], k_empty[Stages], v_full[Stages], v_empty[Stages];
+  __shared__ SharedBarrier q_full[QueryStages], q_empty[QueryStages], k_full[Stages],
+      k_empty[Stages], v_full[Stages], v_empty[Stages];
   if (threadIdx.x == 0) {
     constexpr int warps = 4 * Shape::Groups;
-    start(q_full, 1);
+    for (int i = 0; i < QueryStages; ++i) start(q_full[i], 1), start(q_empty[i], warps);
     for (int i = 0; i < Stages; ++i) {
       start(k_full[i], 1), start(k_empty[i], warps);
       start(v_full[i], 1), start(v_empty[i], warps);
@@ -51,46 +56,66 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   }
   __syncthreads();
 
-  const AttentionRows rows = a.tiles.at(blockIdx.x, queries, a.sequences.packing);
-  if (rows.count <= 0) return;
-  const AttentionKeys keys = a.sequences.keys(rows.sequence);
-  const Index b = rows.sequence.batch, h = rows.head, t0 = rows.sequence.begin + rows.first;
-  const int before = static_cast<int>(keys.cached + rows.first);  // keys before the first query's
-  const int end = before + rows.count;
-
+  /// f(rows) of the block's tiles of queries: forth and back through those of all blocks, so that
+  /// who had a long walk gets a short one.
+  const auto each_tile = [&](auto f) {
+    if constexpr (Shape::persists) {
+      const auto count = static_cast<unsigned>(a.tiles.count(queries));
+      const unsigned together = count / static_cast<unsigned>(a.tiles.tiles(queries));
+      for (unsigned round = 0; round * gridDim.x < count; ++round) {
+        const unsigned place = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
+        const unsigned number = round * gridDim.x + place;
+        if (number >= count) continue;
+        const AttentionRows rows = a.tiles.at(number, queries, a.sequences.packing, together);
+        if (rows.count > 0) f(rows);
+      }
+    } else {
+      const AttentionRows rows = a.tiles.at(blockIdx.x, queries, a.sequences.packing);
+      if (rows.count > 0) f(rows);
+    }
+  };
   if (threadIdx.x < 128) {
     shrink_registers<Shape::few>();
     if (threadIdx.x >= 32) return;
-    const TileCopier<Tiles, queries, T> next_queries(maps.q, b, t0, h, &a.q(b, t0, h, 0),
-                                                     a.q.strides[1], a.width);
-    const TileCopier<Tiles, N, T> next_keys(maps.k, keys.batch, keys.begin, h,
-                                            &a.k(keys.batch, keys.begin, h, 0), a.k.strides[1],
-                                            a.width);
-    const TileCopier<Tiles, N, T> next_values(maps.v, keys.batch, keys.begin, h,
-                                              &a.v(keys.batch, keys.begin, h, 0), a.v.strides[1],
+    unsigned keys_before = 0, queries_before = 0;  // tiles
+    each_tile([&](const AttentionRows& rows) {
+      const AttentionKeys keys = a.sequences.keys(rows.sequence);
+      const Index b = rows.sequence.batch, h = rows.head, t0 = rows.sequence.begin + rows.first;
+      const int end = static_cast<int>(keys.cached + rows.first) + rows.count;
+      const TileCopier<Tiles, queries, T> next_queries(maps.q, b, t0, h, &a.q(b, t0, h, 0),
+                                                       a.q.strides[1], a.width);
+      const TileCopier<Tiles, N, T> next_keys(maps.k, keys.batch, keys.begin, h,
+                                              &a.k(keys.batch, keys.begin, h, 0), a.k.strides[1],
                                               a.width);
-    // Values that no query may read, behind those of the sequence, may be anything.
-    const int there = static_cast<int>(keys.cached + rows.sequence.end - rows.sequence.begin);
-    const bool only = keys.begin + there != a.positions;
-    const auto load_keys = [&](unsigned tile) {
-      const unsigned stage = tile % Stages, use = tile / Stages;
-      if (use > 0) wait_for_phase(k_empty[stage], use - 1);
-      next_keys.copy(k_tiles + stage * size, static_cast<int>(tile) * N, k_full[stage]);
-    };
-    const auto load_values = [&](unsigned tile) {
-      const unsigned stage = tile % Stages, use = tile / Stages;
-      const int first = static_cast<int>(tile) * N;
-      if (use > 0) wait_for_phase(v_empty[stage], use - 1);
-      next_values.copy(v_tiles + stage * size, first, there - first, only, v_full[stage]);
-    };
-    next_queries.copy(q_tile, 0, q_full);
-    load_keys(0);
-    const unsigned tiles = static_cast<unsigned>(end + N - 1) / N;
-    for (unsigned tile = 1; tile < tiles; ++tile) {
-      load_keys(tile);
-      load_values(tile - 1);
-    }
-    load_values(tiles - 1);
+      const TileCopier<Tiles, N, T> next_values(maps.v, keys.batch, keys.begin, h,
+                                                &a.v(keys.batch, keys.begin, h, 0), a.v.strides[1],
+                                                a.width);
+      // Values that no query may read, behind those of the sequence, may be anything.
+      const int there = static_cast<int>(keys.cached + rows.sequence.end - rows.sequence.begin);
+      const bool only = keys.begin + there != a.positions;
+      const auto load_keys = [&](unsigned tile) {
+        const unsigned stage = (keys_before + tile) % Stages, use = (keys_before + tile) / Stages;
+        if (use > 0) wait_for_phase(k_empty[stage], use - 1);
+        next_keys.copy(k_tiles + stage * size, static_cast<int>(tile) * N, k_full[stage]);
+      };
+      const auto load_values = [&](unsigned tile) {
+        const unsigned stage = (keys_before + tile) % Stages, use = (keys_before + tile) / Stages;
+        const int first = static_cast<int>(tile) * N;
+        if (use > 0) wait_for_phase(v_empty[stage], use - 1);
+        next_values.copy(v_tiles + stage * size, first, there - first, only, v_full[stage]);
+      };
+      const unsigned q_stage = queries_before % QueryStages, q_use = queries_before / QueryStages;
+      if (q_use > 0) wait_for_phase(q_empty[q_stage], q_use - 1);
+      next_queries.copy(q_tiles + q_stage * query_size, 0, q_full[q_stage]);
+      load_keys(0);
+      const unsigned tiles = static_cast<unsigned>(end + N - 1) / N;
+      for (unsigned tile = 1; tile < tiles; ++tile) {
+        load_keys(tile);
+        load_values(tile - 1);
+      }
+      load_values(tiles - 1);
+      keys_before += tiles, ++queries_before;
+    });
     return;
   }
 
@@ -112,51 +137,68 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   };
   if (Shape::TakesTurns && group == Shape::Groups - 1) give_turn();
 
-  float sums[1][Width / 8][4], scores[1][N / 8][4];
-  unsigned weights[1][N / 16][4];
-  OnlineSoftmax<1, N> softmax;
-  set_zero(sums);
-  const int seen = before + own + 1;  // keys that the warp's first query sees
-  wait_for_phase(q_full, 0);
-  wait_for_phase(k_full[0], 0);
-  multiply_transposed<Tiles, queries>(scores, q_tile, own, k_tiles);
-  release(k_empty[0]);
-  softmax.add(scores, scale, {seen, end});
-  pack_sums<T>(weights, scores);
-  wait_for_phase(v_full[0], 0);
-  unsigned tile = 0;  // that the weights are of
-  for (int first = N; first < end; first += N) {
-    const unsigned last = tile % Stages, stage = ++tile % Stages, use = tile / Stages;
-    wait_for_phase(k_full[stage], use);
-    wait_for_turn();
-    begin_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + stage * size);
-    begin_add<Tiles>(sums, weights, v_tiles + last * size);
-    give_turn();
-    finish<Tiles, 1>(scores);
-    release(k_empty[stage]);
-    softmax.add(scores, scale, {seen - first, end - first});
-    wait_for_phase(v_full[stage], use);  // before the sums, so that no weights are made behind them
-    finish<Tiles, 0>(sums);
-    release(v_empty[last]);
-    softmax.rescale_sums(sums);
+  unsigned tile = 0, queries_before = 0;  // the tile of keys that the weights are of
+  each_tile([&](const AttentionRows& rows) {
+    const Index b = rows.sequence.batch, h = rows.head, t0 = rows.sequence.begin + rows.first;
+    // Keys before the first query's.
+    const int before = static_cast<int>(a.sequences.keys(rows.sequence).cached + rows.first);
+    const int end = before + rows.count;
+    const unsigned q_stage = queries_before % QueryStages;
+    T* const q_tile = q_tiles + q_stage * query_size;
+    float sums[1][Width / 8][4], scores[1][N / 8][4];
+    unsigned weights[1][N / 16][4];
+    OnlineSoftmax<1, N> softmax;
+    set_zero(sums);
+    const int seen = before + own + 1;  // keys that the warp's first query sees
+    wait_for_phase(q_full[q_stage], queries_before / QueryStages);
+    wait_for_phase(k_full[tile % Stages], tile / Stages);
+    multiply_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + tile % Stages * size);
+    release(k_empty[tile % Stages]);
+    softmax.add(scores, scale, {seen, end});
     pack_sums<T>(weights, scores);
-  }
-  begin_add<Tiles>(sums, weights, v_tiles + tile % Stages * size);
-  finish<Tiles, 0>(sums);
+    wait_for_phase(v_full[tile % Stages], tile / Stages);
+    for (int first = N; first < end; first += N) {
+      const unsigned last = tile % Stages, stage = ++tile % Stages, use = tile / Stages;
+      wait_for_phase(k_full[stage], use);
+      wait_for_turn();
+      begin_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + stage * size);
+      begin_add<Tiles>(sums, weights, v_tiles + last * size);
+      give_turn();
+      finish<Tiles, 1>(scores);
+      release(k_empty[stage]);
+      softmax.add(scores, scale, {seen - first, end - first});
+      wait_for_phase(v_full[stage],
+                     use);  // before the sums, so that no weights are made behind them
+      finish<Tiles, 0>(sums);
+      release(v_empty[last]);
+      softmax.rescale_sums(sums);
+      pack_sums<T>(weights, scores);
+    }
+    begin_add<Tiles>(sums, weights, v_tiles + tile % Stages * size);
+    finish<Tiles, 0>(sums);
 
-  meet(own_barrier + group, 128);  // the warpgroup has read its queries
-  float factor[2];
+    if constexpr (Shape::persists) release(v_empty[tile % Stages]);
+    ++tile;
+    meet(own_barrier + group, 128);  // the warpgroup has read its queries
+    float factor[2];
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float sum = row_sum(softmax.total[0][i]);
-    factor[i] = sum == 0 ? 0 : 1 / sum;
-    const int t = own + 8 * i + lane / 4;
-    if (a.log_sum && lane % 4 == 0 && t < rows.count)
-      a.log_sum(b, t0 + t, h) =
-          sum == 0 ? -INFINITY : (softmax.largest[0][i] * scale + __log2f(sum)) * kLn2;
-  }
-  store_sums<Tiles, queries>(q_tile, own, sums[0], factor[0], factor[1], &a.y(b, t0 + own, h, 0),
-                             a.y.strides[1], rows.count - own, a.width);
+    for (int i = 0; i < 2; ++i) {
+      const float sum = row_sum(softmax.total[0][i]);
+      factor[i] = sum == 0 ? 0 : 1 / sum;
+      const int t = own + 8 * i + lane / 4;
+      if (a.log_sum && lane % 4 == 0 && t < rows.count)
+        a.log_sum(b, t0 + t, h) =
+            sum == 0 ? -INFINITY : (softmax.largest[0][i] * scale + __log2f(sum)) * kLn2;
+    }
+    store_sums<Tiles, queries>(q_tile, own, sums[0], factor[0], factor[1], &a.y(b, t0 + own, h, 0),
+                               a.y.strides[1], rows.count - own, a.width);
+    if constexpr (Shape::persists) {
+      Tiles::show_copies();
+      __syncwarp();
+      release(q_empty[q_stage]);
+    }
+    ++queries_before;
+  });
   // The turn that the last warpgroup gave, or was given, at the end is taken.
   if (Shape::TakesTurns && group == 0) wait_for_turn();
 #endif

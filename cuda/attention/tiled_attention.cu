@@ -176,6 +176,8 @@ void run_forward(const ForwardOperands<T>& operands, Index parts, Stream stream)
          Shape::threads, Shape::bytes, stream, "attention", operands);
 }
 
+constexpr Index kMultiprocessors = 132;  // of a Hopper card
+
 template <class Shape, class T>
 bool run_specialized_shape(const ssm::Attention<T, CudaSpace>& a,
                            const ForwardOperands<T>& operands, Stream stream) {
@@ -185,8 +187,9 @@ bool run_specialized_shape(const ssm::Attention<T, CudaSpace>& a,
       !describe_tiles(maps.q, a.q, Shape::queries) || !describe_tiles(maps.k, a.k, Shape::N) ||
       !describe_tiles(maps.v, a.v, Shape::N))
     return false;
-  launch(specialized_kernel<T, Shape>,
-         dim3(static_cast<unsigned>(operands.tiles.count(Shape::queries))), Shape::threads,
+  Index blocks = operands.tiles.count(Shape::queries);
+  if (Shape::persists && blocks > kMultiprocessors) blocks = kMultiprocessors;
+  launch(specialized_kernel<T, Shape>, dim3(static_cast<unsigned>(blocks)), Shape::threads,
          Shape::bytes, stream, operation, operands, maps);
   return true;
 }
@@ -198,9 +201,12 @@ bool run_specialized(const ssm::Attention<T, CudaSpace>& a, const ForwardOperand
     return run_specialized_shape<SpecializedShape<WarpgroupTiles<128>, 2, 128, 3, true>>(
         a, operands, stream);
   // Shorter sequences leave much of the tiles that are 192 queries high empty.
-  if (operands.width > 32 && operands.width <= 64 && mean_queries(a) >= 3072)
-    return run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 3, 128, 2, false>>(
-        a, operands, stream);
+  if (operands.width > 32 && operands.width <= 64)
+    return mean_queries(a) >= 3072
+               ? run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 3, 128, 2, false>>(
+                     a, operands, stream)
+               : run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 2, 128, 3, false, 2>>(
+                     a, operands, stream);
   return false;
 }
 
