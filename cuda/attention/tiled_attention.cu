@@ -200,8 +200,9 @@ bool run_specialized(const ssm::Attention<T, CudaSpace>& a, const ForwardOperand
   if (operands.width > 64 && operands.width <= 128)
     return run_specialized_shape<SpecializedShape<WarpgroupTiles<128>, 2, 128, 3, true>>(
         a, operands, stream);
-  // Shorter sequences leave much of the tiles that are 192 queries high empty.
-  if (operands.width > 32 && operands.width <= 64)
+  // Shorter sequences leave much of the tiles that are 192 queries high empty, and the shortest
+  // have too few tiles to go on to.
+  if (operands.width > 32 && operands.width <= 64 && mean_queries(a) >= 512)
     return mean_queries(a) >= 3072
                ? run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 3, 128, 2, false>>(
                      a, operands, stream)
