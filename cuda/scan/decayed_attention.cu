@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scan/decayed_chunks.cuh"
+#include "scan/decayed_step.cuh"
 #include "ssm/backend/cuda/decayed_attention.hpp"
 
 namespace ssm::cuda {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scan/decayed_chunks.cuh"
+#include "scan/decayed_step.cuh"
 #include "scan/ssd_steps.cuh"
 #include "ssm/backend/cuda/ssd_scan.hpp"
 
