@@ -34,16 +34,7 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
   if (!chunk.exists) return;
 
   float rate[S], state[S], steps_so_far = 0;
-#pragma unroll
-  for (int j = 0; j < S; ++j) {
-    rate[j] = state[j] = 0;
-    if (!exists || first + j >= a.states) continue;
-    rate[j] = a.A(d, first + j) * 1.4426950408889634f;
-    if (Purpose == WalkFor::kept || (outputs && !a.chunking.whole))
-      state[j] = walk.entries[a.at(chunk.place, first + j, d)];
-    else if (outputs)
-      state[j] = value_or(0.0f, a.initial_state, chunk.s.row, d, first + j);
-  }
+  enter_walk<Purpose>(walk, chunk, d, first, rate, state);
 
   // A thread brings two channels of every eighth position, and a quarter of a row of B and of C.
   const int pair = me.id % 16 * 2, row = me.id / 16;
@@ -171,18 +162,7 @@ __global__ __launch_bounds__(kWalkThreads) void selective_walk(
       }
     }
   }
-
-  if (!exists || Purpose == WalkFor::kept) return;
-#pragma unroll
-  for (int j = 0; j < S; ++j) {
-    if (first + j >= a.states) continue;
-    if (!outputs)
-      walk.entries[a.at(chunk.place, first + j, d)] = state[j];
-    else if (a.chunking.whole && walk.final_state)
-      walk.final_state(chunk.s.row, d, first + j) = state[j];
-  }
-  if (Purpose == WalkFor::ends && me.quarter == 0)
-    walk.steps[chunk.place * a.channels + d] = steps_so_far;
+  leave_walk<Purpose>(walk, chunk, d, me, state, steps_so_far);
 }
 
 template <class T, int S>

@@ -154,4 +154,39 @@ __device__ inline Kept* kept_place(Kept* kept, Index length, Index place, Index 
   return kept + (((place * all + i) * groups + group) * kWalkThreads + thread) * S;
 }
 
+/// A thread's states and their rates (per ln 2) at the beginning of a walk along channel d of a
+/// chunk, from state `first` on.
+template <WalkFor Purpose, class T, int S>
+__device__ inline void enter_walk(const SelectiveWalk<T>& walk, const Chunk& chunk, Index d,
+                                  Index first, float (&rate)[S], float (&state)[S]) {
+  const auto& a = walk.a;
+#pragma unroll
+  for (int j = 0; j < S; ++j) {
+    rate[j] = state[j] = 0;
+    if (d >= a.channels || first + j >= a.states) continue;
+    rate[j] = a.A(d, first + j) * 1.4426950408889634f;
+    if (Purpose == WalkFor::kept || (Purpose == WalkFor::outputs && !a.chunking.whole))
+      state[j] = walk.entries[a.at(chunk.place, first + j, d)];
+    else if (Purpose == WalkFor::outputs)
+      state[j] = value_or(0.0f, a.initial_state, chunk.s.row, d, first + j);
+  }
+}
+/// What is kept of a thread's states, and of the sum of its steps, at the end of the walk.
+template <WalkFor Purpose, class T, int S>
+__device__ inline void leave_walk(const SelectiveWalk<T>& walk, const Chunk& chunk, Index d,
+                                  const WalkThread& me, const float (&state)[S], float steps) {
+  const auto& a = walk.a;
+  if (d >= a.channels || Purpose == WalkFor::kept) return;
+#pragma unroll
+  for (int j = 0; j < S; ++j) {
+    const Index n = me.quarter * S + j;
+    if (n >= a.states) continue;
+    if (Purpose != WalkFor::outputs)
+      walk.entries[a.at(chunk.place, n, d)] = state[j];
+    else if (a.chunking.whole && walk.final_state)
+      walk.final_state(chunk.s.row, d, n) = state[j];
+  }
+  if (Purpose == WalkFor::ends && me.quarter == 0) walk.steps[chunk.place * a.channels + d] = steps;
+}
+
 }  // namespace ssm::cuda::device
