@@ -120,6 +120,9 @@ __global__ void __launch_bounds__(256)
     }
   }
   __syncthreads();
+  for (int i = threadIdx.x; i < kPowers * kModes; i += blockDim.x)
+    powers[i] = power[i / kModes][i % kModes];
+  if (count == 0) return;
   {
     const int t = threadIdx.x / 4, lane = threadIdx.x % 4;
     float sum = 0.f;
@@ -130,9 +133,6 @@ __global__ void __launch_bounds__(256)
     if (lane == 0) tap[t] = 2.f * sum;
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kPowers * kModes; i += blockDim.x)
-    powers[i] = power[i / kModes][i % kModes];
-  if (count == 0) return;
 
   const auto lift = [&](int position, int state) {
     const float2 v = multiply(input[state / 2], power[kChunk - 1 - position][state / 2]);

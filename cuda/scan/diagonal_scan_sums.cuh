@@ -133,6 +133,13 @@ __device__ inline void flush(ChunkSums<T>& sums, float4* kept) {
   }
 }
 
+/// [kPowers, kModes]
+template <class T>
+__device__ inline const float2* channel_powers(const char* workspace, int channel) {
+  using Layout = ChannelLayout<T>;
+  return reinterpret_cast<const float2*>(workspace + channel * Layout::bytes + Layout::powers_at);
+}
+
 inline constexpr int kSumPitch = kChunk + 1;
 
 /// Sums of a block over all its chunks, in shared memory: [kChunk, kSumPitch] each, then the taps'.
@@ -153,12 +160,13 @@ struct StoredSums {
 
 /// Turns them into gradients of c, b̄, ā and skip by the chain rule through the powers of ā, by
 /// `Parts` warps.
+/// power        [kPowers, kModes]
 /// row(mode)    Σ adjoint · conj(state)
 /// synchronize  the warps' barrier
 template <class T, int Parts, class Row, class Synchronize>
 __device__ inline void contract_stored(const StoredSums& sums, int thread,
-                                       const BackwardLaunch<T>& launch, const Row& row,
-                                       const Synchronize& synchronize) {
+                                       const BackwardLaunch<T>& launch, const float2* power,
+                                       const Row& row, const Synchronize& synchronize) {
   using Layout = ChannelLayout<T>;
   constexpr int pitch = kSumPitch;
   const float *lower = sums.lower, *toeplitz = sums.toeplitz, *lift = sums.lift;
@@ -174,7 +182,6 @@ __device__ inline void contract_stored(const StoredSums& sums, int thread,
   synchronize();
   const char* const base = launch.workspace + channel * Layout::bytes;
   const float2* const table = reinterpret_cast<const float2*>(base + Layout::table_at);
-  const float2* const power = reinterpret_cast<const float2*>(base + Layout::powers_at);
   const int mode = thread % kModes, part = thread / kModes;
   const float2 b = table[kInput * kTablePitch + mode], c = table[kOutput * kTablePitch + mode],
                bc = multiply(b, c);
@@ -242,7 +249,7 @@ __device__ inline void contract(const ChunkSums<T>& sums, float* scratch,
         row[(warp * 16 + g + 8 * (i / 2)) * 17 + 8 * tile + 2 * q + i % 2] = sums.row[tile][i];
     }
   contract_stored<T, backward_warps<T>>(
-      stored, threadIdx.x, launch,
+      stored, threadIdx.x, launch, channel_powers<T>(launch.workspace, blockIdx.x),
       [&](int mode) {
         const float* const block = row + (mode / 8) * 16 * 17;
         const int at = 2 * (mode % 8);

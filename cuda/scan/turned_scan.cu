@@ -40,9 +40,8 @@ bool walks_turned(const DiagonalScanBackward<BFloat16>& call, const char* operat
 
 void walk_turned_forward(const DiagonalScan<BFloat16>& call, const char* matrices, Stream stream,
                          const char* operation) {
-  constexpr int resident = 132 * TurnedForward::resident;  // blocks of a Hopper card
   const int sequences = call.shape.sequences();
-  const int groups = std::clamp(4 * resident / call.shape.channels, 1, std::min(sequences, 65535));
+  const int groups = groups_to_fill(call.shape.channels, 132 * TurnedForward::resident, sequences);
   launch(turned_forward, dim3(call.shape.channels, groups), kTurnedThreads, TurnedForward::bytes,
          stream, operation, ForwardLaunch<BFloat16>{call, matrices, sequences, 1, 0});
 }

@@ -20,6 +20,7 @@ struct TurnedBackward {
   static constexpr int rows_at = table_at + kTableRows * kTablePitch * 8;  // [walkers, kModes]
   static constexpr int taps_at = rows_at + walkers * kModes * 8;
   static constexpr int bytes = taps_at + kChunk * 4;
+  static constexpr int powers_at = 64 * 1024;  // at the end, beyond the sums
 };
 
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
@@ -122,13 +123,6 @@ __device__ inline void walk_turned(const BackwardLaunch<BFloat16>& launch, unsig
     unsigned states[8], words[8];
     wait_for_products<0>();
     hold(v), hold(w);
-    scan_columns<false>(v, onward, start);
-    pack_columns(v, states);
-    store_columns(tile_at(k, kStates) + place, states);
-    if (k + 1 < count) {
-      checkpoint += now > 0 ? -row_numbers : (step * tiles + tiles - 1) * row_numbers;
-      start = *checkpoint;
-    }
     if (now == tiles - 1) {
       carry = {0.f, 0.f};
       if (launch.tail_state != nullptr) {
@@ -138,7 +132,15 @@ __device__ inline void walk_turned(const BackwardLaunch<BFloat16>& launch, unsig
           if (8 * q + c == last_chunk) w[c / 2][c % 2] += extra.x, w[c / 2][2 + c % 2] += extra.y;
       }
     }
+    // Both scans at once: either is a chain of dependent operations.
+    scan_columns<false>(v, onward, start);
     scan_columns<true>(w, back, carry);
+    pack_columns(v, states);
+    store_columns(tile_at(k, kStates) + place, states);
+    if (k + 1 < count) {
+      checkpoint += now > 0 ? -row_numbers : (step * tiles + tiles - 1) * row_numbers;
+      start = *checkpoint;
+    }
 #pragma unroll
     for (int j = 0; j < 4; ++j)
 #pragma unroll
@@ -245,9 +247,12 @@ __device__ inline void sum_turned(const BackwardLaunch<BFloat16>& launch, unsign
       stored.toeplitz[r * kSumPitch + c] = toeplitz[j][i];
       stored.lift[natural(r) * kSumPitch + c] = lift[j][i];
     }
+  float2* const power = reinterpret_cast<float2*>(shared + Shape::powers_at);
+  const float2* const powers = channel_powers<BFloat16>(launch.workspace, blockIdx.x);
+  for (int i = thread; i < kPowers * kModes; i += kTurnedThreads) power[i] = powers[i];
   const float2* const rows = reinterpret_cast<const float2*>(shared + Shape::rows_at);
   contract_stored<BFloat16, kTurnedThreads / 32>(
-      stored, thread, launch,
+      stored, thread, launch, power,
       [&](int mode) {
         return float2{rows[mode].x + rows[kModes + mode].x, rows[mode].y + rows[kModes + mode].y};
       },

@@ -25,10 +25,18 @@ struct BackwardLaunch;
 void walk_turned_backward(const BackwardLaunch<BFloat16>& launch, Stream stream,
                           const char* operation);
 
-/// Blocks that share a channel; of the shape alone.
+/// The fewest blocks that share a channel such that nine tenths of the card are busy, `resident`
+/// blocks at once: each makes the channel's matrices. Of the shape alone.
+inline int groups_to_fill(int channels, int resident, int most) {
+  most = std::clamp(4 * resident / channels, 1, std::min(most, 65535));
+  for (int groups = 1; groups < most; ++groups) {
+    const int blocks = channels * groups, waves = (blocks + resident - 1) / resident;
+    if (10 * blocks >= 9 * waves * resident) return groups;
+  }
+  return most;
+}
 inline int turned_groups(const DiagonalScanShape& shape) {
-  constexpr int resident = 132;  // blocks of a Hopper card
-  return std::clamp(4 * resident / shape.channels, 1, std::min((shape.sequences() + 1) / 2, 65535));
+  return groups_to_fill(shape.channels, 132, (shape.sequences() + 1) / 2);
 }
 
 }  // namespace ssm::cuda::device
