@@ -17,25 +17,21 @@ bool is_in_runs(const Sequences<T>& tensor) {
   return tensor.data != nullptr && reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 &&
          tensor.batch_stride % 8 == 0 && tensor.channel_stride % 8 == 0;
 }
-/// Whether two sequences a multiprocessor are there, of fewer the warps share tiles better, and
-/// they fill pairs of tiles and all modes.
+/// Whether two sequences a multiprocessor are there: of fewer the warps share tiles better.
 bool is_wide(const DiagonalScanShape& shape) {
-  return shape.segments == nullptr && shape.length % 4096 == 0 && shape.modes == 32 &&
-         static_cast<long long>(shape.batch) * shape.channels >= 264;
+  return shape.segments == nullptr && static_cast<long long>(shape.batch) * shape.channels >= 264;
 }
 
 }  // namespace
 
 bool walks_turned(const DiagonalScan<BFloat16>& call, const char* operation) {
   return is_wide(call.shape) && call.gate_in.data == nullptr && call.gate_out.data == nullptr &&
-         call.initial_state == nullptr && call.final_state == nullptr && is_in_runs(call.x) &&
-         is_in_runs(call.y) && has_turned_kernels(operation);
+         is_in_runs(call.x) && is_in_runs(call.y) && has_turned_kernels(operation);
 }
 bool walks_turned(const DiagonalScanBackward<BFloat16>& call, const char* operation) {
   return is_wide(call.shape) && call.gate_in.data == nullptr && call.gate_out.data == nullptr &&
-         call.initial_state == nullptr && call.dfinal_state == nullptr &&
-         call.dinitial_state == nullptr && is_in_runs(call.x) && is_in_runs(call.dy) &&
-         is_in_runs(call.dx) && has_turned_kernels(operation);
+         is_in_runs(call.x) && is_in_runs(call.dy) && is_in_runs(call.dx) &&
+         has_turned_kernels(operation);
 }
 
 void walk_turned_forward(const DiagonalScan<BFloat16>& call, const char* matrices, Stream stream,
