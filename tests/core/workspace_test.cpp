@@ -82,6 +82,41 @@ TEST_CASE("after the first call the same demand allocates nothing") {
   CHECK(workspace.capacity() == capacity);
 }
 
+TEST_CASE("between calls a workspace holds little more than the largest of them used") {
+  Workspace workspace;
+  const auto call = [&](Index tensors) {
+    auto frame = workspace.frame();
+    for (Index i = 0; i < tensors; ++i) frame.tensor<float>(large);
+  };
+  for (const Index tensors : {Index{3}, Index{7}, Index{5}, Index{90}}) {
+    call(tensors);
+    CHECK(workspace.capacity() >= workspace.peak());
+    CHECK(workspace.capacity() <= workspace.peak() + (std::size_t{4} << 20));
+  }
+  CHECK(workspace.peak() == static_cast<std::size_t>(90 * large) * sizeof(float));
+}
+
+TEST_CASE("a large arena takes no more ahead than a few megabytes") {
+  Workspace workspace;
+  auto frame = workspace.frame();
+  std::size_t used = 0;
+  for (int i = 0; i < 20; ++i) {
+    frame.tensor<float>(50 * large);
+    used += static_cast<std::size_t>(50 * large) * sizeof(float);
+  }
+  CHECK(workspace.capacity() < used + (std::size_t{4} << 20));
+}
+
+TEST_CASE("demand that grows little by little allocates seldom") {
+  Workspace workspace;
+  const int before = CountingSpace::allocations;
+  for (Index i = 1; i <= 2000; ++i) {
+    auto frame = workspace.frame();
+    frame.tensor<float>(i * 1000);
+  }
+  CHECK(CountingSpace::allocations - before < 24);
+}
+
 TEST_CASE("an inner frame that grew the arena gives all of it back to the outer frame") {
   Workspace workspace;
   auto outer = workspace.frame();

@@ -117,6 +117,7 @@ class Workspace {
   };
   static constexpr std::size_t alignment = 64;           // bytes
   static constexpr std::size_t first_block = 64 * 1024;  // bytes
+  static constexpr std::size_t most_ahead = 4 << 20;     // bytes beyond what is asked for
 
   template <class T>
   T* take(Index count) {
@@ -137,7 +138,8 @@ class Workspace {
     }
     if (blocks_.empty() || blocks_[current_].used + bytes > blocks_[current_].size) {
       if (is_borrowed_) refuse_borrowed(in_use_ + bytes, capacity());
-      const std::size_t size = std::max({bytes, first_block, capacity()});  // doubles the arena
+      // Doubles the arena while it is small.
+      const std::size_t size = std::max({bytes, first_block, std::min(capacity(), most_ahead)});
       blocks_.push_back({static_cast<std::byte*>(Space::allocate(size)), size, 0});
       current_ = blocks_.size() - 1;
     }
@@ -162,8 +164,8 @@ class Workspace {
     go_to(mark);
     if (--open_frames_ == 0 && blocks_.size() > 1) join_blocks();
   }
-  void join_blocks() {  // next time the whole high-water mark fits one block
-    const std::size_t total = capacity();
+  void join_blocks() {  // next time the high-water mark fits one block, and grows by a step of it
+    const std::size_t total = std::min(capacity(), peak_ + most_ahead);
     free_blocks();
     try {
       blocks_.push_back({static_cast<std::byte*>(Space::allocate(total)), total, 0});
