@@ -114,7 +114,10 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     unsigned inputs[8], outputs[8];  // operands: v ⊙ shift(k), q ⊙ dy
     {
       unsigned input_words[8], output_words[8], factor[8];
-      read_kept(input_words, kept[2 * kKeptInputs][lane], kept[2 * kKeptInputs + 1][lane]);
+      read_kept(factor, kept[2 * kKeptShifted][lane], kept[2 * kKeptShifted + 1][lane]);
+      shared.values.read_words(input_words);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) input_words[j] = multiply_pairs(input_words[j], factor[j]);
       shared.queries.read_words(output_words);
       shared.gradients.read_words(factor);
       const float skip = mine.skip;

@@ -135,7 +135,6 @@ __device__ inline void walk_shift(const BatchedForward& launch, BatchedForwardSh
       words[j] = pack_bf16(x[c] * low_of(value[j]), x[c + 1] * high_of(value[j]));
     }
     if constexpr (Keep) {
-      keep_words(kept + kKeptInputs * kKeptWords, words);
       keep_words(kept + kKeptShifted * kKeptWords, shifted);
       kept += kKeptTensors * kKeptWords;
     }

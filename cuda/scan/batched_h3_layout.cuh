@@ -232,7 +232,7 @@ __device__ inline void read_kept(unsigned (&words)[8], const uint4& low, const u
 }
 inline constexpr int kKeptWords = 64;  // uint4 of a step
 /// What the forward walk keeps of a step for the adjoint one.
-enum KeptTensor { kKeptInputs, kKeptShifted, kKeptStates, kKeptOutputs, kKeptTensors };
+enum KeptTensor { kKeptShifted, kKeptStates, kKeptOutputs, kKeptTensors };
 
 /// Reads the warp's states, [columns, D, P, 2], as accumulators; zeros where there are none.
 __device__ inline void read_states(float (&to)[kModeTiles][4], const Operand<const float, 4>& from,

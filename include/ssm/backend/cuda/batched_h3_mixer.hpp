@@ -14,7 +14,7 @@ namespace ssm::cuda {
 /// the sequences of a batch are the columns of its products, or, of few and long ones, segments of
 /// them. States go in and out.
 /// Cost       368 multiply-adds an element, 720 backwards, where batches are multiples of eight; 8
-///            bytes and 8 of a tape, 26 backwards
+///            bytes and 6 of a tape, 24 backwards
 /// workspace  batched_h3_workspace(a) bytes, 256-byte aligned
 SSM_CUDA_API void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspace,
                                    Stream stream);
@@ -22,10 +22,10 @@ SSM_CUDA_API void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, v
 SSM_CUDA_API void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g,
                                             void* workspace, Stream stream);
 
-/// Floats of a tape, 8 bytes an element.
+/// Floats of a tape, 6 bytes an element.
 SSM_CUDA_API Index batched_h3_tape(const ssm::H3Mixer<BFloat16, CudaSpace>& a);
 
-/// O(D·(B + 1)) and, backwards, 2 bytes an element, without a tape 10.
+/// O(D·(B + 1)) and, backwards, 2 bytes an element, without a tape 8.
 SSM_CUDA_API std::size_t batched_h3_workspace(const ssm::H3Mixer<BFloat16, CudaSpace>& a);
 SSM_CUDA_API std::size_t batched_h3_workspace(const ssm::H3MixerBackward<BFloat16, CudaSpace>& g);
 
