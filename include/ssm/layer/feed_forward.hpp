@@ -61,7 +61,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 2, Space> fc1;  // before the activation
     DynamicTensor<T, 2, Space> gate;
-    DynamicTensor<T, 2, Space> hidden;  // what fc2 reads
+    DynamicTensor<T, 2, Space> hidden;  // what fc2 reads; empty where it is made again
     LayerDropout::Tape dropout;
   };
 
@@ -97,7 +97,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     using Kept = Tape<T, Space>;
     const Buffers buffers(frame, tape);
     const DynamicExtents<2> shape(rows.extent(0), up_.outputs());
-    auto hidden = buffers.at(&Kept::hidden, shape);
+    auto hidden =
+        makes_hidden_again<T> ? frame.template tensor<T>(shape) : buffers.at(&Kept::hidden, shape);
     if (tape != nullptr) tape->x = x;
     if constexpr (Config.gated) {
       auto fc1 = buffers.at(&Kept::fc1, shape);
@@ -138,24 +139,36 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     auto frame = ctx.workspace().frame();
     const auto x = as_rows(tape.x);
     const auto dx_rows = as_rows(dx);
-    auto dhidden = frame.template tensor<T>(x.extent(0), up_.outputs());
+    const DynamicExtents<2> shape(x.extent(0), up_.outputs());
+    View<T, 2, Space> dhidden;
     LinearBackward<T, Space> down{.weight = p.fc2.weight,
                                   .x = tape.hidden,
                                   .dy = as_rows(dy),
                                   .dweight = gradients.fc2.weight,
                                   .dbias = gradients.fc2.bias};
-    if constexpr (Config.gated) down.dx = dhidden;
-    linear_backward(ctx, down);
-    if constexpr (!Config.gated)
+    if constexpr (Config.gated) down.dx = dhidden = frame.template tensor<T>(shape);
+    {
+      auto part = ctx.workspace().frame();  // whose memory dhidden takes afterwards
+      if constexpr (makes_hidden_again<T>) {
+        const auto hidden = part.template tensor<T>(shape);
+        activation(ctx, Activation<T, Space>{.kind = activation_, .x = tape.fc1, .y = hidden});
+        dropout_.differentiate(ctx, tape.dropout, hidden);  // drops the same elements
+        down.x = hidden;
+      }
+      linear_backward(ctx, down);
+    }
+    if constexpr (!Config.gated) {
+      dhidden = frame.template tensor<T>(shape);
       sloped_matmul(ctx, SlopedMatmul<T, Space>{.a = as_rows(dy),
                                                 .b = p.fc2.weight,
                                                 .activation = activation_,
                                                 .x = tape.fc1,
                                                 .c = dhidden});
+    }
     dropout_.differentiate(ctx, tape.dropout, dhidden);  // after or before a slope is all one
     View<T, 2, Space> dgate;
     if constexpr (Config.gated) {
-      dgate = frame.template tensor<T>(x.extent(0), up_.outputs());
+      dgate = frame.template tensor<T>(shape);
       activation_backward(ctx,
                           ActivationBackward<T, Space>{
                               .forward = {.kind = activation_, .x = tape.fc1, .gate = tape.gate},
@@ -208,6 +221,11 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   static void for_each_state(auto&&, auto&...) {}
 
  private:
+  /// Whether fc2's input is computed from fc1's output once more instead of kept: a third of what
+  /// the tape would hold, for a pass over memory.
+  template <class T>
+  static constexpr bool makes_hidden_again = !Config.gated && HalfStorage<T>;
+
   Up up_;
   Down down_;
   ActivationKind activation_;
