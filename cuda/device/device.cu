@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "device/launch.cuh"
+#include "device/memory_pool.hpp"
 #include "device/own_memory.hpp"
 #include "ssm/backend/cuda/device.hpp"
 
@@ -18,7 +19,9 @@ thread_local Stream scope_stream = nullptr;
 
 Stream device::scope_stream() noexcept { return cuda::scope_stream; }
 
-void* device::allocate(std::size_t bytes) {
+namespace {
+
+void* allocate_from_driver(std::size_t bytes) {
   void* pointer = nullptr;
   const cudaError_t code = cudaMalloc(&pointer, bytes);
   if (code == cudaErrorMemoryAllocation) {
@@ -28,8 +31,39 @@ void* device::allocate(std::size_t bytes) {
   device::check(code, "cudaMalloc");
   return pointer;
 }
+void give_back_to_driver(void* pointer) { cudaFree(pointer); }
+/// As giving back memory of the driver's does, also while another thread records.
+void wait_for_device(int index) {
+  int before = 0;
+  cudaGetDevice(&before);
+  cudaSetDevice(index);
+  void* any = nullptr;
+  if (cudaMalloc(&any, 1) == cudaSuccess) {
+    cudaFree(any);
+  } else {
+    cudaGetLastError();
+    cudaDeviceSynchronize();
+  }
+  cudaSetDevice(before);
+}
 
-void device::deallocate(void* pointer) noexcept { cudaFree(pointer); }
+/// Never destroyed: tensors that are static give their blocks back late.
+device::MemoryPool& memory_pool() {
+  static auto* const pool =
+      new device::MemoryPool({allocate_from_driver, give_back_to_driver, wait_for_device});
+  return *pool;
+}
+
+}  // namespace
+
+void* device::allocate(std::size_t bytes) {
+  return MemoryPool::suits(bytes) ? memory_pool().take(bytes, current_device())
+                                  : allocate_from_driver(bytes);
+}
+
+void device::deallocate(void* pointer) noexcept {
+  if (!memory_pool().give_back(pointer)) cudaFree(pointer);
+}
 
 void* allocate_page_locked(std::size_t bytes) {
   void* pointer = nullptr;
