@@ -318,15 +318,19 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
       Composed::h3_mixer_backward(ctx, g);
     } else {
       const bool on_tensor_cores = scans_on_tensor_cores(g.forward, true);
-      if constexpr (std::same_as<T, BFloat16>)
-        if (on_tensor_cores && suits_batched(g.forward) && BatchedH3::can(g)) {
+      if constexpr (std::same_as<T, BFloat16>) {
+        auto batched = g;
+        if (g.dk.extent(1) >= g.forward.shift_B.extent(1)) batched.dfinal_shift = {};
+        if (on_tensor_cores && suits_batched(g.forward) && BatchedH3::can(batched)) {
           queue(ctx, [&](Stream stream) {
             ChannelMajor<Ctx, T> memory(ctx, stream);
-            const auto call = on_device(g);
+            const auto call = on_device(batched);
             batched_h3_mixer_backward(call, memory.bytes(batched_h3_workspace(call)), stream);
           });
+          if (g.dfinal_shift) add_end_of_shift(ctx, g);
           return;
         }
+      }
       if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(g))
         queue(ctx, [&](Stream stream) {
           TensorCoreMixer<Ctx, T>(ctx, g.forward, stream).run_backward(g);
@@ -340,6 +344,30 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   }
 
  private:
+  /// What the gradient of the shift's final state adds to that of the last positions of k, on which
+  /// alone the state depends, and to that of the shift's parameters.
+  template <class Ctx, class T>
+  static void add_end_of_shift(Ctx& ctx, const ssm::H3MixerBackward<T, typename Ctx::Space>& g) {
+    using Space = typename Ctx::Space;
+    auto frame = ctx.workspace().frame();
+    const Index end = g.dk.extent(1), begin = end - g.forward.shift_B.extent(1);
+    const auto dk = g.dk.slice(1, begin, end);
+    const auto all = frame.template tensor<T>(dk.extents());
+    const auto part = frame.template tensor<T>(dk.extents());
+    const auto dy = frame.template tensor<T>(dk.extents());
+    ssm::fill(ctx, ssm::Fill<T, Space>{.y = dy.flatten()});
+    ssm::shift_convolution_backward(ctx, ssm::ShiftConvolutionBackward<T, Space>{
+                                             .forward = {.B = g.forward.shift_B,
+                                                         .C = g.forward.shift_C,
+                                                         .x = g.forward.k.slice(1, begin, end)},
+                                             .dy = dy,
+                                             .dfinal_state = g.dfinal_shift,
+                                             .dx = part,
+                                             .dB = g.dshift_B});
+    ssm::rearrange(ctx, ssm::Rearrange<T, Space>{.x = dk, .y = all});
+    ssm::add(ctx, ssm::Add<T, Space>{.a = all.flatten(), .b = part.flatten(), .y = all.flatten()});
+    ssm::rearrange(ctx, ssm::Rearrange<T, Space>{.x = all, .y = dk});
+  }
   template <class Operands>
   static bool suits_batched(const Operands& a) {
     return BatchedH3::suits(a.q.extent(0), a.q.extent(1), a.q.extent(2));
