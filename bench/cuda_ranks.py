@@ -2,30 +2,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks and times `ssm train` on several CUDA devices of one machine, connected by NCCL.
 
-    bench/cuda_ranks.py build/cuda/bin/ssm --checks                      the losses of one device, and an end when a rank dies
-    bench/cuda_ranks.py build/cuda/bin/ssm --rows [--out ranks.json]     times beside one device
-    bench/cuda_ranks.py build/cuda/bin/ssm --lengths                     the longest window that fits one device, and two
+    bench/cuda_ranks.py build/cuda/bin/ssm [PART…] [--only NAME…] [--seconds N] [--out bench/baselines/cuda_ranks_h200.json]
 
-Ranks are started with torchrun's variables set; one of the checks starts them by torchrun itself. libnccl.so.2 must be where
-libraries are looked for (LD_LIBRARY_PATH).
+    losses     of every step, small models: two devices beside one, rows and windows shared, and the bits of two runs
+    end        torchrun starts ranks; one that is killed ends the other with a sentence; ranks share documents
+    rows       times of steps beside one device, losses of the first ones, bytes sent counted and measured
+    lengths    the longest window that fits one device, and two
+
+Each result is one line of JSON as soon as it is there; `--from FILE` makes the file of lines that an earlier run has printed.
+Ranks are started with torchrun's variables set, one by torchrun itself. libnccl.so.2 must be where libraries are looked for
+(LD_LIBRARY_PATH). What is started ends with this program, whatever happens.
 """
 import argparse
+import atexit
+import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 
-H3 = {"d_model": 768, "n_layer": 12, "d_inner": 3072, "vocab_size": 50257, "pad_vocab_size_multiple": 8}  # no attention
-FAMILIES = {"h3": ["--state", "16"], "mamba": [], "mamba2": ["--state", "32"], "retnet": ["--heads", "1"]}
+# 12 layers of H3 of 768 channels without attention, and its vocabulary as the published 125M model has it.
+H3 = {"d_model": 768, "n_layer": 12, "d_inner": 3072, "vocab_size": 50257, "pad_vocab_size_multiple": 8}
+FAMILIES = {"h3": ["--state", "16"], "mamba": [], "mamba2": ["--state", "32"], "retnet": ["--heads", "1"],
+            "hybrid": ["--state", "16", "--attention-layers", "1", "--heads", "2"]}
 QUIET = ["--evaluate-every", "1000000", "--save-every", "1000000", "--quiet"]
+DEADLINE = [math.inf]
 
 
 def free_port():
@@ -35,199 +47,261 @@ def free_port():
 
 
 class Job:
-    """A training run, or another command, of one rank or several, a device each."""
+    """A command on one rank or several, a device each."""
 
-    def __init__(self, program, options, folder, ranks, command=None):
-        self.folder, port, self.processes, self.output = folder, free_port(), [], ""
+    def __init__(self, words, ranks):
+        port, self.processes, self.output = free_port(), [], ""
         for rank in range(ranks):
             environment = dict(os.environ)
             if ranks > 1:
                 environment |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank),
                                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            words = command or [program, "train", *options, "--backend", "cuda", "--out", str(folder)]
-            self.processes.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE,
-                                                   stderr=subprocess.PIPE, text=True))
+            self.processes.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        atexit.register(self.end)
+
+    def end(self):
+        """What torchrun has started ends with it where it is asked to end, and not killed."""
+        running = [process for process in self.processes if process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
 
     def wait(self, timeout=120):
-        """What the ranks said, where one failed."""
-        said = []
-        for process in self.processes:
-            try:
-                output, errors = process.communicate(timeout=timeout)
+        """What the ranks said, where one failed; else none."""
+        until, said = min(time.time() + timeout, DEADLINE[0]), []
+        try:
+            for process in self.processes:
+                output, errors = process.communicate(timeout=max(until - time.time(), 0.1))
                 self.output = self.output or output
-                said.append(errors)
-            except subprocess.TimeoutExpired:
-                for other in self.processes:
-                    other.kill()
-                raise SystemExit(f"{self.folder.name}: no end after {timeout} seconds") from None
-        failed = [text.strip() for process, text in zip(self.processes, said) if process.returncode != 0]
-        return "; ".join(failed) if failed else None
+                said.append(errors.strip())
+        except subprocess.TimeoutExpired:
+            return "no end in time"
+        finally:
+            self.end()
+        failed = [text[-300:] or f"status {process.returncode}" for process, text in zip(self.processes, said) if process.returncode != 0]
+        return "; ".join(failed) or None
+
+
+class Training:
+    """A run of `ssm train` in a folder."""
+
+    def __init__(self, program, folder, ranks, options, timeout=120):
+        shutil.rmtree(folder, ignore_errors=True)
+        self.folder = folder
+        self.failed = Job([program, "train", *options, *QUIET, "--backend", "cuda", "--out", str(folder)], ranks).wait(timeout)
 
     def lines(self):
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
 
+    def losses(self):
+        return [line["loss"] for line in self.lines()]
 
-def digest(folder):
-    newest = max(folder.glob("checkpoint-*"))
-    return [hashlib.sha256((newest / name).read_bytes()).hexdigest() for name in ("model.safetensors", "optimizer.safetensors")]
+    def newest(self):
+        return max(self.folder.glob("checkpoint-*"))
 
+    def digest(self):
+        names = ("model.safetensors", "optimizer.safetensors")
+        return [hashlib.sha256((self.newest() / name).read_bytes()).hexdigest() for name in names]
 
-def check(program, text, work, few):
-    """Losses of two devices beside one's, and the same bits of two runs, and of one whose ranks share the optimizer's moments.
-    few   not every family in every scalar"""
-    def run(name, ranks, options):
-        job = Job(program, ["--text", text, "--width", "128", "--layers", "2", "--batch", "4", "--length", "1024", "--steps", "20",
-                            "--log-every", "1", "--seed", "3", "--schedule", "constant", "--warmup", "0", "--held-out", "0.01", *QUIET, *options],
-                  work / name, ranks)
-        failed = job.wait()
-        if failed:
-            return failed
-        return [line["loss"] for line in job.lines()], digest(job.folder)
-
-    def compare(case):
-        family, numbers, carry = case
-        options = ["--model", family, *FAMILIES[family], "--numbers", numbers, "--carry", carry]
-        name = f"{family}-{numbers}-{carry}"
-        runs = {"one": (1, []), "data": (2, []), "again": (2, ["--shard-optimizer"]), "windows": (2, ["--sequence-parallel", "2"]),
-                "windows again": (2, ["--sequence-parallel", "2"])}
-        found = {key: run(f"{name}-{key.replace(' ', '-')}", ranks, options + more) for key, (ranks, more) in runs.items()}
-        for key, result in found.items():
-            if isinstance(result, str):
-                return False, f"{name}, {key}: {result}"
-        text, is_good = name, True
-        for key, again in (("data", "again"), ("windows", "windows again")):
-            difference = max(abs(a - b) for a, b in zip(found["one"][0], found[key][0]))
-            is_same = found[key] == found[again]
-            is_good &= difference < (1e-3 if numbers == "float" else 3e-2) and is_same and len(found[key][0]) == 20
-            text += f"; {key}: {difference:.1e} from one device's losses, two runs {'alike' if is_same else 'DIFFER'}"
-        return is_good, text
-
-    cases = [(family, numbers, "1") for family in FAMILIES for numbers in ("float", "bf16")]
-    cases += [("h3", "bf16", "4"), ("mamba", "f16", "1")]
-    if few:
-        cases = [("h3", "bf16", "1"), ("mamba", "bf16", "1"), ("h3", "float", "4"), ("mamba", "float", "1")]
-    results = []
-    for case in cases:  # one after the other: ranks of two jobs on a device would wait for each other's turns
-        results.append(compare(case))
-        print(("right: " if results[-1][0] else "WRONG: ") + results[-1][1], flush=True)
-    return all(is_good for is_good, _ in results)
+    def parameter_count(self):
+        with (self.newest() / "model.safetensors").open("rb") as file:
+            tensors = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        return sum(math.prod(tensor["shape"]) for name, tensor in tensors.items() if name != "__metadata__")
 
 
-def check_end(program, text, work):
-    """A rank that is killed ends the other with a sentence; torchrun starts ranks too; ranks share documents."""
-    options = ["--text", text, "--model", "h3", "--width", "64", "--layers", "2", "--batch", "4", "--length", "250", *QUIET]
-    job = Job(program, [*options, "--steps", "10000000", "--log-every", "1"], work / "killed", 2)
-    deadline = time.time() + 60
-    while not (job.folder / "metrics.jsonl").exists() and time.time() < deadline:
+def say(part, result):
+    print(json.dumps({"part": part} | result), flush=True)
+    return {"part": part} | result
+
+
+def losses(program, text, work, only):
+    """20 steps of small models: what two devices say beside one, and whether two runs have the same bits; one of them shares
+    the optimizer's moments."""
+    options = ["--text", text, "--width", "128", "--layers", "2", "--batch", "4", "--length", "1024", "--steps", "20", "--log-every", "1",
+               "--seed", "3", "--schedule", "constant", "--warmup", "0", "--held-out", "0.01"]
+    cases = [(family, numbers, carry) for family in ("retnet", "mamba2", "hybrid", "h3", "mamba") for numbers, carry in (("bf16", 1), ("float", 1))]
+    cases += [("h3", "bf16", 4), ("mamba", "f16", 1)]
+    for family, numbers, carry in cases:
+        name = f"{family}-{numbers}" + (f"-carry-{carry}" if carry > 1 else "")
+        if only and name not in only:
+            continue
+        more = ["--model", family.replace("hybrid", "h3"), *FAMILIES[family], "--numbers", numbers, "--carry", str(carry)]
+        runs = {"one": (1, []), "rows": (2, []), "windows": (2, ["--sequence-parallel", "2"])}
+        if numbers == "bf16" and family in ("h3", "mamba"):
+            runs |= {"rows again": (2, ["--shard-optimizer"]), "windows again": (2, ["--sequence-parallel", "2"])}
+        found, result = {}, {"model": family, "numbers": numbers, "carry": carry}
+        for key, (ranks, extra) in runs.items():
+            run = Training(program, work / "small", ranks, options + more + extra)
+            if run.failed:
+                result["failed"] = f"{key}: {run.failed}"
+                break
+            found[key] = run.losses(), run.digest()
+        for key in ("rows", "windows"):
+            if key in found:
+                result[key] = {"first": abs(found["one"][0][0] - found[key][0][0]),
+                               "most": max(abs(a - b) for a, b in zip(found["one"][0], found[key][0]))}
+            if key + " again" in found:
+                result[key]["same bits"] = found[key] == found[key + " again"]
+        allowed = 3e-2 if numbers != "float" else 1e-3
+        result["is_good"] = "failed" not in result and all(
+            result[key]["most"] < allowed and result[key].get("same bits", True) for key in ("rows", "windows"))
+        yield say("losses", result)
+
+
+def end(program, text, work, only):
+    """What launchers and failures are like."""
+    del only
+    options = ["--text", text, "--model", "h3", "--state", "16", "--width", "64", "--layers", "2", "--batch", "4", "--length", "250", *QUIET,
+               "--backend", "cuda"]
+    job = Job([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", program, "train",
+               *options, "--steps", "20", "--out", str(work / "torchrun")], 1)
+    failed = job.wait(60)
+    yield say("end", {"of": "torchrun", "is_good": failed is None, "said": failed})
+
+    job = Job([program, "train", *options, "--steps", "10000000", "--log-every", "1", "--out", str(work / "killed")], 2)
+    until = time.time() + 30
+    while not (work / "killed/metrics.jsonl").exists() and job.processes[0].poll() is None and time.time() < until:
         time.sleep(0.05)
     time.sleep(0.5)
     job.processes[1].send_signal(signal.SIGKILL)
     begin = time.time()
-    said = job.wait(40)
-    print(f"killed: the other says «{said}» after {time.time() - begin:.1f} s", flush=True)
-    is_good = said is not None and "rank 1 of 2 has ended" in said
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", program, "train",
-               *options, "--steps", "20", "--backend", "cuda", "--out", str(work / "torchrun")]
-    started = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    print(f"torchrun: status {started.returncode} {started.stderr.strip()[-300:] if started.returncode else ''}", flush=True)
-    words = [program, "perplexity", str(work / "torchrun"), "--text", text + ".short", "--separate", "--window", "200", "--json",
-             "--backend", "cuda"]
-    pathlib.Path(text + ".short").write_text(pathlib.Path(text).read_text()[:20000])
+    said = job.wait(30) or ""
+    yield say("end", {"of": "a rank that is killed", "is_good": "rank 1 of 2 has ended" in said, "said": said,
+                      "seconds": round(time.time() - begin, 1)})
+    if failed:
+        return
+    short = work / "short.txt"
+    short.write_text(pathlib.Path(text).read_text()[:20000])
+    words = [program, "perplexity", str(work / "torchrun"), "--text", str(short), "--separate", "--window", "200", "--json", "--backend", "cuda"]
     scored = []
     for ranks in (1, 2):
-        job = Job(program, [], work / "scored", ranks, words)
-        failed = job.wait()
-        scored.append(None if failed else json.loads(job.output))
-        if failed:
-            print(f"perplexity on {ranks}: {failed}", flush=True)
-    is_same = None not in scored and abs(scored[0]["nats"] / scored[1]["nats"] - 1) < 1e-5 and scored[0]["tokens"] == scored[1]["tokens"]
-    print(f"perplexity: {'the same' if is_same else scored}", flush=True)
-    return is_good and started.returncode == 0 and is_same
+        job = Job(words, ranks)
+        failed = job.wait(60)
+        scored.append({"failed": failed} if failed else json.loads(job.output))
+    is_same = all("nats" in score for score in scored) and scored[0]["tokens"] == scored[1]["tokens"] and (
+        abs(scored[0]["nats"] / scored[1]["nats"] - 1) < 1e-5)
+    yield say("end", {"of": "documents that ranks share", "is_good": is_same} | ({} if is_same else {"said": scored}))
 
 
-def times(program, options, folder, ranks, steps):
-    """Median step of stretches behind the first, which records."""
-    job = Job(program, [*options, "--steps", str(4 * steps), "--log-every", str(steps), "--held-out", "0.001", "--numbers", "bf16",
-                        *QUIET], folder, ranks)
-    failed = job.wait(600)
-    if failed:
-        return {"failed": failed[-300:]}
-    lines = [line for line in job.lines() if line["step"] % steps == 0]
+def sent_bytes():
+    """What device 0 has sent over NVLink so far; none where the driver does not count."""
+    try:
+        said = subprocess.run(["nvidia-smi", "nvlink", "-gt", "d", "-i", "0"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = [int(number) for number in re.findall(r"Tx[^\d]*(\d+) KiB", said)]
+    return 1024 * sum(found) if found else None
+
+
+def times(program, options, folder, ranks, steps, timeout):
+    """Median step of stretches behind the first, which records; losses of the first steps."""
+    before = sent_bytes() if ranks > 1 else None
+    run = Training(program, folder, ranks, [*options, "--steps", str(4 * steps), "--log-every", "1", "--held-out", "0.001", "--numbers",
+                                            "bf16", "--schedule", "constant", "--warmup", "0"], timeout)
+    if run.failed:
+        shutil.rmtree(folder, ignore_errors=True)
+        return {"failed": run.failed}
+    lines = run.lines()
+    ends = [line for line in lines if line["step"] % steps == 0]
+    each = [1e3 * (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in zip(ends, ends[1:])]
+    result = {"median_ms": round(statistics.median(each), 3), "least_ms": round(min(each), 3),
+              "losses": [round(line["loss"], 5) for line in lines[:4]], "parameters": run.parameter_count()}
+    after = sent_bytes() if ranks > 1 else None
+    if before is not None and after is not None and after > before:
+        result["sent_MB"] = round((after - before) / 1e6 / (4 * steps), 1)
     shutil.rmtree(folder)  # a checkpoint of gigabytes
-    each = [1e3 * (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in zip(lines, lines[1:])]
-    return {"median_ms": round(statistics.median(each), 3), "least_ms": round(min(each), 3), "loss": lines[-1]["loss"]}
+    return result
 
 
-def rows(program, text, work, chosen):
+# Numbers of the states of one sequence, all layers: each goes over a cut once forward, its gradient once backward.
+STATES = {"h3": 12 * 768 * (32 * 2 + 64), "mamba": 24 * 1536 * (16 + 4)}
+
+
+def rows(program, text, work, only):
     config = work / "h3.json"
     config.write_text(json.dumps(H3))
-    models = {"h3": ["--config", str(config)], "mamba": ["--preset", "mamba-130m"], "h3-125m": ["--preset", "h3-125m"]}
-    # name, model, batch of one device, of all, length, how windows are shared, steps of a stretch
-    todo = [("h3", "data", 8, 16, 1024, 20), ("mamba", "data", 8, 16, 1024, 20), ("h3-125m", "data", 8, 16, 1024, 20)]
-    todo += [("h3", "windows", 1, 1, length, 3) for length in (65536, 262144)]
-    todo += [("mamba", "windows", 1, 1, length, 3) for length in (65536, 262144)]
-    found = []
-    for number, (model, how, batch, all_rows, length, steps) in enumerate(todo):
-        if chosen and f"{model}-{how}-{length}" not in chosen:
+    models = {"h3": ["--config", str(config)], "h3-bytes": ["--model", "h3", "--width", "768", "--layers", "12", "--state", "64"],
+              "mamba": ["--preset", "mamba-130m"]}
+    # model, how it is shared, windows of a batch on one device, and on two, length, steps of a stretch
+    todo = [("h3-bytes", "rows", 8, 16, 1024, 20), ("h3", "rows", 8, 16, 1024, 20), ("mamba", "rows", 8, 16, 1024, 20)]
+    todo += [(model, "windows", 1, 1, length, max(2, 6 * 65536 // length)) for length in (65536, 131072, 262144, 1048576) for model in ("h3", "mamba")]
+    for model, how, batch, all_rows, length, steps in todo:
+        if only and f"{model}-{how}-{length}" not in only:
             continue
         common = ["--text", text, *models[model], "--length", str(length), "--seed", "3"]
-        one = times(program, [*common, "--batch", str(batch)], work / f"one-{number}", 1, steps)
+        one = times(program, [*common, "--batch", str(batch)], work / "row", 1, steps, 120)
         two = times(program, [*common, "--batch", str(all_rows), *(["--sequence-parallel", "2"] if how == "windows" else [])],
-                    work / f"two-{number}", 2, steps)
+                    work / "row", 2, steps, 120)
         row = {"model": model, "shared": how, "shape": f"{all_rows}x{length}", "one": one, "two": two}
+        if "parameters" in two:
+            states = 4 * STATES[model.split("-")[0]] if how == "windows" else 0
+            row["counted_MB"] = round((4 * two["parameters"] + states) / 1e6, 1)  # by device 0, of two
         if "median_ms" in one and "median_ms" in two:
             row["speedup"] = round(one["median_ms"] / two["median_ms"] * (all_rows / batch), 3)
-        print(json.dumps(row), flush=True)
-        found.append(row)
-    return found
+        yield say("rows", row)
 
 
-def lengths(program, text, work):
-    """The longest window, a power of two times 3 or 4, that fits."""
+def lengths(program, text, work, only):
+    """The longest window, a power of two times 2 or 3, that fits."""
     config = work / "h3.json"
     config.write_text(json.dumps(H3))
-    found = []
+    tried = (65536, 98304, 131072, 196608, 262144, 393216, 524288, 786432, 1048576, 1572864)
     for model, options in (("h3", ["--config", str(config)]), ("mamba", ["--preset", "mamba-130m"])):
-        fits = 131072
+        if only and model not in only:
+            continue
+        fits = {1: 0, 2: 0}
         for ranks in (1, 2):
-            for length in (196608, 262144, 393216, 524288, 786432, 1048576, 1572864):
-                if length <= fits:
+            for length in tried:
+                if length < fits[1]:
                     continue
-                job = Job(program, ["--text", text, *options, "--length", str(length), "--batch", "1", "--steps", "2", "--held-out",
-                                    "0.001", "--numbers", "bf16", *QUIET,
-                                    *(["--sequence-parallel", "2"] if ranks > 1 else [])], work / f"{model}-{ranks}-{length}", ranks)
-                if job.wait(300):
+                run = Training(program, work / "length", ranks,
+                               ["--text", text, *options, "--length", str(length), "--batch", "1", "--steps", "2", "--held-out", "0.001",
+                                "--numbers", "bf16", *(["--sequence-parallel", "2"] if ranks > 1 else [])])
+                shutil.rmtree(work / "length", ignore_errors=True)
+                if run.failed:
                     break
-                fits = length
-            found.append({"model": model, "devices": ranks, "longest": fits})
-            print(json.dumps(found[-1]), flush=True)
-    return found
+                fits[ranks] = length
+        yield say("lengths", {"model": model, "one": fits[1], "two": fits[2], "then": run.failed})
+
+
+PARTS = {"losses": losses, "end": end, "rows": rows, "lengths": lengths}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("program")
-    parser.add_argument("--checks", choices=["all", "few"], nargs="?", const="all")
-    parser.add_argument("--rows", nargs="*", help="of these names alone, as h3-data-1024")
-    parser.add_argument("--lengths", action="store_true")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all without")
+    parser.add_argument("--only", nargs="*", default=[], help="of these names alone, as h3-windows-262144 or retnet-bf16")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="after so many nothing runs any more")
+    parser.add_argument("--from", dest="lines", type=pathlib.Path, help="make --out of these lines and run nothing")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
-    program, is_good, result = str(pathlib.Path(options.program).resolve()), True, {}
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None) as folder:
-        work = pathlib.Path(folder)
-        text = work / "text.txt"
-        words = [f"{n * n % 9973:x}" for n in range(500000)]
-        text.write_text(" ".join(words))
-        if options.checks:
-            is_good = check(program, str(text), work, options.checks == "few")
-            is_good &= check_end(program, str(text), work)
-        if options.rows is not None:
-            result["rows"] = rows(program, str(text), work, options.rows)
-        if options.lengths:
-            result["lengths"] = lengths(program, str(text), work)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part {min(unknown)}")
+    program, found = str(pathlib.Path(options.program).resolve()), []
+    DEADLINE[0] = time.time() + options.seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    if options.lines:
+        found = [json.loads(line) for line in options.lines.read_text().splitlines() if line.startswith('{"part"')]
+    else:
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None) as folder:
+            work = pathlib.Path(folder)
+            text = work / "text.txt"
+            text.write_text(" ".join(f"{n * n % 9973:x}" for n in range(500000)))
+            for part in options.parts or PARTS:
+                for result in PARTS[part](program, str(text), work, options.only):
+                    found.append(result)
+                    if time.time() > DEADLINE[0]:
+                        sys.exit("no time is left")
     if options.out:
+        result = {"device": "two NVIDIA H200 of one machine, NVLink, NCCL without multicast",
+                  "method": "ssm train on text as bytes or by a vocabulary of 50257, bf16, a rank a device: median of three stretches of steps behind the first"}
+        result |= {part: [{key: value for key, value in line.items() if key != "part"} for line in found if line["part"] == part] for part in PARTS}
         options.out.write_text(json.dumps(result, indent=1) + "\n")
-    sys.exit(0 if is_good else 1)
+    sys.exit(0 if all(line.get("is_good", True) for line in found) else 1)
 
 
 if __name__ == "__main__":
