@@ -120,13 +120,13 @@ concept HasH3Mixer = requires(Context<B>& ctx, const H3Mixer<Wide<T>, typename B
   B::h3_mixer_backward(ctx, g);
 };
 
-/// How many numbers a tape of this call has; none where the backend keeps nothing of it, and of
-/// sequences that are cut across ranks. A backend that has h3_mixer_tape writes the tape in its
-/// h3_mixer and reads it in its h3_mixer_backward.
+/// How many numbers a tape of this call has; none where the backend keeps nothing of it. A backend
+/// that has h3_mixer_tape writes the tape in its h3_mixer and reads it in its h3_mixer_backward.
+/// Where sequences lie across ranks it is that of the call on this rank's stretch.
 template <class B, class T>
-Index h3_mixer_tape(const Context<B>& ctx, const H3Mixer<T, typename B::Space>& a) {
+Index h3_mixer_tape(const Context<B>&, const H3Mixer<T, typename B::Space>& a) {
   if constexpr (requires { B::h3_mixer_tape(a); })
-    return ctx.sequence_cut() != nullptr ? 0 : B::h3_mixer_tape(a);
+    return B::h3_mixer_tape(a);
   else
     return 0;
 }
