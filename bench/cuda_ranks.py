@@ -220,6 +220,22 @@ def times(program, options, folder, ranks, steps, timeout):
 STATES = {"h3": 12 * 768 * (32 * 2 + 64), "mamba": 24 * 1536 * (16 + 4)}
 
 
+# Milliseconds that one layer's recurrence takes for 65536 positions, forwards and back; those of the optimizer for a parameter;
+# bytes that a device sends in a millisecond.
+RECURRENCE = {"h3": 1.9, "mamba": 4.2}
+OPTIMIZER = 1.1e-8
+BANDWIDTH = 300e6
+
+
+def on_paper(row, devices):
+    """How many times as fast as one so many devices are that share the windows of a row. Each makes the optimizer's pass, and
+    is behind the one before it by the recurrence of one layer over its stretch."""
+    one, parameters = row["one"]["median_ms"], row["one"]["parameters"]
+    update, others = OPTIMIZER * parameters, (devices - 1) / devices
+    scan = RECURRENCE[row["model"]] * int(row["shape"].split("x")[1]) / 65536
+    return one / ((one - update) / devices + update + scan * others + 8 * parameters * others / BANDWIDTH)
+
+
 def rows(program, text, work, only):
     config = work / "h3.json"
     config.write_text(json.dumps(H3))
@@ -241,6 +257,8 @@ def rows(program, text, work, only):
             row["counted_MB"] = round((4 * two["parameters"] + states) / 1e6, 1)  # by device 0, of two
         if "median_ms" in one and "median_ms" in two:
             row["speedup"] = round(one["median_ms"] / two["median_ms"] * (all_rows / batch), 3)
+            if how == "windows":
+                row["on_paper"] = {str(2**n): round(on_paper(row, 2**n), 2) for n in range(1, 11)}
         yield say("rows", row)
 
 
