@@ -3,7 +3,7 @@
 // times, and prints medians as a line of JSON: milliseconds to the first token, tokens a second
 // from there on, and of all.
 //   cuda_generation MODEL NUMBERS SEQUENCES PROMPT TOKENS [ROUNDS]      3 rounds
-// NUMBERS  fp32, bf16 weights alone, or bf16-sequences: both in bf16
+// NUMBERS  fp32; weights alone in bf16 or int8; or bf16-sequences: both in bf16
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -78,10 +78,12 @@ void measure(char** arguments, int rounds) {
   const Index sequences = std::atoll(arguments[3]);
   const Index length = std::atoll(arguments[4]);
   const Index tokens = std::atoll(arguments[5]);
-  const AnyLanguageModel model = open_language_model(
-      arguments[1], {.backend = "cuda",
-                     .numbers = numbers == "bf16-sequences" ? "bf16" : "float",
-                     .weights = numbers == "bf16" ? WeightForm::bf16 : WeightForm::full});
+  const AnyLanguageModel model =
+      open_language_model(arguments[1], {.backend = "cuda",
+                                         .numbers = numbers == "bf16-sequences" ? "bf16" : "float",
+                                         .weights = numbers == "bf16"   ? WeightForm::bf16
+                                                    : numbers == "int8" ? WeightForm::int8
+                                                                        : WeightForm::full});
   const auto run = [&] {
     return sequences == 1 ? generate_one(model, length, tokens)
                           : generate_many(model, sequences, length, tokens);
@@ -110,7 +112,8 @@ void measure(char** arguments, int rounds) {
 int main(int count, char** arguments) {
   if (count < 6) {
     std::fputs(
-        "usage: cuda_generation MODEL fp32|bf16|bf16-sequences SEQUENCES PROMPT TOKENS [ROUNDS]\n",
+        "usage: cuda_generation MODEL fp32|bf16|int8|bf16-sequences SEQUENCES PROMPT TOKENS "
+        "[ROUNDS]\n",
         stderr);
     return 2;
   }

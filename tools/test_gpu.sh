@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the kernels of
-# every data type against double, the conformance cases, training against the CPU, generation through a graph and with bf16
+# every data type against double, the conformance cases, training against the CPU, generation through a graph and with rounded
 # weights, layers from Python on tensors of cupy, torch and JAX, compute-sanitizer.
 #   tools/test_gpu.sh [BIN] [all|tests|models|sanitizers]     models: tests without the programs that ctest -L gpu runs too
 # BIN: the programs of target gpu_programs, built on another machine. Without it they are built here, in build/cuda.
@@ -68,9 +68,11 @@ greedy() {  # FOLDER BACKEND OUTPUT OPTIONS…
 }
 
 # The perplexity of a text in windows, on both backends.
-same_perplexity() {  # FOLDER
+same_perplexity() {  # FOLDER OPTIONS…
+  local folder=$1
+  shift
   for backend in cpu cuda; do
-    "$bin/ssm" perplexity "$1" --text README.md --window 96 --stride 40 --backend $backend --json --quiet >"$work/$backend.json" || return 1
+    "$bin/ssm" perplexity "$folder" --text README.md --window 96 --stride 40 --backend $backend --json --quiet "$@" >"$work/$backend.json" || return 1
   done
   python3 - "$work/cpu.json" "$work/cuda.json" <<'PYTHON'
 import json, sys
@@ -175,10 +177,13 @@ if [[ $what != sanitizers ]]; then
   step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
   step "the same perplexity" same_perplexity "$work/gpu"
   step "synthetic tasks: the CPU's losses" same_synthetics
-  step "generate with bf16 weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_bf16.txt" --weights bf16
-  step "generate with bf16 weights on the GPU" greedy "$work/gpu" cuda "$work/gpu_bf16.txt" --weights bf16
   step "nearly the same perplexity in bf16" reads_in_bf16 "$work/gpu"
-  step "the same text with bf16 weights" cmp "$work/cpu_bf16.txt" "$work/gpu_bf16.txt"
+  for weights in bf16 f16 int8; do
+    step "generate with $weights weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_$weights.txt" --weights $weights
+    step "generate with $weights weights on the GPU" greedy "$work/gpu" cuda "$work/gpu_$weights.txt" --weights $weights
+    step "the same text with $weights weights" cmp "$work/cpu_$weights.txt" "$work/gpu_$weights.txt"
+    step "the same perplexity with $weights weights" same_perplexity "$work/gpu" --weights $weights
+  done
   for name in mamba mamba2 retnet dense-retnet dense-mamba; do family "$name"; done
   family gpt2 --rate 1e-3  # at the default rate its first steps are unstable, and two roundings part
 fi

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "kernel/activation_functions.cuh"
+#include "kernel/kept_weights.cuh"
 #include "kernel/runs.cuh"
 #include "kernel/unroll.cuh"
 #include "ssm/backend/cuda/matmul_one_row.hpp"
@@ -19,6 +20,7 @@ struct OneRowProduct {
   using Sum = Wide<T>;
 
   const W* weights = nullptr;  // of column 0
+  [[no_unique_address]] std::conditional_t<has_scale<W>, const float*, NoScale> scale{};
   const Sum* bias = nullptr;
   const T* residual = nullptr;
   T* c = nullptr;
@@ -81,6 +83,8 @@ struct OneRow {
         device::prefetch(column_of(place, n) + k);
     if (place.product->bias != nullptr && warp.first())
       device::prefetch(place.product->bias + place.column);
+    if constexpr (has_scale<W>)
+      if (warp.first()) device::prefetch(place.product->scale + place.column);
   }
   SSM_DEVICE void prefetch_norm(Index block, Block lanes) const {
     if (normalizes && block == 0)
@@ -110,7 +114,8 @@ struct OneRow {
         SSM_UNROLL
         for (int n = 0; n < Columns; ++n)
           if (n == number && place.column + n < place.product->columns)
-            place.product->write(place.column + n, total, beside.bias[n], beside.residual[n]);
+            place.product->write(place.column + n, beside.scaled(total, n), beside.bias[n],
+                                 beside.residual[n]);
       });
     }
     lanes.wait();  // before the row of another call takes its place
@@ -126,6 +131,12 @@ struct OneRow {
   struct Beside {  // nothing is done with them before sums are made: they are on their way
     Sum bias[Columns];
     T residual[Columns];
+    float scale[has_scale<W> ? Columns : 1];
+
+    SSM_DEVICE Sum scaled(Sum sum, int n) const {
+      if constexpr (has_scale<W>) return scaled_sum(sum, scale[n]);
+      return sum;
+    }
   };
   struct Loaded {
     Run<W> weights[Columns][Together];
@@ -133,17 +144,13 @@ struct OneRow {
   };
 
   void set(OneRowProduct<T, W>& product, const ssm::Matmul<T, CudaSpace>& call) {
-    View<const W, 2, CudaSpace> weights;
-    if constexpr (std::is_same_v<W, T>) weights = call.b;
-    if constexpr (std::is_same_v<W, BFloat16>)
-      if (!weights) weights = call.b_bf16;
+    const auto weights = weights_in<W>(call);
     stride = weights.extent(1) > 1 ? static_cast<int>(weights.stride(1)) : depth;
-    product = {weights.data(),
-               call.bias.data(),
-               call.residual.data(),
-               call.c.data(),
-               static_cast<int>(call.c.extent(1)),
+    product = {weights.data(),   {},
+               call.bias.data(), call.residual.data(),
+               call.c.data(),    static_cast<int>(call.c.extent(1)),
                call.activation};
+    if constexpr (has_scale<W>) product.scale = call.b_scale.data();
   }
   SSM_HOST_DEVICE Place at(int unit) const {
     int i = 0;
@@ -181,6 +188,8 @@ struct OneRow {
         loaded.beside.bias[n] = place.product->bias[column];
       if (is_there && place.product->residual != nullptr)
         loaded.beside.residual[n] = place.product->residual[column];
+      if constexpr (has_scale<W>)
+        if (is_there) loaded.beside.scale[n] = place.product->scale[column];
     }
   }
   SSM_DEVICE void add_all(const Place& place, const Loaded& loaded, const Sum* x, Lanes warp,

@@ -64,7 +64,7 @@ SSM_HOST_DEVICE void read_neighbors(const T* x, Index stride, Index count, S (&v
     return;
   }
   SSM_UNROLL
-  for (int i = 0; i < N; ++i) values[i] = i < count ? S{widened(x[i * stride])} : S{0};
+  for (int i = 0; i < N; ++i) values[i] = i < count ? static_cast<S>(widened(x[i * stride])) : S{0};
 }
 /// x[i · stride] = values[i] for i < count ≤ N, likewise.
 template <int N, class T, class S>

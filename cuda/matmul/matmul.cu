@@ -62,23 +62,29 @@ bool can_fuse_gelu(ActivationKind kind, const Operands<T>& a, const View<T, 2, C
 }
 
 /// z and c of a product's sums: of each element the sum of `parts` numbers, the last ones first.
-/// sums   [parts·M, N]   rows 0 … M−1 of the first numbers, then those of the next
+/// sums     [parts·M, N]   rows 0 … M−1 of the first numbers, then those of the next
+/// factor   [N]            of every row of the sums, or null
 template <class T>
 void finish(const ssm::Matmul<T, CudaSpace>& a, const View<T, 2, CudaSpace>& sums, int parts,
-            Stream stream) {
+            const View<const Wide<T>, 1, CudaSpace>& factor, Stream stream) {
   using S = Wide<T>;
   constexpr int size = pack_size<T>;
   const auto from = operand(sums);
   const Index rows = a.c.extent(0);
-  View<const S, 2, CudaSpace> biases;  // the same for every row
-  if (a.bias) biases = {a.bias.data(), {rows, a.bias.extent(0)}, {0, a.bias.stride(0)}};
+  const auto in_every_row = [&](const View<const S, 1, CudaSpace>& row) {
+    return row ? View<const S, 2, CudaSpace>(row.data(), {rows, row.extent(0)}, {0, row.stride(0)})
+               : View<const S, 2, CudaSpace>();
+  };
+  const auto biases = in_every_row(a.bias), factors = in_every_row(factor);
   const auto bias = operand(biases);
+  const auto scale = operand(factors);
   const auto z = operand(a.z);
   const auto c = operand(a.c);
   const auto residual = operand(a.residual);
   const ActivationKind kind = a.activation;
   const bool accumulates = a.accumulate;
-  const auto runs = matrix_runs<size>(rows, a.c.extent(1), sums, biases, a.z, a.residual, a.c);
+  const auto runs =
+      matrix_runs<size>(rows, a.c.extent(1), sums, biases, factors, a.z, a.residual, a.c);
   for_each_index(runs.count(), stream, "matmul", [=] SSM_DEVICE(Index i) {
     const auto run = runs.at(i);
     const Index m = run.row, n = run.column;
@@ -90,6 +96,12 @@ void finish(const ssm::Matmul<T, CudaSpace>& a, const View<T, 2, CudaSpace>& sum
         read_neighbors(&from(m + part * rows, n), Index{1}, count, larger);
         SSM_UNROLL
         for (int k = 0; k < size; ++k) values[k] += larger[k];
+      }
+      if (scale) {
+        S scales[size];
+        read_neighbors(&scale(m, n), scale.strides[1], count, scales);
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[k] *= scales[k];
       }
       if (bias) {
         S added[size];
@@ -150,9 +162,30 @@ void split_numbers(const View<const float, 2, CudaSpace>& a, BFloat16* to, Strea
   });
 }
 
+/// The whole numbers of a matrix in bf16, which holds them exactly; as they lie, at `to`.
+View<const BFloat16, 2, CudaSpace> in_bf16(const View<const std::int8_t, 2, CudaSpace>& b,
+                                           BFloat16* to, Stream stream) {
+  constexpr int size = pack_size<std::int8_t>;
+  const bool is_transposed = b.stride(0) == 1;  // as the transpose of a layer's weight
+  const auto numbers = is_transposed ? b.transpose(0, 1) : b;
+  const View<BFloat16, 2, CudaSpace> target(to, numbers.extents());
+  const auto from = operand(numbers);
+  const auto written = operand(target);
+  const auto runs = matrix_runs<size>(numbers.extent(0), numbers.extent(1), numbers, target);
+  for_each_index(runs.count(), stream, "matmul", [=] SSM_DEVICE(Index i) {
+    const auto run = runs.at(i);
+    with_full_run<size>(run.count, [&](auto count) {
+      float values[size];
+      read_neighbors(&from(run.row, run.column), from.strides[1], count, values);
+      write_neighbors(&written(run.row, run.column), Index{1}, count, values);
+    });
+  });
+  return is_transposed ? target.transpose(0, 1) : target;
+}
+
 /// Rows of floats by a matrix kept in bf16, on tensor cores: a number of a row is the sum of three
 /// of bf16, whose products with the matrix are exact; sums are in float. The matrix is read as it
-/// is.
+/// is, one of whole numbers in bf16, whose sums are multiplied by the scales of columns.
 struct ByParts {
   using Call = ssm::Matmul<float, CudaSpace>;
   static constexpr int parts = 3;
@@ -163,8 +196,9 @@ struct ByParts {
     if constexpr (std::is_same_v<T, float>) {
       const auto& b = a.b_bf16;
       Factor<BFloat16> factor;
-      return b && a.c.size() > 0 && b.extent(0) > 0 &&
-             as_factor(b.data(), b.extent(1), b.extent(0), b.stride(1), b.stride(0), factor);
+      return a.c.size() > 0 && a.a.extent(1) > 0 &&
+             (a.b_int8 || (b && as_factor(b.data(), b.extent(1), b.extent(0), b.stride(1),
+                                          b.stride(0), factor)));
     }
     return false;
   }
@@ -172,6 +206,7 @@ struct ByParts {
     const Index rows = std::min(rows_at_once, a.c.extent(0));
     layout.take<BFloat16>(static_cast<std::size_t>(parts * rows * a.a.extent(1)));
     layout.take<float>(static_cast<std::size_t>(parts * rows * a.c.extent(1)));
+    if (a.b_int8) layout.take<BFloat16>(static_cast<std::size_t>(a.b_int8.size()));
   }
   /// Whether the numbers of a are those of a call before, in the same place of its scratch memory.
   static bool are_split(const Call* before, const Call& a) {
@@ -187,6 +222,11 @@ struct ByParts {
     BFloat16* const factors =
         scratch.take<BFloat16>(static_cast<std::size_t>(parts * at_once * inner));
     float* const sums = scratch.take<float>(static_cast<std::size_t>(parts * at_once * columns));
+    const auto b =
+        a.b_int8
+            ? in_bf16(a.b_int8, scratch.take<BFloat16>(static_cast<std::size_t>(a.b_int8.size())),
+                      stream)
+            : a.b_bf16;
     for (Index first = 0; first < all; first += at_once) {
       const Index rows = std::min(at_once, all - first);
       const auto some = [&](const auto& x) { return x ? x.slice(0, first, first + rows) : x; };
@@ -197,10 +237,11 @@ struct ByParts {
       call.z = some(a.z);
       if (!are_split) split_numbers<parts>(call.a, factors, stream);
       const ssm::Matmul<BFloat16, CudaSpace> product_of_parts{
-          .a = View<const BFloat16, 2, CudaSpace>(factors, {parts * rows, inner}), .b = a.b_bf16};
+          .a = View<const BFloat16, 2, CudaSpace>(factors, {parts * rows, inner}), .b = b};
       product(library, Operands<BFloat16>(product_of_parts), scratch, Rows<float>{sums, columns},
               Rows<const float>{}, stream);
-      finish(call, View<float, 2, CudaSpace>(sums, {parts * rows, columns}), parts, stream);
+      finish(call, View<float, 2, CudaSpace>(sums, {parts * rows, columns}), parts, a.b_scale,
+             stream);
     }
   }
 };
@@ -261,7 +302,7 @@ void matmul_behind(MatmulLibrary& library, [[maybe_unused]] const ssm::Matmul<T,
   auto rest = a;
   rest.bias = {};
   if (a.z && target.data == a.z.data()) rest.z = {};
-  finish(rest, sums, 1, stream);
+  finish(rest, sums, 1, {}, stream);
 }
 
 }  // namespace

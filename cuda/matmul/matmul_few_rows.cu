@@ -3,6 +3,7 @@
 
 #include "kernel/activation_functions.cuh"
 #include "kernel/half_numbers.cuh"
+#include "kernel/kept_weights.cuh"
 #include "kernel/parallel.cuh"
 #include "kernel/runs.cuh"
 #include "kernel/unroll.cuh"
@@ -19,16 +20,18 @@ constexpr Index run = device::run_length;  // consecutive k that a lane takes at
 
 template <class V>
 bool has_aligned_runs(const V& matrix, int along, int across) {
-  constexpr Index aligned = 16 / Index{sizeof(*matrix.data())};
+  constexpr std::size_t alignment =
+      device::run_alignment<std::remove_cvref_t<decltype(*matrix.data())>>;
+  constexpr Index aligned = alignment / sizeof(*matrix.data());
   return matrix.stride(along) == 1 &&
          (matrix.extent(across) == 1 || matrix.stride(across) % aligned == 0) &&
-         reinterpret_cast<std::uintptr_t>(matrix.data()) % 16 == 0;
+         reinterpret_cast<std::uintptr_t>(matrix.data()) % alignment == 0;
 }
 
 /// The lanes of a warp, or of a block, make `Columns` entries of `Rows` rows of c. Each lane adds
 /// its runs of k in order; then the lanes' sums are added. What is added in which order depends on
 /// the sizes alone, however the operands lie.
-/// W   the scalar of the weights, BFloat16 or T
+/// W   the scalar of the weights: T, a half type, or int8 with scales
 template <class T, class W, int Rows, int Columns, int Unroll>
 struct FewRows {
   using Sum = Wide<T>;
@@ -37,6 +40,7 @@ struct FewRows {
   FewRows(const ssm::Matmul<T, CudaSpace>& call, const View<const W, 2, CudaSpace>& weights)
       : a(device::operand(call.a)),
         b(device::operand(weights)),
+        scale(device::column_scale<W>(call)),
         bias(device::operand(call.bias)),
         residual(device::operand(call.residual)),
         c(device::operand(call.c)),
@@ -61,6 +65,8 @@ struct FewRows {
       for (Index k = lanes.index() * line; k < depth; k += Lanes::count * line)
         device::prefetch(&b(k, last(column + n, columns)));
     if (bias && lanes.first()) device::prefetch(&bias(column));
+    if constexpr (device::has_scale<W>)
+      if (lanes.first()) device::prefetch(&scale(column));
   }
 
   template <class Lanes>
@@ -136,6 +142,7 @@ struct FewRows {
   /// A block at the edge reads its last row or column again, in place of those that do not exist.
   SSM_DEVICE static Index last(Index i, Index count) { return i < count ? i : count - 1; }
   SSM_DEVICE void finish(Index m, Index n, Sum product) const {
+    if constexpr (device::has_scale<W>) product = device::scaled_sum(product, scale(n));
     const Sum value = product + (bias ? bias(n) : Sum{0});
     if (z) z(m, n) = device::narrowed<T>(value);
     const Sum before = (accumulates ? device::widened(c(m, n)) : Sum{0}) +
@@ -145,6 +152,7 @@ struct FewRows {
 
   Operand<const T, 2> a;
   Operand<const W, 2> b;
+  [[no_unique_address]] device::ColumnScale<W> scale;
   Operand<const Sum, 1> bias;
   Operand<const T, 2> residual;
   Operand<T, 2> c, z;
@@ -195,13 +203,7 @@ void run_few_rows(Calls<T> calls, Stream stream) {
   constexpr Index busy = 2048;
   constexpr int threads = 128;
   FewRowsList<FewRows<T, W, Rows, Columns, Unroll>> products;
-  for (const auto& call : calls) {
-    View<const W, 2, CudaSpace> weights;
-    if constexpr (std::is_same_v<W, T>) weights = call.b;
-    if constexpr (std::is_same_v<W, BFloat16>)
-      if (!weights) weights = call.b_bf16;
-    products.add({call, weights});
-  }
+  for (const auto& call : calls) products.add({call, device::weights_in<W>(call)});
   const Index rounds = calls.front().a.extent(1) / (run * Unroll * 32);
   if (Rows > 1 && rounds > 1 && products.blocks() < busy)
     device::for_each_block<threads>(products.blocks(), stream, "matmul", products);
@@ -229,9 +231,9 @@ void choose_few_rows(Calls<T> calls, Stream stream) {
 template <class T>
 void matmul_few_rows(Calls<T> products, Stream stream) {
   if (products.empty()) return;
-  if constexpr (reads_full_weights<T> && !std::is_same_v<T, BFloat16>)
-    if (products.front().b) return choose_few_rows<T, T>(products, stream);
-  choose_few_rows<BFloat16, T>(products, stream);
+  device::with_weight_scalar(products.front(), [&]<class W>(std::type_identity<W>) {
+    choose_few_rows<W, T>(products, stream);
+  });
 }
 
 #define SSM_INSTANTIATE(T) template SSM_CUDA_API void matmul_few_rows<T>(Calls<T>, Stream);

@@ -34,7 +34,7 @@ void choose_one_row(const Norm<T>* norm, Calls<T> calls, Stream stream) {
   Index columns = 0;
   for (const auto& call : calls) columns += call.c.extent(1);
   if (depth > 2048)
-    return run_one_row < T, W, 128, 8192, 1, sizeof(W) == 2 ? 12 : 6 > (norm, calls, stream);
+    return run_one_row < T, W, 128, 8192, 1, sizeof(W) <= 2 ? 12 : 6 > (norm, calls, stream);
   if (depth > 768) return run_one_row<T, W, 128, 2048, 1, 8>(norm, calls, stream);
   // More warps hide more; of the columns of a head each makes several anyhow.
   if (columns < 8192) return run_one_row<T, W, 256, 768, 1, 3>(norm, calls, stream);
@@ -45,9 +45,9 @@ void choose_one_row(const Norm<T>* norm, Calls<T> calls, Stream stream) {
 
 template <class T>
 void matmul_one_row(const Norm<T>* norm, Calls<T> products, Stream stream) {
-  if constexpr (!std::is_same_v<T, BFloat16>)
-    if (products.front().b) return choose_one_row<T, T>(norm, products, stream);
-  choose_one_row<BFloat16, T>(norm, products, stream);
+  device::with_weight_scalar(products.front(), [&]<class W>(std::type_identity<W>) {
+    choose_one_row<W, T>(norm, products, stream);
+  });
 }
 
 #define SSM_INSTANTIATE(T) \

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "kernel/half_numbers.cuh"
+#include "kernel/kept_weights.cuh"
 #include "kernel/parallel.cuh"
 #include "matmul/matmul_library.cuh"
 #include "ssm/backend/cuda/matmul.hpp"
@@ -45,12 +46,23 @@ template <class T>
 struct Operands {
   View<const T, 2, CudaSpace> a{}, b{};
   View<const BFloat16, 2, CudaSpace> b_bf16{};
+  View<const Float16, 2, CudaSpace> b_f16{};
+  View<const std::int8_t, 2, CudaSpace> b_int8{};
+  View<const float, 1, CudaSpace> b_scale{};
   View<const Wide<T>, 1, CudaSpace> bias{};
 
   explicit Operands(const ssm::Matmul<T, CudaSpace>& of)
-      : a(of.a), b(of.b), b_bf16(of.b_bf16), bias(of.bias) {
+      : a(of.a),
+        b(of.b),
+        b_bf16(of.b_bf16),
+        b_f16(of.b_f16),
+        b_int8(of.b_int8),
+        b_scale(of.b_scale),
+        bias(of.bias) {
     if constexpr (std::is_same_v<T, BFloat16>)
       if (!b) b = b_bf16;
+    if constexpr (std::is_same_v<T, Float16>)
+      if (!b) b = b_f16;
   }
   explicit Operands(const ssm::WeightGradient<T, CudaSpace>& of)
       : a(of.dy.transpose(0, 1)), b(of.x) {}
@@ -58,8 +70,27 @@ struct Operands {
 
   Index rows() const { return a.extent(0); }
   Index inner() const { return a.extent(1); }
-  Index columns() const { return b ? b.extent(1) : b_bf16.extent(1); }
+  Index columns() const {
+    return b ? b.extent(1) : b_bf16 ? b_bf16.extent(1) : b_f16 ? b_f16.extent(1) : b_int8.extent(1);
+  }
 };
+
+/// A matrix in T. Neighbors in memory stay neighbors: the transpose of a layer's weight is copied
+/// as the weight.
+template <class T, class W>
+Factor<T> copied_factor(const View<const W, 2, CudaSpace>& kept,
+                        const View<const float, 1, CudaSpace>& scale, T* copied, Stream stream) {
+  const Index inner = kept.extent(0), columns = kept.extent(1);
+  const KeptNumber<T, W> at{operand(kept), operand(scale)};
+  if (kept.stride(0) == 1) {
+    for_each_index(inner * columns, stream, "matmul",
+                   [=] SSM_DEVICE(Index i) { copied[i] = at(i % inner, i / inner); });
+    return {copied, true, inner};
+  }
+  for_each_index(inner * columns, stream, "matmul",
+                 [=] SSM_DEVICE(Index i) { copied[i] = at(i / columns, i % columns); });
+  return {copied, false, columns};
+}
 
 template <class T>
 Factor<T> left_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
@@ -69,20 +100,10 @@ Factor<T> left_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream str
   if (a.b && as_factor(a.b.data(), columns, inner, a.b.stride(1), a.b.stride(0), factor))
     return factor;
   T* const copied = scratch.take<T>(static_cast<std::size_t>(inner * columns));
-  const auto b = operand(a.b);
-  const auto bf16 = operand(a.b_bf16);
-  const auto at = [=] SSM_DEVICE(Index k, Index n) {
-    return b ? b(k, n) : converted<T>(bf16(k, n));
-  };
-  // Neighbors in memory stay neighbors: the transpose of a layer's weight is copied as the weight.
-  if (a.b_bf16 && a.b_bf16.stride(0) == 1) {
-    for_each_index(inner * columns, stream, "matmul",
-                   [=] SSM_DEVICE(Index i) { copied[i] = at(i % inner, i / inner); });
-    return {copied, true, inner};
-  }
-  for_each_index(inner * columns, stream, "matmul",
-                 [=] SSM_DEVICE(Index i) { copied[i] = at(i / columns, i % columns); });
-  return {copied, false, columns};
+  if (a.b) return copied_factor<T>(a.b, a.b_scale, copied, stream);
+  if (a.b_bf16) return copied_factor<T>(a.b_bf16, a.b_scale, copied, stream);
+  if (a.b_f16) return copied_factor<T>(a.b_f16, a.b_scale, copied, stream);
+  return copied_factor<T>(a.b_int8, a.b_scale, copied, stream);
 }
 
 template <class T>

@@ -2,19 +2,47 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernel/kept_weights.cuh"
 #include "kernel/packs.cuh"
 #include "ssm/backend/cuda/embedding.hpp"
 
 namespace ssm::cuda {
 
+namespace {
+
+/// An element of a table that is not kept in T.
+template <class T>
+struct KeptTable {
+  device::KeptNumber<Wide<T>, BFloat16> bf16;
+  device::KeptNumber<Wide<T>, Float16> f16;
+  device::KeptNumber<Wide<T>, std::int8_t> int8;
+
+  explicit KeptTable(const ssm::Embedding<T, CudaSpace>& a)
+      : bf16{device::operand(a.table_bf16.transpose(0, 1)), {}},
+        f16{device::operand(a.table_f16.transpose(0, 1)), {}},
+        int8{device::operand(a.table_int8.transpose(0, 1)), device::operand(a.table_scale)} {}
+  SSM_HOST_DEVICE explicit operator bool() const {
+    return bf16.numbers || f16.numbers || int8.numbers;
+  }
+  SSM_DEVICE Wide<T> operator()(Token token, Index d) const {
+    if (bf16.numbers) return bf16(d, token);
+    return f16.numbers ? f16(d, token) : int8(d, token);
+  }
+};
+
+}  // namespace
+
 template <class T>
 void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream) {
   constexpr int size = device::pack_size<T>;
   const auto table = device::operand(a.table);
-  const auto table_bf16 = device::operand(a.table_bf16);
+  const KeptTable<T> kept(a);
   const auto tokens = device::operand(a.tokens);
   const auto y = device::operand(a.y);
-  const Index vocabulary = a.table_bf16 ? a.table_bf16.extent(0) : a.table.extent(0);
+  const Index vocabulary = a.table        ? a.table.extent(0)
+                           : a.table_bf16 ? a.table_bf16.extent(0)
+                           : a.table_f16  ? a.table_f16.extent(0)
+                                          : a.table_int8.extent(0);
   const auto runs = device::row_runs<size>(a.y.extent(1), a.table, a.y);
   const auto elements = device::matrix_elements(a.y.extent(0), runs.count());
   device::for_each_index(elements.count, stream, "embedding", [=] SSM_DEVICE(Index i) {
@@ -24,9 +52,9 @@ void embedding(const ssm::Embedding<T, CudaSpace>& a, Stream stream) {
     Wide<T> values[size];
     if (token < 0 || token >= vocabulary) {
       for (auto& value : values) value = std::numeric_limits<Wide<T>>::quiet_NaN();
-    } else if (table_bf16) {
+    } else if (kept) {
       for (int k = 0; k < size; ++k)
-        if (k < count) values[k] = device::converted<Wide<T>>(table_bf16(token, d + k));
+        if (k < count) values[k] = kept(token, d + k);
     } else {
       device::read_neighbors(&table(token, d), table.strides[1], count, values);
     }

@@ -54,7 +54,8 @@ struct H3ProjectedRow {
         S sum[1] = {};
         products.add_all(place(which, d), loaded[which], x, warp, sum);
         // Rounded as where it is stored.
-        made[which] = widened(narrowed<T>(warp.total(sum[0]) + loaded[which].beside.bias[0]));
+        const auto& beside = loaded[which].beside;
+        made[which] = widened(narrowed<T>(beside.scaled(warp.total(sum[0]), 0) + beside.bias[0]));
       }
       now.q = made[0];
       now.k = made[1];
@@ -85,9 +86,9 @@ template <class T>
 void h3_projected_step(const ssm::Normalization<T, CudaSpace>* norm,
                        std::span<const ssm::Matmul<T, CudaSpace>> projections,
                        const ssm::H3Step<T, CudaSpace>& a, Stream stream) {
-  if constexpr (!std::is_same_v<T, BFloat16>)
-    if (projections.front().b) return device::run<T, T>(norm, projections, a, stream);
-  device::run<T, BFloat16>(norm, projections, a, stream);
+  device::with_weight_scalar(projections.front(), [&]<class W>(std::type_identity<W>) {
+    device::run<T, W>(norm, projections, a, stream);
+  });
 }
 
 #define SSM_INSTANTIATE(T)                                                                    \

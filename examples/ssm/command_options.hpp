@@ -85,10 +85,9 @@ inline void add_backend_options(CLI::App& command, std::string& backend, int& th
 
 /// --weights, and --numbers of a model that is read from.
 inline void add_weights_option(CLI::App& command, std::string& weights, std::string& numbers) {
-  add_word(
-      command, "--weights", weights,
-      "fp32, or rounded: bf16 or f16 in half the memory, int8 in a quarter; cuda has bf16 alone",
-      {"fp32", "bf16", "f16", "int8"})
+  add_word(command, "--weights", weights,
+           "fp32, or rounded: bf16 or f16 in half the memory, int8 in a quarter",
+           {"fp32", "bf16", "f16", "int8"})
       ->type_name("FORM")
       ->capture_default_str();
   add_word(command, "--numbers", numbers,

@@ -180,8 +180,7 @@ class AnyLanguageModel {
   }
   /// Rounds weights for inference: bf16 takes half the memory, int8 a quarter. No training
   /// afterwards.
-  /// Throws  ArgumentError  while sessions share them; for int8 where the backend does not read it,
-  ///                        or a number is not finite
+  /// Throws  ArgumentError  while sessions share them, or where the form cannot hold a number
   void keep_weights_in(WeightForm form) { model_->keep_weights_in(form); }
 
   // Inference.

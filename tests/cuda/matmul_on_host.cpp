@@ -22,10 +22,10 @@ void matmul(MatmulLibrary&, std::span<const ssm::Matmul<T, CudaSpace>> products,
   for (const auto& a : products)
     ssm::matmul(reference(), std::bit_cast<ssm::Matmul<T, HostSpace>>(a));
 }
-/// As on a device, a bf16 matrix in T.
+/// As on a device, a matrix that is kept in another scalar in T.
 template <class T>
 std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a) {
-  return a.b_bf16 ? static_cast<std::size_t>(a.b_bf16.size()) * sizeof(T) : 0;
+  return static_cast<std::size_t>(a.b_bf16.size() + a.b_f16.size() + a.b_int8.size()) * sizeof(T);
 }
 
 template <class T>

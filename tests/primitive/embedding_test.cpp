@@ -127,12 +127,6 @@ TEST_CASE_TEMPLATE("rows are those of the table, in any form that it is kept in"
           const auto& a = call.forward;
           on_every_backend<Run<T>>([&](auto& ctx) {
             fill(a.y, scalar_cast<T>(std::nan("")));
-            if (!reads_weights_in(form, ctx)) {
-              CHECK_THROWS_WITH_AS(call.evaluate(ctx),
-                                   "embedding: weights kept in int8 or f16 are not read on cuda",
-                                   ArgumentError);
-              return;
-            }
             call.evaluate(ctx);
             Index wrong = 0;
             for_each_index(a.y, [&](Index m, Index d) {

@@ -27,6 +27,9 @@ struct Placement {
   Layout a = Layout::rows, b = Layout::rows, c = Layout::rows;
   Index gap = 0;
 };
+constexpr std::array rounded_forms{WeightForm::bf16, WeightForm::f16, WeightForm::int8};
+constexpr std::array all_forms{WeightForm::full, WeightForm::bf16, WeightForm::f16,
+                               WeightForm::int8};
 constexpr std::array rows_alone{Placement{}};
 constexpr std::array weight_alone{Placement{.b = Layout::columns}};
 constexpr std::array layouts_of_both = [] {
@@ -153,12 +156,6 @@ void is_exact(const Case& test, std::span<const Placement> placements = rows_alo
   const auto check = [&](auto& ctx, Run<T>& run) {
     const auto& a = run.forward;
     run.begin();
-    if (!reads_weights_in(test.form, ctx)) {
-      CHECK_THROWS_WITH_AS(run.evaluate(ctx),
-                           "matmul: weights kept in int8 or f16 are not read on cuda",
-                           ArgumentError);
-      return;
-    }
     run.evaluate(ctx);
     CHECK(difference(a.c, exact.c) < tolerance<T>.value);
     if (a.z) CHECK(difference(a.z, exact.z) < tolerance<T>.value);
@@ -289,10 +286,8 @@ TEST_CASE("a product by whole numbers and a scale for each column is that by the
     call.set(a.b_int8, {1, -127, 0, 2, 3, 1});
     call.set(a.b_scale, {0.5, 2});
     call.set(a.bias, {10, 20});
-    if (reads_weights_in(WeightForm::int8, ctx)) {
-      call.evaluate(ctx);
-      CHECK(difference(a.c, tensor_of({15, -220, 21, -964}).reshape(2, 2)) == 0);
-    }
+    call.evaluate(ctx);
+    CHECK(difference(a.c, tensor_of({15, -220, 21, -964}).reshape(2, 2)) == 0);
     const auto scale = a.b_scale;
     a.b_scale = {};
     CHECK_THROWS_WITH_AS(call.evaluate(ctx), "matmul: b_scale is missing", ShapeError);
@@ -356,7 +351,7 @@ TEST_CASE_TEMPLATE("a bias gradient is the sum of dY over the tokens", T, float,
 TEST_CASE("products larger than one block of panels are exact, in every form of their weights") {
   is_exact<float>({.rows = 3100, .columns = 20, .depth = 9, .bias = true});
   is_exact<float>({.rows = 20, .columns = 3100, .depth = 9, .bias = true, .keep_z = true});
-  for (const WeightForm form : {WeightForm::bf16, WeightForm::f16, WeightForm::int8})
+  for (const WeightForm form : rounded_forms)
     is_exact<float>({.rows = 20, .columns = 3100, .depth = 9, .form = form}, weight_alone);
 }
 
@@ -379,7 +374,7 @@ TEST_CASE_TEMPLATE("a matrix kept in another form is its values, for every size 
   for (const Index rows : {0, 1, 2, 3, 7, 16, 17, 64})
     for (const Index columns : {1, 31, 65})
       for (const Index depth : {0, 1, 63, 257})
-        for (const WeightForm form : {WeightForm::bf16, WeightForm::f16, WeightForm::int8})
+        for (const WeightForm form : rounded_forms)
           is_exact<T>({.rows = rows,
                        .columns = columns,
                        .depth = depth,
@@ -389,32 +384,30 @@ TEST_CASE_TEMPLATE("a matrix kept in another form is its values, for every size 
                       placements);
 }
 
-TEST_CASE_TEMPLATE("products of few rows by bf16 weights, aligned and not", T, float, double) {
+TEST_CASE_TEMPLATE("products of few rows by rounded weights, aligned and not", T, float, double) {
   std::array<Placement, 6> placements{};
   for (std::size_t i = 0; i < placements.size(); ++i)
     placements[i] = {.a = all_layouts[i / 2], .b = Layout::columns, .gap = i % 2 == 0 ? 0 : 3};
   for (const Index rows : {0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 40})
     for (const Index columns : {1, 4, 31})
-      for (const Index depth : {0, 1, 8, 63, 64, 65, 600, 2100}) {
-        Case test{.rows = rows,
-                  .columns = columns,
-                  .depth = depth,
-                  .form = WeightForm::bf16,
-                  .bias = true};
-        is_exact<T>(test, std::span(placements).first(2));
-        test.bias = false;
-        if (depth == 65) is_exact<T>(test, placements);
-      }
+      for (const Index depth : {0, 1, 8, 63, 64, 65, 600, 2100})
+        for (const WeightForm form : rounded_forms) {
+          Case test{.rows = rows, .columns = columns, .depth = depth, .form = form, .bias = true};
+          is_exact<T>(test, std::span(placements).first(2));
+          test.bias = false;
+          if (depth == 65) is_exact<T>(test, placements);
+        }
 }
 
-TEST_CASE_TEMPLATE("a bf16 matrix with contiguous rows, and one with a bias gradient", T, float,
+TEST_CASE_TEMPLATE("a rounded matrix with contiguous rows, and one with a bias gradient", T, float,
                    double) {
-  for (const Index rows : {1, 16, 30}) {
-    Case test{.rows = rows, .columns = 20, .depth = 33, .form = WeightForm::bf16};
-    is_exact<T>(test);
-    test.sum_a = true;
-    is_exact<T>(test, weight_alone);
-  }
+  for (const Index rows : {1, 16, 30})
+    for (const WeightForm form : rounded_forms) {
+      Case test{.rows = rows, .columns = 20, .depth = 33, .form = form};
+      is_exact<T>(test);
+      test.sum_a = true;
+      is_exact<T>(test, weight_alone);
+    }
 }
 
 TEST_CASE_TEMPLATE("products in half types have float sums and every epilogue", T, BFloat16,
@@ -423,7 +416,7 @@ TEST_CASE_TEMPLATE("products in half types have float sums and every epilogue", 
   for (std::size_t i = 0; i < placements.size(); ++i)
     placements[i] = {.a = all_layouts[i], .b = Layout::columns};
   for (const Index rows : {0, 1, 3, 16, 17, 40})
-    for (const WeightForm form : {WeightForm::full, WeightForm::bf16})
+    for (const WeightForm form : all_forms)
       for (const int options : {0, 1, 2, 4, 5, 7, 8, 9, 16, 17, 18, 21})
         for (const ActivationKind kind : {ActivationKind::none, ActivationKind::silu})
           is_exact<T>(
@@ -484,7 +477,7 @@ TEST_CASE_TEMPLATE("several products at once are those products", T, float, doub
                             {.columns = 65, .depth = 70, .keep_z = true},
                             {.columns = 1, .depth = 70, .residual = true}};
   for (const Index rows : {1, 3, 40})
-    for (const WeightForm form : {WeightForm::full, WeightForm::bf16})
+    for (const WeightForm form : all_forms)
       for (const std::size_t count : {std::size_t{1}, std::size_t{3}, std::size_t{10}})
         for (const bool one_is_longer : {false, true}) {
           std::vector<Run<T>> apart, together;
@@ -554,7 +547,7 @@ struct NormedRun : Run<T> {
 TEST_CASE_TEMPLATE("products of a normalized row are those behind a normalization", T, float,
                    double, BFloat16, Float16) {
   for (const Index depth : {8, 63, 768, 776, 1024, 1032, 2048, 3072, 4096, 8192, 8200})
-    for (const WeightForm form : {WeightForm::full, WeightForm::bf16})
+    for (const WeightForm form : all_forms)
       for (const Index rows : {1, 2}) {
         if (depth > 1032 && rows > 1) continue;
         const NormedCase test{.rows = rows, .depth = depth, .form = form};
@@ -636,31 +629,33 @@ TEST_CASE_TEMPLATE("gradients of weights are added to, of half types as sums in 
 }
 
 #ifdef SSM_TEST_ON_CUDA
-TEST_CASE("a step by bf16 weights does not expand them") {
+TEST_CASE("a step by rounded weights does not expand them") {
   only<Device>([](auto& ctx) {
-    for (const Index rows : {Index{1}, cuda::matmul_few_rows_limit})
-      Run<float>({.rows = rows, .columns = 65, .depth = 64, .form = WeightForm::bf16, .bias = true},
-                 Placement{.b = Layout::columns})
-          .evaluate(ctx);
+    for (const WeightForm form : rounded_forms)
+      for (const Index rows : {Index{1}, cuda::matmul_few_rows_limit})
+        Run<float>({.rows = rows, .columns = 65, .depth = 64, .form = form, .bias = true},
+                   Placement{.b = Layout::columns})
+            .evaluate(ctx);
     CHECK(ctx.workspace().capacity() == 0);
   });
 }
 
-TEST_CASE_TEMPLATE("the sums of a step by bf16 weights have one order wherever operands lie", T,
+TEST_CASE_TEMPLATE("the sums of a step by rounded weights have one order wherever operands lie", T,
                    float, double) {
   for (const Index rows : {1, 2, 3, 16})
     for (const Index depth : {64, 1000, 2100})
-      only<Device>([&](auto& ctx) {
-        const Case test{.rows = rows, .columns = 9, .depth = depth, .form = WeightForm::bf16};
-        Run<T> aligned(test, Placement{.b = Layout::columns});
-        aligned.evaluate(ctx);
-        for (const Index gap : {1, 8})
-          for (const Layout layout : all_layouts) {
-            Run<T> apart(test, Placement{.a = layout, .b = Layout::columns, .gap = gap});
-            apart.evaluate(ctx);
-            expect_same(apart, aligned);
-          }
-      });
+      for (const WeightForm form : rounded_forms)
+        only<Device>([&](auto& ctx) {
+          const Case test{.rows = rows, .columns = 9, .depth = depth, .form = form, .bias = true};
+          Run<T> aligned(test, Placement{.b = Layout::columns});
+          aligned.evaluate(ctx);
+          for (const Index gap : {1, 8})
+            for (const Layout layout : all_layouts) {
+              Run<T> apart(test, Placement{.a = layout, .b = Layout::columns, .gap = gap});
+              apart.evaluate(ctx);
+              expect_same(apart, aligned);
+            }
+        });
 }
 #endif
 

@@ -94,16 +94,6 @@ inline constexpr auto on_every_backend = [](auto&& body) {
   on_other_backends<Run>(body);
 };
 
-/// Whether a backend reads weights that are kept in a form; one that does not refuses them.
-template <class Ctx>
-constexpr bool reads_weights_in([[maybe_unused]] WeightForm form, const Ctx&) {
-#ifdef SSM_TEST_ON_CUDA
-  if (std::is_base_of_v<Context<Device>, Ctx>)
-    return form == WeightForm::full || form == WeightForm::bf16;
-#endif
-  return true;
-}
-
 /// Both calls, or the one that there is.
 template <class Ctx, class Run>
 void compute(Ctx& ctx, Run& run) {

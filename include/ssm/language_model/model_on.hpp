@@ -386,10 +386,6 @@ class LanguageModelOn final : public LanguageModelInterface {
     if (!is_full && form != WeightForm::full && form != WeightForm::bf16)
       throw ArgumentError("language model: weights in " + std::string(weight_form_name(form)) +
                           " do not go with sequences in bf16, whose weights are bf16 too");
-    if (!Space::host_readable && (form == WeightForm::f16 || form == WeightForm::int8))
-      throw ArgumentError("language model: weights in " + std::string(weight_form_name(form)) +
-                          " are not read on " + facts_.backend +
-                          "; there are full precision and bf16");
   }
   void require_unshared(const char* what) const {
     if (weights_.use_count() > 1)

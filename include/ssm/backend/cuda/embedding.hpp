@@ -61,8 +61,6 @@ namespace primitive {
 struct Embedding {
   template <class Ctx, DeviceNumber T>
   static void embedding(Ctx& ctx, const ssm::Embedding<T, typename Ctx::Space>& a) {
-    if (a.table_int8 || a.table_f16)
-      throw ArgumentError("embedding: weights kept in int8 or f16 are not read on cuda");
     queue(ctx, [&](Stream stream) { cuda::embedding(on_device(a), stream); });
   }
   template <class Ctx, DeviceNumber T>

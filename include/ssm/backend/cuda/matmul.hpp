@@ -13,11 +13,12 @@ namespace ssm::cuda {
 /// cuBLASLt in T, of floats as the context's MatmulPrecision says, of half types with sums in
 /// float. Activations are a pass of their own over c, except gelu_tanh in half types, which goes
 /// with the product. In half types a bias is rounded to T. A matrix kept in bf16 is read as it is
-/// by floats, each the sum of three bf16: exact products on tensor cores, sums in float. By others
-/// it is expanded to T in each product.
+/// by floats, each the sum of three bf16: exact products on tensor cores, sums in float. So are the
+/// whole numbers of int8, which are expanded to bf16, and sums are multiplied by the scales. By
+/// others, and in f16, a matrix is expanded to T in each product.
 /// Products are made one after another; where they read one a, its parts are made once.
 /// scratch   matmul_scratch_bytes(a) bytes, of the largest, aligned to 16: operands without a unit
-///           stride, b_bf16 as T or parts of a, and what waits for its activation
+///           stride, a matrix in T or bf16, parts of a, and what waits for its activation
 /// Throws  Failure  if cuBLASLt cannot be loaded or refuses
 template <class T>
 SSM_CUDA_API void matmul(MatmulLibrary& library,
@@ -95,9 +96,6 @@ struct Matmul {
  private:
   template <class T, class Ctx>
   static void multiply(Ctx& ctx, std::span<const ssm::Matmul<T, CudaSpace>> products) {
-    for (const auto& a : products)
-      if (a.b_int8 || a.b_f16)
-        throw ArgumentError("matmul: weights kept in int8 or f16 are not read on cuda");
     if (have_few_rows(products)) return few_rows<T>(ctx, nullptr, products);
     if (std::any_of(products.begin(), products.end(), has_few_rows<T>)) {
       for (const auto& a : products) multiply<T>(ctx, std::span(&a, 1));  // not all of them alike
@@ -120,7 +118,7 @@ struct Matmul {
     using One = ssm::Matmul<T, CudaSpace>;
     const One& first = products.front();
     for (const One& a : products)
-      if (a.a.data() != first.a.data() || a.a.strides() != first.a.strides() || a.b_bf16 ||
+      if (a.a.data() != first.a.data() || a.a.strides() != first.a.strides() || !a.b ||
           a.residual || a.accumulate || a.a_sum || a.z || a.activation != ActivationKind::none ||
           bool{a.bias} != bool{first.bias})
         return {};

@@ -24,11 +24,11 @@ SSM_CUDA_API void matmul_one_row(const ssm::Normalization<T, CudaSpace>* norm,
                                  Stream stream);
 
 namespace detail {
-/// Whether columns k of a row, or those of all rows, are runs of 16 bytes.
+/// Whether columns k of a row, or those of all rows, are runs of 16 bytes, or of 8 numbers.
 template <class V>
 bool has_runs(const V& x, int along) {
-  constexpr Index size = 16 / Index{sizeof(*x.data())};
-  if (reinterpret_cast<std::uintptr_t>(x.data()) % 16 != 0) return false;
+  constexpr Index size = std::min<Index>(8, 16 / Index{sizeof(*x.data())});
+  if (reinterpret_cast<std::uintptr_t>(x.data()) % (size * sizeof(*x.data())) != 0) return false;
   for (int axis = 0; axis < V::rank(); ++axis)
     if (x.extent(axis) != 1 && (axis == along ? x.stride(axis) != 1 : x.stride(axis) % size != 0))
       return false;
@@ -41,8 +41,8 @@ bool has_row(const V& x) {
   return !x || x.extent(last) <= 1 || x.stride(last) == 1;
 }
 /// Whether the columns of two matrices are equally far from each other, as an int counts.
-template <class V>
-bool are_as_far(const V& x, const V& y) {
+template <class V, class W>
+bool are_as_far(const V& x, const W& y) {
   return x.stride(1) == y.stride(1) && x.stride(1) <= one_row_columns && x.extent(1) > 1 &&
          y.extent(1) > 1;
 }
@@ -62,10 +62,13 @@ bool has_one_row(std::span<const ssm::Matmul<T, CudaSpace>> products) {
            std::all_of(products.begin(), products.end(), [&](const auto& a) {
              return a.a.data() == first.a.data() && !a.z && !a.accumulate && detail::has_row(a.c) &&
                     detail::has_row(a.residual) && detail::has_row(a.bias) &&
-                    a.c.extent(1) <= one_row_columns &&
-                    (a.b ? detail::has_runs(a.b, 0) && detail::are_as_far(a.b, first.b)
-                         : detail::has_runs(a.b_bf16, 0) &&
-                               detail::are_as_far(a.b_bf16, first.b_bf16));
+                    a.c.extent(1) <= one_row_columns && detail::has_row(a.b_scale) &&
+                    detail::with_weights(a, [&](const auto& b) {
+                      return detail::has_runs(b, 0) &&
+                             detail::with_weights(first, [&](const auto& other) {
+                               return detail::are_as_far(b, other);
+                             });
+                    });
            });
   }
 }
