@@ -180,7 +180,7 @@ class Evaluation {
     options.keeps_prompts = !request_.items.empty();
     options.threads = request_.backend.threads;
     // A model on a device has one thread; its host has more.
-    if (options.threads == 0 && model_.facts().backend.starts_with("cuda"))
+    if (options.threads == 0 && model_.facts().on_device)
       options.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 16U));
     begin_ = Clock::now();
     options.on_progress = [&](const EvaluationProgress& progress) {

@@ -166,7 +166,7 @@ void generate(GenerateRequest request) {
                           request.ids ? TokenTextMaker() : text_by(model.tokenizer()));
   const auto begin = std::chrono::steady_clock::now();
   std::size_t count = 0;
-  if (request.backend.backend.starts_with("cuda") && is_plain(request, prompts.size())) {
+  if (model.facts().on_device && is_plain(request, prompts.size())) {
     count = generate_plainly(request, model, requests.front().prompt, output);
   } else {
     const auto texts = complete(

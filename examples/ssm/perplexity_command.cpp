@@ -266,7 +266,7 @@ class Measurement {
     // A model on a device has one thread; its host has more.
     if (request_.backend.threads > 0)
       options.threads = request_.backend.threads;
-    else if (model_.facts().backend.starts_with("cuda"))
+    else if (model_.facts().on_device)
       options.threads = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 16U));
     options.on_progress = [&](const TextLoss& part) {
       loss_ = {before.nats + part.nats, before.tokens + part.tokens};

@@ -167,7 +167,7 @@ class CompletionRun {
     read(unread);
   }
 
-  bool is_on_device() const { return model_.facts().backend.starts_with("cuda"); }
+  bool is_on_device() const { return model_.facts().on_device; }
   /// On a device, prompts that are equally long, unless they are very many: some positions of all
   /// of them at a time. Whether it did.
   bool read_even(const std::vector<std::vector<Token>>& unread) {

@@ -38,6 +38,7 @@ struct BackendOptions {
 struct LanguageModelFacts {
   std::string family;             // "dense-mamba"
   std::string backend;            // as in BackendOptions
+  bool on_device = false;         // whether weights and states lie where the host does not read
   std::string numbers = "float";  // likewise
   int threads = 1;                // that work on one call
   Index vocabulary = 0;           // tokens that may occur

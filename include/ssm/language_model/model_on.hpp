@@ -342,6 +342,7 @@ class LanguageModelOn final : public LanguageModelInterface {
       : ctx_(std::make_shared<Context<B>>(
             ResourcesAtRunTime<typename B::Resources>::make(options))) {
     facts_.backend = options.backend;
+    facts_.on_device = !Space::host_readable;
     if constexpr (requires { ctx_->resources().threads(); })
       facts_.threads = ctx_->resources().threads();
   }
