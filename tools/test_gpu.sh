@@ -5,6 +5,7 @@
 # weights, layers from Python on tensors of cupy, torch and JAX, compute-sanitizer.
 #   tools/test_gpu.sh [BIN] [all|tests|models|sanitizers]     models: tests without the programs that ctest -L gpu runs too
 # BIN: the programs of target gpu_programs, built on another machine. Without it they are built here, in build/cuda.
+# Where NVIDIA's multi-process service is there, programs share the device, side by side.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1
@@ -23,21 +24,74 @@ cublas=$(ldconfig -p 2>/dev/null | grep -o '/.*libcublasLt\.so\.13' | head -1)
 [[ -n $cublas ]] || cublas=$(find / -name libcublasLt.so.13 -not -path '/proc/*' 2>/dev/null | head -1)
 export LD_LIBRARY_PATH=$bin:${cublas%/*}:${LD_LIBRARY_PATH:-}
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+shares=0 owns_service=0
+trap 'stop_service; rm -rf "$work"' EXIT
 passed=0 failed=0 skipped=0
+
+# The multi-process service: the one that already serves this shell, or one in folders of our own. It must see all devices,
+# whichever of them the programs are given.
+start_service() {
+  if [[ -z ${CUDA_MPS_PIPE_DIRECTORY:-} ]]; then
+    command -v nvidia-cuda-mps-control >/dev/null || return
+    export CUDA_MPS_PIPE_DIRECTORY=$work/service CUDA_MPS_LOG_DIRECTORY=$work/service_log
+    mkdir "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+    owns_service=1
+    env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d >/dev/null 2>&1
+  fi
+  if timeout 60 "$bin/10_cuda" >/dev/null 2>&1; then shares=1; else stop_service; fi
+}
+stop_service() {
+  shares=0
+  ((owns_service)) || return 0
+  echo quit | timeout 30 nvidia-cuda-mps-control >/dev/null 2>&1
+  unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+  owns_service=0
+}
+
+# beside STEPS…: steps that no others wait for. Where the device is shared they run in the background, several at a time,
+# and `together` waits for them and says what came of each, in order.
+groups=() at_once=$(($(nproc) / 2))
+((at_once >= 1)) || at_once=1
+((at_once <= 8)) || at_once=8
+beside() {
+  if ((!shares)); then
+    "$@"
+    return
+  fi
+  local group=$work/group_${#groups[@]}
+  groups+=("$group")
+  while (($(jobs -rp | wc -l) >= at_once)); do wait -n; done
+  (
+    trap - EXIT
+    passed=0 failed=0 skipped=0
+    "$@"
+    echo "$passed $failed $skipped" >"$group.counts"
+  ) >"$group" 2>&1 &
+}
+together() {
+  local group more=()
+  wait
+  for group in "${groups[@]}"; do
+    cat "$group"
+    read -ra more <"$group.counts" || more=(0 1 0)
+    passed=$((passed + more[0])) failed=$((failed + more[1])) skipped=$((skipped + more[2]))
+  done
+  groups=()
+}
 
 # step NAME COMMAND…: one check; 77 means skipped.
 step() {
-  local name=$1 start=$SECONDS code=0
+  local name=$1 start=$SECONDS code=0 log
   shift
-  "$@" >"$work/log" 2>&1 || code=$?
+  log=$(mktemp -p "$work")
+  "$@" >"$log" 2>&1 || code=$?
   case $code in
     0) passed=$((passed + 1)) word=passed ;;
     77) skipped=$((skipped + 1)) word=skipped ;;
     *) failed=$((failed + 1)) word="FAILED with $code" ;;
   esac
-  echo "$name: $word ($((SECONDS - start)) s): $(tail -1 "$work/log")"
-  if [[ $code != 0 && $code != 77 ]]; then tail -40 "$work/log"; fi
+  echo "$name: $word ($((SECONDS - start)) s): $(tail -1 "$log")"
+  if [[ $code != 0 && $code != 77 ]]; then tail -40 "$log"; fi
 }
 
 # The first 100 losses of two runs agree to `bar`.
@@ -72,9 +126,9 @@ same_perplexity() {  # FOLDER OPTIONS…
   local folder=$1
   shift
   for backend in cpu cuda; do
-    "$bin/ssm" perplexity "$folder" --text README.md --window 96 --stride 40 --backend $backend --json --quiet "$@" >"$work/$backend.json" || return 1
+    "$bin/ssm" perplexity "$folder" --text README.md --window 96 --stride 40 --backend $backend --json --quiet "$@" >"$folder.$backend.json" || return 1
   done
-  python3 - "$work/cpu.json" "$work/cuda.json" <<'PYTHON'
+  python3 - "$folder.cpu.json" "$folder.cuda.json" <<'PYTHON'
 import json, sys
 cpu, cuda = (json.load(open(path)) for path in sys.argv[1:3])
 print(f"perplexity {cpu['perplexity']} on the CPU, {cuda['perplexity']} on the GPU, of {cuda['tokens']} tokens")
@@ -103,10 +157,10 @@ PYTHON
 reads_in_bf16() {  # FOLDER
   for numbers in float bf16; do
     "$bin/ssm" perplexity "$1" --text README.md --window 96 --stride 40 --backend cuda --numbers $numbers --json --quiet \
-      >"$work/$numbers.json" || return 1
+      >"$1.$numbers.json" || return 1
   done
-  "$bin/ssm" generate "$1" --backend cuda --numbers bf16 --prompt "The " --tokens 64 --temperature 0 >"$work/bf16.txt" || return 1
-  python3 - "$work/float.json" "$work/bf16.json" "$work/bf16.txt" <<'PYTHON'
+  "$bin/ssm" generate "$1" --backend cuda --numbers bf16 --prompt "The " --tokens 64 --temperature 0 >"$1.bf16.txt" || return 1
+  python3 - "$1.float.json" "$1.bf16.json" "$1.bf16.txt" <<'PYTHON'
 import json, sys
 full, half = (json.load(open(path)) for path in sys.argv[1:3])
 print(f"perplexity {full['perplexity']} in float, {half['perplexity']} in bf16, of {half['tokens']} tokens")
@@ -117,10 +171,10 @@ PYTHON
 
 # Every conformance case.
 conformance() {  # SCALAR
-  "$bin/ssm-conformance" --backend cuda --scalar "$1" tests/data/conformance/cases >"$work/cases"
-  grep -E '^(FAIL|unsupported)' "$work/cases"
-  tail -1 "$work/cases"
-  grep -q '^pass' "$work/cases" && tail -1 "$work/cases" | grep -q ' 0 failed, 0 unsupported'
+  "$bin/ssm-conformance" --backend cuda --scalar "$1" tests/data/conformance/cases >"$work/cases_$1"
+  grep -E '^(FAIL|unsupported)' "$work/cases_$1"
+  tail -1 "$work/cases_$1"
+  grep -q '^pass' "$work/cases_$1" && tail -1 "$work/cases_$1" | grep -q ' 0 failed, 0 unsupported'
 }
 
 # Layers and functions of the Python package on the GPU.
@@ -150,13 +204,8 @@ family() {  # FAMILY OPTIONS…
   step "$model: nearly the same perplexity in bf16" reads_in_bf16 "$work/${model}_gpu"
 }
 
-if [[ $what != sanitizers && $what != models ]]; then
-  for program in "$bin"/10_cuda "$bin"/*_on_device; do step "$(basename "$program")" "$program"; done
-  step "kernels of every data type against double" "$bin/flashconv" check
-  for part in layers torch jax; do step "Python: $part on the GPU" python_on_gpu "$part"; done
-fi
-if [[ $what != sanitizers ]]; then
-  for scalar in float double; do step "conformance $scalar" conformance "$scalar"; done
+# The default model: what families are asked, and other numbers, rounded weights.
+text_model() {
   step "train on the CPU" train "$work/cpu" cpu
   step "train on the GPU" train "$work/gpu" cuda
   step "train on the GPU again" train "$work/again" cuda
@@ -176,7 +225,6 @@ if [[ $what != sanitizers ]]; then
   step "generate on the GPU, through a graph" greedy "$work/gpu" cuda "$work/gpu.txt"
   step "the same text" cmp "$work/cpu.txt" "$work/gpu.txt"
   step "the same perplexity" same_perplexity "$work/gpu"
-  step "synthetic tasks: the CPU's losses" same_synthetics
   step "nearly the same perplexity in bf16" reads_in_bf16 "$work/gpu"
   for weights in bf16 f16 int8; do
     step "generate with $weights weights on the CPU" greedy "$work/gpu" cpu "$work/cpu_$weights.txt" --weights $weights
@@ -184,9 +232,23 @@ if [[ $what != sanitizers ]]; then
     step "the same text with $weights weights" cmp "$work/cpu_$weights.txt" "$work/gpu_$weights.txt"
     step "the same perplexity with $weights weights" same_perplexity "$work/gpu" --weights $weights
   done
-  for name in mamba mamba2 retnet dense-retnet dense-mamba; do family "$name"; done
-  family gpt2 --rate 1e-3  # at the default rate its first steps are unstable, and two roundings part
+}
+
+start_service
+if [[ $what != sanitizers && $what != models ]]; then
+  for program in "$bin"/10_cuda "$bin"/*_on_device; do beside step "$(basename "$program")" "$program"; done
+  beside step "kernels of every data type against double" "$bin/flashconv" check
+  for part in layers torch jax; do beside step "Python: $part on the GPU" python_on_gpu "$part"; done
 fi
+if [[ $what != sanitizers ]]; then
+  for scalar in float double; do beside step "conformance $scalar" conformance "$scalar"; done
+  beside text_model
+  beside step "synthetic tasks: the CPU's losses" same_synthetics
+  for name in mamba mamba2 retnet dense-retnet dense-mamba; do beside family "$name"; done
+  beside family gpt2 --rate 1e-3  # at the default rate its first steps are unstable, and two roundings part
+fi
+together
+stop_service  # sanitizers have the device for themselves
 
 # sanitize TOOL WHAT: kinds of conformance cases, or convolutions. Races are looked for in our kernels alone, not in cuBLAS's.
 sanitize() {
