@@ -59,6 +59,7 @@
 #include "ssm/model/mamba_language_model.hpp"
 #include "ssm/model/one_of.hpp"
 #include "ssm/model/post_norm.hpp"
+#include "ssm/model/recorded_steps.hpp"
 #include "ssm/model/residual.hpp"
 #include "ssm/model/retnet_language_model.hpp"
 #include "ssm/model/sequence_classifier.hpp"

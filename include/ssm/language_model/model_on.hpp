@@ -14,6 +14,7 @@
 #include "ssm/language_model/state_on.hpp"
 #include "ssm/language_model/training_files.hpp"
 #include "ssm/language_model/weights_fingerprint.hpp"
+#include "ssm/model/recorded_steps.hpp"
 #include "ssm/op/convert.hpp"
 
 namespace ssm {
@@ -160,12 +161,20 @@ class LanguageModelOn final : public LanguageModelInterface {
     step_tokens_.resize({sequences});
     step_logits_.resize({sequences, facts_.padded_vocabulary});
     copy_in(tokens.flatten(), step_tokens_.flatten());
-    layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
-    auto frame = ctx_->workspace().frame();
-    sample(*ctx_, Sample<float, Space>{.logits = converted_rows<float>(*ctx_, frame, step_logits_),
-                                       .vocabulary = vocabulary,
-                                       .sampling = {.temperature = 0},
-                                       .tokens = step_tokens_});
+    const auto step = [&] {
+      layer().step(*ctx_, parameters(), step_tokens_, step_logits_, own);
+      auto frame = ctx_->workspace().frame();
+      sample(*ctx_,
+             Sample<float, Space>{.logits = converted_rows<float>(*ctx_, frame, step_logits_),
+                                  .vocabulary = vocabulary,
+                                  .sampling = {.temperature = 0},
+                                  .tokens = step_tokens_});
+    };
+    if (facts_.positions > 0)
+      step();  // reads positions of the host
+    else
+      steps_(
+          *ctx_, &own, vocabulary, [&] { return size_of(own); }, step);
     copy_out<Token, Token>(step_tokens_.flatten(), next);
     if (std::any_of(next.data(), next.data() + sequences, [](Token token) { return token < 0; }))
       throw ArgumentError("language model: a logit is not finite");
@@ -409,6 +418,12 @@ class LanguageModelOn final : public LanguageModelInterface {
                      [](const From& value) { return scalar_cast<To>(value); });
     }
   }
+  template <class S>
+  static Index size_of(const S& state) {
+    Index size = 0;
+    L::for_each_state([&](const auto&, const auto& tensor) { size += tensor.size(); }, state);
+    return size;
+  }
   template <class Run>
   void run_sequences(const View<const Token, 2>& tokens, const View<float, 3>& logits, Run&& run) {
     if constexpr (Space::host_readable && is_full) {
@@ -429,6 +444,7 @@ class LanguageModelOn final : public LanguageModelInterface {
   DynamicTensor<Token, 1, Space> step_tokens_;
   DynamicTensor<T, 2, Space> step_logits_;
   DynamicTensor<float, 2, Space> drawn_logits_;
+  [[no_unique_address]] RecordedSteps<B> steps_;
 };
 
 }  // namespace ssm::detail
