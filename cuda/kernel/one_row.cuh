@@ -47,12 +47,27 @@ struct OneRow {
     const OneRowProduct<T, W>* product;
     int column;
   };
+  struct Beside {
+    Sum bias[Columns];
+    float scale[has_scale<W> ? Columns : 1];
+
+    SSM_DEVICE Sum scaled(Sum sum, int n) const {
+      if constexpr (has_scale<W>) return scaled_sum(sum, scale[n]);
+      return sum;
+    }
+  };
+  /// The first runs of a unit's weights, and what is beside them: on their way until sums are made.
+  struct Ahead {
+    Run<W> weights[Columns][Together];
+    Beside beside;
+  };
   explicit OneRow(const ssm::Normalization<T, CudaSpace>* norm,
-                  std::span<const ssm::Matmul<T, CudaSpace>> calls)
+                  std::span<const ssm::Matmul<T, CudaSpace>> calls, bool weights_stay)
       : row(norm != nullptr ? norm->x.data() : calls.front().a.data()),
         depth(static_cast<int>(calls.front().a.extent(1))),
         count(static_cast<int>(calls.size())),
-        normalizes(norm != nullptr) {
+        normalizes(norm != nullptr),
+        stays(weights_stay) {
     if (normalizes) {
       norm_weight = norm->weight.data();
       norm_bias = norm->bias.data();
@@ -68,12 +83,16 @@ struct OneRow {
   /// How many units lie between those of a warp.
   void set_step(Index some_blocks) { step = static_cast<int>(some_blocks * Block::warps); }
 
-  /// The weights, which no predecessor makes while a model generates.
-  SSM_DEVICE void prefetch(Index block, Block lanes) const {
+  /// The weights; where a predecessor may make them, they are brought to the cache.
+  SSM_DEVICE void ask(Index block, Block lanes, Ahead& ahead) const {
     const Lanes warp;
     const int unit = first_unit(block, lanes);
-    if (unit < first[one_row_products]) prefetch(at(unit), warp);
     prefetch_norm(block, lanes);
+    if (unit >= first[one_row_products]) return;
+    constexpr int held = Together * warp_size * length;  // of a column, in registers
+    if (stays) load(unit, warp, ahead);
+    if (!stays || depth > held) prefetch(at(unit), warp);
+    if (Streams && unit + step < first[one_row_products]) prefetch(at(unit + step), warp);
   }
   SSM_DEVICE void prefetch(const Place& place, Lanes warp) const {
     constexpr int line = 128 / int{sizeof(W)};
@@ -94,28 +113,37 @@ struct OneRow {
       }
   }
 
-  SSM_DEVICE void operator()(Index block, Block lanes) const {
+  SSM_DEVICE void operator()(Index block, Block lanes, Ahead& now) const {
     const Lanes warp;
     Sum* const x = lanes.template shared<Sum, Capacity>();
     const int units = first[one_row_products];
     int unit = first_unit(block, lanes);
-    Loaded now;
-    if (unit < units) load(unit, warp, now);
+    T residual[Columns];
+    if (unit < units) {
+      if (!stays) load(unit, warp, now);
+      load_residual(at(unit), residual);
+    }
     prepare(x, lanes, [] {});
     lanes.wait();
     while (unit < units) {
       const Place place = at(unit);
       Sum sums[Columns] = {};
+      T others[Columns];
       add_all(place, now, x, warp, sums);
       const Beside beside = now.beside;
+      SSM_UNROLL
+      for (int n = 0; n < Columns; ++n) others[n] = residual[n];
       unit = Streams ? unit + step : units;
-      if (Streams && unit < units) load(unit, warp, now);
+      if (Streams && unit < units) {
+        load(unit, warp, now);
+        load_residual(at(unit), residual);
+      }
       warp.totals(sums, [&](int number, Sum total) {
         SSM_UNROLL
         for (int n = 0; n < Columns; ++n)
           if (n == number && place.column + n < place.product->columns)
             place.product->write(place.column + n, beside.scaled(total, n), beside.bias[n],
-                                 beside.residual[n]);
+                                 others[n]);
       });
     }
     lanes.wait();  // before the row of another call takes its place
@@ -128,20 +156,6 @@ struct OneRow {
   SSM_DEVICE static int first_unit(Index block, Block lanes) {
     return static_cast<int>(block * Block::warps + lanes.warp());
   }
-  struct Beside {  // nothing is done with them before sums are made: they are on their way
-    Sum bias[Columns];
-    T residual[Columns];
-    float scale[has_scale<W> ? Columns : 1];
-
-    SSM_DEVICE Sum scaled(Sum sum, int n) const {
-      if constexpr (has_scale<W>) return scaled_sum(sum, scale[n]);
-      return sum;
-    }
-  };
-  struct Loaded {
-    Run<W> weights[Columns][Together];
-    Beside beside;
-  };
 
   void set(OneRowProduct<T, W>& product, const ssm::Matmul<T, CudaSpace>& call) {
     const auto weights = weights_in<W>(call);
@@ -175,9 +189,8 @@ struct OneRow {
       }
     }
   }
-  /// All that the first runs of a unit need.
-  SSM_DEVICE void load(int unit, Lanes warp, Loaded& loaded) const { load(at(unit), warp, loaded); }
-  SSM_DEVICE void load(const Place& place, Lanes warp, Loaded& loaded) const {
+  SSM_DEVICE void load(int unit, Lanes warp, Ahead& loaded) const { load(at(unit), warp, loaded); }
+  SSM_DEVICE void load(const Place& place, Lanes warp, Ahead& loaded) const {
     load(place, 0, warp, loaded.weights);
     SSM_UNROLL
     for (int n = 0; n < Columns; ++n) {
@@ -186,13 +199,17 @@ struct OneRow {
       loaded.beside.bias[n] = 0;
       if (is_there && place.product->bias != nullptr)
         loaded.beside.bias[n] = place.product->bias[column];
-      if (is_there && place.product->residual != nullptr)
-        loaded.beside.residual[n] = place.product->residual[column];
       if constexpr (has_scale<W>)
         if (is_there) loaded.beside.scale[n] = place.product->scale[column];
     }
   }
-  SSM_DEVICE void add_all(const Place& place, const Loaded& loaded, const Sum* x, Lanes warp,
+  SSM_DEVICE void load_residual(const Place& place, T (&residual)[Columns]) const {
+    SSM_UNROLL
+    for (int n = 0; n < Columns; ++n)
+      if (place.column + n < place.product->columns && place.product->residual != nullptr)
+        residual[n] = place.product->residual[place.column + n];
+  }
+  SSM_DEVICE void add_all(const Place& place, const Ahead& loaded, const Sum* x, Lanes warp,
                           Sum (&sums)[Columns]) const {
     add(loaded.weights, x, 0, warp, sums);
     if constexpr (Capacity > Together * warp_size * length)
@@ -304,7 +321,7 @@ struct OneRow {
   const Sum* norm_bias = nullptr;
   Sum eps = 0;
   int depth, step = 0, stride = 0, count;
-  bool normalizes, centers = false;
+  bool normalizes, centers = false, stays;
   int first[one_row_products + 1] = {};  // unit of each
   OneRowProduct<T, W> products[one_row_products];
 };

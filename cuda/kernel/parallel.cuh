@@ -255,12 +255,28 @@ __global__ void __launch_bounds__(row_threads, F::resident_blocks)
     resident_row_kernel(Index rows, F f) {
   run_rows(rows, f);
 }
+/// An f with a type Ahead reads a part of a row in f.ask(row, lanes, ahead), which the first time
+/// runs while predecessors do.
 template <int Threads, class F>
 __global__ void __launch_bounds__(Threads) block_kernel(Index rows, F f) {
+  const BlockLanes<Threads> lanes;
+  Index row = blockIdx.x;
   let_successor_begin();
-  prefetch_row(f, blockIdx.x, rows, BlockLanes<Threads>());
-  wait_for_predecessors();
-  for (Index row = blockIdx.x; row < rows; row += gridDim.x) f(row, BlockLanes<Threads>());
+  if constexpr (requires { typename F::Ahead; }) {
+    typename F::Ahead ahead;
+    f.ask(row, lanes, ahead);
+    wait_for_predecessors();
+    while (true) {
+      f(row, lanes, ahead);
+      row += gridDim.x;
+      if (row >= rows) break;
+      f.ask(row, lanes, ahead);
+    }
+  } else {
+    prefetch_row(f, row, rows, lanes);
+    wait_for_predecessors();
+    for (; row < rows; row += gridDim.x) f(row, lanes);
+  }
 }
 
 inline dim3 grid_for(Index units, Index units_per_block) {
@@ -363,7 +379,15 @@ void for_each_row(Index rows, Stream, const char*, F f) {
 }
 template <int Threads, class F>
 void for_each_block(Index rows, Stream stream, const char* operation, F f) {
-  for_each_row(rows, stream, operation, f);
+  if constexpr (requires { typename F::Ahead; }) {
+    for (Index row = 0; row < rows; ++row) {
+      typename F::Ahead ahead;
+      f.ask(row, Lanes(), ahead);
+      f(row, Lanes(), ahead);
+    }
+  } else {
+    for_each_row(rows, stream, operation, f);
+  }
 }
 
 #endif

@@ -63,8 +63,17 @@ MatmulLibrary::~MatmulLibrary() {
     lt_.destroy_layout(product.d);
     lt_.destroy_operation(product.operation);
   }
+  for (const auto& [bias, memory] : biases_) deallocate(memory);
   deallocate(scratch_);
   lt_.destroy(handle_);
+}
+
+void* MatmulLibrary::kept(const device::RoundedBias& bias) const {
+  const auto found = biases_.find(bias);
+  return found != biases_.end() ? found->second : nullptr;
+}
+void* MatmulLibrary::keep(const device::RoundedBias& bias, std::size_t bytes) {
+  return biases_[bias] = allocate(bytes);
 }
 
 const device::Product& MatmulLibrary::product(const device::ProductShape& shape) {
@@ -156,5 +165,6 @@ MatmulLibrary* create_matmul_library(MatmulPrecision precision) {
   return new MatmulLibrary(precision);
 }
 void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
+void keep_biases(MatmulLibrary& library) { library.keep_biases(); }
 
 }  // namespace ssm::cuda

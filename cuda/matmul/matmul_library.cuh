@@ -51,6 +51,15 @@ struct Product {
   bool is_supported = false;
 };
 
+/// A bias in the scalar that a product adds it in.
+struct RoundedBias {
+  const void* bias;
+  std::int64_t count;
+  cudaDataType_t scalar;
+
+  friend auto operator<=>(const RoundedBias&, const RoundedBias&) = default;
+};
+
 void check(cublasStatus_t code, const char* call);
 
 }  // namespace device
@@ -71,6 +80,13 @@ class MatmulLibrary {
   void run(const device::Product& product, const void* a, const void* b, S beta, const void* c,
            void* d, const void* bias, const void* aux, Stream stream);
 
+  void keep_biases() { keeps_biases_ = true; }
+  bool keeps_biases() const { return keeps_biases_; }
+  /// Where such a bias is kept; null where it is not.
+  void* kept(const device::RoundedBias& bias) const;
+  /// `bytes` of memory for it, to be written by the caller.
+  void* keep(const device::RoundedBias& bias, std::size_t bytes);
+
  private:
   static constexpr std::size_t scratch_bytes = std::size_t{32} << 20;
   device::CublasLt lt_;
@@ -78,6 +94,8 @@ class MatmulLibrary {
   cublasLtHandle_t handle_ = nullptr;
   void* scratch_ = nullptr;
   std::map<device::ProductShape, device::Product> products_;
+  bool keeps_biases_ = false;
+  std::map<device::RoundedBias, void*> biases_;
 };
 
 }  // namespace ssm::cuda

@@ -133,14 +133,23 @@ constexpr cudaDataType_t scalar_type<BFloat16> = CUDA_R_16BF;
 template <>
 constexpr cudaDataType_t scalar_type<Float16> = CUDA_R_16F;
 
-/// The bias as cuBLASLt adds it, in T; null where it does not. In a half type it is rounded.
+/// The bias as cuBLASLt adds it, in T; null where it does not. In a half type it is rounded: in
+/// every product, or once where the library keeps it. What is recorded does not make it then.
 template <class T>
-const T* fused_bias(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
+const T* fused_bias(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scratch,
+                    Stream stream) {
   if (!a.bias || a.inner() == 0) return nullptr;
   if constexpr (std::is_same_v<T, float>)
     return a.bias.is_contiguous() && alignment_of(a.bias.data()) >= 16 ? a.bias.data() : nullptr;
   if constexpr (HalfStorage<T>) {
-    T* const rounded = scratch.take<T>(static_cast<std::size_t>(a.columns()));
+    const auto count = static_cast<std::size_t>(a.columns());
+    T* rounded = nullptr;
+    if (library.keeps_biases() && a.bias.is_contiguous()) {
+      const RoundedBias kept{a.bias.data(), a.columns(), scalar_type<T>};
+      if (const void* const before = library.kept(kept)) return static_cast<const T*>(before);
+      if (!is_recording(stream)) rounded = static_cast<T*>(library.keep(kept, count * sizeof(T)));
+    }
+    if (rounded == nullptr) rounded = scratch.take<T>(count);
     const auto bias = operand(a.bias);
     for_each_index(a.columns(), stream, "matmul",
                    [=] SSM_DEVICE(Index n) { rounded[n] = narrowed<T>(bias(n)); });
@@ -183,7 +192,7 @@ bool product(MatmulLibrary& library, const Operands<T>& a, WorkspaceLayout& scra
              Rows<const U> added, Stream stream, const FusedGelu<U>& gelu) {
   using S = Wide<T>;
   const Index rows = a.rows(), columns = a.columns(), inner = a.inner();
-  const T* const fused = fused_bias(a, scratch, stream);
+  const T* const fused = fused_bias(library, a, scratch, stream);
   if (inner == 0 || (a.bias && fused == nullptr)) {
     const auto bias = operand(a.bias);
     for_each_index(rows * columns, stream, "matmul", [=] SSM_DEVICE(Index i) {

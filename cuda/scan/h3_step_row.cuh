@@ -196,6 +196,17 @@ struct H3StepRow {
     }
   }
 
+  /// Loads of so many sequences' states keep the memory busy.
+  static constexpr int states_ahead = 4;
+  SSM_DEVICE void prefetch_states(int b, int d, Lanes lanes) const {
+    constexpr int line = 128 / int{sizeof(S)};
+    const int i = static_cast<int>(lanes.index()) * line, row = b * channels + d;
+    if (b >= batch) return;
+    if (initial_shift != nullptr && i < taps) device::prefetch(initial_shift + row * taps + i);
+    if (initial_modes != nullptr && i < 2 * modes)
+      device::prefetch(initial_modes + 2 * row * modes + i);
+  }
+
  private:
   struct Place {
     int d, first;  // channel, and sequence
@@ -217,17 +228,6 @@ struct H3StepRow {
   SSM_DEVICE static Z read_number(const S* from, int i) {
     const Pair pair = *reinterpret_cast<const Pair*>(from + 2 * i);
     return {pair.re, pair.im};
-  }
-
-  /// Loads of so many sequences' states keep the memory busy.
-  static constexpr int states_ahead = 4;
-  SSM_DEVICE void prefetch_states(int b, int d, Lanes lanes) const {
-    constexpr int line = 128 / int{sizeof(S)};
-    const int i = static_cast<int>(lanes.index()) * line, row = b * channels + d;
-    if (b >= batch) return;
-    if (initial_shift != nullptr && i < taps) device::prefetch(initial_shift + row * taps + i);
-    if (initial_modes != nullptr && i < 2 * modes)
-      device::prefetch(initial_modes + 2 * row * modes + i);
   }
 
  public:

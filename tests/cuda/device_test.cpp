@@ -13,6 +13,7 @@
 #include "ssm/core/fill_random.hpp"
 #include "ssm/model/generate.hpp"
 #include "ssm/model/h3_language_model.hpp"
+#include "ssm/model/recorded_steps.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/text_loss.hpp"
 #include "ssm/train/text_streams.hpp"
@@ -162,6 +163,7 @@ std::vector<Token> continuation(const ssm::H3LanguageModel& model,
     for (const Token token :
          ssm::Generation(ctx, model, parameters, text_of(9), options, has_state ? &state : nullptr))
       result.push_back(token);
+  result.push_back(static_cast<Token>(state.position(0)));  // moved on by recorded steps too
   return result;
 }
 
@@ -185,6 +187,55 @@ TEST_CASE(
       CHECK(continuation<Cuda>(model, options, true) == continuation<OnHost>(model, options, true));
 #endif
     }
+}
+
+/// The likeliest tokens of three sequences and their positions, then those behind a second state.
+template <class B>
+std::vector<Token> steps_of_several(const ssm::H3LanguageModel& model, int steps) {
+  constexpr Index sequences = 3;
+  ssm::Context<B> ctx;
+  const auto parameters = model.initialize(ctx, Seed{5});
+  ssm::DynamicTensor<Token, 1, typename B::Space> tokens({sequences});
+  ssm::DynamicTensor<Token, 1> drawn({sequences});
+  ssm::DynamicTensor<float, 2, typename B::Space> logits({sequences, 40});
+  ssm::RecordedSteps<B> recorded;
+  std::vector<Token> result;
+  for (int part = 0; part < 2; ++part) {
+    auto state = model.initial_state(ctx, sequences);
+    std::ranges::copy(text_of(sequences), drawn.data());
+    ssm::copy_tensor(drawn, tokens);
+    const auto size = [&] {
+      Index all = 0;
+      ssm::H3LanguageModel::for_each_state(
+          [&](const auto&, const auto& tensor) { all += tensor.size(); }, state);
+      return all;
+    };
+    for (int step = 0; step < steps; ++step) {
+      recorded(ctx, &state, 40, size, [&] {
+        model.step(ctx, parameters, tokens, logits, state);
+        ssm::sample(ctx, ssm::Sample<float, typename B::Space>{.logits = logits,
+                                                               .vocabulary = 40,
+                                                               .sampling = {.temperature = 0},
+                                                               .tokens = tokens});
+      });
+      ssm::copy_tensor(tokens, drawn);
+      result.insert(result.end(), drawn.data(), drawn.data() + sequences);
+    }
+    result.push_back(static_cast<Token>(state.position(2)));
+  }
+  return result;
+}
+
+TEST_CASE("steps of several sequences are the same through recorded ones, of each state") {
+#ifdef SSM_TEST_ON_DEVICE
+  constexpr int steps = 40;  // so that caches grow
+#else
+  constexpr int steps = 1;     // the host records nothing
+#endif
+  for (const std::vector<Index>& attends : {std::vector<Index>{}, {1}}) {
+    const auto model = small_model(0.1, attends);
+    CHECK(steps_of_several<Cuda>(model, steps) == steps_of_several<OnHost>(model, steps));
+  }
 }
 
 #ifdef SSM_TEST_ON_DEVICE

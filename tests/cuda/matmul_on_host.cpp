@@ -8,6 +8,7 @@ namespace ssm::cuda {
 class MatmulLibrary {};
 MatmulLibrary* create_matmul_library(MatmulPrecision) { return new MatmulLibrary(); }
 void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
+void keep_biases(MatmulLibrary&) {}
 
 namespace {
 /// One for all calls: products allocate nothing, as on a device.

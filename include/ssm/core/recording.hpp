@@ -50,6 +50,15 @@ using RecordingOf = typename decltype(detail::recording_of<B>())::type;
 template <class B>
 using ArrivalOf = typename decltype(detail::arrival_of<B>())::type;
 
+/// A Recording of calls that write no parameters of a layer.
+template <class B>
+RecordingOf<B> recording_of_reader() {
+  if constexpr (records<B>)
+    return RecordingOf<B>(true);
+  else
+    return {};
+}
+
 /// Runs a part of a call that reads numbers of the host which change from call to call: where the
 /// call is recorded, every time in its place between what is recorded. `run` is kept by value and
 /// has its own frame; what it reads and writes must be there at every call.
@@ -57,6 +66,17 @@ template <class B, class Run>
 void run_apart(Context<B>& ctx, Run run) {
   if constexpr (records<B>)
     ctx.resources().run_apart(ctx, std::move(run));
+  else
+    run();
+}
+
+/// Runs a part of a call that changes numbers of the host and queues nothing: where the call is
+/// recorded, every time. `run` is kept by value; what it reads and writes must be there at every
+/// call.
+template <class B, class Run>
+void run_on_host(Context<B>& ctx, Run run) {
+  if constexpr (records<B>)
+    ctx.resources().run_on_host(std::move(run));
   else
     run();
 }

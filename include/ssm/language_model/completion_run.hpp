@@ -70,7 +70,7 @@ class CompletionRun {
  private:
   /// Positions read at once bound the workspace. A device reads few long pieces sooner than many
   /// short ones, and has to be kept busy.
-  static constexpr Index prompt_chunk = 1024, device_prompt_chunk = 8192;
+  static constexpr Index prompt_chunk = 1024, device_prompt_chunk = 16384;
 
   [[noreturn]] static void refuse(const std::string& what) {
     throw ArgumentError("complete: " + what);

@@ -352,6 +352,8 @@ class LanguageModelOn final : public LanguageModelInterface {
             ResourcesAtRunTime<typename B::Resources>::make(options))) {
     facts_.backend = options.backend;
     facts_.on_device = !Space::host_readable;
+    if constexpr (!is_full && requires { ctx_->resources().biases_stay(); })
+      ctx_->resources().biases_stay();  // such a model is read from alone
     if constexpr (requires { ctx_->resources().threads(); })
       facts_.threads = ctx_->resources().threads();
   }

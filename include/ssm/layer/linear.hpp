@@ -33,6 +33,7 @@ Matmul<T, Space> by_weight(const WeightView<T, Space>& weight, Matmul<T, Space> 
   call.b_f16 = weight.f16.transpose(0, 1);
   call.b_int8 = weight.int8.transpose(0, 1);
   call.b_scale = weight.scale;
+  call.by_parameters = true;
   return call;
 }
 

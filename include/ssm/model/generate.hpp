@@ -207,7 +207,7 @@ class Generation {
   bool has_read_ = false;    // the state has read the last token
   bool is_sampled_ = false;  // and the next one has been drawn
   bool steps_alike_ = false;
-  [[no_unique_address]] RecordingOf<B> recording_;
+  [[no_unique_address]] RecordingOf<B> recording_ = recording_of_reader<B>();
   [[no_unique_address]] ArrivalOf<B> arrival_;
 };
 

@@ -295,11 +295,14 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
     backbone_.evaluate(ctx, p.backbone, embedded, hidden, buffers.part(&Kept::backbone),
                        options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state == nullptr) return;
-    auto& position = options.final_state->position;
-    position.resize({sequence_count(batch, options.segments)});
-    for_each_sequence(batch, tokens.extent(1), options.segments, [&](const Sequence& s) {
-      position(s.row) = at(first, s.row) + before(ctx, s.row) + s.end - s.begin;
-    });
+    options.final_state->position.resize({sequence_count(batch, options.segments)});
+    run_on_host(
+        ctx, [&ctx, first, batch, length = tokens.extent(1), state = options.final_state,
+              segments = std::vector<Index>(options.segments.begin(), options.segments.end())] {
+          for_each_sequence(batch, length, segments, [&](const Sequence& s) {
+            state->position(s.row) = at(first, s.row) + before(ctx, s.row) + s.end - s.begin;
+          });
+        });
   }
 
   /// From the gradient of what the head reads to that of the embedding; overwrites dnormed.

@@ -24,7 +24,7 @@ class RecordedSteps {
     if constexpr (records<B>) {
       const auto now = [&] { return Key(state, other, B::Space::deallocations()); };
       if (alike_ == now()) return recording_(ctx, run);
-      recording_ = {};
+      recording_ = recording_of_reader<B>();
       const Index before = size();
       const auto apart = ctx.resources().runs_apart();
       run();
@@ -38,7 +38,7 @@ class RecordedSteps {
  private:
   using Key = std::tuple<const void*, Index, std::uint64_t>;
   std::optional<Key> alike_;
-  [[no_unique_address]] RecordingOf<B> recording_;
+  [[no_unique_address]] RecordingOf<B> recording_ = recording_of_reader<B>();
 };
 
 }  // namespace ssm

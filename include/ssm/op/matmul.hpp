@@ -46,6 +46,7 @@ struct Matmul {
   View<T, 2, Space> c{};
   View<T, 2, Space> z{};
   View<Wide<T>, 1, Space> a_sum{};
+  bool by_parameters = false;  // b and bias are a layer's, which no forward pass writes
 
   static constexpr const char* name = "matmul";
   static constexpr void for_each_operand(auto&& visit) {

@@ -125,6 +125,8 @@ enum class MatmulPrecision { exact, tf32 };
 class MatmulLibrary;
 SSM_CUDA_API MatmulLibrary* create_matmul_library(MatmulPrecision precision);
 SSM_CUDA_API void destroy_matmul_library(MatmulLibrary* library) noexcept;
+/// From here on products of half types round a bias at the first of them alone.
+SSM_CUDA_API void keep_biases(MatmulLibrary& library);
 
 /// A place in the work of a stream.
 class Event;
@@ -184,6 +186,10 @@ class Resources {
   /// Throws  NotRecordable  where the call reads numbers of the host that change, as dropout does
   class Recording {
    public:
+    /// reads_parameters   no call writes what a product of them has by_parameters: kernels may read
+    ///                    that while those before them still run
+    explicit Recording(bool reads_parameters = false) : reads_parameters_(reads_parameters) {}
+
     template <class Ctx, class Run>
     void operator()(Ctx& ctx, Run&& run) {
       if (parts_.empty() || workspace_ != ctx.workspace().capacity()) record(ctx, run);
@@ -243,6 +249,7 @@ class Resources {
 
     std::vector<Part> parts_;
     std::size_t workspace_ = 0;
+    bool reads_parameters_;
   };
 
   /// ssm::run_apart.
@@ -254,7 +261,17 @@ class Resources {
     else
       run();
   }
-  /// How often that was called.
+  /// Whether what is recorded now writes no parameters.
+  bool parameters_stay() const { return recording_ != nullptr && recording_->reads_parameters_; }
+  /// ssm::run_on_host.
+  template <class Run>
+  void run_on_host(Run run) {
+    if (recording_ != nullptr)
+      recording_->parts_.push_back({nullptr, std::move(run)});
+    else
+      run();
+  }
+  /// How often run_apart was called.
   std::uint64_t runs_apart() const { return runs_apart_; }
 
   /// A few numbers of the device on their way to the host. What is queued behind `start` runs while
@@ -285,9 +302,15 @@ class Resources {
   };
 
   MatmulLibrary& matmul_library() {
-    if (!library_) library_.reset(create_matmul_library(precision_));
+    if (!library_) {
+      library_.reset(create_matmul_library(precision_));
+      if (biases_stay_) keep_biases(*library_);
+    }
     return *library_;
   }
+  /// To be called before the first product by who promises that no bias of this context's products
+  /// changes or goes while the context computes: what is derived from one is kept.
+  void biases_stay() { biases_stay_ = true; }
 
  private:
   struct DestroyStream {
@@ -306,6 +329,7 @@ class Resources {
   std::unique_ptr<void, DestroyStream> stream_;
   MatmulPrecision precision_;
   std::unique_ptr<MatmulLibrary, DestroyLibrary> library_;
+  bool biases_stay_ = false;
   Recording* recording_ = nullptr;  // under way
   std::uint64_t runs_apart_ = 0;
 };

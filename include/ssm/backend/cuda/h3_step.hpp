@@ -28,10 +28,12 @@ SSM_CUDA_API void h3_step(const ssm::H3Step<T, CudaSpace>& a, Stream stream);
 
 /// h3_step of one sequence whose q, k and v are `projections` of one row as matmul_one_row makes
 /// them, in one kernel: they are not stored. T: float, half types.
+/// parameters_stay   as weights_stay of matmul_one_row, and no less of the step's parameters
 template <class T>
 SSM_CUDA_API void h3_projected_step(const ssm::Normalization<T, CudaSpace>* norm,
                                     std::span<const ssm::Matmul<T, CudaSpace>> projections,
-                                    const ssm::H3Step<T, CudaSpace>& a, Stream stream);
+                                    const ssm::H3Step<T, CudaSpace>& a, bool parameters_stay,
+                                    Stream stream);
 inline constexpr Index h3_projected_depth = 768;
 
 namespace primitive {
@@ -72,7 +74,8 @@ struct H3Step {
                   std::all_of(products.begin(), products.end(), is_plain<T>);
         if (is_done)
           queue(ctx, [&](Stream stream) {
-            cuda::h3_projected_step<T>(first ? &*first : nullptr, products, on_device(a), stream);
+            cuda::h3_projected_step<T>(first ? &*first : nullptr, products, on_device(a),
+                                       weights_stay<T>(ctx, products), stream);
           });
       });
     }

@@ -134,7 +134,8 @@ struct Matmul {
                        std::span<const ssm::Matmul<T, CudaSpace>> products) {
     queue(ctx, [&](Stream stream) {
       if constexpr (!std::is_same_v<T, double>)
-        if (has_one_row<T>(products)) return matmul_one_row<T>(norm, products, stream);
+        if (has_one_row<T>(products))
+          return matmul_one_row<T>(norm, products, weights_stay<T>(ctx, products), stream);
       matmul_few_rows<T>(products, stream);
     });
   }

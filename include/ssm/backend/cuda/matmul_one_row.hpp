@@ -16,12 +16,21 @@ inline constexpr Index matmul_one_row_depth = 8192;
 
 /// The compiled half: products of one row, which all of them read, by weights as matmul_few_rows
 /// reads them, in one kernel.
-/// norm   how the row is normalized before, or null; its y is not written, its sums are in Wide<T>
+/// norm           how the row is normalized before, or null; its y is not written, its sums are in
+///                Wide<T>
+/// weights_stay   nothing that is queued writes weights and biases: they are read while what was
+///                queued before still runs
 /// T: float, half types.
 template <class T>
 SSM_CUDA_API void matmul_one_row(const ssm::Normalization<T, CudaSpace>* norm,
                                  std::span<const ssm::Matmul<T, CudaSpace>> products,
-                                 Stream stream);
+                                 bool weights_stay, Stream stream);
+template <class T, class Ctx>
+bool weights_stay(const Ctx& ctx, std::span<const ssm::Matmul<T, CudaSpace>> products) {
+  return ctx.resources().parameters_stay() &&
+         std::all_of(products.begin(), products.end(),
+                     [](const auto& product) { return product.by_parameters; });
+}
 
 namespace detail {
 /// Whether columns k of a row, or those of all rows, are runs of 16 bytes, or of 8 numbers.
