@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
@@ -296,13 +297,14 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
                        options.part(backbone_of, std::string_view("blocks")));
     if (options.final_state == nullptr) return;
     options.final_state->position.resize({sequence_count(batch, options.segments)});
-    run_on_host(
-        ctx, [&ctx, first, batch, length = tokens.extent(1), state = options.final_state,
-              segments = std::vector<Index>(options.segments.begin(), options.segments.end())] {
-          for_each_sequence(batch, length, segments, [&](const Sequence& s) {
-            state->position(s.row) = at(first, s.row) + before(ctx, s.row) + s.end - s.begin;
-          });
-        });
+    const std::vector<Index> own(options.segments.begin(), options.segments.end());
+    run_on_host(ctx, [&ctx, batch, length = tokens.extent(1), segments = own,
+                      from = options.initial_state, to = options.final_state] {
+      const Positions past = from ? first_positions(*from, batch, segments) : Positions();
+      for_each_sequence(batch, length, segments, [&](const Sequence& s) {
+        to->position(s.row) = at(past, s.row) + before(ctx, s.row) + s.end - s.begin;
+      });
+    });
   }
 
   /// From the gradient of what the head reads to that of the embedding; overwrites dnormed.
