@@ -72,6 +72,15 @@ TEST_CASE("the same seed gives the same images, and every image is another one")
         std::equal(data.training[i].begin(), data.training[i].end(), data.training[i - 1].begin()));
 }
 
+TEST_CASE("images do not depend on how many threads draw them") {
+  const Pathfinder task;
+  const LabeledSequences one = task.sequences(Seed{3}, 200, 1),
+                         three = task.sequences(Seed{3}, 200, 3);
+  CHECK(one.values == three.values);
+  CHECK(one.labels == three.labels);
+  CHECK_THROWS_AS((Pathfinder{.side = 8}.sequences(Seed{1}, 200, 3)), ArgumentError);
+}
+
 TEST_CASE("curves that cannot lie in the image are refused") {
   CHECK_THROWS_WITH_AS((Pathfinder{.side = 8}.sequences(Seed{1}, 1)),
                        "Pathfinder: such curves find no room in the image", ArgumentError);

@@ -5,9 +5,11 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <numbers>
 #include <optional>
 #include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -64,13 +66,35 @@ struct Pathfinder {
     throw ArgumentError("Pathfinder: such curves find no room in the image");
   }
 
-  /// So many images, every other one connected; the same seed gives the same ones.
-  LabeledSequences sequences(Seed seed, Index count) const {
-    LabeledSequences result{.symbols = 256, .classes = 2};
-    for (Index i = 0; i < count; ++i) {
-      Draws draws(seed.fork(static_cast<std::uint64_t>(i)));
-      result.add(draw(draws, i % 2 == 1), static_cast<Token>(i % 2));
+  /// So many images, every other one connected; the same seed gives the same ones, whatever number
+  /// of threads draws them. 0 threads: all cores.
+  LabeledSequences sequences(Seed seed, Index count, Index threads = 0) const {
+    constexpr Index images_per_thread = 64;  // fewer take less time than a thread
+    if (threads < 1) threads = std::max<Index>(1, std::thread::hardware_concurrency());
+    threads = std::clamp<Index>(count / images_per_thread, 1, threads);
+    std::vector<std::vector<std::uint8_t>> images(static_cast<std::size_t>(count));
+    std::vector<std::exception_ptr> errors(static_cast<std::size_t>(threads));
+    const auto draw_every = [&](Index first) {
+      try {
+        for (Index i = first; i < count; i += threads) {
+          Draws draws(seed.fork(static_cast<std::uint64_t>(i)));
+          images[static_cast<std::size_t>(i)] = draw(draws, i % 2 == 1);
+        }
+      } catch (...) {
+        errors[static_cast<std::size_t>(first)] = std::current_exception();
+      }
+    };
+    {
+      std::vector<std::jthread> others;
+      for (Index i = 1; i < threads; ++i) others.emplace_back(draw_every, i);
+      draw_every(0);
     }
+    for (const std::exception_ptr& error : errors)
+      if (error) std::rethrow_exception(error);
+    LabeledSequences result{.symbols = 256, .classes = 2};
+    result.values.reserve(static_cast<std::size_t>(count * side * side));
+    for (Index i = 0; i < count; ++i)
+      result.add(images[static_cast<std::size_t>(i)], static_cast<Token>(i % 2));
     return result;
   }
   ClassificationData data(Seed seed, Index training, Index test) const {
@@ -93,11 +117,16 @@ struct Pathfinder {
     const double dx = d.end.x - d.begin.x, dy = d.end.y - d.begin.y;
     const double t = std::clamp(
         ((p.x - d.begin.x) * dx + (p.y - d.begin.y) * dy) / (dx * dx + dy * dy), 0.0, 1.0);
-    return std::hypot(p.x - d.begin.x - t * dx, p.y - d.begin.y - t * dy);
+    const double x = p.x - d.begin.x - t * dx, y = p.y - d.begin.y - t * dy;
+    return std::sqrt(x * x + y * y);
   }
-  static double distance(const Dash& a, const Dash& b) {
-    return std::min(
-        {distance(a.begin, b), distance(a.end, b), distance(b.begin, a), distance(b.end, a)});
+  /// Whether dashes, which are of one length, keep the distance between curves.
+  bool is_clear(const Dash& a, const Dash& b) const {
+    const double x = a.begin.x - b.begin.x, y = a.begin.y - b.begin.y;
+    const double far = clearance + 2 * dash;
+    if (x * x + y * y >= far * far) return true;  // as most do
+    return distance(a.begin, b) >= clearance && distance(a.end, b) >= clearance &&
+           distance(b.begin, a) >= clearance && distance(b.end, a) >= clearance;
   }
 
   /// Whether a dash may lie there: within the image, away from other curves and from all of its own
@@ -108,10 +137,10 @@ struct Pathfinder {
     for (const Point& p : {next.begin, next.end})
       if (p.x < low || p.y < low || p.x > high || p.y > high) return false;
     for (std::size_t i = 0; i + 1 < own.size(); ++i)
-      if (distance(next, own[i]) < clearance) return false;
+      if (!is_clear(next, own[i])) return false;
     for (const Curve& curve : curves)
       for (const Dash& other : curve)
-        if (distance(next, other) < clearance) return false;
+        if (!is_clear(next, other)) return false;
     return true;
   }
 
