@@ -181,6 +181,30 @@ TEST_CASE("what a scan sends grows with the logarithm of the ranks, not with the
     }
 }
 
+TEST_CASE("blocks are not run once more where ranks share sequences") {
+  InProcess::run(2, [](Communicator& ranks) {
+    const auto model = tiny_model<double>();
+    const auto& layer = model.layer;
+    const auto& parameters = model.parameters;
+    Context<Reference> ctx;
+    const LanguageModelTrainerConfig config{.batch = 1,
+                                            .ranks = &ranks,
+                                            .sequence_parallel = 2,
+                                            .across_ranks = &primitives_across_ranks<Reference>(),
+                                            .recompute = true};
+    CHECK(reason_of([&] { LanguageModelTrainer(ctx, layer, parameters, config); }) ==
+          "training: recompute is not for windows that ranks share");
+
+    DynamicTensor<Token, 2> tokens({1, 3});
+    DynamicTensor<double, 3> logits({1, 3, layer.padded_vocabulary()});
+    auto tape = layer.make_tape<double>(ctx);
+    tape.backbone.recompute = true;
+    const CutSequences<Reference, double> cut(ctx, {.ranks = &ranks, .begin = 3 * ranks.rank()});
+    CHECK(reason_of([&] { layer.forward(ctx, parameters, tokens, logits, tape); }) ==
+          "recompute: not where ranks share sequences");
+  });
+}
+
 TEST_CASE("a primitive that is not known across ranks is refused by its name") {
   const PrimitivesAcrossRanks none;
   InProcess::run(2, [&](Communicator& ranks) {

@@ -37,6 +37,7 @@ struct TrainingRequest {
   Index sequence_parallel = 1;    // ranks that share every window; more than 1 need across_ranks
   const AcrossRanks* across_ranks = nullptr;  // primitives_across_ranks<B>() of the backend
   bool shards_optimizer = false;  // each rank keeps the moments of its part of the parameters
+  bool recompute = false;  // run blocks forward once more instead of keeping what they computed
   std::set<std::string>
       given{};  // settings of the recipe and of the model that must not differ from a resumed run's
 };
@@ -79,6 +80,7 @@ class TrainingRun {
         sequence_parallel_(request.sequence_parallel),
         across_ranks_(request.across_ranks),
         shards_optimizer_(request.shards_optimizer),
+        recompute_(request.recompute),
         folder_(request.folder, is_first()),
         recipe_(request.recipe),
         limits_(request.limits) {
@@ -332,6 +334,7 @@ class TrainingRun {
     config.sequence_parallel = sequence_parallel_;
     config.across_ranks = across_ranks_;
     config.shards_optimizer = shards_optimizer_;
+    config.recompute = recompute_;
     return config;
   }
   /// A setting that is asked for and would do nothing is a mistake.
@@ -443,6 +446,7 @@ class TrainingRun {
   Index sequence_parallel_;
   const AcrossRanks* across_ranks_;
   bool shards_optimizer_;
+  bool recompute_;
   CheckpointFolder folder_;
   TrainingRecipe recipe_;
   TrainingLimits limits_;

@@ -12,6 +12,7 @@
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/model/fixed_string.hpp"
+#include "ssm/model/recompute.hpp"
 #include "ssm/op/rearrange.hpp"
 
 namespace ssm {
@@ -43,6 +44,8 @@ struct DenseStackConfig {
 /// state   of the layers
 /// Tensors of block i are named "layers.i." before `norm_name` and `inner_name` and the parts' own
 /// names.
+/// With `tape.recompute` the tape holds what blocks read and their hidden states, and `backward`
+/// runs each forward once more: Recompute.
 /// Source  He et al. 2024 (DenseSSM) §3
 template <class NormLayer, class Inner, FixedString norm_name = "norm",
           FixedString inner_name = "mixer">
@@ -63,14 +66,19 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   struct State {
     std::vector<typename Inner::template State<T, Space>> blocks;
   };
+  /// What a block computes on the way to its output.
+  template <class T, class Space>
+  struct Computed {
+    typename NormLayer::template Tape<T, Space> norm;
+    DynamicTensor<T, 3, Space> normed;
+    typename Inner::template Tape<T, Space> inner;
+  };
   template <class T, class Space = HostSpace>
-  struct Tape : InputTape<T, Space> {
+  struct Tape : InputTape<T, Space>, Recompute<DenseStack, Computed<T, Space>, T, Space> {
     /// What a block keeps for `backward`, its hidden state among it.
     struct Block {
-      DynamicTensor<T, 3, Space> x;  // what the block read; the first block's is the caller's
-      typename NormLayer::template Tape<T, Space> norm;
-      DynamicTensor<T, 3, Space> normed;
-      typename Inner::template Tape<T, Space> inner;
+      DynamicTensor<T, 3, Space> input;  // the first block's is the caller's
+      Computed<T, Space> computed;
       typename Inner::template KeptHidden<T, Space> kept;
       typename Inner::template Hidden<T, Space> hidden;
       LayerDropout::Tape dropout;
@@ -124,6 +132,7 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       tape->shape = shape;
     }
     if (options.final_state != nullptr) options.final_state->blocks.resize(count);
+    if (tape != nullptr && tape->recompute) tape->begin(ctx, x, options);
     Ring<T, Space> ring;
     if (tape == nullptr)
       for (std::size_t i = 0; i < std::min(count, ring_size()); ++i)
@@ -136,19 +145,17 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
     View<const T, 3, Space> current = x;
     for (std::size_t i = 0; i < count; ++i) {
       auto* block = tape != nullptr ? &tape->blocks[i] : nullptr;
+      auto* computed = tape != nullptr ? &computed_of(*tape, i) : nullptr;
       if (block != nullptr) {
-        block->normed.resize(x.extents());
-        normed = block->normed;
         block->hidden = layers_[i].template hidden_buffer<T>(ctx, frame, &block->kept, shape);
-        if (i + 1 < count) tape->blocks[i + 1].x.resize(x.extents());
-        running = i + 1 < count ? tape->blocks[i + 1].x.view() : View<T, 3, Space>(y);
+        if (i + 1 < count) tape->blocks[i + 1].input.resize(x.extents());
+        running = i + 1 < count ? tape->blocks[i + 1].input.view() : View<T, 3, Space>(y);
       }
       const auto [sources, hidden] = connections<T, Space>(tape, ring, i);
-      norm_.evaluate(ctx, p.blocks[i].norm, current, normed, block ? &block->norm : nullptr);
-      layers_[i].evaluate(ctx, p.blocks[i].inner, normed, mixed, block ? &block->inner : nullptr,
-                          options.part(
-                              [i](auto& state) -> auto& { return state.blocks[i]; }, i),
-                          sources.span(), hidden);
+      evaluate_block<B, T>(ctx, p.blocks[i], i, current, normed, mixed, computed,
+                           options.part(
+                               [i](auto& state) -> auto& { return state.blocks[i]; }, i),
+                           sources.span(), hidden);
       dropout_.evaluate(ctx, mixed, block ? &block->dropout : nullptr,
                         detail::fork(options.dropout, i));
       add(ctx, Add<T, Space>{.a = current.flatten(), .b = mixed.flatten(), .y = running.flatten()});
@@ -191,13 +198,20 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
       }
       const Hidden& dhidden = ring[i % ring_size()];
       auto part = ctx.workspace().frame();
+      if (tape.recompute && !tape.holds(i))
+        evaluate_block<B, T>(ctx, p.blocks[i], i, i == 0 ? tape.x : block.input.view(), {},
+                             part.template tensor<T>(dy.extents()), &tape.use(i),
+                             tape.again().part(
+                                 [i](auto& state) -> auto& { return state.blocks[i]; }, i),
+                             sources.span(), block.hidden);
+      const auto& computed = computed_of(tape, i);
       const auto dmixed = dropout_.template differentiated<T>(ctx, part, block.dropout, running);
-      layers_[i].differentiate(ctx, p.blocks[i].inner, block.inner, dmixed, dnormed,
+      layers_[i].differentiate(ctx, p.blocks[i].inner, computed.inner, dmixed, dnormed,
                                gradients.blocks[i].inner,
                                ends.part([i](auto& state) -> auto& { return state.blocks[i]; }),
                                sources.span(), block.hidden, dsources.span(), dhidden);
       if (i >= ring_size()) clear(ctx, dhidden);  // it is layer i − ring_size()'s from here on
-      norm_.differentiate(ctx, p.blocks[i].norm, block.norm, dnormed, running,
+      norm_.differentiate(ctx, p.blocks[i].norm, computed.norm, dnormed, running,
                           gradients.blocks[i].norm, {}, WriteMode::accumulate);
     }
   }
@@ -249,6 +263,29 @@ class DenseStack : public LayerVerbs<DenseStack<NormLayer, Inner, norm_name, inn
   }
 
  private:
+  /// That of block i: its own, or what all of them use in turn.
+  static auto& computed_of(auto& tape, std::size_t i) {
+    return tape.recompute ? tape.use(i) : tape.blocks[i].computed;
+  }
+
+  /// mixed = layer_i(norm_i(x)); `normed` is there where nothing is kept.
+  template <class B, class T, class Weights, class State, class Hidden>
+  void evaluate_block(Context<B>& ctx, const Weights& p, std::size_t i,
+                      const View<const T, 3, typename B::Space>& x,
+                      View<T, 3, typename B::Space> normed,
+                      const View<T, 3, typename B::Space>& mixed,
+                      Computed<T, typename B::Space>* computed,
+                      const SequenceOptions<State>& options, std::span<const Hidden> sources,
+                      const Hidden& hidden) const {
+    if (computed != nullptr) {
+      computed->normed.resize(x.extents());
+      normed = computed->normed;
+    }
+    norm_.evaluate(ctx, p.norm, x, normed, computed ? &computed->norm : nullptr);
+    layers_[i].evaluate(ctx, p.inner, normed, mixed, computed ? &computed->inner : nullptr, options,
+                        sources, hidden);
+  }
+
   /// Hidden tensors of the layers that are still read, by layer number modulo their number.
   template <class T, class Space>
   using Ring = std::array<typename Inner::template Hidden<T, Space>, max_sources + 1>;

@@ -41,7 +41,8 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
   };
   template <class T, class Space = HostSpace>
   struct Tape : InputTape<T, Space> {
-    std::variant<typename Kinds::template Tape<T, Space>...> kind;
+    std::tuple<typename Kinds::template Tape<T, Space>...> kinds;  // a shared one serves all
+    std::size_t kind = sizeof...(Kinds);                           // of the call; none so far
   };
 
   template <class Layer>
@@ -99,7 +100,7 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
     of_kind(kind(), [&](auto i) {
       constexpr std::size_t index = i;
       std::get<index>(layer_).differentiate(
-          ctx, as<index>(p), as<index>(tape), dy, dx, as<index>(gradients),
+          ctx, as<index>(p), tape_of<index>(tape), dy, dx, as<index>(gradients),
           ends.part([](auto& state) -> auto& { return as<index>(state); }));
     });
   }
@@ -142,11 +143,12 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
                      Tape<T, typename B::Space>* tape,
                      const SequenceOptions<State<T, typename B::Space>>& options,
                      const More&... more) const {
+    if (tape != nullptr) tape->kind = kind();
     of_kind(kind(), [&](auto i) {
       constexpr std::size_t index = i;
       std::get<index>(layer_).evaluate(
           ctx, as<index>(p), x, y,
-          OptionalTape(tape).part([](auto& kept) -> auto& { return as<index>(kept); }),
+          OptionalTape(tape).part([](auto& kept) -> auto& { return tape_of<index>(kept); }),
           options.part([](auto& state) -> auto& { return as<index>(state); }), more...);
     });
   }
@@ -160,6 +162,11 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
     (std::index_sequence_for<Kinds...>{});
   }
 
+  template <std::size_t I>
+  static auto& tape_of(auto& tape) {
+    if (tape.kind != I) throw ArgumentError("OneOf: a tape of another kind");
+    return std::get<I>(tape.kinds);
+  }
   /// The part of kind I. What may be written to becomes that kind.
   template <std::size_t I>
   static auto& as(auto& parts) {

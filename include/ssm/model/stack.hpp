@@ -10,6 +10,7 @@
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
 #include "ssm/model/fixed_string.hpp"
+#include "ssm/model/recompute.hpp"
 
 namespace ssm {
 
@@ -17,6 +18,8 @@ namespace ssm {
 ///   y = block_{n−1}( … block_0(x))
 /// x, y    [B, L, D]   y must not overlap x
 /// Tensors of block i are named `list_name`.i before the block's own names.
+/// With `tape.recompute` the tape holds what blocks read, and `backward` runs each forward once
+/// more: Recompute.
 template <class Block, FixedString list_name = "layers">
 class Stack : public LayerVerbs<Stack<Block, list_name>> {
  public:
@@ -29,7 +32,8 @@ class Stack : public LayerVerbs<Stack<Block, list_name>> {
     std::vector<typename Block::template State<T, Space>> blocks;
   };
   template <class T, class Space = HostSpace>
-  struct Tape : InputTape<T, Space> {
+  struct Tape : InputTape<T, Space>,
+                Recompute<Stack, typename Block::template Tape<T, Space>, T, Space> {
     std::vector<typename Block::template Tape<T, Space>> blocks;
     std::vector<DynamicTensor<T, 3, Space>> between;  // the output of every block but the last
   };
@@ -63,10 +67,11 @@ class Stack : public LayerVerbs<Stack<Block, list_name>> {
     auto frame = ctx.workspace().frame();
     const std::size_t count = blocks_.size();
     if (tape != nullptr) {
-      tape->blocks.resize(count);
+      tape->blocks.resize(tape->recompute ? 0 : count);
       tape->between.resize(count - 1);
     }
     if (options.final_state != nullptr) options.final_state->blocks.resize(count);
+    if (tape != nullptr && tape->recompute) tape->begin(ctx, x, options);
     // Without a tape two buffers take turns.
     View<T, 3, Space> turns[2];
     if (tape == nullptr && count > 1) {
@@ -80,7 +85,7 @@ class Stack : public LayerVerbs<Stack<Block, list_name>> {
         if (tape != nullptr) tape->between[i].resize(x.extents());
         next = tape != nullptr ? tape->between[i].view() : turns[i % 2];
       }
-      blocks_[i].evaluate(ctx, p.blocks[i], current, next, tape ? &tape->blocks[i] : nullptr,
+      blocks_[i].evaluate(ctx, p.blocks[i], current, next, tape ? &block_tape(*tape, i) : nullptr,
                           options.part(
                               [i](auto& state) -> auto& { return state.blocks[i]; }, i));
       current = next;
@@ -104,7 +109,16 @@ class Stack : public LayerVerbs<Stack<Block, list_name>> {
     View<const T, 3, Space> current = dy;
     for (std::size_t i = count; i-- > 0;) {
       const View<T, 3, Space> next = i == 0 ? View<T, 3, Space>(dx) : turns[i % 2];
-      blocks_[i].differentiate(ctx, p.blocks[i], tape.blocks[i], current, next, gradients.blocks[i],
+      if (tape.recompute && !tape.holds(i)) {
+        auto part = ctx.workspace().frame();
+        const auto y = part.template tensor<T>(dy.extents());
+        blocks_[i].evaluate(ctx, p.blocks[i], i == 0 ? tape.x : tape.between[i - 1].view(), y,
+                            &tape.use(i),
+                            tape.again().part(
+                                [i](auto& state) -> auto& { return state.blocks[i]; }, i));
+      }
+      blocks_[i].differentiate(ctx, p.blocks[i], block_tape(tape, i), current, next,
+                               gradients.blocks[i],
                                ends.part([i](auto& state) -> auto& { return state.blocks[i]; }));
       tell_done(ctx, gradients.blocks[i]);
       current = next;
@@ -150,6 +164,10 @@ class Stack : public LayerVerbs<Stack<Block, list_name>> {
   }
 
  private:
+  /// That of block i: its own, or what all of them use in turn.
+  static auto& block_tape(auto& tape, std::size_t i) {
+    return tape.recompute ? tape.use(i) : tape.blocks[i];
+  }
   static void match_block_count(std::size_t count, auto& state) {
     if constexpr (!std::is_const_v<std::remove_reference_t<decltype(state)>>)
       state.blocks.resize(count);

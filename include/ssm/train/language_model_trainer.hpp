@@ -48,6 +48,7 @@ struct LanguageModelTrainerConfig {
   /// (parallel/primitives_across_ranks.hpp). It must outlive the trainer.
   const AcrossRanks* across_ranks = nullptr;
   bool shards_optimizer = false;  // each rank keeps the moments of its part of the parameters
+  bool recompute = false;  // run blocks forward once more instead of keeping what they computed
 };
 
 /// Trains a language model on windows of a text, one window of every row an update. With `carry`
@@ -104,6 +105,14 @@ class LanguageModelTrainer {
       throw ArgumentError("training: the token " + std::to_string(*config.document_end) +
                           " that ends a document is outside the vocabulary of " +
                           std::to_string(layer.vocabulary()));
+    if (config.recompute) {
+      if constexpr (requires { tape_.backbone.recompute; })
+        tape_.backbone.recompute = true;
+      else
+        throw ArgumentError("training: recompute is for models whose blocks are a stack");
+      if (ranks_.sequence() != nullptr)
+        throw ArgumentError("training: recompute is not for windows that ranks share");
+    }
     if (config.carry > 1)
       for (Index microbatch = 0; microbatch < config.accumulation; ++microbatch)
         states_.push_back(layer.template initial_state<T>(ctx, rows()));

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Counts the bytes that a program holds on the heap. It replaces global functions: include it in
+// one source of a program.
+#pragma once
+
+#include <malloc.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+namespace ssm {
+
+inline std::atomic<std::size_t> live_bytes = 0;
+
+inline void* counted_allocation(std::size_t bytes, std::size_t alignment) {
+  void* const pointer = std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
+  live_bytes += malloc_usable_size(pointer);
+  return pointer;
+}
+inline void count_deallocation(void* pointer) {
+  live_bytes -= malloc_usable_size(pointer);
+  std::free(pointer);
+}
+
+}  // namespace ssm
+
+// Never inlined: g++ would warn of memory from `new` that goes to `free` wherever it sees only one
+// side.
+[[gnu::noinline]] void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return ssm::counted_allocation(bytes, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  void* pointer = ::operator new(bytes, std::nothrow);
+  if (pointer == nullptr) throw std::bad_alloc();
+  return pointer;
+}
+[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment,
+                                     const std::nothrow_t&) noexcept {
+  return ssm::counted_allocation(bytes, static_cast<std::size_t>(alignment));
+}
+[[gnu::noinline]] void operator delete(void* pointer) noexcept { ssm::count_deallocation(pointer); }
+[[gnu::noinline]] void operator delete(void* pointer, std::size_t) noexcept {
+  ssm::count_deallocation(pointer);
+}
+[[gnu::noinline]] void operator delete(void* pointer, std::align_val_t) noexcept {
+  ssm::count_deallocation(pointer);
+}
+[[gnu::noinline]] void operator delete(void* pointer, std::size_t, std::align_val_t) noexcept {
+  ssm::count_deallocation(pointer);
+}
