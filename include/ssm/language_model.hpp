@@ -344,8 +344,9 @@ class AnyLanguageModel {
     model_->start_training(config, numbers);
   }
   bool is_training() const { return model_->is_training(); }
-  TrainingStep update(const TextWindows& windows, double rate) {
-    return model_->update(windows, rate);
+  /// beside   numbers that become their sums over the ranks; they go with the loss
+  TrainingStep update(const TextWindows& windows, double rate, std::span<double> beside = {}) {
+    return model_->update(windows, rate, beside);
   }
   /// Updates made so far, in this run and in those that it resumed.
   Index updates() const { return model_->updates(); }

@@ -281,7 +281,11 @@ struct Training {
     LanguageModelTrainer<P> trainer(ctx, model.layer, model.parameters, own);
     Result result;
     for (int i = 0; i < updates; ++i) {
-      const TrainingStep step = trainer.update(ctx, model.layer, model.parameters, streams, 0.01);
+      std::array<double, 2> beside{1.0, 2.0 * i};
+      const TrainingStep step =
+          trainer.update(ctx, model.layer, model.parameters, streams, 0.01, beside);
+      const int size = ranks == nullptr ? 1 : ranks->size();
+      CHECK(beside == std::array<double, 2>{1.0 * size, 2.0 * i * size});
       result.losses.push_back(step.loss);
       result.norms.push_back(step.gradient_norm);
     }

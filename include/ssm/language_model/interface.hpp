@@ -127,7 +127,8 @@ class LanguageModelInterface {
   virtual void start_training(const LanguageModelTrainerConfig& config,
                               const std::string& numbers) = 0;
   virtual bool is_training() const = 0;
-  virtual TrainingStep update(const TextWindows& windows, double rate) = 0;
+  virtual TrainingStep update(const TextWindows& windows, double rate,
+                              std::span<double> beside) = 0;
   virtual Index updates() const = 0;
   virtual void save(const std::filesystem::path& folder) const = 0;
   virtual void load_training(const std::filesystem::path& folder) = 0;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -254,10 +255,10 @@ class LanguageModelOn final : public LanguageModelInterface {
       refuse("trained");
   }
   bool is_training() const override { return trainer_ != nullptr; }
-  TrainingStep update(const TextWindows& windows, double rate) override {
+  TrainingStep update(const TextWindows& windows, double rate, std::span<double> beside) override {
     require_unshared("training");
     weights_->fingerprint->forget();
-    return trainer().update(*ctx_, layer(), weights_->model.parameters, windows, rate);
+    return trainer().update(*ctx_, layer(), weights_->model.parameters, windows, rate, beside);
   }
   Index updates() const override { return trainer_ ? trainer_->step() : 0; }
   void save(const std::filesystem::path& folder) const override {
@@ -304,7 +305,8 @@ class LanguageModelOn final : public LanguageModelInterface {
     TrainerInterface& operator=(const TrainerInterface&) = delete;
     virtual ~TrainerInterface() = default;
     virtual TrainingStep update(Context<B>& ctx, const L& layer, P& parameters,
-                                const TextWindows& windows, double rate) = 0;
+                                const TextWindows& windows, double rate,
+                                std::span<double> beside) = 0;
     virtual Index step() const = 0;
     virtual bool is_first() const = 0;
     virtual void save(const std::filesystem::path& folder, const L& layer) const = 0;
@@ -317,8 +319,8 @@ class LanguageModelOn final : public LanguageModelInterface {
               const LanguageModelTrainerConfig& config)
         : trainer_(ctx, layer, parameters, config) {}
     TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextWindows& windows,
-                        double rate) override {
-      return trainer_.update(ctx, layer, parameters, windows, rate);
+                        double rate, std::span<double> beside) override {
+      return trainer_.update(ctx, layer, parameters, windows, rate, beside);
     }
     Index step() const override { return trainer_.step(); }
     bool is_first() const override { return trainer_.ranks().is_first(); }

@@ -109,16 +109,19 @@ class TrainingRun {
   bool run() {
     const std::unique_ptr<const TextWindows> windows = make_windows();
     begin_ = last_save_ = Clock::now();
-    agree();
+    auto agreed = own_numbers();
+    if (ranks_ != nullptr) ranks_->sum(std::span(agreed));
+    agree(agreed);
     evaluated_fraction_ = fraction();
     while (!is_finished() && !is_stopping_) {
       const double rate = schedule_.rate(schedule_position());
-      const TrainingStep result = model_->update(*windows, rate);
+      agreed = own_numbers();
+      const TrainingStep result = model_->update(*windows, rate, agreed);
       require_finite(result);
       on_update(moment(rate), result);
       if (is_evaluation_due()) evaluate(quick_evaluation);
       if (is_save_due()) save();
-      agree();
+      agree(agreed);
     }
     save();
     return is_finished();
@@ -196,14 +199,16 @@ class TrainingRun {
   double own_seconds() const {
     return seconds_before_ + std::chrono::duration<double>(Clock::now() - begin_).count();
   }
-  /// What the ranks do next must not depend on whose clock is asked, or who is asked to stop.
-  void agree() {
-    is_stopping_ = is_stop_wanted();
-    if (ranks_ == nullptr) return;
-    std::array<double, 2> all{is_first() ? own_seconds() : 0.0, is_stopping_ ? 1.0 : 0.0};
-    ranks_->sum(std::span(all));
-    agreed_seconds_ = all[0];
-    is_stopping_ = all[1] > 0;
+  /// What the ranks do next must not depend on whose clock is asked, or who is asked to stop: the
+  /// first one's seconds, and how many are to stop, as sums. Several ranks agree on them with the
+  /// loss of an update, on what they were before it.
+  std::array<double, 2> own_numbers() const {
+    if (ranks_ == nullptr) return {};
+    return {is_first() ? own_seconds() : 0.0, is_stop_wanted() ? 1.0 : 0.0};
+  }
+  void agree(const std::array<double, 2>& sums) {
+    agreed_seconds_ = sums[0];
+    is_stopping_ = ranks_ == nullptr ? is_stop_wanted() : sums[1] > 0;
   }
 
   bool is_timed() const { return limits_.steps == 0; }

@@ -125,9 +125,11 @@ class LanguageModelTrainer {
 
   /// One update at the learning rate `rate`. Where the loss or the gradient is not finite, the
   /// parameters stay as they were and the result says so.
+  /// beside   numbers that become their sums over the ranks; they go with the loss, so that nothing
+  ///          waits for them
   template <class B>
   TrainingStep update(Context<B>& ctx, const L& layer, P& parameters, const TextWindows& windows,
-                      double rate) {
+                      double rate, std::span<double> beside = {}) {
     if (windows.rows() != config_.batch * config_.accumulation)
       throw ArgumentError("training: " + std::to_string(windows.rows()) + " rows for " +
                           std::to_string(config_.batch * config_.accumulation) +
@@ -138,12 +140,15 @@ class LanguageModelTrainer {
     LossScale& scale = optimizer_.loss_scale();
     if (scale.is_dynamic()) copy_states(ctx, states_, states_before_);
     while (true) {
+      sums_.assign(1, 0);
+      sums_.insert(sums_.end(), beside.begin(), beside.end());
       const TrainingStep result = try_update(ctx, layer, parameters, windows, rate);
-      if (std::isfinite(result.loss) && std::isfinite(result.gradient_norm)) {
-        scale.count_update();
+      const bool is_good = std::isfinite(result.loss) && std::isfinite(result.gradient_norm);
+      if (is_good) scale.count_update();
+      if (is_good || !scale.shrink()) {
+        std::copy(sums_.begin() + 1, sums_.end(), beside.begin());
         return result;
       }
-      if (!scale.shrink()) return result;
       copy_states(ctx, states_before_, states_);
     }
   }
@@ -197,9 +202,10 @@ class LanguageModelTrainer {
       if (queues_all && is_last(microbatch)) begin_update();
       if (!config_.document_end && !states_.empty())
         share_end(ctx, states_[static_cast<std::size_t>(microbatch)]);
-      result.loss += batch_loss(predicted) * weight;
+      sums_[0] += batch_loss(predicted) * weight;
     }
-    result.loss = ranks_.sum(result.loss);
+    ranks_.sum(sums_);
+    result.loss = sums_[0];
     if (!queues_all) begin_update();
     result.gradient_norm =
         optimizer_.end_update(ctx, parameters, working_.of(parameters), std::isfinite(result.loss));
@@ -488,6 +494,7 @@ class LanguageModelTrainer {
   WorkingParameters<P, T> working_;
   P gradients_;
   TapeOf<Working> tape_;
+  std::vector<double> sums_;  // over the ranks: the loss, and what goes beside it
   std::vector<State> states_, states_before_;
   std::vector<Index> documents_;       // offsets, one more than there are
   std::vector<Index> first_document_;  // of each row, and behind the last

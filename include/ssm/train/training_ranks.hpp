@@ -61,9 +61,12 @@ class TrainingRanks {
                      : Stretch{0, length};
   }
 
-  /// Sums a number over the ranks.
+  /// Sums numbers over the ranks.
+  void sum(std::span<double> numbers) const {
+    if (all_ != nullptr) all_->sum(numbers);
+  }
   double sum(double number) const {
-    if (all_ != nullptr) all_->sum(std::span(&number, 1));
+    sum(std::span(&number, 1));
     return number;
   }
 
