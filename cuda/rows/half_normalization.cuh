@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(32 * kNormWarps)
 
 template <class T>
 struct HalfNormalizationGradient {
-  const T *x, *dy, *residual;  // residual may be null
+  const T *x, *dy, *residual;  // residual may be null, or dx
   T* dx;
   Index x_step, dy_step, residual_step, dx_step;
   const float* weight;  // may be null
@@ -311,18 +311,21 @@ bool normalize_halves_backward([[maybe_unused]] const ssm::NormalizationBackward
   if constexpr (HalfStorage<T>) {
     const auto& a = g.forward;
     const Index rows = g.dy.extent(0), width = g.dy.extent(1);
-    if (g.accumulate || !has_half_rows<T>(rows, width, a.x, a.weight, g.dy, g.residual, g.dx))
+    // What dx has is added as a residual is; a row of it is read before that row is written.
+    if ((g.accumulate && g.residual) ||
+        !has_half_rows<T>(rows, width, a.x, a.weight, g.dy, g.residual, g.dx))
       return false;
+    const View<const T, 2, CudaSpace> added = g.accumulate ? g.dx : g.residual;
     const bool has_sums = g.dweight || g.dbias;
     const auto blocks = normalization_blocks(rows);
     device::HalfNormalizationGradient<T> call{
         .x = a.x.data(),
         .dy = g.dy.data(),
-        .residual = g.residual.data(),
+        .residual = added.data(),
         .dx = g.dx.data(),
         .x_step = a.x.stride(0),
         .dy_step = g.dy.stride(0),
-        .residual_step = g.residual ? g.residual.stride(0) : 0,
+        .residual_step = added ? added.stride(0) : 0,
         .dx_step = g.dx.stride(0),
         .weight = a.weight.data(),
         .mean = device::operand(g.mean),

@@ -148,12 +148,13 @@ TEST_CASE_TEMPLATE("few rows and many, wider than what registers hold too", T, f
     for (const Index rows : {5, 520})
       for (const Index width : {1, 64, 65, 768, 1032, 1804})
         for (const bool accumulate : {false, true})
-          equals_reference<Run<T>>({.kind = kind,
-                                    .rows = rows,
-                                    .width = width,
-                                    .bias = kind == NormalizationKind::layer,
-                                    .accumulate = accumulate,
-                                    .residual = width > 64});
+          for (const bool residual : {false, true})
+            equals_reference<Run<T>>({.kind = kind,
+                                      .rows = rows,
+                                      .width = width,
+                                      .bias = kind == NormalizationKind::layer,
+                                      .accumulate = accumulate,
+                                      .residual = residual});
 }
 
 TEST_CASE_TEMPLATE("a row of equal numbers comes to its bias, however large they are", T, float,
