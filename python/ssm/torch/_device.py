@@ -41,6 +41,11 @@ def backend_of(device):
     return "cuda"
 
 
+_stream_of_index = getattr(torch._C, "_cuda_getCurrentRawStream", None)  # without making an object of it
+
+
 def stream_of(device):
     """torch's current stream of a CUDA device; None for the legacy default stream."""
-    return torch.cuda.current_stream(device).cuda_stream or None
+    if _stream_of_index is None or device.index is None:
+        return torch.cuda.current_stream(device).cuda_stream or None
+    return _stream_of_index(device.index) or None

@@ -5,6 +5,7 @@ A call writes addresses into headers that a call of the same shapes has left beh
 """
 import ctypes
 import json
+import math
 import threading
 
 import torch
@@ -167,13 +168,28 @@ def run(kind, chosen, wanted, segments, known, operands):
     return made, plan
 
 
-def run_back(kind, chosen, segments, operands, cotangents, needs):
+def _sums_of(results, are_apart):
+    """Gradients that are added to, which begin with zeros: pieces of memory (elements, scalar, what lies there)."""
+    pieces = []
+    for i, at, shape, _, dtype, is_added in results:
+        if not is_added:
+            continue
+        count, _, lies = pieces.pop() if pieces and not are_apart else (0, dtype, [])
+        lies.append((i, at, shape, _kinds.dense_strides(shape), count))
+        pieces.append((count + -(-math.prod(shape) // 64) * 64, dtype, lies))  # each begins at a whole number of 64 elements
+    return pieces
+
+
+def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, are_apart=False):
     """Gradients by index of operand.
     operands      in their order; of what is written, what the gradient reads once more
     cotangents    by index of output and final state, None for zeros
-    needs         for each operand whether its gradient is wanted"""
+    needs         for each operand whether its gradient is wanted
+    places        by index of operand: memory that the gradient of an input is written to; else it is made
+    are_apart     no two gradients lie in one piece of memory"""
     facts, given = _facts(operands), _facts(cotangents)
-    key = (kind.name, facts, given, needs, None if segments is None else segments.shape, chosen, True)
+    at_places = None if places is None else _facts(places)
+    key = (kind.name, facts, given, needs, None if segments is None else segments.shape, chosen, at_places, are_apart)
     plans = _plans()
     plan = plans.pop(key, None)
     if plan is None:
@@ -182,12 +198,17 @@ def run_back(kind, chosen, segments, operands, cotangents, needs):
             operand = kind.operands[i]
             if operands[i] is None or operand.gradient == "none" or not (needs[i] or operand.gradient == "required"):
                 continue
+            if at_places is not None and at_places[i] is not None:
+                results.append((i, _WORDS * (len(facts) + i), None, None, None, False))
+                described[len(facts) + i] = at_places[i]
+                continue
             strides = _kinds.dense_strides(operands[i].shape, operands[i].stride() if operand.role == "input" else None)
             results.append((i, _WORDS * (len(facts) + i), operands[i].shape, _unless_row_major(operands[i].shape, strides),
                             operands[i].dtype, operand.role == "parameter"))
             described[len(facts) + i] = (operands[i].dtype, operands[i].shape, strides, operands[i].device)
         plan = _Headers(described, operands[kind.sequence].device, len(facts))
-        plan.results = results
+        plan.made = _sums_of(results, are_apart)
+        plan.results = [result[:5] for result in results if not result[5]]
         if len(plans) > 4096:
             plans.clear()
     words, at = plan.words, 0
@@ -197,11 +218,15 @@ def run_back(kind, chosen, segments, operands, cotangents, needs):
                 words[at] = tensor.data_ptr()
             at += _WORDS
     gradients = [None] * len(operands)
-    for i, at, shape, strides, dtype, is_added in plan.results:
-        gradient = torch.zeros(shape, dtype=dtype, device=plan.device) if is_added else \
-            _empty(shape, strides, dtype, plan.device)
+    for i, at, shape, strides, dtype in plan.results:
+        gradient = places[i] if shape is None else _empty(shape, strides, dtype, plan.device)
         words[at] = gradient.data_ptr()
         gradients[i] = gradient
+    for count, dtype, lies in plan.made:
+        memory = torch.zeros(count, dtype=dtype, device=plan.device)
+        for i, at, shape, strides, begin in lies:
+            gradients[i] = gradient = memory.as_strided(shape, strides, begin)
+            words[at] = gradient.data_ptr()
     threads = torch.get_num_threads()
     if threads != plan.threads:
         plan.choose(kind, operands[kind.sequence].dtype, chosen, threads)
@@ -238,21 +263,25 @@ class _Call(torch.autograd.Function):
             operands[i] = result
         cotangents = _cotangents(kind, wanted, given, made)
         needs = ctx.needs_input_grad[5:]
-        if torch.is_grad_enabled():
-            return None, None, None, None, None, *_Back.apply(kind, chosen, segments, count, needs, *operands, *cotangents)
-        return None, None, None, None, None, *run_back(kind, chosen, segments, operands, cotangents, needs)
+        back = lambda *tensors: run_back(kind, chosen, segments, tensors[:count], tensors[count:], needs)
+        return None, None, None, None, None, *once(back, *operands, *cotangents)
 
 
-class _Back(torch.autograd.Function):
-    """The backward pass where it is itself recorded."""
+class _Once(torch.autograd.Function):
+    """A backward pass where it is itself recorded."""
 
     @staticmethod
-    def forward(ctx, kind, chosen, segments, count, needs, *tensors):
-        return tuple(run_back(kind, chosen, segments, tensors[:count], tensors[count:], needs))
+    def forward(ctx, back, *tensors):
+        return tuple(back(*tensors))
 
     @staticmethod
     def backward(ctx, *_):
         raise NotImplementedError(_SECOND)
+
+
+def once(back, *tensors):
+    """back(*tensors), whose own gradient is refused."""
+    return _Once.apply(back, *tensors) if torch.is_grad_enabled() else back(*tensors)
 
 
 def _cotangents(kind, wanted, given, made):
@@ -349,7 +378,7 @@ def _define(kind):
 
     def backward(tensors, text):
         chosen, segments, operands, cotangents, needs, wanted = unpacked(tensors, text)
-        gradients = run_back(kind, chosen, segments, operands, cotangents, needs)
+        gradients = run_back(kind, chosen, segments, operands, cotangents, needs, are_apart=True)
         return [gradients[i] for i in wanted]
 
     def fake_backward(tensors, text):
@@ -373,8 +402,8 @@ def _define(kind):
     torch.library.register_autograd(f"{name}_backward", refuse, lib=_library_of_operators)
 
 
-_KINDS = dict(_kinds.kinds())
-for _kind in _KINDS.values():
+KINDS = dict(_kinds.kinds())
+for _kind in KINDS.values():
     _define(_kind)
 
 
@@ -383,7 +412,7 @@ def call(name, operands, results, *, segments=None, options=(), extents=()):
     operands    by name; None is left out
     results     names of what is wanted
     options     pairs; extents    pairs of letters and extents that follow from no operand"""
-    kind = _KINDS[name]
+    kind = KINDS[name]
     listed = [operands.get(operand.name) for operand in kind.operands]
     wanted = tuple([kind.place[result] for result in results])
     is_recorded = False

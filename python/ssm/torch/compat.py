@@ -25,6 +25,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 
+from . import _mamba_inner
 from .functional import causal_convolution, decayed_attention, selective_scan, short_convolution, ssd_scan
 
 Tensor = torch.Tensor
@@ -127,6 +128,12 @@ def _rms(x, weight, eps):
     return x if weight is None else F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
 
 
+def _is_plain(xz):
+    """Whether a function of autograd that is Python may be called, and products are in the scalar of xz."""
+    kind = xz.device.type
+    return not torch.compiler.is_compiling() and (not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) is xz.dtype)
+
+
 def mamba_inner_fn(xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None, x_proj_weight: Tensor,
                    delta_proj_weight: Tensor, out_proj_weight: Tensor, out_proj_bias: Tensor | None, A: Tensor,
                    B: Tensor | None = None, C: Tensor | None = None, D: Tensor | None = None,
@@ -140,6 +147,11 @@ def mamba_inner_fn(xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None
         _refuse("mamba_inner_fn", "complex A is not there")
     batch, _, length = xz.shape
     segments = _segments("mamba_inner_fn", seq_idx, cu_seqlens, batch, length)
+    others = (B, C, B_proj_bias, C_proj_bias, b_rms_weight, c_rms_weight, dt_rms_weight)
+    if all(t is None for t in others) and _is_plain(xz):
+        y = _mamba_inner.Inner.apply(segments, delta_softplus, xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight,
+                                     out_proj_weight, out_proj_bias, A, D, delta_bias)
+        return typing.cast(Tensor, y if segments is None else y.reshape(batch, length, y.shape[-1]))
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
     if segments is not None:
         x, z = _flat(x), _flat(z)
