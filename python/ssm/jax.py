@@ -9,7 +9,7 @@
     y_t, state = layer.step(parameters, x[:, 0], state)
 
 XLA calls the library by its foreign function interface, without Python between them, on the CPU and on CUDA devices where the
-library was built for them. The backward pass runs the layer forward
+library was built for them. Arrays that do not fit are refused where a call is traced. The backward pass runs the layer forward
 once more. There are no second derivatives.
 """
 from __future__ import annotations
@@ -30,6 +30,14 @@ for _platform in ("cpu", "CUDA"):
 State = dict[str, jax.Array]
 
 
+def _require(name, array, shape, scalars):
+    """Refuses an array where the call is traced: what a device refuses JAX reports where the result is read, if at all."""
+    if str(array.dtype) not in scalars:
+        raise _library.TensorError(f"{name} is of {array.dtype}, must be of {' or '.join(scalars)}")
+    if tuple(array.shape) != tuple(shape):
+        raise _library.ShapeError(f"{name} must be {list(shape)}, is {list(array.shape)}")
+
+
 class Layer:
     """A layer whose parameters are given with every call.
 
@@ -46,6 +54,7 @@ class Layer:
             _library.find_cublas()
         self._config_on_cuda = json.dumps({**self._layer.config, "backend": "cuda"})
         self._states = self._layer.facts["state"]
+        self._parameters = self._layer.facts["parameters"]
         self._alone = jax.custom_vjp(self._forward_alone)
         self._alone.defvjp(lambda listed, x: (self._forward_alone(listed, x), (listed, x)), self._backward_alone)
         self._between = jax.custom_vjp(self._forward_between)
@@ -64,7 +73,9 @@ class Layer:
 
     def __call__(self, parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
         """Whole sequences, each from an empty state.    x, y [B, L, channels] or [L, channels]"""
-        return self._alone(self._listed(parameters), x)
+        listed = self._listed(parameters)
+        self._require_rows(x)
+        return self._alone(listed, x)
 
     def initial_state(self, sequences: int = 1) -> State:
         """What has read nothing yet, a dict of arrays."""
@@ -77,7 +88,13 @@ class Layer:
         missing = [name for name in names if name not in state]
         if missing:
             raise KeyError(f"the state needs the tensor {missing[0]}")
-        y, after = self._between(self._listed(parameters), x, [jax.numpy.asarray(state[name]) for name in names])
+        listed, before = self._listed(parameters), [jax.numpy.asarray(state[name]) for name in names]
+        self._require_rows(x)
+        for facts, array in zip(self._states, before):
+            is_cache, sequences = facts["shape"][0] == 0, x.shape[0] if x.ndim == 3 else 1
+            shape = (*array.shape[:1], sequences, *facts["shape"][2:]) if is_cache else (sequences, *facts["shape"][1:])
+            _require(facts["name"], array, shape, ("int64", "int32") if facts["scalar"] == "int64" else (facts["scalar"],))
+        y, after = self._between(listed, x, before)
         return y, dict(zip(names, after))
 
     def step(self, parameters: dict[str, jax.Array], x: jax.Array, state: State) -> tuple[jax.Array, State]:
@@ -89,7 +106,17 @@ class Layer:
         missing = [name for name in self.names if name not in parameters]
         if missing:
             raise KeyError(f"the layer needs the parameter {missing[0]}")
-        return [jax.numpy.asarray(parameters[name]) for name in self.names]
+        listed = [jax.numpy.asarray(parameters[name]) for name in self.names]
+        for facts, array in zip(self._parameters, listed):
+            _require(facts["name"], array, facts["shape"], (facts["scalar"],))
+        return listed
+
+    def _require_rows(self, x):
+        scalar = self._layer.facts["scalar"]
+        channels = self._layer.facts["channels"]
+        length = x.shape[-2] if x.ndim > 1 else 1
+        shape = (length, channels) if x.ndim < 3 else (x.shape[0], length, channels)
+        _require("x", x, shape, (scalar,) if scalar == "float64" else (scalar, "bfloat16", "float16"))
 
     def _call(self, verb, results, *operands):
         shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
