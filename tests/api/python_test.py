@@ -435,6 +435,7 @@ def in_child(module, x, queue):
 
 def on_a_stream(module, x):
     """A stream that does not wait for others, and memory of torch's allocator; parameters that moved."""
+    module.zero_grad()
     y = module(x)
     y.sum().backward()
     expected = module.D.grad.clone()
@@ -1038,9 +1039,21 @@ def jax_layers():
     half = jax.jit(narrow)(parameters, x.astype("bfloat16"))
     check(half.dtype == "bfloat16", "bfloat16 in, bfloat16 out")
     check_near(half.astype("float32"), y, 2e-2, "bfloat16")
-    check_raises(Exception, "in_proj.weight is of float64, must be of float32", narrow,
+    check_raises(ssm.TensorError, "in_proj.weight is of float64, must be of float32", narrow,
                  {**parameters, "in_proj.weight": parameters["in_proj.weight"].astype("float64")}, x)
-    check_raises(Exception, "x must be", narrow, parameters, x[..., :3])
+    check_raises(ssm.ShapeError, "in_proj.weight must be [16, 4]", jax.jit(narrow),
+                 {**parameters, "in_proj.weight": parameters["in_proj.weight"][:3]}, x)
+    check_raises(ssm.ShapeError, "x must be [2, 3, 4]", narrow, parameters, x[..., :3])
+    check_raises(ssm.ShapeError, "x must be", narrow, parameters, x[None])
+    check_raises(ssm.TensorError, "x is of float64, must be of float32 or bfloat16 or float16", narrow, parameters,
+                 x.astype("float64"))
+    state = narrow.initial_state(2)
+    check_raises(ssm.ShapeError, "ssm must be [2, 8, 3]", narrow.prefill, parameters, x, {**state, "ssm": state["ssm"][:1]})
+    check_raises(ssm.TensorError, "conv is of float64", narrow.step, parameters, x[:, 0],
+                 {**state, "conv": state["conv"].astype("float64")})
+    # what the library itself refuses, which JAX raises where the result is read
+    check_raises(Exception, "verb is sideways", lambda: jax.block_until_ready(
+        narrow._call("sideways", [(x.shape, x.dtype)], *narrow._listed(parameters), x)))
 
 
 def h3_by_its_formulas(p, x, heads):
