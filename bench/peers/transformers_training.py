@@ -5,10 +5,11 @@
         [--batch 1] [--length 512] [--width 768] [--layers 4] [--threads 2] [--device cpu] [--weights float32] [--profile]
         [--out OUT.json]
 
-On the CPU transformers has a path of its own, in float32. On a GPU (--device cuda) its functions are mamba_ssm's and causal_conv1d's,
-weights are float32 and sequences bf16 (torch.autocast), or both bf16 (--weights bfloat16). A step is loss, gradients and an update by AdamW, of random tokens. Prints
-seconds, the least of three steps, on a GPU the least mean of ten, three times in turn, and how far the losses differ; --profile prints what the
-GPU spends its time with.
+On the CPU transformers has a path of its own, in float32. On a GPU (--device cuda) its functions are mamba_ssm's and
+causal_conv1d's, weights are float32 and sequences bf16 (torch.autocast), or both bf16 (--weights bfloat16). A step is loss,
+gradients and an update by AdamW, of random tokens. Prints seconds, the least of three steps, on a GPU the least mean of ten, three
+times in turn (and how long until all ten are queued), and how far the losses differ. On a GPU also how far the loss and the
+gradients of the first step are from those of float32, by the relative norm; --profile prints what the GPU spends its time with.
 """
 import argparse
 import json
@@ -56,16 +57,34 @@ def main():
     begin = {name: value.clone() for name, value in model.state_dict().items()}
     tokens = torch.randint(3, chosen.vocabulary, (chosen.batch, chosen.length), device=chosen.device)
 
-    def step(optimizer):
-        optimizer.zero_grad()
-        with torch.autocast(chosen.device, torch.bfloat16, enabled=is_mixed):
+    def loss_and_gradients(in_bf16):
+        model.zero_grad()
+        with torch.autocast(chosen.device, torch.bfloat16, enabled=in_bf16):
             loss = model(tokens, labels=tokens).loss
         loss.backward()
-        optimizer.step()
         return loss.detach()
 
+    def step(optimizer):
+        loss = loss_and_gradients(is_mixed)
+        optimizer.step()
+        return loss
+
+    def first_step(in_float32):
+        """The loss and the gradients of the first step; in float32 throughout, or as it is timed."""
+        model.to(torch.float32 if in_float32 else getattr(torch, chosen.weights)).load_state_dict(begin)
+        loss = loss_and_gradients(is_mixed and not in_float32).item()
+        gradients = [parameter.grad.float() for parameter in model.parameters()]
+        model.zero_grad()
+        return loss, gradients
+
+    def distance(found, expected):
+        """(of losses, of gradients by the relative norm)"""
+        difference, size = (sum(float(torch.sum(d.double() ** 2)) for d in all_of_them) for all_of_them in (
+            (a - b for a, b in zip(found[1], expected[1])), expected[1]))
+        return {"loss": abs(found[0] - expected[0]), "gradients": (difference / size) ** 0.5}
+
     def timed():
-        """Seconds of a step, and the losses of the first three from the same weights on."""
+        """Seconds of a step, those until it is queued, and the losses of the first three from the same weights on."""
         model.load_state_dict(begin)
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=on_gpu)
         seconds, losses = [], []
@@ -77,9 +96,10 @@ def main():
             start = time.perf_counter()
             for _ in range(10):
                 step(optimizer)
+            queued = (time.perf_counter() - start) / 10
             torch.cuda.synchronize()
-            seconds = [(time.perf_counter() - start) / 10]
-        return min(seconds), losses
+            return (time.perf_counter() - start) / 10, queued, losses
+        return min(seconds), min(seconds), losses
 
     def profiled(what):
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
@@ -108,14 +128,26 @@ def main():
         for name, use in (("theirs", theirs), ("ours", ours)):
             use()
             profiled(name)
-    (their_seconds, their_losses), (our_seconds, our_losses) = (min(found[name]) for name in ("theirs", "ours"))
+    (their_seconds, their_queued, their_losses), (our_seconds, our_queued, our_losses) = (
+        min(found[name]) for name in ("theirs", "ours"))
+    more = {}
+    if on_gpu:
+        more = {"their_seconds_until_queued": round(their_queued, 4), "ssm_seconds_until_queued": round(our_queued, 4)}
+        ours()
+        full = first_step(True)
+        theirs()
+        more["theirs_in_float32_from_ssm_in_float32"] = distance(first_step(True), full)
+        for name, use in (("theirs", theirs), ("ssm", ours)):
+            use()
+            more[f"{name}_from_float32"] = distance(first_step(False), full)
     text = json.dumps({"batch": chosen.batch, "length": chosen.length, "width": chosen.width, "layers": chosen.layers,
                        "vocabulary": chosen.vocabulary, "threads": chosen.threads, "weights": chosen.weights,
                        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
                        "theirs": "mamba_ssm" if on_gpu else "transformers",
                        "their_seconds": round(their_seconds, 4), "ssm_seconds": round(our_seconds, 4),
                        "ratio": round(their_seconds / our_seconds, 2),
-                       "loss_difference": max(abs(a - b) for a, b in zip(their_losses, our_losses))}, indent=2)
+                       "loss_difference": max(abs(a - b) for a, b in zip(their_losses, our_losses)),
+                       "their_losses": their_losses, "ssm_losses": our_losses, **more}, indent=2)
     print(text)
     if chosen.out:
         pathlib.Path(chosen.out).write_text(text + "\n")
