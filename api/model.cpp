@@ -32,6 +32,7 @@ struct ssm_model {
     const ssm::LanguageModelFacts& all = model->facts();
     return nlohmann::ordered_json{{"family", all.family},
                                   {"backend", all.backend},
+                                  {"numbers", all.numbers},
                                   {"threads", all.threads},
                                   {"vocabulary", all.vocabulary},
                                   {"padded_vocabulary", all.padded_vocabulary},
@@ -54,19 +55,21 @@ namespace ssm::api {
 namespace {
 
 BackendOptions backend_options(const char* text) {
-  return read_options(
-      text, "options of ssm_model_open", {"backend", "threads", "weights", "device", "map_files"},
-      [](const JsonObject& json) {
-        return BackendOptions{.backend = json.text("backend", "cpu"),
-                              .threads = static_cast<int>(json.integer_or("threads", 0, 0, 1024)),
-                              .device = static_cast<int>(json.integer_or("device", 0, 0, 1024)),
-                              .weights = word_option<WeightForm>(json, "weights", "full",
-                                                                 {{"full", WeightForm::full},
-                                                                  {"bf16", WeightForm::bf16},
-                                                                  {"f16", WeightForm::f16},
-                                                                  {"int8", WeightForm::int8}}),
-                              .map_files = json.boolean("map_files", true)};
-      });
+  return read_options(text, "options of ssm_model_open",
+                      {"backend", "threads", "numbers", "weights", "device", "map_files"},
+                      [](const JsonObject& json) {
+                        return BackendOptions{
+                            .backend = json.text("backend", "cpu"),
+                            .threads = static_cast<int>(json.integer_or("threads", 0, 0, 1024)),
+                            .device = static_cast<int>(json.integer_or("device", 0, 0, 1024)),
+                            .numbers = json.text("numbers", "float"),
+                            .weights = word_option<WeightForm>(json, "weights", "full",
+                                                               {{"full", WeightForm::full},
+                                                                {"bf16", WeightForm::bf16},
+                                                                {"f16", WeightForm::f16},
+                                                                {"int8", WeightForm::int8}}),
+                            .map_files = json.boolean("map_files", true)};
+                      });
 }
 
 GenerateOptions generate_options(const char* text, const AnyLanguageModel& model) {

@@ -88,14 +88,16 @@ typedef struct ssm_model ssm_model;
 typedef struct ssm_state ssm_state;
 
 /* Opens a folder with config.json and weights, or a training run.
-   options   {"backend": "cpu", "threads": 0, "weights": "full", "device": 0, "map_files": true}
-             threads 0: as many as the process may use; weights: full, bf16, f16, int8 */
+   options   {"backend": "cpu", "threads": 0, "numbers": "float", "weights": "full", "device": 0,
+              "map_files": true}
+             threads 0: as many as the process may use; numbers, of sequences: float, on a GPU also
+             bf16, weights with them; weights: full, bf16, f16, int8 */
 SSM_API ssm_code ssm_model_open(const char* path, const char* options, ssm_model** model);
 SSM_API void ssm_model_free(ssm_model* model);
 /* Another model over the same weights, for another thread. */
 SSM_API ssm_code ssm_model_session(const ssm_model* model, int threads, ssm_model** session);
-/* JSON, the model's until it is freed: family, backend, threads, vocabulary, padded_vocabulary,
-   end_tokens, positions, has_attention, parameters, weight_bytes. */
+/* JSON, the model's until it is freed: family, backend, numbers, threads, vocabulary,
+   padded_vocabulary, end_tokens, positions, has_attention, parameters, weight_bytes. */
 SSM_API const char* ssm_model_facts(const ssm_model* model);
 /* 16 hexadecimal digits that tell these weights from others. */
 SSM_API ssm_code ssm_model_fingerprint(const ssm_model* model, char** text);

@@ -11,7 +11,7 @@ import threading
 import typing
 
 from . import _tensor
-from ._library import ArgumentError, Owned, TextCallback, TokenCallback, ask, call, made, options
+from ._library import ArgumentError, Owned, TextCallback, TokenCallback, ask, call, find_cublas, made, options
 
 
 Path = typing.Union[str, "os.PathLike[str]"]
@@ -88,6 +88,7 @@ class LanguageModel:
 
     backend     "cpu", "reference", or where it was built "cuda"
     threads     0: as many as the process may use
+    numbers     of sequences: "float", on a GPU also "bf16", weights with them
     weights     "full", or rounded "bf16", "f16", "int8"
     tokenizer   a file or folder in place of what the model's folder has
     Calls from several threads wait for each other; `session` makes models that do not.
@@ -95,10 +96,12 @@ class LanguageModel:
 
     facts: dict[str, typing.Any]
 
-    def __init__(self, path: Path, *, backend: str = "cpu", threads: int = 0, weights: str = "full", device: int | None = None,
-                 map_files: bool | None = None, tokenizer: Path | None = None) -> None:
-        self._take(made("ssm_model_open", _path(path),
-                        options(backend=backend, threads=threads, weights=weights, device=device, map_files=map_files)))
+    def __init__(self, path: Path, *, backend: str = "cpu", threads: int = 0, numbers: str = "float", weights: str = "full",
+                 device: int | None = None, map_files: bool | None = None, tokenizer: Path | None = None) -> None:
+        if backend.startswith("cuda"):
+            find_cublas()
+        self._take(made("ssm_model_open", _path(path), options(backend=backend, threads=threads, numbers=numbers, weights=weights,
+                                                               device=device, map_files=map_files)))
         if tokenizer is not None:
             call("ssm_model_use_tokenizer", self._pointer, _path(tokenizer))
 

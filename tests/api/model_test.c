@@ -193,6 +193,8 @@ static void mistakes_are_named(ssm_model* model, const char* path) {
   CHECK_FAILS(ssm_model_open(path, "{\"treads\": 2}", &none), SSM_ARGUMENT, "treads");
   CHECK_FAILS(ssm_model_open(path, "{\"threads\": ", &none), SSM_ARGUMENT, "ssm_model_open");
   CHECK_FAILS(ssm_model_open(path, "{\"weights\": \"int3\"}", &none), SSM_ARGUMENT, "int8");
+  CHECK_FAILS(ssm_model_open(path, "{\"numbers\": \"bf16\"}", &none), SSM_ARGUMENT,
+              "no numbers of type 'bf16' on cpu; there is float");
   CHECK_FAILS(ssm_model_generate(model, NULL, 1, NULL, NULL, collect, NULL), SSM_ARGUMENT,
               "tokens");
   CHECK_FAILS(ssm_model_generate(model, NULL, 0, NULL, NULL, collect, NULL), SSM_ARGUMENT,
