@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the kernels of
 # every data type against double, the conformance cases, training against the CPU, generation through a graph and with rounded
-# weights, layers from Python on tensors of cupy, torch and JAX, compute-sanitizer.
+# weights, layers from C, C++ and Python, there on tensors of cupy, torch and JAX, compute-sanitizer.
 #   tools/test_gpu.sh [BIN] [all|tests|models|sanitizers]     models: tests without the programs that ctest -L gpu runs too
 # BIN: the programs of target gpu_programs, built on another machine. Without it they are built here, in build/cuda.
 # Where NVIDIA's multi-process service is there, programs share the device, side by side.
@@ -187,6 +187,15 @@ python_on_gpu() {  # PART
     python3 tests/api/python_test.py "$1-cuda" none tests/data/conformance/cases none
 }
 
+# Layers and language models by the C interface, from a program in C or C++.
+from_c_on_gpu() {  # EXTENSION
+  if [[ ! -x $bin/api_on_device_$1 ]]; then
+    echo "skipped: $bin has no api_on_device_$1"
+    return 77
+  fi
+  "$bin/api_on_device_$1" tests/data/conformance/cases/model_{mamba_original,h3_hybrid}
+}
+
 # A tiny model of a family: the GPU trains as the CPU does, the same bits each time, and writes the same text.
 family() {  # FAMILY OPTIONS…
   local model=$1
@@ -238,6 +247,7 @@ start_service
 if [[ $what != sanitizers && $what != models ]]; then
   for program in "$bin"/10_cuda "$bin"/*_on_device; do beside step "$(basename "$program")" "$program"; done
   beside step "kernels of every data type against double" "$bin/flashconv" check
+  for language in c cpp; do beside step "the C interface from $language on the GPU" from_c_on_gpu "$language"; done
   for part in layers torch jax; do beside step "Python: $part on the GPU" python_on_gpu "$part"; done
 fi
 if [[ $what != sanitizers ]]; then
