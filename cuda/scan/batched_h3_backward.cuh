@@ -372,10 +372,16 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     if (step >= begin) {
       if (step + 1 == steps && columns.segments > 1) {
         const bool last = columns.segment(blockIdx.y * kSide + lane / 4) + 1 == columns.segments;
+        unsigned beyond[8] = {};  // what follows the tile's last column begins the next tile
+        if (blockIdx.y + 1 < gridDim.y) {
+          const uint4* const from = dshifted + steps * kKeptWords;
+          read_kept(beyond, from[0], from[32]);
+        }
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
-          const unsigned following = __shfl_down_sync(~0u, operands[8 + j], 4);
-          operands[8 + j] = last ? 0u : following;
+          const unsigned following = __shfl_down_sync(~0u, operands[8 + j], 4),
+                         across = __shfl_sync(~0u, transpose_tile(beyond[j]), lane % 4);
+          operands[8 + j] = last ? 0u : lane / 4 + 1 == kSide ? across : following;
         }
       }
       float sum[kStepBlocks][4] = {};
