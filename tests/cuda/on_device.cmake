@@ -4,6 +4,7 @@
 function(ssm_test_on_device target)
   add_executable(${target} ${ARGN} cuda/device_main.cpp)
   target_link_libraries(${target} PRIVATE laws_on_device)
+  target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/cuda")
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)  # beside the programs, for tools/test_gpu.sh
 endfunction()
 
