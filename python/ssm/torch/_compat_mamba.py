@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mamba_ssm's functions of ssm.torch.compat."""
+from __future__ import annotations
+
+import typing
+
+import torch
+import torch.nn.functional as F
+
+from ._compat_operands import by_places, end_to_end, refuse, scalar_of, segments_of, wide
+from ._mamba_inner import Inner
+from .functional import selective_scan, short_convolution, ssd_scan
+
+Tensor = torch.Tensor
+
+
+def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+                      z: Tensor | None = None, delta_bias: Tensor | None = None, delta_softplus: bool = False,
+                      return_last_state: bool = False, cu_seqlens: Tensor | None = None) -> typing.Any:
+    """mamba_ssm's.    u, delta, z [B, D, L]    A [D, N] real    B, C [B, N, L], [B, G, N, L] or [D, N]    result [B, D, L]
+    Groups are one call each; B and C that do not vary are a group for each channel, which is slow."""
+    if A.is_complex():
+        refuse("selective_scan_fn", "complex A is not there")
+    batch, channels, length = u.shape
+    segments = segments_of("selective_scan_fn", None, cu_seqlens, batch, length)
+    scalar = scalar_of(u, delta, B, C, z)
+    rows: list[typing.Any] = [None if t is None else t.to(scalar).transpose(1, 2) for t in (u, delta, z)]
+    A, D, delta_bias = (wide(t, rows[0]) for t in (A, D, delta_bias))
+
+    def grouped(t):  # [B, G, L, N]
+        if t.dim() == 2:
+            return t[None, :, None, :].expand(batch, channels, length, t.shape[1])
+        return (t if t.dim() == 4 else t.unsqueeze(1)).transpose(2, 3)
+
+    B, C = grouped(B.to(scalar)), grouped(C.to(scalar))
+    groups = max(B.shape[1], C.shape[1])
+    width = channels // groups
+    if groups * width != channels or any(groups % t.shape[1] for t in (B, C)):
+        refuse("selective_scan_fn", f"{B.shape[1]} and {C.shape[1]} groups do not divide {channels} channels")
+    results = []
+    for group in range(groups):
+        part = slice(group * width, (group + 1) * width)
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[..., part] for t in rows])
+        results.append(selective_scan(
+            uu, dd, A[part], B[:, group * B.shape[1] // groups], C[:, group * C.shape[1] // groups],
+            None if D is None else D[part], None if delta_bias is None else delta_bias[part], zz, segments=segments,
+            dt_softplus=delta_softplus, final_state=return_last_state))
+    if not return_last_state:
+        return (results[0] if groups == 1 else torch.cat(results, 2)).transpose(1, 2).to(u.dtype)
+    y = torch.cat([y for y, _ in results], 2) if groups > 1 else results[0][0]
+    state = torch.cat([state for _, state in results], 1) if groups > 1 else results[0][1]
+    return y.transpose(1, 2).to(u.dtype), state if segments is None else state[-1:]
+
+
+def _rms(x, weight, eps):
+    return x if weight is None else F.rms_norm(x, (x.shape[-1],), weight.to(x.dtype), eps)
+
+
+def _is_plain(xz):
+    """Whether a function of autograd that is Python may be called, and products are in the scalar of xz."""
+    kind = xz.device.type
+    return not torch.compiler.is_compiling() and (not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) is xz.dtype)
+
+
+def mamba_inner_fn(xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None, x_proj_weight: Tensor,
+                   delta_proj_weight: Tensor, out_proj_weight: Tensor, out_proj_bias: Tensor | None, A: Tensor,
+                   B: Tensor | None = None, C: Tensor | None = None, D: Tensor | None = None,
+                   delta_bias: Tensor | None = None, B_proj_bias: Tensor | None = None, C_proj_bias: Tensor | None = None,
+                   delta_softplus: bool = True, cu_seqlens: Tensor | None = None, seq_idx: Tensor | None = None,
+                   checkpoint_lvl: int = 1, b_rms_weight: Tensor | None = None, c_rms_weight: Tensor | None = None,
+                   dt_rms_weight: Tensor | None = None, b_c_dt_rms_eps: float = 1e-6) -> Tensor:
+    """mamba_ssm's: a Mamba block behind its input projection.    xz [B, 2·D, L]    result [B, L, channels]
+    B, C [D, N]: they do not vary, which is slow; where left out they are projected"""
+    if A.is_complex():
+        refuse("mamba_inner_fn", "complex A is not there")
+    batch, _, length = xz.shape
+    segments = segments_of("mamba_inner_fn", seq_idx, cu_seqlens, batch, length)
+    others = (B, C, B_proj_bias, C_proj_bias, b_rms_weight, c_rms_weight, dt_rms_weight)
+    if all(t is None for t in others) and _is_plain(xz):
+        y = Inner.apply(segments, delta_softplus, xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight,
+                                     out_proj_weight, out_proj_bias, A, D, delta_bias)
+        return typing.cast(Tensor, y if segments is None else y.reshape(batch, length, y.shape[-1]))
+    x, z = xz.transpose(1, 2).chunk(2, dim=-1)
+    if segments is not None:
+        x, z = end_to_end(x), end_to_end(z)
+    rank, states = delta_proj_weight.shape[1], A.shape[1]
+    x = short_convolution(x, wide(conv1d_weight, xz).flatten(1), wide(conv1d_bias, xz), segments=segments,
+                          activation="silu")
+    varying = [states for t in (B, C) if t is None]
+    low, *projected = F.linear(x, x_proj_weight.to(x.dtype)).split([rank, *varying], dim=-1)
+
+    def read(t, bias, weight):  # [B, N, L]
+        return (_rms(t if bias is None else t + bias.to(t.dtype), weight, b_c_dt_rms_eps)).transpose(1, 2)
+
+    B = read(projected[0], B_proj_bias, b_rms_weight) if B is None else B
+    C = read(projected[-1], C_proj_bias, c_rms_weight) if C is None else C
+    dt = F.linear(_rms(low, dt_rms_weight, b_c_dt_rms_eps), delta_proj_weight.to(low.dtype))
+    y = selective_scan_fn(x.transpose(1, 2), dt.transpose(1, 2), A, B, C, D, z.transpose(1, 2), delta_bias, delta_softplus,
+                          cu_seqlens=segments).transpose(1, 2)
+    y = F.linear(y, out_proj_weight.to(y.dtype), None if out_proj_bias is None else out_proj_bias.to(y.dtype))
+    return y.reshape(batch, length, y.shape[-1])
+
+
+def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+                           z: Tensor | None = None, dt_bias: Tensor | None = None, dt_softplus: bool = False,
+                           state_batch_indices: Tensor | None = None) -> Tensor:
+    """mamba_ssm's: one position; the state is overwritten.    state [B, D, N] or [B, H, P, N]    x, dt, z [B, D] or [B, H, P]
+    A [D, N] or [H, P, N]    B, C [B, N] or [B, G, N]    D, dt_bias [D] or [H, P]    result as x
+    state_batch_indices [B]    where in the state a row's is; below 0: the row is padding, its result 0"""
+    if state_batch_indices is not None:
+        return typing.cast(Tensor, by_places(
+            lambda x, state, dt, B, C, z: selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus),
+            x, state, state_batch_indices, dt, B, C, z))
+    batch, states = state.shape[0], state.shape[-1]
+
+    def channels(t, like):  # [B, channels, 1]
+        return None if t is None else t.expand(like).reshape(batch, -1, 1)
+
+    shape = state.shape[1:-1]
+    rows: list[typing.Any] = [channels(t, x.shape) for t in (x, dt, z)]
+    flat = [None if t is None else t.expand(shape).reshape(-1) for t in (D, dt_bias)]
+    scalar = scalar_of(x, dt, B, C, z, steps=True)
+    B, C = ((t if t.dim() == 3 else t.unsqueeze(1)).to(scalar) for t in (B, C))
+    groups = B.shape[1]
+    total = state.numel() // (batch * states) if batch else 0
+    width = total // groups
+    first = wide(state, B).reshape(batch, total, states)
+    A = wide(A, B).expand(*shape, states).reshape(total, states)
+    results, finals = [], []
+    for group in range(groups):
+        part = slice(group * width, (group + 1) * width)
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[:, part].to(scalar).transpose(1, 2) for t in rows])
+        dskip, bias = (None if t is None else wide(t[part], B) for t in flat)
+        y, final = selective_scan(uu, dd, A[part], B[:, group, None], C[:, group, None], dskip, bias, zz, first[:, part],
+                                  dt_softplus=dt_softplus, final_state=True)
+        results.append(y)
+        finals.append(final)
+    with torch.no_grad():
+        state.copy_(torch.cat(finals, 1).reshape(state.shape))
+    return torch.cat(results, 2).reshape(x.shape).to(x.dtype)
+
+
+def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int,
+                              D: Tensor | None = None, z: Tensor | None = None, dt_bias: Tensor | None = None,
+                              initial_states: Tensor | None = None, seq_idx: Tensor | None = None,
+                              cu_seqlens: Tensor | None = None, dt_softplus: bool = False,
+                              dt_limit: typing.Tuple[float, float] = (0.0, float("inf")),
+                              return_final_states: bool = False, return_varlen_states: bool = False) -> typing.Any:
+    """mamba_ssm's.    x, z [B, L, H, P]    dt [B, L, H]    A, dt_bias [H]    B, C [B, L, G, N]    D [H] or [H, P]
+    result [B, L, H, P], final states [B, H, P, N]; chunk_size, which changes no number, is not used"""
+    batch, length = x.shape[:2]
+    if return_varlen_states and (cu_seqlens is None or batch != 1):
+        refuse("mamba_chunk_scan_combined", "states of packed sequences need cu_seqlens and a batch of 1")
+    if return_varlen_states and initial_states is not None:
+        refuse("mamba_chunk_scan_combined", "initial_states beside states of packed sequences are not there")
+    segments = segments_of("mamba_chunk_scan_combined", seq_idx, cu_seqlens if return_varlen_states else None, batch, length)
+    if segments is not None and not return_varlen_states and (initial_states is not None or return_final_states):
+        if batch != 1:
+            refuse("mamba_chunk_scan_combined", "states beside seq_idx need a batch of 1")
+    scalar = scalar_of(x, dt, B, C, z, steps=z is not None or D is not None and D.dim() == 2)
+    kind, x = x.dtype, x.to(scalar)
+    given: list[typing.Any] = [x, *(t.to(scalar) for t in (dt, B, C))]
+    if segments is not None:
+        given = [end_to_end(t) for t in given]
+        if initial_states is not None:  # goes into the first sequence
+            initial_states = torch.cat([initial_states, initial_states.new_zeros(segments.shape[0] - 2,
+                                                                                 *initial_states.shape[1:])])
+    low, high = dt_limit
+    y, state = ssd_scan(given[0], given[1], wide(A, x), given[2], given[3],
+                        wide(D, x) if D is not None and D.dim() == 1 else None, wide(dt_bias, x),
+                        wide(initial_states, x), segments, dt_softplus=dt_softplus,
+                        dt_min=low if dt_softplus is False or low > 0 else None,
+                        dt_max=None if high == float("inf") else high, final_state=True)
+    y = y.reshape(x.shape)
+    if D is not None and D.dim() == 2:
+        y = y + x * D.to(scalar)
+    if z is not None:
+        y = y * F.silu(z.to(scalar))
+    results = [y.to(kind)]
+    if return_final_states:
+        results.append(state[-1:] if segments is not None else state)
+    if return_varlen_states:
+        results.append(state)
+    return results[0] if len(results) == 1 else tuple(results)
