@@ -187,6 +187,16 @@ python_on_gpu() {  # PART
     python3 tests/api/python_test.py "$1-cuda" none tests/data/conformance/cases none
 }
 
+# A program on arrays of CuPy.
+cupy_on_gpu() {
+  if [[ ! -e $bin/libssm_api.so ]]; then
+    echo "skipped: $bin has no libssm_api.so"
+    return 77
+  fi
+  SSM_LIBRARY=$bin/libssm_api.so PYTHONPATH=python PYTHONDONTWRITEBYTECODE=1 \
+    python3 examples/34_cupy.py tests/data/conformance/cases/model_mamba_original
+}
+
 # Layers and language models by the C interface, from a program in C or C++.
 from_c_on_gpu() {  # EXTENSION
   if [[ ! -x $bin/api_on_device_$1 ]]; then
@@ -248,6 +258,7 @@ if [[ $what != sanitizers && $what != models ]]; then
   for program in "$bin"/10_cuda "$bin"/*_on_device; do beside step "$(basename "$program")" "$program"; done
   beside step "kernels of every data type against double" "$bin/flashconv" check
   for language in c cpp; do beside step "the C interface from $language on the GPU" from_c_on_gpu "$language"; done
+  beside step "a program on CuPy's arrays" cupy_on_gpu
   for part in layers torch jax; do beside step "Python: $part on the GPU" python_on_gpu "$part"; done
 fi
 if [[ $what != sanitizers ]]; then
