@@ -2,6 +2,7 @@
 # The tree that this port is in: vcpkg install ssm-cpp --overlay-ports=packaging/vcpkg/ports
 get_filename_component(SOURCE_PATH "${CURRENT_PORT_DIR}/../../../.." ABSOLUTE)
 set(VCPKG_BUILD_TYPE release)  # headers alone: there is no other build
+set(VCPKG_POLICY_SKIP_PKGCONFIG_CHECK enabled)  # ssm-cpp-cpu.pc links -pthread, but nothing of an architecture
 
 # A component is there where its packages are; those that were not asked for stay out of sight.
 vcpkg_check_features(OUT_FEATURE_OPTIONS FEATURE_OPTIONS
