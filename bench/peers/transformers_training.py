@@ -135,8 +135,6 @@ def main():
         more = {"their_seconds_until_queued": round(their_queued, 4), "ssm_seconds_until_queued": round(our_queued, 4)}
         ours()
         full = first_step(True)
-        theirs()
-        more["theirs_in_float32_from_ssm_in_float32"] = distance(first_step(True), full)
         for name, use in (("theirs", theirs), ("ssm", ours)):
             use()
             more[f"{name}_from_float32"] = distance(first_step(False), full)
