@@ -3,9 +3,12 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ssm/core/compare.hpp"
@@ -45,6 +48,40 @@ TEST_CASE("FeedForward computes fc2 of the activation of fc1, gated by a second 
         {.activation = ActivationKind::silu});
     const double gated = static_cast<double>(one_number<T, B>(swiglu, T(0.4), T(2), T(5), T(3)));
     CHECK(std::abs(gated - 3 * (z / (1 + std::exp(-z))) * 2.0) <= ssm::tolerance<T>.value);
+  });
+}
+
+TEST_CASE("in half types fc2's input is made again, and the same elements of it are dropped") {
+  ssm::laws::for_each_backend([]<class B>(const char* name) {
+    CAPTURE(std::string(name));
+    const ssm::FeedForward<FeedForwardConfig{.channels = 4, .hidden = 24}> layer({.dropout = 0.5});
+    ssm::Context<B> ctx;
+    const auto gradient = [&]<class T>(T) {
+      const auto weights = layer.template initialize<float>(ctx, ssm::Seed{1});
+      auto p = layer.template zero_parameters<T>(ctx);
+      ssm::for_each_parameter(
+          [](const auto&, const auto& from, auto& to) {
+            for (ssm::Index i = 0; i < from.size(); ++i)
+              to.data()[i] = static_cast<std::remove_cvref_t<decltype(to.data()[i])>>(
+                  static_cast<float>(ssm::BFloat16(from.data()[i])));
+          },
+          weights, p);
+      ssm::DynamicTensor<T, 3> x({2, 5, 4}), y(x.extents()), dx(x.extents());
+      for (ssm::Index i = 0; i < x.size(); ++i)
+        x.data()[i] = static_cast<T>(static_cast<float>(i % 7) / 4 - 0.75F);
+      auto tape = layer.template make_tape<T>(ctx);
+      auto gradients = layer.template zero_parameters<ssm::Wide<T>>(ctx);
+      layer.forward(ctx, p, x, y, tape, {.dropout = ssm::Seed{2}});
+      CHECK(tape.hidden.size() == (ssm::HalfStorage<T> ? 0 : 2 * 5 * 24));
+      layer.backward(ctx, p, tape, x, dx, gradients);
+      return std::move(gradients.fc2.weight);
+    };
+    const auto exact = gradient(0.F);
+    const auto half = gradient(ssm::BFloat16());
+    float largest = 0;
+    for (ssm::Index i = 0; i < exact.size(); ++i)
+      largest = std::max(largest, std::abs(exact.data()[i] - half.data()[i]));
+    CHECK(largest < 0.02F);
   });
 }
 
