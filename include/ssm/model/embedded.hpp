@@ -5,11 +5,11 @@
 #include <type_traits>
 #include <utility>
 
-#include "ssm/core/weight.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
 #include "ssm/layer/widths.hpp"
 #include "ssm/model/fixed_string.hpp"
+#include "ssm/model/token_rows.hpp"
 #include "ssm/op/embedding.hpp"
 #include "ssm/op/rearrange.hpp"
 
@@ -71,17 +71,9 @@ class Embedded : public LayerVerbs<Embedded<Inner, table_name>> {
     auto embedded = buffers.at(&Kept::embedded, tokens.extent(0), tokens.extent(1), channels());
     if (tape != nullptr) {
       tape->tokens.resize(tokens.extents());
-      copy_rows(ctx, tokens, tape->tokens.view());
+      detail::copy_tokens(ctx, tokens, tape->tokens.data());
     }
-    for (Index b = 0; b < (tokens.is_contiguous() ? 1 : tokens.extent(0)); ++b)
-      embedding(ctx, Embedding<T, Space>{
-                         .table = p.table,
-                         .table_bf16 = p.table.bf16,
-                         .table_f16 = p.table.f16,
-                         .table_int8 = p.table.int8,
-                         .table_scale = p.table.scale,
-                         .tokens = tokens.is_contiguous() ? tokens.flatten() : tokens.select(0, b),
-                         .y = tokens.is_contiguous() ? as_rows(embedded) : embedded.select(0, b)});
+    detail::look_up<T>(ctx, p.table, tokens, embedded);
     inner_.evaluate(ctx, p.inner, embedded, y, buffers.part(&Kept::inner), options);
   }
 
@@ -130,15 +122,6 @@ class Embedded : public LayerVerbs<Embedded<Inner, table_name>> {
   }
 
  private:
-  /// Rows may be slices of longer ones.
-  template <class B>
-  static void copy_rows(Context<B>& ctx, const View<const Token, 2, typename B::Space>& from,
-                        const View<Token, 2, typename B::Space>& to) {
-    for (Index b = 0; b < from.extent(0); ++b)
-      ctx.copy(to.select(0, b).data(), from.select(0, b).data(),
-               static_cast<std::size_t>(from.extent(1)) * sizeof(Token));
-  }
-
   Index vocabulary_;
   Inner inner_;
 };

@@ -12,6 +12,7 @@
 #include "ssm/model/fixed_string.hpp"
 #include "ssm/model/head_loss.hpp"
 #include "ssm/model/initialization.hpp"
+#include "ssm/model/token_rows.hpp"
 #include "ssm/op/embedding.hpp"
 #include "ssm/op/normalized_matmul.hpp"
 #include "ssm/op/rearrange.hpp"
@@ -405,19 +406,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
              Positions first, Segments segments) const {
     using Space = typename B::Space;
     const Index length = tokens.extent(1);
-    const auto look_up = [&](const View<const Token, 1, Space>& some, const View<T, 2, Space>& to) {
-      embedding(ctx, Embedding<T, Space>{.table = p.embedding,
-                                         .table_bf16 = p.embedding.bf16,
-                                         .table_f16 = p.embedding.f16,
-                                         .table_int8 = p.embedding.int8,
-                                         .table_scale = p.embedding.scale,
-                                         .tokens = some,
-                                         .y = to});
-    };
-    if (tokens.is_contiguous() && y.is_contiguous())
-      look_up(tokens.flatten(), as_rows(y));
-    else  // rows of tokens may be slices of longer ones
-      for (Index b = 0; b < tokens.extent(0); ++b) look_up(tokens.select(0, b), y.select(0, b));
+    detail::look_up<T>(ctx, p.embedding, tokens, y);
     scale_embedding<T>(ctx, y.flatten());
     if (config_.positions == 0) return;
     for_each_sequence(tokens.extent(0), length, segments, [&](const Sequence& s) {
@@ -444,10 +433,7 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
       tape.first_positions(row) = first(row);
     tape.segments.assign(segments.begin(), segments.end());
     tape.tokens.resize({tokens.size()});
-    const Index length = tokens.extent(1);
-    for (Index b = 0; b < tape.batch; ++b)
-      ctx.copy(tape.tokens.data() + b * length, tokens.select(0, b).flatten().data(),
-               static_cast<std::size_t>(length) * sizeof(Token));
+    detail::copy_tokens(ctx, tokens, tape.tokens.data());
   }
 
   LanguageModelConfig config_;

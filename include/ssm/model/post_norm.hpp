@@ -4,12 +4,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "ssm/layer/dropout.hpp"
-#include "ssm/layer/initial_state.hpp"
-#include "ssm/layer/layer.hpp"
-#include "ssm/layer/widths.hpp"
-#include "ssm/model/fixed_string.hpp"
-#include "ssm/op/rearrange.hpp"
+#include "ssm/model/normed_layer.hpp"
 
 namespace ssm {
 
@@ -21,15 +16,18 @@ namespace ssm {
 /// Source  Vaswani et al. 2017
 template <class NormLayer, class Inner, FixedString norm_name = "norm",
           FixedString inner_name = "mixer">
-class PostNorm : public LayerVerbs<PostNorm<NormLayer, Inner, norm_name, inner_name>> {
+class PostNorm : public detail::NormedLayer<PostNorm<NormLayer, Inner, norm_name, inner_name>,
+                                            NormLayer, Inner, norm_name, inner_name> {
+  using Base = detail::NormedLayer<PostNorm, NormLayer, Inner, norm_name, inner_name>;
+  using Base::dropout_;
+  using Base::inner_;
+  using Base::norm_;
+
  public:
   template <class T, class Space = HostSpace>
-  struct Parameters : ParametersOf<PostNorm, T, Space> {
-    typename NormLayer::template Parameters<T, Space> norm;
-    typename Inner::template Parameters<T, Space> inner;
-  };
+  using Parameters = typename Base::template Parameters<T, Space>;
   template <class T, class Space = HostSpace>
-  using State = typename Inner::template State<T, Space>;
+  using State = typename Base::template State<T, Space>;
   template <class T, class Space = HostSpace>
   struct Tape : InputTape<T, Space> {
     typename Inner::template Tape<T, Space> inner;
@@ -46,19 +44,7 @@ class PostNorm : public LayerVerbs<PostNorm<NormLayer, Inner, norm_name, inner_n
   /// `dropout` is the probability with which elements of what is added are left out in training.
   /// Throws  ArgumentError  unless it is in [0, 1) and the widths are one
   PostNorm(NormLayer norm, Inner inner, double dropout = 0)
-      : norm_(std::move(norm)), inner_(std::move(inner)), dropout_("PostNorm", dropout) {
-    detail::require_fitting("PostNorm", "the sum", output_channels(norm_), "the inner layer",
-                            input_channels(inner_));
-    detail::require_fitting("PostNorm", "the inner layer", output_channels(inner_), "the norm",
-                            input_channels(norm_));
-  }
-
-  Index channels() const { return norm_.channels(); }
-  const Inner& inner() const { return inner_; }
-
-  template <class B, class T>
-  static constexpr bool runs_on = (RunsOn<NormLayer, B, T> && RunsOn<Inner, B, T> &&
-                                   HasRearrange<B, T>);
+      : Base("PostNorm", "the sum", "the norm", std::move(norm), std::move(inner), dropout) {}
 
   template <class B, class T>
     requires RunsOn<PostNorm, B, T>
@@ -90,37 +76,6 @@ class PostNorm : public LayerVerbs<PostNorm<NormLayer, Inner, norm_name, inner_n
     inner_.differentiate(ctx, p.inner, tape.inner, dinner, dx, gradients.inner, ends);
     add(ctx, Add<T, typename B::Space>{.a = dx.flatten(), .b = dsum.flatten(), .y = dx.flatten()});
   }
-
-  template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
-                                            Index reserve = 0) const {
-    return initial_state_of<T>(inner_, ctx, sequences, reserve);
-  }
-  template <class T = float, class B>
-  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
-    Parameters<T, typename B::Space> p;
-    p.norm = norm_.template zero_parameters<T>(ctx);
-    p.inner = inner_.template zero_parameters<T>(ctx);
-    return p;
-  }
-  template <class T>
-  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
-    norm_.fill_parameters(p.norm, seed.fork("norm"));
-    inner_.fill_parameters(p.inner, seed.fork("inner"));
-  }
-
-  static void for_each_parameter(auto&& visit, auto&... p) {
-    NormLayer::for_each_parameter(scoped(norm_name.text(), visit), p.norm...);
-    Inner::for_each_parameter(scoped(inner_name.text(), visit), p.inner...);
-  }
-  static void for_each_state(auto&& visit, auto&... state) {
-    Inner::for_each_state(visit, state...);
-  }
-
- private:
-  NormLayer norm_;
-  Inner inner_;
-  LayerDropout dropout_;
 };
 
 }  // namespace ssm

@@ -2,14 +2,10 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "ssm/layer/adds_residual.hpp"
-#include "ssm/layer/dropout.hpp"
-#include "ssm/layer/initial_state.hpp"
-#include "ssm/layer/layer.hpp"
-#include "ssm/layer/widths.hpp"
-#include "ssm/model/fixed_string.hpp"
-#include "ssm/op/rearrange.hpp"
+#include "ssm/model/normed_layer.hpp"
 
 namespace ssm {
 
@@ -20,15 +16,18 @@ namespace ssm {
 /// Tensors are named `norm_name` and `inner_name` before the parts' own names.
 template <class NormLayer, class Inner, FixedString norm_name = "norm",
           FixedString inner_name = "mixer">
-class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_name>> {
+class Residual : public detail::NormedLayer<Residual<NormLayer, Inner, norm_name, inner_name>,
+                                            NormLayer, Inner, norm_name, inner_name> {
+  using Base = detail::NormedLayer<Residual, NormLayer, Inner, norm_name, inner_name>;
+  using Base::dropout_;
+  using Base::inner_;
+  using Base::norm_;
+
  public:
   template <class T, class Space = HostSpace>
-  struct Parameters : ParametersOf<Residual, T, Space> {
-    typename NormLayer::template Parameters<T, Space> norm;
-    typename Inner::template Parameters<T, Space> inner;
-  };
+  using Parameters = typename Base::template Parameters<T, Space>;
   template <class T, class Space = HostSpace>
-  using State = typename Inner::template State<T, Space>;
+  using State = typename Base::template State<T, Space>;
   template <class T, class Space = HostSpace>
   struct Tape : InputTape<T, Space> {
     typename NormLayer::template Tape<T, Space> norm;
@@ -40,22 +39,12 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
   /// Throws  ArgumentError  where the inner layer does not take and give as many channels as the
   ///                        norm
   Residual() requires(
-      std::is_default_constructible_v<NormLayer>&& std::is_default_constructible_v<Inner>) {
-    require_widths();
-  }
+      std::is_default_constructible_v<NormLayer>&& std::is_default_constructible_v<Inner>)
+      : Residual(NormLayer(), Inner()) {}
   /// `dropout` is the probability with which elements of what is added are left out in training.
   /// Throws  ArgumentError  unless it is in [0, 1) and the widths are one
   Residual(NormLayer norm, Inner inner, double dropout = 0)
-      : norm_(std::move(norm)), inner_(std::move(inner)), dropout_("Residual", dropout) {
-    require_widths();
-  }
-
-  Index channels() const { return norm_.channels(); }
-  const Inner& inner() const { return inner_; }
-
-  template <class B, class T>
-  static constexpr bool runs_on = (RunsOn<NormLayer, B, T> && RunsOn<Inner, B, T> &&
-                                   HasRearrange<B, T>);
+      : Base("Residual", "the norm", "the sum", std::move(norm), std::move(inner), dropout) {}
 
   template <class B, class T>
     requires RunsOn<Residual, B, T>
@@ -103,44 +92,6 @@ class Residual : public LayerVerbs<Residual<NormLayer, Inner, norm_name, inner_n
     norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {},
                         WriteMode::overwrite, dy);
   }
-
-  template <class T = float, class B>
-  State<T, typename B::Space> initial_state(const Context<B>& ctx, Index sequences,
-                                            Index reserve = 0) const {
-    return initial_state_of<T>(inner_, ctx, sequences, reserve);
-  }
-  template <class T = float, class B>
-  [[gnu::cold]] Parameters<T, typename B::Space> zero_parameters(const Context<B>& ctx) const {
-    Parameters<T, typename B::Space> p;
-    p.norm = norm_.template zero_parameters<T>(ctx);
-    p.inner = inner_.template zero_parameters<T>(ctx);
-    return p;
-  }
-  template <class T>
-  void fill_parameters(Parameters<T>& p, const Initializer& seed) const {
-    norm_.fill_parameters(p.norm, seed.fork("norm"));
-    inner_.fill_parameters(p.inner, seed.fork("inner"));
-  }
-
-  static void for_each_parameter(auto&& visit, auto&... p) {
-    NormLayer::for_each_parameter(scoped(norm_name.text(), visit), p.norm...);
-    Inner::for_each_parameter(scoped(inner_name.text(), visit), p.inner...);
-  }
-  static void for_each_state(auto&& visit, auto&... state) {
-    Inner::for_each_state(visit, state...);
-  }
-
- private:
-  void require_widths() const {
-    detail::require_fitting("Residual", "the norm", output_channels(norm_), "the inner layer",
-                            input_channels(inner_));
-    detail::require_fitting("Residual", "the inner layer", output_channels(inner_), "the sum",
-                            input_channels(norm_));
-  }
-
-  NormLayer norm_;
-  Inner inner_;
-  LayerDropout dropout_;
 };
 
 }  // namespace ssm
