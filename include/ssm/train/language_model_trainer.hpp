@@ -2,11 +2,9 @@
 #pragma once
 
 #include <algorithm>
-#include <any>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <numeric>
 #include <optional>
 #include <span>
@@ -22,9 +20,11 @@
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/gradient_buckets.hpp"
+#include "ssm/train/recorded_batches.hpp"
 #include "ssm/train/text_windows.hpp"
 #include "ssm/train/training_ranks.hpp"
 #include "ssm/train/training_step.hpp"
+#include "ssm/train/window_documents.hpp"
 #include "ssm/train/working_parameters.hpp"
 
 namespace ssm {
@@ -165,7 +165,7 @@ class LanguageModelTrainer {
   const AdamW<P>& optimizer() const { return optimizer_; }
   const P& gradients() const { return gradients_; }
   /// Batches so far whose two passes were one launch; 0 on backends that record nothing.
-  Index recorded_batches() const { return recorded_batches_; }
+  Index recorded_batches() const { return recorded_.launched(); }
   /// What is carried to the next window, one state for each batch of an update; none without
   /// `carry`.
   std::vector<State>& states() { return states_; }
@@ -279,60 +279,29 @@ class LanguageModelTrainer {
   }
   bool is_fresh() const { return step() % config_.carry == 0; }
 
-  /// Where the documents of the batch begin and end on this rank, its rows one behind the other. A
-  /// row without positions here has one document, which is empty.
-  void find_documents() {
-    documents_.assign(1, 0);
-    first_document_.clear();
-    parts_.clear();
-    const Stretch own = stretch();
-    for (Index row = 0; row < rows(); ++row) {
-      first_document_.push_back(static_cast<Index>(documents_.size()) - 1);
-      const bool continues = is_within_document(row, own.begin);
-      Index before = 0;
-      while (is_within_document(row, own.begin - before)) ++before;
-      parts_.push_back({.before = before, .continues = continues});
-      for (Index t = own.begin; t + 1 < own.end; ++t)
-        if (host_tokens_(row, t) == *config_.document_end) {
-          documents_.push_back(row * own.length() + t + 1 - own.begin);
-          parts_.push_back({});
-        }
-      documents_.push_back((row + 1) * own.length());
-      parts_.back().goes_on = is_within_document(row, own.end);
-    }
-    first_document_.push_back(static_cast<Index>(documents_.size()) - 1);
-  }
-  /// Whether position t of a window has one before it, of the same document.
-  bool is_within_document(Index row, Index t) const {
-    return t > 0 && t < host_tokens_.extent(1) && host_tokens_(row, t - 1) != *config_.document_end;
-  }
-  /// Whether the first document of this rank is the one that the window begins in.
-  bool begins_in_first_document(Index row) const {
-    return stretch().begin == parts_[index_of(first_document_[index_of(row)])].before;
-  }
   /// `accumulate` with the documents of the batch as segments of one row. The first document of a
   /// window goes on where the window before ended, unless that ended with a document.
   template <class B>
   void accumulate_documents(Context<B>& ctx, const L& layer, const Working& parameters,
                             const TextWindows& windows, Index microbatch, Seed dropout,
                             Index predicted, double weight) {
-    find_documents();
+    documents_.find(host_tokens_, stretch(), *config_.document_end);
     const Index positions = tokens_.size();
     const auto tokens = View<const Token, 2, Space>(tokens_.data(), {1, positions});
-    SequenceOptions<State> options{.segments = documents_, .dropout = dropout};
+    SequenceOptions<State> options{.segments = documents_.offsets(), .dropout = dropout};
     const bool last = is_last(microbatch);
     if (states_.empty())
       return accumulate(ctx, layer, parameters, tokens, options, predicted, weight, last);
     State& carried = states_[static_cast<std::size_t>(microbatch)];
-    State packed = layer.template initial_state<T>(ctx, static_cast<Index>(documents_.size()) - 1);
+    State packed = layer.template initial_state<T>(ctx, documents_.count());
     for (Index row = 0; row < rows() && !is_fresh(); ++row)
       if (goes_on_from_before(windows, first_row(microbatch) + row) &&
-          begins_in_first_document(row))
-        copy_state_row(ctx, layer, carried, row, packed, first_document_[index_of(row)]);
+          documents_.begins_in_first(row))
+        copy_state_row(ctx, layer, carried, row, packed, documents_.first_of(row));
     options.initial_state = options.final_state = &packed;
     accumulate(ctx, layer, parameters, tokens, options, predicted, weight, last);
     for (Index row = 0; row < rows(); ++row)
-      copy_state_row(ctx, layer, packed, first_document_[index_of(row + 1)] - 1, carried, row);
+      copy_state_row(ctx, layer, packed, documents_.last_of(row), carried, row);
     share_end(ctx, carried);
   }
   /// The state at the end of the window, which the last of the ranks that share it has.
@@ -348,7 +317,6 @@ class LanguageModelTrainer {
     const std::vector<Token> before = windows.window(row, step() - 1);
     return before[before.size() - 2] != *config_.document_end;
   }
-  static std::size_t index_of(Index i) { return static_cast<std::size_t>(i); }
 
   /// Adds the gradient of one batch, which is so much of the update, and leaves its loss. So many
   /// of its positions are predicted.
@@ -422,58 +390,28 @@ class LanguageModelTrainer {
     return ranks_.sequence() == nullptr ? devices(ctx) : nullptr;
   }
   bool is_last(Index microbatch) const { return microbatch + 1 == config_.accumulation; }
-  /// What a recorded batch depends on beside the contents of memory.
-  struct Recorded {
-    const void* context = nullptr;
-    std::uint64_t deallocations = 0;  // none since: all memory is where it was
-    std::uint64_t memory = 0;         // parameters, tokens, logits and states
-    Index length = 0;
-    double scale = 0;
-    Index predicted = 0;  // where the loss is taken in parts
-    bool is_fresh = false;
-    bool is_last = false;  // of the update: gradients are summed over the ranks
-    bool operator==(const Recorded&) const = default;
-  };
-  /// A batch runs as it is at first, which allocates; those like it are one launch. A window
-  /// without a past is a recording of its own, and so is each batch of an update. With documents,
-  /// whose boundaries change, with dropout, and across ranks nothing is recorded; neither is it
-  /// while states grow, as attention's do.
+  /// A window without a past is a recording of its own, and so is each batch of an update. With
+  /// documents, whose boundaries change, with dropout, and across ranks nothing is recorded;
+  /// neither is it while states grow, as attention's do.
   template <class B, class Run>
   void run_recorded(Context<B>& ctx, const Working& parameters,
                     const SequenceOptions<State>& options, double scale, Index predicted,
                     bool is_last, const Run& run) {
-    if (!is_recordable_ || !options.segments.empty() || ctx.sequence_cut() != nullptr) return run();
-    Recorded now{.context = &ctx,
-                 .deallocations = Space::deallocations(),
-                 .length = tokens_.extent(1),
-                 .scale = scale,
-                 .predicted = predicted,
-                 .is_fresh = options.initial_state == nullptr,
-                 .is_last = is_last};
-    const auto add = [&](const auto& tensor) {
-      const auto place = reinterpret_cast<std::uintptr_t>(tensor.data());
-      now.memory = now.memory * 31 + place * 7 + static_cast<std::uint64_t>(tensor.size());
-    };
-    for_each_parameter([&](const ParameterSpec&, const auto& tensor) { add(tensor); }, parameters);
-    add(tokens_);
-    add(logits_);
-    if (options.final_state != nullptr)
-      L::for_each_state([&](const auto&, const auto& tensor) { add(tensor); },
-                        *options.final_state);
-    using Recording = RecordingOf<B>;
-    const auto found = std::ranges::find(recorded_, now, &std::pair<Recorded, std::any>::first);
-    if (found == recorded_.end()) {
-      if (recorded_.size() >= 2 * static_cast<std::size_t>(config_.accumulation)) recorded_.clear();
-      recorded_.emplace_back(now, std::make_shared<Recording>());
+    if (!recorded_.can_record() || !options.segments.empty() || ctx.sequence_cut() != nullptr)
       return run();
-    }
-    try {
-      (*std::any_cast<std::shared_ptr<Recording>&>(found->second))(ctx, run);
-      ++recorded_batches_;
-    } catch (const NotRecordable&) {
-      is_recordable_ = false;
-      run();
-    }
+    RecordedBatch now{.context = &ctx,
+                      .deallocations = Space::deallocations(),
+                      .length = tokens_.extent(1),
+                      .scale = scale,
+                      .predicted = predicted,
+                      .is_fresh = options.initial_state == nullptr,
+                      .is_last = is_last};
+    const auto add = [&](const auto&, const auto& tensor) { now.add(tensor); };
+    for_each_parameter(add, parameters);
+    now.add(tokens_);
+    now.add(logits_);
+    if (options.final_state != nullptr) L::for_each_state(add, *options.final_state);
+    recorded_.run(ctx, now, 2 * static_cast<std::size_t>(config_.accumulation), run);
   }
 
   SequenceCut cut_of(const SequenceOptions<State>& options) {
@@ -481,7 +419,7 @@ class LanguageModelTrainer {
                     .begin = stretch().begin,
                     .across_ranks = config_.across_ranks,
                     .kept = &kept_};
-    if (!options.segments.empty()) cut.parts = parts_;
+    if (!options.segments.empty()) cut.parts = documents_.parts();
     return cut;
   }
 
@@ -496,18 +434,14 @@ class LanguageModelTrainer {
   TapeOf<Working> tape_;
   std::vector<double> sums_;  // over the ranks: the loss, and what goes beside it
   std::vector<State> states_, states_before_;
-  std::vector<Index> documents_;       // offsets, one more than there are
-  std::vector<Index> first_document_;  // of each row, and behind the last
-  std::vector<SequencePart> parts_;    // of the documents
-  KeptStates kept_;                    // where windows are shared
+  WindowDocuments documents_;
+  KeptStates kept_;  // where windows are shared
   DynamicTensor<Token, 2> host_tokens_, host_targets_;
   DynamicTensor<Token, 2, Space> tokens_, targets_;
-  DynamicTensor<T, 3, Space> logits_;                    // none where the loss is taken in parts
-  Index logits_at_once_ = 0;                             // positions of a part
-  DynamicTensor<Wide<T>, 1, Space> loss_;                // of each part
-  std::vector<std::pair<Recorded, std::any>> recorded_;  // with the backend's Recording
-  bool is_recordable_ = true;
-  Index recorded_batches_ = 0;
+  DynamicTensor<T, 3, Space> logits_;      // none where the loss is taken in parts
+  Index logits_at_once_ = 0;               // positions of a part
+  DynamicTensor<Wide<T>, 1, Space> loss_;  // of each part
+  RecordedBatches recorded_;
 };
 
 }  // namespace ssm
