@@ -189,6 +189,44 @@ TEST_CASE(
     }
 }
 
+TEST_CASE("products of one row are the same by weights that are read ahead") {
+  const ssm::Context<OnHost> ctx;
+  const auto stream = ctx.resources().stream();
+  struct Sizes {
+    Index depth, columns;
+  };
+  for (const auto [depth, columns] :
+       {Sizes{64, 31}, Sizes{64, 4501}, Sizes{768, 400}, Sizes{776, 2120}, Sizes{3080, 70}})
+    for (const bool in_bf16 : {false, true}) {
+      ssm::DynamicTensor<float, 2> x({1, depth}), weight({columns, depth}), residual({1, columns});
+      ssm::DynamicTensor<ssm::BFloat16, 2> rounded({columns, depth});
+      ssm::DynamicTensor<float, 1> bias({columns});
+      ssm::fill_normal(x, Seed{1});
+      ssm::fill_normal(weight, Seed{2});
+      ssm::fill_normal(residual, Seed{3});
+      ssm::fill_normal(bias, Seed{4});
+      std::transform(weight.data(), weight.data() + weight.size(), rounded.data(),
+                     [](float value) { return ssm::BFloat16(value); });
+      const ssm::Normalization<float, HostSpace> norm{.x = x};
+      std::vector<float> results[2];
+      for (const bool stay : {false, true}) {
+        ssm::DynamicTensor<float, 2> y({1, columns});
+        ssm::Matmul<float, HostSpace> call{.a = x, .bias = bias, .residual = residual, .c = y};
+        if (in_bf16)
+          call.b_bf16 = rounded.transpose(0, 1);
+        else
+          call.b = weight.transpose(0, 1);
+        const auto first = ssm::cuda::on_device(norm);
+        const auto product = ssm::cuda::on_device(call);
+        ssm::cuda::matmul_one_row<float>(&first, {&product, 1}, stay, stream);
+        ssm::cuda::synchronize(stream);
+        results[stay ? 1 : 0].assign(y.data(), y.data() + y.size());
+      }
+      CHECK(std::ranges::all_of(results[0], [](float value) { return std::isfinite(value); }));
+      CHECK(results[0] == results[1]);
+    }
+}
+
 /// The likeliest tokens of three sequences and their positions, then those behind a second state.
 template <class B>
 std::vector<Token> steps_of_several(const ssm::H3LanguageModel& model, int steps) {
