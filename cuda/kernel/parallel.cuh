@@ -255,8 +255,8 @@ __global__ void __launch_bounds__(row_threads, F::resident_blocks)
     resident_row_kernel(Index rows, F f) {
   run_rows(rows, f);
 }
-/// An f with a type Ahead reads a part of a row in f.ask(row, lanes, ahead), which the first time
-/// runs while predecessors do.
+/// An f with a type Ahead reads a part of a row in f.ask(row, lanes, ahead) while predecessors run;
+/// each of its rows has a block.
 template <int Threads, class F>
 __global__ void __launch_bounds__(Threads) block_kernel(Index rows, F f) {
   const BlockLanes<Threads> lanes;
@@ -266,12 +266,7 @@ __global__ void __launch_bounds__(Threads) block_kernel(Index rows, F f) {
     typename F::Ahead ahead;
     f.ask(row, lanes, ahead);
     wait_for_predecessors();
-    while (true) {
-      f(row, lanes, ahead);
-      row += gridDim.x;
-      if (row >= rows) break;
-      f.ask(row, lanes, ahead);
-    }
+    f(row, lanes, ahead);
   } else {
     prefetch_row(f, row, rows, lanes);
     wait_for_predecessors();
@@ -306,9 +301,10 @@ void for_each_row(Index rows, Stream stream, const char* operation, F f) {
 /// f(row, lanes) likewise, where the lanes of a row are the threads of a block.
 template <int Threads, class F>
 void for_each_block(Index rows, Stream stream, const char* operation, F f) {
-  if (rows > 0)
-    launch_early<F>(block_kernel<Threads, F>, grid_for(rows, 1), Threads, stream, operation, rows,
-                    f);
+  if (rows <= 0) return;
+  dim3 grid = grid_for(rows, 1);
+  if constexpr (requires { typename F::Ahead; }) grid = dim3(static_cast<unsigned>(rows));
+  launch_early<F>(block_kernel<Threads, F>, grid, Threads, stream, operation, rows, f);
 }
 
 #else
