@@ -48,8 +48,9 @@ Operand<T, E::rank()> operand(const TensorView<T, E, S>& view) {
 
 #ifdef __CUDACC__
 
-/// Threads of a block whose warps have a row each.
+/// Threads of a block whose warps have a row each, and of one whose threads have an index each.
 inline constexpr int row_threads = 128;
+inline constexpr int index_threads = 256;
 
 /// The threads that share a row: one warp. `total`, `sum` and `max` give every lane the same
 /// result, in one order of additions.
@@ -222,12 +223,22 @@ struct BlockLanes {
 };
 
 template <class F>
-__global__ void index_kernel(Index count, F f) {
+__device__ void run_indices(Index count, const F& f) {
   let_successor_begin();
   wait_for_predecessors();
   const Index step = static_cast<Index>(gridDim.x) * blockDim.x;
   for (Index i = static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step)
     f(i);
+}
+template <class F>
+__global__ void index_kernel(Index count, F f) {
+  run_indices(count, f);
+}
+/// So many blocks are resident on a multiprocessor at least, whatever registers that leaves.
+template <class F>
+__global__ void __launch_bounds__(index_threads, F::resident_blocks)
+    resident_index_kernel(Index count, F f) {
+  run_indices(count, f);
 }
 /// A row f may prefetch what it reads, in f.prefetch(row, lanes), while its predecessors run.
 template <class F, class L>
@@ -249,7 +260,6 @@ template <class F>
 __global__ void __launch_bounds__(row_threads) row_kernel(Index rows, F f) {
   run_rows(rows, f);
 }
-/// So many blocks are resident on a multiprocessor at least, whatever registers that leaves.
 template <class F>
 __global__ void __launch_bounds__(row_threads, F::resident_blocks)
     resident_row_kernel(Index rows, F f) {
@@ -282,8 +292,15 @@ inline dim3 grid_for(Index units, Index units_per_block) {
 /// f(i) for every i < count, in any order.
 template <class F>
 void for_each_index(Index count, Stream stream, const char* operation, F f) {
-  if (count > 0)
-    launch_early<F>(index_kernel<F>, grid_for(count, 256), 256, stream, operation, count, f);
+  const auto run = [&](auto kernel) {
+    launch_early<F>(kernel, grid_for(count, index_threads), index_threads, stream, operation, count,
+                    f);
+  };
+  if (count <= 0) return;
+  if constexpr (requires { F::resident_blocks; })
+    run(resident_index_kernel<F>);
+  else
+    run(index_kernel<F>);
 }
 /// f(row, lanes) for every row < rows, in any order; the lanes of a row work together.
 template <class F>

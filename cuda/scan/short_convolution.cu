@@ -44,8 +44,9 @@ void filter_sequences(const ssm::ShortConvolution<T, CudaSpace>& call, const Sho
   using W = Wide<T>;
   const auto y = operand(call.y);
   const auto walk = [&](auto width, auto taps) {
-    for_each_index(chunking.places * (a.channels / width), stream, operation,
-                   ShortFilterForward<T, width, taps>{{a, chunking}, y});
+    for_each_index(
+        chunking.places * (a.channels / width), stream, operation,
+        ShortFilterForward<T, width, taps>{ShortFilterWalk<T, width, taps>(a, chunking), y});
   };
   if (walk_short_filter<T, 4>(a.taps, walk, call.x, call.y)) return;
   const Positions elements(call.x);
@@ -66,10 +67,10 @@ bool differentiate_chunks(const ssm::ShortConvolutionBackward<T, CudaSpace>& g,
   return walk_short_filter<T, 2>(
       a.taps,
       [&](auto width, auto taps) {
-        for_each_index(
-            chunking.places * (a.channels / width), stream, operation,
-            ShortFilterBackward<T, width, taps>{
-                {a, chunking}, operand(g.dy), operand(g.dfinal_state), operand(g.dx), partial});
+        for_each_index(chunking.places * (a.channels / width), stream, operation,
+                       ShortFilterBackward<T, width, taps>{
+                           ShortFilterWalk<T, width, taps>(a, chunking), operand(g.dy),
+                           operand(g.dfinal_state), operand(g.dx), partial});
       },
       g.forward.x, g.dy, g.dx);
 }

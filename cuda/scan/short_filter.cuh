@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 
 #include "kernel/chunks.cuh"
 #include "kernel/half_numbers.cuh"
@@ -55,12 +56,14 @@ struct ChannelRun {
   alignas(sizeof(T) * Width) T values[Width];
 };
 
-/// Whether channels lie one after the other; with `width` > 1, whether runs of so many are aligned.
+/// Whether channels lie one after the other, and positions less than 2^24 apart; with `width` > 1,
+/// whether runs of so many are aligned.
 template <class V>
 bool has_channel_runs(const V& x, Index width) {
   using T = std::remove_cv_t<std::remove_pointer_t<decltype(x.data())>>;
   if (!x) return true;
   if (x.extent(2) > 1 && x.stride(2) != 1) return false;
+  if (x.extent(1) > 1 && std::abs(x.stride(1)) >= Index{1} << 24) return false;
   return width == 1 ||
          (x.extent(2) % width == 0 && x.stride(0) % width == 0 && x.stride(1) % width == 0 &&
           reinterpret_cast<std::uintptr_t>(x.data()) %
@@ -74,7 +77,14 @@ template <class T, int Width, int Taps>
 struct ShortFilterWalk {
   using W = Wide<T>;
   using Run = ChannelRun<T, Width>;
-  static constexpr int tile = 4;  // positions whose loads are under way together
+
+  ShortFilterWalk(const ShortFilter<T>& filter, const Chunking& chunks)
+      : a(filter),
+        chunking(chunks),
+        runs(a.channels / Width),
+        whole_taps(Taps == 4 && a.weight.strides[1] == 1 && a.weight.strides[0] == Taps &&
+                   reinterpret_cast<std::uintptr_t>(a.weight.data) % sizeof(ChannelRun<W, Taps>) ==
+                       0) {}
 
   /// The taps and the bias of the channels.
   struct Filter {
@@ -94,7 +104,6 @@ struct ShortFilterWalk {
     W values[Taps][Width];
   };
 
-  SSM_DEVICE Index runs() const { return a.channels / Width; }
   /// How many taps in front are not used.
   SSM_DEVICE Index unused() const { return Taps == 8 ? Taps - a.taps : 0; }
   SSM_DEVICE Filter filter(Index d) const {
@@ -102,22 +111,50 @@ struct ShortFilterWalk {
     SSM_UNROLL
     for (int v = 0; v < Width; ++v) {
       f.bias[v] = value_or(W{0}, a.bias, d + v);
-      SSM_UNROLL
-      for (int w = 0; w < Taps; ++w)
-        f.weight[w][v] = w >= unused() ? a.weight(d + v, w - unused()) : W{0};
+      if (whole_taps) {
+        const auto taps =
+            *reinterpret_cast<const ChannelRun<W, Taps>*>(a.weight.data + (d + v) * Taps);
+        SSM_UNROLL
+        for (int w = 0; w < Taps; ++w) f.weight[w][v] = taps.values[w];
+      } else {
+        SSM_UNROLL
+        for (int w = 0; w < Taps; ++w)
+          f.weight[w][v] = w >= unused() ? a.weight(d + v, w - unused()) : W{0};
+      }
     }
     return f;
   }
   SSM_DEVICE static Run load(const T* from) { return *reinterpret_cast<const Run*>(from); }
   SSM_DEVICE static void store(T* to, const Run& run) { *reinterpret_cast<Run*>(to) = run; }
+  template <class V>
+  SSM_DEVICE static int row_of(const Operand<V, 3>& x) {
+    return static_cast<int>(x.strides[1]);
+  }
+  /// The runs from `from` on, as many of them as there are.
+  template <int Count>
+  SSM_DEVICE static void load_rows(const T* from, int row, int there, Run (&rows)[Count]) {
+    SSM_UNROLL
+    for (int k = 0; k < Count; ++k) {
+      rows[k] = {};
+      if (k < there) rows[k] = load(from + k * row);
+    }
+  }
   /// The rows in front of position t.
   SSM_DEVICE Window rows_before(const Sequence& s, Index t, Index d) const {
-    Window window;
-    SSM_UNROLL
-    for (int w = 0; w < Taps; ++w) {
-      const Index i = t - s.begin + w - unused();
+    Window window{};
+    if (t - s.begin >= Taps) {
+      Run before[Taps];
+      load_rows(&a.x(s.batch, t - Taps, d), row_of(a.x), Taps, before);
       SSM_UNROLL
-      for (int v = 0; v < Width; ++v) window.values[w][v] = i >= 0 ? a.row(s, d + v, i) : W{0};
+      for (int w = 0; w < Taps; ++w) push(window, before[w]);
+      return window;
+    }
+    SSM_ROLLED
+    for (Index i = t - s.begin - unused(); i < t - s.begin - unused() + Taps; ++i) {
+      W values[Width];
+      SSM_UNROLL
+      for (int v = 0; v < Width; ++v) values[v] = i >= 0 ? a.row(s, d + v, i) : W{0};
+      window.push(values);
     }
     return window;
   }
@@ -135,43 +172,48 @@ struct ShortFilterWalk {
       if (w >= unused()) total += f.weight[w][v] * rows.values[w][v];
     return total;
   }
+  SSM_DEVICE bool is_silu() const { return a.activation == ActivationKind::silu; }
 
   ShortFilter<T> a;
   Chunking chunking;
+  Index runs;       // of channels
+  bool whole_taps;  // the taps of a channel can be read at once
 };
 
 template <class T, int Width, int Taps>
 struct ShortFilterForward {
   using Walk = ShortFilterWalk<T, Width, Taps>;
   using W = Wide<T>;
+  static constexpr int tile = 4;  // positions whose loads are under way together
+  static constexpr int resident_blocks = 3;
 
   SSM_DEVICE void operator()(Index i) const {
-    constexpr int tile = Walk::tile;
-    const Chunk chunk = walk.chunking.at(i / walk.runs());
+    const Chunk chunk = walk.chunking.at(i / walk.runs);
     const Index b = chunk.s.batch;
-    const Index d = i % walk.runs() * Width;
+    const Index d = i % walk.runs * Width;
     if (chunk.begin >= chunk.end) return;
-    const auto filter = walk.filter(d);
-    auto rows = walk.rows_before(chunk.s, chunk.begin, d);
     const T* from = &walk.a.x(b, chunk.begin, d);
     T* to = &y(b, chunk.begin, d);
-    const Index from_row = walk.a.x.strides[1];
-    const Index to_row = y.strides[1];
-    Index left = chunk.end - chunk.begin;
+    const int from_row = Walk::row_of(walk.a.x), to_row = Walk::row_of(y);
+    int left = static_cast<int>(chunk.end - chunk.begin);
+    typename Walk::Run x[tile];
+    Walk::load_rows(from, from_row, left, x);
+    const auto filter = walk.filter(d);
+    auto rows = walk.rows_before(chunk.s, chunk.begin, d);
     for (; left >= tile; left -= tile) {
-      typename Walk::Run x[tile];
-      SSM_UNROLL
-      for (int k = 0; k < tile; ++k) x[k] = Walk::load(from + k * from_row);
-      SSM_UNROLL
-      for (int k = 0; k < tile; ++k) write(filter, rows, x[k], to + k * to_row);
+      typename Walk::Run next[tile];
       from += tile * from_row;
+      Walk::load_rows(from, from_row, left - tile, next);
+      SSM_UNROLL
+      for (int k = 0; k < tile; ++k) {
+        write(filter, rows, x[k], to + k * to_row);
+        x[k] = next[k];
+      }
       to += tile * to_row;
     }
-    for (; left > 0; --left) {
-      write(filter, rows, Walk::load(from), to);
-      from += from_row;
-      to += to_row;
-    }
+    SSM_UNROLL
+    for (int k = 0; k + 1 < tile; ++k)
+      if (k < left) write(filter, rows, x[k], to + k * to_row);
   }
 
   SSM_DEVICE void write(const typename Walk::Filter& filter, typename Walk::Window& rows,
@@ -179,9 +221,11 @@ struct ShortFilterForward {
     Walk::push(rows, x);
     typename Walk::Run out;
     SSM_UNROLL
-    for (int v = 0; v < Width; ++v)
-      out.values[v] =
-          narrowed<T>(quick_silu_or_none<W>(walk.a.activation, walk.sum(filter, rows, v)));
+    for (int v = 0; v < Width; ++v) {
+      // Without a branch, so that the channels' chains of operations overlap.
+      const W sum = walk.sum(filter, rows, v), silu = sum * quick_sigmoid(sum);
+      out.values[v] = narrowed<T>(walk.is_silu() ? silu : sum);
+    }
     Walk::store(to, out);
   }
 
@@ -195,6 +239,7 @@ template <class T, int Width, int Taps>
 struct ShortFilterBackward {
   using Walk = ShortFilterWalk<T, Width, Taps>;
   using W = Wide<T>;
+  static constexpr int tile = 4;  // positions whose loads are under way together
 
   /// What a thread has while it walks.
   struct State {
@@ -206,11 +251,10 @@ struct ShortFilterBackward {
   };
 
   SSM_DEVICE void operator()(Index i) const {
-    constexpr int tile = Walk::tile;
     const ShortFilter<T>& a = walk.a;
-    const Chunk chunk = walk.chunking.at(i / walk.runs());
+    const Chunk chunk = walk.chunking.at(i / walk.runs);
     const Sequence& s = chunk.s;
-    const Index d = i % walk.runs() * Width;
+    const Index d = i % walk.runs * Width;
     State at{};
     if (chunk.begin < chunk.end) {
       at.filter = walk.filter(d);
@@ -262,7 +306,7 @@ struct ShortFilterBackward {
         }
       }
     }
-    const Index row = i / walk.runs() * (a.taps + 1);
+    const Index row = i / walk.runs * (a.taps + 1);
     SSM_UNROLL
     for (int v = 0; v < Width; ++v) {
       SSM_UNROLL
