@@ -339,10 +339,10 @@ void differentiate_chunks(const ssm::SelectiveScanBackward<T, CudaSpace>& g,
           SelectiveWalk<T>{.a = a, .entries = scratch.entries, .kept = scratch.kept}, WalkFor::kept,
           stream, operation);
       return walk_selective_scan_back(
-          SelectiveWalkBack<T>{a, operand(g.dy), operand(g.ddt_used), operand(g.du), operand(g.ddt),
-                               operand(g.dgate), scratch.kept, scratch.adjoints, scratch.dA,
-                               scratch.dskip, scratch.dbias, scratch.shared, scratch.groups,
-                               positions, shares, g.accumulate},
+          SelectiveWalkBack<T>{a, operand(g.dy), operand(g.ddt_used), operand(g.dfinal_state),
+                               operand(g.du), operand(g.ddt), operand(g.dgate), scratch.kept,
+                               scratch.adjoints, scratch.dA, scratch.dskip, scratch.dbias,
+                               scratch.shared, scratch.groups, positions, shares, g.accumulate},
           stream, operation);
     }
   for_each_row(
@@ -393,12 +393,14 @@ void selective_scan_backward(const ssm::SelectiveScanBackward<T, CudaSpace>& g,
     scan_selective_chunks(g.forward, a, scratch.entries, scratch.steps, stream, operation);
     scan_selective_adjoints(g, a, scratch.adjoints, stream, operation);
   }
-  join_selective_chunks(
-      SelectiveJoin<T>{a, scratch.entries, scratch.steps, a.initial_state, {}, false}, stream,
-      operation);
-  join_selective_chunks(
-      SelectiveJoin<T>{a, scratch.adjoints, scratch.steps, operand(g.dfinal_state), {}, true},
-      stream, operation);
+  if (!chunks.whole || !walks(g.forward)) {  // walks along whole sequences begin by themselves
+    join_selective_chunks(
+        SelectiveJoin<T>{a, scratch.entries, scratch.steps, a.initial_state, {}, false}, stream,
+        operation);
+    join_selective_chunks(
+        SelectiveJoin<T>{a, scratch.adjoints, scratch.steps, operand(g.dfinal_state), {}, true},
+        stream, operation);
+  }
   const Index size = g.forward.B.size();
   const bool accumulate = g.accumulate;
   differentiate_chunks(g, a, scratch, stream, operation);

@@ -50,9 +50,11 @@ struct SelectiveWalkBack {
 
   SelectiveOperands<T> a;
   Operand<const T, 3> dy, ddt_used;
+  Operand<const W, 3> dfinal_state;
   Operand<T, 3> du, ddt, dgate;
   const W* kept;    // as the walk left them
-  W* adjoints;      // [places, N, D]   of what leaves a chunk, then of what enters it
+  W* adjoints;      // [places, N, D]   where sequences are cut of what leaves a chunk; then of what
+                    //                  enters it
   W* dA;            // [places, N, D]
   W* dskip;         // [places, D]
   W* dbias;         // [places, D]

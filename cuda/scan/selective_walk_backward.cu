@@ -79,8 +79,10 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
   for (int j = 0; j < S; ++j) {
     const bool is_state = exists && first + j < a.states;
     rate[j] = is_state ? a.A(d, first + j) * 1.4426950408889634f : 0.0f;
-    adjoint[j] = is_state ? walk.adjoints[a.at(chunk.place, first + j, d)] : 0.0f;
-    dA[j] = 0;
+    adjoint[j] = dA[j] = 0;
+    if (is_state)
+      adjoint[j] = a.chunking.whole ? value_or(0.0f, walk.dfinal_state, chunk.s.row, d, first + j)
+                                    : walk.adjoints[a.at(chunk.place, first + j, d)];
   }
   const float skip = exists ? value_or(0.0f, a.skip, d) : 0.0f;
 

@@ -165,10 +165,9 @@ __device__ inline void enter_walk(const SelectiveWalk<T>& walk, const Chunk& chu
     rate[j] = state[j] = 0;
     if (d >= a.channels || first + j >= a.states) continue;
     rate[j] = a.A(d, first + j) * 1.4426950408889634f;
-    if (Purpose == WalkFor::kept || (Purpose == WalkFor::outputs && !a.chunking.whole))
-      state[j] = walk.entries[a.at(chunk.place, first + j, d)];
-    else if (Purpose == WalkFor::outputs)
-      state[j] = value_or(0.0f, a.initial_state, chunk.s.row, d, first + j);
+    if (Purpose != WalkFor::outputs && Purpose != WalkFor::kept) continue;
+    state[j] = a.chunking.whole ? value_or(0.0f, a.initial_state, chunk.s.row, d, first + j)
+                                : walk.entries[a.at(chunk.place, first + j, d)];
   }
 }
 /// What is kept of a thread's states, and of the sum of its steps, at the end of the walk.
