@@ -21,7 +21,8 @@ struct Chunking {
       : packing(segments, batch_rows, positions),
         length(chunks.length),
         places(chunks.places),
-        whole(chunks.whole) {}
+        whole(chunks.whole),
+        of_batch_row(at_least_one((positions + chunks.length - 1) / chunks.length)) {}
 
   /// The place of a sequence's first chunk.
   SSM_HOST_DEVICE Index first(const Sequence& s) const {
@@ -30,7 +31,8 @@ struct Chunking {
   SSM_HOST_DEVICE static Index at_least_one(Index n) { return n > 1 ? n : 1; }
   /// How many chunks a sequence has.
   SSM_HOST_DEVICE Index count(const Sequence& s) const {
-    return at_least_one((s.end - s.begin + length - 1) / length);
+    return packing.offsets == nullptr ? of_batch_row
+                                      : at_least_one((s.end - s.begin + length - 1) / length);
   }
   SSM_HOST_DEVICE Chunk at(Index place) const {
     const Sequence s = packing.sequence(row_of(place));
@@ -45,11 +47,11 @@ struct Chunking {
   Index length;
   Index places;
   bool whole;
+  Index of_batch_row;  // chunks of a sequence that is not packed
 
  private:
   SSM_HOST_DEVICE Index row_of(Index place) const {
-    if (packing.offsets == nullptr)
-      return place / at_least_one((packing.length + length - 1) / length);
+    if (packing.offsets == nullptr) return place / of_batch_row;
     Index low = 0;  // first(low) ≤ place < first(high)
     Index high = packing.sequences;
     while (high - low > 1) {
