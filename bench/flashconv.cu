@@ -100,6 +100,10 @@ void check_diagonal_cases() {
                     seed += 10);
   check_diagonal<T>({1, 3, 20000, 32, Gates::none, true, false, true, {0, 8, 8200, 8200, 20000}},
                     seed += 10);
+  // Many sequences of a channel, one, an odd number: blocks have parts of channels.
+  check_diagonal<T>({200, 65, 1000, 32, Gates::none, true}, seed += 10);
+  check_diagonal<T>({1, 300, 2048, 32, Gates::none, true}, seed += 10);
+  check_diagonal<T>({7, 133, 6000, 20, Gates::none, false}, seed += 10);
 }
 
 template <class T>

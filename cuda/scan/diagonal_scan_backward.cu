@@ -47,7 +47,7 @@ struct BackwardWorkspace {
     plan = make_plan(shape, tile_positions<T>, backward_warps<T>, kBackwardWarps, 3);
     matrices = layout.template take<char>(ChannelLayout<T>::bytes * channels);
     const std::size_t groups =
-        operand_terms<T> == 1 ? std::max(plan.groups, turned_groups(shape)) : plan.groups;
+        operand_terms<T> == 1 ? std::max(plan.groups, TurnedPlan(shape).parts) : plan.groups;
     partial = layout.template take<float2>(channels * groups * 3 * kModes);
     partial_skip = layout.template take<float>(channels * groups);
     if (operand_terms<T> == 3)
@@ -171,9 +171,10 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   } else {
     walk_backward(backward, space.plan, stream, operation);
   }
-  launch(finish_gradient<T>, dim3(shape.channels), 32, 0, stream, operation,
-         GradientLaunch<T>{call, space.partial, space.partial_skip, space.tail_partial,
-                           turned ? turned_groups(shape) : space.plan.groups, shape.sequences()});
+  launch(
+      finish_gradient<T>, dim3(shape.channels), 32, 0, stream, operation,
+      GradientLaunch<T>{call, space.partial, space.partial_skip, space.tail_partial,
+                        turned ? TurnedPlan(shape).parts : space.plan.groups, shape.sequences()});
 }
 
 #define SSM_INSTANTIATE(T)                                                                    \

@@ -76,6 +76,10 @@ template <class T>
 __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> launch) {
   const DiagonalScanBackward<T>& call = launch.call;
   const int channel = blockIdx.x, mode = threadIdx.x, modes = call.shape.modes;
+  // Asked for before the sums, whose loads wait for each other.
+  const long long index = static_cast<long long>(channel) * modes + min(mode, modes - 1);
+  const double step = call.parameters.dt[channel];
+  const Complex<float> a = call.parameters.a[index], b = call.parameters.b[index];
   double2 sum[3]{};
   double skip = 0.0;
   for (int group = 0; group < launch.groups; ++group) {
@@ -98,9 +102,6 @@ __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> la
   };
   double ddt = 0.0;
   if (mode < modes) {
-    const long long index = static_cast<long long>(channel) * modes + mode;
-    const double step = call.parameters.dt[channel];
-    const Complex<float> a = call.parameters.a[index], b = call.parameters.b[index];
     const Mode m = discretized_mode(call.parameters.discretization, step, a, b);
     const double2 scaled{step * b.re, step * b.im};
     const double2 from_a = adjoint(sum[2], m.da_dz),

@@ -160,19 +160,20 @@ struct StoredSums {
 
 /// Turns them into gradients of c, b̄, ā and skip by the chain rule through the powers of ā, by
 /// `Parts` warps.
+/// group        of `groups` that share the channel
 /// power        [kPowers, kModes]
 /// row(mode)    Σ adjoint · conj(state)
 /// synchronize  the warps' barrier
 template <class T, int Parts, class Row, class Synchronize>
 __device__ inline void contract_stored(const StoredSums& sums, int thread,
-                                       const BackwardLaunch<T>& launch, const float2* power,
-                                       const Row& row, const Synchronize& synchronize) {
+                                       const BackwardLaunch<T>& launch, int channel, int groups,
+                                       int group, const float2* power, const Row& row,
+                                       const Synchronize& synchronize) {
   using Layout = ChannelLayout<T>;
   constexpr int pitch = kSumPitch;
   const float *lower = sums.lower, *toeplitz = sums.toeplitz, *lift = sums.lift;
   float* const tap = sums.tap;
   float2* const part_sum = reinterpret_cast<float2*>(sums.lower);
-  const int channel = blockIdx.x;
   synchronize();
   if (thread < kChunk) {
     float sum = 0.f;
@@ -214,8 +215,8 @@ __device__ inline void contract_stored(const StoredSums& sums, int thread,
   part_sum[(part * 3 + 0) * kModes + mode] = dc;
   part_sum[(part * 3 + 1) * kModes + mode] = db;
   part_sum[(part * 3 + 2) * kModes + mode] = da;
-  const long long group = static_cast<long long>(channel) * gridDim.y + blockIdx.y;
-  if (thread == 0) launch.partial_skip[group] = tap[0];
+  const long long at = static_cast<long long>(channel) * groups + group;
+  if (thread == 0) launch.partial_skip[at] = tap[0];
   synchronize();
   if (thread < 3 * kModes) {
     float2 sum{0.f, 0.f};
@@ -223,7 +224,7 @@ __device__ inline void contract_stored(const StoredSums& sums, int thread,
       const float2 v = part_sum[p * 3 * kModes + thread];
       sum = {sum.x + v.x, sum.y + v.y};
     }
-    launch.partial[group * 3 * kModes + thread] = sum;
+    launch.partial[at * 3 * kModes + thread] = sum;
   }
 }
 
@@ -249,7 +250,8 @@ __device__ inline void contract(const ChunkSums<T>& sums, float* scratch,
         row[(warp * 16 + g + 8 * (i / 2)) * 17 + 8 * tile + 2 * q + i % 2] = sums.row[tile][i];
     }
   contract_stored<T, backward_warps<T>>(
-      stored, threadIdx.x, launch, channel_powers<T>(launch.workspace, blockIdx.x),
+      stored, threadIdx.x, launch, blockIdx.x, gridDim.y, blockIdx.y,
+      channel_powers<T>(launch.workspace, blockIdx.x),
       [&](int mode) {
         const float* const block = row + (mode / 8) * 16 * 17;
         const int at = 2 * (mode % 8);

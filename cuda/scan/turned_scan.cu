@@ -37,15 +37,16 @@ bool walks_turned(const DiagonalScanBackward<BFloat16>& call, const char* operat
 void walk_turned_forward(const DiagonalScan<BFloat16>& call, const char* matrices, Stream stream,
                          const char* operation) {
   const int sequences = call.shape.sequences();
-  const int groups = groups_to_fill(call.shape.channels, 132 * TurnedForward::resident, sequences);
-  launch(turned_forward, dim3(call.shape.channels, groups), kTurnedThreads, TurnedForward::bytes,
-         stream, operation, ForwardLaunch<BFloat16>{call, matrices, sequences, 1, 0});
+  const long long all = static_cast<long long>(call.shape.channels) * sequences;
+  launch(turned_forward, dim3(std::min(132ll * TurnedForward::resident, all)), kTurnedThreads,
+         TurnedForward::bytes, stream, operation,
+         ForwardLaunch<BFloat16>{call, matrices, sequences, 1, 0});
 }
 void walk_turned_backward(const BackwardLaunch<BFloat16>& backward, Stream stream,
                           const char* operation) {
-  const DiagonalScanShape& shape = backward.call.shape;
-  launch(turned_backward, dim3(shape.channels, turned_groups(shape)), TurnedBackward::threads,
-         TurnedBackward::bytes, stream, operation, backward);
+  const TurnedPlan plan(backward.call.shape);
+  launch(turned_backward, dim3(plan.blocks), TurnedBackward::threads, TurnedBackward::bytes, stream,
+         operation, backward, plan);
 }
 
 }  // namespace ssm::cuda::device

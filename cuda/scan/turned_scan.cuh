@@ -97,69 +97,129 @@ __device__ inline void multiply_tile_columns(TurnedSums& c, unsigned a, unsigned
   for (int step = 1; step < 4; ++step) multiply_columns<true>(c, a + 2 * step, tile + 2 * step);
 }
 
-/// A left operand of `Terms` terms from entry(row, column).
-template <int Terms, class Entry>
-__device__ inline void make_turned(TurnedMatrix (&terms)[Terms], const Entry& entry) {
+/// A left operand of one term from entry(row, column).
+template <class Entry>
+__device__ inline void make_turned(TurnedMatrix& matrix, const Entry& entry) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
 #pragma unroll
   for (int step = 0; step < 4; ++step)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int row = 16 * warp + g + 8 * (i % 2), column = 16 * step + 2 * q + 8 * (i / 2);
-      unsigned pairs[Terms];
-      split_bf16(entry(row, column), entry(row, column + 1), pairs);
+      matrix.step[step][i] = pack_bf16(entry(row, column), entry(row, column + 1));
+    }
+}
+/// One of `Terms` terms whose rows are states, from value(position) of this thread's mode.
+template <int Terms, class Value>
+__device__ inline void make_state_rows(TurnedMatrix (&terms)[Terms], const Value& value) {
+  const int q = threadIdx.x % 4;
 #pragma unroll
-      for (int t = 0; t < Terms; ++t) terms[t].step[step][i] = pairs[t];
+  for (int step = 0; step < 4; ++step)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int position = 16 * step + 2 * q + 8 * half;
+      const float2 low = value(position), high = value(position + 1);
+      unsigned real[Terms], imaginary[Terms];
+      split_bf16(low.x, high.x, real), split_bf16(low.y, high.y, imaginary);
+#pragma unroll
+      for (int t = 0; t < Terms; ++t)
+        terms[t].step[step][2 * half] = real[t], terms[t].step[step][2 * half + 1] = imaginary[t];
+    }
+}
+/// One whose columns are states, from value(mode, position).
+template <class Value>
+__device__ inline void make_state_columns(TurnedMatrix& matrix, const Value& value) {
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
+#pragma unroll
+  for (int step = 0; step < 4; ++step)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int position = 16 * warp + g + 8 * half, mode = 8 * step + 2 * q;
+      const float2 low = value(mode, position), high = value(mode + 1, position);
+      matrix.step[step][half] = pack_bf16(low.x, high.x);
+      matrix.step[step][2 + half] = pack_bf16(low.y, high.y);
     }
 }
 /// Mode and part of a row of states.
 __device__ inline int turned_mode(int row) { return row / 16 * 8 + row % 8; }
 __device__ inline bool is_imaginary(int row) { return row / 8 % 2 == 1; }
 
-/// Entry of the matrix that positions of a chunk multiply to what they add to the states, or of its
-/// adjoint's; rows are states.
-struct TurnedLift {
-  const float2* power;  // [kPowers, kModes]
-  const float2* table;
-  __device__ float operator()(int row, int position) const {
-    const int n = turned_mode(row);
-    const float2 v =
-        multiply(table[kInput * kTablePitch + n], power[(kChunk - 1 - position) * kModes + n]);
-    return is_imaginary(row) ? v.y : v.x;
+/// A channel's powers, table and the first taps of its kernel, behind kChunk zeros, in shared
+/// memory.
+struct TurnedTables {
+  // Lanes that read neighboring modes at every second position find them in different banks.
+  static constexpr int pitch = kModes + 2;
+  static constexpr int power_bytes = kPowers * pitch * 8, tap_bytes = 2 * kChunk * 4;
+  float2* power;  // [kPowers, pitch]
+  float2* table;  // [kTableRows, kTablePitch]
+  float* zeros;   // [2 · kChunk]
+
+  __device__ const float* taps() const { return zeros + kChunk; }
+  /// What a position adds to the state at the end of its chunk.
+  __device__ float2 lift(int mode, int position) const {
+    return multiply(table[kInput * kTablePitch + mode],
+                    power[(kChunk - 1 - position) * pitch + mode]);
   }
-};
-struct TurnedLower {
-  const float2* power;
-  const float2* table;
-  __device__ float operator()(int row, int position) const {
-    const int n = turned_mode(row);
-    const float2 v = multiply(table[kOutput * kTablePitch + n], power[(position + 1) * kModes + n]);
-    return is_imaginary(row) ? -2.f * v.y : 2.f * v.x;
+  /// The weights of a state's parts in the output at a position.
+  __device__ float2 lower(int mode, int position) const {
+    const float2 v =
+        multiply(table[kOutput * kTablePitch + mode], power[(position + 1) * pitch + mode]);
+    return {2.f * v.x, -2.f * v.y};
+  }
+  /// Starts the copies of powers and table, by `Threads` threads.
+  template <int Threads>
+  __device__ void copy(const char* workspace, int channel, int thread) const {
+    using Layout = ChannelLayout<BFloat16>;
+    constexpr int runs = kModes / 2;
+    const char* const base = workspace + channel * Layout::bytes;
+#pragma unroll
+    for (int i = thread; i < (kPowers + kTableRows) * runs; i += Threads) {
+      const int row = i / runs, mode = 2 * (i % runs), after = row - kPowers;
+      if (after < 0)
+        copy_run_async(shared_address(power + row * pitch + mode),
+                       base + Layout::powers_at + (row * kModes + mode) * 8);
+      else
+        copy_run_async(shared_address(table + after * kTablePitch + mode),
+                       base + Layout::table_at + (after * kTablePitch + mode) * 8);
+    }
+  }
+  /// Taps of the powers and table that have come, by `Threads` threads; a lane has a mode.
+  template <int Threads>
+  __device__ void sum_taps(int thread) const {
+    constexpr int warps = Threads / 32;
+    const int lane = thread % 32;
+    const float2 bc =
+        multiply(table[kOutput * kTablePitch + lane], table[kInput * kTablePitch + lane]);
+#pragma unroll
+    for (int i = 0; i < kChunk / warps; ++i) {
+      const int t = thread / 32 + i * warps;
+      float sum = multiply(bc, power[t * pitch + lane]).x;
+#pragma unroll
+      for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(~0u, sum, other);
+      if (lane == 0) zeros[kChunk + t] = 2.f * sum;
+    }
+    if (thread < kChunk) zeros[thread] = 0.f;
   }
 };
 
-/// A channel's powers, table and the first taps of its kernel in shared memory, by a whole block.
-__device__ inline void load_turned_tables(const char* workspace, float2* power, float2* table,
-                                          float* tap) {
-  using Layout = ChannelLayout<BFloat16>;
-  const char* const base = workspace + blockIdx.x * Layout::bytes;
-  const float2* const powers = reinterpret_cast<const float2*>(base + Layout::powers_at);
-  const float2* const rows = reinterpret_cast<const float2*>(base + Layout::table_at);
-  for (int i = threadIdx.x; i < kPowers * kModes; i += blockDim.x) power[i] = powers[i];
-  for (int i = threadIdx.x; i < kTableRows * kTablePitch; i += blockDim.x)
-    if (i % kTablePitch < kModes) table[i] = rows[i];
-  __syncthreads();
-  for (int i = threadIdx.x; i < 2 * kChunk; i += blockDim.x) {
-    float sum = 0.f;
-    for (int n = i % 2; n < kModes; n += 2)
-      sum += multiply(multiply(table[kOutput * kTablePitch + n], table[kInput * kTablePitch + n]),
-                      power[i / 2 * kModes + n])
-                 .x;
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    if (i % 2 == 0) tap[i / 2] = 2.f * sum;
+/// A block's part of the items of all channels, which lie one behind the other: neighboring items,
+/// channel by channel.
+struct TurnedShare {
+  int items, left;           // of a channel, of the block
+  int channel, first, here;  // those of one channel
+
+  __device__ TurnedShare(int items, int channels) : items(items) {
+    const long long all = static_cast<long long>(channels) * items;
+    const long long begin = all * blockIdx.x / gridDim.x, end = all * (blockIdx.x + 1) / gridDim.x;
+    left = static_cast<int>(end - begin);
+    channel = static_cast<int>(begin / items), first = static_cast<int>(begin % items);
+    here = min(left, items - first);
   }
-  __syncthreads();
-}
+  __device__ void advance() {
+    left -= here, first = 0, ++channel;
+    here = min(left, items);
+  }
+};
 
 /// Powers of this thread's mode for the scan of a tile in one direction.
 struct TurnedPowers {
@@ -255,35 +315,42 @@ struct TurnedRuns {
     place[0] = turned_place(thread / 8, thread % 8);
     place[1] = (place[0] + 512) ^ 64;  // sixteen chunks on
   }
+  __device__ unsigned place_of(int i) const { return i == 0 ? place[0] : place[1]; }
+  // Parts of tiles take loops, which are not unrolled into predicates of the whole ones' accesses.
+
   /// Starts the copy of a tile, the first run of which is at `from`; of the tile `left` positions
   /// are there, then zeros.
   __device__ void copy(unsigned to, const BFloat16* from, int left) const {
-    const int first = 8 * (threadIdx.x % kTurnedThreads);
+    if (left >= kTurnedTile) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (left >= kTurnedTile) {
+      for (int i = 0; i < 2; ++i)
         asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to + place[i]),
                      "l"(from + 1024 * i)
                      : "memory");
-      } else {
-        const int bytes = max(0, min(16, 2 * (left - first - 1024 * i)));
-        asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to + place[i]),
-                     "l"(bytes > 0 ? from + 1024 * i : from), "r"(bytes)
-                     : "memory");
-      }
+      return;
+    }
+    const int first = 8 * (threadIdx.x % kTurnedThreads);
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+      const int bytes = max(0, min(16, 2 * (left - first - 1024 * i)));
+      asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to + place_of(i)),
+                   "l"(bytes > 0 ? from + 1024 * i : from), "r"(bytes)
+                   : "memory");
     }
   }
   __device__ void write(BFloat16* to, unsigned from, int left) const {
+    if (left >= kTurnedTile) {
+      uint4 words[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) words[i] = load_run(from + place[i]);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) *reinterpret_cast<uint4*>(to + 1024 * i) = words[i];
+      return;
+    }
     const int first = 8 * (threadIdx.x % kTurnedThreads);
-    uint4 words[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) words[i] = load_run(from + place[i]);
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i < 2; ++i)
-      if (left >= kTurnedTile)
-        *reinterpret_cast<uint4*>(to + 1024 * i) = words[i];
-      else
-        store_words(to + 1024 * i, left - first - 1024 * i, false, words[i]);
+      store_words(to + 1024 * i, left - first - 1024 * i, false, load_run(from + place_of(i)));
   }
 };
 

@@ -14,10 +14,11 @@ struct TurnedForward {
   static constexpr int outs_at = states_at + 2 * kTurnedBytes;
   static constexpr int table_at = outs_at + 2 * kTurnedBytes;
   static constexpr int taps_at = table_at + kTableRows * kTablePitch * 8;
-  static constexpr int bytes = taps_at + kChunk * 4;
+  static constexpr int powers_at = taps_at + TurnedTables::tap_bytes;
+  static constexpr int bytes = powers_at + TurnedTables::power_bytes;
 };
 
-/// One warpgroup walks over sequences blockIdx.y, blockIdx.y + gridDim.y, … of channel blockIdx.x.
+/// One warpgroup walks over the sequences that are the block's part of all.
 __global__ void __launch_bounds__(kTurnedThreads, TurnedForward::resident)
     turned_forward(const __grid_constant__ ForwardLaunch<BFloat16> launch) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
@@ -26,121 +27,123 @@ __global__ void __launch_bounds__(kTurnedThreads, TurnedForward::resident)
   unsigned char* const shared = turned_shared;
   const DiagonalScan<BFloat16>& call = launch.call;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4,
-            q = lane % 4, mode = 8 * warp + g, channel = blockIdx.x;
-  float2* const power = reinterpret_cast<float2*>(shared);
-  float2* const table = reinterpret_cast<float2*>(shared + Shape::table_at);
-  float* const tap = reinterpret_cast<float*>(shared + Shape::taps_at);
-  load_turned_tables(launch.workspace, power, table, tap);
-  TurnedMatrix lift[2], lower[1], toeplitz[1];
-  make_turned(lift, TurnedLift{power, table});
-  make_turned(lower, [&](int position, int row) {
-    return TurnedLower{power, table}(row, position);
-  });
-  make_turned(toeplitz, [&](int to, int from) { return to >= from ? tap[to - from] : 0.f; });
-  const TurnedPowers onward = turned_powers<false>(table, mode, q);
-  __syncthreads();  // the powers have been read; tiles may come
-
+            q = lane % 4, mode = 8 * warp + g;
+  const TurnedTables tables{reinterpret_cast<float2*>(shared + Shape::powers_at),
+                            reinterpret_cast<float2*>(shared + Shape::table_at),
+                            reinterpret_cast<float*>(shared + Shape::taps_at)};
   const int tiles = (call.shape.length + kTurnedTile - 1) / kTurnedTile;
-  const int step = gridDim.y, first = blockIdx.y;
-  const int count =
-      first < launch.sequences ? (launch.sequences - first + step - 1) / step * tiles : 0;
   const int last_chunk = (call.shape.length - 1) / kChunk - (tiles - 1) * (kTurnedTile / kChunk);
-  const float skip = call.parameters.skip != nullptr ? call.parameters.skip[channel] : 0.f;
   const unsigned inputs = shared_address(shared), states = inputs + Shape::states_at,
                  outs = inputs + Shape::outs_at;
   const unsigned place = turned_lane_place(warp, lane);
   const TurnedRuns runs(thread);
   const int rest = call.shape.length - (tiles - 1) * kTurnedTile;
   const auto left_of = [&](int tile) { return tile == tiles - 1 ? rest : kTurnedTile; };
-  const auto begin = [&](const auto& tensor) {
-    return tensor.data + first * tensor.batch_stride + channel * tensor.channel_stride + 8 * thread;
-  };
-  const auto advance = [&](auto*& at, long long batch_stride, int tile) {
-    at += tile < tiles - 1 ? kTurnedTile
-                           : step * batch_stride - static_cast<long long>(tiles - 1) * kTurnedTile;
-  };
   const auto after = [&](int tile) { return tile < tiles - 1 ? tile + 1 : 0; };
-  const BFloat16* x = begin(call.x);
-  BFloat16* y = begin(call.y);
-  int now = 0, ahead = 0, s = first;
   const auto tile_at = [&](int k) { return inputs + k % Shape::stages * kTurnedBytes; };
-  const auto bring = [&](int k) {
-    if (k < count) {
-      runs.copy(tile_at(k), x, left_of(ahead));
-      advance(x, call.x.batch_stride, ahead);
-      ahead = after(ahead);
-    }
-    asm volatile("cp.async.commit_group;" ::: "memory");
-  };
   const long long row_numbers = static_cast<long long>(call.shape.channels) * kModes;
-  float2* checkpoint = reinterpret_cast<float2*>(call.checkpoints);
-  if (checkpoint != nullptr)
-    checkpoint += static_cast<long long>(first) * tiles * row_numbers + channel * kModes + mode;
-  TurnedSums v, sum;
-  const auto begin_states = [&](int k) {
-    multiply_tile_columns<false>(v, lift[0], name_rows(tile_at(k)));
-    multiply_tile_columns<true>(v, lift[1], name_rows(tile_at(k)));
-    end_products();
-  };
-  bring(0), bring(1), bring(2);
-  asm volatile("cp.async.wait_group 2;" ::: "memory");
-  show_copies_to_products();
-  __syncthreads();
-  begin_products();
-  begin_states(0);
-  float2 carry{};
 #pragma unroll 1
-  for (int k = 0; k < count; ++k) {
-    const auto state_at = [&] {
-      return (static_cast<long long>(s) * call.shape.channels + channel) * call.shape.modes + mode;
+  for (TurnedShare share(launch.sequences, call.shape.channels); share.left > 0; share.advance()) {
+    const int channel = share.channel, first = share.first, count = share.here * tiles;
+    const float skip = call.parameters.skip != nullptr ? call.parameters.skip[channel] : 0.f;
+    tables.copy<kTurnedThreads>(launch.workspace, channel, thread);
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    const auto begin = [&](const auto& tensor) {
+      return tensor.data + first * tensor.batch_stride + channel * tensor.channel_stride +
+             8 * thread;
     };
-    if (now == 0) {
-      carry = {0.f, 0.f};
-      if (call.initial_state != nullptr && mode < call.shape.modes) {
-        const Complex<float> c = call.initial_state[state_at()];
-        carry = {c.re, c.im};
+    const auto advance = [&](auto*& at, long long batch_stride, int tile) {
+      at += tile < tiles - 1 ? kTurnedTile
+                             : batch_stride - static_cast<long long>(tiles - 1) * kTurnedTile;
+    };
+    const BFloat16* x = begin(call.x);
+    BFloat16* y = begin(call.y);
+    int now = 0, ahead = 0, s = first;
+    const auto bring = [&](int k) {
+      if (k < count) {
+        runs.copy(tile_at(k), x, left_of(ahead));
+        advance(x, call.x.batch_stride, ahead);
+        ahead = after(ahead);
       }
-    }
-    if (checkpoint != nullptr) {
-      if (q == 0) *checkpoint = carry;
-      checkpoint += now < tiles - 1 ? row_numbers : ((step - 1) * tiles + 1) * row_numbers;
-    }
-    unsigned words[8];
-    wait_for_products<0>();
-    hold(v);
-    scan_columns<false>(v, onward, carry);
-    if (now == tiles - 1 && call.final_state != nullptr && mode < call.shape.modes)
-#pragma unroll
-      for (int c = 0; c < 8; ++c)
-        if (8 * q + c == last_chunk)
-          call.final_state[state_at()] = {v[c / 2][c % 2], v[c / 2][2 + c % 2]};
-    pack_columns(v, words);
-    store_columns(states + k % 2 * kTurnedBytes + place, words);
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+      asm volatile("cp.async.commit_group;" ::: "memory");
+    };
+    float2* checkpoint = reinterpret_cast<float2*>(call.checkpoints);
+    if (checkpoint != nullptr)
+      checkpoint += static_cast<long long>(first) * tiles * row_numbers + channel * kModes + mode;
+    TurnedMatrix lift[2], lower, toeplitz;
+    TurnedSums v, sum;
+    const auto begin_states = [&](int k) {
+      multiply_tile_columns<false>(v, lift[0], name_rows(tile_at(k)));
+      multiply_tile_columns<true>(v, lift[1], name_rows(tile_at(k)));
+      end_products();
+    };
+    bring(0), bring(1), bring(2);
+    asm volatile("cp.async.wait_group 3;" ::: "memory");
+    __syncthreads();
+    tables.sum_taps<kTurnedThreads>(thread);
+    make_state_rows(lift, [&](int position) { return tables.lift(mode, position); });
+    make_state_columns(lower, [&](int n, int position) { return tables.lower(n, position); });
+    const TurnedPowers onward = turned_powers<false>(tables.table, mode, q);
+    __syncthreads();
+    make_turned(toeplitz, [&](int to, int from) { return tables.taps()[to - from]; });
+    asm volatile("cp.async.wait_group 2;" ::: "memory");
     show_copies_to_products();
     __syncthreads();
-    bring(k + 3);
     begin_products();
-    multiply_tile_columns<false>(sum, toeplitz[0], name_rows(tile_at(k)));
-    multiply_tile_columns<true>(sum, lower[0], name_rows(states + k % 2 * kTurnedBytes));
-    end_products();
-    begin_states(k + 1);
-    if (k > 0) {
-      const int written = now > 0 ? now - 1 : tiles - 1;
-      runs.write(y, outs + (k - 1) % 2 * kTurnedBytes, left_of(written));
-      advance(y, call.y.batch_stride, written);
+    begin_states(0);
+    float2 carry{};
+#pragma unroll 1
+    for (int k = 0; k < count; ++k) {
+      const auto state_at = [&] {
+        return (static_cast<long long>(s) * call.shape.channels + channel) * call.shape.modes +
+               mode;
+      };
+      if (now == 0) {
+        carry = {0.f, 0.f};
+        if (call.initial_state != nullptr && mode < call.shape.modes) {
+          const Complex<float> c = call.initial_state[state_at()];
+          carry = {c.re, c.im};
+        }
+      }
+      if (checkpoint != nullptr) {
+        if (q == 0) *checkpoint = carry;
+        checkpoint += row_numbers;
+      }
+      unsigned words[8];
+      wait_for_products<0>();
+      hold(v);
+      scan_columns<false>(v, onward, carry);
+      if (now == tiles - 1 && call.final_state != nullptr && mode < call.shape.modes)
+#pragma unroll
+        for (int c = 0; c < 8; ++c)
+          if (8 * q + c == last_chunk)
+            call.final_state[state_at()] = {v[c / 2][c % 2], v[c / 2][2 + c % 2]};
+      pack_columns(v, words);
+      store_columns(states + k % 2 * kTurnedBytes + place, words);
+      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      show_copies_to_products();
+      __syncthreads();
+      bring(k + 3);
+      begin_products();
+      multiply_tile_columns<false>(sum, toeplitz, name_rows(tile_at(k)));
+      multiply_tile_columns<true>(sum, lower, name_rows(states + k % 2 * kTurnedBytes));
+      end_products();
+      begin_states(k + 1);
+      if (k > 0) {
+        const int written = now > 0 ? now - 1 : tiles - 1;
+        runs.write(y, outs + (k - 1) % 2 * kTurnedBytes, left_of(written));
+        advance(y, call.y.batch_stride, written);
+      }
+      load_columns(words, tile_at(k) + place);
+      wait_for_products<1>();
+      hold(sum);
+      add_scaled_columns(sum, skip, words);
+      pack_columns(sum, words);
+      store_columns(outs + k % 2 * kTurnedBytes + place, words);
+      if (now == tiles - 1) ++s;
+      now = after(now);
     }
-    load_columns(words, tile_at(k) + place);
-    wait_for_products<1>();
-    hold(sum);
-    add_scaled_columns(sum, skip, words);
-    pack_columns(sum, words);
-    store_columns(outs + k % 2 * kTurnedBytes + place, words);
-    if (now == tiles - 1) s += step;
-    now = after(now);
-  }
-  wait_for_products<0>();
-  if (count > 0) {
+    wait_for_products<0>();
     __syncthreads();
     runs.write(y, outs + (count - 1) % 2 * kTurnedBytes, left_of(tiles - 1));
   }

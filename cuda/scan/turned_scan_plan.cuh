@@ -25,18 +25,25 @@ struct BackwardLaunch;
 void walk_turned_backward(const BackwardLaunch<BFloat16>& launch, Stream stream,
                           const char* operation);
 
-/// The fewest blocks that share a channel such that nine tenths of the card are busy, `resident`
-/// blocks at once: each makes the channel's matrices. Of the shape alone.
-inline int groups_to_fill(int channels, int resident, int most) {
-  most = std::clamp(4 * resident / channels, 1, std::min(most, 65535));
-  for (int groups = 1; groups < most; ++groups) {
-    const int blocks = channels * groups, waves = (blocks + resident - 1) / resident;
-    if (10 * blocks >= 9 * waves * resident) return groups;
+/// How blocks share the gradient's pairs of sequences, those of all channels one behind the other.
+/// Of the shape alone.
+struct TurnedPlan {
+  int pairs;   // of a channel
+  int blocks;  // as a Hopper card has multiprocessors
+  int parts;   // that a channel has at most, a block each
+  long long all;
+
+  explicit TurnedPlan(const DiagonalScanShape& shape)
+      : pairs((shape.sequences() + 1) / 2), all(static_cast<long long>(shape.channels) * pairs) {
+    blocks = static_cast<int>(std::min(132ll, all));
+    const long long least = all / blocks;
+    parts = static_cast<int>(std::min<long long>(blocks, (pairs - 1 + least - 1) / least + 1));
   }
-  return most;
-}
-inline int turned_groups(const DiagonalScanShape& shape) {
-  return groups_to_fill(shape.channels, 132, (shape.sequences() + 1) / 2);
-}
+  /// Number of a block among those that have parts of the channel.
+  __host__ __device__ int part(int channel, int block) const {
+    const long long first = static_cast<long long>(channel) * pairs;
+    return block - static_cast<int>(((first + 1) * blocks - 1) / all);
+  }
+};
 
 }  // namespace ssm::cuda::device
