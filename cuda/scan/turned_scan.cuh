@@ -97,6 +97,20 @@ __device__ inline void multiply_tile_columns(TurnedSums& c, unsigned a, unsigned
   for (int step = 1; step < 4; ++step) multiply_columns<true>(c, a + 2 * step, tile + 2 * step);
 }
 
+/// The states that two tiles add, v = (a[0] + a[1]) · tile and w = (b[0] + b[1]) · other, in turn:
+/// products that add to the same sums wait for each other.
+__device__ inline void multiply_pair_of_tiles(TurnedSums& v, const TurnedMatrix (&a)[2],
+                                              unsigned tile, TurnedSums& w,
+                                              const TurnedMatrix (&b)[2], unsigned other) {
+  multiply_columns<false>(v, a[0].step[0], tile);
+  multiply_columns<false>(w, b[0].step[0], other);
+#pragma unroll
+  for (int i = 1; i < 8; ++i) {
+    multiply_columns<true>(v, a[i / 4].step[i % 4], tile + 2 * (i % 4));
+    multiply_columns<true>(w, b[i / 4].step[i % 4], other + 2 * (i % 4));
+  }
+}
+
 /// A left operand of one term from entry(row, column).
 template <class Entry>
 __device__ inline void make_turned(TurnedMatrix& matrix, const Entry& entry) {

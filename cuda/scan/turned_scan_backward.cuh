@@ -134,11 +134,8 @@ __device__ inline void walk_turned(const BackwardLaunch<BFloat16>& launch, unsig
     meet(4, both);
     TurnedSums v, w, sum;
     const auto begin_states = [&](int k) {
-      const unsigned u = name_rows(tile_at(k, kInputs)), d = name_rows(tile_at(k, kOutputs));
-      multiply_tile_columns<false>(v, lift[0], u);
-      multiply_tile_columns<true>(v, lift[1], u);
-      multiply_tile_columns<false>(w, raise[0], d);
-      multiply_tile_columns<true>(w, raise[1], d);
+      multiply_pair_of_tiles(v, lift, name_rows(tile_at(k, kInputs)), w, raise,
+                             name_rows(tile_at(k, kOutputs)));
       end_products();
     };
     // Without tiles of whatever is there: a condition would make the compiler wait for products.
