@@ -4,9 +4,46 @@
 #include "ssm/backend/cuda/activation.hpp"
 
 namespace ssm::cuda {
+namespace device {
+namespace {
+
+/// Packs that a thread reads before it computes: enough on their way to fill the memory's time.
+constexpr int kPacksAtOnce = 4;
+
+/// gelu_tanh of contiguous numbers. One function, so that few registers leave room for threads.
+template <class T>
+void gelu_packs(const T* x, T* y, Index packs, Stream stream) {
+  constexpr int size = pack_size<T>;
+  const Index share = packs / kPacksAtOnce;
+  for_each_index(share, stream, "activation", [=] SSM_DEVICE(Index i) {
+    Wide<T> values[kPacksAtOnce][size];
+    SSM_UNROLL
+    for (int k = 0; k < kPacksAtOnce; ++k)
+      read_neighbors<size>(x + (i + k * share) * size, 1, size, values[k]);
+    SSM_UNROLL
+    for (int k = 0; k < kPacksAtOnce; ++k) {
+      SSM_UNROLL
+      for (int j = 0; j < size; ++j)
+        values[k][j] = activate_number<T>(ActivationKind::gelu_tanh, values[k][j]);
+      write_neighbors<size>(y + (i + k * share) * size, 1, size, values[k]);
+    }
+  });
+}
+/// Whether all of it is such packs.
+template <class T>
+bool is_packs(const ssm::Activation<T, CudaSpace>& a) {
+  return a.x.is_contiguous() && a.y.is_contiguous() && has_packs(a.x) && has_packs(a.y) &&
+         a.x.size() % (kPacksAtOnce * pack_size<T>) == 0;
+}
+
+}  // namespace
+}  // namespace device
 
 template <class T>
 void activation(const ssm::Activation<T, CudaSpace>& a, Stream stream) {
+  if constexpr (HalfStorage<T>)
+    if (a.kind == ActivationKind::gelu_tanh && !a.gate && device::is_packs(a))
+      return device::gelu_packs(a.x.data(), a.y.data(), a.x.size() / device::pack_size<T>, stream);
   constexpr int size = device::pack_size<T>;
   const auto x = device::operand(a.x);
   const auto gate = device::operand(a.gate);
