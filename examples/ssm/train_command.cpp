@@ -177,7 +177,7 @@ void add_limits(CLI::App& command, TrainingRequest& request) {
                    "each rank keeps the optimizer's moments of its part of the parameters");
   command.add_flag("--recompute", request.recompute,
                    "run blocks forward once more in the backward pass instead of keeping what they "
-                   "computed: less memory, a quarter to a third more time");
+                   "computed: less memory, a sixth to a third more time");
 }
 
 std::string count_text(Index count) { return quantity_text(static_cast<double>(count)); }
