@@ -9,7 +9,8 @@
     rows       times of steps beside one device, losses of the first ones, bytes sent counted and measured
     lengths    the longest window that fits one device, and two
 
-Each result is one line of JSON as soon as it is there; `--from FILE` makes the file of lines that an earlier run has printed.
+Each result is one line of JSON as soon as it is there; `--from FILE` takes lines that an earlier run has printed. `--out` keeps
+what it holds of others.
 Ranks are started with torchrun's variables set, one by torchrun itself. libnccl.so.2 must be where libraries are looked for
 (LD_LIBRARY_PATH). What is started ends with this program, whatever happens.
 """
@@ -217,6 +218,9 @@ def times(program, options, folder, ranks, steps, timeout):
 
 
 # Numbers of the states of one sequence, all layers: each goes over a cut once forward, its gradient once backward.
+# Positions of which one device may hold what blocks keep.
+HELD = {"h3": 262144, "mamba": 131072}
+NAMES = {"h3": "H3 125M", "h3-bytes": "H3 of 88 million", "mamba": "Mamba 130M", "mamba-bytes": "Mamba of 91 million"}
 STATES = {"h3": 12 * 768 * (32 * 2 + 64), "mamba": 24 * 1536 * (16 + 4)}
 
 
@@ -227,13 +231,17 @@ OPTIMIZER = 1.1e-8
 BANDWIDTH = 300e6
 
 
-def on_paper(row, devices):
-    """How many times as fast as one so many devices are that share the windows of a row. Each makes the optimizer's pass, and
-    is behind the one before it by the recurrence of one layer over its stretch."""
+def on_paper(row):
+    """How many times as fast as one 2, 4 … 1024 devices are that share the windows of a row. Each makes the optimizer's pass,
+    and is behind the one before it by the recurrence of one layer over its stretch."""
     one, parameters = row["one"]["median_ms"], row["one"]["parameters"]
-    update, others = OPTIMIZER * parameters, (devices - 1) / devices
-    scan = RECURRENCE[row["model"]] * int(row["shape"].split("x")[1]) / 65536
-    return one / ((one - update) / devices + update + scan * others + 8 * parameters * others / BANDWIDTH)
+    update, scan = OPTIMIZER * parameters, RECURRENCE[row["model"].split("-")[0]] * row["length"] / 65536
+    times = {}
+    for devices in (2**n for n in range(1, 11)):
+        others = (devices - 1) / devices
+        step = (one - update) / devices + update + scan * others + 8 * parameters * others / BANDWIDTH
+        times[str(devices)] = round(one / step, 2)
+    return {"model": row["model"], "name": row["name"], "shape": row["shape"], "length": row["length"], "one_ms": one} | times
 
 
 def rows(program, text, work, only):
@@ -243,14 +251,16 @@ def rows(program, text, work, only):
               "mamba": ["--preset", "mamba-130m"]}
     # model, how it is shared, windows of a batch on one device, and on two, length, steps of a stretch
     todo = [("h3-bytes", "rows", 8, 16, 1024, 20), ("h3", "rows", 8, 16, 1024, 20), ("mamba", "rows", 8, 16, 1024, 20)]
-    todo += [(model, "windows", 1, 1, length, max(2, 6 * 65536 // length)) for length in (65536, 131072, 262144, 1048576) for model in ("h3", "mamba")]
+    todo += [(model, "windows", 1, 1, length, max(1, 6 * 65536 // length)) for length in (65536, 131072, 262144, 1048576) for model in ("h3", "mamba")]
     for model, how, batch, all_rows, length, steps in todo:
         if only and f"{model}-{how}-{length}" not in only:
             continue
         common = ["--text", text, *models[model], "--length", str(length), "--seed", "3"]
         shared = ["--sequence-parallel", "2"] if how == "windows" else []
-        row = {"model": model, "shared": how, "shape": f"{all_rows}x{length}"}
-        for again in ([], ["--recompute"]):  # where one device does not hold what blocks keep
+        row = {"model": model, "name": NAMES[model], "shared": how, "length": length,
+               "shape": f"{batch}x{length}" + (" a device" if how == "rows" else "")}
+        kept = [] if length > HELD[model.split("-")[0]] else [[]]
+        for again in (*kept, ["--recompute"]):  # where one device does not hold what blocks keep
             one = times(program, [*common, *again, "--batch", str(batch)], work / "row", 1, steps, 120)
             if "failed" not in one or time.time() > DEADLINE[0]:
                 break
@@ -261,8 +271,6 @@ def rows(program, text, work, only):
             row["counted_MB"] = round((4 * two["parameters"] + states) / 1e6, 1)  # by device 0, of two
         if "median_ms" in one and "median_ms" in two:
             row["speedup"] = round(one["median_ms"] / two["median_ms"] * (all_rows / batch), 3)
-            if how == "windows":
-                row["on_paper"] = {str(2**n): round(on_paper(row, 2**n), 2) for n in range(1, 11)}
         yield say("rows", row)
 
 
@@ -290,6 +298,11 @@ def lengths(program, text, work, only):
 
 
 PARTS = {"losses": losses, "end": end, "rows": rows, "lengths": lengths}
+
+
+def identity(line):
+    """What a result is of: one of the same that comes later takes its place."""
+    return tuple(str(line.get(key)) for key in ("model", "shape", "numbers", "carry", "of"))
 
 
 def main():
@@ -321,7 +334,16 @@ def main():
     if options.out:
         result = {"device": "two NVIDIA H200 of one machine, NVLink, NCCL without multicast",
                   "method": "ssm train on text as bytes or by a vocabulary of 50257, bf16, a rank a device: median of three stretches of steps behind the first"}
-        result |= {part: [{key: value for key, value in line.items() if key != "part"} for line in found if line["part"] == part] for part in PARTS}
+        before = json.loads(options.out.read_text()) if options.out.exists() else {}
+        for part in PARTS:
+            new = [{key: value for key, value in line.items() if key != "part"} for line in found if line["part"] == part]
+            if part == "rows":
+                new = [line for line in new if "speedup" in line]
+            known = {identity(line) for line in new}
+            result[part] = [line for line in before.get(part, []) if identity(line) not in known] + new
+        paper = [on_paper(row) for row in result["rows"] if row["shared"] == "windows"]
+        known = {identity(line) for line in paper}
+        result["paper"] = [line for line in before.get("paper", []) if identity(line) not in known] + paper
         options.out.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(0 if all(line.get("is_good", True) for line in found) else 1)
 

@@ -9,24 +9,25 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 import figures  # noqa: E402
 
-LABELS = {"h3": "H3 125M", "mamba": "Mamba 130M"}
-
 
 def main(results, path):
+    file = json.loads(pathlib.Path(results).read_text())
+    measured = {(row["model"], row["length"]): row["speedup"] for row in file["rows"] if row["shared"] == "windows"}
     longest = {}
-    for row in json.loads(pathlib.Path(results).read_text())["rows"]:
-        if "on_paper" in row:
-            longest[row["model"]] = row  # of rows in the order of their lengths
+    for line in sorted(file["paper"], key=lambda line: (line["length"], (line["model"], line["length"]) in measured)):
+        longest[line["model"].split("-")[0]] = line
     drawing = figures.new("A step on one window that devices share", height=4.4)
     if drawing is None:
         return
     figure, axes = drawing
     ranks = [2**n for n in range(11)]
     axes.plot(ranks, ranks, ":", color="#888888", label="as many times as devices")
-    for model, row in longest.items():
-        color, name = figures.COLORS[model], LABELS[model]
-        axes.plot(ranks, [1, *row["on_paper"].values()], "-", color=color, label=f"{name}, {row['shape']}, on paper")
-        axes.plot([1, 2], [1, row["speedup"]], "o", color=color, label=f"{name}, measured")
+    for model, line in longest.items():
+        color, shape = figures.COLORS[model], line["shape"].replace("x", " × ")
+        axes.plot(ranks, [1, *(line[str(n)] for n in ranks[1:])], "-", color=color, label=f"{line['name']}, {shape}, on paper")
+        two = measured.get((line["model"], line["length"]))
+        if two is not None:
+            axes.plot([1, 2], [1, two], "o", color=color, label=f"{line['name']}, measured")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(ranks, [str(n) for n in ranks])
