@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "ssm/core/recording.hpp"
 #include "ssm/layer/dropout.hpp"
 #include "ssm/layer/initial_state.hpp"
 #include "ssm/layer/layer.hpp"
