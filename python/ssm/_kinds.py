@@ -23,6 +23,7 @@ class Kind:
         self.name = name
         self.options = described["options"]
         self.operands = [Operand(**operand) for operand in described["operands"]]
+        self.names = tuple([operand.name for operand in self.operands])
         self.place = {operand.name: i for i, operand in enumerate(self.operands)}
         self.read = [i for i, operand in enumerate(self.operands) if not is_written(operand)]
         self.written = [i for i, operand in enumerate(self.operands) if is_written(operand)]

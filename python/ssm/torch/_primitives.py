@@ -240,31 +240,40 @@ def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, a
     return [gradient if need else None for gradient, need in zip(gradients, needs)]
 
 
+def _at_places(kind, places, values, otherwise=None):
+    """Values of operands at these places, in a list of all."""
+    listed = [otherwise] * len(kind.operands)
+    for i, value in zip(places, values):
+        listed[i] = value
+    return listed
+
+
 class _Call(torch.autograd.Function):
+    """Takes what is no tensor as one object, and those operands alone that are there: each operand costs torch time."""
+
     @staticmethod
-    def forward(ctx, kind, chosen, wanted, segments, known, *operands):
-        results, plan = run(kind, chosen, wanted, segments, known, operands)
+    def forward(ctx, call, *given):
+        kind, chosen, wanted, segments, known, places = call
+        results, plan = run(kind, chosen, wanted, segments, known, _at_places(kind, places, given))
         ctx.set_materialize_grads(False)
-        ctx.call = kind, chosen, wanted, segments, plan.made
+        ctx.call = call, plan.made
         if kind.kept:
-            ctx.save_for_backward(*operands, *[results[wanted.index(i)] for i in kind.kept])
+            ctx.save_for_backward(*given, *[results[wanted.index(i)] for i in kind.kept])
             ctx.mark_non_differentiable(*[result for i, result in zip(wanted, results)
                                           if kind.operands[i].gradient == "none"])
         else:
-            ctx.save_for_backward(*operands)
+            ctx.save_for_backward(*given)
         return tuple(results)
 
     @staticmethod
     def backward(ctx, *given):
-        kind, chosen, wanted, segments, made = ctx.call
+        (kind, chosen, wanted, segments, _, places), made = ctx.call
         count = len(kind.operands)
-        operands = list(ctx.saved_tensors[:count])
-        for i, result in zip(kind.kept, ctx.saved_tensors[count:]):
-            operands[i] = result
-        cotangents = _cotangents(kind, wanted, given, made)
-        needs = ctx.needs_input_grad[5:]
+        operands = _at_places(kind, (*places, *kind.kept), ctx.saved_tensors)
+        needs = tuple(_at_places(kind, places, ctx.needs_input_grad[1:], False))
         back = lambda *tensors: run_back(kind, chosen, segments, tensors[:count], tensors[count:], needs)
-        return None, None, None, None, None, *once(back, *operands, *cotangents)
+        gradients = once(back, *operands, *_cotangents(kind, wanted, given, made))
+        return None, *[gradients[i] for i in places]
 
 
 class _Once(torch.autograd.Function):
@@ -321,10 +330,7 @@ def _define(kind):
     # call of the backward operator: the places of its tensors in operands and, behind those, in their cotangents; -1: segments
 
     def placed(inputs):
-        operands = [None] * count
-        for i, tensor in zip(kind.read, inputs):
-            operands[i] = tensor
-        return operands
+        return _at_places(kind, kind.read, inputs)
 
     def forward(*inputs):
         *inputs, segments, text = inputs
@@ -413,7 +419,7 @@ def call(name, operands, results, *, segments=None, options=(), extents=()):
     results     names of what is wanted
     options     pairs; extents    pairs of letters and extents that follow from no operand"""
     kind = KINDS[name]
-    listed = [operands.get(operand.name) for operand in kind.operands]
+    listed = list(map(operands.get, kind.names))
     wanted = tuple([kind.place[result] for result in results])
     is_recorded = False
     if torch.is_grad_enabled():
@@ -426,5 +432,6 @@ def call(name, operands, results, *, segments=None, options=(), extents=()):
         operator = getattr(torch.ops.ssm, name)
         return operator(*[listed[i] for i in kind.read], segments, _text(options, wanted, extents))
     if is_recorded:
-        return _Call.apply(kind, options, wanted, segments, extents, *listed)
+        places = tuple([i for i in kind.read if listed[i] is not None])
+        return _Call.apply((kind, options, wanted, segments, extents, places), *[listed[i] for i in places])
     return run(kind, options, wanted, segments, extents, listed)[0]
