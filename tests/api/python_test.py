@@ -959,6 +959,49 @@ def torch_compat_convolutions():
                 check_near(a, b, 1e-9, f"FlashDepthWiseConv1d with padding {padding}: a gradient")
 
 
+def torch_compat_block():
+    """mamba_inner_fn as one function of autograd, beside the same in steps, which a bias of zeros asks for."""
+    C = ssm.torch.compat
+    given = [torch.randn(shape, dtype=torch.float64) for shape in ((2, 12, 7), (6, 1, 3), (6,), (8, 6), (6, 2), (5, 6), (5,), (6, 3),
+                                                                  (6,), (6,))]
+    given[7] = -given[7].abs()
+    given = [t.requires_grad_() for t in given]
+    ends = torch.tensor([0, 3, 3, 11, 14])
+
+    def block(xz, taps, taps_bias, read, rank, out, out_bias, A, D, dt_bias, **more):
+        return C.mamba_inner_fn(xz, taps, taps_bias, read, rank, out, out_bias, A, None, None, D, dt_bias, **more)
+
+    def packed(xz, *others, **more):
+        return block(xz.transpose(0, 1).reshape(1, 12, 14), *others, cu_seqlens=ends, **more)
+
+    def without(*given, **more):
+        xz, taps, _, read, rank, out, _, A, _, _ = given
+        return block(xz, taps, None, read, rank, out, None, A, None, None, **more)
+
+    in_steps = {"B_proj_bias": torch.zeros(3, dtype=torch.float64)}
+    for name, function in (("whole", block), ("packed", packed), ("without biases", without)):
+        found, expected = function(*given), function(*given, **in_steps)
+        check_near(found.detach(), expected.detach(), 1e-12, f"a block, {name}")
+        dy = torch.randn_like(found)
+        for i, (a, b) in enumerate(zip(*(torch.autograd.grad(y, given, dy, allow_unused=True) for y in (found, expected)))):
+            check(a is None if b is None else bool(torch.allclose(a, b, rtol=1e-11, atol=1e-11)), f"a block, {name}: gradient {i}")
+        frozen = [t.detach() if 1 <= i < 9 else t for i, t in enumerate(given)]
+        a, b = (torch.autograd.grad(function(*frozen, **more), given[0], dy)[0] for more in ({}, in_steps))
+        check_near(a, b, 1e-11, f"a block, {name}: frozen parameters")
+    check(torch.autograd.gradcheck(block, given, fast_mode=True), "a block: gradcheck")
+    dxz, = torch.autograd.grad(block(*given).sum(), given[0], create_graph=True)
+    check_raises(NotImplementedError, "second derivative", dxz.sum().backward)
+    for half, tolerance in ((torch.bfloat16, 5e-2), (torch.float16, 1e-2)):
+        narrow = [t.detach().to(half if i == 0 else torch.float32).requires_grad_() for i, t in enumerate(given)]
+        y = block(*narrow)
+        y.float().sum().backward()
+        wide = torch.autograd.grad(block(*given).sum(), given)
+        check(y.dtype is half, f"a block in {half}")
+        for i, (t, d) in enumerate(zip(narrow, wide)):
+            check(t.grad.dtype is t.dtype, f"a block in {half}: the scalar of gradient {i}")
+            check_near(t.grad.double(), d, tolerance, f"a block in {half}: gradient {i}")
+
+
 JAX_LAYERS = {
     "s4d": {"state": 4},
     "h3": {"state": 4, "head_dim": 2},
@@ -1256,6 +1299,7 @@ def main():
         torch_compat_states()
         torch_compat_rounds_once()
         torch_compat_convolutions()
+        torch_compat_block()
         as_the_formulas()
         as_transformers_does()
         in_place_of_transformers()
