@@ -26,7 +26,7 @@ using Device = Cuda;  // all ranks on one
 constexpr Index long_window = 65536;
 #else
 using Device = BasicCuda<HostSpace>;
-constexpr Index long_window = 2048;
+constexpr Index long_window = 2560;
 #endif
 
 struct Update {
@@ -95,7 +95,8 @@ TEST_CASE("H3 in batches of bf16, whose mixers have a tape and states at both en
   cuda::pretend_tensor_core_kernels(true);
   // Many sequences are columns of products, few are cut into segments.
   for (const auto& [batch, length, taps] :
-       {std::array<Index, 3>{8, 256, 20}, {5, 288, 64}, {1, long_window, 64}}) {
+       {std::array<Index, 3>{10, 256, 20}, {5, 544, 16}, {1, long_window, 32}}) {
+    REQUIRE(cuda::BatchedH3::suits(batch, length / 2, 72));
     const auto layer = make_language_model(H3LanguageModelConfig{
         .d_model = 72, .n_layer = 2, .d_inner = 72, .vocab_size = 256, .d_state = taps});
     shares_windows<BFloat16>(layer, batch, length, 2, 5e-2);
