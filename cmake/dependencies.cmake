@@ -9,6 +9,7 @@ find_package(Eigen3 CONFIG QUIET)
 find_package(nlohmann_json CONFIG QUIET)
 find_package(utf8proc MODULE QUIET)
 find_package(PCRE2 MODULE QUIET)
+find_package(PNG MODULE QUIET)
 
 # Several ranks as processes: C++ bindings of MPI are not used. Looked for where our programs are built, or on request.
 option(SSM_WITH_MPI "Make ssm::mpi, which links MPI, where MPI is found" ${PROJECT_IS_TOP_LEVEL})

@@ -64,9 +64,10 @@ OTHERS = {
     "laws": re.compile(r"doctest/doctest\.h|mm_malloc\.h"),
     "require_cxx20.hpp": re.compile(r"ssm (needs|reports) .*"),  # a sentence, not a file
 }
-OF_LIBRARY = {  # headers of backend/cpu/ that a component of their own holds: nothing else may need these libraries
+OF_LIBRARY = {  # headers that a component of their own holds: nothing else may need these libraries
     "_eigen.hpp": re.compile(r"(unsupported/)?Eigen/.+"),
     "_fftw.hpp": re.compile(r"fftw3\.h"),
+    "long_range/png.hpp": re.compile(r"png\.h"),
 }
 NO_CONDITIONALS = {"core", "op", "layer"}
 MAY_ASK_FOR_COMPILER = {"ssm/core/word_vector.hpp"}
@@ -184,7 +185,7 @@ def complaint_about(include, name, area, root):
         if target not in MAY_INCLUDE[area] | EVERYWHERE:
             return f"{area} may not include {target or include}"
     elif not STANDARD.fullmatch(include):
-        allowed = next((OF_LIBRARY[end] for end in OF_LIBRARY if area == CPU and name.endswith(end)), OTHERS.get(area))
+        allowed = next((OF_LIBRARY[end] for end in OF_LIBRARY if area in (CPU, "long_range") and name.endswith(end)), OTHERS.get(area))
         if not allowed or not allowed.fullmatch(include):
             return f"{area} may not include {include}"
     return None
@@ -380,6 +381,7 @@ def self_test():
         "reference uses cpu": ("backend/reference/matmul.hpp", '#include "ssm/backend/cpu.hpp"\n'),
         "composed uses reference": ("backend/composed/mixer.hpp", '#include "ssm/backend/reference/matmul.hpp"\n'),
         "the Cpu backend uses Eigen": ("backend/cpu/matmul.hpp", "#include <Eigen/Core>\n"),
+        "files of long sequences use libpng": ("long_range/files.hpp", "#include <png.h>\n"),
         "the Cpu backend uses FFTW": ("backend/cpu/matmul.hpp", "#include <fftw3.h>\n"),
         "the Cpu backend uses its Eigen parts": ("backend/cpu.hpp", '#include "ssm/backend/cpu/matmul_eigen.hpp"\n'),
         "reference uses Eigen": ("backend/reference/matmul.hpp", "#include <Eigen/Core>\n"),

@@ -7,7 +7,7 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build ccache pkg-config python3
-  libeigen3-dev libxsimd-dev libfftw3-dev nlohmann-json3-dev libcli11-dev libutf8proc-dev libpcre2-dev
+  libeigen3-dev libxsimd-dev libfftw3-dev nlohmann-json3-dev libcli11-dev libutf8proc-dev libpcre2-dev libpng-dev
   doctest-dev libbenchmark-dev
   "$@"
 )

@@ -22,6 +22,9 @@
 #include "ssm/io/json_file.hpp"    // write_text_file
 #include "status_line.hpp"
 #include "stop_signal.hpp"
+#ifdef SSM_WITH_PNG
+#include "ssm/long_range/png.hpp"
+#endif
 
 namespace ssm::cli {
 namespace {
@@ -78,7 +81,13 @@ LongRangeTask task_of(const ClassifyCommand& command) {
 ClassificationData data_of(const ClassifyCommand& command, const LongRangeTask& task) {
   if (command.data.empty() && !task.has_generator)
     throw OptionError("data", "is required: " + command.task + " has no generator");
-  if (!command.data.empty()) return read_long_range(task, command.data);
+  if (!command.data.empty()) {
+#ifdef SSM_WITH_PNG
+    return read_long_range(task, command.data, read_png);
+#else
+    return read_long_range(task, command.data);
+#endif
+  }
   return generate_long_range(task, Seed{command.seed}.fork("data"),
                              command.training.value_or(task.training),
                              command.test.value_or(task.test), command.list_ops);

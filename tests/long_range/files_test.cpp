@@ -110,29 +110,29 @@ TEST_CASE("Pathfinder: images by the lines of the metadata") {
   const TemporaryFolder folder;
   std::filesystem::create_directories(folder / "metadata");
   std::filesystem::create_directories(folder / "imgs/0");
-  // 2 × 2, gray 0, 85, 170, 255, not compressed.
-  constexpr unsigned char png[] = {
-      0x89, 'P',  'N',  'G', '\r', '\n', 0x1a, '\n', 0,   0,   0,   13,   'I',  'H', 'D',
-      'R',  0,    0,    0,   2,    0,    0,    0,    2,   8,   0,   0,    0,    0,   0,
-      0,    0,    0,    0,   0,    0,    17,   'I',  'D', 'A', 'T', 0x78, 0x01, 1,   6,
-      0,    0xf9, 0xff, 0,   0,    85,   0,    170,  255, 0,   0,   0,    0,    0,   0,
-      0,    0,    0,    0,   0,    0,    'I',  'E',  'N', 'D', 0,   0,    0,    0};
-  write_text(folder / "imgs/0/a.png", {reinterpret_cast<const char*>(png), sizeof(png)});
+  write_text(folder / "imgs/0/a.png", "an image");
+  const ReadImage read_image = [](const std::filesystem::path& path) {
+    const std::string text = read_text(path);
+    CHECK(text == "an image");
+    return GrayImage{.width = 2, .height = 2, .values = {0, 85, 170, 255}};
+  };
   std::string lines;
   for (int i = 0; i < 11; ++i) lines += "imgs/0 a.png 17 " + std::to_string(i % 2) + " 1.8 6 2\n";
   write_text(folder / "metadata/0.npy", lines);
-  const ClassificationData data = read_pathfinder(folder.path(), 2);
+  const ClassificationData data = read_pathfinder(folder.path(), 2, read_image);
   CHECK(data.training.count() == 10);
   REQUIRE(data.test.count() == 1);
   CHECK(data.test.labels[0] == 1);
   const auto image = data.test[0];
   CHECK(std::vector<std::uint8_t>(image.begin(), image.end()) ==
         std::vector<std::uint8_t>{0, 85, 170, 255});
-  check_refusal([&] { read_pathfinder(folder.path(), 32); },
+  check_refusal([&] { read_pathfinder(folder.path(), 32, read_image); },
                 "a.png: is of 2 × 2 pixels, not 32 × 32");
+  check_refusal([&] { read_pathfinder(folder.path(), 2, refuse_images); },
+                "a.png: images are not read: this program was built without libpng");
   const auto check = [&](std::string_view line, std::string_view sentence) {
     write_text(folder / "metadata/0.npy", line);
-    check_refusal([&] { read_pathfinder(folder.path(), 2); }, sentence);
+    check_refusal([&] { read_pathfinder(folder.path(), 2, read_image); }, sentence);
   };
   check("imgs/0 a.png 17 2\n", "line 1: names no folder, image and class");
   check("imgs/0 a.png\n", "line 1: names no folder, image and class");

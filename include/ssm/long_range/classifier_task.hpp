@@ -136,15 +136,16 @@ inline const LongRangeTask& long_range_task(std::string_view name) {
   throw ArgumentError(message({"long range: no task is named '", name, "'"}));
 }
 
-/// The published files of a task in a folder.
+/// The published files of a task in a folder; `read_image` reads those of Pathfinder (`read_png`).
 /// Throws  CheckpointError
 inline ClassificationData read_long_range(const LongRangeTask& task,
-                                          const std::filesystem::path& folder) {
+                                          const std::filesystem::path& folder,
+                                          const ReadImage& read_image = refuse_images) {
   if (task.name == "listops") return read_list_ops(folder);
   if (task.name == "imdb") return read_reviews(folder);
   if (task.name == "retrieval") return read_document_pairs(folder);
   if (task.name == "image") return read_cifar(folder);
-  return read_pathfinder(folder, task.name == "pathx" ? 128 : 32);
+  return read_pathfinder(folder, task.name == "pathx" ? 128 : 32, read_image);
 }
 
 /// Sequences of our own generators. `list_ops` says what those of ListOps are like.

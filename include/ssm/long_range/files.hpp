@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "ssm/io/input.hpp"
+#include "ssm/long_range/gray_image.hpp"
 #include "ssm/long_range/labeled_sequences.hpp"
 #include "ssm/long_range/list_ops.hpp"
-#include "ssm/long_range/png.hpp"
 
 // The published files of the Long Range Arena, as people have them.
 // Throws  CheckpointError  by the name of the file and the line, for what is missing or damaged
@@ -193,8 +193,10 @@ inline ClassificationData read_cifar(const std::filesystem::path& folder) {
 /// A folder of Pathfinder of one difficulty, such as curv_contour_length_14: in metadata/*.npy,
 /// which are texts, each line names a folder, an image in it and as its fourth word the class.
 /// Every tenth image is one of the test.
-/// side   of the square images
-inline ClassificationData read_pathfinder(const std::filesystem::path& folder, Index side) {
+/// side         of the square images
+/// read_image   `read_png`, where libpng is linked
+inline ClassificationData read_pathfinder(const std::filesystem::path& folder, Index side,
+                                          const ReadImage& read_image) {
   ClassificationData result;
   Index number_of_image = 0;
   for (const auto& path : detail::paths_in(folder / "metadata")) {
@@ -207,7 +209,7 @@ inline ClassificationData read_pathfinder(const std::filesystem::path& folder, I
       const auto inside = std::filesystem::path(words[0]) / words[1];
       if (inside.is_absolute() || inside.lexically_normal().string().starts_with(".."))
         detail::refuse_line(path.string(), number, "names an image outside the folder");
-      const GrayImage image = read_png(folder / inside);
+      const GrayImage image = read_image(folder / inside);
       if (image.width != side || image.height != side)
         throw CheckpointError((folder / inside).string(), "",
                               message({"is of ", image.width, " × ", image.height, " pixels, not ",
