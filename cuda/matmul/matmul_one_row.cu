@@ -33,8 +33,13 @@ void choose_one_row(const Norm<T>* norm, Calls<T> calls, bool stay, Stream strea
   const Index depth = calls.front().a.extent(1);
   Index columns = 0;
   for (const auto& call : calls) columns += call.c.extent(1);
+  // A warp converts twice as many whole numbers while as many bytes come: more warps, or columns.
   if (depth > 2048)
-    return run_one_row < T, W, 128, 8192, 1, sizeof(W) <= 2 ? 12 : 6 > (norm, calls, stay, stream);
+    return run_one_row < T, W, device::has_scale<W> ? 256 : 128, 8192, 1,
+           sizeof(W) <= 2 ? 12 : 6 > (norm, calls, stay, stream);
+  if constexpr (device::has_scale<W>)
+    if (depth > 768 && columns > 16384)
+      return run_one_row<T, W, 128, 2048, 2, 8>(norm, calls, stay, stream);
   if (depth > 768) return run_one_row<T, W, 128, 2048, 1, 8>(norm, calls, stay, stream);
   // One column a warp, or two, as long as all are asked for at once; of a head each makes several.
   if (columns <= 2112) return run_one_row<T, W, 256, 768, 1, 3>(norm, calls, stay, stream);
