@@ -46,6 +46,7 @@ struct H3StepRow {
         channels(static_cast<int>(a.mixer.q.extent(2))),
         taps(static_cast<int>(a.mixer.shift_B.extent(1))),
         modes(static_cast<int>(a.mixer.B.extent(1))),
+        row_step(a.mixer.q.is_contiguous() ? channels : static_cast<int>(a.mixer.q.stride(0))),
         sequences_a_row(static_cast<int>(sequences)),
         discretization(a.mixer.discretization) {}
 
@@ -78,15 +79,12 @@ struct H3StepRow {
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
     const auto [d, first] = place(row);
     const int end = batch - first < sequences_a_row ? batch : first + sequences_a_row;
-    Position now = read(first, d, lanes);
+    const Read now = read<false>(first, d, lanes);
     const Channel channel = read_channel(d, lanes);
-    for (int b = first; b < end; ++b) {
-      prefetch_states(b + states_ahead, d, lanes);
-      Position next;
-      if (b + 1 < end) next = read(b + 1, d, lanes);  // under way meanwhile
-      step(b, d, channel, now, lanes);
-      now = next;
-    }
+    if (is_full())
+      step_all<true>(first, end, d, channel, now, lanes);
+    else
+      step_all<false>(first, end, d, channel, now, lanes);
   }
 
   // What other kernels that step are made of.
@@ -136,32 +134,44 @@ struct H3StepRow {
     return channel;
   }
 
-  SSM_DEVICE Position read(int b, int d, Lanes lanes) const {
-    const T in_q = q[b * channels + d], in_k = k[b * channels + d], in_v = v[b * channels + d];
-    Position now = read_states(b, d, lanes);
-    now.q = widened(in_q);
-    now.k = widened(in_k);
-    now.v = widened(in_v);
+  /// What was read of a position; nothing is done with it, as it would be waited for.
+  struct Read {
+    Position position;  // without q, k and v
+    T q, k, v;
+  };
+  template <bool Full>
+  SSM_DEVICE Read read(int b, int d, Lanes lanes) const {
+    Read now;
+    const int i = b * row_step + d;
+    now.q = q[i];
+    now.k = k[i];
+    now.v = v[i];
+    now.position = read_states<Full>(b, d, lanes);
     return now;
   }
+  /// Full   as is_full() says
+  template <bool Full = false>
   SSM_DEVICE Position read_states(int b, int d, Lanes lanes) const {
     Position now;
     const int row = b * channels + d;
     SSM_UNROLL
     for (int h = 0; h < taps_held; ++h) {
-      const int n = place_of(h, taps, lanes);
-      now.shift[h] = initial_shift != nullptr && n > 0 ? initial_shift[row * taps + n - 1] : S{0};
+      const int n = Full ? number_of(h, lanes) : place_of(h, taps, lanes);
+      now.shift[h] = S{0};
+      if ((Full || initial_shift != nullptr) && n > 0)
+        now.shift[h] = initial_shift[row * tap_count<Full>() + n - 1];
     }
     SSM_UNROLL
     for (int h = 0; h < modes_held; ++h) {
-      const int p = place_of(h, modes, lanes);
+      const int p = Full ? number_of(h, lanes) : place_of(h, modes, lanes);
       now.mode[h] = {};
-      if (initial_modes != nullptr && modes > 0)
-        now.mode[h] = read_number(initial_modes, row * modes + p);
+      if (Full || (initial_modes != nullptr && modes > 0))
+        now.mode[h] = read_number(initial_modes, row * mode_count<Full>() + p);
     }
     return now;
   }
 
+  template <bool Full = false>
   SSM_DEVICE void step(int b, int d, const Channel& channel, const Position& before,
                        Lanes lanes) const {
     const int row = b * channels + d;
@@ -169,7 +179,7 @@ struct H3StepRow {
     SSM_UNROLL
     for (int h = 0; h < taps_held; ++h) {
       shift[h] = before.shift[h] + channel.shift_B[h] * before.k;
-      if (number_of(h, lanes) < taps) own += channel.shift_C[h] * shift[h];
+      if (Full || number_of(h, lanes) < taps) own += channel.shift_C[h] * shift[h];
     }
     const S input = before.v * (lanes.total(own) + channel.shift_skip * before.k);
     Z mode[modes_held];
@@ -177,7 +187,7 @@ struct H3StepRow {
     SSM_UNROLL
     for (int h = 0; h < modes_held; ++h) {
       mode[h] = channel.mode[h].A * before.mode[h] + channel.mode[h].B * input;
-      if (number_of(h, lanes) < modes) own += real_part(channel.C[h] * mode[h]);
+      if (Full || number_of(h, lanes) < modes) own += real_part(channel.C[h] * mode[h]);
     }
     const S sum = lanes.total(own);
     if (lanes.first())
@@ -186,13 +196,15 @@ struct H3StepRow {
     SSM_UNROLL
     for (int h = 0; h < taps_held; ++h) {
       const int n = number_of(h, lanes);
-      if (final_shift != nullptr && n < taps) final_shift[row * taps + n] = shift[h];
+      if (Full || (final_shift != nullptr && n < taps))
+        final_shift[row * tap_count<Full>() + n] = shift[h];
     }
     SSM_UNROLL
     for (int h = 0; h < modes_held; ++h) {
       const int p = number_of(h, lanes);
-      if (final_modes != nullptr && p < modes)
-        *reinterpret_cast<Pair*>(final_modes + 2 * (row * modes + p)) = {mode[h].re, mode[h].im};
+      if (Full || (final_modes != nullptr && p < modes))
+        *reinterpret_cast<Pair*>(final_modes + 2 * (row * mode_count<Full>() + p)) = {mode[h].re,
+                                                                                      mode[h].im};
     }
   }
 
@@ -208,6 +220,33 @@ struct H3StepRow {
   }
 
  private:
+  /// Whether there are states, and of each as many numbers as lanes have room for.
+  SSM_DEVICE bool is_full() const {
+    return taps == h3_step_taps && modes == h3_step_modes && initial_shift != nullptr &&
+           initial_modes != nullptr && final_shift != nullptr && final_modes != nullptr;
+  }
+  template <bool Full>
+  SSM_DEVICE int tap_count() const {
+    return Full ? static_cast<int>(h3_step_taps) : taps;
+  }
+  template <bool Full>
+  SSM_DEVICE int mode_count() const {
+    return Full ? static_cast<int>(h3_step_modes) : modes;
+  }
+  template <bool Full>
+  SSM_DEVICE void step_all(int first, int end, int d, const Channel& channel, Read now,
+                           Lanes lanes) const {
+    for (int b = first; b < end; ++b) {
+      prefetch_states(b + states_ahead, d, lanes);
+      Read next;
+      if (b + 1 < end) next = read<Full>(b + 1, d, lanes);  // under way meanwhile
+      now.position.q = widened(now.q);
+      now.position.k = widened(now.k);
+      now.position.v = widened(now.v);
+      step<Full>(b, d, channel, now.position, lanes);
+      now = next;
+    }
+  }
   struct Place {
     int d, first;  // channel, and sequence
   };
@@ -236,7 +275,9 @@ struct H3StepRow {
   const S *initial_shift, *initial_modes;
   const S *shift_B, *shift_C, *log_dt, *inv_A_real, *A_imag, *B, *C, *shift_skip, *skip;
   S *final_shift, *final_modes;
-  int batch, channels, taps, modes, sequences_a_row;
+  int batch, channels, taps, modes;
+  int row_step;  // between rows of q, k and v
+  int sequences_a_row;
   Discretization discretization;
 };
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/tensor_cores_on_host.hpp"
+#include "ssm/core/compare.hpp"
 #include "ssm/op/h3_step.hpp"
 #include "support/primitive_laws.hpp"
 
@@ -17,9 +18,9 @@ struct Case {
   bool states = true, final_states = true, tape = false;
   Segments segments{};
   Layout layout = Layout::rows;
+  Index modes = 3;  // of a head
 };
 
-/// Every head has 3 modes.
 template <class T>
 struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
   using Test = Case;
@@ -30,7 +31,7 @@ struct Run : OperandRun<H3Mixer<T, HostSpace>, H3MixerBackward<T, HostSpace>> {
                          {'H', test.heads},
                          {'W', test.channels / test.heads},
                          {'N', test.taps},
-                         {'P', 3},
+                         {'P', test.modes},
                          {'Z', 2}},
                         layout, test.segments,
                         left_out({{"initial_shift", test.states},
@@ -74,8 +75,8 @@ struct StepRun : Run<T> {
   StepRun(const Case& test, Layout layout)
       : Run<T>(test, layout),
         log_dt(random_tensor<Wide<T>>("log_dt", test.heads)),
-        inv_A_real(random_tensor<Wide<T>>("inv_A_real", test.heads, 3)),
-        A_imag(random_tensor<Wide<T>>("A_imag", test.heads, 3)) {
+        inv_A_real(random_tensor<Wide<T>>("inv_A_real", test.heads, test.modes)),
+        A_imag(random_tensor<Wide<T>>("A_imag", test.heads, test.modes)) {
     Context<Reference> ctx;
     diagonal_parameters(
         ctx, DiagonalParameters<Wide<T>, HostSpace>{.log_dt = log_dt,
@@ -276,6 +277,37 @@ TEST_CASE_TEMPLATE("a step by the parameters that a layer keeps", T, float, doub
       run.evaluate(ctx);
       CHECK(run.is_at_once == (length == 1));
     }
+  });
+#endif
+}
+
+TEST_CASE_TEMPLATE("a step of many sequences whose states fill all lanes", T, float, BFloat16) {
+  constexpr Index batch = 130, channels = 64;
+  const Case test{.batch = batch,
+                  .length = 1,
+                  .channels = channels,
+                  .heads = channels,
+                  .taps = 64,
+                  .modes = 32};
+  equals_reference<StepRun<T>>(test);
+#ifdef SSM_TEST_ON_CUDA
+  only<Device>([&](auto& ctx) {  // q, k and v of one product
+    StepRun<T> apart(test, Layout::rows), beside(test, Layout::rows);
+    DynamicTensor<T, 3> all({batch, 1, 3 * channels});
+    Index number = 0;
+    for (View<const T, 3>* x : {&beside.forward.q, &beside.forward.k, &beside.forward.v}) {
+      const auto part = all.slice(2, number, number + channels);
+      for_each_index(part, [&](Index b, Index t, Index d) { part(b, t, d) = (*x)(b, t, d); });
+      *x = part;
+      number += channels;
+    }
+    apart.evaluate(ctx);
+    beside.evaluate(ctx);
+    CHECK(beside.is_at_once);
+    CHECK(largest_difference(beside.forward.y, apart.forward.y).value == 0);
+    CHECK(largest_difference(beside.forward.final_shift, apart.forward.final_shift).value == 0);
+    CHECK(largest_difference(beside.forward.final_diagonal, apart.forward.final_diagonal).value ==
+          0);
   });
 #endif
 }

@@ -118,7 +118,7 @@ class H3 : public LayerVerbs<H3<Config>> {
     const DynamicExtents<3> shape = x.extents();
     View<T, 3, Space> q, k, v;
     if constexpr (joins_products<T, Space>)
-      if (shape[1] > 1) {
+      if (shape[1] > 1 || shape[0] > rows_apart) {
         const auto all = buffers.at(&Kept::q, shape[0], shape[1], 3 * channels());
         q = part(all, 0), k = part(all, 1), v = part(all, 2);
       }

@@ -76,6 +76,8 @@ void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>
 /// what they write can lie together.
 template <class T, class Space>
 inline constexpr bool joins_products = HalfStorage<T>&& HasAdjacentBlocks<Space>;
+/// Products of so few rows are not: backends read the weights of several in one kernel.
+inline constexpr Index rows_apart = 16;
 
 /// Computes LinearBackward of several maps of one x, whose dx is their sum; at once where weights,
 /// dy and gradients lie one behind the other.

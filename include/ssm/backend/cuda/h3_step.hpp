@@ -19,8 +19,8 @@ inline constexpr Index h3_step_taps = 64;
 inline constexpr Index h3_step_modes = 32;
 
 /// The compiled half; formula and shapes as ssm::H3Step, one channel a head, complex modes,
-/// contiguous operands. T: float, double, half types, sequences of which are read and written as
-/// they are.
+/// contiguous operands; rows of q, k and v may lie apart, equally far in all three. T: float,
+/// double, half types, sequences of which are read and written as they are.
 /// Cost    one launch; the states are read and written once, the parameters read once for several
 ///         sequences where there are many
 template <class T>
@@ -45,13 +45,18 @@ struct H3Step {
     const auto are_pairs = [](const auto&... x) {  // complex numbers in one load
       return (... && (reinterpret_cast<std::uintptr_t>(x.data()) % (2 * sizeof(*x.data())) == 0));
     };
+    const auto has_rows = [&](const auto& x) {
+      return (x.extent(2) == 1 || x.stride(2) == 1) && x.stride(0) == m.q.stride(0) &&
+             x.stride(0) >= x.extent(2) && x.stride(0) <= 3 * x.extent(2);
+    };
     constexpr Index most = std::numeric_limits<int>::max();
     return a.log_dt.extent(0) == m.q.extent(2) && m.B.extent(2) == 2 &&
            m.B.extent(1) <= h3_step_modes && m.shift_B.extent(1) <= h3_step_taps &&
            m.q.size() < most / (2 * h3_step_taps) &&
-           are_plain(a.log_dt, a.inv_A_real, a.A_imag, m.q, m.k, m.v, m.shift_B, m.shift_C,
-                     m.shift_skip, m.B, m.C, m.skip, m.initial_shift, m.final_shift,
-                     m.initial_diagonal, m.final_diagonal, m.y) &&
+           (are_plain(m.q, m.k, m.v) || (has_rows(m.q) && has_rows(m.k) && has_rows(m.v))) &&
+           are_plain(a.log_dt, a.inv_A_real, a.A_imag, m.shift_B, m.shift_C, m.shift_skip, m.B, m.C,
+                     m.skip, m.initial_shift, m.final_shift, m.initial_diagonal, m.final_diagonal,
+                     m.y) &&
            are_pairs(m.B, m.C, m.initial_diagonal, m.final_diagonal);
   }
   template <class Ctx, DeviceNumber T>
