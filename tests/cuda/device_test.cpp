@@ -346,13 +346,12 @@ TEST_CASE("the loss of a text is the same in device memory") {
   CHECK(loss.nats == ssm::text_loss(host, model, model.initialize(host, Seed{5}), text).nats);
 }
 
-/// Outputs of an H3 layer in bf16, its state and its gradients, of 3 sequences of `length`
-/// positions.
+/// Outputs of an H3 layer in bf16, its state and its gradients.
 template <class B>
-std::vector<float> bf16_layer(Index channels, Index length) {
+std::vector<float> bf16_layer(Index channels, Index sequences, Index length) {
   using ssm::BFloat16;
   using Space = typename B::Space;
-  const ssm::DynamicExtents<3> shape(3, length, channels);
+  const ssm::DynamicExtents<3> shape(sequences, length, channels);
   ssm::Context<B> ctx;
   const ssm::H3<ssm::H3Config{.state = 8}> layer({.channels = channels});
   const auto parameters = layer.template initialize<BFloat16>(ctx, Seed{5});
@@ -375,7 +374,7 @@ std::vector<float> bf16_layer(Index channels, Index length) {
   layer.backward(ctx, parameters, tape, y, dx, gradients);
   keep(y);
   keep(dx);
-  auto state = layer.template initial_state<BFloat16>(ctx, 3);
+  auto state = layer.template initial_state<BFloat16>(ctx, sequences);
   layer.forward(ctx, parameters, x, y, {.initial_state = &state, .final_state = &state});
   keep(y);
   const auto all = elements(layer, gradients);
@@ -385,12 +384,15 @@ std::vector<float> bf16_layer(Index channels, Index length) {
 
 TEST_CASE(
     "a layer in bf16 gives the same in device memory, where its projections are one product") {
-  for (const Index channels : {16, 64}) {  // of 16 biases do not lie together
-    const auto there = bf16_layer<Cuda>(channels, 100), here = bf16_layer<OnHost>(channels, 100);
-    const ssm::View<const float, 1> x(there.data(), {Index(there.size())});
-    CHECK(ssm::all_close(x, ssm::View<const float, 1>(here.data(), x.extents()), 0.01));
-    CHECK(there == bf16_layer<Cuda>(channels, 100));
-  }
+  for (const Index channels : {16, 64})  // of 16 biases do not lie together
+    for (const bool is_step : {false, true}) {
+      const Index sequences = is_step ? 20 : 3, length = is_step ? 1 : 100;
+      const auto there = bf16_layer<Cuda>(channels, sequences, length);
+      const auto here = bf16_layer<OnHost>(channels, sequences, length);
+      const ssm::View<const float, 1> x(there.data(), {Index(there.size())});
+      CHECK(ssm::all_close(x, ssm::View<const float, 1>(here.data(), x.extents()), 0.01));
+      CHECK(there == bf16_layer<Cuda>(channels, sequences, length));
+    }
 }
 
 TEST_CASE("projections of an H3 lie one behind the other in device memory, each by itself") {
