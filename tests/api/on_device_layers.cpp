@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same from C++.
-#include "on_device_test.c"
+#include "on_device_layers.c"
