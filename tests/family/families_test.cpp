@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "support/largest_allocation.hpp"
+#include "support/watched_heap.hpp"
 
 namespace ssm::test {
 namespace {

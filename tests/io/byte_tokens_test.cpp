@@ -8,8 +8,8 @@
 
 #include "ssm/io/byte_tokenizer.hpp"
 #include "ssm/train/text_streams.hpp"
-#include "support/largest_allocation.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/watched_heap.hpp"
 
 namespace ssm::test {
 namespace {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "support/largest_allocation.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/watched_heap.hpp"
 
 namespace ssm::test {
 namespace {

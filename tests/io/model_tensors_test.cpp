@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "ssm/io/checkpoint.hpp"
-#include "support/largest_allocation.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/watched_heap.hpp"
 
 namespace ssm::test {
 namespace {

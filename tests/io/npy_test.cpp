@@ -14,8 +14,8 @@
 #include <utility>
 #include <vector>
 
-#include "support/largest_allocation.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/watched_heap.hpp"
 
 using ssm::CheckpointError;
 using ssm::DynamicTensor;

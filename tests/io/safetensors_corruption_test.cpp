@@ -6,8 +6,8 @@
 #include <string>
 #include <string_view>
 
-#include "support/largest_allocation.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/watched_heap.hpp"
 
 using ssm::CheckpointError;
 using ssm::SafetensorsFile;

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "ssm/io/model_tensors.hpp"
-#include "support/largest_allocation.hpp"
 #include "support/temporary_folder.hpp"
+#include "support/watched_heap.hpp"
 
 using ssm::CheckpointError;
 using ssm::Index;

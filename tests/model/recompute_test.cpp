@@ -9,9 +9,9 @@
 #include "ssm/train/text_streams.hpp"
 #include "support/backends.hpp"
 #include "support/every_model.hpp"
-#include "support/live_bytes.hpp"
 #include "support/test_tensor.hpp"
 #include "support/tiny_model.hpp"
+#include "support/watched_heap.hpp"
 
 namespace ssm::test {
 namespace {
