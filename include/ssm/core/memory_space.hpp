@@ -39,9 +39,10 @@ struct HostSpace {
     return pointer;
   }
   /// Zeros, which most systems make when a page is touched first: gradients and moments of a large
-  /// model cost no time before they are used. For blocks of at least `least_zeroed` bytes.
+  /// model cost no time before they are used. For blocks of at least `least_zeroed` bytes; a
+  /// program whose `operator new` gives memory that nothing else can give sets the largest number.
   /// Throws  OutOfMemory
-  static constexpr std::size_t least_zeroed = std::size_t{1} << 22;
+  static inline std::size_t least_zeroed = std::size_t{1} << 22;
   [[gnu::noinline]] static void* allocate_zeroed(std::size_t bytes) {
     constexpr std::size_t more = 2 * alignment;  // for the alignment, and the address to free
     void* whole = nullptr;
