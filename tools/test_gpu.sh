@@ -203,7 +203,8 @@ from_c_on_gpu() {  # EXTENSION
     echo "skipped: $bin has no api_on_device_$1"
     return 77
   fi
-  "$bin/api_on_device_$1" tests/data/conformance/cases/model_{mamba_original,h3_hybrid}
+  mkdir -p "$work/from_$1"
+  "$bin/api_on_device_$1" "$work/from_$1" tests/data/conformance/cases/model_{mamba_original,h3_hybrid}
 }
 
 # A tiny model of a family: the GPU trains as the CPU does, the same bits each time, and writes the same text.

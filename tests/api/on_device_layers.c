@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Layers and language models through the C interface on a GPU, beside the same on the CPU: the caller's
-   memory and stream. Compiled as C and as C++. Arguments: folders of models. Exits with 77 without a GPU. */
+   memory and stream. Compiled as C and as C++. Arguments: a folder to write to, folders of models. Exits with 77
+   without a GPU. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 
-#include "checks.h"
+#include "model_checks.h"
 
 enum { batch = 2, length = 37, channels = 16, most_parameters = 32, most_logits = 1 << 16 };
 
@@ -189,30 +190,12 @@ static void layer_equals_the_cpu(const char* kind, const char* scalar, double to
   free_side(&there);
 }
 
-struct collected {
-  int count;
-  int32_t tokens[64];
-};
-static int collect(void* user, int32_t token) {
-  struct collected* all = (struct collected*)user;
-  if (all->count == 64) return 1;
-  all->tokens[all->count++] = token;
-  return 0;
-}
-
 /* Logits and text of a model on one backend. */
 static void run_model(const char* folder, const char* options, const ssm_tensor* logits,
                       struct collected* text) {
   int32_t tokens[] = {1, 5, 2, 7, 3, 9, 4, 8};
   int64_t shape[] = {1, 8};
-  ssm_tensor prompt;
-  memset(&prompt, 0, sizeof prompt);
-  prompt.data = tokens;
-  prompt.device.type = 1;
-  prompt.ndim = 2;
-  prompt.type.bits = 32;
-  prompt.type.lanes = 1;
-  prompt.shape = shape;
+  const ssm_tensor prompt = tokens_of(tokens, 2, shape);
   ssm_model* model = NULL;
   REQUIRE_OK(ssm_model_open(folder, options, &model));
   logits->shape[2] = ssm_model_padded_vocabulary(model);
@@ -223,6 +206,20 @@ static void run_model(const char* folder, const char* options, const ssm_tensor*
   ssm_model_free(model);
 }
 
+/* Steps, copies of states and states in files, on a device. */
+static void model_goes_on_from_states(const char* folder, const char* written) {
+  ssm_model *model = NULL, *session = NULL;
+  REQUIRE_OK(ssm_model_open(folder, "{\"backend\": \"cuda\"}", &model));
+  if (ssm_model_padded_vocabulary(model) > most_vocabulary) exit(1);
+  steps_equal_logits(model);
+  states_go_through_files(model, written);
+  greedy_text_is_the_likeliest(model);
+  REQUIRE_OK(ssm_model_session(model, 1, &session));
+  ssm_model_free(model);
+  steps_equal_logits(session);
+  ssm_model_free(session);
+}
+
 static void model_equals_the_cpu(const char* folder) {
   static float here[most_logits], there[most_logits], half[most_logits];
   static struct collected texts[3];
@@ -231,16 +228,9 @@ static void model_equals_the_cpu(const char* folder) {
   float* const memory[] = {here, there, half};
   const char* const options[] = {"{\"threads\": 1}", "{\"backend\": \"cuda\"}",
                                  "{\"backend\": \"cuda\", \"numbers\": \"bf16\"}"};
-  memset(all, 0, sizeof all);
   memset(texts, 0, sizeof texts);
   for (int i = 0; i < 3; ++i) {
-    all[i].data = memory[i];
-    all[i].device.type = 1;
-    all[i].ndim = 3;
-    all[i].type.code = 2;
-    all[i].type.bits = 32;
-    all[i].type.lanes = 1;
-    all[i].shape = shape;
+    all[i] = logits_of(memory[i], 3, shape);
     run_model(folder, options[i], &all[i], &texts[i]);
     CHECK(texts[i].count == 32);
   }
@@ -261,8 +251,12 @@ int main(int count, char** arguments) {
     layer_equals_the_cpu(kinds[kind], "float64", 1e-10);
     layer_equals_the_cpu(kinds[kind], "float32", 1e-4);
   }
-  for (int i = 1; i < count; ++i) model_equals_the_cpu(arguments[i]);
+  for (int i = 2; i < count; ++i) {
+    model_equals_the_cpu(arguments[i]);
+    model_goes_on_from_states(arguments[i], arguments[1]);
+  }
   REQUIRE_CUDA(cudaStreamDestroy(stream));
-  if (failures == 0) printf("2 layers and %d models on a GPU: all hold\n", count - 1);
+  if (failures == 0)
+    printf("2 layers and %d models on a GPU: all hold\n", count > 2 ? count - 2 : 0);
   return failures != 0;
 }
