@@ -124,10 +124,6 @@ def main():
         for name, use in (("theirs", theirs), ("ours", ours)):
             use()
             found[name].append(timed())
-    if on_gpu and chosen.profile:
-        for name, use in (("theirs", theirs), ("ours", ours)):
-            use()
-            profiled(name)
     (their_seconds, their_queued, their_losses), (our_seconds, our_queued, our_losses) = (
         min(found[name]) for name in ("theirs", "ours"))
     more = {}
@@ -149,6 +145,10 @@ def main():
     print(text)
     if chosen.out:
         pathlib.Path(chosen.out).write_text(text + "\n")
+    if on_gpu and chosen.profile:
+        for name, use in (("theirs", theirs), ("ours", ours)):
+            use()
+            profiled(name)
 
 
 if __name__ == "__main__":
