@@ -31,6 +31,12 @@ class Kind:
         # In their gradient's call outputs without a gradient of their own are read again, and so are those they go with.
         kept = [operand.name for operand in self.operands if operand.role == "output" and operand.gradient == "none"]
         self.kept = [i for i in self.written if kept and self.operands[i].role == "output"]
+        self.wanted = functools.lru_cache(maxsize=None)(self.places_of)
+
+    def places_of(self, results, is_recorded):
+        """Indices of what a call writes for results by name; one that is recorded also writes what its gradient reads."""
+        wanted = tuple([self.place[result] for result in results])
+        return wanted + tuple([i for i in self.kept if i not in wanted]) if is_recorded else wanted
 
     def extents(self, shapes, segments=None, **known):
         """Extents by letter of operands with these shapes; None is left out.    segments: how many entries"""

@@ -2,13 +2,14 @@
 """mamba_ssm's functions of ssm.torch.compat."""
 from __future__ import annotations
 
+import math
 import typing
 
 import torch
 import torch.nn.functional as F
 
-from ._compat_operands import by_places, end_to_end, refuse, scalar_of, segments_of, wide
-from ._mamba_inner import Inner
+from ._compat_operands import by_places, cast, end_to_end, refuse, scalar_of, segments_of, wide
+from ._mamba_inner import inner
 from .functional import selective_scan, short_convolution, ssd_scan
 
 Tensor = torch.Tensor
@@ -24,15 +25,28 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     batch, channels, length = u.shape
     segments = segments_of("selective_scan_fn", None, cu_seqlens, batch, length)
     scalar = scalar_of(u, delta, B, C, z)
-    rows: list[typing.Any] = [None if t is None else t.to(scalar).transpose(1, 2) for t in (u, delta, z)]
-    A, D, delta_bias = (wide(t, rows[0]) for t in (A, D, delta_bias))
+    rows: list[typing.Any] = [None if t is None else cast(t, scalar).transpose(1, 2) for t in (u, delta, z)]
+    A, D, delta_bias = wide(A, rows[0]), wide(D, rows[0]), wide(delta_bias, rows[0])
+    B, C = cast(B, scalar), cast(C, scalar)
+
+    def scan(rows, A, B, C, D, bias):  # (y, state or None)
+        found = selective_scan(rows[0], rows[1], A, B, C, D, bias, rows[2], segments=segments, dt_softplus=delta_softplus,
+                               final_state=return_last_state)
+        return found if return_last_state else (found, None)
+
+    def result(y, state):
+        y = cast(y.transpose(1, 2), u.dtype)
+        return (y, state if segments is None else state[-1:]) if return_last_state else y
+
+    if B.dim() == 3 and C.dim() == 3:
+        return result(*scan(rows, A, B.transpose(1, 2), C.transpose(1, 2), D, delta_bias))
 
     def grouped(t):  # [B, G, L, N]
         if t.dim() == 2:
             return t[None, :, None, :].expand(batch, channels, length, t.shape[1])
         return (t if t.dim() == 4 else t.unsqueeze(1)).transpose(2, 3)
 
-    B, C = grouped(B.to(scalar)), grouped(C.to(scalar))
+    B, C = grouped(B), grouped(C)
     groups = max(B.shape[1], C.shape[1])
     width = channels // groups
     if groups * width != channels or any(groups % t.shape[1] for t in (B, C)):
@@ -40,16 +54,11 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     results = []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[..., part] for t in rows])
-        results.append(selective_scan(
-            uu, dd, A[part], B[:, group * B.shape[1] // groups], C[:, group * C.shape[1] // groups],
-            None if D is None else D[part], None if delta_bias is None else delta_bias[part], zz, segments=segments,
-            dt_softplus=delta_softplus, final_state=return_last_state))
-    if not return_last_state:
-        return (results[0] if groups == 1 else torch.cat(results, 2)).transpose(1, 2).to(u.dtype)
-    y = torch.cat([y for y, _ in results], 2) if groups > 1 else results[0][0]
-    state = torch.cat([state for _, state in results], 1) if groups > 1 else results[0][1]
-    return y.transpose(1, 2).to(u.dtype), state if segments is None else state[-1:]
+        results.append(scan([t if t is None else t[..., part] for t in rows], A[part],
+                            B[:, group * B.shape[1] // groups], C[:, group * C.shape[1] // groups],
+                            None if D is None else D[part], None if delta_bias is None else delta_bias[part]))
+    return result(torch.cat([y for y, _ in results], 2),
+                  torch.cat([state for _, state in results], 1) if return_last_state else None)
 
 
 def _rms(x, weight, eps):
@@ -77,8 +86,8 @@ def mamba_inner_fn(xz: Tensor, conv1d_weight: Tensor, conv1d_bias: Tensor | None
     segments = segments_of("mamba_inner_fn", seq_idx, cu_seqlens, batch, length)
     others = (B, C, B_proj_bias, C_proj_bias, b_rms_weight, c_rms_weight, dt_rms_weight)
     if all(t is None for t in others) and _is_plain(xz):
-        y = Inner.apply(segments, delta_softplus, xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight,
-                                     out_proj_weight, out_proj_bias, A, D, delta_bias)
+        y = inner(segments, delta_softplus, xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight,
+                  out_proj_bias, A, D, delta_bias)
         return typing.cast(Tensor, y if segments is None else y.reshape(batch, length, y.shape[-1]))
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
     if segments is not None:
@@ -113,24 +122,33 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
             x, state, state_batch_indices, dt, B, C, z))
     batch, states = state.shape[0], state.shape[-1]
 
-    def channels(t, like):  # [B, channels, 1]
-        return None if t is None else t.expand(like).reshape(batch, -1, 1)
-
     shape = state.shape[1:-1]
-    rows: list[typing.Any] = [channels(t, x.shape) for t in (x, dt, z)]
-    flat = [None if t is None else t.expand(shape).reshape(-1) for t in (D, dt_bias)]
+    total = math.prod(shape)
     scalar = scalar_of(x, dt, B, C, z, steps=True)
-    B, C = ((t if t.dim() == 3 else t.unsqueeze(1)).to(scalar) for t in (B, C))
+
+    def spread(t, like, flat):  # extents that were expanded, then these
+        if t is None or t.shape == flat:
+            return t
+        return (t if t.shape == like else t.expand(like)).reshape(flat)
+
+    rows: list[typing.Any] = [cast(spread(t, x.shape, (batch, 1, total)), scalar) for t in (x, dt, z)]
+    B, C = (cast(t if t.dim() == 3 else t.unsqueeze(1), scalar) for t in (B, C))
+    flat = [wide(spread(t, shape, (total,)), B) for t in (D, dt_bias)]
     groups = B.shape[1]
-    total = state.numel() // (batch * states) if batch else 0
     width = total // groups
-    first = wide(state, B).reshape(batch, total, states)
-    A = wide(A, B).expand(*shape, states).reshape(total, states)
+    first = spread(wide(state, B), state.shape, (batch, total, states))
+    A = spread(wide(A, B), (*shape, states), (total, states))
+    if groups == 1:
+        y, final = selective_scan(rows[0], rows[1], A, B, C, flat[0], flat[1], rows[2], first,
+                                  dt_softplus=dt_softplus, final_state=True)
+        with torch.no_grad():
+            state.copy_(spread(final, final.shape, state.shape))
+        return cast(y.reshape(x.shape), x.dtype)
     results, finals = [], []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[:, part].to(scalar).transpose(1, 2) for t in rows])
-        dskip, bias = (None if t is None else wide(t[part], B) for t in flat)
+        uu, dd, zz = typing.cast(typing.Any, [t if t is None else t[..., part] for t in rows])
+        dskip, bias = (None if t is None else t[part] for t in flat)
         y, final = selective_scan(uu, dd, A[part], B[:, group, None], C[:, group, None], dskip, bias, zz, first[:, part],
                                   dt_softplus=dt_softplus, final_state=True)
         results.append(y)
@@ -158,8 +176,8 @@ def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Te
         if batch != 1:
             refuse("mamba_chunk_scan_combined", "states beside seq_idx need a batch of 1")
     scalar = scalar_of(x, dt, B, C, z, steps=z is not None or D is not None and D.dim() == 2)
-    kind, x = x.dtype, x.to(scalar)
-    given: list[typing.Any] = [x, *(t.to(scalar) for t in (dt, B, C))]
+    kind, x = x.dtype, cast(x, scalar)
+    given: list[typing.Any] = [x, *(cast(t, scalar) for t in (dt, B, C))]
     if segments is not None:
         given = [end_to_end(t) for t in given]
         if initial_states is not None:  # goes into the first sequence
@@ -171,12 +189,12 @@ def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Te
                         wide(initial_states, x), segments, dt_softplus=dt_softplus,
                         dt_min=low if dt_softplus is False or low > 0 else None,
                         dt_max=None if high == float("inf") else high, final_state=True)
-    y = y.reshape(x.shape)
+    y = y if segments is None else y.reshape(x.shape)
     if D is not None and D.dim() == 2:
         y = y + x * D.to(scalar)
     if z is not None:
         y = y * F.silu(z.to(scalar))
-    results = [y.to(kind)]
+    results = [cast(y, kind)]
     if return_final_states:
         results.append(state[-1:] if segments is not None else state)
     if return_varlen_states:

@@ -9,15 +9,20 @@ def refuse(function, what):
     raise NotImplementedError(f"ssm.torch.compat.{function}: {what}")
 
 
+def cast(tensor, scalar):
+    """In this scalar; asking torch to leave a tensor as it is costs more than looking."""
+    return tensor if tensor is None or tensor.dtype is scalar else tensor.to(scalar)
+
+
 def wide(tensor, like):
     """In the scalar of parameters and states beside sequences like this one."""
-    return None if tensor is None else tensor.to(torch.float64 if like.dtype is torch.float64 else torch.float32)
+    return cast(tensor, torch.float64 if like.dtype is torch.float64 else torch.float32)
 
 
 def scalar_of(*sequences, steps=False):
     """The scalar that holds those of all sequences; with steps, which round once at their end, at least float32."""
-    scalars = [t.dtype for t in sequences if t is not None]
-    return functools.reduce(torch.promote_types, scalars + ([torch.float32] if steps else []))
+    scalars = {t.dtype for t in sequences if t is not None} | ({torch.float32} if steps else set())
+    return functools.reduce(torch.promote_types, scalars)
 
 
 def silu_of(function, activation):

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from .. import _kinds
-from ._primitives import KINDS, once, run, run_back
+from ._compat_operands import cast
+from ._primitives import KINDS, apply, once, plain_apply, run, run_back
 
 _CONVOLUTION, _SCAN = KINDS["short_convolution"], KINDS["selective_scan"]
 _SILU = (("activation", "silu"),)
@@ -44,25 +45,31 @@ class Inner(torch.autograd.Function):
             rows = rows.reshape(1, -1, rows.shape[2])
         channels, rank, states = xz.shape[1] // 2, dt_weight.shape[1], A.shape[1]
         x, z = rows[..., :channels], rows[..., channels:]
-        low_by, dt_by, out_by = (weight.to(scalar) for weight in (low_weight, dt_weight, out_weight))
-        filtered = _listed(_CONVOLUTION, x=x, weight=taps.to(wide).reshape(channels, -1),
-                           bias=None if taps_bias is None else taps_bias.to(wide))
+        low_by, dt_by, out_by = (cast(weight, scalar) for weight in (low_weight, dt_weight, out_weight))
+        filtered = _listed(_CONVOLUTION, x=x, weight=cast(taps, wide).reshape(channels, -1), bias=cast(taps_bias, wide))
         (u,), _ = run(_CONVOLUTION, _SILU, (_CONVOLUTION.place["y"],), segments, (), filtered)
         low = F.linear(u, low_by)
-        scanned = _listed(_SCAN, u=u, dt=F.linear(low[..., :rank], dt_by), A=A.to(wide), B=low[..., rank:rank + states],
-                          C=low[..., rank + states:], skip=None if D is None else D.to(wide),
-                          dt_bias=None if dt_bias is None else dt_bias.to(wide), gate=z)
+        scanned = _listed(_SCAN, u=u, dt=F.linear(low[..., :rank], dt_by), A=cast(A, wide), B=low[..., rank:rank + states],
+                          C=low[..., rank + states:], skip=cast(D, wide), dt_bias=cast(dt_bias, wide), gate=z)
         ctx.softplus = (("dt_softplus", True),) if dt_softplus else ()
         (y,), _ = run(_SCAN, ctx.softplus, (_SCAN.place["y"],), segments, (), scanned)
         ctx.segments, ctx.batch, ctx.count = segments, xz.shape[0], len(filtered)
         ctx.parameters = [None if t is None else (t.shape, t.dtype) for t in
                           (taps, taps_bias, low_weight, dt_weight, out_weight, out_bias, A, D, dt_bias)]
         ctx.save_for_backward(rows, low, y, low_by, dt_by, out_by, *filtered, *scanned)
-        return F.linear(y, out_by, None if out_bias is None else out_bias.to(scalar))
+        return F.linear(y, out_by, cast(out_bias, scalar))
 
     @staticmethod
     def backward(ctx, dresult):
         return None, None, *once(lambda *tensors: _back(ctx, *tensors), dresult, *ctx.saved_tensors)
+
+
+_plain_apply = plain_apply(Inner)
+
+
+def inner(*operands):
+    """The function, of the operands of Inner.forward."""
+    return apply(Inner, _plain_apply, *operands)
 
 
 def _back(ctx, dresult, rows, low, y, low_by, dt_by, out_by, *operands):
@@ -94,4 +101,9 @@ def _back(ctx, dresult, rows, low, y, low_by, dt_by, out_by, *operands):
     found = (first[at["weight"]], first[at["bias"]], dlow_weight, ddt_weight, dout, dout_bias, found[place["A"]],
              found[place["skip"]], found[place["dt_bias"]])
     return [drows.reshape(ctx.batch, -1, drows.shape[2]).transpose(1, 2),
-            *[None if d is None else d.to(parameter[1]).reshape(parameter[0]) for d, parameter in zip(found, ctx.parameters)]]
+            *[None if d is None else _as(d, *parameter) for d, parameter in zip(found, ctx.parameters)]]
+
+
+def _as(gradient, shape, dtype):
+    gradient = cast(gradient, dtype)
+    return gradient if gradient.shape == shape else gradient.reshape(shape)

@@ -26,8 +26,8 @@ _lib_backward = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
 
 class _Headers:
     """Headers of the tensors of one call, without addresses."""
-    __slots__ = ("words", "listed", "second", "count", "results", "made", "handle", "threads", "backend", "device",
-                 "_kept")
+    __slots__ = ("words", "listed", "second", "count", "results", "made", "places", "handle", "threads", "backend", "device",
+                 "is_in_use", "_kept")
 
     def __init__(self, described, device, split=None):
         self.device, self.backend = device, _device.backend_of(device)
@@ -56,6 +56,7 @@ class _Headers:
         self.listed, self.second = ctypes.addressof(first), ctypes.addressof(second)
         self.count = split
         self.threads = 0
+        self.is_in_use = False
         self._kept = [*kept, first, second]
 
     def choose(self, kind, dtype, chosen, threads):
@@ -106,14 +107,21 @@ def _segments_of(segments):
     return None if segments is None else ctypes.addressof(_tensor.of_torch(segments))
 
 
-def _empty(shape, strides, dtype, device):
-    if strides is None:
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.empty_strided(shape, strides, dtype=dtype, device=device)
+def _lies_as(tensor, shape, strides, dtype):
+    """Whether empty_like, which takes half the time, makes a tensor of this shape and order in memory from this one."""
+    return tensor is not None and tensor.shape == shape and tensor.dtype is dtype and tensor.stride() == strides
 
 
-def _unless_row_major(shape, strides):
-    return None if strides == _kinds.dense_strides(shape) else strides
+def _planned(plans, key):
+    """The headers that a call of this key has left behind; None where they are in use, by a call that waits for this one."""
+    plan = plans.get(key)
+    return None if plan is None or plan.is_in_use else plan
+
+
+def _keep(plans, key, plan):
+    if len(plans) > 4096:
+        plans.clear()
+    plans[key] = plan
 
 
 def _result_shapes(kind, operands, wanted, segments, known):
@@ -129,7 +137,7 @@ def run(kind, chosen, wanted, segments, known, operands):
     facts = _facts(operands)
     key = (kind.name, facts, wanted, None if segments is None else segments.shape, known, chosen)
     plans = _plans()
-    plan = plans.pop(key, None)
+    plan = _planned(plans, key)
     if plan is None:
         dtype = _scalar_of(kind, operands)
         given = [t is not None for t in operands]
@@ -138,21 +146,24 @@ def run(kind, chosen, wanted, segments, known, operands):
             like = kind.like(i, given)
             strides = _kinds.dense_strides(shape, None if like is None else operands[like].stride())
             dtype_i = _dtype(kind.operands[i], dtype)
-            results.append((_WORDS * i, shape, _unless_row_major(shape, strides), dtype_i))
+            is_like = like is not None and _lies_as(operands[like], shape, strides, dtype_i)
+            results.append((_WORDS * i, like if is_like else None, shape, strides, dtype_i))
             described[i] = (dtype_i, shape, strides, operands[kind.sequence].device)
         plan = _Headers(described, operands[kind.sequence].device)
         plan.results = results
-        plan.made = [(shape, dtype, plan.device) for _, shape, _, dtype in results]
-        if len(plans) > 4096:
-            plans.clear()
+        plan.made = [(shape, dtype, plan.device) for _, _, shape, _, dtype in results]
+        plan.places = tuple([i for i in kind.read if given[i]])
+        _keep(plans, key, plan)
+    plan.is_in_use = True
     words, at = plan.words, 0
     for tensor in operands:
         if tensor is not None:
             words[at] = tensor.data_ptr()
         at += _WORDS
     made = []
-    for at, shape, strides, dtype in plan.results:
-        result = _empty(shape, strides, dtype, plan.device)
+    for at, like, shape, strides, dtype in plan.results:
+        result = torch.empty_strided(shape, strides, dtype=dtype, device=plan.device) if like is None else \
+            torch.empty_like(operands[like])
         words[at] = result.data_ptr()
         made.append(result)
     threads = torch.get_num_threads()
@@ -162,16 +173,16 @@ def run(kind, chosen, wanted, segments, known, operands):
     if plan.backend == "cuda":
         segments, stream = _on_host(segments), _device.stream_of(plan.device)
     code = _lib_forward(plan.handle.pointer, plan.listed, plan.count, _segments_of(segments), stream)
+    plan.is_in_use = False
     if code:
         _library.refuse(code)
-    plans[key] = plan
     return made, plan
 
 
 def _sums_of(results, are_apart):
     """Gradients that are added to, which begin with zeros: pieces of memory (elements, scalar, what lies there)."""
     pieces = []
-    for i, at, shape, _, dtype, is_added in results:
+    for i, at, _, shape, _, dtype, is_added in results:
         if not is_added:
             continue
         count, _, lies = pieces.pop() if pieces and not are_apart else (0, dtype, [])
@@ -191,7 +202,7 @@ def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, a
     at_places = None if places is None else _facts(places)
     key = (kind.name, facts, given, needs, None if segments is None else segments.shape, chosen, at_places, are_apart)
     plans = _plans()
-    plan = plans.pop(key, None)
+    plan = _planned(plans, key)
     if plan is None:
         described, results = [*facts, *given], []
         for i in kind.read:
@@ -199,18 +210,19 @@ def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, a
             if operands[i] is None or operand.gradient == "none" or not (needs[i] or operand.gradient == "required"):
                 continue
             if at_places is not None and at_places[i] is not None:
-                results.append((i, _WORDS * (len(facts) + i), None, None, None, False))
+                results.append((i, _WORDS * (len(facts) + i), None, None, None, None, False))
                 described[len(facts) + i] = at_places[i]
                 continue
             strides = _kinds.dense_strides(operands[i].shape, operands[i].stride() if operand.role == "input" else None)
-            results.append((i, _WORDS * (len(facts) + i), operands[i].shape, _unless_row_major(operands[i].shape, strides),
-                            operands[i].dtype, operand.role == "parameter"))
+            shape, dtype = operands[i].shape, operands[i].dtype
+            results.append((i, _WORDS * (len(facts) + i), _lies_as(operands[i], shape, strides, dtype), shape, strides, dtype,
+                            operand.role == "parameter"))
             described[len(facts) + i] = (operands[i].dtype, operands[i].shape, strides, operands[i].device)
         plan = _Headers(described, operands[kind.sequence].device, len(facts))
         plan.made = _sums_of(results, are_apart)
-        plan.results = [result[:5] for result in results if not result[5]]
-        if len(plans) > 4096:
-            plans.clear()
+        plan.results = [result[:6] for result in results if not result[6]]
+        _keep(plans, key, plan)
+    plan.is_in_use = True
     words, at = plan.words, 0
     for tensors in (operands, cotangents):
         for tensor in tensors:
@@ -218,8 +230,13 @@ def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, a
                 words[at] = tensor.data_ptr()
             at += _WORDS
     gradients = [None] * len(operands)
-    for i, at, shape, strides, dtype in plan.results:
-        gradient = places[i] if shape is None else _empty(shape, strides, dtype, plan.device)
+    for i, at, is_like, shape, strides, dtype in plan.results:
+        if is_like:
+            gradient = torch.empty_like(operands[i])
+        elif shape is None:
+            gradient = places[i]
+        else:
+            gradient = torch.empty_strided(shape, strides, dtype=dtype, device=plan.device)
         words[at] = gradient.data_ptr()
         gradients[i] = gradient
     for count, dtype, lies in plan.made:
@@ -234,9 +251,9 @@ def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, a
     if plan.backend == "cuda":
         segments, stream = _on_host(segments), _device.stream_of(plan.device)
     code = _lib_backward(plan.handle.pointer, plan.listed, plan.second, plan.count, _segments_of(segments), stream)
+    plan.is_in_use = False
     if code:
         _library.refuse(code)
-    plans[key] = plan
     return [gradient if need else None for gradient, need in zip(gradients, needs)]
 
 
@@ -249,14 +266,14 @@ def _at_places(kind, places, values, otherwise=None):
 
 
 class _Call(torch.autograd.Function):
-    """Takes what is no tensor as one object, and those operands alone that are there: each operand costs torch time."""
+    """call    what is no tensor    listed    all operands    given    those that are there, for torch, which each costs time"""
 
     @staticmethod
-    def forward(ctx, call, *given):
-        kind, chosen, wanted, segments, known, places = call
-        results, plan = run(kind, chosen, wanted, segments, known, _at_places(kind, places, given))
+    def forward(ctx, call, listed, *given):
+        kind, chosen, wanted, segments, known = call
+        results, plan = run(kind, chosen, wanted, segments, known, listed)
         ctx.set_materialize_grads(False)
-        ctx.call = call, plan.made
+        ctx.call = call, plan
         if kind.kept:
             ctx.save_for_backward(*given, *[results[wanted.index(i)] for i in kind.kept])
             ctx.mark_non_differentiable(*[result for i, result in zip(wanted, results)
@@ -267,13 +284,26 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *given):
-        (kind, chosen, wanted, segments, _, places), made = ctx.call
-        count = len(kind.operands)
+        (kind, chosen, wanted, segments, _), plan = ctx.call
+        count, places = len(kind.operands), plan.places
         operands = _at_places(kind, (*places, *kind.kept), ctx.saved_tensors)
-        needs = tuple(_at_places(kind, places, ctx.needs_input_grad[1:], False))
+        needs = tuple(_at_places(kind, places, ctx.needs_input_grad[2:], False))
         back = lambda *tensors: run_back(kind, chosen, segments, tensors[:count], tensors[count:], needs)
-        gradients = once(back, *operands, *_cotangents(kind, wanted, given, made))
-        return None, *[gradients[i] for i in places]
+        gradients = once(back, *operands, *_cotangents(kind, wanted, given, plan.made))
+        return None, None, *[gradients[i] for i in places]
+
+
+def plain_apply(function):
+    """apply of a function of autograd, without the microseconds that torch spends on transforms of functorch."""
+    return super(torch.autograd.Function, function).apply
+
+
+def apply(function, plain, *operands):
+    """function.apply(*operands)    plain    plain_apply(function)"""
+    return function.apply(*operands) if torch._C._are_functorch_transforms_active() else plain(*operands)
+
+
+_plain_apply = plain_apply(_Call)
 
 
 class _Once(torch.autograd.Function):
@@ -420,18 +450,18 @@ def call(name, operands, results, *, segments=None, options=(), extents=()):
     options     pairs; extents    pairs of letters and extents that follow from no operand"""
     kind = KINDS[name]
     listed = list(map(operands.get, kind.names))
-    wanted = tuple([kind.place[result] for result in results])
     is_recorded = False
     if torch.is_grad_enabled():
         for tensor in listed:
             if tensor is not None and tensor.requires_grad:
                 is_recorded = True
-                wanted += tuple([i for i in kind.kept if i not in wanted])
                 break
     if torch.compiler.is_compiling():
         operator = getattr(torch.ops.ssm, name)
-        return operator(*[listed[i] for i in kind.read], segments, _text(options, wanted, extents))
+        return operator(*[listed[i] for i in kind.read], segments,
+                        _text(options, kind.places_of(results, is_recorded), extents))
+    wanted = kind.wanted(results, is_recorded)
     if is_recorded:
-        places = tuple([i for i in kind.read if listed[i] is not None])
-        return _Call.apply((kind, options, wanted, segments, extents, places), *[listed[i] for i in places])
+        return apply(_Call, _plain_apply, (kind, options, wanted, segments, extents), listed,
+                     *[listed[i] for i in kind.read if listed[i] is not None])
     return run(kind, options, wanted, segments, extents, listed)[0]

@@ -18,6 +18,7 @@ not compute it refuses with a sentence. Gradients also go through the states tha
 from __future__ import annotations
 
 import functools
+import math
 import types
 import typing
 import warnings
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from ._compat_mamba import mamba_chunk_scan_combined, mamba_inner_fn, selective_scan_fn, selective_state_update
-from ._compat_operands import by_places, end_to_end, refuse, scalar_of, segments_of, silu_of, wide
+from ._compat_operands import by_places, cast, end_to_end, refuse, scalar_of, segments_of, silu_of, wide
 from .functional import causal_convolution, decayed_attention, short_convolution
 
 Tensor = torch.Tensor
@@ -47,7 +48,7 @@ def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, seq_
     found = short_convolution(rows if segments is None else end_to_end(rows), wide(weight, x), wide(bias, x), first, segments,
                               activation=activation, final_state=return_final_states)
     if not return_final_states:
-        y = found.reshape(rows.shape).transpose(1, 2)
+        y = (found if segments is None else found.reshape(rows.shape)).transpose(1, 2)
         return y if seq_idx is None or int(seq_idx.min()) >= 0 else y.masked_fill((seq_idx < 0).unsqueeze(1), 0)
     y, last = found
     last = last[..., 1:].to(x.dtype)
@@ -72,6 +73,14 @@ def causal_conv1d_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Te
     width, kept = weight.shape[1], conv_state.shape[2]
     if kept < width - 1:
         refuse("causal_conv1d_update", f"the state has {kept} positions, the filter needs {width - 1}")
+    if kept == width and cache_seqlens is None:  # what the library takes and gives
+        rows = x.unsqueeze(1) if x.dim() == 2 else x.transpose(1, 2)
+        before = conv_state.clone() if torch.is_grad_enabled() else conv_state
+        y, last = short_convolution(rows, wide(weight, x), wide(bias, x), wide(before, x), activation=activation,
+                                    final_state=True)
+        with torch.no_grad():
+            conv_state.copy_(last)
+        return y.squeeze(1) if x.dim() == 2 else y.transpose(1, 2)
     rows = x.unsqueeze(-1) if x.dim() == 2 else x
 
     def places(seen, begin, end):  # [B, D, end − begin], positions counted from the first of x
@@ -187,6 +196,12 @@ class FlashDepthWiseConv1d(torch.nn.Module):
         return typing.cast(Tensor, y.transpose(1, 2) if self.is_bhl else y)
 
 
+@functools.lru_cache(maxsize=64)
+def _decays(heads):
+    """log(1 − 2^(−5−h)) of the heads."""
+    return [math.log1p(-2.0 ** (-5 - head)) for head in range(heads)]
+
+
 def _retention(function, q, k, v, scale, initial_state, output_final_state, cu_seqlens, head_first, reverse=False,
                v_first=False):
     if head_first:
@@ -199,8 +214,8 @@ def _retention(function, q, k, v, scale, initial_state, output_final_state, cu_s
         if segments is not None:
             segments = q.shape[1] - segments.flip(0)
             initial_state = None if initial_state is None else initial_state.flip(0)
-    heads = torch.arange(q.shape[2], dtype=torch.float64 if q.dtype is torch.float64 else torch.float32, device=q.device)
-    decay = torch.log1p(-torch.exp2(-5 - heads))
+    decay = torch.tensor(_decays(q.shape[2]), dtype=torch.float64 if q.dtype is torch.float64 else torch.float32,
+                         device="cpu").to(q.device, non_blocking=True)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     y, state = decayed_attention(q * scale, k, v, decay, wide(initial_state, q), segments, final_state=True)
     if reverse:

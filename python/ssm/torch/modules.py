@@ -16,6 +16,7 @@ import torch
 from .. import _library, _tensor
 from .. import layer as _layer
 from . import _device
+from ._primitives import apply, plain_apply
 
 _SCALARS = {torch.float32: "float32", torch.float64: "float64"}
 _SEQUENCES = {torch.float32: (torch.float32, torch.bfloat16, torch.float16), torch.float64: (torch.float64,)}
@@ -113,6 +114,9 @@ class _Forward(torch.autograd.Function):
                       for d, (shape, dtype) in zip(dfinal, ctx.finals)]
         gradients = _Backward.apply(layer, tape, segments, count, len(dfinal), dy, *dfinal, x, *tensors)
         return None, None, None, None, *[g if need else None for g, need in zip(gradients, ctx.needs_input_grad[4:])]
+
+
+_plain_apply = plain_apply(_Forward)
 
 
 class _Backward(torch.autograd.Function):
@@ -309,7 +313,7 @@ class LayerModule(torch.nn.Module):
         else:
             layer = self._layer(parameters[0])
             if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters, *initial)):
-                results = _Forward.apply(layer, segments, len(parameters), return_state, x, *parameters, *initial)
+                results = apply(_Forward, _plain_apply, layer, segments, len(parameters), return_state, x, *parameters, *initial)
             else:
                 results = _run(layer, x, parameters, initial, segments, return_state)
         if return_state:
