@@ -687,7 +687,7 @@ def torch_functions():
         kind = ssm._kinds.kinds()[name]
         given = [operands.get(kind.operands[i].name) for i in kind.read]
         results = [i for i in kind.written if kind.operands[i].name in ("y", "final_state", "kernel", "log_sum")]
-        text = ssm.torch._primitives._text((), tuple(results), (("L", 6),) if name == "diagonal_kernel" else ())
+        text = ssm.torch._primitives.text_of((), tuple(results), (("L", 6),) if name == "diagonal_kernel" else ())
         torch.library.opcheck(getattr(torch.ops.ssm, name).default, (*given, None, text),
                               test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
         if name == "diagonal_kernel":

@@ -12,7 +12,7 @@
 functional    the primitives that layers are made of
 compat        the functions of mamba_ssm, causal_conv1d, H3 and flash-linear-attention
 """
-from . import compat, functional
+from . import _operators, compat, functional  # noqa: F401
 from .modules import S4D, H3, Attention, DenseMamba, DenseRetNet, LayerModule, Mamba, Mamba2, Retention
 
 __all__ = ["S4D", "H3", "Attention", "DenseMamba", "DenseRetNet", "LayerModule", "Mamba", "Mamba2", "Retention", "compat",

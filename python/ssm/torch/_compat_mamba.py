@@ -10,9 +10,11 @@ import torch.nn.functional as F
 
 from ._compat_operands import by_places, cast, end_to_end, refuse, scalar_of, segments_of, wide
 from ._mamba_inner import inner
+from ._primitives import call, places
 from .functional import selective_scan, short_convolution, ssd_scan
 
 Tensor = torch.Tensor
+_SCANNED = places("selective_scan", "u", "dt", "B", "C", "gate", "y")
 
 
 def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
@@ -25,26 +27,25 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     batch, channels, length = u.shape
     segments = segments_of("selective_scan_fn", None, cu_seqlens, batch, length)
     scalar = scalar_of(u, delta, B, C, z)
-    rows: list[typing.Any] = [None if t is None else cast(t, scalar).transpose(1, 2) for t in (u, delta, z)]
-    A, D, delta_bias = wide(A, rows[0]), wide(D, rows[0]), wide(delta_bias, rows[0])
-    B, C = cast(B, scalar), cast(C, scalar)
+    given, steps, gates, B, C = (cast(t, scalar) for t in (u, delta, z, B, C))
+    A, D, delta_bias = wide(A, given), wide(D, given), wide(delta_bias, given)
 
-    def scan(rows, A, B, C, D, bias):  # (y, state or None)
-        found = selective_scan(rows[0], rows[1], A, B, C, D, bias, rows[2], segments=segments, dt_softplus=delta_softplus,
-                               final_state=return_last_state)
-        return found if return_last_state else (found, None)
+    def scan(u, dt, gate, A, B, C, skip, dt_bias):  # [y] or [y, state], sequences [B, D, L]
+        return call("selective_scan", {"u": u, "dt": dt, "A": A, "B": B, "C": C, "skip": skip, "dt_bias": dt_bias, "gate": gate},
+                    ("y", "final_state") if return_last_state else ("y",), segments=segments,
+                    options=(("dt_softplus", True),) if delta_softplus else (), turned=_SCANNED)
 
-    def result(y, state):
-        y = cast(y.transpose(1, 2), u.dtype)
+    def result(y, state=None):
+        y = cast(y, u.dtype)
         return (y, state if segments is None else state[-1:]) if return_last_state else y
 
     if B.dim() == 3 and C.dim() == 3:
-        return result(*scan(rows, A, B.transpose(1, 2), C.transpose(1, 2), D, delta_bias))
+        return result(*scan(given, steps, gates, A, B, C, D, delta_bias))
 
-    def grouped(t):  # [B, G, L, N]
+    def grouped(t):  # [B, G, N, L]
         if t.dim() == 2:
-            return t[None, :, None, :].expand(batch, channels, length, t.shape[1])
-        return (t if t.dim() == 4 else t.unsqueeze(1)).transpose(2, 3)
+            return t[None, :, :, None].expand(batch, channels, t.shape[1], length)
+        return t if t.dim() == 4 else t.unsqueeze(1)
 
     B, C = grouped(B), grouped(C)
     groups = max(B.shape[1], C.shape[1])
@@ -54,11 +55,10 @@ def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     results = []
     for group in range(groups):
         part = slice(group * width, (group + 1) * width)
-        results.append(scan([t if t is None else t[..., part] for t in rows], A[part],
+        results.append(scan(given[:, part], steps[:, part], None if gates is None else gates[:, part], A[part],
                             B[:, group * B.shape[1] // groups], C[:, group * C.shape[1] // groups],
                             None if D is None else D[part], None if delta_bias is None else delta_bias[part]))
-    return result(torch.cat([y for y, _ in results], 2),
-                  torch.cat([state for _, state in results], 1) if return_last_state else None)
+    return result(*(torch.cat(parts, 1) for parts in zip(*results)))
 
 
 def _rms(x, weight, eps):
@@ -184,11 +184,13 @@ def mamba_chunk_scan_combined(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Te
             initial_states = torch.cat([initial_states, initial_states.new_zeros(segments.shape[0] - 2,
                                                                                  *initial_states.shape[1:])])
     low, high = dt_limit
-    y, state = ssd_scan(given[0], given[1], wide(A, x), given[2], given[3],
-                        wide(D, x) if D is not None and D.dim() == 1 else None, wide(dt_bias, x),
-                        wide(initial_states, x), segments, dt_softplus=dt_softplus,
-                        dt_min=low if dt_softplus is False or low > 0 else None,
-                        dt_max=None if high == float("inf") else high, final_state=True)
+    has_states = return_final_states or return_varlen_states
+    found = ssd_scan(given[0], given[1], wide(A, x), given[2], given[3],
+                     wide(D, x) if D is not None and D.dim() == 1 else None, wide(dt_bias, x),
+                     wide(initial_states, x), segments, dt_softplus=dt_softplus,
+                     dt_min=low if dt_softplus is False or low > 0 else None,
+                     dt_max=None if high == float("inf") else high, final_state=has_states)
+    y, state = typing.cast(typing.Any, found if has_states else (found, None))
     y = y if segments is None else y.reshape(x.shape)
     if D is not None and D.dim() == 2:
         y = y + x * D.to(scalar)

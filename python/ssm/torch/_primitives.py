@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of primitives on torch tensors: headers that are filled again for every call, autograd, and operators for torch.compile.
+"""Calls of primitives on torch tensors: headers that are filled again for every call, and autograd.
 
 A call writes addresses into headers that a call of the same shapes has left behind, so that it costs some microseconds.
 """
@@ -13,7 +13,7 @@ import torch
 from .. import _kinds, _library, _tensor
 from . import _device
 
-_SECOND = ("ssm: a primitive has no second derivative: its gradient is computed by a backward pass that torch cannot "
+SECOND = ("ssm: a primitive has no second derivative: its gradient is computed by a backward pass that torch cannot "
            "differentiate; call backward without create_graph")
 SCALARS = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _WORDS = ctypes.sizeof(_library.Tensor) // 8
@@ -84,7 +84,7 @@ def _wide(dtype):
     return torch.float64 if dtype is torch.float64 else torch.float32
 
 
-def _dtype(operand, sequence):
+def dtype_of(operand, sequence):
     return torch.int64 if operand.scalar == "int64" else sequence if operand.scalar == "sequence" else _wide(sequence)
 
 
@@ -124,31 +124,43 @@ def _keep(plans, key, plan):
     plans[key] = plan
 
 
-def _result_shapes(kind, operands, wanted, segments, known):
-    """(index, shape) of what is wanted."""
-    extents = kind.extents([None if t is None else t.shape for t in operands],
-                           None if segments is None else segments.shape[0], **known)
+def _exchanged(values):
+    """Extents or strides with those of axes 1 and 2 exchanged."""
+    return (values[0], values[2], values[1], *values[3:])
+
+
+def _as_kinds_have_them(facts, turned):
+    """Facts of operands in the order of axes that the primitive has."""
+    return [(f[0], _exchanged(f[1]), _exchanged(f[2]), f[3]) if f is not None and i in turned else f for i, f in enumerate(facts)]
+
+
+def result_shapes(kind, shapes, wanted, segments, known):
+    """(index, shape) of what is wanted, of operands with these shapes."""
+    extents = kind.extents(shapes, None if segments is None else segments.shape[0], **known)
     return [(i, kind.shape(i, extents)) for i in wanted]
 
 
-def run(kind, chosen, wanted, segments, known, operands):
+def run(kind, chosen, wanted, segments, known, operands, turned=()):
     """The wanted results of a forward call, and what is known of them.
-    operands    in their order, None for what is left out or written"""
+    operands    in their order, None for what is left out or written
+    turned      indices of operands and results whose axes 1 and 2 are exchanged: [B, D, L] for [B, L, D]"""
     facts = _facts(operands)
-    key = (kind.name, facts, wanted, None if segments is None else segments.shape, known, chosen)
+    key = (kind.name, facts, wanted, None if segments is None else segments.shape, known, chosen, turned)
     plans = _plans()
     plan = _planned(plans, key)
     if plan is None:
         dtype = _scalar_of(kind, operands)
         given = [t is not None for t in operands]
-        results, described = [], list(facts)
-        for i, shape in _result_shapes(kind, operands, wanted, segments, dict(known)):
+        results, described = [], _as_kinds_have_them(facts, turned)
+        for i, shape in result_shapes(kind, [f and f[1] for f in described], wanted, segments, dict(known)):
             like = kind.like(i, given)
-            strides = _kinds.dense_strides(shape, None if like is None else operands[like].stride())
-            dtype_i = _dtype(kind.operands[i], dtype)
+            strides = _kinds.dense_strides(shape, None if like is None else described[like][2])
+            dtype_i = dtype_of(kind.operands[i], dtype)
+            described[i] = (dtype_i, shape, strides, operands[kind.sequence].device)
+            if i in turned:
+                shape, strides = _exchanged(shape), _exchanged(strides)
             is_like = like is not None and _lies_as(operands[like], shape, strides, dtype_i)
             results.append((_WORDS * i, like if is_like else None, shape, strides, dtype_i))
-            described[i] = (dtype_i, shape, strides, operands[kind.sequence].device)
         plan = _Headers(described, operands[kind.sequence].device)
         plan.results = results
         plan.made = [(shape, dtype, plan.device) for _, _, shape, _, dtype in results]
@@ -191,16 +203,17 @@ def _sums_of(results, are_apart):
     return pieces
 
 
-def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, are_apart=False):
+def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, are_apart=False, turned=()):
     """Gradients by index of operand.
     operands      in their order; of what is written, what the gradient reads once more
     cotangents    by index of output and final state, None for zeros
     needs         for each operand whether its gradient is wanted
     places        by index of operand: memory that the gradient of an input is written to; else it is made
-    are_apart     no two gradients lie in one piece of memory"""
+    are_apart     no two gradients lie in one piece of memory
+    turned        as in run, of cotangents and gradients, too"""
     facts, given = _facts(operands), _facts(cotangents)
     at_places = None if places is None else _facts(places)
-    key = (kind.name, facts, given, needs, None if segments is None else segments.shape, chosen, at_places, are_apart)
+    key = (kind.name, facts, given, needs, None if segments is None else segments.shape, chosen, at_places, are_apart, turned)
     plans = _plans()
     plan = _planned(plans, key)
     if plan is None:
@@ -218,6 +231,7 @@ def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, a
             results.append((i, _WORDS * (len(facts) + i), _lies_as(operands[i], shape, strides, dtype), shape, strides, dtype,
                             operand.role == "parameter"))
             described[len(facts) + i] = (operands[i].dtype, operands[i].shape, strides, operands[i].device)
+        described = [*_as_kinds_have_them(described[:len(facts)], turned), *_as_kinds_have_them(described[len(facts):], turned)]
         plan = _Headers(described, operands[kind.sequence].device, len(facts))
         plan.made = _sums_of(results, are_apart)
         plan.results = [result[:6] for result in results if not result[6]]
@@ -257,7 +271,7 @@ def run_back(kind, chosen, segments, operands, cotangents, needs, places=None, a
     return [gradient if need else None for gradient, need in zip(gradients, needs)]
 
 
-def _at_places(kind, places, values, otherwise=None):
+def in_places(kind, places, values, otherwise=None):
     """Values of operands at these places, in a list of all."""
     listed = [otherwise] * len(kind.operands)
     for i, value in zip(places, values):
@@ -270,8 +284,8 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, call, listed, *given):
-        kind, chosen, wanted, segments, known = call
-        results, plan = run(kind, chosen, wanted, segments, known, listed)
+        kind, chosen, wanted, segments, known, turned = call
+        results, plan = run(kind, chosen, wanted, segments, known, listed, turned)
         ctx.set_materialize_grads(False)
         ctx.call = call, plan
         if kind.kept:
@@ -284,12 +298,13 @@ class _Call(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *given):
-        (kind, chosen, wanted, segments, _), plan = ctx.call
+        (kind, chosen, wanted, segments, _, turned), plan = ctx.call
         count, places = len(kind.operands), plan.places
-        operands = _at_places(kind, (*places, *kind.kept), ctx.saved_tensors)
-        needs = tuple(_at_places(kind, places, ctx.needs_input_grad[2:], False))
-        back = lambda *tensors: run_back(kind, chosen, segments, tensors[:count], tensors[count:], needs)
-        gradients = once(back, *operands, *_cotangents(kind, wanted, given, plan.made))
+        operands = in_places(kind, (*places, *kind.kept), ctx.saved_tensors)
+        needs = tuple(in_places(kind, places, ctx.needs_input_grad[2:], False))
+        back = lambda *tensors: run_back(kind, chosen, segments, tensors[:count], tensors[count:], needs,
+                                         turned=turned)
+        gradients = once(back, *operands, *cotangents_of(kind, wanted, given, plan.made))
         return None, None, *[gradients[i] for i in places]
 
 
@@ -315,7 +330,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *_):
-        raise NotImplementedError(_SECOND)
+        raise NotImplementedError(SECOND)
 
 
 def once(back, *tensors):
@@ -323,7 +338,7 @@ def once(back, *tensors):
     return _Once.apply(back, *tensors) if torch.is_grad_enabled() else back(*tensors)
 
 
-def _cotangents(kind, wanted, given, made):
+def cotangents_of(kind, wanted, given, made):
     """What the backward call reads, by index of operand; that of y is always there."""
     listed = [None] * len(kind.operands)
     for i, d, (shape, dtype, device) in zip(wanted, given, made):
@@ -336,118 +351,34 @@ def _cotangents(kind, wanted, given, made):
     return listed
 
 
-# The same as operators whose operands are tensors and texts, for torch.compile and torch.export.
-
-_library_of_operators = torch.library.Library("ssm", "FRAGMENT")
+KINDS = dict(_kinds.kinds())
 
 
 @torch.compiler.assume_constant_result
-def _text(chosen, wanted, known):
+def text_of(chosen, wanted, known):
     return json.dumps({"options": dict(chosen), "results": wanted, "extents": dict(known)})
 
 
-def _read(text):
+def read_text(text):
     call = json.loads(text)
     return tuple(call["options"].items()), tuple(call["results"]), tuple(call["extents"].items())
 
 
-def _define(kind):
-    """The operators ssm::NAME and ssm::NAME_backward."""
-    takes = ", ".join(("Tensor? " if kind.operands[i].optional else "Tensor ") + kind.operands[i].name for i in kind.read)
-    name, count = f"ssm::{kind.name}", len(kind.operands)
-    torch.library.define(name, f"({takes}, Tensor? segments, str call) -> Tensor[]", lib=_library_of_operators)
-    torch.library.define(f"{name}_backward", "(Tensor[] tensors, str call) -> Tensor[]", lib=_library_of_operators)
-    # call of the backward operator: the places of its tensors in operands and, behind those, in their cotangents; -1: segments
-
-    def placed(inputs):
-        return _at_places(kind, kind.read, inputs)
-
-    def forward(*inputs):
-        *inputs, segments, text = inputs
-        chosen, wanted, known = _read(text)
-        return run(kind, chosen, wanted, segments, known, placed(inputs))[0]
-
-    def fake(*inputs):
-        *inputs, segments, text = inputs
-        _, wanted, known = _read(text)
-        operands = placed(inputs)
-        given = [t is not None for t in operands]
-        first = operands[kind.sequence]
-        made = []
-        for i, shape in _result_shapes(kind, operands, wanted, segments, dict(known)):
-            like = kind.like(i, given)
-            strides = _kinds.dense_strides(shape, None if like is None else operands[like].stride())
-            made.append(first.new_empty_strided(shape, strides, dtype=_dtype(kind.operands[i], first.dtype)))
-        return made
-
-    def keep(ctx, inputs, output):
-        *inputs, ctx.segments, text = inputs
-        ctx.set_materialize_grads(False)
-        ctx.chosen, ctx.wanted, _ = _read(text)
-        ctx.save_for_backward(*inputs, *[output[ctx.wanted.index(i)] for i in kind.kept])
-        ctx.made = [(result.shape, result.dtype, result.device) for result in output]
-
-    def back(ctx, given):
-        operands = placed(ctx.saved_tensors[:len(kind.read)])
-        for i, result in zip(kind.kept, ctx.saved_tensors[len(kind.read):]):
-            operands[i] = result
-        needs = [False] * count
-        for i, need in zip(kind.read, ctx.needs_input_grad):
-            needs[i] = bool(need) and kind.operands[i].gradient != "none"
-        cotangents = _cotangents(kind, ctx.wanted, given, ctx.made)
-        tensors, places = [], []
-        for place, tensor in [*enumerate([*operands, *cotangents]), (-1, ctx.segments)]:
-            if tensor is not None:
-                tensors.append(tensor)
-                places.append(place)
-        wanted = [i for i in kind.read if needs[i]]
-        text = json.dumps({"options": dict(ctx.chosen), "places": places, "results": wanted})
-        found = dict(zip(wanted, getattr(torch.ops.ssm, f"{kind.name}_backward")(tensors, text)))
-        return *[found.get(i) for i in kind.read], None, None
-
-    def unpacked(tensors, text):
-        call = json.loads(text)
-        everything = dict(zip(call["places"], tensors))
-        needs = tuple(i in call["results"] for i in range(count))
-        return (tuple(call["options"].items()), everything.get(-1), [everything.get(i) for i in range(count)],
-                [everything.get(count + i) for i in range(count)], needs, call["results"])
-
-    def backward(tensors, text):
-        chosen, segments, operands, cotangents, needs, wanted = unpacked(tensors, text)
-        gradients = run_back(kind, chosen, segments, operands, cotangents, needs, are_apart=True)
-        return [gradients[i] for i in wanted]
-
-    def fake_backward(tensors, text):
-        _, _, operands, _, _, wanted = unpacked(tensors, text)
-        made = []
-        for i in wanted:
-            is_input = kind.operands[i].role == "input"
-            strides = _kinds.dense_strides(operands[i].shape, operands[i].stride() if is_input else None)
-            made.append(operands[i].new_empty_strided(operands[i].shape, strides))
-        return made
-
-    def refuse(ctx, *_):
-        raise NotImplementedError(_SECOND)
-
-    for device in ("CPU", "CUDA"):
-        torch.library.impl(name, device, forward, lib=_library_of_operators)
-        torch.library.impl(f"{name}_backward", device, backward, lib=_library_of_operators)
-    torch.library.register_fake(name, fake, lib=_library_of_operators)
-    torch.library.register_autograd(name, back, setup_context=keep, lib=_library_of_operators)
-    torch.library.register_fake(f"{name}_backward", fake_backward, lib=_library_of_operators)
-    torch.library.register_autograd(f"{name}_backward", refuse, lib=_library_of_operators)
+def places(name, *operands):
+    """Indices of operands and results by name."""
+    return tuple([KINDS[name].place[operand] for operand in operands])
 
 
-KINDS = dict(_kinds.kinds())
-for _kind in KINDS.values():
-    _define(_kind)
+def _exchange(tensors, turned):
+    return [t.transpose(1, 2) if i in turned and t is not None else t for i, t in enumerate(tensors)]
 
 
-def call(name, operands, results, *, segments=None, options=(), extents=()):
+def call(name, operands, results, *, segments=None, options=(), extents=(), turned=()):
     """What a primitive computes, a list that begins with what is wanted.
     operands    by name; None is left out
     results     names of what is wanted
-    options     pairs; extents    pairs of letters and extents that follow from no operand"""
+    options     pairs; extents    pairs of letters and extents that follow from no operand
+    turned      `places` of operands and results whose axes 1 and 2 are exchanged: [B, D, L] for [B, L, D]"""
     kind = KINDS[name]
     listed = list(map(operands.get, kind.names))
     is_recorded = False
@@ -458,10 +389,11 @@ def call(name, operands, results, *, segments=None, options=(), extents=()):
                 break
     if torch.compiler.is_compiling():
         operator = getattr(torch.ops.ssm, name)
-        return operator(*[listed[i] for i in kind.read], segments,
-                        _text(options, kind.places_of(results, is_recorded), extents))
+        listed, wanted = _exchange(listed, turned), kind.places_of(results, is_recorded)
+        found = operator(*[listed[i] for i in kind.read], segments, text_of(options, wanted, extents))
+        return [result.transpose(1, 2) if i in turned else result for i, result in zip(wanted, found)]
     wanted = kind.wanted(results, is_recorded)
     if is_recorded:
-        return apply(_Call, _plain_apply, (kind, options, wanted, segments, extents), listed,
+        return apply(_Call, _plain_apply, (kind, options, wanted, segments, extents, turned), listed,
                      *[listed[i] for i in kind.read if listed[i] is not None])
-    return run(kind, options, wanted, segments, extents, listed)[0]
+    return run(kind, options, wanted, segments, extents, listed, turned)[0]

@@ -28,9 +28,12 @@ import torch.nn.functional as F
 
 from ._compat_mamba import mamba_chunk_scan_combined, mamba_inner_fn, selective_scan_fn, selective_state_update
 from ._compat_operands import by_places, cast, end_to_end, refuse, scalar_of, segments_of, silu_of, wide
+from ._primitives import call, places
 from .functional import causal_convolution, decayed_attention, short_convolution
 
 Tensor = torch.Tensor
+_FILTERED = places("short_convolution", "x", "y")
+_CONVOLVED = places("causal_convolution", "x", "gate_in", "gate_out", "y")
 
 
 def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, seq_idx: Tensor | None = None,
@@ -44,19 +47,22 @@ def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, seq_
     if segments is not None and (initial_states is not None or return_final_states):
         refuse("causal_conv1d_fn", "states beside seq_idx are not there")
     first = None if initial_states is None else F.pad(wide(initial_states, x), (1, 0))
-    rows = x.transpose(1, 2)
-    found = short_convolution(rows if segments is None else end_to_end(rows), wide(weight, x), wide(bias, x), first, segments,
-                              activation=activation, final_state=return_final_states)
-    if not return_final_states:
-        y = (found if segments is None else found.reshape(rows.shape)).transpose(1, 2)
+    if segments is not None:
+        rows = x.transpose(1, 2)
+        y = short_convolution(end_to_end(rows), wide(weight, x), wide(bias, x), segments=segments, activation=activation)
+        y = y.reshape(rows.shape).transpose(1, 2)
         return y if seq_idx is None or int(seq_idx.min()) >= 0 else y.masked_fill((seq_idx < 0).unsqueeze(1), 0)
-    y, last = found
-    last = last[..., 1:].to(x.dtype)
+    y, *last = call("short_convolution", {"x": x, "weight": wide(weight, x), "bias": wide(bias, x), "initial_state": first},
+                    ("y", "final_state") if return_final_states else ("y",), options=(("activation", activation),),
+                    turned=_FILTERED)
+    if not return_final_states:
+        return y
+    last = last[0][..., 1:].to(x.dtype)
     if final_states_out is not None:
         with torch.no_grad():
             final_states_out.copy_(last)
         last = final_states_out
-    return y.transpose(1, 2), last
+    return y, last
 
 
 def causal_conv1d_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None = None,
@@ -139,7 +145,10 @@ def fftconv_func(u: Tensor, k: Tensor, D: Tensor, dropout_mask: Tensor | None = 
         by = q.to(u.dtype).reshape(batch, heads, head_dim, length).permute(0, 2, 3, 1).unsqueeze(2)
         y = (y * by).sum(1).permute(0, 3, 1, 2).reshape(u.shape)
     else:
-        y = convolution(u.transpose(1, 2)).transpose(1, 2)
+        if k_rev is None:
+            y = call("causal_convolution", {"x": u, "kernel": k, "skip": D}, ("y",), turned=_CONVOLVED)[0]
+        else:
+            y = convolution(u.transpose(1, 2)).transpose(1, 2)
         if gelu:
             y = F.gelu(y)
         if dropout_mask is not None:
@@ -163,11 +172,12 @@ class FlashFFTConv(torch.nn.Module):
         if max(length, k.shape[-1]) > self.seqlen:
             raise ValueError(f"ssm.torch.compat.FlashFFTConv: u has {length} and k {k.shape[-1]} positions, more than the "
                              f"{self.seqlen} of the convolution")
-        rows = u.transpose(1, 2)
-        left, right = (None if t is None else t.to(u.dtype).transpose(1, 2) for t in (pregate, postgate))
         around = length + k.shape[-1] - 1 - self.seqlen  # positions that come back to the first ones
         if around <= 0:
-            return causal_convolution(rows, wide(k, u), gate_in=left, gate_out=right).transpose(1, 2)
+            return call("causal_convolution", {"x": u, "kernel": wide(k, u), "gate_in": cast(pregate, u.dtype),
+                                               "gate_out": cast(postgate, u.dtype)}, ("y",), turned=_CONVOLVED)[0]
+        rows = u.transpose(1, 2)
+        left, right = (None if t is None else t.to(u.dtype).transpose(1, 2) for t in (pregate, postgate))
         scalar = scalar_of(u, steps=True)
         rows = rows.to(scalar) if left is None else rows.to(scalar) * left
         whole = causal_convolution(F.pad(rows, (0, 0, 0, k.shape[-1] - 1)), wide(k, u))
@@ -217,12 +227,11 @@ def _retention(function, q, k, v, scale, initial_state, output_final_state, cu_s
     decay = torch.tensor(_decays(q.shape[2]), dtype=torch.float64 if q.dtype is torch.float64 else torch.float32,
                          device="cpu").to(q.device, non_blocking=True)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    y, state = decayed_attention(q * scale, k, v, decay, wide(initial_state, q), segments, final_state=True)
+    found = decayed_attention(q * scale, k, v, decay, wide(initial_state, q), segments, final_state=output_final_state)
+    y, state = found if output_final_state else (found, None)
     if reverse:
-        y, state = y.flip(1), state if segments is None else state.flip(0)
-    if not output_final_state:
-        return y, None
-    return y, state.transpose(-1, -2) if v_first else state
+        y, state = y.flip(1), state if segments is None or state is None else state.flip(0)
+    return y, state.transpose(-1, -2) if v_first and state is not None else state
 
 
 def chunk_retention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, initial_state: Tensor | None = None,
