@@ -959,6 +959,35 @@ def torch_compat_convolutions():
                 check_near(a, b, 1e-9, f"FlashDepthWiseConv1d with padding {padding}: a gradient")
 
 
+def torch_compat_compiled():
+    """Functions of [B, D, L] tensors: in torch.compile as outside, in either order in memory, results that may be written to."""
+    C = ssm.torch.compat
+    given = lambda *shape: torch.randn(*shape, dtype=torch.float64).requires_grad_()
+    u, z, dt, A = given(2, 6, 9), given(2, 6, 9), given(2, 6, 9), given(6, 3)
+    B, c, D, filter, k = given(2, 3, 9), given(2, 3, 9), given(6), given(6, 4), given(6, 9)
+    functions = {
+        "causal_conv1d_fn": (lambda *t: C.causal_conv1d_fn(*t, activation="silu", return_final_states=True), (u, filter, D)),
+        "selective_scan_fn": (lambda *t: C.selective_scan_fn(*t, None, True, True), (u, dt, A, B, c, D, z)),
+        "selective_scan_fn of groups": (lambda u, dt, A, B, c: (C.selective_scan_fn(
+            u, dt, -A.abs(), torch.stack([B, c], 1), torch.stack([c, B], 1)),), (u, dt, A, B, c)),
+        "fftconv_func": (lambda *t: (C.fftconv_func(*t, gelu=False),), (u, k, D)),
+        "FlashFFTConv": (lambda u, k, z: (C.FlashFFTConv(32)(u, k, z, z),), (u, k, z))}
+    for name, (function, tensors) in functions.items():
+        torch._dynamo.reset()
+        results = function(*tensors)
+        expected = torch.autograd.grad(sum(y.square().sum() for y in results), tensors)
+        turned = [t.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() if t.dim() == 3 else t for t in tensors]
+        for how, called, read in (("turned", function, turned),
+                                  ("compiled", torch.compile(function, backend="aot_eager", fullgraph=True), tensors)):
+            found = called(*read)
+            for y, same in zip(found, results):
+                check_near(y.detach(), same.detach(), 1e-12, f"{name}, {how}")
+            for a, b in zip(torch.autograd.grad(sum(y.square().sum() for y in found), read), expected):
+                check_near(a, b, 1e-12, f"{name}, {how}: a gradient")
+        twice = results[0].mul_(2)
+        check(twice is results[0], f"{name}: its result is no view")
+
+
 def torch_compat_block():
     """mamba_inner_fn as one function of autograd, beside the same in steps, which a bias of zeros asks for."""
     C = ssm.torch.compat
@@ -1299,6 +1328,7 @@ def main():
         torch_compat_states()
         torch_compat_rounds_once()
         torch_compat_convolutions()
+        torch_compat_compiled()
         torch_compat_block()
         as_the_formulas()
         as_transformers_does()
