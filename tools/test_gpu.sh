@@ -204,7 +204,7 @@ from_c_on_gpu() {  # EXTENSION
     return 77
   fi
   mkdir -p "$work/from_$1"
-  "$bin/api_on_device_$1" "$work/from_$1" tests/data/conformance/cases/model_{mamba_original,h3_hybrid}
+  "$bin/api_on_device_$1" "$work/from_$1" tests/data/conformance/cases/model_{mamba_original,h3_hybrid,dense_mamba_m2,retnet,gpt2}
 }
 
 # A tiny model of a family: the GPU trains as the CPU does, the same bits each time, and writes the same text.
