@@ -124,7 +124,7 @@ def selective_state_update(state: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: T
 
     shape = state.shape[1:-1]
     total = math.prod(shape)
-    scalar = scalar_of(x, dt, B, C, z, steps=True)
+    scalar = scalar_of(x, dt, B, C, z)
 
     def spread(t, like, flat):  # extents that were expanded, then these
         if t is None or t.shape == flat:
