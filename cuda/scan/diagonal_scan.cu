@@ -78,8 +78,7 @@ template <class T>
 void walk_forward(const DiagonalScan<T>& call, const char* matrices, Stream stream,
                   const char* operation) {
   if constexpr (operand_terms<T> == 1)
-    if (walks_turned(call, operation))
-      return walk_turned_forward(call, matrices, stream, operation);
+    if (walks_turned(call, operation)) return walk_turned_forward(call, stream, operation);
   const DiagonalScanShape& shape = call.shape;
   const Plan plan = make_plan(shape, tile_positions<T>, kWarps, kForwardWarps, 4);
   const ForwardLaunch<T> forward{call, matrices, shape.sequences(), plan.warps_per_sequence, 0};
@@ -112,8 +111,10 @@ void diagonal_scan(const DiagonalScan<T>& call, void* workspace, Stream stream) 
                                 [&] { diagonal_scan(upcast.call, upcast.workspace, stream); });
   }
   char* const matrices = static_cast<char*>(workspace);
-  launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
-         shape.modes, walks_turned(call, operation) ? 0 : 3, matrices);
+  const bool turned = walks_turned(call, operation);
+  if (!turned || call.final_state != nullptr)
+    launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
+           shape.modes, turned ? 0 : 3, matrices);
   walk_forward(call, matrices, stream, operation);
   if (call.final_state != nullptr)
     launch(finish_state<T>, dim3(shape.channels, (shape.sequences() + kWarps - 1) / kWarps),

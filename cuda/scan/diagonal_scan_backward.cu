@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ssm/backend/cuda/diagonal_scan.hpp>
+#include <utility>
 
 #include "kernel/small_problem.cuh"
 #include "scan/diagonal_scan_backward.cuh"
@@ -141,8 +142,9 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   const bool tail = call.dfinal_state != nullptr;
   const bool gate = call.dgate_out.data != nullptr && call.ungated.data == nullptr;
   const bool forward = call.checkpoints == nullptr || tail || gate;
-  launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
-         shape.modes, turned && !forward ? 0 : kMatrices, space.matrices);
+  if (!turned || forward)
+    launch(build_matrices<T>, dim3(shape.channels), 256, 0, stream, operation, call.parameters,
+           shape.modes, kMatrices, space.matrices);
   if (forward) {
     DiagonalScan<T> states{shape, call.parameters, call.x, call.gate_in, {}, call.initial_state};
     if (gate) states.gate_out = call.dy, states.y = call.dgate_out;
@@ -171,8 +173,9 @@ void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void* workspace
   } else {
     walk_backward(backward, space.plan, stream, operation);
   }
-  launch(
-      finish_gradient<T>, dim3(shape.channels), 32, 0, stream, operation,
+  struct Finish;
+  launch_early<std::pair<Finish, T>>(
+      finish_gradient<T>, dim3(shape.channels), 32, stream, operation,
       GradientLaunch<T>{call, space.partial, space.partial_skip, space.tail_partial,
                         turned ? TurnedPlan(shape).parts : space.plan.groups, shape.sequences()});
 }

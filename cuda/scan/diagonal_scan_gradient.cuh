@@ -71,7 +71,8 @@ struct GradientLaunch {
 };
 
 /// Adds the partial sums in order and applies the chain rule of the discretization. One warp a
-/// channel.
+/// channel. What its predecessor does not write is read before that ends: a predecessor lets this
+/// kernel begin behind its own wait.
 template <class T>
 __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> launch) {
   const DiagonalScanBackward<T>& call = launch.call;
@@ -80,6 +81,9 @@ __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> la
   const long long index = static_cast<long long>(channel) * modes + min(mode, modes - 1);
   const double step = call.parameters.dt[channel];
   const Complex<float> a = call.parameters.a[index], b = call.parameters.b[index];
+  const Mode m = discretized_mode(call.parameters.discretization, step, a, b);
+  wait_for_predecessors();
+  let_successor_begin();
   double2 sum[3]{};
   double skip = 0.0;
   for (int group = 0; group < launch.groups; ++group) {
@@ -102,7 +106,6 @@ __global__ void __launch_bounds__(32) finish_gradient(const GradientLaunch<T> la
   };
   double ddt = 0.0;
   if (mode < modes) {
-    const Mode m = discretized_mode(call.parameters.discretization, step, a, b);
     const double2 scaled{step * b.re, step * b.im};
     const double2 from_a = adjoint(sum[2], m.da_dz),
                   from_b = adjoint(sum[1], multiply(scaled, m.dg_dz));

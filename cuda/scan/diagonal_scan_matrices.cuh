@@ -61,6 +61,19 @@ __host__ __device__ inline Mode discretized_mode(Discretization rule, double dt,
   return mode;
 }
 
+/// What a channel's matrices and powers are made of; zeros of a mode that is not there.
+struct ModeOf {
+  double2 a, b;  // ā, b̄
+  float2 c;
+};
+__device__ inline ModeOf mode_of(const DiagonalScanParameters& p, int modes, int channel,
+                                 int mode) {
+  if (mode >= modes) return {};
+  const long long index = static_cast<long long>(channel) * modes + mode;
+  const Mode m = discretized_mode(p.discretization, p.dt[channel], p.a[index], p.b[index]);
+  return {m.a, m.b, {p.c[index].re, p.c[index].im}};
+}
+
 /// Builds one channel's matrices, table and powers; `count` of the matrices in the order of
 /// `Matrix`: none, the first three or all.
 /// Cost    about 3·10⁵ operations a channel
@@ -76,11 +89,7 @@ __global__ void __launch_bounds__(256)
   float2* const table = reinterpret_cast<float2*>(base + Layout::table_at);
   float2* const powers = reinterpret_cast<float2*>(base + Layout::powers_at);
 
-  const bool present = mode < modes;
-  const long long index = static_cast<long long>(channel) * modes + mode;
-  const Mode m =
-      present ? discretized_mode(p.discretization, p.dt[channel], p.a[index], p.b[index]) : Mode{};
-  const Complex<float> c = present ? p.c[index] : Complex<float>{0.f, 0.f};
+  const ModeOf m = mode_of(p, modes, channel, mode);
   const double2 a2 = multiply(m.a, m.a), a4 = multiply(a2, a2), a8 = multiply(a4, a4);
   const double2 a16 = multiply(a8, a8), a32 = multiply(a16, a16), a64 = multiply(a32, a32);
   double2 run{1.0, 0.0};
@@ -97,7 +106,7 @@ __global__ void __launch_bounds__(256)
   if (part == 7) power[kChunk][mode] = narrow(run);
   if (part == 0) {
     input[mode] = narrow(m.b);
-    output[mode] = {c.re, c.im};
+    output[mode] = m.c;
   }
   if (part == 1) {
     double2 group = a64;
@@ -111,7 +120,7 @@ __global__ void __launch_bounds__(256)
     table[kTile * kTablePitch + mode] = narrow(tile);
     table[kOne * kTablePitch + mode] = narrow(m.a);
     table[kInput * kTablePitch + mode] = narrow(m.b);
-    table[kOutput * kTablePitch + mode] = {c.re, c.im};
+    table[kOutput * kTablePitch + mode] = m.c;
     table[kZero * kTablePitch + mode] = {0.f, 0.f};
     double2 prefix{1.0, 0.0};
     for (int g = 0; g < 8; ++g) {

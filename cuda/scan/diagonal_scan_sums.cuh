@@ -133,13 +133,6 @@ __device__ inline void flush(ChunkSums<T>& sums, float4* kept) {
   }
 }
 
-/// [kPowers, kModes]
-template <class T>
-__device__ inline const float2* channel_powers(const char* workspace, int channel) {
-  using Layout = ChannelLayout<T>;
-  return reinterpret_cast<const float2*>(workspace + channel * Layout::bytes + Layout::powers_at);
-}
-
 inline constexpr int kSumPitch = kChunk + 1;
 
 /// Sums of a block over all its chunks, in shared memory: [kChunk, kSumPitch] each, then the taps'.
@@ -161,15 +154,17 @@ struct StoredSums {
 /// Turns them into gradients of c, b̄, ā and skip by the chain rule through the powers of ā, by
 /// `Parts` warps.
 /// group        of `groups` that share the channel
-/// power        [kPowers, kModes]
+/// power        [kPowers, power_pitch]
+/// input        b of the modes, [kModes]
+/// output       c of the modes, [kModes]
 /// row(mode)    Σ adjoint · conj(state)
 /// synchronize  the warps' barrier
 template <class T, int Parts, class Row, class Synchronize>
 __device__ inline void contract_stored(const StoredSums& sums, int thread,
                                        const BackwardLaunch<T>& launch, int channel, int groups,
-                                       int group, const float2* power, const Row& row,
+                                       int group, const float2* power, int power_pitch,
+                                       const float2* input, const float2* output, const Row& row,
                                        const Synchronize& synchronize) {
-  using Layout = ChannelLayout<T>;
   constexpr int pitch = kSumPitch;
   const float *lower = sums.lower, *toeplitz = sums.toeplitz, *lift = sums.lift;
   float* const tap = sums.tap;
@@ -177,39 +172,38 @@ __device__ inline void contract_stored(const StoredSums& sums, int thread,
   synchronize();
   if (thread < kChunk) {
     float sum = 0.f;
-    for (int i = 0; i + thread < kChunk; ++i) sum += toeplitz[(i + thread) * pitch + i];
+#pragma unroll 16
+    for (int i = 0; i < kChunk; ++i)
+      if (i + thread < kChunk) sum += toeplitz[(i + thread) * pitch + i];
     tap[thread] = sum;
   }
   synchronize();
-  const char* const base = launch.workspace + channel * Layout::bytes;
-  const float2* const table = reinterpret_cast<const float2*>(base + Layout::table_at);
   const int mode = thread % kModes, part = thread / kModes;
-  const float2 b = table[kInput * kTablePitch + mode], c = table[kOutput * kTablePitch + mode],
-               bc = multiply(b, c);
+  const float2 b = input[mode], c = output[mode], bc = multiply(b, c);
   float2 da{0.f, 0.f}, db{0.f, 0.f}, dc{0.f, 0.f};
   const auto scale = [](float s, float2 v) { return float2{s * v.x, s * v.y}; };
   for (int i = part * (kChunk / Parts); i < (part + 1) * (kChunk / Parts); ++i) {
     const int rest = kChunk - 1 - i;
-    const float2 here = power[i * kModes + mode], next = power[(i + 1) * kModes + mode];
-    const float2 far = power[rest * kModes + mode];
+    const float2 here = power[i * power_pitch + mode], next = power[(i + 1) * power_pitch + mode];
+    const float2 far = power[rest * power_pitch + mode];
     const float2 dlower{2.f * lower[i * pitch + 2 * mode], -2.f * lower[i * pitch + 2 * mode + 1]};
     dc = multiply_add(dlower, conjugate(next), dc);
     da = multiply_add(dlower, conjugate(scale(i + 1.f, multiply(c, here))), da);
     const float2 dlift{lift[2 * mode * pitch + i], lift[(2 * mode + 1) * pitch + i]};
     db = multiply_add(dlift, conjugate(far), db);
     if (rest > 0)
-      da = multiply_add(dlift,
-                        conjugate(scale(rest, multiply(b, power[(rest - 1) * kModes + mode]))), da);
+      da = multiply_add(
+          dlift, conjugate(scale(rest, multiply(b, power[(rest - 1) * power_pitch + mode]))), da);
     const float dtap = 2.f * tap[i];
     dc = multiply_add(scale(dtap, conjugate(b)), conjugate(here), dc);
     db = multiply_add(scale(dtap, conjugate(c)), conjugate(here), db);
     if (i > 0)
-      da = multiply_add(scale(dtap * i, conjugate(bc)), conjugate(power[(i - 1) * kModes + mode]),
-                        da);
+      da = multiply_add(scale(dtap * i, conjugate(bc)),
+                        conjugate(power[(i - 1) * power_pitch + mode]), da);
   }
   if (part == 0) {
     const float2 drow = row(mode);
-    da = multiply_add(drow, conjugate(scale(kChunk, power[(kChunk - 1) * kModes + mode])), da);
+    da = multiply_add(drow, conjugate(scale(kChunk, power[(kChunk - 1) * power_pitch + mode])), da);
   }
   synchronize();
   part_sum[(part * 3 + 0) * kModes + mode] = dc;
@@ -249,9 +243,13 @@ __device__ inline void contract(const ChunkSums<T>& sums, float* scratch,
       if (tile < 2 && 2 * warp >= first && 2 * warp < first + tiles)
         row[(warp * 16 + g + 8 * (i / 2)) * 17 + 8 * tile + 2 * q + i % 2] = sums.row[tile][i];
     }
+  using Layout = ChannelLayout<T>;
+  const char* const base = launch.workspace + blockIdx.x * Layout::bytes;
+  const float2* const table = reinterpret_cast<const float2*>(base + Layout::table_at);
   contract_stored<T, backward_warps<T>>(
       stored, threadIdx.x, launch, blockIdx.x, gridDim.y, blockIdx.y,
-      channel_powers<T>(launch.workspace, blockIdx.x),
+      reinterpret_cast<const float2*>(base + Layout::powers_at), kModes,
+      table + kInput * kTablePitch, table + kOutput * kTablePitch,
       [&](int mode) {
         const float* const block = row + (mode / 8) * 16 * 17;
         const int at = 2 * (mode % 8);

@@ -34,19 +34,23 @@ bool walks_turned(const DiagonalScanBackward<BFloat16>& call, const char* operat
          has_turned_kernels(operation);
 }
 
-void walk_turned_forward(const DiagonalScan<BFloat16>& call, const char* matrices, Stream stream,
-                         const char* operation) {
+void walk_turned_forward(const DiagonalScan<BFloat16>& call, Stream stream, const char* operation) {
   const int sequences = call.shape.sequences();
-  const long long all = static_cast<long long>(call.shape.channels) * sequences;
-  launch(turned_forward, dim3(std::min(132ll * TurnedForward::resident, all)), kTurnedThreads,
-         TurnedForward::bytes, stream, operation,
-         ForwardLaunch<BFloat16>{call, matrices, sequences, 1, 0});
+  const long long all = static_cast<long long>(call.shape.channels) * sequences,
+                  most = 132ll * TurnedForward::resident,  // blocks that a Hopper card holds
+      longest = (all + most - 1) / most;                   // sequences of a block
+  struct Forward;
+  launch_early<Forward>(turned_forward, dim3((all + longest - 1) / longest),
+                        {kTurnedThreads, TurnedForward::bytes}, stream, operation,
+                        ForwardLaunch<BFloat16>{call, nullptr, sequences, 1, 0});
 }
 void walk_turned_backward(const BackwardLaunch<BFloat16>& backward, Stream stream,
                           const char* operation) {
   const TurnedPlan plan(backward.call.shape);
-  launch(turned_backward, dim3(plan.blocks), TurnedBackward::threads, TurnedBackward::bytes, stream,
-         operation, backward, plan);
+  struct Backward;
+  launch_early<Backward>(turned_backward, dim3(plan.blocks),
+                         {TurnedBackward::threads, TurnedBackward::bytes}, stream, operation,
+                         backward, plan);
 }
 
 }  // namespace ssm::cuda::device

@@ -3,7 +3,7 @@
 
 #include "kernel/shared_tiles.cuh"
 #include "kernel/warpgroup_products.cuh"
-#include "scan/diagonal_scan_layout.cuh"
+#include "scan/diagonal_scan_matrices.cuh"
 
 namespace ssm::cuda::device {
 
@@ -158,56 +158,88 @@ __device__ inline void make_state_columns(TurnedMatrix& matrix, const Value& val
 __device__ inline int turned_mode(int row) { return row / 16 * 8 + row % 8; }
 __device__ inline bool is_imaginary(int row) { return row / 8 % 2 == 1; }
 
-/// A channel's powers, table and the first taps of its kernel, behind kChunk zeros, in shared
-/// memory.
+/// A channel's powers and the first taps of its kernel, behind kChunk zeros, in shared memory.
 struct TurnedTables {
+  // Behind the powers of a chunk's positions: a^512, a^1024, a^1536, a^2048, b and c.
+  enum Row { kHops = kPowers, kWhole = kHops + 3, kIn, kOut, kRows };
   // Lanes that read neighboring modes at every second position find them in different banks.
   static constexpr int pitch = kModes + 2;
-  static constexpr int power_bytes = kPowers * pitch * 8, tap_bytes = 2 * kChunk * 4;
-  float2* power;  // [kPowers, pitch]
-  float2* table;  // [kTableRows, kTablePitch]
+  static constexpr int power_bytes = kRows * pitch * 8, tap_bytes = 2 * kChunk * 4;
+  float2* power;  // [kRows, pitch]
   float* zeros;   // [2 · kChunk]
 
   __device__ const float* taps() const { return zeros + kChunk; }
+  __device__ float2 at(int row, int mode) const { return power[row * pitch + mode]; }
   /// What a position adds to the state at the end of its chunk.
   __device__ float2 lift(int mode, int position) const {
-    return multiply(table[kInput * kTablePitch + mode],
-                    power[(kChunk - 1 - position) * pitch + mode]);
+    return multiply(at(kIn, mode), at(kChunk - 1 - position, mode));
   }
   /// The weights of a state's parts in the output at a position.
   __device__ float2 lower(int mode, int position) const {
-    const float2 v =
-        multiply(table[kOutput * kTablePitch + mode], power[(position + 1) * pitch + mode]);
+    const float2 v = multiply(at(kOut, mode), at(position + 1, mode));
     return {2.f * v.x, -2.f * v.y};
   }
-  /// Starts the copies of powers and table, by `Threads` threads.
-  template <int Threads>
-  __device__ void copy(const char* workspace, int channel, int thread) const {
-    using Layout = ChannelLayout<BFloat16>;
-    constexpr int runs = kModes / 2;
-    const char* const base = workspace + channel * Layout::bytes;
-#pragma unroll
-    for (int i = thread; i < (kPowers + kTableRows) * runs; i += Threads) {
-      const int row = i / runs, mode = 2 * (i % runs), after = row - kPowers;
-      if (after < 0)
-        copy_run_async(shared_address(power + row * pitch + mode),
-                       base + Layout::powers_at + (row * kModes + mode) * 8);
-      else
-        copy_run_async(shared_address(table + after * kTablePitch + mode),
-                       base + Layout::table_at + (after * kTablePitch + mode) * 8);
-    }
+  /// Asks for what a channel's powers are made of, by 128 threads.
+  __device__ void prefetch(const DiagonalScanParameters& p, int modes, int channel,
+                           int thread) const {
+    const long long index = static_cast<long long>(channel) * modes + min(thread % 32, modes - 1);
+    const int which = thread / 32;
+    const void* const at = which == 0   ? static_cast<const void*>(p.a + index)
+                           : which == 1 ? static_cast<const void*>(p.b + index)
+                           : which == 2 ? static_cast<const void*>(p.c + index)
+                                        : static_cast<const void*>(p.dt + channel);
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
   }
-  /// Taps of the powers and table that have come, by `Threads` threads; a lane has a mode.
+  /// Makes the powers, by `Parts` warps.
+  template <int Parts>
+  __device__ void make(const DiagonalScanParameters& p, int modes, int channel, int thread) const {
+    const int mode = thread % kModes, part = thread / kModes;
+    const ModeOf m = mode_of(p, modes, channel, mode);
+    const auto write = [&](int row, double2 v) {
+      power[row * pitch + mode] = {static_cast<float>(v.x), static_cast<float>(v.y)};
+    };
+    double2 square[6];  // a^2 … a^64
+    square[0] = multiply(m.a, m.a);
+#pragma unroll
+    for (int i = 1; i < 6; ++i) square[i] = multiply(square[i - 1], square[i - 1]);
+    // Runs of eight powers, side by side: each is a chain.
+    double2 run[8 / Parts];
+#pragma unroll
+    for (int i = 0; i < 8 / Parts; ++i) {
+      const int eight = part + i * Parts;
+      run[i] = {1.0, 0.0};
+      if (eight & 1) run[i] = square[2];
+      if (eight & 2) run[i] = multiply(run[i], square[3]);
+      if (eight & 4) run[i] = multiply(run[i], square[4]);
+    }
+#pragma unroll
+    for (int t = 0; t < 8; ++t)
+#pragma unroll
+      for (int i = 0; i < 8 / Parts; ++i) {
+        write(8 * (part + i * Parts) + t, run[i]);
+        run[i] = multiply(run[i], m.a);
+      }
+    if (part > 0) return;
+    const double2 a128 = multiply(square[5], square[5]), a256 = multiply(a128, a128),
+                  a512 = multiply(a256, a256), a1024 = multiply(a512, a512);
+    write(kChunk, square[5]);
+    write(kHops, a512);
+    write(kHops + 1, a1024);
+    write(kHops + 2, multiply(a1024, a512));
+    write(kWhole, multiply(a1024, a1024));
+    write(kIn, m.b);
+    power[kOut * pitch + mode] = m.c;
+  }
+  /// Taps of the powers that have come, by `Threads` threads; a lane has a mode.
   template <int Threads>
   __device__ void sum_taps(int thread) const {
     constexpr int warps = Threads / 32;
     const int lane = thread % 32;
-    const float2 bc =
-        multiply(table[kOutput * kTablePitch + lane], table[kInput * kTablePitch + lane]);
+    const float2 bc = multiply(at(kOut, lane), at(kIn, lane));
 #pragma unroll
     for (int i = 0; i < kChunk / warps; ++i) {
       const int t = thread / 32 + i * warps;
-      float sum = multiply(bc, power[t * pitch + lane]).x;
+      float sum = multiply(bc, at(t, lane)).x;
 #pragma unroll
       for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(~0u, sum, other);
       if (lane == 0) zeros[kChunk + t] = 2.f * sum;
@@ -242,18 +274,19 @@ struct TurnedPowers {
   float2 prefix;   // a^(512·lanes before)
   float2 tile;     // a^2048
 };
-/// Rows of `table` as in TableRow, [row][kTablePitch].
 template <bool Reverse>
-__device__ inline TurnedPowers turned_powers(const float2* table, int mode, int q) {
+__device__ inline TurnedPowers turned_powers(const TurnedTables& tables, int mode, int q) {
   const int order = Reverse ? 3 - q : q;
   const auto power = [&](int row) {
-    const float2 a = table[row * kTablePitch + mode];
+    const float2 a = tables.at(row, mode);
     return Reverse ? conjugate(a) : a;
   };
-  return {power(kRow),
-          {power(order >= 1 ? kGroup + 1 : kZero), power(order >= 2 ? kGroup + 2 : kZero)},
-          power(kPrefix + 2 * order),
-          power(kTile)};
+  const float2 none{0.f, 0.f};
+  return {power(kChunk),
+          {order >= 1 ? power(TurnedTables::kHops) : none,
+           order >= 2 ? power(TurnedTables::kHops + 1) : none},
+          power(order > 0 ? TurnedTables::kHops - 1 + order : 0),
+          power(TurnedTables::kWhole)};
 }
 
 /// Scans what the chunks add over the chunks of a tile: `v` becomes the state each chunk starts

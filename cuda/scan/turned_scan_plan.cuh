@@ -16,10 +16,8 @@ bool walks_turned(const Call&, const char*) {
   return false;
 }
 
-/// Outputs, states before the last chunk and checkpoints. `matrices`: what build_matrices leaves of
-/// none of them.
-void walk_turned_forward(const DiagonalScan<BFloat16>& call, const char* matrices, Stream stream,
-                         const char* operation);
+/// Outputs, states before the last chunk and checkpoints.
+void walk_turned_forward(const DiagonalScan<BFloat16>& call, Stream stream, const char* operation);
 template <class T>
 struct BackwardLaunch;
 void walk_turned_backward(const BackwardLaunch<BFloat16>& launch, Stream stream,
