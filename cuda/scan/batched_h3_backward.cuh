@@ -60,6 +60,8 @@ __device__ inline void walk_back(float (&r)[4], const float (&w)[4], float2 powe
 /// one before it.
 static __global__ void __launch_bounds__(kMixerThreads, 1)
     batched_h3_adjoint(const BatchedAdjoint launch) {
+  wait_for_predecessors();
+  let_successor_begin();
   extern __shared__ uint4 bytes[];
   auto& shared = *reinterpret_cast<BatchedAdjointShared*>(bytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
@@ -237,6 +239,8 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
 /// The same for the gradient of the initial states alone.
 static __global__ void __launch_bounds__(kMixerThreads, 1)
     batched_h3_adjoint_states(const BatchedAdjoint launch) {
+  wait_for_predecessors();
+  let_successor_begin();
   extern __shared__ uint4 bytes[];
   auto& shared = *reinterpret_cast<BatchedAdjointShared*>(bytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
@@ -310,6 +314,8 @@ struct BatchedShiftShared {
 /// Blocks of threads share the steps.
 static __global__ void __launch_bounds__(kMixerThreads, 1)
     batched_h3_shift_adjoint(const BatchedShiftAdjoint launch) {
+  wait_for_predecessors();
+  let_successor_begin();
   extern __shared__ uint4 bytes[];
   auto& shared = *reinterpret_cast<BatchedShiftShared*>(bytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

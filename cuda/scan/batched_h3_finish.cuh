@@ -48,9 +48,15 @@ __device__ inline void finish_diagonal(const BatchedFinish& launch, int channel)
   const BatchedParameters& p = launch.parameters;
   float(&dtap)[kBlock] = dtaps[threadIdx.x / 32];
   const int n = threadIdx.x % 32;
+  const bool present = n < p.modes;
+  const Mode m = present ? p.mode(channel, n) : Mode{};
+  const double2 c = present ? p.output(channel, n) : double2{0.0, 0.0};
+  wait_for_predecessors();
+  let_successor_begin();
   {
     const int lag = n / 2, group = n % 2;
     double sum = 0.0;
+#pragma unroll 4
     for (int part = 0; part < launch.parts; ++part) {
       const float* const from =
           launch.taps + (static_cast<Index>(channel) * launch.parts + part) * kBlock * kBlock;
@@ -66,8 +72,9 @@ __device__ inline void finish_diagonal(const BatchedFinish& launch, int channel)
     return multiply(gradient, double2{derivative.x, -derivative.y});
   };
   double ddt = 0.0;
-  if (n < p.modes) {
+  if (present) {
     double2 sum[kAdjointSums]{};
+#pragma unroll 4
     for (int part = 0; part < launch.parts; ++part)
       for (int i = 0; i < kAdjointSums; ++i) {
         const float2 v =
@@ -79,8 +86,6 @@ __device__ inline void finish_diagonal(const BatchedFinish& launch, int channel)
     const double step = p.dt(channel);
     const double2 a{p.A(channel, n, 0), p.A(channel, n, 1)};
     const double2 b{p.B(channel, n, 0), p.B(channel, n, 1)};
-    const double2 c = p.output(channel, n);
-    const Mode m = p.mode(channel, n);
     const double2 bc = multiply(m.b, c);
     const auto conjugate = [](double2 v) { return double2{v.x, -v.y}; };
     double2 dc = multiply(sum[kSumC], conjugate(reciprocal(c)));
@@ -129,10 +134,13 @@ __device__ inline void finish_shift(const BatchedFinish& launch, int channel) {
   const BatchedParameters& p = launch.parameters;
   const int thread = threadIdx.x, side = thread / kMixerTaps, n = thread % kMixerTaps;
   shift.read(p, channel);
+  wait_for_predecessors();
+  let_successor_begin();
   {
     constexpr int square = kBlock * kBlock;
     const int distance = n / kBlock, rest = n % kBlock;
     double sum = 0.0;
+#pragma unroll 4
     for (int part = 0; part < launch.shift_parts; ++part) {
       const float* const from =
           launch.shifts +
@@ -201,7 +209,8 @@ __device__ inline void finish_shift(const BatchedFinish& launch, int channel) {
   if (to) to(channel, n) += gradient;
 }
 
-/// Adds the parts in order and applies the chain rules.
+/// Adds the parts in order and applies the chain rules. Parameters are read before the walks are
+/// done: the last one lets this kernel begin behind its own wait.
 static __global__ void __launch_bounds__(kParameterThreads)
     finish_batched_h3(const BatchedFinish launch) {
   const int block = blockIdx.x, channels = launch.channels;

@@ -258,6 +258,8 @@ __device__ inline void walk_diagonal(const BatchedForward& launch, BatchedForwar
 template <Leaves What>
 __global__ void __launch_bounds__(kForwardThreads, 1)
     batched_h3_forward(const BatchedForward launch) {
+  wait_for_predecessors();
+  let_successor_begin();
   constexpr bool Keep = What == Leaves::tape || What == Leaves::output_and_tape;
   constexpr bool Output = What == Leaves::output || What == Leaves::output_and_tape;
   extern __shared__ uint4 bytes[];

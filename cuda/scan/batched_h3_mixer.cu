@@ -104,11 +104,16 @@ Operand<const float, 4> read_only(const Operand<float, 4>& x) {
   return {x.data, {x.strides[0], x.strides[1], x.strides[2], x.strides[3]}};
 }
 
+void prepare(dim3 grid, Stream stream, const char* operation, const BatchedPreparation& call) {
+  struct Preparation;
+  launch_early<Preparation>(prepare_batched_h3, grid, kParameterThreads, stream, operation, call);
+}
 template <Leaves What>
 void walk_forward(const BatchedForward& walk, const Sizes& n, Stream stream,
                   const char* operation) {
-  launch(batched_h3_forward<What>, n.grid(), kForwardThreads, sizeof(BatchedForwardShared), stream,
-         operation, walk);
+  struct Walk;
+  launch_early<Walk>(batched_h3_forward<What>, n.grid(),
+                     {kForwardThreads, sizeof(BatchedForwardShared)}, stream, operation, walk);
 }
 
 /// The forward walk, ready but for its gate, its output and what it keeps. Segments have been
@@ -130,8 +135,10 @@ BatchedForward prepared_walk(const ssm::H3Mixer<BFloat16, CudaSpace>& a, const S
   first.initial = {};
   first.final_state = space.starts;
   walk_forward<Leaves::states>(first, n, stream, operation);
-  launch(join_batched_h3<false>, n.channel_grid(), kMixerModes, 0, stream, operation,
-         BatchedJoin{BatchedParameters(a), n.columns, space.starts, walk.initial, final_state});
+  struct Join;
+  launch_early<Join>(
+      join_batched_h3<false>, n.channel_grid(), kMixerModes, stream, operation,
+      BatchedJoin{BatchedParameters(a), n.columns, space.starts, walk.initial, final_state});
   walk.initial = read_only(space.starts);
   walk.final_state = {};
   return walk;
@@ -157,10 +164,9 @@ void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspac
   const ForwardWorkspace space(a, n, workspace);
   MixerTape tape;
   if (a.tape.size() > 0) tape = MixerTape::at(n, a.tape.data());
-  launch(prepare_batched_h3, n.channel_grid(a.initial_shift || a.final_shift ? 2 : 1),
-         kParameterThreads, 0, stream, operation,
-         BatchedPreparation{BatchedParameters(a), space.matrices, tape.matrices, tape.taps,
-                            space.history, operand(a.k), operand(a.final_shift)});
+  prepare(n.channel_grid(a.initial_shift || a.final_shift ? 2 : 1), stream, operation,
+          BatchedPreparation{BatchedParameters(a), space.matrices, tape.matrices, tape.taps,
+                             space.history, operand(a.k), operand(a.final_shift)});
   auto walk = prepared_walk(a, n, space, states(a.final_diagonal), stream, operation);
   walk.gate = channel_rows(a.q);
   walk.y = channel_rows(a.y);
@@ -181,10 +187,9 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   const BackwardWorkspace space(g, n, workspace);
   const MixerTape& tape = space.tape;
   if (g.tape.size() == 0) {
-    launch(prepare_batched_h3, n.channel_grid(a.initial_shift ? 2 : 1), kParameterThreads, 0,
-           stream, operation,
-           BatchedPreparation{BatchedParameters(a), space.matrices, tape.matrices, tape.taps,
-                              space.history, operand(a.k), Operand<float, 3>{}});
+    prepare(n.channel_grid(a.initial_shift ? 2 : 1), stream, operation,
+            BatchedPreparation{BatchedParameters(a), space.matrices, tape.matrices, tape.taps,
+                               space.history, operand(a.k), Operand<float, 3>{}});
     auto walk = prepared_walk(a, n, space, {}, stream, operation);
     walk.kept = tape.kept;
     walk_forward<Leaves::tape>(walk, n, stream, operation);
@@ -209,20 +214,24 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
     auto first = adjoint;
     first.dfinal_state = {};
     first.dinitial_state = space.starts;
-    launch(batched_h3_adjoint_states, n.grid(), kMixerThreads, sizeof(BatchedAdjointShared), stream,
-           operation, first);
-    launch(join_batched_h3<true>, n.channel_grid(), kMixerModes, 0, stream, operation,
-           BatchedJoin{BatchedParameters(a), n.columns, space.starts, adjoint.dfinal_state,
-                       adjoint.dinitial_state});
+    struct States;
+    launch_early<States>(batched_h3_adjoint_states, n.grid(),
+                         {kMixerThreads, sizeof(BatchedAdjointShared)}, stream, operation, first);
+    struct Join;
+    launch_early<Join>(join_batched_h3<true>, n.channel_grid(), kMixerModes, stream, operation,
+                       BatchedJoin{BatchedParameters(a), n.columns, space.starts,
+                                   adjoint.dfinal_state, adjoint.dinitial_state});
     adjoint.dfinal_state = read_only(space.starts);
     adjoint.dinitial_state = {};
   }
-  launch(batched_h3_adjoint, n.grid(), kMixerThreads, sizeof(BatchedAdjointShared), stream,
-         operation, adjoint);
-  launch(batched_h3_shift_adjoint, n.grid(n.shares()), kMixerThreads, sizeof(BatchedShiftShared),
-         stream, operation,
-         BatchedShiftAdjoint{channel_rows(a.k), channel_rows(g.dk), n.columns, tape.taps,
-                             space.dshifted, space.squares});
+  struct Adjoint;
+  launch_early<Adjoint>(batched_h3_adjoint, n.grid(), {kMixerThreads, sizeof(BatchedAdjointShared)},
+                        stream, operation, adjoint);
+  struct Shift;
+  launch_early<Shift>(batched_h3_shift_adjoint, n.grid(n.shares()),
+                      {kMixerThreads, sizeof(BatchedShiftShared)}, stream, operation,
+                      BatchedShiftAdjoint{channel_rows(a.k), channel_rows(g.dk), n.columns,
+                                          tape.taps, space.dshifted, space.squares});
   BatchedFinish finish(g);
   finish.sums = space.sums;
   finish.taps = space.taps;
@@ -233,7 +242,9 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   finish.shift_parts = static_cast<int>(n.tiles * n.shares());
   finish.steps = static_cast<int>(n.steps);
   finish.segments = n.columns.segments;
-  launch(finish_batched_h3, dim3(finish.blocks()), kParameterThreads, 0, stream, operation, finish);
+  struct Finish;
+  launch_early<Finish>(finish_batched_h3, dim3(finish.blocks()), kParameterThreads, stream,
+                       operation, finish);
 }
 
 }  // namespace ssm::cuda

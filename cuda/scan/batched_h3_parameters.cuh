@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "device/launch.cuh"
 #include "scan/batched_h3_layout.cuh"
 #include "scan/diagonal_scan_matrices.cuh"
 
@@ -141,6 +142,8 @@ __device__ inline void carry_shift_states(const BatchedPreparation& launch) {
 /// Cost    10^5 operations a channel
 static __global__ void __launch_bounds__(kParameterThreads)
     prepare_batched_h3(const BatchedPreparation launch) {
+  wait_for_predecessors();
+  let_successor_begin();
   if (blockIdx.y == 1) {
     carry_shift_states(launch);
     return;
@@ -268,7 +271,8 @@ struct BatchedJoin {
   Operand<float, 4> last;  // [S, D, P, 2], either may be missing
 };
 
-/// Joins segments, forwards or, with conjugate powers, backwards: one warp a channel.
+/// Joins segments, forwards or, with conjugate powers, backwards: one warp a channel. Parameters
+/// are read before the walk is done: a walk lets this kernel begin behind its own wait.
 template <bool Reverse>
 __global__ void __launch_bounds__(kMixerModes) join_batched_h3(const BatchedJoin launch) {
   const BatchedParameters& p = launch.parameters;
@@ -280,6 +284,8 @@ __global__ void __launch_bounds__(kMixerModes) join_batched_h3(const BatchedJoin
     square = multiply(square, square);
   }
   const float2 a{static_cast<float>(power.x), static_cast<float>(Reverse ? -power.y : power.y)};
+  wait_for_predecessors();
+  let_successor_begin();
   for (int sequence = 0; sequence < launch.columns.sequences; ++sequence) {
     float2 state{0.f, 0.f};
     if (launch.first)
