@@ -178,6 +178,21 @@ struct BlockLanes {
     __syncthreads();
     return sum;
   }
+  template <class F>
+  __device__ auto max(Index n, F f) const {
+    using T = decltype(f(Index{0}));
+    __shared__ T parts[warps];
+    T best = static_cast<T>(-INFINITY);
+    for (Index i = index(); i < n; i += count) best = f(i) > best ? f(i) : best;
+    best = Lanes().max(Lanes::count, [&](Index) { return best; });
+    if (Lanes().first()) parts[warp()] = best;
+    __syncthreads();
+    best = parts[0];
+#pragma unroll
+    for (int i = 1; i < warps; ++i) best = parts[i] > best ? parts[i] : best;
+    __syncthreads();
+    return best;
+  }
   /// The sums of all lanes' values[i], which every lane is given.
   template <int Count, class T>
   __device__ void total_each(T (&values)[Count]) const {

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <limits>
+#include <type_traits>
 
-#include "kernel/half_numbers.cuh"
 #include "kernel/ordered_sum.cuh"
-#include "kernel/parallel.cuh"
+#include "kernel/packs.cuh"
+#include "kernel/quick_functions.cuh"
 #include "ssm/backend/cuda/cross_entropy.hpp"
 
 namespace ssm::cuda {
 namespace {
+
+/// Rows of so many logits have a block each, others a warp.
+constexpr Index long_row = 2048;
+constexpr int long_row_threads = 512;
 
 /// The largest logit of a row, and Σ exp(logit − largest).
 template <class S>
@@ -16,54 +21,128 @@ struct SoftmaxSum {
   double sum;
 };
 
-/// One pass: a lane's sum is scaled down whenever it meets a larger logit. Four logits at a time,
-/// so that four loads are on their way.
+/// e^x for numbers of T.
 template <class T>
-SSM_DEVICE inline SoftmaxSum<Wide<T>> softmax_sum(device::Operand<const T, 2> logits, Index m,
-                                                  Index vocabulary, Wide<T> lowest,
-                                                  device::Lanes lanes) {
-  using S = Wide<T>;
-  const Index quarter = (vocabulary + 3) / 4;
-  SoftmaxSum<S> own{lowest, 0.0};
-  lanes.each(quarter, [&](Index i) {
-    S x[4];
-    for (Index k = 0; k < 4; ++k) {
-      const Index v = i + k * quarter;
-      x[k] = v < vocabulary ? device::widened(logits(m, v)) : static_cast<S>(-INFINITY);
-    }
-    S largest = own.largest;
-    for (Index k = 0; k < 4; ++k)
-      if (x[k] > largest) largest = x[k];
-    if (largest > own.largest) {
-      own.sum *= static_cast<double>(std::exp(own.largest - largest));
-      own.largest = largest;
-    }
-    S sum = 0;
-    for (Index k = 0; k < 4; ++k) sum += std::exp(x[k] - own.largest);
-    own.sum += static_cast<double>(sum);
-  });
-  const S largest = lanes.max(device::Lanes::count, [&](Index) { return own.largest; });
-  const double sum = lanes.sum(device::Lanes::count, [&](Index) {
-    return own.sum * static_cast<double>(std::exp(own.largest - largest));
-  });
-  return {largest, sum};
+SSM_DEVICE inline Wide<T> exponential(Wide<T> x) {
+  if constexpr (HalfStorage<T>) return device::quick_exp(x);
+  return std::exp(x);
 }
+
+/// The loss of a row, and its gradient if wanted. The row is read twice: the second time much of it
+/// comes from the cache.
+template <class T>
+struct CrossEntropyRow {
+  using S = Wide<T>;
+  static constexpr int size = device::pack_size<T>;
+  static constexpr int together = 4;  // runs on their way at a time
+
+  device::Operand<const T, 2> logits;
+  device::Operand<const Token, 1> targets;
+  device::Operand<T, 2> dlogits;
+  device::RowRuns<size> runs;
+  Token ignored;
+  double scale;
+  double* row_loss;
+  const double* share;
+
+  template <class L>
+  SSM_DEVICE void operator()(Index m, L lanes) const {
+    const Token target = targets(m);
+    if (target == ignored) {
+      if (dlogits) write_zeros(m, lanes);
+      if (lanes.first()) row_loss[m] = 0;
+      return;
+    }
+    const auto softmax = softmax_sum(m, lanes);
+    const bool is_known = target >= 0 && target < runs.width;
+    constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
+    const S at_target = is_known && lanes.first() ? device::widened(logits(m, target)) : S{0};
+    if (lanes.first())
+      row_loss[m] = is_known
+                        ? std::log(softmax.sum) - (static_cast<double>(at_target) - softmax.largest)
+                        : nothing;
+    if (!dlogits) return;
+    lanes.wait();  // dlogits may be the memory that the target's logit was just read from
+    const double factor = is_known ? scale * share[0] : nothing;
+    const S row_scale = static_cast<S>(factor / softmax.sum);
+    const auto weighted = [&](S logit) {
+      return row_scale * exponential<T>(logit - softmax.largest);
+    };
+    for_each_run(m, lanes, [&](Index run, Index count, S(&values)[size]) {
+      SSM_UNROLL
+      for (S& value : values) value = weighted(value);
+      device::write_neighbors(&dlogits(m, runs.first(run)), dlogits.strides[1], count, values);
+    });
+    lanes.wait();
+    if (is_known && lanes.first())
+      dlogits(m, target) = device::narrowed<T>(weighted(at_target) - static_cast<S>(factor));
+  }
+
+ private:
+  template <class L>
+  SSM_DEVICE void write_zeros(Index m, L lanes) const {
+    for (Index run = lanes.index(); run < runs.count(); run += L::count) {
+      const S zeros[size] = {};
+      device::write_neighbors(&dlogits(m, runs.first(run)), dlogits.strides[1], runs.size(run),
+                              zeros);
+    }
+  }
+  /// One pass: a lane's sum is scaled down whenever it meets a larger logit.
+  template <class L>
+  SSM_DEVICE SoftmaxSum<S> softmax_sum(Index m, L lanes) const {
+    SoftmaxSum<S> own{std::numeric_limits<S>::lowest(), 0.0};
+    for_each_run(m, lanes, [&](Index, Index count, S(&values)[size]) {
+      S largest = own.largest;
+      SSM_UNROLL
+      for (int k = 0; k < size; ++k)
+        if (k < count && values[k] > largest) largest = values[k];
+      if (largest > own.largest) {
+        own.sum *= static_cast<double>(exponential<T>(own.largest - largest));
+        own.largest = largest;
+      }
+      S sum = 0;
+      SSM_UNROLL
+      for (int k = 0; k < size; ++k)
+        if (k < count) sum += exponential<T>(values[k] - own.largest);
+      own.sum += static_cast<double>(sum);
+    });
+    const S largest = lanes.max(L::count, [&](Index) { return own.largest; });
+    return {largest,
+            lanes.total(own.sum * static_cast<double>(exponential<T>(own.largest - largest)))};
+  }
+  /// f(run, count, logits) for every run of a row, several of which are read at a time.
+  template <class L, class F>
+  SSM_DEVICE void for_each_run(Index m, L lanes, F f) const {
+    const Index full = runs.length == size ? runs.width / size : 0;
+    Index run = lanes.index();
+    for (; run + (together - 1) * L::count < full; run += together * L::count) {
+      S values[together][size];
+      SSM_UNROLL
+      for (int i = 0; i < together; ++i)
+        device::read_neighbors(&logits(m, (run + i * L::count) * size), Index{1},
+                               std::integral_constant<Index, size>(), values[i]);
+      SSM_UNROLL
+      for (int i = 0; i < together; ++i)
+        f(run + i * L::count, std::integral_constant<Index, size>(), values[i]);
+    }
+    for (; run < runs.count(); run += L::count) {
+      const Index count = runs.size(run);
+      S values[size];
+      device::read_neighbors(&logits(m, runs.first(run)), logits.strides[1], count, values);
+      f(run, count, values);
+    }
+  }
+};
 
 }  // namespace
 
 template <class T>
 void cross_entropy(const ssm::CrossEntropy<T, CudaSpace>& a, double* scratch, Stream stream) {
-  const auto logits = device::operand(a.logits);
   const auto targets = device::operand(a.targets);
   const auto loss = device::operand(a.loss);
-  const auto dlogits = device::operand(a.dlogits);
   const Index rows = a.logits.extent(0);
   const Index vocabulary = a.logits.extent(1);
   const Token ignored = a.ignore_index;
-  const double scale = a.scale;
-  using S = Wide<T>;
-  constexpr S lowest = std::numeric_limits<S>::lowest();
-  constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
   double* const row_loss = scratch;
   double* const share = row_loss + rows;
   double* const partial = share + 1;
@@ -74,34 +153,23 @@ void cross_entropy(const ssm::CrossEntropy<T, CudaSpace>& a, double* scratch, St
       [=] SSM_DEVICE(Index m) { return targets(m) != ignored ? 1.0 : 0.0; },
       [=] SSM_DEVICE(double counted) { share[0] = averages && counted > 0 ? 1 / counted : 1.0; });
 
-  device::for_each_row(rows, stream, "cross_entropy", [=] SSM_DEVICE(Index m, device::Lanes lanes) {
-    const Token target = targets(m);
-    if (target == ignored) {
-      if (dlogits) lanes.each(vocabulary, [&](Index v) { dlogits(m, v) = T{}; });
-      if (lanes.first()) row_loss[m] = 0;
-      return;
-    }
-    const auto softmax = softmax_sum(logits, m, vocabulary, lowest, lanes);
-    const bool is_known = target >= 0 && target < vocabulary;
-    if (lanes.first())
-      row_loss[m] =
-          is_known ? std::log(softmax.sum) -
-                         (static_cast<double>(device::widened(logits(m, target))) - softmax.largest)
-                   : nothing;
-    if (!dlogits) return;
-    lanes.wait();  // dlogits may be the memory that the target's logit was just read from
-    const double factor = is_known ? scale * share[0] : nothing;
-    const S row_scale = static_cast<S>(factor / softmax.sum);
-    const S at_target = static_cast<S>(factor);
-    lanes.each(vocabulary, [&](Index v) {
-      const S weighted = row_scale * std::exp(device::widened(logits(m, v)) - softmax.largest);
-      dlogits(m, v) = device::narrowed<T>(v == target ? weighted - at_target : weighted);
-    });
-  });
+  const CrossEntropyRow<T> row{
+      .logits = device::operand(a.logits),
+      .targets = targets,
+      .dlogits = device::operand(a.dlogits),
+      .runs = device::row_runs<device::pack_size<T>>(vocabulary, a.logits, a.dlogits),
+      .ignored = ignored,
+      .scale = a.scale,
+      .row_loss = row_loss,
+      .share = share};
+  if (vocabulary < long_row)
+    device::for_each_row(rows, stream, "cross_entropy", row);
+  else
+    device::for_each_block<long_row_threads>(rows, stream, "cross_entropy", row);
 
   device::ordered_sum(
       rows, partial, stream, "cross_entropy", [=] SSM_DEVICE(Index m) { return row_loss[m]; },
-      [=] SSM_DEVICE(double total) { loss(0) = static_cast<S>(total * share[0]); });
+      [=] SSM_DEVICE(double total) { loss(0) = static_cast<Wide<T>>(total * share[0]); });
 }
 
 #define SSM_INSTANTIATE(T)                                                                     \

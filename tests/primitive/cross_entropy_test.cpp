@@ -148,6 +148,12 @@ TEST_CASE_TEMPLATE("cross entropy and its gradient equal the reference for every
               {.rows = rows, .vocabulary = vocabulary, .reduction = reduction, .layout = layout});
 }
 
+TEST_CASE_TEMPLATE("rows of many logits", T, float, double, BFloat16, Float16) {
+  for (const Index vocabulary : {2047, 2048, 5003, 40000})
+    for (const Layout layout : all_layouts)
+      every_way_equals_reference<T>({.rows = 4, .vocabulary = vocabulary, .layout = layout});
+}
+
 TEST_CASE_TEMPLATE("rows beyond one slice of the sum", T, float, double, BFloat16, Float16) {
   for (const auto reduction : {Reduction::mean, Reduction::sum})
     every_way_equals_reference<T>({.rows = 2500, .vocabulary = 5, .reduction = reduction});
