@@ -127,8 +127,9 @@ template <class T>
 WorkspaceLayout product_scratch(const Operands<T>& a, bool has_row_sums) {
   const auto count = [](Index n) { return static_cast<std::size_t>(n); };
   WorkspaceLayout layout(nullptr);
-  layout.take<T>(count(a.rows() * a.inner()));
-  layout.take<T>(count(a.inner() * a.columns()));
+  Factor<T> factor;
+  if (!is_right_factor(a, factor)) layout.take<T>(count(a.rows() * a.inner()));
+  if (!is_left_factor(a, factor)) layout.take<T>(count(a.inner() * a.columns()));
   if (HalfStorage<T> && a.bias) layout.take<T>(count(a.columns()));
   if (has_row_sums) reserve_row_sums<T>(a.a, layout);
   return layout;
@@ -260,7 +261,7 @@ std::size_t matmul_scratch_bytes(const ssm::Matmul<T, CudaSpace>& a) {
     }
   device::WorkspaceLayout layout =
       device::product_scratch(device::Operands<T>(a), static_cast<bool>(a.a_sum));
-  if (device::has_pass(a)) layout.take<T>(static_cast<std::size_t>(a.c.size()));
+  if (device::has_pass(a)) device::before_activation(a, layout);
   return layout.used();
 }
 

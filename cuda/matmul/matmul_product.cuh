@@ -92,13 +92,22 @@ Factor<T> copied_factor(const View<const W, 2, CudaSpace>& kept,
   return {copied, false, columns};
 }
 
+/// Whether a factor is read where it lies. Row-major b is the left factor of the column-major
+/// product.
+template <class T>
+bool is_left_factor(const Operands<T>& a, Factor<T>& factor) {
+  return a.b && as_factor(a.b.data(), a.columns(), a.inner(), a.b.stride(1), a.b.stride(0), factor);
+}
+template <class T>
+bool is_right_factor(const Operands<T>& a, Factor<T>& factor) {
+  return as_factor(a.a.data(), a.inner(), a.rows(), a.a.stride(1), a.a.stride(0), factor);
+}
+
 template <class T>
 Factor<T> left_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
-  // Row-major b is the left factor of the column-major product.
   const Index inner = a.inner(), columns = a.columns();
   Factor<T> factor;
-  if (a.b && as_factor(a.b.data(), columns, inner, a.b.stride(1), a.b.stride(0), factor))
-    return factor;
+  if (is_left_factor(a, factor)) return factor;
   T* const copied = scratch.take<T>(static_cast<std::size_t>(inner * columns));
   if (a.b) return copied_factor<T>(a.b, a.b_scale, copied, stream);
   if (a.b_bf16) return copied_factor<T>(a.b_bf16, a.b_scale, copied, stream);
@@ -110,7 +119,7 @@ template <class T>
 Factor<T> right_factor(const Operands<T>& a, WorkspaceLayout& scratch, Stream stream) {
   const Index rows = a.rows(), inner = a.inner();
   Factor<T> factor;
-  if (as_factor(a.a.data(), inner, rows, a.a.stride(1), a.a.stride(0), factor)) return factor;
+  if (is_right_factor(a, factor)) return factor;
   T* const copied = scratch.take<T>(static_cast<std::size_t>(rows * inner));
   const auto from = operand(a.a);
   for_each_index(rows * inner, stream, "matmul",
