@@ -9,12 +9,17 @@
 namespace ssm::cuda::device {
 
 /// Sums of a slice of rows. Summands: summands(row, first column, count, S (&values)[Sums][N])
-/// gives those of one run, zero beyond `count`. S   the scalar of sums of a few rows
+/// gives those of one run, zero beyond `count`. Summands that also write have a type Ahead, into
+/// which ask(row, first column, ahead) reads what they need of several rows before any is written;
+/// then it is summands(row, first column, ahead, values). All their runs are of N.
+/// S   the scalar of sums of a few rows
 template <int Sums, int N, class S, class Partial, class Summands>
 struct SliceOfRows {
-  static constexpr int lanes = 32;           // runs of a block
-  static constexpr int groups = 8;           // of rows, which take turns
-  static constexpr int together = 4 / Sums;  // rows on their way at a time
+  static constexpr int lanes = 32;  // runs of a block
+  static constexpr int groups = 8;  // of rows, which take turns
+  static constexpr bool asks = requires { typename Summands::Ahead; };
+  static constexpr int together = (asks ? 2 : 4) / Sums;  // rows on their way at a time
+  static constexpr int resident = asks ? 4 : 3;           // blocks of a multiprocessor
 
   Index rows;
   RowRuns<N> runs;
@@ -29,6 +34,26 @@ struct SliceOfRows {
     const Index after = (slice + 1) * slices.length;
     return after < rows ? after : rows;
   }
+  /// Adds the run of `Rows` rows, from row m on in steps of `step`.
+  template <int Rows, class Count>
+  SSM_DEVICE void add_rows(Index m, Index step, Index column, Count count,
+                           S (&totals)[Sums][N]) const {
+    S values[Rows][Sums][N];
+    if constexpr (asks) {
+      typename Summands::Ahead ahead[Rows];
+      SSM_UNROLL
+      for (int t = 0; t < Rows; ++t) summands.ask(m + t * step, column, ahead[t]);
+      SSM_UNROLL
+      for (int t = 0; t < Rows; ++t) summands(m + t * step, column, ahead[t], values[t]);
+    } else {
+      SSM_UNROLL
+      for (int t = 0; t < Rows; ++t) summands(m + t * step, column, count, values[t]);
+    }
+    SSM_UNROLL
+    for (int t = 0; t < Rows; ++t) SSM_UNROLL
+    for (int s = 0; s < Sums; ++s) SSM_UNROLL
+    for (int i = 0; i < N; ++i) totals[s][i] += values[t][s][i];
+  }
 };
 
 #ifdef __CUDACC__
@@ -36,7 +61,7 @@ struct SliceOfRows {
 /// A block adds a slice: a warp takes every eighth row, in order; then the sums of the warps are
 /// added in order.
 template <class Slice, int Sums, int N, class S, class Partial>
-__global__ void __launch_bounds__(256, 3) sum_slice_kernel(Slice a) {
+__global__ void __launch_bounds__(256, Slice::resident) sum_slice_kernel(Slice a) {
   let_successor_begin();
   wait_for_predecessors();
   constexpr int groups = Slice::groups, together = Slice::together;
@@ -49,27 +74,18 @@ __global__ void __launch_bounds__(256, 3) sum_slice_kernel(Slice a) {
   S totals[Sums][N] = {};
   if (run < a.runs.count()) {
     const Index column = a.runs.first(run);
-    with_full_run<N>(a.runs.size(run), [&](auto count) {
+    const auto add = [&](auto count) {
       Index m = slice * a.slices.length + group;
 #pragma unroll 1
-      for (; m + (together - 1) * groups < end; m += together * groups) {
-        S values[together][Sums][N];
-        SSM_UNROLL
-        for (int t = 0; t < together; ++t) a.summands(m + t * groups, column, count, values[t]);
-        SSM_UNROLL
-        for (int t = 0; t < together; ++t) SSM_UNROLL
-        for (int s = 0; s < Sums; ++s) SSM_UNROLL
-        for (int i = 0; i < N; ++i) totals[s][i] += values[t][s][i];
-      }
+      for (; m + (together - 1) * groups < end; m += together * groups)
+        a.template add_rows<together>(m, groups, column, count, totals);
 #pragma unroll 1
-      for (; m < end; m += groups) {
-        S values[Sums][N];
-        a.summands(m, column, count, values);
-        SSM_UNROLL
-        for (int s = 0; s < Sums; ++s) SSM_UNROLL
-        for (int i = 0; i < N; ++i) totals[s][i] += values[s][i];
-      }
-    });
+      for (; m < end; m += groups) a.template add_rows<1>(m, groups, column, count, totals);
+    };
+    if constexpr (Slice::asks)
+      add(std::integral_constant<Index, N>());
+    else
+      with_full_run<N>(a.runs.size(run), add);
   }
   __shared__ Partial shared[groups][N * Slice::lanes];
   SSM_UNROLL
@@ -155,12 +171,8 @@ void column_sums(Index rows, const RowRuns<N>& runs, Partial* partial, Stream st
     Partial totals[Sums][N] = {};
     for (Index part = 0; part < slice.slices.count; ++part) {
       S sums[Sums][N] = {};
-      for (Index m = part * slice.slices.length; m < slice.end(part); ++m) {
-        S values[Sums][N];
-        summands(m, column, count, values);
-        for (int s = 0; s < Sums; ++s)
-          for (int i = 0; i < N; ++i) sums[s][i] += values[s][i];
-      }
+      for (Index m = part * slice.slices.length; m < slice.end(part); ++m)
+        slice.template add_rows<1>(m, 1, column, count, sums);
       for (int s = 0; s < Sums; ++s)
         for (int i = 0; i < N; ++i) totals[s][i] += static_cast<Partial>(sums[s][i]);
     }

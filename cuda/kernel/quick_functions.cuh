@@ -127,6 +127,17 @@ SSM_HOST_DEVICE W quick_tanh(W x) {
   return std::tanh(x);
 }
 
+/// gelu_tanh(x) and its slope.
+template <class W>
+SSM_HOST_DEVICE ValueAndSlope<W> quick_gelu(W x) {
+  constexpr W root = static_cast<W>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+  // Beyond 20 the slope is 0 or 1 to the last bit, and no square overflows.
+  const W bounded = x > W{20} ? W{20} : x < W{-20} ? W{-20} : x;
+  const W share = quick_sigmoid(gelu_argument(bounded));
+  const W argument_slope = root * (W{1} + static_cast<W>(3 * 0.044715) * bounded * bounded);
+  return {x * share, share * (W{1} + bounded * (W{1} - share) * argument_slope)};
+}
+
 /// act(x)
 template <class W>
 SSM_HOST_DEVICE W quick_activate(ActivationKind kind, W x) {
@@ -157,14 +168,8 @@ SSM_HOST_DEVICE W quick_activation_slope(ActivationKind kind, W x) {
     return e * share * share;
   };
   switch (kind) {
-    case ActivationKind::gelu_tanh: {
-      constexpr W root = static_cast<W>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
-      // Beyond 20 the slope is 0 or 1 to the last bit, and no square overflows.
-      const W bounded = x > W{20} ? W{20} : x < W{-20} ? W{-20} : x;
-      const W share = quick_sigmoid(gelu_argument(bounded));
-      const W argument_slope = root * (W{1} + static_cast<W>(3 * 0.044715) * bounded * bounded);
-      return share * (W{1} + bounded * (W{1} - share) * argument_slope);
-    }
+    case ActivationKind::gelu_tanh:
+      return quick_gelu(x).slope;
     case ActivationKind::gelu_erf: {
       const auto normal = quick_normal_distribution(x);
       return normal.value + x * normal.slope;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernel/column_sums.cuh"
 #include "kernel/packs.cuh"
 #include "kernel/quick_functions.cuh"
 #include "ssm/backend/cuda/activation.hpp"
+#include "ssm/backend/cuda/matmul.hpp"
 
 namespace ssm::cuda {
 namespace device {
@@ -29,6 +31,36 @@ void gelu_packs(const T* x, T* y, Index packs, Stream stream) {
     }
   });
 }
+
+/// c ← c·gelu'(x) and y ← gelu(x), and what is added to sums of columns of c.
+template <class T>
+struct SlopeAndGelu {
+  using S = Wide<T>;
+  static constexpr int size = pack_size<T>;
+  struct Ahead {
+    detail::RawPack<T> x, gradient;
+  };
+
+  SSM_DEVICE void ask(Index m, Index n, Ahead& ahead) const {
+    ahead.x = *reinterpret_cast<const detail::RawPack<T>*>(&x(m, n));
+    ahead.gradient = *reinterpret_cast<const detail::RawPack<T>*>(&c(m, n));
+  }
+  SSM_DEVICE void operator()(Index m, Index n, const Ahead& ahead, S (&slopes)[1][size]) const {
+    S values[size];
+    SSM_UNROLL
+    for (int k = 0; k < size; ++k) {
+      const auto gelu = quick_gelu(widened(ahead.x.values[k]));
+      slopes[0][k] = widened(ahead.gradient.values[k]) * gelu.slope;
+      values[k] = gelu.value;
+    }
+    detail::write_pack(&c(m, n), slopes[0]);
+    detail::write_pack(&y(m, n), values);
+  }
+
+  Operand<const T, 2> x;
+  Operand<T, 2> c, y;
+};
+
 /// Whether all of it is such packs.
 template <class T>
 bool is_packs(const ssm::Activation<T, CudaSpace>& a) {
@@ -103,6 +135,24 @@ void activation_backward(const ssm::ActivationBackward<T, CudaSpace>& g, Stream 
     });
   });
 }
+
+template <class T>
+void slope_and_activate(const ssm::SlopedMatmulAgain<T, CudaSpace>& a, Wide<T>* partial,
+                        Stream stream) {
+  const device::SlopeAndGelu<T> summands{device::operand(a.x), device::operand(a.c),
+                                         device::operand(a.y)};
+  const auto dbias = device::operand(a.dbias);
+  device::column_sums<1, Wide<T>>(
+      a.x.extent(0), device::row_runs<device::pack_size<T>>(a.x.extent(1), a.x, a.c, a.y), partial,
+      stream, "sloped_matmul_again", summands,
+      [=] SSM_DEVICE(int, Index n, Wide<T> total) { dbias(n) += total; });
+}
+#define SSM_INSTANTIATE(T)                                                                      \
+  template SSM_CUDA_API void slope_and_activate<T>(const ssm::SlopedMatmulAgain<T, CudaSpace>&, \
+                                                   Wide<T>*, Stream);
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
 
 #define SSM_INSTANTIATE(T)                                                                        \
   template SSM_CUDA_API void activation<T>(const ssm::Activation<T, CudaSpace>&, Stream);         \

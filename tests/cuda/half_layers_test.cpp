@@ -8,6 +8,7 @@
 #include "ssm/backend/reference.hpp"
 #include "ssm/laws/layer_on.hpp"
 #include "ssm/layer/attention.hpp"
+#include "ssm/layer/feed_forward.hpp"
 #include "ssm/layer/h3.hpp"
 #include "ssm/layer/linear.hpp"
 #include "ssm/layer/mamba.hpp"
@@ -52,6 +53,13 @@ TEST_CASE_TEMPLATE("H3 in half types, with heads of one channel and of two", T, 
   for (const Index head_dim : sizes<T>(1, 2))
     obeys_every_law_on_both_kernels<T>(H3<H3Config{.state = dyn, .head_dim = dyn}>(
         {.channels = 4, .state = 4, .head_dim = head_dim}));
+}
+
+TEST_CASE_TEMPLATE("FeedForward in half types, with hidden values in whole packs and not", T,
+                   BFloat16, Float16) {
+  for (const Index hidden : {16, 5})
+    obeys_every_law<T, cuda::Automatic>(
+        FeedForward<FeedForwardConfig{}>({.channels = 5, .hidden = hidden}));
 }
 
 TEST_CASE_TEMPLATE("S4D and Linear in half types", T, BFloat16, Float16) {

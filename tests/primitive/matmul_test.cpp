@@ -471,6 +471,50 @@ TEST_CASE_TEMPLATE("a product goes back through an activation", T, float, double
       }
 }
 
+template <class T>
+struct SlopedAgainRun : OperandRun<SlopedMatmulAgain<T, HostSpace>, NoGradient> {
+  explicit SlopedAgainRun(const SlopedCase& test)
+      : SlopedAgainRun::OperandRun({{'M', test.rows}, {'N', test.columns}, {'K', test.depth}},
+                                   Layout::rows) {
+    this->forward.activation = test.activation;
+  }
+  void evaluate(auto& ctx) { is_done = sloped_matmul_again(ctx, this->forward); }
+  template <class B>
+  static constexpr bool exists = HasMatmul<B, T>&& HasActivation<B, T>;
+  bool is_done = false;
+};
+
+TEST_CASE_TEMPLATE("it makes the activation once more on the way, and the gradient of a bias", T,
+                   BFloat16, Float16) {
+  bool was_done = false;
+  for (const Index rows : {0, 1, 17, 200})
+    for (const Index columns : {1, 64, 73})
+      for (const ActivationKind kind : {ActivationKind::gelu_tanh, ActivationKind::silu}) {
+        const SlopedCase test{.rows = rows, .columns = columns, .activation = kind};
+        CAPTURE(describe(test));
+        const SlopedAgainRun<T> start(test);
+        const auto a = in_double(start.forward.a), b = in_double(start.forward.b),
+                   x = in_double(start.forward.x);
+        auto c = in_double(start.forward.c), y = in_double(start.forward.y);
+        auto dbias = in_double(start.forward.dbias);
+        Context<Reference> reference;
+        sloped_matmul(reference, SlopedMatmul<double, HostSpace>{
+                                     .a = a, .b = b, .activation = kind, .x = x, .c = c});
+        activation(reference, Activation<double, HostSpace>{.kind = kind, .x = x, .y = y});
+        for_each_index(c, [&](Index m, Index n) { dbias(n) += c(m, n); });
+        on_every_backend<SlopedAgainRun<T>>([&](auto& ctx) {
+          SlopedAgainRun<T> actual(test);
+          actual.evaluate(ctx);
+          if (!actual.is_done) return;
+          was_done = true;
+          CHECK(difference(actual.forward.c, c) < tolerance<T>.value);
+          CHECK(difference(actual.forward.y, y) < tolerance<T>.value);
+          CHECK(difference(actual.forward.dbias, dbias) < tolerance<T>.gradient);
+        });
+      }
+  CHECK(was_done);
+}
+
 TEST_CASE_TEMPLATE("several products at once are those products", T, float, double, BFloat16,
                    Float16) {
   constexpr Case cases[] = {{.columns = 7, .depth = 70, .bias = true},

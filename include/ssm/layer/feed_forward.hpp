@@ -146,24 +146,35 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                   .dy = as_rows(dy),
                                   .dweight = gradients.fc2.weight,
                                   .dbias = gradients.fc2.bias};
+    auto dfc1_bias = gradients.fc1.bias.view();
     if constexpr (Config.gated) down.dx = dhidden = frame.template tensor<T>(shape);
-    {
-      auto part = ctx.workspace().frame();  // whose memory dhidden takes afterwards
-      if constexpr (makes_hidden_again<T>) {
-        const auto hidden = part.template tensor<T>(shape);
+    if constexpr (makes_hidden_again<T>) {
+      if (!down.weight) detail::refuse_training_of_rounded_weights("linear");
+      dhidden = frame.template tensor<T>(shape);
+      auto part = ctx.workspace().frame();
+      const auto hidden = part.template tensor<T>(shape);
+      if (!tape.dropout && dfc1_bias &&
+          sloped_matmul_again(ctx, SlopedMatmulAgain<T, Space>{.a = as_rows(dy),
+                                                               .b = p.fc2.weight,
+                                                               .activation = activation_,
+                                                               .x = tape.fc1,
+                                                               .c = dhidden,
+                                                               .y = hidden,
+                                                               .dbias = dfc1_bias})) {
+        dfc1_bias = {};
+      } else {
         activation(ctx, Activation<T, Space>{.kind = activation_, .x = tape.fc1, .y = hidden});
         dropout_.differentiate(ctx, tape.dropout, hidden);  // drops the same elements
-        down.x = hidden;
+        go_back(ctx, dy, p, tape, dhidden);
       }
+      down.x = hidden;
       linear_backward(ctx, down);
-    }
-    if constexpr (!Config.gated) {
-      dhidden = frame.template tensor<T>(shape);
-      sloped_matmul(ctx, SlopedMatmul<T, Space>{.a = as_rows(dy),
-                                                .b = p.fc2.weight,
-                                                .activation = activation_,
-                                                .x = tape.fc1,
-                                                .c = dhidden});
+    } else {
+      linear_backward(ctx, down);
+      if constexpr (!Config.gated) {
+        dhidden = frame.template tensor<T>(shape);
+        go_back(ctx, dy, p, tape, dhidden);
+      }
     }
     dropout_.differentiate(ctx, tape.dropout, dhidden);  // after or before a slope is all one
     View<T, 2, Space> dgate;
@@ -181,7 +192,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                                   .dy = dhidden,
                                                   .dx = dx_rows,
                                                   .dweight = gradients.fc1.weight,
-                                                  .dbias = gradients.fc1.bias});
+                                                  .dbias = dfc1_bias});
     if constexpr (Config.gated)
       linear_backward(ctx, LinearBackward<T, Space>{.weight = p.gate.weight,
                                                     .x = x,
@@ -225,6 +236,18 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   /// the tape would hold, for a pass over memory.
   template <class T>
   static constexpr bool makes_hidden_again = !Config.gated && HalfStorage<T>;
+
+  /// The gradient of what the activation of fc1 read.
+  template <class B, class T, class Sequence>
+  void go_back(Context<B>& ctx, const Sequence& dy, const Parameters<T, typename B::Space>& p,
+               const Tape<T, typename B::Space>& tape,
+               const View<T, 2, typename B::Space>& dhidden) const {
+    sloped_matmul(ctx, SlopedMatmul<T, typename B::Space>{.a = as_rows(dy),
+                                                          .b = p.fc2.weight,
+                                                          .activation = activation_,
+                                                          .x = tape.fc1,
+                                                          .c = dhidden});
+  }
 
   Up up_;
   Down down_;

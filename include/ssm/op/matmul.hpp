@@ -148,6 +148,44 @@ void sloped_matmul(Context<B>& ctx, const SlopedMatmul<T, typename B::Space>& a)
                                .forward = {.kind = a.activation, .x = a.x}, .dy = a.c, .dx = a.c});
 }
 
+/// A SlopedMatmul where of the activation x alone was kept.
+///   c as there      y[m,n] = act(x[m,n])      dbias[n] += Σ_m c[m,n]
+/// y       [M, N]   row-major rows, overwritten; must not alias the others
+/// dbias   [N]
+/// Throws  ShapeError
+template <class T, class Space>
+struct SlopedMatmulAgain {
+  View<const T, 2, Space> a{};
+  View<const T, 2, Space> b{};
+  ActivationKind activation = ActivationKind::none;
+  View<const T, 2, Space> x{};
+  View<T, 2, Space> c{};
+  View<T, 2, Space> y{};
+  View<Wide<T>, 1, Space> dbias{};
+
+  static constexpr const char* name = "sloped_matmul_again";
+  static constexpr void for_each_operand(auto&& visit) {
+    visit(input("a", "MK"), &SlopedMatmulAgain::a, nullptr);
+    visit(input("b", "KN"), &SlopedMatmulAgain::b, nullptr);
+    visit(input("x", "MN"), &SlopedMatmulAgain::x, nullptr);
+    visit(output("c", "MN"), &SlopedMatmulAgain::c, nullptr);
+    visit(output("y", "MN"), &SlopedMatmulAgain::y, nullptr);
+    visit(updated("dbias", "N"), &SlopedMatmulAgain::dbias, nullptr);
+  }
+};
+
+/// Computes SlopedMatmulAgain where the backend does all of it in one pass over memory behind the
+/// product. Returns false elsewhere, and does nothing.
+template <class B, class T>
+  requires(HasMatmul<B, T>&& HasActivation<B, T>)
+bool sloped_matmul_again(Context<B>& ctx, const SlopedMatmulAgain<T, typename B::Space>& a) {
+  require_operands(a);
+  if constexpr (requires { B::sloped_matmul_again(ctx, a); })
+    return B::sloped_matmul_again(ctx, a);
+  else
+    return false;
+}
+
 /// The gradient of the weight and the bias of a linear map y = x·Wᵀ + bias.
 ///   dweight[n,k] += Σ_m dy[m,n]·x[m,k]      dbias[n] += Σ_m dy[m,n]
 /// dy        [M, N]   any strides with one of them 1

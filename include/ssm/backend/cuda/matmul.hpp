@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
+#include "ssm/backend/cuda/column_slices.hpp"
 #include "ssm/backend/cuda/matmul_few_rows.hpp"
 #include "ssm/backend/cuda/matmul_one_row.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
@@ -48,6 +51,13 @@ SSM_CUDA_API bool sloped_matmul(MatmulLibrary& library, const ssm::SlopedMatmul<
 template <class T>
 SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes(const ssm::SlopedMatmul<T, CudaSpace>& a);
 
+/// What sloped_matmul_again does behind the product: c is c·act'(x) afterwards. Of gelu_tanh, and
+/// rows of whole packs of 16 bytes.
+/// partial   [column_slices(M).count, N]   scratch
+template <class T>
+SSM_CUDA_API void slope_and_activate(const ssm::SlopedMatmulAgain<T, CudaSpace>& a,
+                                     Wide<T>* partial, Stream stream);
+
 namespace primitive {
 struct Matmul {
   template <class Ctx, DeviceNumber T>
@@ -82,6 +92,25 @@ struct Matmul {
       is_done = cuda::sloped_matmul(ctx.resources().matmul_library(), call, scratch, stream);
     });
     return is_done;
+  }
+  /// The product that waits for no activation is the faster one.
+  template <class Ctx, HalfStorage T>
+  static bool sloped_matmul_again(Ctx& ctx,
+                                  const ssm::SlopedMatmulAgain<T, typename Ctx::Space>& a) {
+    constexpr Index pack = 16 / sizeof(T);
+    const auto has_packs = [&](const auto& rows) {
+      return rows.stride(1) == 1 && rows.stride(0) % pack == 0 && rows.extent(1) % pack == 0 &&
+             reinterpret_cast<std::uintptr_t>(rows.data()) % 16 == 0;
+    };
+    if (a.activation != ActivationKind::gelu_tanh || !has_packs(a.x) || !has_packs(a.c) ||
+        !has_packs(a.y))
+      return false;
+    matmul(ctx, ssm::Matmul<T, typename Ctx::Space>{.a = a.a, .b = a.b, .c = a.c});
+    auto frame = ctx.workspace().frame();
+    const auto partial =
+        frame.template tensor<Wide<T>>(column_slices(a.c.extent(0)).count, a.c.extent(1));
+    queue(ctx, [&](Stream stream) { slope_and_activate(on_device(a), partial.data(), stream); });
+    return true;
   }
   template <class Ctx, HalfStorage T>
   static void weight_gradient(Ctx& ctx, const ssm::WeightGradient<T, typename Ctx::Space>& a) {
