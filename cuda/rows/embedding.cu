@@ -195,8 +195,7 @@ struct TokenSums {
 
   /// The sums of a piece, 32 runs of columns wide.
   SSM_DEVICE void piece(Index row, device::Lanes lanes) const {
-    const Index last = positions.vocabulary - 1;
-    const Index known = positions.start[last] + positions.total[last];
+    const Index known = known_positions();
     const Index piece = row / blocks, begin = piece * embedding_piece;
     if (begin >= known) return;
     const Index end = begin + embedding_piece < known ? begin + embedding_piece : known;
@@ -214,15 +213,18 @@ struct TokenSums {
       constexpr int together = 8;  // rows on their way at a time; the additions stay in order
       for (Index i = begin; i < end; i += together) {
         S values[together][size];
+        Token tokens[together] = {};
         SSM_UNROLL
         for (int k = 0; k < together; ++k)
-          if (i + k < end)
-            device::read_neighbors(&dy(positions.position[i + k], d), dy.strides[1], count,
-                                   values[k]);
+          if (i + k < end) {
+            const Index m = positions.position[i + k];
+            tokens[k] = positions.tokens(m);
+            device::read_neighbors(&dy(m, d), dy.strides[1], count, values[k]);
+          }
         SSM_UNROLL
         for (int k = 0; k < together; ++k) {
           if (i + k >= end) continue;
-          const Token next = token_at(i + k);
+          const Token next = tokens[k];
           if (next != token) {
             finish(i + k);
             token = next;
@@ -235,12 +237,15 @@ struct TokenSums {
       finish(end);
     });
   }
-  /// The pieces of a token that has several.
+  /// The token that begins in a piece and goes on in the next ones, if there is one.
   SSM_DEVICE void join(Index row, device::Lanes lanes) const {
-    const Index token = row / blocks, start = positions.start[token];
-    const Index total = positions.total[token];
-    const Index first = start / embedding_piece, last = (start + total - 1) / embedding_piece;
-    if (total == 0 || first == last) return;
+    const Index known = known_positions();
+    const Index first = row / blocks, begin = first * embedding_piece;
+    if (begin + embedding_piece >= known) return;
+    const Token token = token_at(begin + embedding_piece - 1);
+    const Index start = positions.start[token];
+    const Index last = (start + positions.total[token] - 1) / embedding_piece;
+    if (start < begin || first == last) return;
     for_each_run(row, lanes, [&](Index d, Index count) {
       S sum[size] = {};
       for (Index piece = first; piece <= last; ++piece) {
@@ -260,6 +265,10 @@ struct TokenSums {
     const Index left = runs.count() - first;
     lanes.each(left < embedding_block ? left : embedding_block,
                [&](Index run) { f(runs.first(first + run), runs.size(first + run)); });
+  }
+  SSM_DEVICE Index known_positions() const {
+    const Index last = positions.vocabulary - 1;
+    return positions.start[last] + positions.total[last];
   }
   SSM_DEVICE Token token_at(Index i) const { return positions.tokens(positions.position[i]); }
   SSM_DEVICE S* waiting(Index piece, int slot) const {
@@ -302,7 +311,7 @@ void embedding_backward(const ssm::EmbeddingBackward<T, CudaSpace>& g, Index* sc
                           partial};
   device::for_each_row(embedding_pieces(positions.count) * blocks, stream, "embedding_backward",
                        [=] SSM_DEVICE(Index row, device::Lanes lanes) { sums.piece(row, lanes); });
-  device::for_each_row(positions.vocabulary * blocks, stream, "embedding_backward",
+  device::for_each_row(embedding_pieces(positions.count) * blocks, stream, "embedding_backward",
                        [=] SSM_DEVICE(Index row, device::Lanes lanes) { sums.join(row, lanes); });
 }
 
