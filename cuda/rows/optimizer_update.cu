@@ -98,7 +98,7 @@ struct SquaresTensor {
       : x(operand(a.x)),
         sum(a.sum.data()),
         count(a.x.extent(0)),
-        slices(sum_slices(count)),
+        slices(squares_slices(count)),
         is_packed(has_packs(a.x)) {}
   SquaresTensor() = default;
 

@@ -19,10 +19,12 @@ template <class T>
 SSM_CUDA_API void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors,
                                  double* partial, Stream stream);
 
+/// Of many tensors: few slices, which one block adds.
+constexpr SumSlices squares_slices(Index count) { return sum_slices(count, 8192); }
 template <class T, class Space>
 Index squares_scratch_count(std::span<const ssm::SumOfSquares<T, Space>> tensors) {
   Index count = 0;
-  for (const auto& a : tensors) count += sum_slices(a.x.extent(0)).count;
+  for (const auto& a : tensors) count += squares_slices(a.x.extent(0)).count;
   return count;
 }
 
