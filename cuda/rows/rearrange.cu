@@ -53,12 +53,18 @@ SSM_HOST_DEVICE void convert_neighbors(const From* from, To* to, Index count) {
 /// One tensor of a fill.
 template <class T>
 struct FilledTensor {
-  SSM_DEVICE void fill(Index run) const {
-    const Index i = runs.first(run);
+  static constexpr Index part = 4 * 32;  // runs that a warp writes
+
+  Index parts() const { return (runs.count() + part - 1) / part; }
+  SSM_DEVICE void fill(Index number, Lanes lanes) const {
+    const Index first = number * part, left = runs.count() - first;
     Wide<T> values[pack_size<T>];
     SSM_UNROLL
     for (auto& entry : values) entry = value;
-    write_neighbors(&y(i), y.strides[0], runs.size(run), values);
+    lanes.each(left < part ? left : part, [&](Index i) {
+      const Index run = first + i;
+      write_neighbors(&y(runs.first(run)), y.strides[0], runs.size(run), values);
+    });
   }
   Operand<T, 1> y;
   RowRuns<pack_size<T>> runs{};
@@ -141,12 +147,13 @@ void fill(std::span<const ssm::Fill<T, CudaSpace>> tensors, Stream stream) {
       tensors,
       [](List& list, const auto& a) {
         const auto runs = row_runs<pack_size<T>>(a.y.extent(0), a.y);
-        list.add({operand(a.y), runs, static_cast<Wide<T>>(a.value)}, runs.count());
+        const FilledTensor<T> tensor{operand(a.y), runs, static_cast<Wide<T>>(a.value)};
+        list.add(tensor, tensor.parts());
       },
       [&](const List& list) {
-        for_each_index(list.units(), stream, "fill", [list] SSM_DEVICE(Index unit) {
-          const auto [tensor, run] = list.at(unit);
-          list.entries[tensor].fill(run);
+        for_each_row(list.units(), stream, "fill", [list] SSM_DEVICE(Index unit, Lanes lanes) {
+          const auto [tensor, number] = list.at(unit);
+          list.entries[tensor].fill(number, lanes);
         });
       });
 }
