@@ -2,9 +2,11 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernel/async_copies.cuh"
 #include "kernel/ordered_sum.cuh"
 #include "kernel/packs.cuh"
 #include "kernel/quick_functions.cuh"
+#include "ssm/backend/cuda/choice.hpp"
 #include "ssm/backend/cuda/cross_entropy.hpp"
 
 namespace ssm::cuda {
@@ -28,8 +30,17 @@ SSM_DEVICE inline Wide<T> exponential(Wide<T> x) {
   return std::exp(x);
 }
 
-/// The loss of a row, and its gradient if wanted. The row is read twice: the second time much of it
-/// comes from the cache.
+/// The logits of a row, where they are read.
+template <class T>
+struct LogitRow {
+  const T* data;
+  Index stride;
+
+  SSM_DEVICE const T* at(Index v) const { return data + v * stride; }
+};
+
+/// The loss of a row, and its gradient if wanted. Its logits are read twice: from memory, where the
+/// second time much of them comes from the cache, or from a copy.
 template <class T>
 struct CrossEntropyRow {
   using S = Wide<T>;
@@ -47,13 +58,17 @@ struct CrossEntropyRow {
 
   template <class L>
   SSM_DEVICE void operator()(Index m, L lanes) const {
+    evaluate(m, {&logits(m, 0), logits.strides[1]}, lanes);
+  }
+  template <class L>
+  SSM_DEVICE void evaluate(Index m, const LogitRow<T>& from, L lanes) const {
     const Token target = targets(m);
     if (target == ignored) {
       if (dlogits) write_zeros(m, lanes);
       if (lanes.first()) row_loss[m] = 0;
       return;
     }
-    const auto softmax = softmax_sum(m, lanes);
+    const auto softmax = softmax_sum(from, lanes);
     const bool is_known = target >= 0 && target < runs.width;
     constexpr double nothing = std::numeric_limits<double>::quiet_NaN();
     const S at_target = is_known && lanes.first() ? device::widened(logits(m, target)) : S{0};
@@ -68,7 +83,7 @@ struct CrossEntropyRow {
     const auto weighted = [&](S logit) {
       return row_scale * exponential<T>(logit - softmax.largest);
     };
-    for_each_run(m, lanes, [&](Index run, Index count, S(&values)[size]) {
+    for_each_run(from, lanes, [&](Index run, Index count, S(&values)[size]) {
       SSM_UNROLL
       for (S& value : values) value = weighted(value);
       device::write_neighbors(&dlogits(m, runs.first(run)), dlogits.strides[1], count, values);
@@ -89,9 +104,9 @@ struct CrossEntropyRow {
   }
   /// One pass: a lane's sum is scaled down whenever it meets a larger logit.
   template <class L>
-  SSM_DEVICE SoftmaxSum<S> softmax_sum(Index m, L lanes) const {
+  SSM_DEVICE SoftmaxSum<S> softmax_sum(const LogitRow<T>& from, L lanes) const {
     SoftmaxSum<S> own{std::numeric_limits<S>::lowest(), 0.0};
-    for_each_run(m, lanes, [&](Index, Index count, S(&values)[size]) {
+    for_each_run(from, lanes, [&](Index, Index count, S(&values)[size]) {
       S largest = own.largest;
       SSM_UNROLL
       for (int k = 0; k < size; ++k)
@@ -112,14 +127,14 @@ struct CrossEntropyRow {
   }
   /// f(run, count, logits) for every run of a row, several of which are read at a time.
   template <class L, class F>
-  SSM_DEVICE void for_each_run(Index m, L lanes, F f) const {
+  SSM_DEVICE void for_each_run(const LogitRow<T>& from, L lanes, F f) const {
     const Index full = runs.length == size ? runs.width / size : 0;
     Index run = lanes.index();
     for (; run + (together - 1) * L::count < full; run += together * L::count) {
       S values[together][size];
       SSM_UNROLL
       for (int i = 0; i < together; ++i)
-        device::read_neighbors(&logits(m, (run + i * L::count) * size), Index{1},
+        device::read_neighbors(from.at((run + i * L::count) * size), Index{1},
                                std::integral_constant<Index, size>(), values[i]);
       SSM_UNROLL
       for (int i = 0; i < together; ++i)
@@ -128,11 +143,42 @@ struct CrossEntropyRow {
     for (; run < runs.count(); run += L::count) {
       const Index count = runs.size(run);
       S values[size];
-      device::read_neighbors(&logits(m, runs.first(run)), logits.strides[1], count, values);
+      device::read_neighbors(from.at(runs.first(run)), from.stride, count, values);
       f(run, count, values);
     }
   }
 };
+
+#ifdef __CUDACC__
+
+/// Two blocks of a multiprocessor hold a row each in shared memory, so that memory is read once.
+template <class T>
+__global__ void __launch_bounds__(long_row_threads, 2)
+    held_row_kernel(const CrossEntropyRow<T> row) {
+  extern __shared__ uint4 memory[];
+  device::let_successor_begin();
+  device::wait_for_predecessors();
+  const device::BlockLanes<long_row_threads> lanes;
+  const Index m = blockIdx.x;
+  T* const held = reinterpret_cast<T*>(memory);
+  // A lane copies what it reads itself.
+  for (Index run = lanes.index(); run < row.runs.count(); run += lanes.count)
+    device::copy_async(held + run * row.size, &row.logits(m, run * row.size));
+  device::commit_copies();
+  device::wait_for_groups<0>();
+  row.evaluate(m, {held, 1}, lanes);
+}
+
+/// Whether that is for these rows: of half types, in whole packs.
+template <class T>
+bool holds_rows(const CrossEntropyRow<T>& row) {
+  constexpr std::size_t room = 112 * 1024;  // bytes of a block
+  return HalfStorage<T> && row.runs.length == row.size && row.runs.width % row.size == 0 &&
+         static_cast<std::size_t>(row.runs.width) * sizeof(T) + 2048 <= room &&
+         has_tensor_core_kernels();
+}
+
+#endif
 
 }  // namespace
 
@@ -162,10 +208,19 @@ void cross_entropy(const ssm::CrossEntropy<T, CudaSpace>& a, double* scratch, St
       .scale = a.scale,
       .row_loss = row_loss,
       .share = share};
-  if (vocabulary < long_row)
-    device::for_each_row(rows, stream, "cross_entropy", row);
-  else
+  const auto run = [&] {
+    if (vocabulary < long_row) return device::for_each_row(rows, stream, "cross_entropy", row);
+#ifdef __CUDACC__
+    if constexpr (HalfStorage<T>)
+      if (rows > 0 && holds_rows(row))
+        return device::launch_early<CrossEntropyRow<T>>(
+            held_row_kernel<T>, dim3(static_cast<unsigned>(rows)),
+            {long_row_threads, static_cast<std::size_t>(vocabulary) * sizeof(T)}, stream,
+            "cross_entropy", row);
+#endif
     device::for_each_block<long_row_threads>(rows, stream, "cross_entropy", row);
+  };
+  run();
 
   device::ordered_sum(
       rows, partial, stream, "cross_entropy", [=] SSM_DEVICE(Index m) { return row_loss[m]; },
