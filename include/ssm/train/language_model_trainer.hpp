@@ -37,7 +37,7 @@ struct LanguageModelTrainerConfig {
   AdamWConfig optimizer{};
   /// Logits that are held at once. Where a batch has more, their loss is taken a part of the
   /// positions at a time.
-  Index logits = Index{1} << 27;
+  Index logits = Index{1} << 28;
   /// The last token of every document, where documents are kept apart; none: one text.
   std::optional<Token> document_end{};
   /// What makes an update together: each rank takes its part of the rows and of their windows; null
