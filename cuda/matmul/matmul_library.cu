@@ -22,6 +22,37 @@ constexpr bool is_half(cudaDataType_t scalar) {
   return scalar == CUDA_R_16BF || scalar == CUDA_R_16F;
 }
 
+/// Which of the library's choices is taken: the first one, but where another was measured to be
+/// faster (on an H200).
+int choose(const ProductShape& shape, const cublasLtMatmulHeuristicResult_t* results, int count) {
+  const auto best = [&](auto is_better) {
+    int chosen = 0;
+    for (int i = 1; i < count; ++i)
+      if (is_better(results[i], results[chosen])) chosen = i;
+    return chosen;
+  };
+  // Of a slope the first choice is a kernel of one round in large clusters, which leave
+  // multiprocessors idle; another one behind it fills them.
+  if (shape.epilogue == CUBLASLT_EPILOGUE_DGELU)
+    return best([](const auto& a, const auto& b) {
+      return a.wavesCount <= 1 && a.wavesCount > b.wavesCount;
+    });
+  // Gradients of weights: a kernel of one round, not parts of sums in the workspace.
+  constexpr std::size_t parts = std::size_t{1} << 20;
+  if (shape.result == CUDA_R_32F && count > 0 && results[0].workspaceSize >= parts)
+    return best([](const auto& a, const auto& b) {
+      return b.workspaceSize >= parts && a.workspaceSize < parts && a.wavesCount > 0.85f &&
+             a.wavesCount <= 1;
+    });
+  // Wide results of short sums: many small tiles, whose epilogues hide behind other tiles.
+  constexpr std::uint64_t short_sum = 1024;
+  if (is_half(shape.result) && shape.epilogue == CUBLASLT_EPILOGUE_DEFAULT &&
+      shape.inner <= short_sum && shape.rows >= 2 * shape.inner && shape.rows <= 8 * shape.inner &&
+      count > 0 && results[0].wavesCount > 4)
+    return best([](const auto& a, const auto& b) { return a.wavesCount > b.wavesCount; });
+  return 0;
+}
+
 }  // namespace
 
 void check(cublasStatus_t code, const char* call) {
@@ -122,21 +153,15 @@ const device::Product& MatmulLibrary::product(const device::ProductShape& shape)
   if (device::is_half(shape.factors))  // parts of a long sum are added in float too
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
            std::uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-  // Of a slope the first choice is a kernel of one round in large clusters, which leave
-  // multiprocessors idle; another one behind it fills them.
   constexpr int most = 8;
   cublasLtMatmulHeuristicResult_t results[most]{};
   int count = 0;
-  const cublasStatus_t code = lt_.heuristic(
-      handle_, product.operation, product.a, product.b, product.c, product.d, preference,
-      shape.epilogue == CUBLASLT_EPILOGUE_DGELU ? most : 1, results, &count);
+  const cublasStatus_t code =
+      lt_.heuristic(handle_, product.operation, product.a, product.b, product.c, product.d,
+                    preference, device::is_half(shape.factors) ? most : 1, results, &count);
   lt_.destroy_preference(preference);
   product.is_supported = code == CUBLAS_STATUS_SUCCESS && count > 0;
-  int chosen = 0;
-  for (int i = 1; i < count; ++i)
-    if (results[i].wavesCount <= 1 && results[i].wavesCount > results[chosen].wavesCount)
-      chosen = i;
-  product.algorithm = results[chosen].algo;
+  product.algorithm = results[device::choose(shape, results, count)].algo;
   return products_.emplace(shape, product).first->second;
 }
 
