@@ -203,9 +203,9 @@ struct TokenSums {
       S sum[size] = {};
       Index first = begin;  // of the token that is being added
       Token token = token_at(begin);
+      Index start = positions.start[token], total = positions.total[token];
       const auto finish = [&](Index next) {
-        const Index start = positions.start[token];
-        if (start == first && start + positions.total[token] == next)
+        if (start == first && start + total == next)
           add_to_table(token, d, count, sum);
         else
           device::write_neighbors(waiting(piece, first == begin ? 0 : 1) + d, Index{1}, count, sum);
@@ -214,6 +214,7 @@ struct TokenSums {
       for (Index i = begin; i < end; i += together) {
         S values[together][size];
         Token tokens[together] = {};
+        Index starts[together] = {}, totals[together] = {};
         SSM_UNROLL
         for (int k = 0; k < together; ++k)
           if (i + k < end) {
@@ -222,12 +223,20 @@ struct TokenSums {
             device::read_neighbors(&dy(m, d), dy.strides[1], count, values[k]);
           }
         SSM_UNROLL
+        for (int k = 0; k < together; ++k)
+          if (i + k < end) {
+            starts[k] = positions.start[tokens[k]];
+            totals[k] = positions.total[tokens[k]];
+          }
+        SSM_UNROLL
         for (int k = 0; k < together; ++k) {
           if (i + k >= end) continue;
           const Token next = tokens[k];
           if (next != token) {
             finish(i + k);
             token = next;
+            start = starts[k];
+            total = totals[k];
             first = i + k;
           }
           SSM_UNROLL
