@@ -52,28 +52,17 @@ struct OnlineSoftmax {
   /// Scores become weights; what was summed before is to be multiplied by `rescale`.
   __device__ void add(float (&scores)[M][N / 8][4], float scale, Seen seen) {
     if (seen.by_first < N || seen.end < N) hide(scores, seen);
-#pragma unroll
-    for (int m = 0; m < M; ++m)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float now = largest[m][i];
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-          now = fmaxf(now, fmaxf(scores[m][n][2 * i], scores[m][n][2 * i + 1]));
-        now = row_max(now);
-        const float base = now == -INFINITY ? 0.0f : now * scale;
-        rescale[m][i] = power_of_two(largest[m][i] * scale - base);
-        largest[m][i] = now;
-        total[m][i] *= rescale[m][i];
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-          for (int j = 0; j < 2; ++j) {
-            float& weight = scores[m][n][2 * i + j];
-            weight = power_of_two(weight * scale - base);
-            total[m][i] += weight;
-          }
-      }
+    weigh<false, true>(scores, scale);
+  }
+  /// The same, but only where a query's largest score rises by more than a factor of 2^8 does what
+  /// weights are counted from: else what the warp has summed stays as it is.
+  __device__ void add_lazily(float (&scores)[M][N / 8][4], float scale, Seen seen) {
+    if (seen.by_first < N || seen.end < N) hide(scores, seen);
+    weigh<true, true>(scores, scale);
+  }
+  /// The same where all queries see all keys.
+  __device__ void add_lazily(float (&scores)[M][N / 8][4], float scale) {
+    weigh<true, false>(scores, scale);
   }
   template <int Columns>
   __device__ void rescale_sums(float (&sums)[M][Columns][4]) const {
@@ -85,9 +74,53 @@ struct OnlineSoftmax {
         for (int i = 0; i < 4; ++i) sums[m][n][i] *= rescale[m][i / 2];
   }
 
+  /// `largest` is what weights are counted from.
   float largest[M][2], total[M][2], rescale[M][2];
+  bool rises = true;  // what weights are counted from, of any query of the warp
 
  private:
+  template <bool Lazy, bool HasHidden>
+  __device__ void weigh(float (&scores)[M][N / 8][4], float scale) {
+    float now[M][2];
+    bool any = false;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        now[m][i] = largest[m][i];
+#pragma unroll
+        for (int n = 0; n < N / 8; ++n)
+          now[m][i] = fmaxf(now[m][i], fmaxf(scores[m][n][2 * i], scores[m][n][2 * i + 1]));
+        now[m][i] = row_max(now[m][i]);
+        any = any || (now[m][i] - largest[m][i]) * scale > 8;
+      }
+    if constexpr (Lazy) rises = __any_sync(0xffffffffu, any);
+    if (rises) {
+#pragma unroll
+      for (int m = 0; m < M; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float base = HasHidden && now[m][i] == -INFINITY ? 0.0f : now[m][i] * scale;
+          rescale[m][i] = power_of_two(largest[m][i] * scale - base);
+          largest[m][i] = now[m][i];
+          total[m][i] *= rescale[m][i];
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float base = HasHidden && largest[m][i] == -INFINITY ? 0.0f : largest[m][i] * scale;
+#pragma unroll
+        for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+          for (int j = 0; j < 2; ++j) {
+            float& weight = scores[m][n][2 * i + j];
+            weight = power_of_two(weight * scale - base);
+            total[m][i] += weight;
+          }
+      }
+  }
   __device__ static void hide(float (&scores)[M][N / 8][4], Seen seen) {
     const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll

@@ -132,6 +132,39 @@ __device__ void store_sums(T* tile, int own, const float (&sums)[Tiles::Width / 
   }
 }
 
+/// The same straight from registers: the four lanes that share a row exchange what they have, so
+/// that each writes eight channels at once.
+template <class T, int N>
+__device__ void store_rows(const float (&sums)[N][4], float low_factor, float high_factor,
+                           T* matrix, Index row_stride, int count, int width) {
+  static_assert(N % 4 == 0);
+  const int lane = static_cast<int>(threadIdx.x % 32), place = lane % 4;
+  const auto exchange = [](unsigned& low, unsigned& high, bool is_second, int mask) {
+    const unsigned other = __shfl_xor_sync(0xffffffffu, is_second ? low : high, mask);
+    (is_second ? low : high) = other;
+  };
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int row = lane / 4 + 8 * i;
+    const float factor = i == 0 ? low_factor : high_factor;
+#pragma unroll
+    for (int n = 0; n < N; n += 4) {
+      unsigned words[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        words[k] = pack<T>(sums[n + k][2 * i] * factor, sums[n + k][2 * i + 1] * factor);
+      exchange(words[0], words[1], place % 2 != 0, 1);
+      exchange(words[2], words[3], place % 2 != 0, 1);
+      exchange(words[0], words[2], place / 2 != 0, 2);
+      exchange(words[1], words[3], place / 2 != 0, 2);
+      const int column = 8 * (n + place);
+      if (row < count && column < width)
+        *reinterpret_cast<uint4*>(matrix + row * row_stride + column) =
+            uint4{words[0], words[1], words[2], words[3]};
+    }
+  }
+}
+
 /// Begins
 ///   sums[m] = 16 rows of `left`, from own + 16·m on, times the transpose of `right`
 ///   [16·M, Width] · [8·N, Width]ᵀ

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "attention/specialized_attention.cuh"
+#include "attention/persistent_attention.cuh"
 #include "ssm/backend/cuda/tiled_attention.hpp"
 
 namespace ssm::cuda {
@@ -193,21 +193,44 @@ bool run_specialized_shape(const ssm::Attention<T, CudaSpace>& a,
          Shape::bytes, stream, operation, operands, maps);
   return true;
 }
+/// next_tile   as in persistent_kernel
+template <class Shape, class T>
+bool run_persistent_shape(const ssm::Attention<T, CudaSpace>& a, const ForwardOperands<T>& operands,
+                          unsigned* next_tile, Stream stream) {
+  const char* const operation = "attention";
+  ForwardMaps maps;
+  if (!has_shared_barriers<Shape>(persistent_kernel<T, Shape>, operation) ||
+      !describe_tiles(maps.q, a.q, Shape::queries) || !describe_tiles(maps.k, a.k, Shape::N) ||
+      !describe_tiles(maps.v, a.v, Shape::N))
+    return false;
+  Index blocks = operands.tiles.count(Shape::queries);
+  if (blocks > kMultiprocessors) blocks = kMultiprocessors;
+  if (next_tile != nullptr)
+    check(cudaMemsetAsync(next_tile, 0, sizeof(unsigned), static_cast<cudaStream_t>(stream)),
+          operation);
+  launch(persistent_kernel<T, Shape>, dim3(static_cast<unsigned>(blocks)), Shape::threads,
+         Shape::bytes, stream, operation, operands, maps, next_tile);
+  return true;
+}
 /// All keys at once; false where the device has no code for it, or where it does not pay.
 template <class T>
 bool run_specialized(const ssm::Attention<T, CudaSpace>& a, const ForwardOperands<T>& operands,
-                     Stream stream) {
+                     float* workspace, Stream stream) {
+  using Wide = WarpgroupTiles<128>;
+  using Narrow = WarpgroupTiles<64>;
+  if (counts_tiles(a))
+    return run_persistent_shape<PersistentShape<Wide, 2, 128, 3>>(
+        a, operands, reinterpret_cast<unsigned*>(workspace), stream);
   if (operands.width > 64 && operands.width <= 128)
-    return run_specialized_shape<SpecializedShape<WarpgroupTiles<128>, 2, 128, 3, true>>(
-        a, operands, stream);
+    return run_specialized_shape<SpecializedShape<Wide, 2, 128, 3, true>>(a, operands, stream);
   // Shorter sequences leave much of the tiles that are 192 queries high empty, and the shortest
   // have too few tiles to go on to.
   if (operands.width > 32 && operands.width <= 64 && mean_queries(a) >= 512)
     return mean_queries(a) >= 3072
-               ? run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 3, 128, 2, false>>(
-                     a, operands, stream)
-               : run_specialized_shape<SpecializedShape<WarpgroupTiles<64>, 2, 128, 3, false, 2>>(
-                     a, operands, stream);
+               ? run_persistent_shape<PersistentShape<Narrow, 3, 128, 4>>(a, operands, nullptr,
+                                                                          stream)
+               : run_specialized_shape<SpecializedShape<Narrow, 2, 128, 3, false, 2>>(a, operands,
+                                                                                      stream);
   return false;
 }
 
@@ -227,7 +250,7 @@ void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segme
     operands.part_y = workspace;
     operands.part_log_sum = workspace + split.parts * rows * width;
   }
-  if (!has_few_queries(a) && run_specialized(a, operands, stream)) return;
+  if (!has_few_queries(a) && run_specialized(a, operands, workspace, stream)) return;
   if (has_few_queries(a)) {
     if (width <= 64)
       run_forward<ForwardShape<WarpTiles<64>, 1, 1, 64, 4>>(operands, split.parts, stream);

@@ -304,6 +304,15 @@ TEST_CASE_TEMPLATE("half types behind caches of any length, few queries and many
   });
 }
 
+TEST_CASE("half types in long sequences, of wide heads and of narrow ones") {
+  on_each_kernel([] {
+    equals_reference<Run<BFloat16>>({.length = 1030, .heads = 1, .width = 72, .scale = 0.1});
+    equals_reference<Run<Float16>>(
+        {.length = 1030, .cached = 70, .heads = 1, .width = 104, .scale = 0.1});
+    equals_reference<Run<BFloat16>>({.length = 3080, .heads = 1, .width = 40, .scale = 0.1});
+  });
+}
+
 TEST_CASE_TEMPLATE("half types in packed sequences, behind caches of their own too", T, BFloat16,
                    Float16) {
   const std::vector<Index> offsets{0, 0, 1, 128, 129, 200, 200};

@@ -31,12 +31,25 @@ AttentionSplit attention_split(const ssm::Attention<T, Space>& a) {
   const Index each = ((keys + wanted - 1) / wanted + 63) / 64 * 64;
   return {(keys + each - 1) / each, each};
 }
+/// Queries of a sequence, on average.
+template <class T, class Space>
+Index mean_queries(const ssm::Attention<T, Space>& a) {
+  return a.segments.size() < 2 ? a.q.extent(1)
+                               : a.q.extent(1) / (static_cast<Index>(a.segments.size()) - 1);
+}
+/// Whether blocks of tiled_attention, where the device is a Hopper, count in the workspace the
+/// tiles of queries that they have begun: in long sequences of wide heads, where it pays.
+template <class T, class Space>
+bool counts_tiles(const ssm::Attention<T, Space>& a) {
+  return a.q.extent(3) > 64 && a.q.extent(3) <= 128 && mean_queries(a) >= 1024;
+}
 /// Floats of workspace of tiled_attention.
 template <class T, class Space>
 Index tiled_attention_scratch(const ssm::Attention<T, Space>& a) {
   const AttentionSplit split = attention_split(a);
   const Index rows = a.q.extent(0) * a.q.extent(1) * a.q.extent(2);
-  return split.parts > 1 ? split.parts * rows * (a.q.extent(3) + 1) : 0;
+  if (split.parts > 1) return split.parts * rows * (a.q.extent(3) + 1);
+  return counts_tiles(a) ? 1 : 0;
 }
 
 /// ssm::Attention of half types on tensor cores; formula and shapes as there. T: BFloat16, Float16;
@@ -53,12 +66,6 @@ template <class T>
 SSM_CUDA_API void tiled_attention(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
                                   const std::int64_t* cached, float* workspace, Stream stream);
 
-/// Queries of a sequence, on average.
-template <class T, class Space>
-Index mean_queries(const ssm::Attention<T, Space>& a) {
-  return a.segments.size() < 2 ? a.q.extent(1)
-                               : a.q.extent(1) / (static_cast<Index>(a.segments.size()) - 1);
-}
 /// Where tiles of keys add to dq in turn: tiles of so many queries, by heads of 64 or 128 channels.
 struct AttentionDqTiles {
   static constexpr Index queries = 64;
