@@ -64,35 +64,24 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     unsigned keys_before = 0, queries_before = 0;  // tiles
     const auto copy_of = [&](const AttentionRows& rows) {
       const AttentionKeys keys = a.sequences.keys(rows.sequence);
-      const Index b = rows.sequence.batch, h = rows.head, t0 = rows.sequence.begin + rows.first;
       const int end = static_cast<int>(keys.cached + rows.first) + rows.count;
       const int tiles = (end + N - 1) / N;
-      const TileCopier<Tiles, queries, T> next_queries(maps.q, b, t0, h, &a.q(b, t0, h, 0),
-                                                       a.q.strides[1], a.width);
-      const TileCopier<Tiles, N, T> next_keys(maps.k, keys.batch, keys.begin, h,
-                                              &a.k(keys.batch, keys.begin, h, 0), a.k.strides[1],
-                                              a.width);
-      const TileCopier<Tiles, N, T> next_values(maps.v, keys.batch, keys.begin, h,
-                                                &a.v(keys.batch, keys.begin, h, 0), a.v.strides[1],
-                                                a.width);
-      // Values that no query may read, behind those of the sequence, may be anything.
-      const int there = static_cast<int>(keys.cached + rows.sequence.end - rows.sequence.begin);
-      const bool only = keys.begin + there != a.positions;
+      const ForwardCopier<T, Shape> next(a, maps, rows, keys);
       const auto load_keys = [&](int tile) {
         const unsigned done = keys_before + static_cast<unsigned>(tiles - 1 - tile);
         const unsigned stage = done % Stages, use = done / Stages;
         if (use > 0) wait_for_phase(k_empty[stage], use - 1);
-        next_keys.copy(k_tiles + stage * size, tile * N, k_full[stage]);
+        next.keys.copy(k_tiles + stage * size, tile * N, k_full[stage]);
       };
       const auto load_values = [&](int tile) {
         const unsigned done = keys_before + static_cast<unsigned>(tiles - 1 - tile);
         const unsigned stage = done % Stages, use = done / Stages;
         if (use > 0) wait_for_phase(v_empty[stage], use - 1);
-        next_values.copy(v_tiles + stage * size, tile * N, there - tile * N, only, v_full[stage]);
+        next.copy_values(v_tiles + stage * size, tile * N, v_full[stage]);
       };
       load_keys(tiles - 1);
       if (queries_before > 0) wait_for_phase(q_empty, queries_before - 1);
-      next_queries.copy(q_tile, 0, q_full);
+      next.queries.copy(q_tile, 0, q_full);
       for (int tile = tiles - 2; tile >= 0; --tile) {
         load_keys(tile);
         load_values(tile + 1);

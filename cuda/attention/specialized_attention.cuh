@@ -27,6 +27,35 @@ struct ForwardMaps {
   TileMap q, k, v;
 };
 
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+/// A warp's copies of a tile of queries, and of tiles of the keys and values that they see.
+template <class T, class Shape>
+struct ForwardCopier {
+  using Tiles = typename Shape::Tiles;
+  __device__ ForwardCopier(const ForwardOperands<T>& a, const ForwardMaps& maps,
+                           const AttentionRows& rows, const AttentionKeys& seen)
+      : queries(maps.q, rows.sequence.batch, rows.sequence.begin + rows.first, rows.head,
+                &a.q(rows.sequence.batch, rows.sequence.begin + rows.first, rows.head, 0),
+                a.q.strides[1], a.width),
+        keys(maps.k, seen.batch, seen.begin, rows.head, &a.k(seen.batch, seen.begin, rows.head, 0),
+             a.k.strides[1], a.width),
+        values(maps.v, seen.batch, seen.begin, rows.head,
+               &a.v(seen.batch, seen.begin, rows.head, 0), a.v.strides[1], a.width),
+        there(static_cast<int>(seen.cached + rows.sequence.end - rows.sequence.begin)),
+        only(seen.begin + there != a.positions) {}
+
+  __device__ void copy_values(T* tile, int first, SharedBarrier& full) const {
+    values.copy(tile, first, there - first, only, full);
+  }
+
+  TileCopier<Tiles, Shape::queries, T> queries;
+  TileCopier<Tiles, Shape::N, T> keys, values;
+  // Values that no query may read, behind those of the sequence, may be anything.
+  int there;
+  bool only;
+};
+#endif
+
 /// As forward_kernel, of all keys at once. While one warpgroup multiplies, another makes its
 /// weights; what a warpgroup's weights before meet is under way meanwhile, too.
 template <class T, class Shape>
@@ -80,33 +109,21 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     unsigned keys_before = 0, queries_before = 0;  // tiles
     each_tile([&](const AttentionRows& rows) {
       const AttentionKeys keys = a.sequences.keys(rows.sequence);
-      const Index b = rows.sequence.batch, h = rows.head, t0 = rows.sequence.begin + rows.first;
       const int end = static_cast<int>(keys.cached + rows.first) + rows.count;
-      const TileCopier<Tiles, queries, T> next_queries(maps.q, b, t0, h, &a.q(b, t0, h, 0),
-                                                       a.q.strides[1], a.width);
-      const TileCopier<Tiles, N, T> next_keys(maps.k, keys.batch, keys.begin, h,
-                                              &a.k(keys.batch, keys.begin, h, 0), a.k.strides[1],
-                                              a.width);
-      const TileCopier<Tiles, N, T> next_values(maps.v, keys.batch, keys.begin, h,
-                                                &a.v(keys.batch, keys.begin, h, 0), a.v.strides[1],
-                                                a.width);
-      // Values that no query may read, behind those of the sequence, may be anything.
-      const int there = static_cast<int>(keys.cached + rows.sequence.end - rows.sequence.begin);
-      const bool only = keys.begin + there != a.positions;
+      const ForwardCopier<T, Shape> next(a, maps, rows, keys);
       const auto load_keys = [&](unsigned tile) {
         const unsigned stage = (keys_before + tile) % Stages, use = (keys_before + tile) / Stages;
         if (use > 0) wait_for_phase(k_empty[stage], use - 1);
-        next_keys.copy(k_tiles + stage * size, static_cast<int>(tile) * N, k_full[stage]);
+        next.keys.copy(k_tiles + stage * size, static_cast<int>(tile) * N, k_full[stage]);
       };
       const auto load_values = [&](unsigned tile) {
         const unsigned stage = (keys_before + tile) % Stages, use = (keys_before + tile) / Stages;
-        const int first = static_cast<int>(tile) * N;
         if (use > 0) wait_for_phase(v_empty[stage], use - 1);
-        next_values.copy(v_tiles + stage * size, first, there - first, only, v_full[stage]);
+        next.copy_values(v_tiles + stage * size, static_cast<int>(tile) * N, v_full[stage]);
       };
       const unsigned q_stage = queries_before % QueryStages, q_use = queries_before / QueryStages;
       if (q_use > 0) wait_for_phase(q_empty[q_stage], q_use - 1);
-      next_queries.copy(q_tiles + q_stage * query_size, 0, q_full[q_stage]);
+      next.queries.copy(q_tiles + q_stage * query_size, 0, q_full[q_stage]);
       load_keys(0);
       const unsigned tiles = static_cast<unsigned>(end + N - 1) / N;
       for (unsigned tile = 1; tile < tiles; ++tile) {
