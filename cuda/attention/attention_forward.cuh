@@ -138,4 +138,23 @@ struct OnlineSoftmax {
   }
 };
 
+/// What the sums of the two rows of a lane are multiplied by, of a tile of which the warp has the
+/// queries from `own` on; and their log_sum, where it is wanted.
+/// t0   the tile's first position
+template <class T, int N>
+__device__ void finish_softmax(const ForwardOperands<T>& a, const OnlineSoftmax<1, N>& softmax,
+                               const AttentionRows& rows, Index t0, int own, float scale,
+                               float (&factor)[2]) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float sum = row_sum(softmax.total[0][i]);
+    factor[i] = sum == 0 ? 0 : 1 / sum;
+    const int t = own + 8 * i + lane / 4;
+    if (a.log_sum && lane % 4 == 0 && t < rows.count)
+      a.log_sum(rows.sequence.batch, t0 + t, rows.head) =
+          sum == 0 ? -INFINITY : (softmax.largest[0][i] * scale + __log2f(sum)) * kLn2;
+  }
+}
+
 }  // namespace ssm::cuda::device

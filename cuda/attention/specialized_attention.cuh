@@ -198,15 +198,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     ++tile;
     meet(own_barrier + group, 128);  // the warpgroup has read its queries
     float factor[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float sum = row_sum(softmax.total[0][i]);
-      factor[i] = sum == 0 ? 0 : 1 / sum;
-      const int t = own + 8 * i + lane / 4;
-      if (a.log_sum && lane % 4 == 0 && t < rows.count)
-        a.log_sum(b, t0 + t, h) =
-            sum == 0 ? -INFINITY : (softmax.largest[0][i] * scale + __log2f(sum)) * kLn2;
-    }
+    finish_softmax(a, softmax, rows, t0, own, scale, factor);
     store_sums<Tiles, queries>(q_tile, own, sums[0], factor[0], factor[1], &a.y(b, t0 + own, h, 0),
                                a.y.strides[1], rows.count - own, a.width);
     if constexpr (Shape::persists) {

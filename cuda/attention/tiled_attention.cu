@@ -178,14 +178,20 @@ void run_forward(const ForwardOperands<T>& operands, Index parts, Stream stream)
 
 constexpr Index kMultiprocessors = 132;  // of a Hopper card
 
+/// Whether tiles of the operands can be copied, by what becomes `maps`.
+template <class Shape, class T>
+bool describe_operands(const ssm::Attention<T, CudaSpace>& a, ForwardMaps& maps) {
+  return describe_tiles(maps.q, a.q, Shape::queries) && describe_tiles(maps.k, a.k, Shape::N) &&
+         describe_tiles(maps.v, a.v, Shape::N);
+}
+
 template <class Shape, class T>
 bool run_specialized_shape(const ssm::Attention<T, CudaSpace>& a,
                            const ForwardOperands<T>& operands, Stream stream) {
   const char* const operation = "attention";
   ForwardMaps maps;
   if (!has_shared_barriers<Shape>(specialized_kernel<T, Shape>, operation) ||
-      !describe_tiles(maps.q, a.q, Shape::queries) || !describe_tiles(maps.k, a.k, Shape::N) ||
-      !describe_tiles(maps.v, a.v, Shape::N))
+      !describe_operands<Shape>(a, maps))
     return false;
   Index blocks = operands.tiles.count(Shape::queries);
   if (Shape::persists && blocks > kMultiprocessors) blocks = kMultiprocessors;
@@ -200,8 +206,7 @@ bool run_persistent_shape(const ssm::Attention<T, CudaSpace>& a, const ForwardOp
   const char* const operation = "attention";
   ForwardMaps maps;
   if (!has_shared_barriers<Shape>(persistent_kernel<T, Shape>, operation) ||
-      !describe_tiles(maps.q, a.q, Shape::queries) || !describe_tiles(maps.k, a.k, Shape::N) ||
-      !describe_tiles(maps.v, a.v, Shape::N))
+      !describe_operands<Shape>(a, maps))
     return false;
   Index blocks = operands.tiles.count(Shape::queries);
   if (blocks > kMultiprocessors) blocks = kMultiprocessors;
