@@ -77,7 +77,7 @@ TEST_CASE("a loss that is taken in parts is that of all logits, and so are its g
         LanguageModelTrainerConfig{.batch = 6, .carry = 2, .document_end = Token{4}}})
     for (const Index rows : {1, 5, 16}) {
       LanguageModelTrainerConfig in_parts = config;
-      in_parts.logits = rows * 8;  // the padded vocabulary
+      in_parts.logit_bytes = rows * 8 * Index{sizeof(double)};  // 8: the padded vocabulary
       Run whole(config, 0.1), parts(in_parts, 0.1);
       for (int step = 0; step < 4; ++step) {
         const TrainingStep a = whole.update();

@@ -35,9 +35,9 @@ struct LanguageModelTrainerConfig {
   Index carry = 1;  // windows through which the state is carried; 1: each begins without a past
   Seed seed{};      // of the model's dropout
   AdamWConfig optimizer{};
-  /// Logits that are held at once. Where a batch has more, their loss is taken a part of the
-  /// positions at a time.
-  Index logits = Index{1} << 28;
+  /// Of logits, in the scalar of sequences, that are held at once. Where a batch has more, their
+  /// loss is taken a part of the positions at a time.
+  Index logit_bytes = Index{1} << 29;
   /// The last token of every document, where documents are kept apart; none: one text.
   std::optional<Token> document_end{};
   /// What makes an update together: each rank takes its part of the rows and of their windows; null
@@ -99,7 +99,7 @@ class LanguageModelTrainer {
     optimizer_.loss_scale() = LossScale::for_sequences<T>();
     if (config.batch < 1 || config.accumulation < 1 || config.carry < 1)
       throw ArgumentError("training: batch, accumulation and carry must be at least 1");
-    if (config.logits < 1) throw ArgumentError("training: logits must be at least 1");
+    if (config.logit_bytes < 1) throw ArgumentError("training: logit_bytes must be at least 1");
     if (config.document_end &&
         (*config.document_end < 0 || *config.document_end >= layer.vocabulary()))
       throw ArgumentError("training: the token " + std::to_string(*config.document_end) +
@@ -222,7 +222,8 @@ class LanguageModelTrainer {
     for (auto* tokens : {&tokens_, &targets_}) tokens->resize({rows(), own});
     logits_at_once_ = rows() * own;
     if constexpr (takes_parts)
-      logits_at_once_ = HeadLoss<T, Space>::rows_for(rows() * own, vocabulary, config_.logits);
+      logits_at_once_ = HeadLoss<T, Space>::rows_for(rows() * own, vocabulary,
+                                                     config_.logit_bytes / Index{sizeof(T)});
     loss_.resize(
         {in_parts() ? HeadLoss<T, Space>::parts(rows() * own, logits_at_once_) : Index{1}});
     logits_.resize({in_parts() ? 0 : rows(), own, vocabulary});
