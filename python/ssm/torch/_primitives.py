@@ -308,6 +308,10 @@ class _Call(torch.autograd.Function):
         return None, None, *[gradients[i] for i in places]
 
 
+# Not part of what torch promises: without it functions are applied as torch does.
+_are_transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
 def plain_apply(function):
     """apply of a function of autograd, without the microseconds that torch spends on transforms of functorch."""
     return super(torch.autograd.Function, function).apply
@@ -315,7 +319,7 @@ def plain_apply(function):
 
 def apply(function, plain, *operands):
     """function.apply(*operands)    plain    plain_apply(function)"""
-    return function.apply(*operands) if torch._C._are_functorch_transforms_active() else plain(*operands)
+    return function.apply(*operands) if _are_transformed() else plain(*operands)
 
 
 _plain_apply = plain_apply(_Call)
