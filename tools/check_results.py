@@ -52,7 +52,8 @@ def document(path):
 def entry(items, condition):
     if re.fullmatch(r"-?\d+", condition):
         return items[int(condition)]
-    fields = [part.split("=", 1) for part in condition.split(",")] if "<" not in condition else [condition.split("=", 1)]
+    parts = re.split(r",(?=\w+=)", condition) if "<" not in condition else [condition]
+    fields = [part.split("=", 1) for part in parts]
     found = [item for item in items if all(str(item.get(name)) == value for name, value in fields)]
     if len(found) != 1:
         raise LookupError(f"[{condition}] is {len(found)} entries")
