@@ -96,9 +96,22 @@ std::size_t diagonal_scan_workspace(const DiagonalScanShape&) {
   return 1;
 }
 template <class T>
+std::size_t diagonal_scan_checkpoint_count(const DiagonalScanShape& shape) {
+  return static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.channels) *
+         static_cast<std::size_t>((shape.length + 1023) / 1024 * shape.modes);
+}
+/// What stands for the checkpoint: the reference needs none, and expects to see this again.
+template <class T>
+Complex<float> checkpoint(std::size_t i) {
+  return {static_cast<float>(i % 1000), static_cast<float>(sizeof(T))};
+}
+template <class T>
 void diagonal_scan(const DiagonalScan<T>& call, void*, Stream) {
   Context<Reference>& ctx = reference();
   Scan<T> scan(call);
+  if (call.checkpoints != nullptr)
+    for (std::size_t i = 0; i < diagonal_scan_checkpoint_count<T>(call.shape); ++i)
+      call.checkpoints[i] = checkpoint<T>(i);
   scan.operands.final_state = scan.state(call.final_state);
   scan.operands.y = scan.sequence(call.y);
   ssm::diagonal_scan(ctx, scan.operands);
@@ -111,6 +124,9 @@ template <class T>
 void diagonal_scan_backward(const DiagonalScanBackward<T>& call, void*, Stream) {
   Context<Reference>& ctx = reference();
   const Scan<T> scan(call);
+  if (call.checkpoints != nullptr)
+    for (std::size_t i = 0; i < diagonal_scan_checkpoint_count<T>(call.shape); ++i)
+      if (call.checkpoints[i] != checkpoint<T>(i)) throw Failure("diagonal_scan: no checkpoint");
   const int channels = scan.shape.channels;
   const int modes = scan.shape.modes;
   ssm::diagonal_scan_backward(ctx, ssm::DiagonalScanBackward<T, HostSpace>{
@@ -350,6 +366,7 @@ SSM_INSTANTIATE(Float16)
 
 #define SSM_INSTANTIATE(T)                                                                        \
   template std::size_t diagonal_scan_workspace<T>(const DiagonalScanShape&);                      \
+  template std::size_t diagonal_scan_checkpoint_count<T>(const DiagonalScanShape&);               \
   template void diagonal_scan<T>(const DiagonalScan<T>&, void*, Stream);                          \
   template std::size_t diagonal_scan_backward_workspace<T>(const DiagonalScanBackward<T>&);       \
   template void diagonal_scan_backward<T>(const DiagonalScanBackward<T>&, void*, Stream);         \

@@ -17,6 +17,7 @@ struct Case {
   bool skip = true, gates = false, states = false;
   bool integrates = false;  // the first mode's A is 0
   double fastest = 20;      // imaginary part of A
+  bool keeps = false;       // states for the gradient
   Segments segments{};
   Layout layout = Layout::rows;
 };
@@ -38,7 +39,8 @@ struct Run : OperandRun<DiagonalScan<T, HostSpace>, DiagonalScanBackward<T, Host
                                   {"gate_out", test.gates},
                                   {"initial_state", test.states},
                                   {"dinitial_state", test.states},
-                                  {"dfinal_state", test.states}})) {
+                                  {"dfinal_state", test.states}})),
+        keeps_(test.keeps) {
     this->forward.discretization = test.discretization;
     const auto dt = this->writable(this->forward.dt);
     for_each_index(dt, [&](Index r) { dt(r) = S(0.1) + S(0.09) * dt(r); });
@@ -50,10 +52,26 @@ struct Run : OperandRun<DiagonalScan<T, HostSpace>, DiagonalScanBackward<T, Host
       if (test.integrates && p == 0) a = 0;
     });
   }
-  void evaluate(auto& ctx) { diagonal_scan(ctx, this->forward); }
-  void differentiate(auto& ctx) { diagonal_scan_backward(ctx, this->backward()); }
+  void evaluate(auto& ctx) {
+    if (keeps_) {
+      kept_.resize({kept_numbers(ctx, this->forward)});
+      this->forward.kept = kept_;
+    }
+    diagonal_scan(ctx, this->forward);
+    this->forward.kept = {};
+  }
+  void differentiate(auto& ctx) {
+    if (keeps_) evaluate(ctx);
+    auto g = this->backward();
+    g.kept = kept_;
+    diagonal_scan_backward(ctx, g);
+  }
   template <class B>
   static constexpr bool exists = HasDiagonalScan<B, T>;
+
+ private:
+  bool keeps_;
+  DynamicTensor<S, 1> kept_;
 };
 
 /// With everything that a call may have, and few channels.
@@ -289,6 +307,29 @@ TEST_CASE_TEMPLATE("the tensor cores are given their layout, and what they give 
           only<TensorCores>);
     }
   cuda::pretend_tensor_core_kernels(false);
+}
+
+TEST_CASE_TEMPLATE("the gradient goes on from states that the forward call keeps", T, float,
+                   BFloat16, Float16) {
+  cuda::pretend_tensor_core_kernels(true);
+  for (const Index length : {70, 1024, 1100, 2048, 4200})
+    for (const bool states : {false, true}) {
+      const Case test{.batch = 2,
+                      .length = length,
+                      .channels = 70,
+                      .rows = 70,
+                      .gates = states,
+                      .states = states,
+                      .fastest = 5,
+                      .keeps = true};
+      equals_reference<Run<T>>(test, only<TensorCores>);
+    }
+  cuda::pretend_tensor_core_kernels(false);
+  NanContext<TensorCores> ctx;
+  Run<float> call({.length = 70}, Layout::rows);
+  DynamicTensor<float, 1> kept({kept_numbers(ctx, call.forward) + 1});
+  call.forward.kept = kept;
+  CHECK_THROWS_AS(diagonal_scan(ctx, call.forward), ShapeError);
 }
 
 TEST_CASE_TEMPLATE("whichever kernels are chosen update the state in place", T, float, double) {

@@ -81,6 +81,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     View<const T, 3, Space> x;
     bool convolved = false;
     DynamicTensor<Wide<T>, 2, Space> kernel;
+    DynamicTensor<Wide<T>, 1, Space> kept;  // of diagonal_scan
   };
 
   /// All sizes in the type.
@@ -140,6 +141,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
       tape->keep(ctx, options);
       tape->x = x;
       tape->convolved = convolve;
+      tape->kept.resize({0});
     }
     if constexpr (may_convolve) {
       if (convolve) {
@@ -154,6 +156,10 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     }
     scan.y = y;
     scan.final_state = options.final(&State<T, typename B::Space>::diagonal);
+    if (tape != nullptr) {
+      tape->kept.resize({kept_numbers<B, T>(ctx, scan)});
+      scan.kept = tape->kept;
+    }
     diagonal_scan(ctx, scan);
   }
 
@@ -181,6 +187,7 @@ class DiagonalSsm : public LayerVerbs<DiagonalSsm<Config>> {
     if (!convolve)
       diagonal_scan_backward(ctx, DiagonalScanBackward<T, Space>{
                                       .forward = scan,
+                                      .kept = tape.kept,
                                       .dy = dy,
                                       .dfinal_state = ends.final(&State<T, Space>::diagonal),
                                       .dx = dx,

@@ -66,8 +66,9 @@ class S4D : public LayerVerbs<S4D<Config>> {
   template <class T, class Space = HostSpace>
   struct Tape : SequenceTape<S4D, State<T, Space>>, InputTape<T, Space> {
     View<const T, 3, Space> x;
-    DynamicTensor<T, 3, Space> filtered;  // what the nonlinearity reads
-    DynamicTensor<T, 3, Space> hidden;    // what output_linear reads
+    DynamicTensor<T, 3, Space> filtered;    // what the nonlinearity reads
+    DynamicTensor<T, 3, Space> hidden;      // what output_linear reads
+    DynamicTensor<Wide<T>, 1, Space> kept;  // of diagonal_scan
   };
 
   /// All sizes in the type.
@@ -114,6 +115,10 @@ class S4D : public LayerVerbs<S4D<Config>> {
     auto scan = operands(ctx, frame, p, View<const T, 3, Space>(x), options);
     scan.y = filtered;
     scan.final_state = options.final(&State<T, Space>::diagonal);
+    if (tape != nullptr) {
+      tape->kept.resize({kept_numbers<B, T>(ctx, scan)});
+      scan.kept = tape->kept;
+    }
     diagonal_scan(ctx, scan);
     activation(ctx, nonlinearity<T, Space>(filtered, as_rows(hidden)));
     readout_.evaluate(ctx, p.output_linear, hidden, y, nullptr);
@@ -285,6 +290,7 @@ class S4D : public LayerVerbs<S4D<Config>> {
     const auto scan = operands(ctx, frame, p, tape.x, tape.options());
     diagonal_scan_backward(ctx, DiagonalScanBackward<T, Space>{
                                     .forward = scan,
+                                    .kept = tape.kept,
                                     .dy = dy,
                                     .dfinal_state = ends.final(&State<T, Space>::diagonal),
                                     .dx = dx,

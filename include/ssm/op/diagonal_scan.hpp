@@ -31,6 +31,9 @@ struct DiagonalScanBackward;
 /// final_state         [S, D, P, 1|2]  optional, overwritten; may be the same memory as
 ///                                     initial_state
 /// y                   [B, L, D]       overwritten; must not alias the inputs
+/// kept                [K]             optional, overwritten, K = kept_numbers(ctx, a): states on
+///                                     the way, from which the gradient goes on instead of making
+///                                     all again
 /// Cost    O(B·L·D·P), O(R·P) of workspace
 /// Throws  ShapeError  if B, L, D, P disagree or R does not divide D
 /// Source  Gu et al. 2022 (S4D) §3; Fu et al. 2023 (H3) §3.1 and Algorithm 2
@@ -49,6 +52,7 @@ struct DiagonalScan {
   View<const Wide<T>, 4, Space> initial_state{};
   View<Wide<T>, 4, Space> final_state{};
   View<T, 3, Space> y{};
+  View<Wide<T>, 1, Space> kept{};  // of the backend alone
 
   static constexpr const char* name = "diagonal_scan";
   static constexpr void for_each_operand(auto&& visit) {
@@ -82,7 +86,8 @@ struct DiagonalScan {
 /// out. A complex gradient is (∂/∂Re, ∂/∂Im).
 template <class T, class Space>
 struct DiagonalScanBackward {
-  DiagonalScan<T, Space> forward{};  // y and final_state are not read
+  DiagonalScan<T, Space> forward{};      // y, final_state and kept are not read
+  View<const Wide<T>, 1, Space> kept{};  // optional: what the forward call kept
   View<const T, 3, Space> dy{};
   View<const Wide<T>, 4, Space> dfinal_state{};  // optional, zero if left out
   View<T, 3, Space> dx{};
@@ -105,11 +110,31 @@ concept HasDiagonalScan = requires(Context<B>& ctx,
   B::diagonal_scan_backward(ctx, g);
 };
 
+/// How many numbers of `kept` this call writes: 0 where the backend keeps nothing, and where ranks
+/// share sequences. It depends on sizes alone.
+template <class B, class T>
+Index kept_numbers(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
+  if constexpr (requires { B::kept_numbers(ctx, a); })
+    return ctx.sequence_cut() == nullptr ? B::kept_numbers(ctx, a) : 0;
+  else
+    return 0;
+}
+
+namespace detail {
+template <class B, class T, class Kept>
+void require_kept(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a, const Kept& kept) {
+  if (kept.size() > 0 && kept.size() != kept_numbers(ctx, a))
+    throw ShapeError(a.name, "kept",
+                     message({"must have ", kept_numbers(ctx, a), " numbers, got ", kept.size()}));
+}
+}  // namespace detail
+
 /// Computes DiagonalScan, whose docstring says the rest.
 template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan(Context<B>& ctx, const DiagonalScan<T, typename B::Space>& a) {
   require_operands(a);
+  detail::require_kept(ctx, a, a.kept);
   if constexpr (requires { B::diagonal_scan(ctx, a); }) {
     if (detail::runs_across_ranks(ctx, a, a.name)) return;
     B::diagonal_scan(ctx, a);
@@ -123,6 +148,7 @@ template <class B, class T>
   requires HasDiagonalScan<B, T>
 void diagonal_scan_backward(Context<B>& ctx, const DiagonalScanBackward<T, typename B::Space>& g) {
   require_gradients<DiagonalScan<T, typename B::Space>>(g);
+  detail::require_kept(ctx, g.forward, g.kept);
   if constexpr (requires { B::diagonal_scan_backward(ctx, g); }) {
     if (detail::runs_across_ranks(ctx, g, g.forward.name)) return;
     B::diagonal_scan_backward(ctx, g);

@@ -148,6 +148,12 @@ class TensorCoreScan {
            a.x.extent(2) <= std::numeric_limits<int>::max();
   }
 
+  /// Numbers of `kept`: those of the states that its forward pass passes on.
+  static Index kept_numbers(const ssm::DiagonalScan<T, Space>& a) {
+    if (!a.segments.empty()) return 0;
+    return 2 * static_cast<Index>(diagonal_scan_checkpoint_count<T>(shape_of(a)));
+  }
+
   TensorCoreScan(Ctx& ctx, const ssm::DiagonalScan<T, Space>& a, Stream stream)
       : a_(a), sequences_(ctx, stream), stream_(stream), segments_(narrowed(ctx)) {
     const ScanRows rows = scan_rows();
@@ -170,6 +176,7 @@ class TensorCoreScan {
     call.initial_state = state(a_.initial_state);
     call.y = sequences_.output(a_.y);
     if (a_.final_state) call.final_state = states();
+    if (a_.kept.size() > 0) call.checkpoints = as_complex(a_.kept.data());
     void* const workspace = sequences_.bytes(diagonal_scan_workspace<T>(call.shape));
     cuda::diagonal_scan(call, workspace, stream_);
     sequences_.finish();
@@ -189,6 +196,7 @@ class TensorCoreScan {
     call.gate_in = sequences_.input(a_.gate_in);
     call.gate_out = sequences_.input(a_.gate_out);
     call.initial_state = state(a_.initial_state);
+    if (g.kept.size() > 0) call.checkpoints = as_complex(g.kept.data());
     call.dy = sequences_.input(g.dy);
     call.dfinal_state = state(g.dfinal_state);
     call.dx = sequences_.gradient(g.dx, a_.x);
@@ -211,15 +219,25 @@ class TensorCoreScan {
  private:
   Index channels() const { return a_.x.extent(2); }
   Index modes() const { return a_.A.extent(1); }
-  DiagonalScanShape shape() const {
+  static DiagonalScanShape shape_of(const ssm::DiagonalScan<T, Space>& a) {
     DiagonalScanShape shape;
-    shape.batch = static_cast<int>(a_.x.extent(0));
-    shape.channels = static_cast<int>(channels());
-    shape.modes = static_cast<int>(modes());
-    shape.length = static_cast<int>(a_.x.extent(1));
+    shape.batch = static_cast<int>(a.x.extent(0));
+    shape.channels = static_cast<int>(a.x.extent(2));
+    shape.modes = static_cast<int>(a.A.extent(1));
+    shape.length = static_cast<int>(a.x.extent(1));
+    return shape;
+  }
+  DiagonalScanShape shape() const {
+    DiagonalScanShape shape = shape_of(a_);
     shape.segments = segments_;
     shape.segment_count = segments_ != nullptr ? static_cast<int>(a_.segments.size()) - 1 : 0;
     return shape;
+  }
+  static Complex<float>* as_complex(float* numbers) {
+    return reinterpret_cast<Complex<float>*>(numbers);
+  }
+  static const Complex<float>* as_complex(const float* numbers) {
+    return reinterpret_cast<const Complex<float>*>(numbers);
   }
   const int* narrowed(Ctx& ctx) {
     if (a_.segments.empty()) return nullptr;
@@ -292,6 +310,13 @@ namespace primitive {
 
 template <class Choice = Automatic>
 struct BasicDiagonalScan {
+  template <class Ctx, DeviceNumber T>
+  static Index kept_numbers(Ctx&, const ssm::DiagonalScan<T, typename Ctx::Space>& a) {
+    if constexpr (!std::same_as<T, double>)
+      if (TensorCoreScan<Ctx, T>::can(a) && chosen(a, false) && chosen(a, true))
+        return TensorCoreScan<Ctx, T>::kept_numbers(a);
+    return 0;
+  }
   template <class Ctx, DeviceNumber T>
   static void diagonal_scan(Ctx& ctx, const ssm::DiagonalScan<T, typename Ctx::Space>& a) {
     if constexpr (!std::same_as<T, double>)
