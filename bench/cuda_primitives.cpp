@@ -298,13 +298,18 @@ void time_causal_convolution(Table& table, const char* shape, Index batch, Index
 }
 
 template <class T>
-void time_diagonal_scan(Table& table, const char* shape, Index batch, Index length) {
+void time_diagonal_scan(Context<Cuda>& device, Table& table, const char* shape, Index batch,
+                        Index length) {
   if (!table.wants<DiagonalScan<T, CudaSpace>>(shape)) return;
   DeviceCall<DiagonalScan<T, CudaSpace>, DiagonalScanBackward<T, CudaSpace>> call(
       {{'B', batch}, {'L', length}, {'D', 768}, {'R', 768}, {'P', 32}, {'Z', 2}},
       {"gate_in", "gate_out", "initial_state", "final_state"},
       {{"A", {-0.6, -0.4}}, {"dt", {0.001, 0.1}}});
   with_positions_contiguous(call);
+  // As layers with a tape call it.
+  DynamicTensor<Wide<T>, 1, CudaSpace> kept({kept_numbers<Cuda, T>(device, call.forward)});
+  call.forward.kept = kept;
+  call.gradient.kept = kept;
   table.add(
       shape, call, [](auto& ctx, const auto& a) { diagonal_scan(ctx, a); },
       [](auto& ctx, const auto& g) { diagonal_scan_backward(ctx, g); });
@@ -333,8 +338,8 @@ int main(int count, char** arguments) {
   time_selective_scan<float>(table, "8x2048x1536, 16 states", 8, 2048, 1536, 16);
   time_short_convolution<BFloat16>(table, "8x8192x1536, 4 taps", 8, 8192, 1536);
   time_short_convolution<BFloat16>(table, "8x1024x1536, 4 taps", 8, 1024, 1536);
-  time_diagonal_scan<BFloat16>(table, "32x8192x768", 32, 8192);
-  time_diagonal_scan<BFloat16>(table, "8x1024x768", 8, 1024);
+  time_diagonal_scan<BFloat16>(ctx, table, "32x8192x768", 32, 8192);
+  time_diagonal_scan<BFloat16>(ctx, table, "8x1024x768", 8, 1024);
   time_causal_convolution<BFloat16>(table, "32x8192x768", 32, 8192);
   time_causal_convolution<BFloat16>(table, "8x32768x768", 8, 32768);
   time_causal_convolution<BFloat16>(table, "2x262144x768", 2, 262144);
