@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks the CUDA convolution primitives against double, times them, and writes the table as JSON.
-//   flashconv check | small | bench [results.json] | growth [results.json] | profile
-// small: a case or two of every kernel, for tools that slow it down; profile: two large calls, for
-// a profiler.
+//   flashconv check | small [bf16 | f16 | float [diagonal | convolution | mixer]]
+//   flashconv bench [results.json] | growth [results.json] | profile
+// small: a case or two of every kernel or of some, for tools that slow it down; profile: two large
+// calls, for a profiler.
 #include <fstream>
 
 #include "flashconv_convolution.cuh"
@@ -16,7 +17,7 @@ using namespace bench;
 using ssm::BFloat16;
 using ssm::Float16;
 
-int failures = 0;
+int checked = 0, failures = 0;
 
 template <class T>
 constexpr const char* type_name() {
@@ -39,6 +40,7 @@ double report(const std::string& what, const std::map<std::string, double>& erro
     good = good && e <= tolerance;
     worst = std::isnan(e) ? NAN : std::max(worst, e);
   }
+  ++checked;
   if (!good) ++failures;
   std::printf("%s %s:%s\n", good ? "ok  " : "FAIL", what.c_str(), list.c_str());
   std::fflush(stdout);
@@ -210,26 +212,34 @@ void check_mixer_cases() {
 /// channels and positions. Just more channels and positions than few, that 16-bit kernels run:
 /// gradients of so few numbers may have twice the bound's error.
 template <class T>
-void check_small_cases() {
+void check_small_cases(const std::string& kind) {
   constexpr int channels = sizeof(T) == 2 ? ssm::cuda::device::kFewChannels + 1 : 3;
-  unsigned seed = 20000;
-  check_diagonal<T>({3, channels, 400, 32, Gates::both, true}, seed += 10, 2);
-  check_diagonal<T>({1, channels, 5000, 8, Gates::both, true, false, false}, seed += 10, 2);
-  check_diagonal<T>({1, channels, 1100, 1, Gates::none, true, true, true, {0, 1, 1, 64, 1100}},
-                    seed += 10, 2);
-  check_diagonal<T>({1, channels, 1100, 8, Gates::in}, seed += 10, 2);
-  check_diagonal<T>({3, 264, 2056, 8, Gates::none, true}, seed += 10, 2);
-  check_diagonal<T>({1, channels, 1100, 8, Gates::out}, seed += 10, 2);
-  for (const int length : {65, 1000, 2048, 4096, 8191, 16384, 20001}) {
-    check_convolution<T>({5, 3, length, length, true}, seed += 10);
-    check_convolution<T>({1, 3, length, 64, false}, seed += 10);
+  if (kind.empty() || kind == "diagonal") {
+    unsigned seed = 20000;
+    check_diagonal<T>({3, channels, 400, 32, Gates::both, true}, seed += 10, 2);
+    check_diagonal<T>({1, channels, 5000, 8, Gates::both, true, false, false}, seed += 10, 2);
+    check_diagonal<T>({1, channels, 1100, 1, Gates::none, true, true, true, {0, 1, 1, 64, 1100}},
+                      seed += 10, 2);
+    check_diagonal<T>({1, channels, 1100, 8, Gates::in}, seed += 10, 2);
+    check_diagonal<T>({3, 264, 2056, 8, Gates::none, true}, seed += 10, 2);
+    check_diagonal<T>({1, channels, 1100, 8, Gates::out}, seed += 10, 2);
   }
-  check_convolution<T>({3, 3, 33000, 9000, true}, seed += 10);
-  check_convolution<T>({3, channels, 400, 64, true, true}, seed += 10, 2);
-  check_convolution<T>({1, channels, 1100, 3, false, true}, seed += 10, 2);
-  check_mixer<T>({3, channels, 400, 32, 64}, seed += 10, 2);
-  check_mixer<T>({1, channels, 1100, 8, 4, false}, seed += 10, 2);
-  check_mixer<T>({1, channels, 5000, 32, 64, true, true}, seed += 10, 2);
+  if (kind.empty() || kind == "convolution") {
+    unsigned seed = 20060;
+    for (const int length : {65, 1000, 2048, 4096, 8191, 16384, 20001}) {
+      check_convolution<T>({5, 3, length, length, true}, seed += 10);
+      check_convolution<T>({1, 3, length, 64, false}, seed += 10);
+    }
+    check_convolution<T>({3, 3, 33000, 9000, true}, seed += 10);
+    check_convolution<T>({3, channels, 400, 64, true, true}, seed += 10, 2);
+    check_convolution<T>({1, channels, 1100, 3, false, true}, seed += 10, 2);
+  }
+  if (kind.empty() || kind == "mixer") {
+    unsigned seed = 20230;
+    check_mixer<T>({3, channels, 400, 32, 64}, seed += 10, 2);
+    check_mixer<T>({1, channels, 1100, 8, 4, false}, seed += 10, 2);
+    check_mixer<T>({1, channels, 5000, 32, 64, true, true}, seed += 10, 2);
+  }
 }
 
 struct Row {
@@ -403,9 +413,16 @@ int main(int count, char** arguments) {
     check_diagonal_cases<BFloat16>();
     check_diagonal_cases<Float16>();
   } else if (mode == "small") {
-    check_small_cases<BFloat16>();
-    check_small_cases<Float16>();
-    check_small_cases<float>();
+    const std::string numbers = count > 2 ? arguments[2] : "";
+    const std::string kind = count > 3 ? arguments[3] : "";
+    if (numbers.empty() || numbers == "bf16") check_small_cases<BFloat16>(kind);
+    if (numbers.empty() || numbers == "f16") check_small_cases<Float16>(kind);
+    if (numbers.empty() || numbers == "float") check_small_cases<float>(kind);
+    if (checked == 0) {
+      std::fprintf(stderr, "flashconv: small has no cases '%s %s'\n", numbers.c_str(),
+                   kind.c_str());
+      return 2;
+    }
   } else if (mode == "profile") {
     MixerProblem<BFloat16> p(32, 768, 8192, 32, 64, 7);
     p.run_forward(stream);

@@ -270,26 +270,41 @@ if [[ $what != sanitizers ]]; then
   beside family gpt2 --rate 1e-3  # at the default rate its first steps are unstable, and two roundings part
 fi
 together
-stop_service  # sanitizers have the device for themselves
+stop_service  # compute-sanitizer does not go through it
 
-# sanitize TOOL WHAT: kinds of conformance cases, or convolutions. Races are looked for in our kernels alone, not in cuBLAS's.
+# sanitize TOOL KINDS: kinds of conformance cases. Races are looked for in our kernels alone, not in cuBLAS's.
 sanitize() {
-  local command=("$bin/ssm-conformance" --backend cuda --scalar float --kinds "$2" tests/data/conformance/cases) only=()
-  if [[ $2 == convolutions ]]; then command=("$bin/flashconv" small); fi
-  if [[ $1 == racecheck ]]; then only=(--kernel-name kernel_substring=ssm); fi
-  compute-sanitizer --tool "$1" --error-exitcode 9 "${only[@]}" "${command[@]}"
+  local tool=$1 only=()
+  if [[ $tool == racecheck ]]; then only=(--kernel-name kernel_substring=ssm); fi
+  compute-sanitizer --tool "$tool" --error-exitcode 9 "${only[@]}" "$bin/ssm-conformance" --backend cuda --scalar float --kinds "$2" \
+    tests/data/conformance/cases
 }
+# The convolutions' kernels of a type and kind.
+sanitize_convolutions() {
+  compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-name kernel_substring=ssm "$bin/flashconv" small "$2" "$3"
+}
+layers=h3,h3_lm,diagonal_ssm,causal_convolution,attention
+chunked=mamba_block,mamba2_block,dense_mamba_block,retention
 if [[ $what != tests && $what != models ]] && ! sanitize memcheck layer_norm >/dev/null 2>&1; then
   echo "compute-sanitizer: skipped, it does not run here"
 elif [[ $what != tests && $what != models ]]; then
-  step "memcheck of the layers" sanitize memcheck h3,h3_lm,diagonal_ssm,causal_convolution,attention
-  step "memcheck of the scans by chunks" sanitize memcheck mamba_block,mamba2_block,dense_mamba_block,retention
-  # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
-  step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention
-  step "memcheck of products by bf16 weights" compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/primitive_matmul_on_device"
-  for tool in memcheck racecheck synccheck; do
-    step "$tool of the convolutions" sanitize "$tool" convolutions
+  shares=1  # several at once: they are slow on the host's side
+  for tool in memcheck synccheck; do
+    beside step "$tool of the layers" sanitize $tool $layers
+    beside step "$tool of the scans by chunks" sanitize $tool $chunked
   done
+  # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
+  beside step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention
+  beside step "racecheck of the scans by chunks" sanitize racecheck mamba_block,retention
+  beside step "memcheck of products by bf16 weights" compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/primitive_matmul_on_device"
+  for tool in memcheck racecheck synccheck; do
+    for kind in convolution mixer diagonal; do
+      for numbers in bf16 f16 float; do
+        beside step "$tool of ${kind}s in $numbers" sanitize_convolutions $tool $numbers $kind
+      done
+    done
+  done
+  together
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0 && passed > 0))
