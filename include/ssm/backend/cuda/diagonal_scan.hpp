@@ -26,6 +26,48 @@ struct DiagonalScanParameters {
   Discretization discretization = Discretization::bilinear;
 };
 
+/// The parameters of a call: its operands where they lie as rows, else copies in `memory()`, which
+/// gives ScanRows.
+template <class Memory>
+DiagonalScanParameters scan_parameters(const ssm::DiagonalScan<float, CudaSpace>& a,
+                                       const Memory& memory, Stream stream) {
+  DiagonalScanParameters p;
+  p.discretization = a.discretization;
+  if (lie_as_rows(a.x.extent(2), a.dt, a.A, a.B, a.C, a.skip)) {
+    p.dt = a.dt.data();
+    p.a = reinterpret_cast<const Complex<float>*>(a.A.data());
+    p.b = reinterpret_cast<const Complex<float>*>(a.B.data());
+    p.c = reinterpret_cast<const Complex<float>*>(a.C.data());
+    if (a.skip) p.skip = a.skip.data();
+    return p;
+  }
+  const ScanRows rows = memory();
+  expand_scan_rows(a, rows, stream);
+  p.dt = rows.dt;
+  p.a = rows.A;
+  p.b = rows.B;
+  p.c = rows.C;
+  if (a.skip) p.skip = rows.skip;
+  return p;
+}
+
+/// Runs add_to(rows), which adds gradients of all channels to ScanRows: to the operands where they
+/// lie so, else in `memory()` that begins as zeros, from which they are added to the operands.
+template <class Memory, class AddTo>
+void add_scan_gradients(const ssm::DiagonalScanBackward<float, CudaSpace>& g, const Memory& memory,
+                        const AddTo& add_to, Stream stream) {
+  const Index channels = g.forward.x.extent(2);
+  if ((g.dskip || !g.forward.skip) && lie_as_rows(channels, g.ddt, g.dA, g.dB, g.dC, g.dskip)) {
+    add_to(ScanRows(g));
+    return;
+  }
+  const ScanRows rows = memory();
+  const Index count = ScanRows::float_count(channels, g.forward.A.extent(1));
+  cuda::fill(ssm::Fill<float, CudaSpace>{.y = {rows.dt, {count}}}, stream);
+  add_to(rows);
+  add_scan_rows(g, rows, stream);
+}
+
 /// Sizes. With `segments` the batch is one packed row of `length` positions, cut at
 /// segments[0] = 0 ≤ … ≤ segments[segment_count] = length (device memory); empty segments are
 /// legal.
@@ -156,14 +198,8 @@ class TensorCoreScan {
 
   TensorCoreScan(Ctx& ctx, const ssm::DiagonalScan<T, Space>& a, Stream stream)
       : a_(a), sequences_(ctx, stream), stream_(stream), segments_(narrowed(ctx)) {
-    const ScanRows rows = scan_rows();
-    expand_scan_rows(without_sequences(a), rows, stream);
-    parameters_.dt = rows.dt;
-    parameters_.a = rows.A;
-    parameters_.b = rows.B;
-    parameters_.c = rows.C;
-    parameters_.skip = a.skip ? rows.skip : nullptr;
-    parameters_.discretization = a.discretization;
+    parameters_ = scan_parameters(
+        without_sequences(a), [&] { return scan_rows(); }, stream);
   }
 
   void run() {
@@ -185,10 +221,6 @@ class TensorCoreScan {
   }
 
   void run_backward(const ssm::DiagonalScanBackward<T, Space>& g) {
-    const ScanRows gradient = scan_rows();
-    cuda::fill(ssm::Fill<float, CudaSpace>{.y = {gradient.dt,
-                                                 {ScanRows::float_count(channels(), modes())}}},
-               stream_);
     DiagonalScanBackward<T> call;
     call.shape = shape();
     call.parameters = parameters_;
@@ -203,17 +235,20 @@ class TensorCoreScan {
     call.dgate_in = sequences_.gradient(g.dgate_in, a_.gate_in);
     call.dgate_out = sequences_.gradient(g.dgate_out, a_.gate_out);
     if (g.dinitial_state) call.dinitial_state = states();
-    call.ddt = gradient.dt;
-    call.da = gradient.A;
-    call.db = gradient.B;
-    call.dc = gradient.C;
-    call.dskip = a_.skip ? gradient.skip : nullptr;
-    void* const workspace = sequences_.bytes(diagonal_scan_backward_workspace(call));
-    cuda::diagonal_scan_backward(call, workspace, stream_);
+    const auto add_to = [&](const ScanRows& gradient) {
+      call.ddt = gradient.dt;
+      call.da = gradient.A;
+      call.db = gradient.B;
+      call.dc = gradient.C;
+      call.dskip = a_.skip ? gradient.skip : nullptr;
+      void* const workspace = sequences_.bytes(diagonal_scan_backward_workspace(call));
+      cuda::diagonal_scan_backward(call, workspace, stream_);
+    };
+    add_scan_gradients(
+        without_sequences(g), [&] { return scan_rows(); }, add_to, stream_);
     sequences_.finish();
     if (g.dinitial_state)
       unpack_scan_states(call.dinitial_state, device_states(g.dinitial_state), stream_);
-    add_scan_rows(without_sequences(g), gradient, stream_);
   }
 
  private:

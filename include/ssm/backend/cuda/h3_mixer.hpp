@@ -114,9 +114,10 @@ class TensorCoreMixer {
   }
 
   TensorCoreMixer(Ctx& ctx, const ssm::H3Mixer<T, Space>& a, Stream stream)
-      : a_(a), sequences_(ctx, stream), stream_(stream), taps_(taps()), rows_(scan_rows()) {
+      : a_(a), sequences_(ctx, stream), stream_(stream), taps_(taps()) {
     shift_taps<float>(shift(), taps_, stream);
-    expand_scan_rows(scan(), rows_, stream);
+    diagonal_ = scan_parameters(
+        scan(), [&] { return scan_rows(); }, stream);
   }
 
   void run() {
@@ -129,9 +130,7 @@ class TensorCoreMixer {
 
   void run_backward(const ssm::H3MixerBackward<T, Space>& g) {
     const auto dtaps = taps();
-    const ScanRows gradient = scan_rows();
-    fill_zero(dtaps.flatten());
-    fill_zero({gradient.dt, {ScanRows::float_count(channels(), modes())}});
+    cuda::fill(ssm::Fill<float, CudaSpace>{.y = dtaps.flatten()}, stream_);
     H3MixerBackward<T> call;
     call.forward = operands();
     call.dy = sequences_.input(g.dy);
@@ -139,26 +138,29 @@ class TensorCoreMixer {
     call.dk = sequences_.output(g.dk);
     call.dv = sequences_.output(g.dv);
     call.dtaps = dtaps.data();
-    call.ddt = gradient.dt;
-    call.da = gradient.A;
-    call.db = gradient.B;
-    call.dc = gradient.C;
-    call.dskip = a_.skip ? gradient.skip : nullptr;
-    void* const workspace = sequences_.bytes(h3_mixer_backward_workspace(call));
-    cuda::h3_mixer_backward(call, workspace, stream_);
-    sequences_.finish();
-    ssm::ShiftConvolutionBackward<float, CudaSpace> dshift{.forward = shift()};
-    dshift.dB = on_device_view(g.dshift_B);
-    dshift.dC = on_device_view(g.dshift_C);
-    dshift.dskip = on_device_view(g.dshift_skip);
-    add_shift_gradients<float>(dshift, dtaps, {}, stream_);
     ssm::DiagonalScanBackward<float, CudaSpace> dscan{.forward = scan()};
     dscan.ddt = on_device_view(g.ddt);
     dscan.dA = on_device_view(g.dA);
     dscan.dB = on_device_view(g.dB);
     dscan.dC = on_device_view(g.dC);
     dscan.dskip = on_device_view(g.dskip);
-    add_scan_rows(dscan, gradient, stream_);
+    const auto add_to = [&](const ScanRows& gradient) {
+      call.ddt = gradient.dt;
+      call.da = gradient.A;
+      call.db = gradient.B;
+      call.dc = gradient.C;
+      call.dskip = a_.skip ? gradient.skip : nullptr;
+      void* const workspace = sequences_.bytes(h3_mixer_backward_workspace(call));
+      cuda::h3_mixer_backward(call, workspace, stream_);
+    };
+    add_scan_gradients(
+        dscan, [&] { return scan_rows(); }, add_to, stream_);
+    sequences_.finish();
+    ssm::ShiftConvolutionBackward<float, CudaSpace> dshift{.forward = shift()};
+    dshift.dB = on_device_view(g.dshift_B);
+    dshift.dC = on_device_view(g.dshift_C);
+    dshift.dskip = on_device_view(g.dshift_skip);
+    add_shift_gradients<float>(dshift, dtaps, {}, stream_);
   }
 
  private:
@@ -167,9 +169,6 @@ class TensorCoreMixer {
   template <class V>
   static View<typename V::Element, V::rank(), CudaSpace> on_device_view(const V& view) {
     return std::bit_cast<View<typename V::Element, V::rank(), CudaSpace>>(view);
-  }
-  void fill_zero(const View<float, 1, CudaSpace>& y) {
-    cuda::fill(ssm::Fill<float, CudaSpace>{.y = y}, stream_);
   }
 
   H3Mixer<T> operands() {
@@ -184,12 +183,7 @@ class TensorCoreMixer {
     call.v = sequences_.input(a_.v);
     call.taps = taps_.data();
     call.shift_skip = a_.shift_skip.data();
-    call.diagonal.dt = rows_.dt;
-    call.diagonal.a = rows_.A;
-    call.diagonal.b = rows_.B;
-    call.diagonal.c = rows_.C;
-    call.diagonal.skip = a_.skip ? rows_.skip : nullptr;
-    call.diagonal.discretization = a_.discretization;
+    call.diagonal = diagonal_;
     return call;
   }
   /// The parameters of the shift and of the scan, for what is done with them alone: sequences of no
@@ -210,6 +204,7 @@ class TensorCoreMixer {
     scan.B = on_device_view(a_.B);
     scan.C = on_device_view(a_.C);
     scan.skip = on_device_view(a_.skip);
+    scan.discretization = a_.discretization;
     scan.x = nothing();
     return scan;
   }
@@ -226,7 +221,7 @@ class TensorCoreMixer {
   ChannelMajor<Ctx, T> sequences_;
   Stream stream_;
   View<float, 2, CudaSpace> taps_;
-  ScanRows rows_;
+  DiagonalScanParameters diagonal_;
 };
 
 /// The compiled half of heads wider than one channel. T: float, double.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/op/diagonal_scan.hpp"
 
@@ -24,6 +26,13 @@ struct ScanRows {
         A(reinterpret_cast<Complex<float>*>(skip + channels)),
         B(A + channels * modes),
         C(B + channels * modes) {}
+  /// Gradients where they are, which lie_as_rows.
+  explicit ScanRows(const ssm::DiagonalScanBackward<float, CudaSpace>& g)
+      : dt(g.ddt.data()),
+        skip(g.dskip.data()),
+        A(reinterpret_cast<Complex<float>*>(g.dA.data())),
+        B(reinterpret_cast<Complex<float>*>(g.dB.data())),
+        C(reinterpret_cast<Complex<float>*>(g.dC.data())) {}
 };
 
 /// The coefficients and sizes of a call in any scalar, or of a gradient, as a call in float whose
@@ -31,6 +40,19 @@ struct ScanRows {
 template <template <class, class> class Call, class T, class Space>
 Call<Wide<T>, CudaSpace> without_sequences(const Call<T, Space>& call) {
   return std::bit_cast<Call<Wide<T>, CudaSpace>>(call);
+}
+
+/// Whether coefficients or gradients of `channels` channels lie in memory as ScanRows do.
+template <class View1, class View3>
+bool lie_as_rows(Index channels, const View1& dt, const View3& A, const View3& B, const View3& C,
+                 const View1& skip) {
+  const auto lies = [&](const auto& rows, std::size_t alignment) {
+    return rows && rows.extent(0) == channels && rows.is_contiguous() &&
+           reinterpret_cast<std::uintptr_t>(rows.data()) % alignment == 0;
+  };
+  constexpr std::size_t complex = sizeof(Complex<float>);
+  return lies(dt, sizeof(float)) && lies(A, complex) && lies(B, complex) && lies(C, complex) &&
+         (!skip || lies(skip, sizeof(float)));
 }
 
 /// Gives every channel its own copy of its row of coefficients; rows.skip is written where a.skip
