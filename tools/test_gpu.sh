@@ -288,7 +288,8 @@ chunked=mamba_block,mamba2_block,dense_mamba_block,retention
 if [[ $what != tests && $what != models ]] && ! sanitize memcheck layer_norm >/dev/null 2>&1; then
   echo "compute-sanitizer: skipped, it does not run here"
 elif [[ $what != tests && $what != models ]]; then
-  shares=1  # several at once: they are slow on the host's side
+  shares=1                # several at once: they are slow on the host's side
+  export SSM_RACECHECK=1  # cuda/device/arriving_lanes.hpp
   for tool in memcheck synccheck; do
     beside step "$tool of the layers" sanitize $tool $layers
     beside step "$tool of the scans by chunks" sanitize $tool $chunked

@@ -194,7 +194,7 @@ __device__ inline void walk_turned(const BackwardLaunch<BFloat16>& launch, unsig
 /// Powers of each channel before the walkers want them, and input gradients of their tiles.
 __device__ inline void write_gradients(const BackwardLaunch<BFloat16>& launch,
                                        unsigned char* shared, TurnedBarriers& barriers,
-                                       TurnedShare share, int tiles) {
+                                       TurnedShare share, int tiles, int lanes) {
   using Shape = TurnedBackward;
   const DiagonalScanBackward<BFloat16>& call = launch.call;
   const int thread = threadIdx.x % kTurnedThreads, lane = thread % 32, warp = thread / 32,
@@ -248,7 +248,7 @@ __device__ inline void write_gradients(const BackwardLaunch<BFloat16>& launch,
       wait_for_products<0>();
       hold(sum);
       add_scaled_columns(sum, skip, words);
-      if (lane == 0) arrive(barriers.empty[walker][stage]);
+      if (lane < lanes) arrive(barriers.empty[walker][stage]);
       if (now == tiles - 1 && launch.tail_state != nullptr) {
         const float* const extra =
             launch.tail_input +
@@ -331,12 +331,12 @@ __device__ inline void sum_turned(const BackwardLaunch<BFloat16>& launch, unsign
       }
       end_products();
       wait_for_products<1>();
-      if (before != nullptr && lane == 0) arrive(*before);
+      if (before != nullptr && lane < plan.lanes) arrive(*before);
       before = &barriers.empty[walker][k % Shape::stages];
     }
     wait_for_products<0>();
     hold(lower), hold(toeplitz), hold(lift);
-    if (before != nullptr && lane == 0) arrive(*before);
+    if (before != nullptr && lane < plan.lanes) arrive(*before);
     base0 += count0, base1 += count1;
 
     const StoredSums stored(reinterpret_cast<float*>(shared + Shape::sums_at));
@@ -370,7 +370,7 @@ __device__ inline void sum_turned(const BackwardLaunch<BFloat16>& launch, unsign
         if (thread == 0) launch.partial_skip[group] = 0.f;
       }
     synchronize();
-    if (thread == 0) arrive(barriers.rows_empty[job % 2]);
+    if (lane < plan.lanes) arrive(barriers.rows_empty[job % 2]);
   }
 }
 #endif
@@ -388,11 +388,11 @@ __global__ void __launch_bounds__(TurnedBackward::threads, 1)
   __shared__ TurnedBarriers barriers;
   if (threadIdx.x == 0) {
     for (SharedBarrier& tables : barriers.tables_full) start(tables, kTurnedThreads);
-    for (SharedBarrier& rows : barriers.rows_empty) start(rows, 1);
+    for (SharedBarrier& rows : barriers.rows_empty) start(rows, 4 * plan.lanes);
     start(barriers.rows_full, Shape::walkers);
     for (int w = 0; w < Shape::walkers; ++w)
       for (int i = 0; i < Shape::stages; ++i)
-        start(barriers.full[w][i], 1), start(barriers.empty[w][i], 8);
+        start(barriers.full[w][i], 1), start(barriers.empty[w][i], 8 * plan.lanes);
     show_barriers();
   }
   __syncthreads();
@@ -408,7 +408,7 @@ __global__ void __launch_bounds__(TurnedBackward::threads, 1)
     sum_turned(launch, shared, barriers, share, tiles, plan);
   } else {
     shrink_registers<96>();
-    write_gradients(launch, shared, barriers, share, tiles);
+    write_gradients(launch, shared, barriers, share, tiles, plan.lanes);
   }
 #endif
 }
