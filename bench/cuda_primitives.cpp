@@ -123,7 +123,7 @@ class DeviceCall {
 
 struct Row {
   std::string primitive, shape, numbers;
-  Times forward, backward;
+  Times forward, backward, both;       // both: a forward call, its gradient, and so on
   double forward_copy, backward_copy;  // what copying the operands' bytes takes
 };
 
@@ -166,14 +166,21 @@ class Table {
                             typename std::remove_cvref_t<decltype(call.forward.y)>::Value>>()),
             milliseconds(ctx_, [&] { forward(ctx_, call.forward); }),
             {},
+            {},
             bytes / bytes_a_millisecond_,
             (bytes + gradient_bytes) / bytes_a_millisecond_};
     row.backward = milliseconds(ctx_, [&] { backward(ctx_, call.backward()); });
+    row.both = milliseconds(ctx_, [&] {
+      forward(ctx_, call.forward);
+      backward(ctx_, call.backward());
+    });
+    const auto share = [](double copy, const Times& of) { return 100 * copy / of.median; };
     std::printf(
-        "%-19s %-24s %-5s forward %8.3f ms (%3.0f %% of copying), backward %8.3f ms (%3.0f %%)\n",
+        "%-19s %-24s %-5s forward %8.3f ms (%3.0f %% of copying), backward %8.3f ms (%3.0f %%), "
+        "both %8.3f ms\n",
         row.primitive.c_str(), shape, row.numbers.c_str(), row.forward.median,
-        100 * row.forward_copy / row.forward.median, row.backward.median,
-        100 * row.backward_copy / row.backward.median);
+        share(row.forward_copy, row.forward), row.backward.median,
+        share(row.backward_copy, row.backward), row.both.median);
     rows_.push_back(std::move(row));
   }
 
@@ -190,6 +197,7 @@ class Table {
           << R"(", "numbers": ")" << r.numbers << R"(", )";
       times("forward", r.forward);
       times("backward", r.backward);
+      times("both", r.both);
       out << "\"forward_copy_ms\": " << r.forward_copy
           << ", \"backward_copy_ms\": " << r.backward_copy << "}"
           << (i + 1 < rows_.size() ? "," : "") << "\n";

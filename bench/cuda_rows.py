@@ -212,7 +212,7 @@ class Primitives(Job):
             for what, key, goal in zip(("forward", "forward and gradient"), ("forward", "forward_backward"), p.goals):
                 is_forward = key == "forward"
                 peers = {name: (theirs.get(part, {}) if part else theirs).get(key, {}).get("median_ms") for part, name in p.peer_names.items()}
-                milliseconds = mine and (mine["forward_ms"] + (0 if is_forward else mine["backward_ms"]))
+                milliseconds = mine and mine["forward_ms" if is_forward else "both_ms"]
                 yield row_of(f"primitive: {p.title}, {what}", "ms", milliseconds, mine and self.floor(session, p, mine, is_forward), peers, skipped, goal)
 
     @staticmethod
