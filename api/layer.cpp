@@ -2,9 +2,12 @@
 // Layers: functions of ssm/api.h over ssm::api::LayerOn.
 #include "layer.hpp"
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 
 #include "field_list.hpp"
 #include "guarded.hpp"
@@ -78,6 +81,23 @@ std::string kinds_text() {
                                     {"optional", std::move(optional)}};
   }
   return all.dump();
+}
+
+void copy_tensor(ssm_layer& layer, const ssm_tensor& from, const ssm_tensor& to) {
+  for (const auto& [tensor, name] : {std::pair(&from, "from"), std::pair(&to, "to")}) {
+    require_tensor(tensor, name, from.type, layer.is_on_host() || is_on_host(*tensor));
+    if (!is_contiguous(*tensor))
+      throw TensorError(std::string(name) + " is strided, must be contiguous");
+  }
+  if (from.ndim != to.ndim || !std::equal(from.shape, from.shape + from.ndim, to.shape))
+    throw ShapeError("tensor", "to", "has other extents than from");
+  std::size_t bytes = from.type.bits / 8U;
+  for (int axis = 0; axis < from.ndim; ++axis) bytes *= static_cast<std::size_t>(from.shape[axis]);
+  if (bytes == 0) return;
+  const std::array both{&from, &to};
+  const bool crosses = is_on_host(from) || is_on_host(to);
+  layer.copy_bytes(device_of("ssm_layer_copy", both), elements_of<std::byte>(to),
+                   elements_of<std::byte>(from), bytes, crosses);
 }
 
 }  // namespace
@@ -230,4 +250,8 @@ ssm_code ssm_layer_state_tensor(ssm_layer_state* state, int index, const char** 
 }
 ssm_code ssm_layer_state_borrow(ssm_layer_state* state, int index, const ssm_tensor* memory) {
   return guarded([&] { required(state, "state").borrow(index, required(memory, "memory")); });
+}
+ssm_code ssm_layer_copy(ssm_layer* layer, const ssm_tensor* from, const ssm_tensor* to) {
+  return guarded(
+      [&] { copy_tensor(required(layer, "layer"), required(from, "from"), required(to, "to")); });
 }

@@ -82,8 +82,10 @@ struct ssm_layer {
   virtual bool is_on_host() const = 0;
   virtual void set_threads(int threads) = 0;
   virtual void set_stream(void* stream) = 0;
-  /// Memory of the layer's own, or on the host, in order with its calls on this device.
-  virtual void copy_bytes(int device, void* to, const void* from, std::size_t bytes) = 0;
+  /// Memory of the layer's own, or on the host, in order with its calls on this device; `waits`
+  /// until it is done.
+  virtual void copy_bytes(int device, void* to, const void* from, std::size_t bytes,
+                          bool waits) = 0;
   virtual void zero_bytes(int device, void* memory, std::size_t bytes) = 0;
   virtual void initialize(ssm::Seed seed, std::span<const ssm_tensor* const> parameters) = 0;
   virtual void forward(const ssm::api::ForwardCall& call) = 0;

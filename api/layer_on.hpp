@@ -159,8 +159,12 @@ class LayerOn final : public ssm_layer {
   void set_threads(int threads) override { context_.set_threads(threads); }
   void set_stream(void* stream) override { context_.set_stream(stream); }
 
-  void copy_bytes(int device, void* to, const void* from, std::size_t bytes) override {
-    context_.run(device, [&](auto&) { Space::copy(to, from, bytes); });
+  void copy_bytes(int device, void* to, const void* from, std::size_t bytes, bool waits) override {
+    context_.run(device, [&](auto& ctx) {
+      if constexpr (!is_host)
+        if (!waits) return ctx.resources().copy(to, from, bytes);
+      Space::copy(to, from, bytes);
+    });
   }
   void zero_bytes(int device, void* memory, std::size_t bytes) override {
     context_.run(device, [&](auto&) {

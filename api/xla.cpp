@@ -143,11 +143,11 @@ template <class From, class To>
 void copy_integers(ssm_layer& layer, const ssm_tensor& from, const ssm_tensor& to) {
   const std::size_t count = elements_in(from);
   std::vector<From> read(count);
-  layer.copy_bytes(to.device.id, read.data(), from.data, bytes_in(from));
+  layer.copy_bytes(to.device.id, read.data(), from.data, bytes_in(from), true);
   std::vector<To> written(count);
   std::transform(read.begin(), read.end(), written.begin(),
                  [](From value) { return static_cast<To>(value); });
-  layer.copy_bytes(to.device.id, to.data, written.data(), bytes_in(to));
+  layer.copy_bytes(to.device.id, to.data, written.data(), bytes_in(to), true);
 }
 void copy_integers(ssm_layer& layer, const ssm_tensor& from, const ssm_tensor& to) {
   if (is_same_scalar(from.type, narrow))
@@ -155,7 +155,7 @@ void copy_integers(ssm_layer& layer, const ssm_tensor& from, const ssm_tensor& t
   else if (is_same_scalar(to.type, narrow))
     copy_integers<std::int64_t, std::int32_t>(layer, from, to);
   else
-    layer.copy_bytes(to.device.id, to.data, from.data, bytes_in(to));
+    layer.copy_bytes(to.device.id, to.data, from.data, bytes_in(to), true);
 }
 void require_alike(const ssm_tensor& a, const ssm_tensor& b, const TensorFacts& facts) {
   if (a.ndim != b.ndim || !std::equal(a.shape, a.shape + a.ndim, b.shape))
@@ -190,7 +190,7 @@ void write_back(ssm_layer_state* state, ssm_layer& layer, std::span<ssm_tensor> 
     if (own.type.code == 0 && own.data != tensors[i].data)
       copy_integers(layer, own, tensors[i]);
     else if (own.data != tensors[i].data)
-      layer.copy_bytes(tensors[i].device.id, tensors[i].data, own.data, bytes_in(own));
+      layer.copy_bytes(tensors[i].device.id, tensors[i].data, own.data, bytes_in(own), false);
   }
 }
 

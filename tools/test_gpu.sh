@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything that needs an NVIDIA GPU: the laws of the layers and the primitives' tests on the CUDA backend, the kernels of
 # every data type against double, the conformance cases, training against the CPU, generation through a graph and with rounded
-# weights, layers from C, C++ and Python, there on tensors of cupy, torch and JAX, compute-sanitizer.
+# weights, layers from C, C++ and Python, there on tensors of cupy, torch, JAX and ONNX Runtime, compute-sanitizer.
 #   tools/test_gpu.sh [BIN] [all|tests|models|sanitizers]     models: tests without the programs that ctest -L gpu runs too
 # BIN: the programs of target gpu_programs, built on another machine. Without it they are built here, in build/cuda.
 # Where NVIDIA's multi-process service is there, programs share the device, side by side.
@@ -187,6 +187,16 @@ python_on_gpu() {  # PART
     python3 tests/api/python_test.py "$1-cuda" none tests/data/conformance/cases none
 }
 
+# Layers and language models in ONNX Runtime, on its provider for CUDA.
+onnxruntime_on_gpu() {
+  if [[ ! -e $bin/libssm_api.so || ! -e $bin/libssm_onnxruntime.so ]]; then
+    echo "skipped: $bin lacks libssm_api.so or libssm_onnxruntime.so"
+    return 77
+  fi
+  SSM_LIBRARY=$bin/libssm_api.so PYTHONPATH=python PYTHONDONTWRITEBYTECODE=1 \
+    python3 tests/peers/onnxruntime_test.py tests/data/conformance/cases cuda
+}
+
 # A program on arrays of CuPy.
 cupy_on_gpu() {
   if [[ ! -e $bin/libssm_api.so ]]; then
@@ -260,6 +270,7 @@ if [[ $what != sanitizers && $what != models ]]; then
   beside step "kernels of every data type against double" "$bin/flashconv" check
   for language in c cpp; do beside step "the C interface from $language on the GPU" from_c_on_gpu "$language"; done
   beside step "a program on CuPy's arrays" cupy_on_gpu
+  beside step "ONNX Runtime on the GPU" onnxruntime_on_gpu
   for part in layers torch jax; do beside step "Python: $part on the GPU" python_on_gpu "$part"; done
 fi
 if [[ $what != sanitizers ]]; then

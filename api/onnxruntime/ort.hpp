@@ -5,8 +5,8 @@
 #include <cstdint>
 
 // What ONNX Runtime hands to a library of operators and takes from it, in the layout that it has
-// published and extends only at the ends (onnxruntime_c_api.h; the functions are those of its first
-// version, the operator is that of version 16). Declared here, as no package brings that header.
+// published and extends only at the ends (onnxruntime_c_api.h; the functions and the operator are
+// those of version 16). Declared here, as no package brings that header.
 namespace ssm::ort {
 
 struct Status;
@@ -16,11 +16,14 @@ struct KernelInfo;
 struct KernelContext;
 struct Value;
 struct TensorInfo;
+struct MemoryInfo;
 
 /// Types of elements.
 enum Element : int { any = 0, f32 = 1, i32 = 6, i64 = 7, f16 = 10, f64 = 11, bf16 = 16 };
 /// Whether an operand is there.
 enum Characteristic : int { is_required = 0, is_optional = 1, is_variadic = 2 };
+/// Where memory lies.
+enum DeviceType : int { on_host = 0, on_gpu = 1 };
 
 /// The table of functions. Those that are not used are counted.
 struct Api {
@@ -38,7 +41,9 @@ struct Api {
   Status* (*dimensions)(const TensorInfo* info, std::int64_t* values, std::size_t count);
   const void* unused_63[2];
   Status* (*tensor_info)(const Value* value, TensorInfo** info);
-  const void* unused_66[21];
+  const void* unused_66[6];
+  Status* (*memory_id)(const MemoryInfo* memory, int* id);
+  const void* unused_73[14];
   Status* (*text_attribute)(const KernelInfo* info, const char* name, char* text,
                             std::size_t* size);
   Status* (*input_count)(const KernelContext* context, std::size_t* count);
@@ -48,7 +53,18 @@ struct Api {
                     std::size_t rank, Value** value);
   const void* unused_92[7];
   void (*release_tensor_info)(TensorInfo* info);
+  const void* unused_100[93];
+  Status* (*compute_stream)(const KernelContext* context, void** stream);
+  Status* (*tensor_memory)(const Value* value, const MemoryInfo** memory);
+  const void* unused_195[30];
+  void (*memory_device_type)(const MemoryInfo* memory, int* type);
 };
+static_assert(offsetof(Api, tensor_info) == 65 * sizeof(void*) &&
+              offsetof(Api, memory_id) == 72 * sizeof(void*) &&
+              offsetof(Api, text_attribute) == 87 * sizeof(void*) &&
+              offsetof(Api, release_tensor_info) == 99 * sizeof(void*) &&
+              offsetof(Api, compute_stream) == 193 * sizeof(void*) &&
+              offsetof(Api, memory_device_type) == 225 * sizeof(void*));
 
 struct ApiBase {
   const Api* (*api)(std::uint32_t version);

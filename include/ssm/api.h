@@ -245,6 +245,10 @@ SSM_API ssm_code ssm_layer_state_tensor(ssm_layer_state* state, int index, const
    cache, or of a state of no sequences. */
 SSM_API ssm_code ssm_layer_state_borrow(ssm_layer_state* state, int index,
                                         const ssm_tensor* memory);
+/* Copies a tensor to one of the same scalar and extents, both without gaps, each on the host or on the
+   layer's device, in order with the layer's calls. Memory of the host has been read, or written,
+   when this returns; nothing else is waited for. */
+SSM_API ssm_code ssm_layer_copy(ssm_layer* layer, const ssm_tensor* from, const ssm_tensor* to);
 
 /* ---- Primitives ------------------------------------------------------------------------------ */
 

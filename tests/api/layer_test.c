@@ -384,6 +384,30 @@ static void primitives_equal_formulas(const char* backend) {
   CHECK(strstr(ssm_primitive_kinds(), "\"dt_bias\"") != NULL);
 }
 
+/* A copy is of one scalar and of the same extents, without gaps. */
+static void tensors_are_copied(void) {
+  ssm_layer* layer = NULL;
+  REQUIRE_OK(ssm_layer_create("{\"layer\": \"s4d\", \"channels\": 2}", &layer));
+  double from[6] = {1, 2, 3, 4, 5, 6}, to[6] = {0};
+  int64_t shape[] = {2, 3}, turned[] = {3, 2}, strides[] = {1, 2};
+  const ssm_tensor read = tensor_of(from, 2, shape);
+  ssm_tensor written = tensor_of(to, 2, shape);
+  REQUIRE_OK(ssm_layer_copy(layer, &read, &written));
+  CHECK(memcmp(from, to, sizeof to) == 0);
+  written.strides = strides;
+  CHECK_FAILS(ssm_layer_copy(layer, &read, &written), SSM_TENSOR, "to is strided");
+  written = tensor_of(to, 2, turned);
+  CHECK_FAILS(ssm_layer_copy(layer, &read, &written), SSM_SHAPE, "other extents");
+  written = tensor_of(to, 2, shape);
+  written.type.bits = 32;
+  CHECK_FAILS(ssm_layer_copy(layer, &read, &written), SSM_TENSOR, "to is of float32");
+  written.type = read.type;
+  written.device.type = 2;
+  CHECK_FAILS(ssm_layer_copy(layer, &read, &written), SSM_TENSOR, "host memory");
+  CHECK_FAILS(ssm_layer_copy(layer, NULL, &written), SSM_ARGUMENT, "from is missing");
+  ssm_layer_free(layer);
+}
+
 /* A library without CUDA says so; streams mean nothing on the host. */
 static void devices_are_named(void) {
   ssm_layer* layer = NULL;
@@ -400,6 +424,7 @@ static void devices_are_named(void) {
 
 int main(void) {
   devices_are_named();
+  tensors_are_copied();
   primitives_equal_formulas("cpu");
   primitives_equal_formulas("reference");
   static const struct {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Layers and language models through the C interface on a GPU, beside the same on the CPU: the caller's
-   memory and stream. Compiled as C and as C++. Arguments: a folder to write to, folders of models. Exits with 77
+   memory, stream and allocator. Compiled as C and as C++. Arguments: a folder to write to, folders of models. Exits with 77
    without a GPU. */
 #include <cuda_runtime_api.h>
 #include <math.h>
@@ -190,6 +190,54 @@ static void layer_equals_the_cpu(const char* kind, const char* scalar, double to
   free_side(&there);
 }
 
+/* A program's allocator, which counts. */
+static struct { int taken, given_back, was_on_stream; } counted;
+static void* take(void* user, size_t bytes, int32_t device, void* on) {
+  void* memory = NULL;
+  ++counted.taken;
+  counted.was_on_stream += user == &counted && device == 0 && on == stream;
+  return cudaMallocAsync(&memory, bytes, stream) == cudaSuccess ? memory : NULL;
+}
+static void give_back(void* user, void* memory) {
+  counted.given_back += user == &counted;
+  REQUIRE_CUDA(cudaFreeAsync(memory, stream));
+}
+static void memory_is_the_programs(const char* kind) {
+  REQUIRE_OK(ssm_set_device_allocator(take, give_back, &counted));
+  layer_equals_the_cpu(kind, "float32", 1e-4);
+  CHECK(counted.taken > 5 && counted.given_back > 5);
+  CHECK(counted.was_on_stream > 5);
+  REQUIRE_OK(ssm_set_device_allocator(NULL, NULL, NULL));
+  const int taken = counted.taken;
+  layer_equals_the_cpu(kind, "float32", 1e-4);
+  CHECK(counted.taken == taken);
+}
+
+/* To a state, between two, and back. */
+static void states_are_copied(const char* kind) {
+  struct side all;
+  ssm_layer_state* states[2] = {NULL, NULL};
+  ssm_tensor own[2], given, found;
+  make_side(&all, kind, "float32", 1);
+  for (int i = 0; i < 2; ++i) REQUIRE_OK(ssm_layer_state_create(all.layer, batch, &states[i]));
+  for (int i = 0; i < ssm_layer_state_count(states[0]); ++i) {
+    for (int which = 0; which < 2; ++which)
+      REQUIRE_OK(ssm_layer_state_tensor(states[which], i, NULL, &own[which]));
+    given = found = own[0];
+    give_memory(&given, 0);
+    give_memory(&found, 0);
+    fill(&given, 7);
+    REQUIRE_OK(ssm_layer_copy(all.layer, &given, &own[0]));
+    REQUIRE_OK(ssm_layer_copy(all.layer, &own[0], &own[1]));
+    REQUIRE_OK(ssm_layer_copy(all.layer, &own[1], &found));
+    CHECK(memcmp(found.data, given.data, bytes_of(&given)) == 0);
+    take_memory(&given);
+    take_memory(&found);
+  }
+  for (int i = 0; i < 2; ++i) ssm_layer_state_free(states[i]);
+  free_side(&all);
+}
+
 /* Logits and text of a model on one backend. */
 static void run_model(const char* folder, const char* options, const ssm_tensor* logits,
                       struct collected* text) {
@@ -250,6 +298,8 @@ int main(int count, char** arguments) {
   for (int kind = 0; kind < 2; ++kind) {
     layer_equals_the_cpu(kinds[kind], "float64", 1e-10);
     layer_equals_the_cpu(kinds[kind], "float32", 1e-4);
+    states_are_copied(kinds[kind]);
+    memory_is_the_programs(kinds[kind]);
   }
   for (int i = 2; i < count; ++i) {
     model_equals_the_cpu(arguments[i]);

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Layers and language models of the library in ONNX Runtime, against the library.
+"""Layers and language models of the library in ONNX Runtime, against the library on the CPU.
 
-    onnxruntime_test.py CASES    SSM_LIBRARY names the library, beside which libssm_onnxruntime.so lies; exits with 77 and the
-                                 reason where onnx or onnxruntime is not installed
+    onnxruntime_test.py CASES [cuda]     SSM_LIBRARY names the library, beside which libssm_onnxruntime.so lies; exits with 77
+                                         and the reason where onnx or onnxruntime is not installed, or has no provider for CUDA
 """
 import collections
+import concurrent.futures
+import contextlib
 import json
 import pathlib
 import struct
@@ -24,21 +26,56 @@ import ssm
 import ssm.onnx
 
 problems = []
+is_on_device = sys.argv[2:] == ["cuda"]
+PROVIDER = "CUDAExecutionProvider" if is_on_device else "CPUExecutionProvider"
+# What float32 sums differ by in another order. On the CPU a layer is the library's, to the last bit.
+NEAR = {"float32": 1e-4, "float64": 1e-10, "float16": 4e-3, "bfloat16": 3e-2} if is_on_device else collections.defaultdict(int)
 
 
 def check_near(found, expected, tolerance, what):
-    found, expected = numpy.asarray(found), numpy.asarray(expected)
+    found, expected = (numpy.asarray(values, "f8") for values in (found, expected))
     worst = float(numpy.abs(found - expected).max(initial=0)) if found.shape == expected.shape else float("inf")
     if not worst <= tolerance * max(1.0, float(numpy.abs(expected).max(initial=0))):
         problems.append(what)
         print(f"FAILED: {what}: differs by {worst:g}", file=sys.stderr)
 
 
-def session_of(model):
+def session_of(model, **entries):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.register_custom_ops_library(ssm.onnx.operators())
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for name, value in entries.items():
+        setattr(options, name, value)
+    providers = [(PROVIDER, {"use_tf32": "0"})] if is_on_device else [PROVIDER]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    if session.get_providers()[0] != PROVIDER:
+        raise RuntimeError(f"{PROVIDER} could not be loaded")
+    return session
+
+
+@contextlib.contextmanager
+def profiled(model, kind, what):
+    """A session, whose nodes of a kind must have run on the provider."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = session_of(model, enable_profiling=True, profile_file_prefix=f"{folder}/profile")
+        yield session
+        events = json.loads(pathlib.Path(session.end_profiling()).read_text())
+    found = {event["args"].get("provider") for event in events if event.get("args", {}).get("op_name") == kind}
+    if found != {PROVIDER}:
+        problems.append(f"{what}: {kind} ran on {found}")
+
+
+def require_cuda():
+    """Exits where there is no CUDA to test."""
+    if PROVIDER not in onnxruntime.get_available_providers():
+        print(f"skipped: onnxruntime {onnxruntime.__version__} has no {PROVIDER}")
+        sys.exit(77)
+    try:
+        ssm.Layer("s4d", channels=1, state=2, backend="cuda")
+    except ssm.Error as error:
+        print(f"skipped: {error}")
+        sys.exit(77)
+    onnxruntime.preload_dlls()
 
 
 LAYERS = {
@@ -49,30 +86,125 @@ LAYERS = {
 }
 
 
+class Case:
+    """A layer, its parameters, x, and y as the library computes it."""
+
+    def __init__(self, kind, scalar="float32"):
+        self.what = f"{kind} in {scalar}"
+        self.layer = ssm.Layer(kind, channels=4, scalar=scalar, **LAYERS[kind])
+        self.parameters = self.layer.initialize(5)
+        self.x = numpy.random.default_rng(1).standard_normal((2, 7, 4)).astype(scalar)
+        self.y = self.layer.forward(self.parameters, self.x)
+        self.near = NEAR[scalar]
+
+    def model(self, states=False):
+        return ssm.onnx.layer_model(self.layer, self.parameters, states=states)
+
+    def empty_state(self, sequences=2):
+        """By names of inputs."""
+        return {f"state.{name}": numpy.array(value) for name, value in self.layer.initial_state(sequences).tensors().items()}
+
+
+def by_name(session, results):
+    return dict(zip([out.name for out in session.get_outputs()], results))
+
+
+def advanced(results):
+    """The state behind a call as that before the next."""
+    return {name.replace("next.", "state.", 1): value for name, value in results.items()}
+
+
+def check_pieces(case):
+    """A sequence in two pieces, with the state between them on the host."""
+    session = session_of(case.model(states=True))
+    state, pieces = case.empty_state(), []
+    for piece in (case.x[:, :3], case.x[:, 3:]):
+        results = by_name(session, session.run(None, {"x": piece, **state}))
+        pieces.append(results.pop("y"))
+        state = advanced(results)
+    check_near(numpy.concatenate(pieces, 1), case.y, case.near or 1e-5, f"{case.what}: two pieces")
+
+
+def check_kept(case):
+    """Position by position, with states that stay where the provider has them."""
+    place = "cuda" if is_on_device else "cpu"
+    session = session_of(case.model(states=True))
+    kept = lambda values: onnxruntime.OrtValue.ortvalue_from_numpy(values, place, 0)
+    state, pieces = {name: kept(values) for name, values in case.empty_state().items()}, []
+    for t in range(case.x.shape[1]):
+        call = session.io_binding()
+        for name, value in {"x": kept(numpy.ascontiguousarray(case.x[:, t:t + 1])), **state}.items():
+            call.bind_ortvalue_input(name, value)
+        for out in session.get_outputs():
+            call.bind_output(out.name, place)
+        session.run_with_iobinding(call)
+        results = by_name(session, call.get_outputs())
+        pieces.append(results.pop("y").numpy())
+        state = advanced(results)
+    if any(value.device_name() != place for value in state.values()):
+        problems.append(f"{case.what}: a state has left {place}")
+    check_near(numpy.concatenate(pieces, 1), case.y, case.near or 1e-5, f"{case.what}: position by position")
+
+
+def check_half(kind, scalar):
+    """Sequences of a half type beside parameters in float32."""
+    case = Case(kind)
+    element = onnx.TensorProto.FLOAT16 if scalar == "float16" else onnx.TensorProto.BFLOAT16
+    half = onnx.helper.tensor_dtype_to_np_dtype(element)
+    expected = case.layer.forward(case.parameters, case.x.astype(half))
+    model = case.model()
+    layer = model.graph.node.pop()
+    layer.input[0], layer.output[0] = "narrow_x", "narrow_y"
+    model.graph.node.extend([onnx.helper.make_node("Cast", ["x"], ["narrow_x"], to=element), layer,
+                             onnx.helper.make_node("Cast", ["narrow_y"], ["y"], to=onnx.TensorProto.FLOAT)])
+    check_near(session_of(model).run(["y"], {"x": case.x})[0], expected, NEAR[scalar], f"{kind} in {scalar}")
+
+
+def check_threads():
+    """Calls of several sessions, and of one, at the same time: the bits of calls one by one."""
+    cases = [Case(kind) for kind in ("mamba", "attention", "h3")]
+    sessions = [(case, session_of(case.model(states=True))) for case in cases for _ in range(2)]
+
+    def call(number):
+        case, session = sessions[number % len(sessions)]
+        x = numpy.roll(case.x, number, axis=1)
+        return session.run(None, {"x": x, **case.empty_state()})
+
+    alone = [call(number) for number in range(4 * len(sessions))]
+    with concurrent.futures.ThreadPoolExecutor(6) as threads:
+        beside = list(threads.map(call, list(range(len(alone))) * 4))
+    for number, results in enumerate(beside):
+        expected = alone[number % len(alone)]
+        if any(a.tobytes() != b.tobytes() for a, b in zip(results, expected)):
+            problems.append(f"call {number} beside others differs")
+
+
+def check_refusals(case):
+    session = session_of(case.model(states=True))
+    states = case.empty_state()
+    for name in states:
+        try:
+            session.run(None, {"x": case.x, **states, name: numpy.repeat(states[name], 2, axis=1 if states[name].ndim == 4 else 0)})
+            problems.append(f"a wrong {name} is taken")
+        except Exception as error:
+            if "state" not in str(error):
+                problems.append(f"a wrong {name}: {error}")
+
+
 def layers():
     assert sorted(LAYERS) == sorted(ssm.layer_kinds())
-    for kind, sizes in LAYERS.items():
+    for kind in LAYERS:
         for scalar in ("float32", "float64"):
-            layer = ssm.Layer(kind, channels=4, scalar=scalar, **sizes)
-            parameters = layer.initialize(5)
-            x = numpy.random.default_rng(1).standard_normal((2, 7, 4)).astype(scalar)
-            y = layer.forward(parameters, x)
-            session = session_of(ssm.onnx.layer_model(layer, parameters))
-            check_near(session.run(["y"], {"x": x})[0], y, 0, f"{kind} in {scalar}")
-            session = session_of(ssm.onnx.layer_model(layer, parameters, states=True))
-            state = {f"state.{name}": numpy.array(value) for name, value in layer.initial_state(2).tensors().items()}
-            pieces = []
-            for piece in (x[:, :3], x[:, 3:]):
-                results = dict(zip([out.name for out in session.get_outputs()], session.run(None, {"x": piece, **state})))
-                pieces.append(results.pop("y"))
-                state = {name.replace("next.", "state.", 1): value for name, value in results.items()}
-            check_near(numpy.concatenate(pieces, 1), y, 1e-5, f"{kind} in {scalar}: two pieces")
-    try:
-        session.run(None, {"x": x, **{name: value[:1] for name, value in state.items()}})
-        problems.append("a wrong state is taken")
-    except Exception as error:
-        if "state" not in str(error):
-            problems.append(f"a wrong state: {error}")
+            case = Case(kind, scalar)
+            with profiled(case.model(), "Layer", case.what) as session:
+                check_near(session.run(["y"], {"x": case.x})[0], case.y, case.near, case.what)
+            check_pieces(case)
+            check_kept(case)
+        for scalar in ("float16", "bfloat16"):
+            check_half(kind, scalar)
+    check_threads()
+    check_refusals(Case("attention"))
+    check_refusals(Case("mamba2"))
 
 
 FAMILIES = ("dense_mamba", "dense_retnet", "h3", "attention", "mamba", "retnet")  # of the cases model_FAMILY…
@@ -83,15 +215,15 @@ def check_steps(folder):
     model = ssm.LanguageModel(folder, threads=1)
     step = ssm.onnx.step_model(folder)
     onnx.checker.check_model(step, full_check=True)
-    session = onnxruntime.InferenceSession(step.SerializeToString(), providers=["CPUExecutionProvider"])
     tokens = numpy.random.default_rng(3).integers(0, model.vocabulary, (3, 20))
     expected = model.logits(tokens.astype("i4"))
-    state = {value.name: numpy.zeros([3, *(0 if isinstance(n, str) else n for n in value.shape[1:])],
-                                     "i8" if "int64" in value.type else "f4") for value in session.get_inputs()[1:]}
-    for t in range(20):
-        logits, *after = session.run(None, {"tokens": tokens[:, t], **state})
-        state = dict(zip([value.name.removeprefix("next.") for value in session.get_outputs()[1:]], after))
-        check_near(logits, expected[:, t], 2e-5, f"{folder.name}: logits at {t}")
+    with profiled(step, "MatMul", folder.name) as session:
+        state = {value.name: numpy.zeros([3, *(0 if isinstance(n, str) else n for n in value.shape[1:])],
+                                         "i8" if "int64" in value.type else "f4") for value in session.get_inputs()[1:]}
+        for t in range(20):
+            logits, *after = session.run(None, {"tokens": tokens[:, t], **state})
+            state = dict(zip([value.name.removeprefix("next.") for value in session.get_outputs()[1:]], after))
+            check_near(logits, expected[:, t], NEAR["float32"] or 2e-5, f"{folder.name}: logits at {t}")
 
 
 def read_tensors(path):
@@ -179,7 +311,9 @@ def models(cases):
             pass
 
 
+if is_on_device:
+    require_cuda()
 layers()
 models(pathlib.Path(sys.argv[1]))
-print("\n".join(problems) or "ONNX Runtime: 0 problems")
+print("\n".join(problems) or f"ONNX Runtime {onnxruntime.__version__}, {PROVIDER}: 0 problems")
 sys.exit(1 if problems else 0)
