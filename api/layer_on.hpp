@@ -115,7 +115,7 @@ class LayerOn final : public ssm_layer {
             if (extents[axis] == 0) extents[axis] = static_cast<Index>(memory.shape[axis]);
         require_as(&memory, "state " + name, extents, scalar_of<typename Own::Value>(),
                    is_host_tensor<Own>);
-        detail::borrow_tensor(own, memory);
+        owner->context_.run(device, [&](auto&) { detail::borrow_tensor(own, memory); });
       });
     }
 
