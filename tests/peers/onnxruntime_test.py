@@ -152,8 +152,11 @@ def check_half(kind, scalar):
     element = onnx.TensorProto.FLOAT16 if scalar == "float16" else onnx.TensorProto.BFLOAT16
     half = onnx.helper.tensor_dtype_to_np_dtype(element)
     expected = case.layer.forward(case.parameters, case.x.astype(half))
-    model = case.model()
+    model = ssm.onnx.layer_model(case.layer, case.parameters, sequences=scalar)
     layer = model.graph.node.pop()
+    for tensor in (model.graph.input[0], model.graph.output[0]):
+        assert tensor.type.tensor_type.elem_type == element
+        tensor.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     layer.input[0], layer.output[0] = "narrow_x", "narrow_y"
     model.graph.node.extend([onnx.helper.make_node("Cast", ["x"], ["narrow_x"], to=element), layer,
                              onnx.helper.make_node("Cast", ["narrow_y"], ["y"], to=onnx.TensorProto.FLOAT)])

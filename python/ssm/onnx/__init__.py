@@ -6,7 +6,7 @@
 
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(ssm.onnx.operators())           # for ssm.Layer
-    session = onnxruntime.InferenceSession("layer.onnx", options)
+    session = onnxruntime.InferenceSession("layer.onnx", options)       # or providers=["CUDAExecutionProvider"]
 """
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from .. import layer as _layer
 from . import _graph, _h3, _mamba, _retnet
 
 _OPSET = 17
-_TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64}
+_TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64,
+          "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
 def operators() -> str:
@@ -34,11 +35,13 @@ def operators() -> str:
     return str(path)
 
 
-def layer_model(layer: _layer.Layer, parameters: dict[str, typing.Any], *, states: bool = False) -> onnx.ModelProto:
+def layer_model(layer: _layer.Layer, parameters: dict[str, typing.Any], *, states: bool = False,
+                sequences: str | None = None) -> onnx.ModelProto:
     """A layer as a graph of one node, ssm.Layer.
     inputs     x [B, L, channels], and with `states` state.NAME for each tensor of the layer's state
-    outputs    y, and with `states` next.NAME"""
-    scalar = _TYPES[layer.config["scalar"]]
+    outputs    y, and with `states` next.NAME
+    sequences  the scalar of x and y: the layer's, beside float32 also float16 and bfloat16"""
+    scalar = _TYPES[sequences or layer.config["scalar"]]
     facts = layer.facts["state"] if states else []
     before, after = ([f"{way}.{state['name']}" for state in facts] for way in ("state", "next"))
     node = helper.make_node("Layer", ["x", *layer.names, *before], ["y", *after], domain="ssm", config=json.dumps(layer.config))
