@@ -36,7 +36,7 @@ class Kernel {
   }
 
   void compute(KernelContext* context) {
-    const Operands operands(api_, context);
+    const Operands operands(api_, context, is_on_device_);
     const std::size_t inputs = operands.inputs();
     Layer layer = take();
     if (is_on_device_) require(ssm_layer_set_stream(layer.get(), operands.stream()));

@@ -68,7 +68,8 @@ struct Tensor {
 /// The operands of a call of ONNX Runtime's.
 class Operands {
  public:
-  Operands(const Api& api, KernelContext* context) : api_(api), context_(context) {
+  Operands(const Api& api, KernelContext* context, bool is_on_device)
+      : api_(api), context_(context), is_on_device_(is_on_device) {
     require(api_.input_count(context_, &inputs_));
     require(api_.output_count(context_, &outputs_));
   }
@@ -113,9 +114,11 @@ class Operands {
   }
 
  private:
-  /// Where the elements are.
+  /// Where the elements are. Beside nodes on a device those of a node on the host lie in
+  /// page-locked memory, which ONNX Runtime calls the device's.
   void place(Value* value, Tensor& tensor) const {
     require(api_.tensor_data(value, &tensor.data));
+    if (!is_on_device_) return;
     const MemoryInfo* memory = nullptr;
     require(api_.tensor_memory(value, &memory));
     int type = on_host, id = 0;
@@ -127,6 +130,7 @@ class Operands {
 
   const Api& api_;
   KernelContext* context_;
+  bool is_on_device_;
   std::size_t inputs_ = 0, outputs_ = 0;
 };
 

@@ -135,8 +135,8 @@ using Values = std::vector<std::unique_ptr<Value>>;
 
 /// A layer's node with parameters, and the state that it was given last.
 struct Node {
-  Node(const std::string& kind, bool is_on_device)
-      : at{is_on_device ? on_gpu : on_host, 0},
+  Node(const std::string& kind, bool is_on_device, bool is_page_locked = false)
+      : at{is_on_device || is_page_locked ? on_gpu : on_host, 0},
         kernel(table(), config(kind, is_on_device), is_on_device) {
     ssm_layer* layer = nullptr;
     require(ssm_layer_create(config(kind, false).c_str(), &layer));
@@ -225,6 +225,13 @@ TEST_CASE("sequences in pieces, on a device as on the host, with states where th
           CHECK(there.state[i]->bytes == here.state[i]->bytes);
       }
     }
+  }
+}
+
+TEST_CASE("a node on the host takes page-locked memory, which is said to be a device's") {
+  for (const char* kind : kinds) {
+    Node plain(kind, false), locked(kind, false, true);
+    for (const std::int64_t length : {3, 1}) CHECK(plain.run(length, 1) == locked.run(length, 1));
   }
 }
 
