@@ -469,6 +469,17 @@ def on_a_stream(module, x):
         check_raises(ssm.TensorError, "must be on one", other, x)
 
 
+def in_a_compiled_network(module, x):
+    """By torch's own compiler, between operators that it makes kernels of."""
+    network = torch.nn.Sequential(torch.nn.Linear(16, 16), module, torch.nn.GELU())
+    x = x.clone().requires_grad_()
+    y, z = network(x), torch.compile(network, fullgraph=True)(x)
+    check_near(z.detach(), y.detach(), 1e-5, "in a compiled network")
+    tensors = (x, *network.parameters())
+    for found, expected in zip(torch.autograd.grad(z.square().sum(), tensors), torch.autograd.grad(y.square().sum(), tensors)):
+        check_near(found, expected, 1e-4, "a gradient in a compiled network")
+
+
 def torch_modules():
     import ssm.torch
     torch.manual_seed(1)
@@ -556,6 +567,7 @@ def torch_modules():
     check(losses[-1] < losses[0], f"training: {losses[0]} to {losses[-1]}")
     if ON_GPU:
         on_a_stream(module, x.detach())
+        in_a_compiled_network(module, x.detach())
         return
     # after fork, as data loaders do
     context = multiprocessing.get_context("fork")
