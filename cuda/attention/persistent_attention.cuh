@@ -112,6 +112,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   grow_registers<Shape::many>();
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int own = static_cast<int>(threadIdx.x - 128) / 32 * 16;  // the warp's first query
+  const int own_group = alike_in_warp(own / 64 * 64);             // the warpgroup's
   const float scale = a.scale * kLog2E;
   const auto release = [&](SharedBarrier& empty) {
     if (lane == 0) arrive(empty);
@@ -127,10 +128,10 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     OnlineSoftmax<1, N> softmax;
     set_zero(sums);
     const int seen = before + own + 1;  // keys that the warp's first query sees
-    int first = (end - 1) / N * N;
+    int first = alike_in_warp((end - 1) / N * N);
     wait_for_phase(k_full[tile % Stages], tile / Stages);
     wait_for_phase(q_full, queries_before++);
-    multiply_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + tile % Stages * size);
+    multiply_transposed<Tiles, queries>(scores, q_tile, own_group, k_tiles + tile % Stages * size);
     release(k_empty[tile % Stages]);
     if (first == 0) release(q_empty);
     softmax.add_lazily(scores, scale, {seen - first, end - first});
@@ -139,7 +140,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     const auto step = [&](auto sees_all) {
       const unsigned last = tile % Stages, stage = ++tile % Stages, use = tile / Stages;
       wait_for_phase(k_full[stage], use);
-      begin_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + stage * size);
+      begin_transposed<Tiles, queries>(scores, q_tile, own_group, k_tiles + stage * size);
       begin_add<Tiles>(sums, weights, v_tiles + last * size);
       finish<Tiles, 1>(scores);
       release(k_empty[stage]);

@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   }
 
   grow_registers<Shape::many>();
-  const int group = static_cast<int>(threadIdx.x / 128) - 1;
+  const int group = alike_in_warp(static_cast<int>(threadIdx.x / 128) - 1);
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int own = static_cast<int>(threadIdx.x - 128) / 32 * 16;  // the warp's first query
   const float scale = a.scale * kLog2E;
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     const int seen = before + own + 1;  // keys that the warp's first query sees
     wait_for_phase(q_full[q_stage], queries_before / QueryStages);
     wait_for_phase(k_full[tile % Stages], tile / Stages);
-    multiply_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + tile % Stages * size);
+    multiply_transposed<Tiles, queries>(scores, q_tile, 64 * group, k_tiles + tile % Stages * size);
     release(k_empty[tile % Stages]);
     softmax.add(scores, scale, {seen, end});
     pack_sums<T>(weights, scores);
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
       const unsigned last = tile % Stages, stage = ++tile % Stages, use = tile / Stages;
       wait_for_phase(k_full[stage], use);
       wait_for_turn();
-      begin_transposed<Tiles, queries>(scores, q_tile, own, k_tiles + stage * size);
+      begin_transposed<Tiles, queries>(scores, q_tile, 64 * group, k_tiles + stage * size);
       begin_add<Tiles>(sums, weights, v_tiles + last * size);
       give_turn();
       finish<Tiles, 1>(scores);

@@ -140,6 +140,10 @@ __device__ void multiply_both_transposed(float (&c)[N][4], unsigned long long a,
 #undef SSM_ROWS
 #undef SSM_ROW
 
+/// A number that all lanes of a warp have, so that the compiler knows it: descriptions of matrices
+/// that follow from it stay in the registers that a warp shares, where products read them.
+__device__ inline int alike_in_warp(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 /// Before products whose registers were written, and behind them.
 __device__ inline void begin_products() {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
