@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention/warpgroup_tile.cuh"
+#include "ssm/backend/cuda/tiled_attention.hpp"
 
 namespace ssm::cuda::device {
 
@@ -21,7 +22,7 @@ struct GradientOperands {
         dq(operand(g.dq)),
         dk(operand(g.dk)),
         dv(operand(g.dv)),
-        query_numbers(reinterpret_cast<float2*>(workspace)),
+        query_numbers(workspace),
         sequences(g.forward, segments, cached),
         query_tiles(sequences, g.forward.q.extent(1), segments.offsets != nullptr, true,
                     g.forward.q.extent(2)),
@@ -37,15 +38,19 @@ struct GradientOperands {
     turns = reinterpret_cast<int*>(memory + tile_floats * turn_count);
   }
 
-  /// Of the queries of a head, from t on.
-  __device__ float2* numbers(Index b, Index h, Index t) const {
-    return query_numbers + (b * query_tiles.heads + h) * sequences.packing.length + t;
+  /// The first number of query t of a sequence and head; the second is two further.
+  __device__ float* numbers(const Sequence& sequence, Index h, Index t) const {
+    constexpr Index each = AttentionDqTiles::queries;
+    const Index tile = query_tiles.first_tile(sequence, h, each) + t / each;
+    return query_numbers + 2 * each * tile + t % each / 2 * 4 + t % 2;
   }
 
   Operand<const T, 4> q, k, v, y, dy;
   Operand<const float, 3> log_sum;
   Operand<T, 4> dq, dk, dv;
-  float2* query_numbers;  // [B, H, L]  log_sum to base 2, and dy·y
+  // By tiles of queries, of two each: log_sum to base 2 of both, then dy·y of both; 0 behind the
+  // last query of a sequence.
+  float* query_numbers;
   // Where tiles of keys add to dq: dq / scale by tiles of queries, in an order of its own, and how
   // many have added to each.
   float* dq_parts = nullptr;

@@ -311,6 +311,8 @@ struct AttentionTiles {
   SSM_HOST_DEVICE Index count(Index rows) const {
     return tiles(rows) * heads * (offsets != nullptr ? 1 : sequences);
   }
+  /// Tiles of heads that take turns.
+  SSM_HOST_DEVICE Index section(Index rows) const { return tiles(rows) * section_heads; }
   /// The number of a sequence's first tile, where they are counted in the order of rows.
   SSM_HOST_DEVICE Index first_tile(const Sequence& sequence, Index head, Index rows) const {
     if (offsets != nullptr) return head * tiles(rows) + sequence.begin / rows + sequence.row;

@@ -13,7 +13,7 @@ struct SpecializedGradient {
   using Tiles = WarpgroupTiles<Width>;
   using Square = WarpgroupTiles<64>;
   static constexpr int keys = 128, N = AttentionDqTiles::queries, threads = 384, stages = 2;
-  static constexpr int few = 24, many = 240;
+  static constexpr int few = 40, many = 232;
   static constexpr int tile_floats = N * Width;
   /// k and v; stages of q and dy; ds twice; a part of dq; query_numbers.
   static constexpr std::size_t bytes =
@@ -26,7 +26,9 @@ struct GradientMaps {
 };
 
 /// dk and dv of a tile of keys, and what it adds to dq. Tiles of keys add to a tile of queries in
-/// turn, the last keys first, as they reach it.
+/// turn, the last keys first, as they reach it: a block waits only for those before it. The last
+/// section of heads is turned around, so that no long walk is the last to begin: the first keys
+/// come first, and walk from the last queries on.
 template <class T, int Width>
 __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
     specialized_gradient_kernel(const __grid_constant__ GradientOperands<T> g,
@@ -44,21 +46,24 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
   T* const dy_tiles = q_tiles + Stages * size;
   T* const ds_tiles = dy_tiles + Stages * size;
   float* const dq_part = reinterpret_cast<float*>(ds_tiles + 2 * Square::size(Keys));
-  float* const numbers = dq_part + tile_floats;  // of a stage, [2, N]
+  float* const numbers = dq_part + tile_floats;  // of a stage, as query_numbers
   __shared__ SharedBarrier keys_full, q_full[Stages], q_empty[Stages], dy_full[Stages],
       dy_empty[Stages], dq_full[2], dq_empty;
   if (threadIdx.x == 0) {
     start(keys_full, 2), start(dq_empty, 1), start(dq_full[0], 8), start(dq_full[1], 8);
     for (int i = 0; i < Stages; ++i) {
-      start(q_full[i], 1 + 32), start(q_empty[i], 8);
+      start(q_full[i], 2), start(q_empty[i], 8);
       start(dy_full[i], 1), start(dy_empty[i], 8);
     }
     show_barriers();
   }
   __syncthreads();
 
-  // The last keys first: a block waits only for those before it.
-  const Index number = gridDim.x - 1 - blockIdx.x;
+  unsigned number = gridDim.x - 1 - blockIdx.x;
+  const auto section = static_cast<unsigned>(g.key_tiles.section(Keys));
+  const unsigned turned = section < gridDim.x ? section : gridDim.x;
+  const bool is_turned = number < turned;
+  if (is_turned) number = turned - 1 - number;
   const AttentionRows rows = g.key_tiles.at(number, Keys, g.sequences.packing);
   if (rows.count <= 0) return;
   const Sequence& sequence = rows.sequence;
@@ -70,6 +75,10 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
   const int last_seen = cached + queries - first_key;
   const int seen = last_seen < rows.count ? last_seen : rows.count;
   const int begin = seen <= 0 ? queries : first_key > cached ? (first_key - cached) / N * N : 0;
+  const auto steps = static_cast<unsigned>(alike_in_warp((queries - begin + N - 1) / N));
+  const auto first_query = [&](unsigned step) {
+    return begin + N * static_cast<int>(is_turned ? steps - 1 - step : step);
+  };
 
   if (threadIdx.x < 128) {
     shrink_registers<Shape::few>();
@@ -87,19 +96,13 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
                                            g.width);
       const TileCopier<Tiles, N, T> next_dy(maps.dy, b, t0, h, &g.dy(b, t0, h, 0), g.dy.strides[1],
                                             g.width);
-      const float* const from = reinterpret_cast<const float*>(g.numbers(b, h, t0));
-      unsigned step = 0;
-      for (int first = begin; first < queries; first += N, ++step) {
+      for (unsigned step = 0; step < steps; ++step) {
         const unsigned stage = step % Stages, use = step / Stages;
-        const int count = queries - first;
+        const int first = first_query(step), count = queries - first;
         if (use > 0) wait_for_phase(q_empty[stage], use - 1);
-        float* const to = numbers + stage * 2 * N;
-#pragma unroll
-        for (int row = static_cast<int>(threadIdx.x); row < N; row += 32)
-#pragma unroll
-          for (int i = 0; i < 2; ++i)
-            copy_number_or_zero(to + i * N + row, from + 2 * (first + row) + i, row < count);
-        arrive_with_copies(q_full[stage]);
+        if (threadIdx.x == 0)
+          copy_bulk(numbers + stage * 2 * N, g.numbers(sequence, h, first), 2 * N * sizeof(float),
+                    q_full[stage]);
         next_q.copy(q_tiles + stage * size, first, count, only_queries, q_full[stage]);
         if (use > 0) wait_for_phase(dy_empty[stage], use - 1);
         next_dy.copy(dy_tiles + stage * size, first, count, only_queries, dy_full[stage]);
@@ -109,12 +112,11 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
       const unsigned writer = threadIdx.x / 32 - 2;
       const int own = first_key / Keys, last = (cached + queries - 1) / Keys;
       const Index tile0 = g.query_tiles.first_tile(sequence, h, N);
-      unsigned step = 0;
-      for (int first = begin; first < queries; first += N, ++step) {
-        if (step % 2 != writer) continue;
+      for (unsigned step = writer; step < steps; step += 2) {
+        const int first = first_query(step);
         const Index tile = tile0 + first / N;
         const int latest = (cached + first + N - 1) / Keys;
-        const int turn = (latest < last ? latest : last) - own;
+        const int turn = is_turned ? own : (latest < last ? latest : last) - own;
         float* const to = g.dq_parts + tile * tile_floats;
         wait_for_phase(dq_full[writer], step / 2);
         if (turn == 0) {
@@ -133,8 +135,8 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
   }
 
   grow_registers<Shape::many>();
-  const int thread = static_cast<int>(threadIdx.x) - 128, lane = thread % 32, group = thread / 128;
-  const int own = thread / 32 * 16;
+  const int thread = static_cast<int>(threadIdx.x) - 128, lane = thread % 32;
+  const int group = alike_in_warp(thread / 128), own = thread / 32 * 16;
   const int first_own = first_key + own - cached;  // the first query that sees the first own key
   const float scale = g.scale * kLog2E;
   const auto release = [&](SharedBarrier& empty) {
@@ -144,24 +146,24 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
   set_zero(dk_sums);
   set_zero(dv_sums);
   wait_for_phase(keys_full, 0);
-  unsigned step = 0;
   // Scores are made a step ahead, while what the step before adds to dq is written.
   float scores[1][N / 8][4];
-  if (begin < queries) wait_for_phase(q_full[0], 0);
-  begin_transposed<Tiles, Keys>(scores, k_tile, own, q_tiles);
+  if (steps > 0) wait_for_phase(q_full[0], 0);
+  begin_transposed<Tiles, Keys>(scores, k_tile, 64 * group, q_tiles);
   finish<Tiles, 0>(scores);
-  for (int first = begin; first < queries; first += N, ++step) {
+  for (unsigned step = 0; step < steps; ++step) {
     const unsigned stage = step % Stages, use = step / Stages;
+    const int first = first_query(step);
     T* const q_tile = q_tiles + stage * size;
     T* const dy_tile = dy_tiles + stage * size;
     T* const ds_tile = ds_tiles + step % 2 * Square::size(Keys);
     float toward[1][N / 8][4];
     wait_for_phase(dy_full[stage], use);
-    begin_transposed<Tiles, Keys>(toward, v_tile, own, dy_tile);
+    begin_transposed<Tiles, Keys>(toward, v_tile, 64 * group, dy_tile);
     // Scores become weights; where queries do not see keys, 0.
     const auto number = [&](int which, int n) {
-      return *reinterpret_cast<const float2*>(numbers + (stage * 2 + which) * N + 8 * n +
-                                              lane % 4 * 2);
+      return *reinterpret_cast<const float2*>(numbers + stage * 2 * N + 16 * n + lane % 4 * 4 +
+                                              2 * which);
     };
 #pragma unroll
     for (int n = 0; n < N / 8; ++n) {
@@ -208,8 +210,8 @@ __global__ void __launch_bounds__(SpecializedGradient<Width>::threads, 1)
     release(dy_empty[stage]);
     release(q_empty[stage]);
     const unsigned next = (step + 1) % Stages;  // behind the last, scores that nothing reads
-    if (first + N < queries) wait_for_phase(q_full[next], (step + 1) / Stages);
-    begin_transposed<Tiles, Keys>(scores, k_tile, own, q_tiles + next * size);
+    if (step + 1 < steps) wait_for_phase(q_full[next], (step + 1) / Stages);
+    begin_transposed<Tiles, Keys>(scores, k_tile, 64 * group, q_tiles + next * size);
     finish<Tiles, 1>(dq_sums);
     if (step > 0) wait_for_phase(dq_empty, step - 1);
     float4* const to =

@@ -28,7 +28,16 @@ struct QueryNumbers {
     const unsigned lanes = 0xffu << (threadIdx.x % 32 / 8 * 8);  // those of this query
 #pragma unroll
     for (int step = 4; step > 0; step /= 2) sum += __shfl_xor_sync(lanes, sum, step);
-    if (lane == 0) *g.numbers(b, h, t) = {g.log_sum(b, t, h) * kLog2E, sum};
+    if (lane != 0) return;
+    const Sequence sequence = g.sequences.packing.sequence_with(b, t);
+    const auto write = [&](Index place, float first, float second) {
+      float* const to = g.numbers(sequence, h, place);
+      to[0] = first, to[2] = second;
+    };
+    const Index own = t - sequence.begin;
+    write(own, g.log_sum(b, t, h) * kLog2E, sum);
+    if (t + 1 == sequence.end)
+      for (Index i = own + 1; i % AttentionDqTiles::queries != 0; ++i) write(i, 0, 0);
   }
   GradientOperands<T> g;
   Index queries;  // of all heads
@@ -91,7 +100,11 @@ __global__ void __launch_bounds__(Shape::threads, Shape::Blocks)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int t = own + 16 * m + 8 * i + lane / 4;
-      numbers[m][i] = t < rows.count ? *g.numbers(b, h, t0 + t) : float2{0, 0};
+      numbers[m][i] = {0, 0};
+      if (t < rows.count) {
+        const float* const from = g.numbers(rows.sequence, h, rows.first + t);
+        numbers[m][i] = {from[0], from[2]};
+      }
     }
 
   T* k_tile = key_tiles;
@@ -158,6 +171,7 @@ __global__ void __launch_bounds__(Shape::threads, 1)
     key_gradient_kernel(const GradientOperands<T> g) {
   using Tiles = typename Shape::Tiles;
   constexpr int Width = Shape::Width, N = Shape::N, threads = Shape::threads;
+  static_assert(AttentionDqTiles::queries % N == 0);  // behind the last query are numbers, too
   constexpr int query_size = Tiles::size(N);
   extern __shared__ __align__(1024) unsigned char shared[];
   T* const k_tile = reinterpret_cast<T*>(shared);
@@ -193,17 +207,15 @@ __global__ void __launch_bounds__(Shape::threads, 1)
   const Index t0 = sequence.begin + begin;
   TileLoader<Tiles, N, threads, T> next_q(&g.q(b, t0, h, 0), g.q.strides[1], g.width);
   TileLoader<Tiles, N, threads, T> next_dy(&g.dy(b, t0, h, 0), g.dy.strides[1], g.width);
-  const float2* const numbers = g.numbers(b, h, sequence.begin);
   const auto load_next = [&](int buffer, int first) {
     next_q.load(query_tiles + 2 * buffer * query_size, queries - first);
     next_dy.load(query_tiles + (2 * buffer + 1) * query_size, queries - first);
     const int row = static_cast<int>(threadIdx.x);
     if (row < N) {
-      float2* const to = query_numbers + buffer * N + row;
-      if (first + row < queries)
-        copy_complex_async(to, numbers + first + row);
-      else
-        *to = {0, 0};
+      float* const to = reinterpret_cast<float*>(query_numbers + buffer * N + row);
+      const float* const from = g.numbers(sequence, h, first + row);
+      copy_number_or_zero(to, from, true);
+      copy_number_or_zero(to + 1, from + 2, true);
     }
   };
   if (begin < queries) load_next(0, begin);

@@ -47,12 +47,6 @@ __device__ inline void wait_for_phase(SharedBarrier& barrier, unsigned phase) {
       "r"(phase & 1)
       : "memory");
 }
-/// Arrives when what this thread has begun to copy with copy_async is there.
-__device__ inline void arrive_with_copies(SharedBarrier& barrier) {
-  asm volatile(
-      "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&barrier))
-      : "memory");
-}
 /// The block's barrier `Number`, for `threads` of it: those that wait and those that only arrive.
 __device__ inline void meet(int number, int threads) {
   asm volatile("bar.sync %0,%1;" ::"r"(number), "r"(threads) : "memory");
@@ -61,6 +55,18 @@ __device__ inline void announce(int number, int threads) {
   asm volatile("bar.arrive %0,%1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+/// Begins to copy to shared memory, by one thread: arrives, and the barrier's phase waits for the
+/// bytes. 16 divides their number and addresses.
+__device__ inline void copy_bulk(void* to, const void* from, int bytes, SharedBarrier& full) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(shared_address(&full)),
+               "r"(bytes)
+               : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1],%2,[%3];" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(&full))
+      : "memory");
+}
 /// Adds to, or writes, numbers in memory from shared memory that show_copies was called for; 16
 /// bytes divide their number and addresses. By one thread; finish_bulk_copies waits for the end.
 __device__ inline void add_bulk(float* to, const float* from, int bytes) {

@@ -78,22 +78,27 @@ bool may_add_to_dq(const ssm::Attention<T, Space>& a) {
   const Index width = a.q.extent(3);
   return width <= 128 && (width > 64 || (width > 32 && mean_queries(a) >= 3072));
 }
-/// Floats of workspace of tiled_attention_backward for numbers of each query.
+/// Tiles of queries of all heads, at most.
+template <class T, class Space>
+Index attention_query_tiles(const ssm::Attention<T, Space>& a) {
+  constexpr Index each = AttentionDqTiles::queries;
+  const Index length = a.q.extent(1);
+  return a.q.extent(2) * (a.segments.empty()
+                              ? a.q.extent(0) * ((length + each - 1) / each)
+                              : length / each + static_cast<Index>(a.segments.size()) - 1);
+}
+/// Floats of workspace of tiled_attention_backward for two numbers of each query.
 template <class T, class Space>
 Index attention_query_scratch(const ssm::Attention<T, Space>& a) {
-  return (2 * a.q.extent(0) * a.q.extent(1) * a.q.extent(2) + 3) / 4 * 4;
+  return 2 * AttentionDqTiles::queries * attention_query_tiles(a);
 }
 /// Floats of workspace of tiled_attention_backward.
 template <class T, class Space>
 Index tiled_attention_backward_scratch(const ssm::Attention<T, Space>& a) {
-  constexpr Index each = AttentionDqTiles::queries;
-  const Index numbers = attention_query_scratch(a), length = a.q.extent(1);
+  const Index numbers = attention_query_scratch(a);
   if (!may_add_to_dq(a)) return numbers;
-  const Index tiles = a.segments.empty()
-                          ? a.q.extent(0) * ((length + each - 1) / each)
-                          : length / each + static_cast<Index>(a.segments.size()) - 1;
-  const Index floats = each * AttentionDqTiles::channels(a.q.extent(3));
-  return numbers + tiles * a.q.extent(2) * (floats + 1);  // and a number of the turn
+  const Index floats = AttentionDqTiles::queries * AttentionDqTiles::channels(a.q.extent(3));
+  return numbers + attention_query_tiles(a) * (floats + 1);  // and a number of the turn
 }
 /// The gradient of the same. Weights and gradients of scores are rounded to T before they meet
 /// the next operand. Every sum has one order. Scores are computed twice: a block with a tile of
