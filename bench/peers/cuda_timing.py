@@ -14,13 +14,23 @@ def seconds_of(call):
     return time.perf_counter() - start
 
 
+def queueing_seconds(call):
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return seconds
+
+
 def milliseconds(call, rounds=9, least=0.01, waits=True):
     """Of a call on the device: a round is as many calls as take `least` seconds. Where it waits, they are queued behind a
-    kernel that does nothing for long enough, so that what the host needs to queue them does not count."""
+    kernel that does nothing while the host queues them, so that this does not count; no longer, as a device that rests
+    between rounds runs at a higher clock than one that works all the time."""
     for _ in range(3):
         call()
     calls = max(1, min(100, int(2 * least / max(1e-6, seconds_of(lambda: (call(), call()))))))
-    wait = int(2.5e9 * min(0.2, max(2e-4, seconds_of(lambda: [call() for _ in range(calls)]))))  # clocks
+    wait = int(2.5e9 * min(0.2, max(2e-4, queueing_seconds(lambda: [call() for _ in range(calls)]))))  # clocks
     times = []
     for _ in range(rounds):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
