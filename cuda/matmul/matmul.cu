@@ -352,7 +352,9 @@ void weight_gradient(MatmulLibrary& library, const ssm::WeightGradient<T, CudaSp
     throw ShapeError("weight_gradient", "dweight", "must have contiguous rows");
   using W = Wide<T>;
   const Rows<W> target{a.dweight.data(), a.dweight.stride(0)};
-  product(library, operands, scratch, target, Rows<const W>{target.data, target.step}, stream);
+  Rows<const W> added;
+  if (a.accumulate) added = {target.data, target.step};
+  product(library, operands, scratch, target, added, stream);
 }
 
 #define SSM_INSTANTIATE(T)                                                                         \

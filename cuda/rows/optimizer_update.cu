@@ -10,7 +10,9 @@ namespace {
 /// One tensor of an update.
 template <class T>
 struct AdamWTensor {
-  explicit AdamWTensor(const ssm::AdamWUpdate<T, CudaSpace>& a)
+  /// factor   what gradients are multiplied by, NaN where nothing is to be changed; null is
+  ///          a.gradient_scale
+  AdamWTensor(const ssm::AdamWUpdate<T, CudaSpace>& a, const T* factor)
       : parameter(operand(a.parameter)),
         first_moment(operand(a.first_moment)),
         second_moment(operand(a.second_moment)),
@@ -20,6 +22,7 @@ struct AdamWTensor {
         rounded_f16(operand(a.rounded_f16)),
         runs(row_runs<pack_size<T>>(a.parameter.extent(0), a.parameter, a.gradient, a.first_moment,
                                     a.second_moment, a.copied)),
+        factor(factor),
         gradient_scale(static_cast<T>(a.gradient_scale)),
         beta1(static_cast<T>(a.beta1)),
         beta2(static_cast<T>(a.beta2)),
@@ -45,9 +48,11 @@ struct AdamWTensor {
     read_neighbors(&first_moment(i), first_moment.strides[0], count, m);
     read_neighbors(&second_moment(i), second_moment.strides[0], count, v);
     read_neighbors(&parameter(i), parameter.strides[0], count, p);
+    const T scale = factor == nullptr ? gradient_scale : *factor;
+    if (std::isnan(scale)) return;
     SSM_UNROLL
     for (int k = 0; k < size; ++k) {
-      const T scaled = gradient_scale * g[k];
+      const T scaled = scale * g[k];
       m[k] = beta1 * m[k] + share1 * scaled;
       v[k] = beta2 * v[k] + share2 * scaled * scaled;
       p[k] = p[k] - decay * p[k] - rate * m[k] / (std::sqrt(v[k]) * root_correction + eps);
@@ -87,8 +92,40 @@ struct AdamWTensor {
   Operand<BFloat16, 1> rounded_bf16;
   Operand<Float16, 1> rounded_f16;
   RowRuns<pack_size<T>> runs{};
+  const T* factor = nullptr;
   T gradient_scale{}, beta1{}, beta2{}, share1{}, share2{}, decay{}, eps{}, rate{},
       root_correction{};
+};
+
+/// What an update multiplies gradients by.
+template <class T>
+struct ClippedScale {
+  SSM_DEVICE void operator()(Index) const {
+    const double root = squares == nullptr ? 0.0 : std::sqrt(*squares);
+    bool is_finite = gradient_scale * root < INFINITY;
+    for (Index i = 0; i < count; ++i) is_finite = is_finite && std::abs(losses(i)) < INFINITY;
+    *factor = is_finite ? static_cast<T>(clipped_scale(gradient_scale, clip_norm, root))
+                        : static_cast<T>(NAN);
+  }
+
+  /// Whether an update asks for it.
+  template <class Update>
+  static bool is_for(const Update& a) {
+    return bool{a.squares} || bool{a.losses};
+  }
+  /// Whether another one's is the same.
+  template <class Update>
+  static bool is_shared(const Update& a, const Update& b) {
+    return a.squares.data() == b.squares.data() && a.losses.data() == b.losses.data() &&
+           a.losses.extents() == b.losses.extents() && a.losses.strides() == b.losses.strides() &&
+           a.gradient_scale == b.gradient_scale && a.clip_norm == b.clip_norm;
+  }
+
+  const double* squares;
+  Operand<const T, 1> losses;
+  Index count;
+  double gradient_scale, clip_norm;
+  T* factor;
 };
 
 /// One tensor whose squares are added.
@@ -96,7 +133,6 @@ template <class T>
 struct SquaresTensor {
   explicit SquaresTensor(const ssm::SumOfSquares<T, CudaSpace>& a)
       : x(operand(a.x)),
-        sum(a.sum.data()),
         count(a.x.extent(0)),
         slices(squares_slices(count)),
         is_packed(has_packs(a.x)) {}
@@ -134,7 +170,6 @@ struct SquaresTensor {
   }
 
   Operand<const T, 1> x;
-  double* sum = nullptr;
   Index count = 0;
   SumSlices slices{};
   bool is_packed = false;
@@ -149,51 +184,44 @@ struct SquaresOfSlice {
   List list;
   double* partial;
 };
-/// Adds the slices of each tensor, a warp those of one, and then the tensors of a sum in order.
-template <class List>
 struct AddSquares {
   template <class BlockLanes>
   SSM_DEVICE void operator()(Index, BlockLanes lanes) const {
-    struct Total {
-      double* sum;
-      double squares;
-    };
-    Total* const totals = lanes.template shared<Total, static_cast<int>(List::capacity)>();
-    for (Index tensor = lanes.warp(); tensor < list.count; tensor += BlockLanes::warps) {
-      const double* const first = partial + list.first[tensor];
-      const double squares = Lanes().sum(list.first[tensor + 1] - list.first[tensor],
-                                         [&](Index slice) { return first[slice]; });
-      if (Lanes().first()) totals[tensor] = {list.entries[tensor].sum, squares};
-    }
-    lanes.wait();
-    if (!lanes.first()) return;
-    double* target = nullptr;
-    double total = 0;
-    for (int tensor = 0; tensor < list.count; ++tensor) {
-      const auto [sum, squares] = totals[tensor];
-      if (sum != target) {
-        if (target != nullptr) *target = total;
-        target = sum, total = *sum;
-      }
-      total += squares;
-    }
-    if (target != nullptr) *target = total;
+    double own = 0;
+    for (Index i = lanes.index(); i < count; i += BlockLanes::count) own += partial[i];
+    const double total = lanes.total(own);
+    if (lanes.first()) *sum += total;
   }
-  List list;
   const double* partial;
+  Index count;
+  double* sum;
 };
 
 }  // namespace
 }  // namespace device
 
 template <class T>
-void adamw_update(std::span<const ssm::AdamWUpdate<T, CudaSpace>> tensors, Stream stream) {
+void adamw_update(std::span<const ssm::AdamWUpdate<T, CudaSpace>> tensors, T* factors,
+                  Stream stream) {
   using namespace device;
   using List = TensorList<AdamWTensor<T>>;
+  const ssm::AdamWUpdate<T, CudaSpace>* before = nullptr;
+  T* factor = nullptr;  // of the tensor before
   for_each_list<List>(
       tensors,
-      [](List& list, const auto& a) {
-        const AdamWTensor<T> tensor(a);
+      [&](List& list, const auto& a) {
+        const bool is_own = before == nullptr || !ClippedScale<T>::is_shared(a, *before);
+        if (is_own) factor = ClippedScale<T>::is_for(a) ? factors++ : nullptr;
+        if (is_own && factor != nullptr)
+          for_each_index(Index{1}, stream, "adamw_update",
+                         ClippedScale<T>{.squares = a.squares.data(),
+                                         .losses = operand(a.losses),
+                                         .count = a.losses ? a.losses.extent(0) : 0,
+                                         .gradient_scale = a.gradient_scale,
+                                         .clip_norm = a.squares ? a.clip_norm : 0,
+                                         .factor = factor});
+        before = &a;
+        const AdamWTensor<T> tensor(a, factor);
         list.add(tensor, tensor.runs.count());
       },
       [&](const List& list) {
@@ -205,8 +233,8 @@ void adamw_update(std::span<const ssm::AdamWUpdate<T, CudaSpace>> tensors, Strea
 }
 
 template <class T>
-void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors, double* partial,
-                    Stream stream) {
+void squares_of_slices(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors, double* partial,
+                       Stream stream) {
   using namespace device;
   using List = TensorList<SquaresTensor<T>>;
   for_each_list<List>(
@@ -217,15 +245,20 @@ void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors, do
       },
       [&](const List& list) {
         for_each_row(list.units(), stream, "sum_of_squares", SquaresOfSlice<List>{list, partial});
-        for_each_block<512>(Index{1}, stream, "sum_of_squares", AddSquares<List>{list, partial});
+        partial += list.units();
       });
 }
 
-#define SSM_INSTANTIATE(T)                                                                       \
-  template SSM_CUDA_API void adamw_update<T>(std::span<const ssm::AdamWUpdate<T, CudaSpace>>,    \
-                                             Stream);                                            \
-  template SSM_CUDA_API void sum_of_squares<T>(std::span<const ssm::SumOfSquares<T, CudaSpace>>, \
-                                               double*, Stream);
+void add_squares(const double* partial, Index count, double* sum, Stream stream) {
+  device::for_each_block<512>(Index{1}, stream, "sum_of_squares",
+                              device::AddSquares{partial, count, sum});
+}
+
+#define SSM_INSTANTIATE(T)                                                                        \
+  template SSM_CUDA_API void adamw_update<T>(std::span<const ssm::AdamWUpdate<T, CudaSpace>>, T*, \
+                                             Stream);                                             \
+  template SSM_CUDA_API void squares_of_slices<T>(                                                \
+      std::span<const ssm::SumOfSquares<T, CudaSpace>>, double*, Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
 #undef SSM_INSTANTIATE

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ssm/op/normalized_matmul.hpp"
+#include "support/in_double.hpp"
 #include "support/primitive_laws.hpp"
 
 namespace ssm::test {
@@ -93,15 +94,6 @@ struct Run : OperandRun<Matmul<T, HostSpace>, NoGradient> {
   bool has_contiguous_rows;
 };
 
-/// The same numbers in double.
-template <class V>
-auto in_double(const V& numbers) {
-  DynamicTensor<double, V::rank()> copied;
-  if (!numbers) return copied;
-  copied.reset(DynamicExtents<V::rank()>(numbers.extents()));
-  for_each_index(copied, [&](auto... i) { copied(i...) = scalar_cast<double>(numbers(i...)); });
-  return copied;
-}
 /// b, in whichever form it is.
 template <class T>
 auto b_in_double(const Matmul<T, HostSpace>& call) {
@@ -620,56 +612,6 @@ TEST_CASE("a norm far from zero loses no digits on the way to a product") {
     near.evaluate(ctx);
     CHECK(difference(far.forward.c, near.forward.c) < tolerance<float>.value);
   });
-}
-
-struct GradientCase {
-  Index rows = 1;
-  Index columns = 9;
-  bool bias = true;
-  Layout layout = Layout::rows;
-};
-
-template <class T>
-struct GradientRun : OperandRun<WeightGradient<T, HostSpace>, NoGradient> {
-  GradientRun(const GradientCase& test, Layout layout)
-      : GradientRun::OperandRun({{'M', test.rows}, {'N', test.columns}, {'K', 17}}, Layout::rows,
-                                {}, left_out({{"dbias", test.bias}})) {
-    this->lay_out(this->forward.dy, layout);
-    this->lay_out(this->forward.x, layout);
-  }
-  void evaluate(auto& ctx) { weight_gradient(ctx, this->forward); }
-  template <class B>
-  static constexpr bool exists = HasMatmul<B, T>;
-};
-
-TEST_CASE_TEMPLATE("gradients of weights are added to, of half types as sums in float", T, float,
-                   double, BFloat16, Float16) {
-  constexpr GradientCase cases[] = {{.rows = 0},
-                                    {.rows = 1},
-                                    {.rows = 1, .bias = false},
-                                    {.rows = 300, .bias = false},
-                                    {.rows = 300},
-                                    {.rows = 64, .columns = 264},
-                                    {.rows = 201, .columns = 65}};
-  for (const GradientCase& test : cases) {
-    CAPTURE(describe(test));
-    const GradientRun<T> start(test, Layout::rows);
-    const auto& g = start.forward;
-    const auto dy = in_double(g.dy), x = in_double(g.x);
-    auto dweight = in_double(g.dweight);
-    auto dbias = in_double(g.dbias);
-    Context<Reference> reference;
-    weight_gradient(reference, WeightGradient<double, HostSpace>{
-                                   .dy = dy, .x = x, .dweight = dweight, .dbias = dbias});
-    on_every_backend<GradientRun<T>>([&](auto& ctx) {
-      for (const Layout layout : all_layouts) {
-        GradientRun<T> actual(test, layout);
-        actual.evaluate(ctx);
-        CHECK(difference(actual.forward.dweight, dweight) < tolerance<Wide<T>>.value);
-        if (test.bias) CHECK(difference(actual.forward.dbias, dbias) < tolerance<Wide<T>>.value);
-      }
-    });
-  }
 }
 
 #ifdef SSM_TEST_ON_CUDA

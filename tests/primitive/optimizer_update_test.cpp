@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,7 +25,7 @@ struct Run : OperandRun<AdamWUpdate<T, HostSpace>, NoGradient> {
   using Test = Case;
   Run(const Case& test, Layout layout)
       : Run::OperandRun({{'N', test.length}}, layout, {},
-                        {"copied", "rounded_bf16", "rounded_f16"}) {
+                        {"copied", "rounded_bf16", "rounded_f16", "squares", "losses"}) {
     auto& a = this->forward;
     a.rate = 1e-2;
     a.weight_decay = 0.1;
@@ -84,6 +85,72 @@ TEST_CASE("the first step without eps moves every element by the rate, whatever 
   });
 }
 
+/// Two updates of one tensor: one that finds its factor in `squares`, one that is told.
+template <class T>
+struct Clipped {
+  Run<T> found{{}, Layout::rows}, told{{}, Layout::rows};
+  DynamicTensor<double, 1> squares{DynamicExtents<1>(1)};
+  DynamicTensor<T, 1> losses{DynamicExtents<1>(3)};
+
+  Clipped(double sum, double clip_norm) {
+    fill(squares.view(), sum);
+    fill(losses.view(), 2);
+    found.forward.squares = squares;
+    found.forward.losses = losses;
+    found.forward.clip_norm = clip_norm;
+  }
+  void evaluate(auto& ctx) {
+    adamw_update(ctx, found.forward);
+    adamw_update(ctx, told.forward);
+  }
+  double difference_of_all() const {
+    const auto &a = found.forward, &b = told.forward;
+    return difference(a.parameter, b.parameter) + difference(a.first_moment, b.first_moment) +
+           difference(a.second_moment, b.second_moment);
+  }
+};
+
+TEST_CASE_TEMPLATE("gradients are clipped by the norm of all of them", T, float, double) {
+  on_each_backend<Run<T>>([](auto& ctx) {
+    Clipped<T> above(100, 2), below(100, 5.5), off(100, 0);
+    above.told.forward.gradient_scale = 0.5 * (2 / (5 + 1e-6));  // of 0.5 · √100
+    for (auto* one : {&above, &below, &off}) {
+      one->evaluate(ctx);
+      CHECK(one->difference_of_all() == 0);
+    }
+  });
+}
+
+TEST_CASE_TEMPLATE("nothing is changed where the norm or a loss is not finite", T, float, double) {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  on_each_backend<Run<T>>([](auto& ctx) {
+    const auto changes_nothing = [&](Clipped<T>& one) {
+      adamw_update(ctx, one.found.forward);
+      const Run<T> before({}, Layout::rows);
+      CHECK(difference(one.found.forward.parameter, before.forward.parameter) == 0);
+      for (Index i = 0; i < one.found.forward.parameter.extent(0); ++i) {
+        CHECK(one.found.forward.first_moment(i) == 0);
+        CHECK(one.found.forward.second_moment(i) == 0);
+      }
+    };
+    for (const double sum : {inf, nan}) {
+      Clipped<T> one(sum, 1);
+      changes_nothing(one);
+      one.found.forward.clip_norm = 0;
+      changes_nothing(one);
+    }
+    for (const double loss : {inf, -inf, nan})
+      for (Index i = 0; i < 3; ++i) {
+        Clipped<T> one(100, 1);
+        one.losses(i) = static_cast<T>(loss);
+        changes_nothing(one);
+        one.found.forward.squares = {};
+        changes_nothing(one);
+      }
+  });
+}
+
 TEST_CASE("moments of another length are named") {
   Context<Reference> ctx;
   Run<double> call({.length = 3}, Layout::rows);
@@ -106,15 +173,18 @@ struct ManyRun {
   std::vector<std::unique_ptr<Run<T>>> runs;
   std::vector<AdamWUpdate<T, HostSpace>> updates;
   std::vector<SumOfSquares<T, HostSpace>> squares;
-  DynamicTensor<double, 1> sum{DynamicExtents<1>(1)};
+  DynamicTensor<double, 1> sum{DynamicExtents<1>(1)}, norm{DynamicExtents<1>(1)};
 
   explicit ManyRun(Index count) {
     fill(sum.view(), 0.25);
+    fill(norm.view(), 9);
     for (Index i = 0; i < count; ++i) {
       const Layout layout = i % 3 == 2 ? Layout::gaps : Layout::rows;
       auto& run =
           *runs.emplace_back(std::make_unique<Run<T>>(Case{.length = lengths[i % 9]}, layout));
       run.forward.rate = 1e-3 * static_cast<double>(i + 1);
+      if (i % 16 > 5) run.forward.squares = norm;
+      run.forward.clip_norm = i % 32 < 16 ? 1 : 0.5;
       updates.push_back(run.forward);
       squares.push_back({.x = run.forward.gradient, .sum = sum});
     }

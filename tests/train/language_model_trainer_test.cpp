@@ -99,6 +99,60 @@ TEST_CASE("parts of a loss are as large as they may be, and nearly alike") {
   CHECK(Loss::rows_for(0, 8, 1) == 0);
 }
 
+TEST_CASE("gradients start at zero whatever is in their memory") {
+  Run run;
+  run.update(0);
+  const auto expected = copy_of(run.trainer.gradients(), run.model.layer);
+  auto gradients = run.model.layer.zero_parameters<double>(run.ctx);
+  const auto for_each_number = [&](const auto& visit) {
+    for_each_parameter(
+        [&](const ParameterSpec&, auto& tensor) {
+          for (Index i = 0; i < tensor.size(); ++i) visit(tensor.data()[i]);
+        },
+        gradients);
+  };
+  for (const bool reaches : {false, true}) {
+    for_each_number([](double& x) { x = std::numeric_limits<double>::quiet_NaN(); });
+    set_zero(run.ctx, gradients, true);
+    UnwrittenGradients pass(run.ctx, gradients);
+    if (reaches) {
+      DynamicTensor<Token, 2> tokens({2, 9}), targets({2, 9});
+      run.streams.fill(0, 0, tokens, targets);
+      DynamicTensor<double, 3> logits({2, 9, run.model.layer.padded_vocabulary()});
+      auto tape = run.model.layer.make_tape<double>();
+      run.model.layer.forward(run.ctx, run.model.parameters, tokens, logits, tape);
+      DynamicTensor<double, 1> loss({1});
+      cross_entropy(run.ctx, CrossEntropy<double, HostSpace>{.logits = as_rows(logits.view()),
+                                                             .targets = targets.flatten(),
+                                                             .loss = loss,
+                                                             .dlogits = as_rows(logits.view())});
+      run.model.layer.backward(run.ctx, run.model.parameters, tape, logits, gradients);
+    }
+    pass.finish();
+    if (reaches)
+      CHECK(distance(gradients, expected) <= tolerance<double>.value);
+    else
+      for_each_number([](double x) { CHECK(x == 0); });
+  }
+}
+
+TEST_CASE("a loss that is not finite changes nothing") {
+  for (const Index accumulation : {1, 2}) {
+    Run run({.batch = 2, .accumulation = accumulation, .optimizer = {.clip_norm = 1}});
+    run.update();
+    const auto moments = copy_of(run.trainer.optimizer().first_moment(), run.model.layer);
+    run.model.parameters.norm.bias(0) = std::numeric_limits<double>::infinity();
+    const auto before = copy_of(run.model.parameters, run.model.layer);
+    CHECK_FALSE(std::isfinite(run.update().loss));
+    CHECK(run.trainer.step() == 1);
+    CHECK(distance(run.trainer.optimizer().first_moment(), moments) == 0);
+    run.model.parameters.norm.bias(0) = before.norm.bias(1);
+    auto expected = copy_of(before, run.model.layer);
+    expected.norm.bias(0) = before.norm.bias(1);
+    CHECK(distance(run.model.parameters, expected) == 0);
+  }
+}
+
 /// The loss of windows first … last of every stream, each stream read in one piece.
 double loss_of_pieces(const Run& run, Index first, Index last) {
   Context<Reference> ctx;

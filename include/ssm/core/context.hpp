@@ -12,6 +12,7 @@
 namespace ssm {
 
 class GradientListener;
+class UnwrittenTensors;
 
 /// A policy type: where its tensors live, what it needs at run time, and one static function per
 /// primitive it has.
@@ -53,6 +54,10 @@ class Context {
   GradientListener* gradient_listener() const { return listener_; }
   void set_gradient_listener(GradientListener* listener) { listener_ = listener; }
 
+  /// Gradients that a pass need not add to (core/unwritten.hpp); null is none.
+  UnwrittenTensors* unwritten() const { return unwritten_; }
+  void set_unwritten(UnwrittenTensors* tensors) { unwritten_ = tensors; }
+
  private:
   template <class>
   friend class SequenceCutScope;
@@ -60,6 +65,7 @@ class Context {
   Workspace<Space> workspace_;
   const SequenceCut* cut_ = nullptr;
   GradientListener* listener_ = nullptr;
+  UnwrittenTensors* unwritten_ = nullptr;
 };
 
 /// Whether a backend queues its calls on a stream of a device.

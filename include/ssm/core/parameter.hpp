@@ -19,8 +19,10 @@ struct ParameterSpec {
   std::string name;
   ParameterRole role = ParameterRole::weight;
   bool weight_decay = true;  // false: SSM dynamics, never decayed, whatever the optimizer's setting
-  bool own_learning_rate = false;    // true: the optimizer's rate for SSM dynamics applies
-  bool transposed_in_files = false;  // true: a matrix whose files hold it with its axes exchanged
+  bool own_learning_rate = false;     // true: the optimizer's rate for SSM dynamics applies
+  bool gradient_by_products = false;  // true: nothing adds to its gradient but weight_gradient,
+                                      // matmul and embedding_backward (core/unwritten.hpp)
+  bool transposed_in_files = false;   // true: a matrix whose files hold it with its axes exchanged
 };
 
 /// A tensor of a parameter struct with the axes that its files have.

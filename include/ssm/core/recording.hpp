@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
+#include <memory>
+#include <span>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "ssm/core/context.hpp"
 #include "ssm/core/error.hpp"
+#include "ssm/core/tensor_view.hpp"
 
 namespace ssm {
 
@@ -49,6 +54,41 @@ using RecordingOf = typename decltype(detail::recording_of<B>())::type;
 /// Likewise its Arrival.
 template <class B>
 using ArrivalOf = typename decltype(detail::arrival_of<B>())::type;
+
+/// A few numbers of a backend's memory on their way to the host, for owners of any backend. Where
+/// nothing is queued they are there at once.
+///   Arriving<double> norm;
+///   norm.start(ctx, sum);   …   const double total = norm.wait<B>()[0];
+template <class V>
+class Arriving {
+ public:
+  template <class B>
+  void start(Context<B>& ctx, const View<const V, 1, typename B::Space>& from) {
+    values_.resize(static_cast<std::size_t>(from.size()));
+    if constexpr (records<B>) {
+      if (!arrival_) arrival_ = std::make_shared<ArrivalOf<B>>();
+      arrival<B>().start(ctx, from.data(), bytes());
+    } else {
+      B::Space::copy(values_.data(), from.data(), bytes());
+    }
+  }
+  /// Valid until the next start.
+  template <class B>
+  std::span<const V> wait() {
+    if constexpr (records<B>) arrival<B>().wait(values_.data(), bytes());
+    return values_;
+  }
+
+ private:
+  std::size_t bytes() const { return values_.size() * sizeof(V); }
+  template <class B>
+  ArrivalOf<B>& arrival() {
+    return *static_cast<ArrivalOf<B>*>(arrival_.get());
+  }
+
+  std::vector<V> values_;
+  std::shared_ptr<void> arrival_;
+};
 
 /// A Recording of calls that write no parameters of a layer.
 template <class B>

@@ -202,6 +202,7 @@ class Linear : public LayerVerbs<Linear<Config>> {
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
     visit(ParameterSpec{.name = "weight",
                         .role = ParameterRole::weight,
+                        .gradient_by_products = true,
                         .transposed_in_files = Config.transposed_in_files},
           p.weight, more.weight...);
     if constexpr (Config.bias)

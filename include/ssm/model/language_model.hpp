@@ -256,11 +256,13 @@ class BasicLanguageModel : public LayerVerbs<BasicLanguageModel<Backbone, FinalN
   }
 
   static void for_each_parameter(auto&& visit, auto& p, auto&... more) {
-    const auto spec = [](const auto& name) {
-      return ParameterSpec{.name = name.text(), .role = ParameterRole::embedding};
+    const auto spec = [](const auto& name, bool by_products = true) {
+      return ParameterSpec{.name = name.text(),
+                           .role = ParameterRole::embedding,
+                           .gradient_by_products = by_products};
     };
     visit(spec(Names::embedding), p.embedding, more.embedding...);
-    if (p.positions) visit(spec(Names::positions), p.positions, more.positions...);
+    if (p.positions) visit(spec(Names::positions, false), p.positions, more.positions...);
     Backbone::for_each_parameter(scoped(Names::backbone.text(), visit), p.backbone,
                                  more.backbone...);
     FinalNorm::for_each_parameter(scoped(Names::norm.text(), visit), p.norm, more.norm...);

@@ -6,6 +6,7 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"  // BFloat16, Token
+#include "ssm/op/unwritten.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -101,6 +102,7 @@ template <class B, class T>
 void embedding_backward(Context<B>& ctx, const EmbeddingBackward<T, typename B::Space>& g) {
   const ExtentsByLetter extents = require_gradients<Embedding<T, typename B::Space>>(g);
   detail::require_tokens("embedding_backward", g.tokens, extents['V']);
+  detail::overwrites(ctx, g.dtable, false);
   if constexpr (requires { B::embedding_backward(ctx, g); })
     B::embedding_backward(ctx, g);
   else

@@ -8,6 +8,7 @@
 #include "ssm/core/operands.hpp"
 #include "ssm/core/scalar.hpp"    // BFloat16
 #include "ssm/op/activation.hpp"  // ActivationKind
+#include "ssm/op/unwritten.hpp"
 #include "ssm/op/widened.hpp"
 
 namespace ssm {
@@ -81,6 +82,7 @@ template <class B, class T>
   requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, const Matmul<T, typename B::Space>& a) {
   require_operands(a);
+  if (a.accumulate) detail::overwrites(ctx, a.c, false);
   if constexpr (requires { B::matmul(ctx, a); }) {
     B::matmul(ctx, a);
   } else {  // b is read as it is
@@ -103,7 +105,10 @@ template <class B, class T>
   requires HasMatmul<B, T>
 void matmul(Context<B>& ctx, std::span<const Matmul<T, typename B::Space>> products) {
   if constexpr (requires { B::matmul_each(ctx, products); }) {
-    for (const auto& a : products) require_operands(a);
+    for (const auto& a : products) {
+      require_operands(a);
+      if (a.accumulate) detail::overwrites(ctx, a.c, false);
+    }
     B::matmul_each(ctx, products);
   } else {
     for (const auto& a : products) matmul<B, T>(ctx, a);
@@ -188,9 +193,10 @@ bool sloped_matmul_again(Context<B>& ctx, const SlopedMatmulAgain<T, typename B:
 
 /// The gradient of the weight and the bias of a linear map y = x·Wᵀ + bias.
 ///   dweight[n,k] += Σ_m dy[m,n]·x[m,k]      dbias[n] += Σ_m dy[m,n]
+/// Without `accumulate`, and where dweight is one of the context's `unwritten`, it is overwritten.
 /// dy        [M, N]   any strides with one of them 1
 /// x         [M, K]   likewise
-/// dweight   [N, K]   added to
+/// dweight   [N, K]
 /// dbias     [N]      optional, added to
 /// Cost    2·M·N·K operations
 /// Throws  ShapeError
@@ -198,6 +204,7 @@ template <class T, class Space>
 struct WeightGradient {
   View<const T, 2, Space> dy{};
   View<const T, 2, Space> x{};
+  bool accumulate = true;
   View<Wide<T>, 2, Space> dweight{};
   View<Wide<T>, 1, Space> dbias{};
 
@@ -215,16 +222,18 @@ template <class B, class T>
   requires HasMatmul<B, T>
 void weight_gradient(Context<B>& ctx, const WeightGradient<T, typename B::Space>& a) {
   require_operands(a);
-  if constexpr (requires { B::weight_gradient(ctx, a); })
-    B::weight_gradient(ctx, a);
+  auto call = a;
+  if (a.accumulate) call.accumulate = !detail::overwrites(ctx, a.dweight, a.x.size() > 0);
+  if constexpr (requires { B::weight_gradient(ctx, call); })
+    B::weight_gradient(ctx, call);
   else if constexpr (HalfStorage<T>)
-    detail::run_wide(ctx, a, [&](const auto& wide) { weight_gradient<B, Wide<T>>(ctx, wide); });
+    detail::run_wide(ctx, call, [&](const auto& wide) { weight_gradient<B, Wide<T>>(ctx, wide); });
   else
-    B::matmul(ctx, Matmul<T, typename B::Space>{.a = a.dy.transpose(0, 1),
-                                                .b = a.x,
-                                                .accumulate = true,
-                                                .c = a.dweight,
-                                                .a_sum = a.dbias});
+    B::matmul(ctx, Matmul<T, typename B::Space>{.a = call.dy.transpose(0, 1),
+                                                .b = call.x,
+                                                .accumulate = call.accumulate,
+                                                .c = call.dweight,
+                                                .a_sum = call.dbias});
 }
 
 }  // namespace ssm

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
+#include <optional>
 #include <span>
 
 #include "ssm/core/context.hpp"
@@ -10,13 +12,19 @@
 namespace ssm {
 
 /// One AdamW update of one tensor.
-///   g = gradient_scale · gradient
+///   g = gradient_scale · clip · gradient
+///   clip = min(1, clip_norm / (‖g‖ + 1e-6)),  ‖g‖ = gradient_scale · √squares;  1 where clip_norm
+///          is 0 or squares is not given
 ///   m ← β₁·m + (1−β₁)·g        v ← β₂·v + (1−β₂)·g²
 ///   p ← p − rate·decay·p − rate · (m / (1−β₁ᵗ)) / (√(v / (1−β₂ᵗ)) + eps)
 /// parameter, first_moment, second_moment   [n]   updated in place
 /// gradient                                 [n]
 /// copied, rounded_bf16, rounded_f16        [n]   optional, overwritten: the new parameter as it
 ///                                          is, or in a half type, for a working copy of it
+/// squares                                  [1]   optional: the sum of the squares of all gradients
+///                                          that are clipped together
+/// losses                                   [K]   optional
+/// Where ‖g‖ or one of the losses is not finite, nothing is changed.
 /// step                                     t, counted from 1
 /// Cost    O(n), 7 scalars of traffic an element
 /// Throws  ShapeError
@@ -29,6 +37,7 @@ struct AdamWUpdate {
   double eps = 1e-8;
   double weight_decay = 0;
   double gradient_scale = 1;
+  double clip_norm = 0;
   Index step = 1;
   View<T, 1, Space> parameter{};
   View<const T, 1, Space> gradient{};
@@ -37,6 +46,8 @@ struct AdamWUpdate {
   View<T, 1, Space> copied{};
   View<BFloat16, 1, Space> rounded_bf16{};
   View<Float16, 1, Space> rounded_f16{};
+  View<const double, 1, Space> squares{};
+  View<const T, 1, Space> losses{};
 
   static constexpr const char* name = "adamw_update";
   static constexpr void for_each_operand(auto&& visit) {
@@ -47,8 +58,29 @@ struct AdamWUpdate {
     visit(output("copied", "N").optional(), &AdamWUpdate::copied, nullptr);
     visit(output("rounded_bf16", "N").optional(), &AdamWUpdate::rounded_bf16, nullptr);
     visit(output("rounded_f16", "N").optional(), &AdamWUpdate::rounded_f16, nullptr);
+    visit(input("squares", "1").optional(), &AdamWUpdate::squares, nullptr);
+    visit(input("losses", "K").optional(), &AdamWUpdate::losses, nullptr);
   }
 };
+
+/// gradient_scale · clip, from the root of the squares.
+constexpr double clipped_scale(double gradient_scale, double clip_norm, double root) {
+  const double clip = clip_norm > 0 ? clip_norm / (gradient_scale * root + 1e-6) : 1.0;
+  return gradient_scale * (clip < 1 ? clip : 1.0);
+}
+namespace detail {
+/// What an update multiplies gradients by; none where nothing is to be changed. In memory of the
+/// host.
+template <class T, class Space>
+std::optional<double> gradient_factor(const AdamWUpdate<T, Space>& a) {
+  for (Index i = 0; a.losses && i < a.losses.extent(0); ++i)
+    if (!std::isfinite(a.losses(i))) return std::nullopt;
+  if (!a.squares) return a.gradient_scale;
+  const double root = std::sqrt(a.squares(0));
+  if (!std::isfinite(a.gradient_scale * root)) return std::nullopt;
+  return clipped_scale(a.gradient_scale, a.clip_norm, root);
+}
+}  // namespace detail
 
 /// sum[0] += Σ_i x[i]², added in an order that depends on n alone.
 /// x     [n]

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <optional>
@@ -9,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "ssm/core/recording.hpp"
 #include "ssm/core/weight.hpp"
 #include "ssm/train/gradients.hpp"
 #include "ssm/train/loss_scale.hpp"
@@ -82,16 +82,18 @@ class AdamW {
   template <HasOptimizerUpdate B, class Working>
   double update(Context<B>& ctx, P& parameters, const P& gradients, double rate, Working& working) {
     begin_update(ctx, parameters, gradients, rate, working);
-    return end_update(ctx, parameters, working);
+    apply(ctx, parameters, working);
+    return end_update<B>();
   }
-  /// An update in two halves. The first one reads nothing on the host: a device works on gradients
-  /// while the host prepares what it does with them.
+  /// An update in parts. The first two read nothing on the host: a device goes on from the
+  /// gradients' norm to the update by itself. The operands must stay until the end.
   template <HasOptimizerUpdate B, class Working>
   void begin_update(Context<B>& ctx, P& parameters, const P& gradients, double rate,
                     Working& working) {
     if (weight_form(parameters) != WeightForm::full)
       detail::refuse_training_of_rounded_weights("AdamW");
     sum_squares(ctx, gradients, sum_of_squares_, squares_);
+    arriving_.start(ctx, sum_of_squares_);
     updates_.clear();
     const auto add = [&](const ParameterSpec& spec, const auto& parameter, const auto& gradient,
                          const auto& first, const auto& second, const auto& copy) {
@@ -102,10 +104,14 @@ class AdamW {
                .beta2 = config_.beta2,
                .eps = config_.eps,
                .weight_decay = decays ? config_.weight_decay : 0,
+               .gradient_scale = 1 / loss_scale_.value(),
+               .clip_norm = config_.clip_norm,
+               .step = step_ + 1,
                .parameter = parameter,
                .gradient = gradient,
                .first_moment = first,
-               .second_moment = second};
+               .second_moment = second,
+               .squares = sum_of_squares_};
       using Copied = typename std::remove_cvref_t<decltype(copy)>::Value;
       if constexpr (std::is_same_v<Copied, typename P::Scalar>) {
         if (copy.data() != parameter.data()) a.copied = copy;
@@ -138,23 +144,23 @@ class AdamW {
     }
     for (const Update& a : updates_) require_operands(a);
   }
-  /// Returns as `update`, and changes nothing where `is_valid` is false.
+  /// Makes the update, where the norm is finite and the losses are.
   template <HasOptimizerUpdate B, class Working>
-  double end_update(Context<B>& ctx, P& parameters, Working& working, bool is_valid = true) {
-    const double norm = root_of_sum<typename B::Space>(sum_of_squares_) / loss_scale_.value();
-    if (!is_valid || !std::isfinite(norm)) return norm;
-    const double scale =
-        config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (norm + 1e-6)) : 1.0;
-    ++step_;
-    for (Update& a : updates_) {
-      a.gradient_scale = scale / loss_scale_.value();
-      a.step = step_;
-    }
+  void apply(Context<B>& ctx, P& parameters, Working& working,
+             const std::type_identity_t<View<const typename P::Scalar, 1, typename P::Space>>&
+                 losses = {}) {
+    for (Update& a : updates_) a.losses = losses;
     adamw_update_unchecked<B, typename P::Scalar>(ctx, std::span<const Update>(updates_));
     if (shard_) {
       shard_->share(ctx, parameters);
       if constexpr (!std::is_same_v<P, Working>) shard_->share(ctx, working);
     }
+  }
+  /// Returns as `update`. is_applied: the losses were finite, and `apply` has been called.
+  template <HasOptimizerUpdate B>
+  double end_update(bool is_applied = true) {
+    const double norm = std::sqrt(arriving_.template wait<B>()[0]) / loss_scale_.value();
+    if (is_applied && std::isfinite(norm)) ++step_;
     return norm;
   }
   template <HasOptimizerUpdate B>
@@ -190,6 +196,7 @@ class AdamW {
   DynamicTensor<double, 1, typename P::Space> sum_of_squares_;
   std::vector<SumOfSquares<typename P::Scalar, typename P::Space>> squares_;  // scratch
   std::vector<Update> updates_;                                               // scratch
+  Arriving<double> arriving_;                                                 // the sum of squares
   Index step_ = 0;
   LossScale loss_scale_;
 };

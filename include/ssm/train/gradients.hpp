@@ -9,19 +9,59 @@
 #include "ssm/core/parameter.hpp"
 #include "ssm/op/optimizer_update.hpp"
 #include "ssm/op/rearrange.hpp"
+#include "ssm/op/unwritten.hpp"
 
 namespace ssm {
 
 /// Sets every tensor of a parameter struct to zero: what each step's gradients start from.
+/// without_products   those are left as they are that UnwrittenGradients names
 template <HasRearrange B, class P>
-void set_zero(Context<B>& ctx, P& gradients) {
+void set_zero(Context<B>& ctx, P& gradients, bool without_products = false) {
   using One = Fill<typename P::Scalar, typename B::Space>;
   std::vector<One> fills;
   for_each_parameter(
-      [&](const ParameterSpec&, auto& tensor) { fills.push_back({.y = tensor.flatten()}); },
+      [&](const ParameterSpec& spec, auto& tensor) {
+        if (!without_products || !spec.gradient_by_products)
+          fills.push_back({.y = tensor.flatten()});
+      },
       gradients);
   fill(ctx, std::span<const One>(fills));
 }
+
+/// Gradients of a pass that starts from zero. Those that a product writes first are not set to zero
+/// but are the context's `unwritten` as long as this is there.
+///   set_zero(ctx, gradients, true);
+///   UnwrittenGradients pass(ctx, gradients);
+///   layer.backward(…, gradients);
+///   pass.finish();
+template <HasRearrange B, class P>
+class UnwrittenGradients {
+ public:
+  /// is_on: else it does nothing, as in a pass that adds to the one before
+  UnwrittenGradients(Context<B>& ctx, P& gradients, bool is_on = true)
+      : ctx_(ctx), before_(ctx.unwritten()) {
+    if (!is_on) return;
+    for_each_parameter(
+        [&](const ParameterSpec& spec, auto& tensor) {
+          if (spec.gradient_by_products)
+            unwritten_.add(tensor.data(),
+                           static_cast<std::size_t>(tensor.size()) * sizeof(typename P::Scalar));
+        },
+        gradients);
+    ctx.set_unwritten(&unwritten_);
+  }
+  UnwrittenGradients(const UnwrittenGradients&) = delete;
+  UnwrittenGradients& operator=(const UnwrittenGradients&) = delete;
+  ~UnwrittenGradients() { ctx_.set_unwritten(before_); }
+
+  /// Behind the pass: those that it has not written are zero.
+  void finish() { unwritten_.settle(detail::zero_part<typename P::Scalar>(ctx_)); }
+
+ private:
+  Context<B>& ctx_;
+  UnwrittenTensors unwritten_;
+  UnwrittenTensors* before_;
+};
 
 /// Computes the sum of the squares over all tensors together, in double, in `sum`, [1].
 /// list   overwritten: the operands of the sums, so that a later call allocates nothing

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
-#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,6 +19,7 @@
 #include "ssm/op/cross_entropy.hpp"
 #include "ssm/train/adamw.hpp"
 #include "ssm/train/gradient_buckets.hpp"
+#include "ssm/train/language_model_trainer_config.hpp"
 #include "ssm/train/recorded_batches.hpp"
 #include "ssm/train/text_windows.hpp"
 #include "ssm/train/training_ranks.hpp"
@@ -28,28 +28,6 @@
 #include "ssm/train/working_parameters.hpp"
 
 namespace ssm {
-
-struct LanguageModelTrainerConfig {
-  Index batch = 16;        // windows that go through the model together
-  Index accumulation = 1;  // batches whose gradients make one update
-  Index carry = 1;  // windows through which the state is carried; 1: each begins without a past
-  Seed seed{};      // of the model's dropout
-  AdamWConfig optimizer{};
-  /// Of logits, in the scalar of sequences, that are held at once. Where a batch has more, their
-  /// loss is taken a part of the positions at a time.
-  Index logit_bytes = Index{1} << 29;
-  /// The last token of every document, where documents are kept apart; none: one text.
-  std::optional<Token> document_end{};
-  /// What makes an update together: each rank takes its part of the rows and of their windows; null
-  /// is this process alone. It must outlive the trainer.
-  Communicator* ranks = nullptr;
-  Index sequence_parallel = 1;  // ranks that share every window, each a stretch of it
-  /// How primitives run where windows are shared: &primitives_across_ranks<B>()
-  /// (parallel/primitives_across_ranks.hpp). It must outlive the trainer.
-  const AcrossRanks* across_ranks = nullptr;
-  bool shards_optimizer = false;  // each rank keeps the moments of its part of the parameters
-  bool recompute = false;  // run blocks forward once more instead of keeping what they computed
-};
 
 /// Trains a language model on windows of a text, one window of every row an update. With `carry`
 /// the state at the end of a window is the past of the next (truncated backpropagation through
@@ -176,15 +154,20 @@ class LanguageModelTrainer {
   template <class B>
   TrainingStep try_update(Context<B>& ctx, const L& layer, P& parameters,
                           const TextWindows& windows, double rate) {
-    set_zero(ctx, gradients_);
-    TrainingStep result;
+    set_zero(ctx, gradients_, overwrites_gradients());
     const double predictions = predictions_of(windows);
-    // Nothing on the host waits for the device before all is queued that can be.
-    const bool queues_all = ranks_.all() == nullptr || devices(ctx) != nullptr;
+    // Nothing on the host waits for the device before all is queued that can be; the losses of
+    // several ranks are summed there.
+    const bool is_alone = ranks_.all() == nullptr;
+    const bool queues_all = is_alone || devices(ctx) != nullptr;
+    bool is_applied = false;
     const auto begin_update = [&] {
-      if (ranks_.all() != nullptr && devices_beside(ctx) == nullptr)
-        buckets_.sum(ctx, *ranks_.all(), gradients_);
+      if (!is_alone && devices_beside(ctx) == nullptr) buckets_.sum(ctx, *ranks_.all(), gradients_);
       optimizer_.begin_update(ctx, parameters, gradients_, rate, working_.of(parameters));
+    };
+    const auto apply = [&](const View<const Wide<T>, 1, Space>& losses) {
+      is_applied = std::isfinite(sums_[0]);
+      if (is_applied) optimizer_.apply(ctx, parameters, working_.of(parameters), losses);
     };
     for (Index microbatch = 0; microbatch < config_.accumulation; ++microbatch) {
       const Index predicted = fill(ctx, windows, first_row(microbatch));
@@ -198,18 +181,19 @@ class LanguageModelTrainer {
                              predicted, weight);
       else
         accumulate(ctx, layer, working_.of(parameters), tokens_.view(),
-                   options_of(microbatch, dropout), predicted, weight, is_last(microbatch));
+                   options_of(microbatch, dropout), predicted, weight, microbatch);
+      arriving_loss_.start(ctx, loss_);
       if (queues_all && is_last(microbatch)) begin_update();
+      if (is_alone && is_last(microbatch)) apply(loss_);
       if (!config_.document_end && !states_.empty())
         share_end(ctx, states_[static_cast<std::size_t>(microbatch)]);
-      sums_[0] += batch_loss(predicted) * weight;
+      sums_[0] += batch_loss<B>(predicted) * weight;
     }
     ranks_.sum(sums_);
-    result.loss = sums_[0];
     if (!queues_all) begin_update();
-    result.gradient_norm =
-        optimizer_.end_update(ctx, parameters, working_.of(parameters), std::isfinite(result.loss));
-    return result;
+    if (!is_alone) apply({});
+    is_applied = is_applied && std::isfinite(sums_[0]);
+    return {.loss = sums_[0], .gradient_norm = optimizer_.template end_update<B>(is_applied)};
   }
   template <class B>
   static void copy_states(Context<B>& ctx, const std::vector<State>& from, std::vector<State>& to) {
@@ -290,9 +274,8 @@ class LanguageModelTrainer {
     const Index positions = tokens_.size();
     const auto tokens = View<const Token, 2, Space>(tokens_.data(), {1, positions});
     SequenceOptions<State> options{.segments = documents_.offsets(), .dropout = dropout};
-    const bool last = is_last(microbatch);
     if (states_.empty())
-      return accumulate(ctx, layer, parameters, tokens, options, predicted, weight, last);
+      return accumulate(ctx, layer, parameters, tokens, options, predicted, weight, microbatch);
     State& carried = states_[static_cast<std::size_t>(microbatch)];
     State packed = layer.template initial_state<T>(ctx, documents_.count());
     for (Index row = 0; row < rows() && !is_fresh(); ++row)
@@ -300,7 +283,7 @@ class LanguageModelTrainer {
           documents_.begins_in_first(row))
         copy_state_row(ctx, layer, carried, row, packed, documents_.first_of(row));
     options.initial_state = options.final_state = &packed;
-    accumulate(ctx, layer, parameters, tokens, options, predicted, weight, last);
+    accumulate(ctx, layer, parameters, tokens, options, predicted, weight, microbatch);
     for (Index row = 0; row < rows(); ++row)
       copy_state_row(ctx, layer, packed, documents_.last_of(row), carried, row);
     share_end(ctx, carried);
@@ -324,14 +307,15 @@ class LanguageModelTrainer {
   template <class B>
   void accumulate(Context<B>& ctx, const L& layer, const Working& parameters,
                   const View<const Token, 2, Space>& tokens, const SequenceOptions<State>& options,
-                  Index predicted, double weight, bool is_last) {
+                  Index predicted, double weight, Index microbatch) {
     const SequenceCutScope<B> cut(ctx, cut_of(options));
     const double scale = optimizer_.loss_scale().value() * weight;
     const auto run = [&] {
       kept_.begin();
       if constexpr (takes_parts)
         if (in_parts())
-          return run_in_parts(ctx, layer, parameters, tokens, options, predicted, scale, is_last);
+          return run_in_parts(ctx, layer, parameters, tokens, options, predicted, scale,
+                              microbatch);
       const View<T, 3, Space> logits(logits_.data(),
                                      {tokens.extent(0), tokens.extent(1), logits_.extent(2)});
       layer.forward(ctx, parameters, tokens, logits, tape_, options);
@@ -342,13 +326,11 @@ class LanguageModelTrainer {
                                                 .scale = scale,
                                                 .loss = loss_,
                                                 .dlogits = rows});
-      kept_.begin_backward();
-      backward_and_sum(ctx, is_last ? devices_beside(ctx) : nullptr, gradients_,
-                       [&] { layer.backward(ctx, parameters, tape_, logits, gradients_); });
-      kept_.end();
+      backward(ctx, microbatch,
+               [&] { layer.backward(ctx, parameters, tape_, logits, gradients_); });
     };
     if constexpr (records<B>)
-      run_recorded(ctx, parameters, options, scale, in_parts() ? predicted : 0, is_last, run);
+      run_recorded(ctx, parameters, options, scale, in_parts() ? predicted : 0, microbatch, run);
     else
       run();
   }
@@ -356,23 +338,32 @@ class LanguageModelTrainer {
   void run_in_parts(Context<B>& ctx, const L& layer, const Working& parameters,
                     const View<const Token, 2, Space>& tokens,
                     const SequenceOptions<State>& options, Index predicted, double scale,
-                    bool is_last) {
+                    Index microbatch) {
     layer.evaluate_hidden(ctx, parameters, tokens, tape_, options);
-    kept_.begin_backward();
     const HeadLoss<T, Space> loss{
         .targets = targets_.flatten(),
         .ignore_index = ignored,
         .scale = scale / static_cast<double>(std::max<Index>(predicted, 1)),
         .at_once = logits_at_once_,
         .losses = loss_};
-    backward_and_sum(ctx, is_last ? devices_beside(ctx) : nullptr, gradients_,
-                     [&] { layer.differentiate_loss(ctx, parameters, tape_, loss, gradients_); });
+    backward(ctx, microbatch,
+             [&] { layer.differentiate_loss(ctx, parameters, tape_, loss, gradients_); });
+  }
+  /// The gradients of the first batch of an update start from zero, those of the last are summed
+  /// over the ranks.
+  template <class B, class Differentiate>
+  void backward(Context<B>& ctx, Index microbatch, const Differentiate& differentiate) {
+    kept_.begin_backward();
+    UnwrittenGradients unwritten(ctx, gradients_, microbatch == 0 && overwrites_gradients());
+    backward_and_sum(ctx, is_last(microbatch) ? devices_beside(ctx) : nullptr, gradients_,
+                     differentiate);
+    unwritten.finish();
     kept_.end();
   }
   /// Of the batch before, read on the host.
-  double batch_loss(Index predicted) const {
-    std::vector<Wide<T>> losses(static_cast<std::size_t>(loss_.size()));
-    Space::copy(losses.data(), loss_.data(), losses.size() * sizeof(losses[0]));
+  template <class B>
+  double batch_loss(Index predicted) {
+    const auto losses = arriving_loss_.template wait<B>();
     const double sum = std::accumulate(losses.begin(), losses.end(), 0.0);
     return in_parts() ? sum / static_cast<double>(std::max<Index>(predicted, 1)) : sum;
   }
@@ -390,6 +381,8 @@ class LanguageModelTrainer {
   DeviceCommunicator* devices_beside(const Context<B>& ctx) const {
     return ranks_.sequence() == nullptr ? devices(ctx) : nullptr;
   }
+  /// Ranks sum gradients while others are still unwritten.
+  bool overwrites_gradients() const { return ranks_.all() == nullptr; }
   bool is_last(Index microbatch) const { return microbatch + 1 == config_.accumulation; }
   /// A window without a past is a recording of its own, and so is each batch of an update. With
   /// documents, whose boundaries change, with dropout, and across ranks nothing is recorded;
@@ -397,7 +390,7 @@ class LanguageModelTrainer {
   template <class B, class Run>
   void run_recorded(Context<B>& ctx, const Working& parameters,
                     const SequenceOptions<State>& options, double scale, Index predicted,
-                    bool is_last, const Run& run) {
+                    Index microbatch, const Run& run) {
     if (!recorded_.can_record() || !options.segments.empty() || ctx.sequence_cut() != nullptr)
       return run();
     RecordedBatch now{.context = &ctx,
@@ -406,7 +399,8 @@ class LanguageModelTrainer {
                       .scale = scale,
                       .predicted = predicted,
                       .is_fresh = options.initial_state == nullptr,
-                      .is_last = is_last};
+                      .is_first = microbatch == 0,
+                      .is_last = is_last(microbatch)};
     const auto add = [&](const auto&, const auto& tensor) { now.add(tensor); };
     for_each_parameter(add, parameters);
     now.add(tokens_);
@@ -442,6 +436,7 @@ class LanguageModelTrainer {
   DynamicTensor<T, 3, Space> logits_;      // none where the loss is taken in parts
   Index logits_at_once_ = 0;               // positions of a part
   DynamicTensor<Wide<T>, 1, Space> loss_;  // of each part
+  Arriving<Wide<T>> arriving_loss_;
   RecordedBatches recorded_;
 };
 

@@ -23,7 +23,8 @@ struct RecordedBatch {
   double scale = 0;
   Index predicted = 0;  // where the loss is taken in parts
   bool is_fresh = false;
-  bool is_last = false;  // of the update: gradients are summed over the ranks
+  bool is_first = false;  // of the update: gradients start from zero
+  bool is_last = false;   // gradients are summed over the ranks
 
   void add(const auto& tensor) {
     const auto place = reinterpret_cast<std::uintptr_t>(tensor.data());

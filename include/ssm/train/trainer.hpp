@@ -78,8 +78,10 @@ class Trainer {
                                                            .dropout = dropout()});
     TrainingStep result;
     result.loss = loss_of_outputs(loss);
-    set_zero(ctx_, gradients_);
+    set_zero(ctx_, gradients_, true);
+    UnwrittenGradients unwritten(ctx_, gradients_);
     backward(input);
+    unwritten.finish();
     if (ranks_ != nullptr) {
       const double part = 1.0 / ranks_->size();
       result.loss *= part;

@@ -15,6 +15,8 @@ struct OptimizerUpdate {
   template <class Ctx, Real T>
   static void adamw_update(Ctx& ctx, const ssm::AdamWUpdate<T, typename Ctx::Space>& a) {
     using Register = Batch<T, Arch>;
+    const std::optional<double> factor = ssm::detail::gradient_factor(a);
+    if (!factor) return;
     const auto constant = [](double value) { return Register(static_cast<T>(value)); };
     const double t = static_cast<double>(a.step);
     const Register first_scale = constant(a.rate / (1 - std::pow(a.beta1, t)));
@@ -22,7 +24,7 @@ struct OptimizerUpdate {
     const Register keep = constant(1 - a.rate * a.weight_decay), eps = constant(a.eps);
     const Register beta1 = constant(a.beta1), beta2 = constant(a.beta2);
     const Register rest1 = constant(1 - a.beta1), rest2 = constant(1 - a.beta2);
-    const Register gradient_scale = constant(a.gradient_scale);
+    const Register gradient_scale = constant(*factor);
     const Rows<const T, Arch> gradient(a.gradient);
     const Rows<T, Arch> parameter(a.parameter), first(a.first_moment), second(a.second_moment);
     parallel_pieces(ctx.resources().threads(), 1, a.parameter.extent(0), lane_count<T, Arch>,

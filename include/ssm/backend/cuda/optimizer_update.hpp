@@ -11,13 +11,15 @@ namespace ssm::cuda {
 
 /// The compiled half; formula and shapes as ssm::AdamWUpdate, evaluated in T, and
 /// ssm::SumOfSquares. T: float, double. One kernel for tensors_a_kernel tensors.
-/// partial   squares_scratch_count(tensors) numbers
+/// factors   [tensors]   scratch, of those with squares or losses
 template <class T>
-SSM_CUDA_API void adamw_update(std::span<const ssm::AdamWUpdate<T, CudaSpace>> tensors,
+SSM_CUDA_API void adamw_update(std::span<const ssm::AdamWUpdate<T, CudaSpace>> tensors, T* factors,
                                Stream stream);
+/// partial   [squares_scratch_count(tensors)]   sums of the slices, which add_squares adds to *sum
 template <class T>
-SSM_CUDA_API void sum_of_squares(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors,
-                                 double* partial, Stream stream);
+SSM_CUDA_API void squares_of_slices(std::span<const ssm::SumOfSquares<T, CudaSpace>> tensors,
+                                    double* partial, Stream stream);
+SSM_CUDA_API void add_squares(const double* partial, Index count, double* sum, Stream stream);
 
 /// Of many tensors: few slices, which one block adds.
 constexpr SumSlices squares_slices(Index count) { return sum_slices(count, 8192); }
@@ -33,9 +35,11 @@ struct OptimizerUpdate {
   template <class Ctx, DeviceScalar T>
   static void adamw_update_each(Ctx& ctx,
                                 std::span<const ssm::AdamWUpdate<T, typename Ctx::Space>> tensors) {
+    auto frame = ctx.workspace().frame();
+    T* const factors = frame.template tensor<T>(static_cast<Index>(tensors_a_kernel)).data();
     queue(ctx, [&](Stream stream) {
-      for_each_on_device<tensors_a_kernel>(tensors,
-                                           [&](auto some) { cuda::adamw_update<T>(some, stream); });
+      for_each_on_device<tensors_a_kernel>(
+          tensors, [&](auto some) { cuda::adamw_update<T>(some, factors, stream); });
     });
   }
   template <class Ctx, DeviceScalar T>
@@ -48,8 +52,19 @@ struct OptimizerUpdate {
     auto frame = ctx.workspace().frame();
     double* const partial = frame.template tensor<double>(squares_scratch_count(tensors)).data();
     queue(ctx, [&](Stream stream) {
-      for_each_on_device<tensors_a_kernel>(
-          tensors, [&](auto some) { cuda::sum_of_squares<T>(some, partial, stream); });
+      double* end = partial;
+      for_each_on_device<tensors_a_kernel>(tensors, [&](auto some) {
+        cuda::squares_of_slices<T>(some, end, stream);
+        end += squares_scratch_count(some);
+      });
+      const double* begin = partial;
+      for (std::size_t first = 0, next; first < tensors.size(); first = next) {
+        double* const sum = tensors[first].sum.data();
+        for (next = first; next < tensors.size() && tensors[next].sum.data() == sum;) ++next;
+        const Index count = squares_scratch_count(tensors.subspan(first, next - first));
+        add_squares(begin, count, sum, stream);
+        begin += count;
+      }
     });
   }
   template <class Ctx, DeviceScalar T>

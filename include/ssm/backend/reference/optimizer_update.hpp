@@ -11,11 +11,13 @@ namespace ssm::reference {
 struct OptimizerUpdate {
   template <class Ctx, Real T>
   static void adamw_update(Ctx&, const ssm::AdamWUpdate<T, typename Ctx::Space>& a) {
+    const std::optional<double> factor = ssm::detail::gradient_factor(a);
+    if (!factor) return;
     const auto t = static_cast<double>(a.step);
     const double first_correction = 1 - std::pow(a.beta1, t);
     const double second_correction = 1 - std::pow(a.beta2, t);
     for (Index i = 0; i < a.parameter.extent(0); ++i) {
-      const double g = a.gradient_scale * a.gradient(i);
+      const double g = *factor * a.gradient(i);
       const double m = a.beta1 * a.first_moment(i) + (1 - a.beta1) * g;
       const double v = a.beta2 * a.second_moment(i) + (1 - a.beta2) * g * g;
       const double p = a.parameter(i);
