@@ -120,7 +120,7 @@ struct HalfNormalizationGradient {
   Index x_step, dy_step, residual_step, dx_step;
   const float* weight;  // may be null
   Operand<const float, 1> mean, scale;
-  double* sums;  // [2, blocks, width], or null: dy·n and dy of the block's rows
+  double* sums;  // [2 or 3, blocks, width], or null: dy·n, dy and residual of the block's rows
   Index rows;
   int packs;
   float share;
@@ -155,7 +155,7 @@ struct GradientRows {
 };
 
 /// dx of every row as NormalizationGradientRow has it, and the sums for weight and bias.
-template <class T, int Held>
+template <class T, int Held, bool SumsResidual>
 __global__ void __launch_bounds__(32 * kGradientWarps, 2)
     normalize_half_rows_gradient(const HalfNormalizationGradient<T> a) {
   constexpr int size = pack_size<T>;
@@ -167,6 +167,7 @@ __global__ void __launch_bounds__(32 * kGradientWarps, 2)
   const Index step = Index{gridDim.x} * kGradientWarps;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   float of_weight[Held][size] = {}, of_bias[Held][size] = {};
+  float of_residual[SumsResidual ? Held : 1][size] = {};
   Index row = Index{blockIdx.x} * kGradientWarps + warp;
   if (row < a.rows) rows.fetch(0, a, row);
   commit_copies();
@@ -212,7 +213,11 @@ __global__ void __launch_bounds__(32 * kGradientWarps, 2)
       if (a.residual != nullptr) {
         const auto residual = rows.at(slot, Rows::residual, h);
         SSM_UNROLL
-        for (int k = 0; k < size; ++k) values[k] += widened(residual.values[k]);
+        for (int k = 0; k < size; ++k) {
+          const float number = widened(residual.values[k]);
+          values[k] += number;
+          if constexpr (SumsResidual) of_residual[h][k] += number;
+        }
       }
       detail::write_pack(a.dx + row * a.dx_step + pack * size, values);
     }
@@ -243,6 +248,7 @@ __global__ void __launch_bounds__(32 * kGradientWarps, 2)
   };
   leave(of_weight, 0);
   leave(of_bias, 1);
+  if constexpr (SumsResidual) leave(of_residual, 2);
 }
 
 }  // namespace device
@@ -316,7 +322,7 @@ bool normalize_halves_backward([[maybe_unused]] const ssm::NormalizationBackward
         !has_half_rows<T>(rows, width, a.x, a.weight, g.dy, g.residual, g.dx))
       return false;
     const View<const T, 2, CudaSpace> added = g.accumulate ? g.dx : g.residual;
-    const bool has_sums = g.dweight || g.dbias;
+    const bool has_sums = g.dweight || g.dbias || g.residual_sum;
     const auto blocks = normalization_blocks(rows);
     device::HalfNormalizationGradient<T> call{
         .x = a.x.data(),
@@ -336,20 +342,29 @@ bool normalize_halves_backward([[maybe_unused]] const ssm::NormalizationBackward
         .share = 1 / static_cast<float>(width),
         .centers = a.kind == NormalizationKind::layer};
     with_packs(call.packs, [&](auto held) {
-      struct Name {};
-      device::launch_early<Name>(
-          device::normalize_half_rows_gradient<T, held()>, dim3(static_cast<unsigned>(blocks)),
-          {32 * device::kGradientWarps, sizeof(device::GradientRows<T, held()>)}, stream,
-          "normalization_backward", call);
+      const auto launch = [&](auto sums_residual) {
+        struct Name {};
+        device::launch_early<Name>(
+            device::normalize_half_rows_gradient<T, held(), sums_residual()>,
+            dim3(static_cast<unsigned>(blocks)),
+            {32 * device::kGradientWarps, sizeof(device::GradientRows<T, held()>)}, stream,
+            "normalization_backward", call);
+      };
+      if (g.residual_sum)
+        launch(std::true_type());
+      else
+        launch(std::false_type());
     });
     if (has_sums) {
       const auto dweight = device::operand(g.dweight);
       const auto dbias = device::operand(g.dbias);
-      device::join_slices(device::SlicedSums<double>{sums, blocks, width}, 2, stream,
-                          "normalization_backward",
+      const auto residual_sum = device::operand(g.residual_sum);
+      device::join_slices(device::SlicedSums<double>{sums, blocks, width}, g.residual_sum ? 3 : 2,
+                          stream, "normalization_backward",
                           [=] SSM_DEVICE(int which, Index d, double total) {
                             if (which == 0 && dweight) dweight(d) += static_cast<float>(total);
                             if (which == 1 && dbias) dbias(d) += static_cast<float>(total);
+                            if (which == 2) residual_sum(d) += static_cast<float>(total);
                           });
     }
     return true;

@@ -281,6 +281,26 @@ void add_parameter_gradients(const ssm::NormalizationBackward<T, CudaSpace>& g, 
       });
 }
 
+/// residual_sum += Σ_m residual.
+template <class T>
+void add_residual_sum(const ssm::NormalizationBackward<T, CudaSpace>& g, double* sums,
+                      Stream stream) {
+  using S = Wide<T>;
+  constexpr int size = device::pack_size<T>;
+  const auto residual = device::operand(g.residual);
+  const auto sum = device::operand(g.residual_sum);
+  device::column_sums<1, RunSum<T>>(
+      g.dy.extent(0), device::row_runs<size>(g.dy.extent(1), g.residual), sums, stream,
+      "normalization_backward",
+      [=] SSM_DEVICE(Index m, Index d, Index count, RunSum<T>(&values)[1][size]) {
+        S numbers[size];
+        device::read_neighbors(&residual(m, d), residual.strides[1], count, numbers);
+        SSM_UNROLL
+        for (int k = 0; k < size; ++k) values[0][k] = numbers[k];
+      },
+      [=] SSM_DEVICE(int, Index d, double total) { sum(d) += static_cast<S>(total); });
+}
+
 template <class T>
 device::RowRuns<device::pack_size<T>> gradient_runs(
     const ssm::NormalizationBackward<T, CudaSpace>& g) {
@@ -388,6 +408,7 @@ void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, d
                             Stream stream) {
   if (normalize_halves_backward(g, sums, stream)) return;
   if (g.dweight || g.dbias) add_parameter_gradients(g, sums, stream);
+  if (g.residual_sum) add_residual_sum(g, sums, stream);
   with_held<T>(gradient_runs(g), [&](auto held) {
     device::for_each_row(g.dy.extent(0), stream, "normalization_backward",
                          NormalizationGradientRow<T, held()>(g));

@@ -103,6 +103,41 @@ TEST_CASE("the gradient of a residual stream may lie elsewhere") {
   });
 }
 
+TEST_CASE_TEMPLATE("the gradient of a residual stream is summed on the way", T, float, double,
+                   BFloat16, Float16) {
+  constexpr Case cases[] = {{.rows = 1, .width = 6, .residual = true},
+                            {.rows = 5, .width = 6, .residual = true},
+                            {.rows = 700, .width = 8, .residual = true},
+                            {.rows = 520, .width = 776, .residual = true}};
+  for (const Case& test : cases)
+    on_every_backend<Run<T>>([&](auto& ctx) {
+      Run<T> alone(test, Layout::rows), summed(test, Layout::rows);
+      DynamicTensor<Wide<T>, 1> sum({test.width});
+      fill(sum, 0.5);
+      summed.gradient.residual_sum = sum;
+      compute(ctx, alone);
+      compute(ctx, summed);
+      CHECK(difference(summed.gradient.dx, alone.gradient.dx) == 0);
+      for (Index d = 0; d < test.width; ++d) {
+        double expected = 0.5;
+        for (Index m = 0; m < test.rows; ++m)
+          expected += scalar_cast<double>(summed.forward.x(m, d));
+        CHECK(std::abs(double{sum(d)} - expected) <=
+              tolerance<Wide<T>>.value * std::sqrt(static_cast<double>(test.rows)));
+      }
+    });
+}
+
+TEST_CASE("a sum of no residual stream is refused") {
+  Context<Reference> ctx;
+  Run<double> call({.rows = 2, .width = 3}, Layout::rows);
+  compute(ctx, call);
+  auto sum = zero_tensor(3);
+  call.gradient.residual_sum = sum;
+  CHECK_THROWS_WITH_AS(call.differentiate(ctx), "normalization_backward: residual is missing",
+                       ShapeError);
+}
+
 TEST_CASE("a weight of another width is named") {
   Context<Reference> ctx;
   Run<double> call({.rows = 2, .width = 3}, Layout::rows);

@@ -52,6 +52,7 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
   static constexpr auto operand_layout = OperandLayout::even_rows;
   static constexpr bool adds_residual = true;
   static constexpr bool takes_norm = true;
+  static constexpr bool leaves_output_bias = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<CausalAttention, T, Space> {
@@ -142,7 +143,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
-                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {},
+                     OutputBias output_bias = OutputBias::summed) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const Index batch = tape.qkv.extent(0);
@@ -151,12 +153,13 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
         cache_.cached_before(tape.options().initial_state, batch, length, tape.segments);
     auto dmixed = frame.template tensor<T>(batch, length, channels_);
     auto dqkv = frame.template tensor<T>(batch, length, 3 * channels_);
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.out_proj.weight,
-                                                  .x = as_rows(tape.mixed),
-                                                  .dy = as_rows(dy),
-                                                  .dx = as_rows(dmixed),
-                                                  .dweight = gradients.out_proj.weight,
-                                                  .dbias = gradients.out_proj.bias});
+    linear_backward(ctx, LinearBackward<T, Space>{
+                             .weight = p.out_proj.weight,
+                             .x = as_rows(tape.mixed),
+                             .dy = as_rows(dy),
+                             .dx = as_rows(dmixed),
+                             .dweight = gradients.out_proj.weight,
+                             .dbias = bias_unless_left_out(gradients.out_proj, output_bias)});
     View<const T, 3, Space> k = part<const T, Space>(tape.qkv, 1);
     View<const T, 3, Space> v = part<const T, Space>(tape.qkv, 2);
     View<T, 3, Space> dk = part<T, Space>(dqkv, 1);
@@ -202,6 +205,8 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
                                                   .dweight = gradients.Wqkv.weight,
                                                   .dbias = gradients.Wqkv.bias});
   }
+
+  static auto output_bias(auto& gradients) { return bias_of(gradients.out_proj); }
 
   /// No positions yet. `reserve` makes room, so that steps up to that position allocate nothing.
   template <class T = float, class B>

@@ -47,6 +47,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
   static constexpr auto operand_layout = OperandLayout::even_rows;
   static constexpr bool adds_residual = true;
   static constexpr bool takes_norm = true;
+  static constexpr bool leaves_output_bias = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<FeedForward, T, Space> {
@@ -132,7 +133,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
-                     const SequenceGradients<NoState>& = {}) const {
+                     const SequenceGradients<NoState>& = {},
+                     OutputBias output_bias = OutputBias::summed) const {
     using Space = typename B::Space;
     require_extents("feed_forward", "dy", dy, tape.x.extents().to_array());
     require_extents_if_given("feed_forward", "dx", dx, tape.x.extents().to_array());
@@ -145,7 +147,7 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                   .x = tape.hidden,
                                   .dy = as_rows(dy),
                                   .dweight = gradients.fc2.weight,
-                                  .dbias = gradients.fc2.bias};
+                                  .dbias = bias_unless_left_out(gradients.fc2, output_bias)};
     auto dfc1_bias = gradients.fc1.bias.view();
     if constexpr (Config.gated) down.dx = dhidden = frame.template tensor<T>(shape);
     if constexpr (makes_hidden_again<T>) {
@@ -202,6 +204,8 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                                     .dweight = gradients.gate.weight,
                                                     .dbias = gradients.gate.bias});
   }
+
+  static auto output_bias(auto& gradients) { return bias_of(gradients.fc2); }
 
   template <class T = float, class B>
   NoState initial_state(const Context<B>&, Index) const {

@@ -53,6 +53,7 @@ class H3 : public LayerVerbs<H3<Config>> {
   static constexpr auto operand_layout = OperandLayout::even_rows;
   static constexpr bool adds_residual = true;
   static constexpr bool takes_norm = true;
+  static constexpr bool leaves_output_bias = true;
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<H3, T, Space> {
@@ -162,7 +163,8 @@ class H3 : public LayerVerbs<H3<Config>> {
                      const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, width> dy,
                      Output<B, T, dyn, dyn, width> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
-                     const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
+                     const SequenceGradients<State<T, typename B::Space>>& ends = {},
+                     OutputBias output_bias = OutputBias::summed) const {
     using Space = typename B::Space;
     auto frame = ctx.workspace().frame();
     const DynamicExtents<3> shape = tape.x.extents();
@@ -176,12 +178,13 @@ class H3 : public LayerVerbs<H3<Config>> {
       dk = frame.template tensor<T>(shape);
       dv = frame.template tensor<T>(shape);
     }
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.output_linear.weight,
-                                                  .x = as_rows(tape.mixed),
-                                                  .dy = as_rows(dy),
-                                                  .dx = as_rows(dmixed),
-                                                  .dweight = gradients.output_linear.weight,
-                                                  .dbias = gradients.output_linear.bias});
+    linear_backward(ctx, LinearBackward<T, Space>{
+                             .weight = p.output_linear.weight,
+                             .x = as_rows(tape.mixed),
+                             .dy = as_rows(dy),
+                             .dx = as_rows(dmixed),
+                             .dweight = gradients.output_linear.weight,
+                             .dbias = bias_unless_left_out(gradients.output_linear, output_bias)});
     mixer_backward(ctx, frame, p, tape, dmixed, dq, dk, dv, gradients, ends);
     const auto map = [&](const auto& weights, auto d, auto& gradient) {
       return LinearBackward<T, Space>{.weight = weights.weight,
@@ -196,6 +199,8 @@ class H3 : public LayerVerbs<H3<Config>> {
                                              map(p.v_proj, dv, gradients.v_proj)};
     linear_backward<B, T>(ctx, maps);
   }
+
+  static auto output_bias(auto& gradients) { return bias_of(gradients.output_linear); }
 
   template <class T = float, class B>
   State<T, typename B::Space> initial_state(const Context<B>&, Index sequences) const {

@@ -34,6 +34,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
 
  public:
   static constexpr auto operand_layout = OperandLayout::even_rows;
+  static constexpr bool sums_residual = true;  // differentiate takes residual_sum
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<Norm, T, Space> {
@@ -87,7 +88,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
     return a;
   }
 
-  /// dx is written as `dx_mode` says; `residual` is added to it.
+  /// dx is written as `dx_mode` says; `residual` is added to it, and summed over all positions in
+  /// residual_sum, [channels].
   template <class B, class T>
     requires RunsOn<Norm, B, T>
   void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
@@ -96,7 +98,8 @@ class Norm : public LayerVerbs<Norm<Config>> {
                      Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<NoState>& = {},
                      WriteMode dx_mode = WriteMode::overwrite,
-                     Input<B, T, dyn, dyn, width> residual = {}) const {
+                     Input<B, T, dyn, dyn, width> residual = {},
+                     Output<B, Wide<T>, width> residual_sum = {}) const {
     using Space = typename B::Space;
     require_extents("norm", "dy", dy, tape.x.extents().to_array());
     require_extents("norm", "dx", dx, tape.x.extents().to_array());
@@ -107,6 +110,7 @@ class Norm : public LayerVerbs<Norm<Config>> {
                                              .dy = as_rows(dy),
                                              .accumulate = dx_mode == WriteMode::accumulate,
                                              .residual = as_rows(residual),
+                                             .residual_sum = residual_sum,
                                              .dx = as_rows(dx),
                                              .dweight = gradients.weight,
                                              .dbias = gradients.bias});

@@ -30,6 +30,7 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
  public:
   static constexpr bool adds_residual = (AddsResidual<Kinds> && ...);
   static constexpr bool takes_norm = (TakesNorm<Kinds> && ...);
+  static constexpr bool leaves_output_bias = (LeavesOutputBias<Kinds> && ...);
 
   template <class T, class Space = HostSpace>
   struct Parameters : ParametersOf<OneOf, T, Space> {
@@ -97,12 +98,23 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
                      Output<B, T, dyn, dyn, dyn> dx,
                      Parameters<Wide<T>, typename B::Space>& gradients,
                      const SequenceGradients<State<T, typename B::Space>>& ends = {}) const {
-    of_kind(kind(), [&](auto i) {
-      constexpr std::size_t index = i;
-      std::get<index>(layer_).differentiate(
-          ctx, as<index>(p), tape_of<index>(tape), dy, dx, as<index>(gradients),
-          ends.part([](auto& state) -> auto& { return as<index>(state); }));
-    });
+    differentiate_kind<B, T>(ctx, p, tape, dy, dx, gradients, ends);
+  }
+  template <class B, class T>
+    requires(RunsOn<OneOf, B, T>&& leaves_output_bias)
+  void differentiate(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                     const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                     Output<B, T, dyn, dyn, dyn> dx,
+                     Parameters<Wide<T>, typename B::Space>& gradients,
+                     const SequenceGradients<State<T, typename B::Space>>& ends,
+                     OutputBias output_bias) const {
+    differentiate_kind<B, T>(ctx, p, tape, dy, dx, gradients, ends, output_bias);
+  }
+  template <class P>
+  static auto output_bias(P& gradients) requires leaves_output_bias {
+    View<typename P::Scalar, 1, typename P::Space> bias;
+    of_kind(gradients.kind.index(), [&](auto i) { bias = Kind<i>::output_bias(as<i>(gradients)); });
+    return bias;
   }
 
   template <class T = float, class B>
@@ -150,6 +162,21 @@ class OneOf : public LayerVerbs<OneOf<Kinds...>> {
           ctx, as<index>(p), x, y,
           OptionalTape(tape).part([](auto& kept) -> auto& { return tape_of<index>(kept); }),
           options.part([](auto& state) -> auto& { return as<index>(state); }), more...);
+    });
+  }
+
+  template <class B, class T, class... More>
+  void differentiate_kind(Context<B>& ctx, const Parameters<T, typename B::Space>& p,
+                          const Tape<T, typename B::Space>& tape, Input<B, T, dyn, dyn, dyn> dy,
+                          Output<B, T, dyn, dyn, dyn> dx,
+                          Parameters<Wide<T>, typename B::Space>& gradients,
+                          const SequenceGradients<State<T, typename B::Space>>& ends,
+                          const More&... more) const {
+    of_kind(kind(), [&](auto i) {
+      constexpr std::size_t index = i;
+      std::get<index>(layer_).differentiate(
+          ctx, as<index>(p), tape_of<index>(tape), dy, dx, as<index>(gradients),
+          ends.part([](auto& state) -> auto& { return as<index>(state); }), more...);
     });
   }
 

@@ -88,9 +88,19 @@ class Residual : public detail::NormedLayer<Residual<NormLayer, Inner, norm_name
     auto frame = ctx.workspace().frame();
     auto dnormed = frame.template tensor<T>(dy.extents());
     const auto dinner = dropout_.template differentiated<T>(ctx, frame, tape.dropout, dy);
+    const auto differentiate_norm = [&](const auto&... residual_sum) {
+      norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {},
+                          WriteMode::overwrite, dy, residual_sum...);
+    };
+    if constexpr (LeavesOutputBias<Inner> && requires { requires bool{NormLayer::sums_residual}; })
+      if (!tape.dropout) {  // the norm reads what the inner layer's last bias sums
+        const auto bias = Inner::output_bias(gradients.inner);
+        inner_.differentiate(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends,
+                             OutputBias::left_out);
+        return differentiate_norm(bias);
+      }
     inner_.differentiate(ctx, p.inner, tape.inner, dinner, dnormed, gradients.inner, ends);
-    norm_.differentiate(ctx, p.norm, tape.norm, dnormed, dx, gradients.norm, {},
-                        WriteMode::overwrite, dy);
+    differentiate_norm();
   }
 };
 

@@ -56,7 +56,8 @@ struct Normalization {
 
 /// The vector–Jacobian product of Normalization. dx overwritten, or added to where `accumulate` is
 /// set; `residual` is added to it, the gradient of a residual stream. dweight and dbias are added
-/// to and optional.
+/// to and optional; so is residual_sum:
+///   residual_sum[d] += Σ_m residual[m,d]
 template <class T, class Space>
 struct NormalizationBackward {
   Normalization<T, Space> forward{};      // reads kind, x, weight
@@ -64,7 +65,8 @@ struct NormalizationBackward {
   View<const Wide<T>, 1, Space> scale{};  // likewise
   View<const T, 2, Space> dy{};
   bool accumulate = false;
-  View<const T, 2, Space> residual{};  // [M, D], optional
+  View<const T, 2, Space> residual{};      // [M, D], optional
+  View<Wide<T>, 1, Space> residual_sum{};  // [D], optional, with a residual that is not dx
   View<T, 2, Space> dx{};
   View<Wide<T>, 1, Space> dweight{};
   View<Wide<T>, 1, Space> dbias{};
@@ -72,6 +74,8 @@ struct NormalizationBackward {
   void require_rest(ExtentsByLetter& n) const {
     if (forward.kind == NormalizationKind::layer && !mean) n.refuse("mean", "is missing");
     n.require(input("residual", "MD").optional(), residual);
+    n.require(updated("residual_sum", "D").optional(), residual_sum);
+    if (residual_sum && !residual) n.refuse("residual", "is missing");
   }
 };
 

@@ -55,7 +55,7 @@ struct Normalization {
     const Index width = g.dy.extent(1);
     auto frame = ctx.workspace().frame();
     const Index parts = part_count(threads, g.dy.extent(0), detail::rows_a_thread);
-    const auto sums = frame.template tensor<T>(parts, 2, width);  // dweight, dbias
+    const auto sums = frame.template tensor<T>(parts, 3, width);  // dweight, dbias, residual_sum
     std::fill_n(sums.data(), sums.size(), T{0});
     const Index rows = g.dy.extent(0);
     parallel(threads, parts, 1, [&](Range range, int) {
@@ -67,6 +67,7 @@ struct Normalization {
       for (Index d = 0; d < width; ++d) {
         if (g.dweight) g.dweight(d) += sums(part, 0, d);
         if (g.dbias) g.dbias(d) += sums(part, 1, d);
+        if (g.residual_sum) g.residual_sum(d) += sums(part, 2, d);
       }
   }
 
@@ -109,6 +110,7 @@ struct Normalization {
       };
       if (g.dweight) add_to(sums, h * normalized);
       if (g.dbias) add_to(sums + width, h);
+      if (g.residual_sum) add_to(sums + 2 * width, residual.load(m, d, count));
       if (weight) h *= weight.load(0, d, count);
       sum_h += h;
       sum_hx = xsimd::fma(h, normalized, sum_hx);

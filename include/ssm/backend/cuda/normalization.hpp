@@ -10,8 +10,8 @@ namespace ssm::cuda {
 /// The compiled half; formula and shapes as ssm::Normalization and ssm::NormalizationBackward. T:
 /// float, double, half types. Sums over a row and over rows are in double precision; in half types
 /// those of a few neighbors in float, and of 512 rows and more, up to 1024 wide, those of a row.
-/// sums   [2, normalization_slices(M), D]   scratch for dweight and dbias: rows are summed slice by
-///                                          slice, then the slices
+/// sums   [3, normalization_slices(M), D]   scratch for dweight, dbias and residual_sum: rows are
+///                                          summed slice by slice, then the slices
 template <class T>
 SSM_CUDA_API void normalization(const ssm::Normalization<T, CudaSpace>& a, Stream stream);
 template <class T>
@@ -41,9 +41,9 @@ struct Normalization {
     const Index width = g.dy.extent(1);
     auto frame = ctx.workspace().frame();
     double* sums = nullptr;
-    if (g.dweight || g.dbias) {
+    if (g.dweight || g.dbias || g.residual_sum) {
       const Index slices = normalization_slices(g.dy.extent(0));
-      sums = frame.template tensor<double>(2, slices, width).data();
+      sums = frame.template tensor<double>(3, slices, width).data();
     }
     queue(ctx, [&](Stream stream) { cuda::normalization_backward(on_device(g), sums, stream); });
   }

@@ -73,12 +73,15 @@ struct Normalization {
     for (Index d = 0; d < g.dy.extent(1); ++d) {
       double dweight = 0;
       double dbias = 0;
+      double residual = 0;
       for (Index m = 0; m < g.dy.extent(0); ++m) {
         dweight += g.dy(m, d) * normalized(g, m, d);
         dbias += g.dy(m, d);
+        if (g.residual_sum) residual += g.residual(m, d);
       }
       if (g.dweight) g.dweight(d) += static_cast<T>(dweight);
       if (g.dbias) g.dbias(d) += static_cast<T>(dbias);
+      if (g.residual_sum) g.residual_sum(d) += static_cast<T>(residual);
     }
   }
 };
