@@ -257,12 +257,18 @@ struct TokenSums {
     if (start < begin || first == last) return;
     for_each_run(row, lanes, [&](Index d, Index count) {
       S sum[size] = {};
-      for (Index piece = first; piece <= last; ++piece) {
-        S values[size];
-        const int slot = piece == first && start % embedding_piece != 0 ? 1 : 0;
-        device::read_neighbors(waiting(piece, slot) + d, Index{1}, count, values);
+      constexpr int together = 8;  // pieces on their way at a time; the additions stay in order
+      for (Index piece = first; piece <= last; piece += together) {
+        S values[together][size] = {};
         SSM_UNROLL
-        for (int c = 0; c < size; ++c) sum[c] += values[c];
+        for (int k = 0; k < together; ++k) {
+          const int slot = piece + k == first && start % embedding_piece != 0 ? 1 : 0;
+          if (piece + k <= last)
+            device::read_neighbors(waiting(piece + k, slot) + d, Index{1}, count, values[k]);
+        }
+        SSM_UNROLL
+        for (int k = 0; k < together; ++k) SSM_UNROLL
+        for (int c = 0; c < size; ++c) sum[c] += values[k][c];
       }
       add_to_table(token, d, count, sum);
     });

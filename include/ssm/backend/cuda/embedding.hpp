@@ -51,7 +51,7 @@ constexpr Index embedding_scratch_count(Index positions, Index vocabulary) {
 
 /// The positions in the order of their tokens are added in pieces of this many, by warps that take
 /// this many columns, or packs of columns.
-inline constexpr Index embedding_piece = 32;
+inline constexpr Index embedding_piece = 8;
 inline constexpr Index embedding_block = 32;
 constexpr Index embedding_pieces(Index positions) {
   return (positions + embedding_piece - 1) / embedding_piece;
