@@ -75,6 +75,8 @@ class H3 : public LayerVerbs<H3<Config>> {
     View<const T, 3, Space> x;
     DynamicTensor<T, 3, Space> q, k, v;      // all in q, side by side, where products are joined
     DynamicTensor<T, 3, Space> mixed;        // what output_linear reads
+    DynamicTensor<Wide<T>, 1, Space> dt;     // of the diagonal SSM
+    DynamicTensor<Wide<T>, 3, Space> A;      // likewise
     DynamicTensor<Wide<T>, 1, Space> mixer;  // the mixer's own
   };
 
@@ -145,7 +147,7 @@ class H3 : public LayerVerbs<H3<Config>> {
                                 .mixer = a};
     if (tape != nullptr || !h3_step<B, T>(ctx, step, projections, norm)) {
       normalized_matmul<B, T>(ctx, norm, projections);
-      make_parameters<T>(ctx, frame, p, a);
+      make_parameters<T>(ctx, buffers, p, a);
       if (tape != nullptr) {
         tape->keep(ctx, options);
         tape->x = x;
@@ -277,13 +279,15 @@ class H3 : public LayerVerbs<H3<Config>> {
             .initial_shift = options.initial(&State<T, Space>::shift),
             .initial_diagonal = options.initial(&State<T, Space>::diagonal)};
   }
-  /// The dt and A of a call, in memory of the frame.
-  template <class T, class B, class Frame>
-  void make_parameters(Context<B>& ctx, Frame& frame, const Parameters<T, typename B::Space>& p,
+  /// The dt and A of a call, which a tape keeps.
+  template <class T, class B, class Memory>
+  void make_parameters(Context<B>& ctx, const Memory& memory,
+                       const Parameters<T, typename B::Space>& p,
                        H3Mixer<T, typename B::Space>& a) const {
+    using Kept = Tape<T, typename B::Space>;
     const Index rows = diagonal_.channels();
-    auto dt = frame.template tensor<Wide<T>>(rows);
-    auto A = frame.template tensor<Wide<T>>(rows, diagonal_.mode_count(), 2);
+    auto dt = memory.at(&Kept::dt, rows);
+    auto A = memory.at(&Kept::A, rows, diagonal_.mode_count(), 2);
     diagonal_parameters(
         ctx, DiagonalParameters<Wide<T>, typename B::Space>{.log_dt = p.diagonal.log_dt,
                                                             .inv_A_real = p.diagonal.inv_A_real,
@@ -304,10 +308,11 @@ class H3 : public LayerVerbs<H3<Config>> {
     const Index count = diagonal_.mode_count();
     auto ddt = frame.template tensor<Wide<T>>(rows);
     auto dA = frame.template tensor<Wide<T>>(rows, count, 2);
-    fill(ctx, Fill<Wide<T>, Space>{.y = ddt});
-    fill(ctx, Fill<Wide<T>, Space>{.y = dA.flatten()});
+    const Fill<Wide<T>, Space> zeros[] = {{.y = ddt}, {.y = dA.flatten()}};
+    fill<B, Wide<T>>(ctx, zeros);
     auto a = operands(p, tape.options());
-    make_parameters<T>(ctx, frame, p, a);
+    a.dt = tape.dt;
+    a.A = tape.A;
     a.q = tape.q;
     a.k = tape.k;
     a.v = tape.v;
