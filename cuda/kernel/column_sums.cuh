@@ -111,28 +111,36 @@ struct SlicedSums {
   const Partial* partial;
   Index count, width;
 };
-/// A block adds the slices of 32 columns, every eighth in order, and then these sums in order.
+inline constexpr int kJoinGroups = 32;
+/// A block adds the slices of 32 columns, every 32nd in order, and then these sums in order.
 template <class Partial, class Finish>
-__global__ void __launch_bounds__(256) join_slices_kernel(SlicedSums<Partial> a, Finish finish) {
+__global__ void __launch_bounds__(32 * kJoinGroups)
+    join_slices_kernel(SlicedSums<Partial> a, Finish finish) {
   let_successor_begin();
   wait_for_predecessors();
-  constexpr int groups = 8;
+  constexpr int together = 9;  // loads on their way at a time
   const int lane = static_cast<int>(threadIdx.x % 32), group = static_cast<int>(threadIdx.x / 32);
   const Index column = Index{blockIdx.x} * 32 + lane;
   const int which = static_cast<int>(blockIdx.y);
   Partial own = 0;
-  if (column < a.width) {
-#pragma unroll 8  // so that as many loads are under way
-    for (Index slice = group; slice < a.count; slice += groups)
-      own += a.partial[(which * a.count + slice) * a.width + column];
-  }
-  __shared__ Partial shared[groups][32];
+  if (column < a.width)
+    for (Index slice = group; slice < a.count; slice += together * kJoinGroups) {
+      Partial values[together];
+      SSM_UNROLL
+      for (int i = 0; i < together; ++i) {
+        const Index at = slice + i * kJoinGroups;
+        values[i] = at < a.count ? a.partial[(which * a.count + at) * a.width + column] : 0;
+      }
+      SSM_UNROLL
+      for (int i = 0; i < together; ++i) own += values[i];
+    }
+  __shared__ Partial shared[kJoinGroups][32];
   shared[group][lane] = own;
   __syncthreads();
   if (group > 0 || column >= a.width) return;
   Partial total = 0;
   SSM_UNROLL
-  for (int g = 0; g < groups; ++g) total += shared[g][lane];
+  for (int g = 0; g < kJoinGroups; ++g) total += shared[g][lane];
   finish(which, column, total);
 }
 /// finish(which, column, the sum of the slices) for every column of `sums` sums.
@@ -141,8 +149,8 @@ void join_slices(const SlicedSums<Partial>& slices, int sums, Stream stream, con
                  Finish finish) {
   launch_early<Finish>(
       join_slices_kernel<Partial, Finish>,
-      dim3(static_cast<unsigned>((slices.width + 31) / 32), static_cast<unsigned>(sums)), 256,
-      stream, operation, slices, finish);
+      dim3(static_cast<unsigned>((slices.width + 31) / 32), static_cast<unsigned>(sums)),
+      32 * kJoinGroups, stream, operation, slices, finish);
 }
 
 #endif

@@ -154,6 +154,30 @@ struct GradientRows {
   }
 };
 
+/// Sums of columns, of every warp of a block.
+template <class T, int Held>
+struct GradientSums {
+  static constexpr int size = pack_size<T>;
+  static constexpr int step = 32 + 32 / size;  // so that neighboring columns are in different banks
+  float numbers[kGradientWarps][Held][size * step];
+
+  __device__ void leave(const float (&own)[Held][size]) {
+    SSM_UNROLL
+    for (int h = 0; h < Held; ++h) SSM_UNROLL
+    for (int k = 0; k < size; ++k)
+      numbers[threadIdx.x / 32][h][k * step + threadIdx.x % 32] = own[h][k];
+  }
+  /// Of column d, the warps in order.
+  __device__ double total(int d) const {
+    const int pack = d / size;
+    double total = 0;
+    SSM_UNROLL
+    for (int w = 0; w < kGradientWarps; ++w)
+      total += numbers[w][pack / 32][d % size * step + pack % 32];
+    return total;
+  }
+};
+
 /// dx of every row as NormalizationGradientRow has it, and the sums for weight and bias.
 template <class T, int Held, bool SumsResidual>
 __global__ void __launch_bounds__(32 * kGradientWarps, 2)
@@ -223,32 +247,20 @@ __global__ void __launch_bounds__(32 * kGradientWarps, 2)
     }
   }
   if (a.sums == nullptr) return;
-  // The warps' sums are added in order.
-  using Parts = float[kGradientWarps][32 * size];
-  static_assert(sizeof(Parts) <= sizeof(Rows));
-  Parts& parts = *reinterpret_cast<Parts*>(memory);
-  __syncthreads();  // rows are read
-  const auto leave = [&](const float(&own)[Held][size], int which) {
-    SSM_UNROLL
-    for (int h = 0; h < Held; ++h) {
-      SSM_UNROLL
-      for (int k = 0; k < size; ++k) parts[warp][32 * k + threadIdx.x % 32] = own[h][k];
-      __syncthreads();
-      for (int i = static_cast<int>(threadIdx.x); i < 32 * size; i += 32 * kGradientWarps) {
-        double total = 0;
-        SSM_UNROLL
-        for (int w = 0; w < kGradientWarps; ++w) total += parts[w][i];
-        const int pack = i % 32 + 32 * h;
-        if (pack < a.packs)
-          a.sums[(Index{static_cast<unsigned>(which)} * gridDim.x + blockIdx.x) * a.packs * size +
-                 pack * size + i / 32] = total;
-      }
-      __syncthreads();
-    }
+  using Sums = GradientSums<T, Held>;
+  static_assert(sizeof(Sums) <= sizeof(Rows));
+  Sums& sums = *reinterpret_cast<Sums*>(memory);
+  const int width = a.packs * size;
+  const auto leave = [&](int which, const float(&own)[Held][size]) {
+    __syncthreads();  // what lay there is read
+    sums.leave(own);
+    __syncthreads();
+    for (int d = static_cast<int>(threadIdx.x); d < width; d += 32 * kGradientWarps)
+      a.sums[(Index{which} * gridDim.x + blockIdx.x) * width + d] = sums.total(d);
   };
-  leave(of_weight, 0);
-  leave(of_bias, 1);
-  if constexpr (SumsResidual) leave(of_residual, 2);
+  leave(0, of_weight);
+  leave(1, of_bias);
+  if constexpr (SumsResidual) leave(2, of_residual);
 }
 
 }  // namespace device
@@ -263,6 +275,11 @@ template <class T, class... Views>
 bool has_half_rows(Index rows, Index width, const Views&... views) {
   return HalfStorage<T> && rows >= few_normalized_rows && width > 0 && width <= 1024 &&
          width % device::pack_size<T> == 0 && (device::has_packs(views) && ...);
+}
+/// Whether that kernel sums the residual too; wider rows leave no registers for it.
+template <class T>
+constexpr bool fuses_residual_sum(Index width) {
+  return HalfStorage<T> && width <= 96 * device::pack_size<T>;
 }
 /// run(constant): the packs of a row that a lane holds.
 template <class Run>
@@ -350,10 +367,9 @@ bool normalize_halves_backward([[maybe_unused]] const ssm::NormalizationBackward
             {32 * device::kGradientWarps, sizeof(device::GradientRows<T, held()>)}, stream,
             "normalization_backward", call);
       };
-      if (g.residual_sum)
-        launch(std::true_type());
-      else
-        launch(std::false_type());
+      if constexpr (fuses_residual_sum<T>(held() * 32 * device::pack_size<T>))
+        if (g.residual_sum) return launch(std::true_type());
+      launch(std::false_type());
     });
     if (has_sums) {
       const auto dweight = device::operand(g.dweight);

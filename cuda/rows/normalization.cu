@@ -406,6 +406,12 @@ struct NormalizationGradientRow {
 template <class T>
 void normalization_backward(const ssm::NormalizationBackward<T, CudaSpace>& g, double* sums,
                             Stream stream) {
+  if (g.residual_sum && !fuses_residual_sum<T>(g.dy.extent(1))) {
+    add_residual_sum(g, sums, stream);
+    auto rest = g;
+    rest.residual_sum = {};
+    return normalization_backward(rest, sums, stream);
+  }
   if (normalize_halves_backward(g, sums, stream)) return;
   if (g.dweight || g.dbias) add_parameter_gradients(g, sums, stream);
   if (g.residual_sum) add_residual_sum(g, sums, stream);
