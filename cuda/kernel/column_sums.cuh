@@ -111,10 +111,9 @@ struct SlicedSums {
   const Partial* partial;
   Index count, width;
 };
-inline constexpr int kJoinGroups = 32;
-/// A block adds the slices of 32 columns, every 32nd in order, and then these sums in order.
-template <class Partial, class Finish>
-__global__ void __launch_bounds__(32 * kJoinGroups)
+/// A block adds the slices of 32 columns, every Groups-th in order, and then these sums in order.
+template <int Groups, class Partial, class Finish>
+__global__ void __launch_bounds__(32 * Groups)
     join_slices_kernel(SlicedSums<Partial> a, Finish finish) {
   let_successor_begin();
   wait_for_predecessors();
@@ -124,33 +123,40 @@ __global__ void __launch_bounds__(32 * kJoinGroups)
   const int which = static_cast<int>(blockIdx.y);
   Partial own = 0;
   if (column < a.width)
-    for (Index slice = group; slice < a.count; slice += together * kJoinGroups) {
+    for (Index slice = group; slice < a.count; slice += together * Groups) {
       Partial values[together];
       SSM_UNROLL
       for (int i = 0; i < together; ++i) {
-        const Index at = slice + i * kJoinGroups;
+        const Index at = slice + i * Groups;
         values[i] = at < a.count ? a.partial[(which * a.count + at) * a.width + column] : 0;
       }
       SSM_UNROLL
       for (int i = 0; i < together; ++i) own += values[i];
     }
-  __shared__ Partial shared[kJoinGroups][32];
+  __shared__ Partial shared[Groups][32];
   shared[group][lane] = own;
   __syncthreads();
   if (group > 0 || column >= a.width) return;
   Partial total = 0;
   SSM_UNROLL
-  for (int g = 0; g < kJoinGroups; ++g) total += shared[g][lane];
+  for (int g = 0; g < Groups; ++g) total += shared[g][lane];
   finish(which, column, total);
 }
 /// finish(which, column, the sum of the slices) for every column of `sums` sums.
 template <class Partial, class Finish>
 void join_slices(const SlicedSums<Partial>& slices, int sums, Stream stream, const char* operation,
                  Finish finish) {
-  launch_early<Finish>(
-      join_slices_kernel<Partial, Finish>,
-      dim3(static_cast<unsigned>((slices.width + 31) / 32), static_cast<unsigned>(sums)),
-      32 * kJoinGroups, stream, operation, slices, finish);
+  const auto launch = [&](auto groups) {
+    struct Name {};
+    launch_early<Name>(
+        join_slices_kernel<groups(), Partial, Finish>,
+        dim3(static_cast<unsigned>((slices.width + 31) / 32), static_cast<unsigned>(sums)),
+        32 * groups(), stream, operation, slices, finish);
+  };
+  if (slices.count > 256)
+    launch(std::integral_constant<int, 32>());
+  else
+    launch(std::integral_constant<int, 8>());
 }
 
 #endif
