@@ -55,12 +55,12 @@ STUDIES = {
         },
         "pairs": [("hybrid", "h3"), ("hybrid", "transformer")],
     },
-    # About 30M parameters with a vocabulary of 8192. RetNet and DenseRetNet have a head of their own, as published; gau-retnet
-    # is DenseRetNet without its connections.
+    # About 30M parameters with a vocabulary of 8192. H3 has heads of one channel, with and without attention. RetNet and
+    # DenseRetNet have a head of their own, as published; gau-retnet is DenseRetNet without its connections.
     "papers": {
         "models": {
             "transformer": "--model gpt2 --layers 8 --width 512 --heads 8 --positions {length}",
-            "h3": "--model h3 --layers 8 --width 512 --state 64 --head-dim 8",
+            "h3": "--model h3 --layers 8 --width 512 --state 64",
             "hybrid": "--model h3 --layers 8 --width 512 --state 64 --attention-layers 1,5 --heads 8",
             "mamba": "--model mamba --layers 15 --width 512",
             "dense-mamba": "--model dense-mamba --layers 15 --width 512 --sources 2 --fusion readout",
