@@ -78,6 +78,8 @@ struct Run {
     H3::for_each_state([&](const std::string&, auto& tensor) { visit(tensor); }, state);
     for (auto* tensor : {&tape.q, &tape.k, &tape.v, &tape.mixed, &x, &y, &dy, &dx, &z})
       visit(*tensor);
+    visit(tape.dt);
+    visit(tape.A);
   }
   std::vector<T> elements() {
     std::vector<T> all;
@@ -100,6 +102,8 @@ TEST_CASE("a layer runs wholly in memory that a std::vector owns, bit for bit as
     borrowed.ctx.workspace().borrow(scratch);
     for (auto* kept : {&borrowed.tape.q, &borrowed.tape.k, &borrowed.tape.v, &borrowed.tape.mixed})
       kept->resize(borrowed.x.extents());
+    borrowed.tape.dt.resize(owned.tape.dt.extents());
+    borrowed.tape.A.resize(owned.tape.A.extents());
     borrowed.for_each_tensor([&](auto& tensor) { pieces.house(tensor); });
     const std::size_t before = ssm::laws::allocation_count();
     borrowed.call();
