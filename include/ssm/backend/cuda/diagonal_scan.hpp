@@ -236,11 +236,7 @@ class TensorCoreScan {
     call.dgate_out = sequences_.gradient(g.dgate_out, a_.gate_out);
     if (g.dinitial_state) call.dinitial_state = states();
     const auto add_to = [&](const ScanRows& gradient) {
-      call.ddt = gradient.dt;
-      call.da = gradient.A;
-      call.db = gradient.B;
-      call.dc = gradient.C;
-      call.dskip = a_.skip ? gradient.skip : nullptr;
+      gradient.take_gradients_of(call, static_cast<bool>(a_.skip));
       void* const workspace = sequences_.bytes(diagonal_scan_backward_workspace(call));
       cuda::diagonal_scan_backward(call, workspace, stream_);
     };

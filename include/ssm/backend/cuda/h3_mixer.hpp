@@ -145,11 +145,7 @@ class TensorCoreMixer {
     dscan.dC = on_device_view(g.dC);
     dscan.dskip = on_device_view(g.dskip);
     const auto add_to = [&](const ScanRows& gradient) {
-      call.ddt = gradient.dt;
-      call.da = gradient.A;
-      call.db = gradient.B;
-      call.dc = gradient.C;
-      call.dskip = a_.skip ? gradient.skip : nullptr;
+      gradient.take_gradients_of(call, static_cast<bool>(a_.skip));
       void* const workspace = sequences_.bytes(h3_mixer_backward_workspace(call));
       cuda::h3_mixer_backward(call, workspace, stream_);
     };

@@ -33,6 +33,16 @@ struct ScanRows {
         A(reinterpret_cast<Complex<float>*>(g.dA.data())),
         B(reinterpret_cast<Complex<float>*>(g.dB.data())),
         C(reinterpret_cast<Complex<float>*>(g.dC.data())) {}
+
+  /// Makes these what a call of the tensor-core kernels adds gradients to.
+  template <class Call>
+  void take_gradients_of(Call& call, bool has_skip) const {
+    call.ddt = dt;
+    call.da = A;
+    call.db = B;
+    call.dc = C;
+    call.dskip = has_skip ? skip : nullptr;
+  }
 };
 
 /// The coefficients and sizes of a call in any scalar, or of a gradient, as a call in float whose
