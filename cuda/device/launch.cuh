@@ -50,6 +50,17 @@ bool waits_for_predecessors(Kernel kernel, const char* operation) {
   return attributes.ptxVersion >= 90;
 }
 
+/// Whether all blocks of a grid run at once, if nothing else runs.
+template <class Kernel>
+bool fit_together(Kernel kernel, int blocks, int threads, const char* operation) {
+  int device = 0, multiprocessors = 0, on_each = 0;
+  check(cudaGetDevice(&device), operation);
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        operation);
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&on_each, kernel, threads, 0), operation);
+  return blocks <= multiprocessors * on_each;
+}
+
 /// ask(), once for each device; `Name` is a type of the question's own.
 template <class Name, class Ask>
 bool once_per_device(const char* operation, Ask ask) {

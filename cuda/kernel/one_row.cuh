@@ -35,6 +35,19 @@ struct OneRowProduct {
   }
 };
 
+/// stride   between columns of the weights
+template <class W, class T>
+OneRowProduct<T, W> one_row_product(const ssm::Matmul<T, CudaSpace>& call, int& stride) {
+  const auto weights = weights_in<W>(call);
+  stride = static_cast<int>(weights.extent(1) > 1 ? weights.stride(1) : weights.extent(0));
+  OneRowProduct<T, W> product{weights.data(),   {},
+                              call.bias.data(), call.residual.data(),
+                              call.c.data(),    static_cast<int>(call.c.extent(1)),
+                              call.activation};
+  if constexpr (has_scale<W>) product.scale = call.b_scale.data();
+  return product;
+}
+
 /// A block holds the row in its shared memory. A warp of it makes `Columns` entries; where it
 /// `Streams`, then those that all warps of the grid are further on, whose weights it asks for
 /// before sums are made. Lanes take runs of k, `Together` of which are on their way at a time.
@@ -75,7 +88,7 @@ struct OneRow {
       centers = norm->kind == NormalizationKind::layer;
     }
     for (int i = 0; i < one_row_products; ++i) {
-      if (i < count) set(products[i], calls[static_cast<std::size_t>(i)]);
+      if (i < count) products[i] = one_row_product<W>(calls[static_cast<std::size_t>(i)], stride);
       first[i + 1] = first[i] + (products[i].columns + Columns - 1) / Columns;
     }
   }
@@ -157,15 +170,6 @@ struct OneRow {
     return static_cast<int>(block * Block::warps + lanes.warp());
   }
 
-  void set(OneRowProduct<T, W>& product, const ssm::Matmul<T, CudaSpace>& call) {
-    const auto weights = weights_in<W>(call);
-    stride = weights.extent(1) > 1 ? static_cast<int>(weights.stride(1)) : depth;
-    product = {weights.data(),   {},
-               call.bias.data(), call.residual.data(),
-               call.c.data(),    static_cast<int>(call.c.extent(1)),
-               call.activation};
-    if constexpr (has_scale<W>) product.scale = call.b_scale.data();
-  }
   SSM_HOST_DEVICE Place at(int unit) const {
     int i = 0;
     SSM_UNROLL

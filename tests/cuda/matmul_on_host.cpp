@@ -10,6 +10,25 @@ MatmulLibrary* create_matmul_library(MatmulPrecision) { return new MatmulLibrary
 void destroy_matmul_library(MatmulLibrary* library) noexcept { delete library; }
 void keep_biases(MatmulLibrary&) {}
 
+// Loops make one product behind the other: no block could wait for another.
+class RowExchange {};
+RowExchange* create_row_exchange(Stream) { return new RowExchange(); }
+void destroy_row_exchange(RowExchange* exchange) noexcept { delete exchange; }
+template <class T>
+bool matmul_row_pair(RowExchange&, const ssm::Normalization<T, CudaSpace>*,
+                     const ssm::Matmul<T, CudaSpace>&, const ssm::Matmul<T, CudaSpace>&, bool,
+                     Stream) {
+  return false;
+}
+#define SSM_INSTANTIATE(T)                                                                \
+  template bool matmul_row_pair<T>(RowExchange&, const ssm::Normalization<T, CudaSpace>*, \
+                                   const ssm::Matmul<T, CudaSpace>&,                      \
+                                   const ssm::Matmul<T, CudaSpace>&, bool, Stream);
+SSM_INSTANTIATE(float)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
+#undef SSM_INSTANTIATE
+
 namespace {
 /// One for all calls: products allocate nothing, as on a device.
 Context<Reference>& reference() {

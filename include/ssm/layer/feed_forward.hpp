@@ -101,6 +101,9 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
     auto hidden =
         makes_hidden_again<T> ? frame.template tensor<T>(shape) : buffers.at(&Kept::hidden, shape);
     if (tape != nullptr) tape->x = x;
+    const auto down = by_weight<T, Space>(
+        p.fc2.weight,
+        {.a = hidden, .bias = p.fc2.bias, .residual = as_rows(residual), .c = as_rows(y)});
     if constexpr (Config.gated) {
       auto fc1 = buffers.at(&Kept::fc1, shape);
       auto gate = buffers.at(&Kept::gate, shape);
@@ -117,14 +120,13 @@ class FeedForward : public LayerVerbs<FeedForward<Config>> {
                                              .activation = activation_,
                                              .c = hidden,
                                              .z = buffers.kept(&Kept::fc1, shape)});
+      // Nothing is dropped without a tape.
+      if (tape == nullptr) return matmul_pair<B, T>(ctx, norm, product, down);
       normalized_matmul<B, T>(ctx, norm, std::span(&product, 1));
     }
     dropout_.evaluate(ctx, hidden, buffers.part(&Kept::dropout),
                       detail::fork(options.dropout, std::string_view("hidden")));
-    matmul(ctx,
-           by_weight<T, Space>(
-               p.fc2.weight,
-               {.a = hidden, .bias = p.fc2.bias, .residual = as_rows(residual), .c = as_rows(y)}));
+    matmul(ctx, down);
   }
 
   template <class B, class T>

@@ -47,4 +47,30 @@ void normalized_matmul(Context<B>& ctx, std::nullptr_t,
   matmul<B, T>(ctx, products);
 }
 
+/// Backends that may make a product and the one that reads what it writes together.
+template <class B, class T>
+concept HasMatmulPair = requires(Context<B>& ctx, const Normalization<T, typename B::Space>* norm,
+                                 const Matmul<T, typename B::Space>& product) {
+  B::matmul_pair(ctx, norm, product, product);
+};
+
+/// Computes a product, of a normalized row where there is a norm, and the one that reads what it
+/// writes: second.a is first.c. At once where the backend has matmul_pair and it takes them; then
+/// norm.y and first.c are left as they are.
+/// norm   as of normalized_matmul
+template <class B, class T, class Norm>
+  requires HasMatmul<B, T>
+void matmul_pair(Context<B>& ctx, Norm norm, const Matmul<T, typename B::Space>& first,
+                 const Matmul<T, typename B::Space>& second) {
+  if constexpr (HasMatmulPair<B, T>) {
+    const Normalization<T, typename B::Space>* const before = norm;
+    if (before != nullptr) require_operands(*before);
+    require_operands(first);
+    require_operands(second);
+    if (B::matmul_pair(ctx, before, first, second)) return;
+  }
+  normalized_matmul<B, T>(ctx, norm, std::span(&first, 1));
+  matmul(ctx, second);
+}
+
 }  // namespace ssm

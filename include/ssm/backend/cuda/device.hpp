@@ -128,6 +128,15 @@ SSM_CUDA_API void destroy_matmul_library(MatmulLibrary* library) noexcept;
 /// From here on products of half types round a bias at the first of them alone.
 SSM_CUDA_API void keep_biases(MatmulLibrary& library);
 
+/// Where blocks of a kernel hand each other a row: device memory for one stream's kernels, of so
+/// many numbers and blocks at most.
+class RowExchange;
+inline constexpr std::int64_t row_exchange_numbers = 4096;
+inline constexpr int row_exchange_blocks = 128;
+/// Throws OutOfMemory, Failure.
+SSM_CUDA_API RowExchange* create_row_exchange(Stream stream);
+SSM_CUDA_API void destroy_row_exchange(RowExchange* exchange) noexcept;
+
 /// A place in the work of a stream.
 class Event;
 SSM_CUDA_API Event* create_event();
@@ -308,6 +317,12 @@ class Resources {
     }
     return *library_;
   }
+  /// Made at the first call that is not recorded; null until then.
+  RowExchange* row_exchange() {
+    if (!row_exchange_ && !is_recording(stream()))
+      row_exchange_.reset(create_row_exchange(stream()));
+    return row_exchange_.get();
+  }
   /// To be called before the first product by who promises that no bias of this context's products
   /// changes or goes while the context computes: what is derived from one is kept.
   void biases_stay() { biases_stay_ = true; }
@@ -322,6 +337,9 @@ class Resources {
   struct DestroyLibrary {
     void operator()(MatmulLibrary* library) const noexcept { destroy_matmul_library(library); }
   };
+  struct DestroyExchange {
+    void operator()(RowExchange* exchange) const noexcept { destroy_row_exchange(exchange); }
+  };
 
   Resources(Stream borrowed, MatmulPrecision precision)
       : stream_(borrowed, DestroyStream{true}), precision_(precision) {}
@@ -329,6 +347,7 @@ class Resources {
   std::unique_ptr<void, DestroyStream> stream_;
   MatmulPrecision precision_;
   std::unique_ptr<MatmulLibrary, DestroyLibrary> library_;
+  std::unique_ptr<RowExchange, DestroyExchange> row_exchange_;
   bool biases_stay_ = false;
   Recording* recording_ = nullptr;  // under way
   std::uint64_t runs_apart_ = 0;

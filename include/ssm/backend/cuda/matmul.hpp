@@ -7,6 +7,7 @@
 #include "ssm/backend/cuda/matmul_few_rows.hpp"
 #include "ssm/backend/cuda/matmul_one_row.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
+#include "ssm/backend/cuda/row_pair.hpp"
 #include "ssm/core/adjacent.hpp"
 #include "ssm/op/matmul.hpp"
 
@@ -81,6 +82,25 @@ struct Matmul {
         if (together) few_rows<T>(ctx, &first, some);
       });
     return together;
+  }
+  /// Of one row.
+  template <class Ctx, DeviceNumber T>
+    requires(!std::is_same_v<T, double>)
+  static bool matmul_pair(Ctx& ctx, const ssm::Normalization<T, typename Ctx::Space>* norm,
+                          const ssm::Matmul<T, typename Ctx::Space>& a,
+                          const ssm::Matmul<T, typename Ctx::Space>& b) {
+    const ssm::Matmul<T, CudaSpace> products[] = {on_device(a), on_device(b)};
+    const auto before = norm != nullptr ? on_device(*norm) : ssm::Normalization<T, CudaSpace>{};
+    if (!is_row_pair(products[0], products[1]) || (norm != nullptr && !normalizes_one_row(before)))
+      return false;
+    RowExchange* const exchange = ctx.resources().row_exchange();
+    if (exchange == nullptr) return false;
+    bool is_done = false;
+    queue(ctx, [&](Stream stream) {
+      is_done = matmul_row_pair<T>(*exchange, norm != nullptr ? &before : nullptr, products[0],
+                                   products[1], weights_stay<T>(ctx, products), stream);
+    });
+    return is_done;
   }
   template <class Ctx, HalfStorage T>
   static bool sloped_matmul(Ctx& ctx, const ssm::SlopedMatmul<T, typename Ctx::Space>& a) {
