@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "attention/attention_parts.cuh"
 #include "attention/attention_sequences.cuh"
+#include "attention/grouped_keys.cuh"
 #include "kernel/parallel.cuh"
 #include "kernel/unroll.cuh"
 #include "ssm/backend/cuda/attention.hpp"
@@ -12,19 +14,6 @@ namespace {
 
 constexpr int keys_together = 32;  // whose loads and sums overlap
 constexpr int most_parts = 64;     // of one query's keys
-
-/// What the keys of a part say about a query: the largest score, Σ exp(score − largest), and the
-/// values in that sum.
-template <class T>
-struct AttentionParts {
-  Index count = 0;
-  Index width = 0;
-  T* memory = nullptr;  // [B·L·H, count, 2 + K]
-
-  SSM_HOST_DEVICE T* at(Index query, Index part) const {
-    return memory + (query * count + part) * (2 + width);
-  }
-};
 
 /// One part of the keys of one query of one head.
 template <class T>
@@ -132,6 +121,41 @@ Index part_count(Index keys) {
   return (keys + each - 1) / each;
 }
 
+/// By blocks, where a query's keys are few enough parts.
+template <int Group>
+bool group_keys([[maybe_unused]] const ssm::Attention<float, CudaSpace>& a,
+                [[maybe_unused]] DeviceSegments segments,
+                [[maybe_unused]] const std::int64_t* cached, [[maybe_unused]] float* scratch,
+                [[maybe_unused]] Stream stream) {
+#ifdef __CUDACC__
+  using Keys = GroupedKeys<Group>;
+  const Index length = a.q.extent(1), heads = a.q.extent(2);
+  const Index queries = a.q.extent(0) * length * heads;
+  const Index count = (a.k.extent(1) + Keys::keys_of_part - 1) / Keys::keys_of_part;
+  if (count > most_parts || queries == 0 || !Keys::suits(a)) return false;
+  const AttentionParts<float> parts{count, Keys::width, scratch};
+  const Keys keys{operand(a.q),
+                  operand(a.k),
+                  operand(a.v),
+                  operand(a.y),
+                  operand(a.log_sum),
+                  AttentionSequences(a, segments, cached),
+                  parts,
+                  static_cast<int>(heads),
+                  static_cast<int>(length),
+                  static_cast<float>(a.scale)};
+  launch_early<Keys>(grouped_keys_kernel<Group>,
+                     dim3(static_cast<unsigned>(queries), static_cast<unsigned>(count)),
+                     Keys::threads, stream, "attention", keys);
+  if (count > 1)
+    for_each_row(queries, stream, "attention",
+                 AttentionOfParts<float>{parts, operand(a.y), operand(a.log_sum), length, heads});
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 }  // namespace device
 
@@ -145,6 +169,11 @@ template <class T>
 void attention_step(const ssm::Attention<T, CudaSpace>& a, DeviceSegments segments,
                     const std::int64_t* cached, T* scratch, Stream stream) {
   using namespace device;
+  if constexpr (std::is_same_v<T, float>)
+    if (group_keys<8>(a, segments, cached, scratch, stream) ||
+        group_keys<16>(a, segments, cached, scratch, stream) ||
+        group_keys<32>(a, segments, cached, scratch, stream))
+      return;
   const Index length = a.q.extent(1), heads = a.q.extent(2), width = a.q.extent(3);
   const Index queries = a.q.extent(0) * length * heads, keys = a.k.extent(1);
   const AttentionParts<T> parts{part_count(keys), width, scratch};

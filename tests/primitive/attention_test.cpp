@@ -224,6 +224,24 @@ TEST_CASE_TEMPLATE("new positions see the cached ones", T, float, double) {
   equals_reference<Run<T>>({.length = 2, .cached = 2500});
 }
 
+TEST_CASE("a step sees the cached positions in heads of whole vectors") {
+  const std::vector<std::int64_t> cached{600, 0, 31, 1100};
+  for (const Index width : {32, 64, 128}) {
+    for (const Index before : {1, 63, 300, 1100})
+      for (const Index length : {1, 3})
+        equals_reference<Run<float>>(
+            {.batch = 2, .length = length, .cached = before, .width = width});
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<float>>({.batch = 4,
+                                    .length = 2,
+                                    .cached = 1100,
+                                    .width = width,
+                                    .cached_of = cached,
+                                    .layout = layout});
+    repeats_its_bits<Run<float>>({.length = 1, .cached = 1500, .width = width});
+  }
+}
+
 TEST_CASE_TEMPLATE("any layout of the operands", T, float, double) {
   for (const Layout layout : all_layouts)
     for (const Index length : {2, 60})
