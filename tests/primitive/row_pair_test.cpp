@@ -119,6 +119,20 @@ TEST_CASE_TEMPLATE("two products at once are one behind the other", T, float, do
   equals_reference<Run<T>>(rows);
 }
 
+TEST_CASE("a norm far from zero loses no digits on the way to two products") {
+  on_every_backend<Run<float>>([](auto& ctx) {
+    const Case wide{.depth = 768, .hidden = 256, .columns = 64};
+    Run<float> far(wide, Layout::rows), near(wide, Layout::rows);
+    for_each_index(far.x, [&](Index m, Index k) {
+      far.x(m, k) = 1024 + std::round(far.x(m, k) * 1024) / 1024;  // to the last bit
+      near.x(m, k) = far.x(m, k) - 1024;
+    });
+    far.evaluate(ctx);
+    near.evaluate(ctx);
+    CHECK(difference(far.forward.c, near.forward.c) < tolerance<float>.value);
+  });
+}
+
 TEST_CASE("two products as wide as a model's are one behind the other") {
   equals_reference<Run<float>>({.depth = 768, .hidden = 3072, .columns = 768});
   equals_reference<Run<float>>(
