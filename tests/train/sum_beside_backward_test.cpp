@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <map>
 #include <span>
 #include <vector>
@@ -24,7 +27,10 @@ class Doubling final : public DeviceCommunicator {
     CHECK(scalar == SumScalar::float64);
     for (const auto& [data, count] : tensors) {
       ++times[data];
-      for (double& element : std::span(static_cast<double*>(data), count)) element *= 2;
+      for (double& element : std::span(static_cast<double*>(data), count)) {
+        if (std::isnan(element)) FAIL("summed before it is written");
+        element *= 2;
+      }
     }
   }
   void sum_beside(std::span<const Elements> tensors, SumScalar scalar, void* stream) override {
@@ -43,6 +49,14 @@ class Doubling final : public DeviceCommunicator {
   bool is_joined = false;
 };
 
+void fill_with_nan(P& gradients) {
+  for_each_parameter(
+      [](const ParameterSpec&, auto& tensor) {
+        std::fill_n(tensor.data(), tensor.size(), std::numeric_limits<double>::quiet_NaN());
+      },
+      gradients);
+}
+
 TEST_CASE("gradients that a layer is done with are summed beside the pass, each once") {
   // Blocks of more than 2^21 parameters go by themselves.
   for (const Index width : {8, 512}) {
@@ -58,20 +72,28 @@ TEST_CASE("gradients that a layer is done with are summed beside the pass, each 
     DynamicTensor<double, 3> y({1, 3, 8}), dy({1, 3, 8});
     for (Index i = 0; i < dy.size(); ++i) dy.data()[i] = 0.01 * static_cast<double>(i % 5 - 2);
     auto tape = model.layer.make_tape<double>(ctx);
-    const auto pass = [&](GradientListener* listener, P& gradients) {
-      set_zero(ctx, gradients);
+    // What products write first begins as NaN: it must be written, or zero, when it is summed.
+    const auto pass = [&](GradientListener* listener, P& gradients, const auto& finish) {
+      fill_with_nan(gradients);
+      set_zero(ctx, gradients, true);
       model.layer.forward(ctx, model.parameters, tokens, y, tape);
-      const GradientListenerScope<Reference> told(ctx, listener);
-      model.layer.backward(ctx, model.parameters, tape, dy, gradients);
+      UnwrittenGradients unwritten(ctx, gradients);
+      {
+        const GradientListenerScope<Reference> told(ctx, listener);
+        model.layer.backward(ctx, model.parameters, tape, dy, gradients);
+      }
+      finish();
+      unwritten.finish();
     };
     P plain = model.layer.zero_parameters<double>(ctx), summed = copy_of(plain, model.layer);
-    pass(nullptr, plain);
+    pass(nullptr, plain, [] {});
     Doubling devices;
-    SumBesideBackward sum(devices, nullptr, SumScalar::float64);
-    pass(&sum, summed);
-    CHECK(devices.groups == (width > 8 ? 2 : 0));
-    CHECK(!devices.is_joined);
-    sum.finish(summed);
+    SumBesideBackward<Reference, double> sum(ctx, devices, nullptr);
+    pass(&sum, summed, [&] {
+      CHECK(devices.groups == (width > 8 ? 2 : 0));
+      CHECK(!devices.is_joined);
+      sum.finish(summed);
+    });
     CHECK(devices.is_joined);
     CHECK(ctx.gradient_listener() == nullptr);
     std::size_t tensors = 0;
@@ -80,11 +102,29 @@ TEST_CASE("gradients that a layer is done with are summed beside the pass, each 
           ++tensors;
           CHECK(devices.times[tensor.data()] == 1);
           for (Index i = 0; i < tensor.size(); ++i)
-            if (tensor.data()[i] != 2 * one.data()[i]) FAIL("another gradient");
+            if (!(tensor.data()[i] == 2 * one.data()[i])) FAIL("another gradient");
         },
         summed, plain);
     CHECK(devices.times.size() == tensors);
   }
+}
+
+TEST_CASE("gradients that a pass left unwritten are zero when they are summed") {
+  const Model<P> model = tiny_model();
+  Context<Reference> ctx;
+  P gradients = model.layer.zero_parameters<double>(ctx);
+  fill_with_nan(gradients);
+  set_zero(ctx, gradients, true);
+  Doubling devices;
+  {
+    UnwrittenGradients unwritten(ctx, gradients);
+    SumBesideBackward<Reference, double> sum(ctx, devices, nullptr);
+    const GradientListenerScope<Reference> told(ctx, &sum);
+    tell_done(ctx, gradients.backbone.blocks[1]);
+    sum.finish(gradients);
+    unwritten.finish();
+  }
+  CHECK(distance(gradients, model.layer.zero_parameters<double>(ctx)) == 0);
 }
 
 }  // namespace

@@ -11,7 +11,9 @@
 #include "ssm/core/context.hpp"
 #include "ssm/core/gradient_listener.hpp"
 #include "ssm/core/parameter.hpp"
+#include "ssm/core/unwritten.hpp"
 #include "ssm/op/rearrange.hpp"  // add
+#include "ssm/op/unwritten.hpp"
 
 namespace ssm {
 
@@ -87,16 +89,20 @@ class GradientBuckets {
 };
 
 /// Sums gradients over the devices of ranks beside the backward pass that makes them: those of a
-/// layer go when they are done. All of it is queued, and recorded where the pass is.
-///   SumBesideBackward sum(devices, stream, sum_scalar<float>);
+/// layer go when they are done, and those that the pass has left unwritten are zero by then. All of
+/// it is queued, and recorded where the pass is.
+///   SumBesideBackward<B, float> sum(ctx, devices, stream);
 ///   { const GradientListenerScope<B> told(ctx, &sum);  layer.backward(…, gradients); }
 ///   sum.finish(gradients);
+template <class B, class T>
 class SumBesideBackward final : public GradientListener {
  public:
-  SumBesideBackward(DeviceCommunicator& devices, void* stream, SumScalar scalar)
-      : devices_(devices), stream_(stream), scalar_(scalar) {}
+  SumBesideBackward(Context<B>& ctx, DeviceCommunicator& devices, void* stream)
+      : ctx_(ctx), devices_(devices), stream_(stream) {}
 
   void add(void* data, std::size_t count) override {
+    if (UnwrittenTensors* const unwritten = ctx_.unwritten(); unwritten != nullptr)
+      unwritten->settle({data, count * sizeof(T)}, detail::zero_part<T>(ctx_));
     bucket_.push_back({data, count});
     count_ += count;
   }
@@ -124,15 +130,15 @@ class SumBesideBackward final : public GradientListener {
   static constexpr std::size_t least = std::size_t{1} << 21;  // elements that go together
 
   void flush() {
-    devices_.sum_beside(bucket_, scalar_, stream_);
+    devices_.sum_beside(bucket_, sum_scalar<T>, stream_);
     done_.insert(done_.end(), bucket_.begin(), bucket_.end());
     bucket_.clear();
     count_ = 0;
   }
 
+  Context<B>& ctx_;
   DeviceCommunicator& devices_;
   void* stream_;
-  SumScalar scalar_;
   std::vector<DeviceCommunicator::Elements> bucket_, done_;
   std::size_t count_ = 0;
 };
@@ -143,7 +149,7 @@ void backward_and_sum(Context<B>& ctx, DeviceCommunicator* devices, P& gradients
                       const Differentiate& differentiate) {
   if constexpr (queues<B>)
     if (devices != nullptr) {
-      SumBesideBackward sum(*devices, ctx.resources().stream(), sum_scalar<typename P::Scalar>);
+      SumBesideBackward<B, typename P::Scalar> sum(ctx, *devices, ctx.resources().stream());
       {
         const GradientListenerScope<B> told(ctx, &sum);
         differentiate();

@@ -154,7 +154,7 @@ class LanguageModelTrainer {
   template <class B>
   TrainingStep try_update(Context<B>& ctx, const L& layer, P& parameters,
                           const TextWindows& windows, double rate) {
-    set_zero(ctx, gradients_, overwrites_gradients());
+    set_zero(ctx, gradients_, true);
     const double predictions = predictions_of(windows);
     // Nothing on the host waits for the device before all is queued that can be; the losses of
     // several ranks are summed there.
@@ -354,7 +354,7 @@ class LanguageModelTrainer {
   template <class B, class Differentiate>
   void backward(Context<B>& ctx, Index microbatch, const Differentiate& differentiate) {
     kept_.begin_backward();
-    UnwrittenGradients unwritten(ctx, gradients_, microbatch == 0 && overwrites_gradients());
+    UnwrittenGradients unwritten(ctx, gradients_, microbatch == 0);
     backward_and_sum(ctx, is_last(microbatch) ? devices_beside(ctx) : nullptr, gradients_,
                      differentiate);
     unwritten.finish();
@@ -381,8 +381,6 @@ class LanguageModelTrainer {
   DeviceCommunicator* devices_beside(const Context<B>& ctx) const {
     return ranks_.sequence() == nullptr ? devices(ctx) : nullptr;
   }
-  /// Ranks sum gradients while others are still unwritten.
-  bool overwrites_gradients() const { return ranks_.all() == nullptr; }
   bool is_last(Index microbatch) const { return microbatch + 1 == config_.accumulation; }
   /// A window without a past is a recording of its own, and so is each batch of an update. With
   /// documents, whose boundaries change, with dropout, and across ranks nothing is recorded;
