@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "ssm/core/kept_states.hpp"
+#include "ssm/parallel/cut_sequences.hpp"
+#include "ssm/parallel/in_process.hpp"
 #include "ssm/train/language_model_trainer.hpp"
 #include "ssm/train/text_streams.hpp"
 #include "support/backends.hpp"
@@ -171,6 +175,62 @@ TEST_CASE("forward passes that run once more leave the same bits, from a smaller
   SUBCASE("DenseMamba") { check(dense_mamba(DenseFusion::readout)); }
   SUBCASE("DenseMamba, carried") { check(dense_mamba(DenseFusion::carried)); }
   SUBCASE("DenseRetNet, dropout") { check(dense_retnet()); }
+}
+
+/// Of each rank, the logits and gradients of its stretch.
+template <class L>
+auto outcomes_across_ranks(const L& layer, int count, bool recompute) {
+  using P = typename L::template Parameters<double>;
+  constexpr Index length = 23;
+  std::vector<std::pair<DynamicTensor<double, 3>, P>> results(static_cast<std::size_t>(count));
+  InProcess::run(count, [&](Communicator& ranks) {
+    Context<Reference> ctx;
+    const auto p = layer.template initialize<double>(ctx, Seed{1});
+    const Stretch here = stretch_of(length, ranks.rank(), count);
+    DynamicTensor<Token, 2> tokens({2, here.length()});
+    for (Index i = 0; i < tokens.size(); ++i)
+      tokens.data()[i] = static_cast<Token>((i + here.begin) * i % vocabulary);
+    auto& [logits, gradients] = results[static_cast<std::size_t>(ranks.rank())];
+    logits = nan_tensor(2, here.length(), vocabulary);
+    gradients = layer.template zero_parameters<double>(ctx);
+    const auto dlogits = random_tensor("dlogits", 2, here.length(), vocabulary);
+    auto tape = layer.template make_tape<double>(ctx);
+    tape.backbone.recompute = recompute;
+    KeptStates kept;
+    const CutSequences<Reference, double> cut(
+        ctx, {.ranks = &ranks, .begin = here.begin, .kept = &kept});
+    for (int i = 0; i < 2; ++i) {
+      kept.begin();
+      layer.forward(ctx, p, tokens, logits, tape, {.dropout = Seed{3}});
+      kept.begin_backward();
+      layer.backward(ctx, p, tape, dlogits, gradients);
+      kept.end();
+    }
+  });
+  return results;
+}
+
+template <class L>
+void check_across_ranks(const L& layer) {
+  for (const int count : {2, 3}) {
+    const auto kept = outcomes_across_ranks(layer, count, false);
+    const auto again = outcomes_across_ranks(layer, count, true);
+    for (std::size_t rank = 0; rank < kept.size(); ++rank) {
+      CHECK(difference(kept[rank].first, again[rank].first) == 0);
+      CHECK(distance(kept[rank].second, again[rank].second) == 0);
+    }
+  }
+}
+
+TEST_CASE("forward passes run once more where ranks share sequences") {
+  SUBCASE("H3 and attention, dropout") { check_across_ranks(h3()); }
+  SUBCASE("GPT-2") { check_across_ranks(gpt2()); }
+  SUBCASE("Mamba") { check_across_ranks(mamba()); }
+  SUBCASE("Mamba-2") { check_across_ranks(mamba2()); }
+  SUBCASE("RetNet, dropout") { check_across_ranks(retnet()); }
+  SUBCASE("DenseMamba") { check_across_ranks(dense_mamba(DenseFusion::readout)); }
+  SUBCASE("DenseMamba, carried") { check_across_ranks(dense_mamba(DenseFusion::carried)); }
+  SUBCASE("DenseRetNet, dropout") { check_across_ranks(dense_retnet()); }
 }
 
 TEST_CASE("training with recompute makes the same updates") {

@@ -181,30 +181,6 @@ TEST_CASE("what a scan sends grows with the logarithm of the ranks, not with the
     }
 }
 
-TEST_CASE("blocks are not run once more where ranks share sequences") {
-  InProcess::run(2, [](Communicator& ranks) {
-    const auto model = tiny_model<double>();
-    const auto& layer = model.layer;
-    const auto& parameters = model.parameters;
-    Context<Reference> ctx;
-    const LanguageModelTrainerConfig config{.batch = 1,
-                                            .ranks = &ranks,
-                                            .sequence_parallel = 2,
-                                            .across_ranks = &primitives_across_ranks<Reference>(),
-                                            .recompute = true};
-    CHECK(reason_of([&] { LanguageModelTrainer(ctx, layer, parameters, config); }) ==
-          "training: recompute is not for windows that ranks share");
-
-    DynamicTensor<Token, 2> tokens({1, 3});
-    DynamicTensor<double, 3> logits({1, 3, layer.padded_vocabulary()});
-    auto tape = layer.make_tape<double>(ctx);
-    tape.backbone.recompute = true;
-    const CutSequences<Reference, double> cut(ctx, {.ranks = &ranks, .begin = 3 * ranks.rank()});
-    CHECK(reason_of([&] { layer.forward(ctx, parameters, tokens, logits, tape); }) ==
-          "recompute: not where ranks share sequences");
-  });
-}
-
 TEST_CASE("a primitive that is not known across ranks is refused by its name") {
   const PrimitivesAcrossRanks none;
   InProcess::run(2, [&](Communicator& ranks) {
@@ -314,6 +290,22 @@ TEST_CASE("ranks that share rows and windows make the updates of one") {
     check_same(training.on(3), whole);
     check_same(training.on(3, 3), whole);
     check_same(training.on(4, 2), whole);
+  }
+}
+
+TEST_CASE("ranks that share windows and run blocks once more make the same updates, bit for bit") {
+  for (const auto document_end : {std::optional<Token>(), std::optional<Token>(2)}) {
+    Training training{
+        .config = {.batch = 3, .accumulation = 2, .carry = 2, .document_end = document_end}};
+    for (const auto& [ranks, shared] : {std::pair(2, 2), std::pair(3, 3), std::pair(4, 2)}) {
+      training.config.recompute = false;
+      const Training::Result kept = training.on(ranks, shared);
+      training.config.recompute = true;
+      const Training::Result again = training.on(ranks, shared);
+      CHECK(again.losses == kept.losses);
+      CHECK(distance(again.gradients, kept.gradients) == 0);
+      CHECK(distance(again.parameters, kept.parameters) == 0);
+    }
   }
 }
 

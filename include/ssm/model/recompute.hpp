@@ -16,8 +16,8 @@ namespace ssm {
 ///   auto tape = layer.make_tape(ctx);
 ///   tape.recompute = true;
 /// The same losses and gradients, bit for bit. The tape shrinks by the blocks' own tapes but one,
-/// for one more forward pass of all blocks but the last.
-/// Throws  ArgumentError  where ranks share sequences: a forward pass waits for other ranks
+/// for one more forward pass of all blocks but the last. Where ranks share sequences, the states
+/// that a SequenceCut keeps serve that pass too, which then waits for no other rank.
 /// Source  Chen et al. 2016 (sublinear memory cost)
 template <class L, class BlockTape, class T, class Space>
 class Recompute : public SequenceTape<L, typename L::template State<T, Space>> {
@@ -31,8 +31,6 @@ class Recompute : public SequenceTape<L, typename L::template State<T, Space>> {
   template <class B>
   void begin(Context<B>& ctx, const View<const T, 3, Space>& read,
              const SequenceOptions<State>& options) {
-    if (ctx.sequence_cut() != nullptr)
-      throw ArgumentError("recompute: not where ranks share sequences");
     x = read;
     this->keep(ctx, options);
     dropout_ = options.dropout;

@@ -88,8 +88,6 @@ class LanguageModelTrainer {
         tape_.backbone.recompute = true;
       else
         throw ArgumentError("training: recompute is for models whose blocks are a stack");
-      if (ranks_.sequence() != nullptr)
-        throw ArgumentError("training: recompute is not for windows that ranks share");
     }
     if (config.carry > 1)
       for (Index microbatch = 0; microbatch < config.accumulation; ++microbatch)
