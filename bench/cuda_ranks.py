@@ -5,9 +5,11 @@
     bench/cuda_ranks.py build/cuda/bin/ssm [PART…] [--only NAME…] [--seconds N] [--out bench/baselines/cuda_ranks_h200.json]
 
     losses     of every step, small models: two devices beside one, rows and windows shared, and the bits of two runs
-    end        torchrun starts ranks; one that is killed ends the other with a sentence; ranks share documents
+    end        torchrun starts ranks; one that is killed ends the other with a sentence and leaves a whole checkpoint; ranks
+               share documents
     rows       times of steps beside one device, losses of the first ones, bytes sent counted and measured
-    lengths    the longest window that fits one device, and two
+    rows_on_4  the same of four devices
+    lengths    the longest window that fits one device, and two, held and recomputed
 
 Each result is one line of JSON as soon as it is there; `--from FILE` takes lines that an earlier run has printed. `--out` keeps
 what it holds of others.
@@ -155,23 +157,28 @@ def losses(program, text, work, only):
 def end(program, text, work, only):
     """What launchers and failures are like."""
     del only
-    options = ["--text", text, "--model", "h3", "--state", "16", "--width", "64", "--layers", "2", "--batch", "4", "--length", "250", *QUIET,
-               "--backend", "cuda"]
+    options = ["--text", text, "--model", "h3", "--state", "16", "--width", "64", "--layers", "2", "--batch", "4", "--length", "250",
+               "--evaluate-every", "1000000", "--quiet", "--backend", "cuda"]
     job = Job([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python", program, "train",
-               *options, "--steps", "20", "--out", str(work / "torchrun")], 1)
+               *options, "--save-every", "1000000", "--steps", "20", "--out", str(work / "torchrun")], 1)
     failed = job.wait(60)
     yield say("end", {"of": "torchrun", "is_good": failed is None, "said": failed})
 
-    job = Job([program, "train", *options, "--steps", "10000000", "--log-every", "1", "--out", str(work / "killed")], 2)
+    killed = work / "killed"
+    job = Job([program, "train", *options, "--steps", "10000000", "--log-every", "1", "--save-every", "100", "--out", str(killed)], 2)
     until = time.time() + 30
-    while not (work / "killed/metrics.jsonl").exists() and job.processes[0].poll() is None and time.time() < until:
+    while not list(killed.glob("checkpoint-*")) and job.processes[0].poll() is None and time.time() < until:
         time.sleep(0.05)
     time.sleep(0.5)
     job.processes[1].send_signal(signal.SIGKILL)
     begin = time.time()
     said = job.wait(30) or ""
-    yield say("end", {"of": "a rank that is killed", "is_good": "rank 1 of 2 has ended" in said, "said": said,
-                      "seconds": round(time.time() - begin, 1)})
+    result = {"of": "a rank that is killed", "is_good": "rank 1 of 2 has ended" in said, "said": said, "seconds": round(time.time() - begin, 1)}
+    if result["is_good"]:  # its last checkpoint is whole: another number of ranks goes on from it
+        step = int(max(killed.glob("checkpoint-*")).name.split("-")[1])
+        resumed = Job([program, "train", *options, "--resume", "--steps", str(step + 3), "--out", str(killed)], 1).wait(60)
+        result |= {"is_good": resumed is None, "resumed after step": step} | ({"resumed": resumed} if resumed else {})
+    yield say("end", result)
     if failed:
         return
     short = work / "short.txt"
@@ -199,7 +206,7 @@ def sent_bytes():
 
 def times(program, options, folder, ranks, steps, timeout):
     """Median step of stretches behind the first, which records; losses of the first steps."""
-    before = sent_bytes() if ranks > 1 else None
+    before, begin = sent_bytes() if ranks > 1 else None, time.time()
     run = Training(program, folder, ranks, [*options, "--steps", str(4 * steps), "--log-every", "1", "--held-out", "0.001", "--numbers",
                                             "bf16", "--schedule", "constant", "--warmup", "0"], timeout)
     if run.failed:
@@ -209,7 +216,8 @@ def times(program, options, folder, ranks, steps, timeout):
     ends = [line for line in lines if line["step"] % steps == 0]
     each = [1e3 * (b["seconds"] - a["seconds"]) / (b["step"] - a["step"]) for a, b in zip(ends, ends[1:])]
     result = {"median_ms": round(statistics.median(each), 3), "least_ms": round(min(each), 3),
-              "losses": [round(line["loss"], 5) for line in lines[:4]], "parameters": run.parameter_count()}
+              "losses": [round(line["loss"], 5) for line in lines[:4]], "parameters": run.parameter_count(),
+              "run_seconds": round(time.time() - begin, 1)}
     after = sent_bytes() if ranks > 1 else None
     if before is not None and after is not None and after > before:
         result["sent_MB"] = round((after - before) / 1e6 / (4 * steps), 1)
@@ -244,60 +252,79 @@ def on_paper(row):
     return {"model": row["model"], "name": row["name"], "shape": row["shape"], "length": row["length"], "one_ms": one} | times
 
 
-def rows(program, text, work, only):
+def first_that_fits(attempts):
+    """The first result of a run that did not fail, and its options; those of the last one otherwise."""
+    for options, attempt in attempts:
+        result = attempt()
+        if "failed" not in result or time.time() > DEADLINE[0]:
+            break
+    return options, result
+
+
+def rows(program, text, work, only, ranks=2):
     config = work / "h3.json"
     config.write_text(json.dumps(H3))
     models = {"h3": ["--config", str(config)], "h3-bytes": ["--model", "h3", "--width", "768", "--layers", "12", "--state", "64"],
               "mamba": ["--preset", "mamba-130m"]}
-    # model, how it is shared, windows of a batch on one device, and on two, length, steps of a stretch
-    todo = [("h3-bytes", "rows", 8, 16, 1024, 20), ("h3", "rows", 8, 16, 1024, 20), ("mamba", "rows", 8, 16, 1024, 20)]
+    # model, how it is shared, windows of a batch on one device, and on all, length, steps of a stretch
+    todo = [(model, "rows", 8, 8 * ranks, 1024, 20) for model in models]
     todo += [(model, "windows", 1, 1, length, max(1, 6 * 65536 // length)) for length in (65536, 131072, 262144, 1048576) for model in ("h3", "mamba")]
     for model, how, batch, all_rows, length, steps in todo:
         if only and f"{model}-{how}-{length}" not in only:
             continue
         common = ["--text", text, *models[model], "--length", str(length), "--seed", "3"]
-        shared = ["--sequence-parallel", "2"] if how == "windows" else []
+        shared = ["--sequence-parallel", str(ranks)] if how == "windows" else []
         row = {"model": model, "name": NAMES[model], "shared": how, "length": length,
                "shape": f"{batch}x{length}" + (" a device" if how == "rows" else "")}
-        kept = [] if length > HELD[model.split("-")[0]] else [[]]
-        for again in (*kept, ["--recompute"]):  # where one device does not hold what blocks keep
-            one = times(program, [*common, *again, "--batch", str(batch)], work / "row", 1, steps, 120)
-            if "failed" not in one or time.time() > DEADLINE[0]:
-                break
-        two = times(program, [*common, *again, *shared, "--batch", str(all_rows)], work / "row", 2, steps, 120)
-        row |= {"recompute": bool(again), "one": one, "two": two}
+
+        def attempts(devices, options, batch, model=model, length=length, steps=steps):
+            """As they are where a device may hold what blocks keep, then recomputed."""
+            own = length // devices if options else length
+            kept = [] if own > HELD[model.split("-")[0]] else [[]]
+            return [(again, lambda again=again: times(program, [*common, *again, *options, "--batch", str(batch)], work / "row", devices,
+                                                      steps, 120)) for again in (*kept, ["--recompute"])]
+
+        again, one = first_that_fits(attempts(1, [], batch))
+        again_two, two = first_that_fits(attempts(ranks, shared, all_rows))
+        key = "two" if ranks == 2 else f"devices_{ranks}"
+        row |= {"recompute": bool(again), f"recompute_{key}": bool(again_two), "one": one, key: two}
         if "parameters" in two:
             states = 4 * STATES[model.split("-")[0]] if how == "windows" else 0
-            row["counted_MB"] = round((4 * two["parameters"] + states) / 1e6, 1)  # by device 0, of two
+            row["counted_MB"] = round((8 * (ranks - 1) / ranks * two["parameters"] + states) / 1e6, 1)  # by device 0
         if "median_ms" in one and "median_ms" in two:
             row["speedup"] = round(one["median_ms"] / two["median_ms"] * (all_rows / batch), 3)
-        yield say("rows", row)
+        yield say("rows" if ranks == 2 else f"rows_on_{ranks}", row)
+
+
+def rows_on_4(program, text, work, only):
+    yield from rows(program, text, work, only, 4)
 
 
 def lengths(program, text, work, only):
-    """The longest window, a power of two times 2 or 3, that fits."""
+    """The longest window, a power of two times 2 or 3, that fits, with what blocks keep held and recomputed."""
     config = work / "h3.json"
     config.write_text(json.dumps(H3))
-    tried = (65536, 98304, 131072, 196608, 262144, 393216, 524288, 786432, 1048576, 1572864)
+    tried = (98304, 131072, 196608, 262144, 393216, 524288, 786432, 1048576, 1572864, 2097152, 3145728, 4194304)
     for model, options in (("h3", ["--config", str(config)]), ("mamba", ["--preset", "mamba-130m"])):
-        if only and model not in only:
-            continue
-        fits = {1: 0, 2: 0}
-        for ranks in (1, 2):
-            for length in tried:
-                if length < fits[1]:
-                    continue
-                run = Training(program, work / "length", ranks,
-                               ["--text", text, *options, "--length", str(length), "--batch", "1", "--steps", "2", "--held-out", "0.001",
-                                "--numbers", "bf16", *(["--sequence-parallel", "2"] if ranks > 1 else [])])
-                shutil.rmtree(work / "length", ignore_errors=True)
-                if run.failed:
-                    break
-                fits[ranks] = length
-        yield say("lengths", {"model": model, "one": fits[1], "two": fits[2], "then": run.failed})
+        for again in ([], ["--recompute"]):
+            if only and model + "".join(again) not in only:
+                continue
+            fits = {1: 0, 2: 0}
+            for ranks in (1, 2):
+                for length in tried:
+                    if length < max(fits[1], HELD[model] // 2 if not again else 4 * HELD[model]):
+                        continue
+                    run = Training(program, work / "length", ranks,
+                                   ["--text", text, *options, *again, "--length", str(length), "--batch", "1", "--steps", "2",
+                                    "--held-out", "0.001", "--numbers", "bf16", *(["--sequence-parallel", "2"] if ranks > 1 else [])])
+                    shutil.rmtree(work / "length", ignore_errors=True)
+                    if run.failed:
+                        break
+                    fits[ranks] = length
+            yield say("lengths", {"model": model, "shape": "recomputed" if again else "kept", "one": fits[1], "two": fits[2], "then": run.failed})
 
 
-PARTS = {"losses": losses, "end": end, "rows": rows, "lengths": lengths}
+PARTS = {"losses": losses, "end": end, "rows": rows, "lengths": lengths, "rows_on_4": rows_on_4}
 
 
 def identity(line):
@@ -325,7 +352,7 @@ def main():
         with tempfile.TemporaryDirectory(dir="/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None) as folder:
             work = pathlib.Path(folder)
             text = work / "text.txt"
-            text.write_text(" ".join(f"{n * n % 9973:x}" for n in range(500000)))
+            text.write_text(" ".join(f"{n * n % 9973:x}" for n in range(1000000)))
             for part in options.parts or PARTS:
                 for result in PARTS[part](program, str(text), work, options.only):
                     found.append(result)
@@ -338,7 +365,7 @@ def main():
                                      "bytes: LanguageModelTrainer, means of 4 steps and more behind the first"}
         for part in PARTS:
             new = [{key: value for key, value in line.items() if key != "part"} for line in found if line["part"] == part]
-            if part == "rows":
+            if part.startswith("rows"):
                 new = [line for line in new if "speedup" in line]
             known = {identity(line) for line in new}
             result[part] = [line for line in before.get(part, []) if identity(line) not in known] + new
