@@ -14,7 +14,7 @@ what=${2:-all}
 if [[ -z ${1:-} ]]; then
   cmake --preset cuda && cmake --build --preset cuda --target gpu_programs || exit 1
 fi
-for program in 10_cuda flashconv ssm ssm-conformance primitive_matmul_on_device; do
+for program in 10_cuda flashconv ssm ssm-conformance primitive_{matmul,decayed_attention,selective_scan,short_convolution}_on_device; do
   if [[ ! -x $bin/$program ]]; then
     echo "$bin lacks $program: build target gpu_programs" >&2
     exit 1
@@ -283,16 +283,28 @@ fi
 together
 stop_service  # compute-sanitizer does not go through it
 
-# sanitize TOOL KINDS: kinds of conformance cases. Races are looked for in our kernels alone, not in cuBLAS's.
-sanitize() {
+# sanitizer TOOL COMMAND…: nothing may take minutes. Races are looked for in our kernels alone, not in cuBLAS's.
+sanitizer() {
   local tool=$1 only=()
+  shift
   if [[ $tool == racecheck ]]; then only=(--kernel-name kernel_substring=ssm); fi
-  compute-sanitizer --tool "$tool" --error-exitcode 9 "${only[@]}" "$bin/ssm-conformance" --backend cuda --scalar float --kinds "$2" \
-    tests/data/conformance/cases
+  timeout 170 compute-sanitizer --tool "$tool" --error-exitcode 9 "${only[@]}" "$@"
+}
+# Kinds of conformance cases.
+sanitize() {  # TOOL KINDS
+  sanitizer "$1" "$bin/ssm-conformance" --backend cuda --scalar float --kinds "$2" tests/data/conformance/cases
 }
 # The convolutions' kernels of a type and kind.
-sanitize_convolutions() {
-  compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-name kernel_substring=ssm "$bin/flashconv" small "$2" "$3"
+sanitize_convolutions() {  # TOOL NUMBERS KIND
+  sanitizer "$1" "$bin/flashconv" small "$2" "$3"
+}
+# Test cases of a primitive whose names begin so, at least one.
+sanitize_tests() {  # TOOL PRIMITIVE [BEGINNING]
+  local log code=0
+  log=$(sanitizer "$1" "$bin/primitive_$2_on_device" --test-case="${3:-}*" 2>&1) || code=$?
+  echo "$log"
+  ((code == 0)) || return $code
+  grep -Eq 'test cases: +[1-9]' <<<"$log"
 }
 layers=h3,h3_lm,diagonal_ssm,causal_convolution,attention
 chunked=mamba_block,mamba2_block,dense_mamba_block,retention
@@ -301,21 +313,29 @@ if [[ $what != tests && $what != models ]] && ! sanitize memcheck layer_norm >/d
 elif [[ $what != tests && $what != models ]]; then
   shares=1                # several at once: they are slow on the host's side
   export SSM_RACECHECK=1  # cuda/device/arriving_lanes.hpp
-  for tool in memcheck synccheck; do
-    beside step "$tool of the layers" sanitize $tool $layers
-    beside step "$tool of the scans by chunks" sanitize $tool $chunked
-  done
-  # Slow, so each kernel that shares memory once: scans, shifts and convolutions, transposes, attention.
-  beside step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention
-  beside step "racecheck of the scans by chunks" sanitize racecheck mamba_block,retention
-  beside step "memcheck of products by bf16 weights" compute-sanitizer --tool memcheck --error-exitcode 9 "$bin/primitive_matmul_on_device"
-  for tool in memcheck racecheck synccheck; do
-    for kind in convolution mixer diagonal; do
-      for numbers in bf16 f16 float; do
+  # The slowest first. racecheck takes each kernel that shares memory once: scans, shifts and convolutions, transposes,
+  # attention; of half types in the primitives' tests.
+  for tool in racecheck synccheck memcheck; do
+    for kind in convolution diagonal mixer; do
+      for numbers in float f16 bf16; do
         beside step "$tool of ${kind}s in $numbers" sanitize_convolutions $tool $numbers $kind
       done
     done
+    if [[ $tool == racecheck ]]; then
+      beside step "racecheck of the layers" sanitize racecheck h3,diagonal_ssm,attention
+      beside step "racecheck of the scans by chunks" sanitize racecheck mamba_block,retention
+    else
+      beside step "$tool of the layers" sanitize $tool $layers
+      beside step "$tool of the scans by chunks" sanitize $tool $chunked
+    fi
+    if [[ $tool != memcheck ]]; then
+      beside step "$tool of decayed attention" sanitize_tests $tool decayed_attention "half types on tensor cores"
+      for primitive in selective_scan short_convolution; do
+        beside step "$tool of $primitive" sanitize_tests $tool $primitive "half types"
+      done
+    fi
   done
+  beside step "memcheck of products by bf16 weights" sanitize_tests memcheck matmul
   together
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
