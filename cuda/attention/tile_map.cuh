@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cuda.h>
-#include <cudaTypedefs.h>
-
 #include "attention/warpgroup_tile.cuh"
+#include "device/tensor_map.cuh"
 #include "kernel/block_pipeline.cuh"
 
 namespace ssm::cuda::device {
@@ -18,15 +16,7 @@ struct TileMap {
 /// where the driver refuses. What lies outside of the operand is zero.
 template <class T, class Space>
 bool describe_tiles(TileMap& to, const View<const T, 4, Space>& x, int rows) {
-  static const auto encode = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found{};
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                         cudaEnableDefault, &found) != cudaSuccess ||
-        found != cudaDriverEntryPointSuccess)
-      function = nullptr;
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
+  const auto encode = tensor_map_encoder();
   if (encode == nullptr) return false;
   constexpr int axes[4] = {3, 2, 1, 0};
   cuuint64_t extents[4], strides[3];
@@ -98,13 +88,6 @@ class TileCopier {
   }
 
  private:
-  __device__ static void expect(SharedBarrier& full, int bytes) {
-    asm volatile(
-        "mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(shared_address(&full)),
-        "r"(bytes)
-        : "memory");
-  }
-
   const TileMap* map_;
   const T* x_;
   Index stride_;

@@ -55,12 +55,21 @@ __device__ inline void announce(int number, int threads) {
   asm volatile("bar.arrive %0,%1;" ::"r"(number), "r"(threads) : "memory");
 }
 
-/// Begins to copy to shared memory, by one thread: arrives, and the barrier's phase waits for the
-/// bytes. 16 divides their number and addresses.
-__device__ inline void copy_bulk(void* to, const void* from, int bytes, SharedBarrier& full) {
+/// True for one lane of a whole warp, always the same.
+__device__ inline bool is_elected() {
+  unsigned elected;
+  asm volatile("{.reg .pred p;\nelect.sync _|p,0xffffffff;\nselp.u32 %0,1,0,p;}" : "=r"(elected));
+  return elected != 0;
+}
+/// Arrives, and the barrier's phase waits for that many bytes of bulk copies.
+__device__ inline void expect(SharedBarrier& full, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(shared_address(&full)),
                "r"(bytes)
                : "memory");
+}
+/// Begins to copy to shared memory, by one thread. 16 divides the bytes' number and addresses.
+__device__ inline void copy_bulk(void* to, const void* from, int bytes, SharedBarrier& full) {
+  expect(full, bytes);
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1],%2,[%3];" ::"r"(
           shared_address(to)),
