@@ -106,6 +106,7 @@ void check_diagonal_cases() {
   check_diagonal<T>({200, 65, 1000, 32, Gates::none, true}, seed += 10);
   check_diagonal<T>({1, 300, 2048, 32, Gates::none, true}, seed += 10);
   check_diagonal<T>({7, 133, 6000, 20, Gates::none, false}, seed += 10);
+  check_diagonal<T>({3, 128, 6144, 20, Gates::none, true}, seed += 10);
 }
 
 template <class T>
@@ -221,7 +222,8 @@ void check_small_cases(const std::string& kind) {
     check_diagonal<T>({1, channels, 1100, 1, Gates::none, true, true, true, {0, 1, 1, 64, 1100}},
                       seed += 10, 2);
     check_diagonal<T>({1, channels, 1100, 8, Gates::in}, seed += 10, 2);
-    check_diagonal<T>({3, 264, 2056, 8, Gates::none, true}, seed += 10, 2);
+    for (const int length : {2048, 2056})
+      check_diagonal<T>({3, 264, length, 8, Gates::none, true}, seed += 10, 2);
     check_diagonal<T>({1, channels, 1100, 8, Gates::out}, seed += 10, 2);
   }
   if (kind.empty() || kind == "convolution") {

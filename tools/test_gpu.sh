@@ -311,8 +311,7 @@ chunked=mamba_block,mamba2_block,dense_mamba_block,retention
 if [[ $what != tests && $what != models ]] && ! sanitize memcheck layer_norm >/dev/null 2>&1; then
   echo "compute-sanitizer: skipped, it does not run here"
 elif [[ $what != tests && $what != models ]]; then
-  shares=1                # several at once: they are slow on the host's side
-  export SSM_RACECHECK=1  # cuda/device/arriving_lanes.hpp
+  shares=1  # several at once: they are slow on the host's side
   # The slowest first. racecheck takes each kernel that shares memory once: scans, shifts and convolutions, transposes,
   # attention; of half types in the primitives' tests.
   for tool in racecheck synccheck memcheck; do

@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
 #include "device/launch.cuh"
 #include "scan/turned_scan_backward.cuh"
 #include "scan/turned_scan_forward.cuh"
@@ -9,7 +13,7 @@ namespace {
 
 bool has_turned_kernels(const char* operation) {
   struct Turned;
-  return has_shared_barriers<Turned>(turned_backward, operation);
+  return has_shared_barriers<Turned>(turned_backward<true>, operation);
 }
 /// Whether every sequence begins at a multiple of 16 bytes.
 template <class T>
@@ -36,21 +40,48 @@ bool walks_turned(const DiagonalScanBackward<BFloat16>& call, const char* operat
 
 void walk_turned_forward(const DiagonalScan<BFloat16>& call, Stream stream, const char* operation) {
   const int sequences = call.shape.sequences();
-  const long long all = static_cast<long long>(call.shape.channels) * sequences,
-                  most = 132ll * TurnedForward::resident,  // blocks that a Hopper card holds
-      longest = (all + most - 1) / most;                   // sequences of a block
-  struct Forward;
-  launch_early<Forward>(turned_forward, dim3((all + longest - 1) / longest),
-                        {kTurnedThreads, TurnedForward::bytes}, stream, operation,
-                        ForwardLaunch<BFloat16>{call, nullptr, sequences, 1, 0});
+  TurnedForwardMaps maps{};
+  const auto walk = [&]<bool Engine, int Tiles>(std::bool_constant<Engine>,
+                                                std::integral_constant<int, Tiles>) {
+    struct Forward;
+    using Shape = TurnedForward<Tiles>;
+    const long long all = static_cast<long long>(call.shape.channels) *
+                          ((sequences + Tiles - 1) / Tiles),
+                    most = 132ll * Shape::resident,  // blocks that a Hopper card holds
+        longest = (all + most - 1) / most;           // walks of a block
+    launch_early<std::tuple<Forward, std::bool_constant<Engine>, Shape>>(
+        turned_forward<Engine, Tiles>, dim3(static_cast<unsigned>((all + longest - 1) / longest)),
+        {kTurnedThreads, Shape::bytes}, stream, operation,
+        ForwardLaunch<BFloat16>{call, nullptr, sequences, 1, 0}, maps);
+  };
+  const auto walk_together = [&](auto engine) {
+    if (sequences > 1)
+      walk(engine, std::integral_constant<int, 2>());
+    else
+      walk(engine, std::integral_constant<int, 1>());
+  };
+  if (describe_turned(maps.x, call.x, call.shape) && describe_turned(maps.y, call.y, call.shape))
+    walk_together(std::true_type());
+  else
+    walk_together(std::false_type());
 }
 void walk_turned_backward(const BackwardLaunch<BFloat16>& backward, Stream stream,
                           const char* operation) {
-  const TurnedPlan plan(backward.call.shape);
-  struct Backward;
-  launch_early<Backward>(turned_backward, dim3(plan.blocks),
-                         {TurnedBackward::threads, TurnedBackward::bytes}, stream, operation,
-                         backward, plan);
+  const DiagonalScanBackward<BFloat16>& call = backward.call;
+  const TurnedPlan plan(call.shape);
+  TurnedBackwardMaps maps{};
+  const auto walk = [&]<bool Engine>(std::bool_constant<Engine>) {
+    struct Backward;
+    launch_early<std::pair<Backward, std::bool_constant<Engine>>>(
+        turned_backward<Engine>, dim3(static_cast<unsigned>(plan.blocks)),
+        {TurnedBackward::threads, TurnedBackward::bytes}, stream, operation, backward, plan, maps);
+  };
+  if (describe_turned(maps.x, call.x, call.shape) &&
+      describe_turned(maps.dy, call.dy, call.shape) &&
+      describe_turned(maps.dx, call.dx, call.shape))
+    walk(std::true_type());
+  else
+    walk(std::false_type());
 }
 
 }  // namespace ssm::cuda::device

@@ -6,29 +6,41 @@
 
 namespace ssm::cuda::device {
 
-/// Shared memory of a block: tiles of inputs, of states and of outputs, the Toeplitz matrix, taps.
-/// While a channel's matrices are made, its powers lie where states and outputs will.
+/// Shared memory of a block that walks along `Tiles` sequences: their tiles of inputs, of states
+/// and of outputs, the Toeplitz matrix, taps. While a channel's matrices are made, its powers lie
+/// where states and outputs will.
+template <int Tiles>
 struct TurnedForward {
   static constexpr int stages = 4;
-  static constexpr int resident = 4;  // blocks of a multiprocessor
-  static constexpr int states_at = stages * kTurnedBytes;
-  static constexpr int outs_at = states_at + 2 * kTurnedBytes;
-  static constexpr int toeplitz_at = states_at + 20 * 1024;
+  static constexpr int resident = Tiles == 1 ? 4 : 3;  // blocks of a multiprocessor
+  static constexpr int tile = Tiles * kTurnedBytes;
+  static constexpr int states_at = stages * tile;
+  static constexpr int outs_at = states_at + 2 * tile;
+  static constexpr int toeplitz_at = states_at + (Tiles == 1 ? 20 * 1024 : 4 * tile);
   static constexpr int taps_at = toeplitz_at + kChunk * kChunk * 2;
   static constexpr int bytes = taps_at + TurnedTables::tap_bytes;
-  static_assert(TurnedTables::power_bytes <= 20 * 1024);
+  static_assert(states_at + TurnedTables::power_bytes <= toeplitz_at);
 };
 
-/// One warpgroup walks over the sequences that are the block's part of all.
-__global__ void __launch_bounds__(kTurnedThreads, TurnedForward::resident)
-    turned_forward(const __grid_constant__ ForwardLaunch<BFloat16> launch) {
+struct TurnedForwardMaps {
+  TurnedMap x, y;
+};
+
+/// One warpgroup walks over the sequences that are the block's part of all, `Tiles` side by side.
+/// Engine: the copy engine moves their tiles.
+template <bool Engine, int Tiles>
+__global__ void __launch_bounds__(kTurnedThreads, TurnedForward<Tiles>::resident)
+    turned_forward(const __grid_constant__ ForwardLaunch<BFloat16> launch,
+                   const __grid_constant__ TurnedForwardMaps maps) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
-  using Shape = TurnedForward;
+  using Shape = TurnedForward<Tiles>;
   extern __shared__ __align__(1024) unsigned char turned_shared[];
+  __shared__ SharedBarrier full[Shape::stages];
   unsigned char* const shared = turned_shared;
   const DiagonalScan<BFloat16>& call = launch.call;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4,
             q = lane % 4, mode = 8 * warp + g;
+  const bool leads = __shfl_sync(~0u, warp, 0) == 0;  // the warp that asks the copy engine
   const TurnedTables tables{reinterpret_cast<float2*>(shared + Shape::states_at),
                             reinterpret_cast<float*>(shared + Shape::taps_at)};
   const int tiles = (call.shape.length + kTurnedTile - 1) / kTurnedTile;
@@ -39,50 +51,95 @@ __global__ void __launch_bounds__(kTurnedThreads, TurnedForward::resident)
   const TurnedRuns runs(thread);
   const int rest = call.shape.length - (tiles - 1) * kTurnedTile;
   const auto left_of = [&](int tile) { return tile == tiles - 1 ? rest : kTurnedTile; };
-  const auto after = [&](int tile) { return tile < tiles - 1 ? tile + 1 : 0; };
-  const auto tile_at = [&](unsigned k) { return inputs + k % Shape::stages * kTurnedBytes; };
+  const auto advance = [&](auto& walk, int& tile) {
+    const bool within = tile < tiles - 1;
+    walk.move(within ? 0 : Tiles, within ? 1 : 1 - tiles);
+    tile = within ? tile + 1 : 0;
+  };
+  TurnedTiles<Engine, const BFloat16> x(call.x, maps.x);
+  TurnedTiles<Engine, BFloat16> y(call.y, maps.y);
+  unsigned base = 0;  // tiles before those of a channel
+  const auto tile_at = [&](unsigned k) {
+    return inputs + (base + k) % Shape::stages * Shape::tile;
+  };
   const long long row_numbers = static_cast<long long>(call.shape.channels) * kModes;
+  if constexpr (Engine) {
+    if (thread == 0) {
+      for (SharedBarrier& tile : full) start(tile, 1);
+      show_barriers();
+    }
+    __syncthreads();
+  }
   wait_for_predecessors();
   let_successor_begin();
 #pragma unroll 1
-  for (TurnedShare share(launch.sequences, call.shape.channels); share.left > 0; share.advance()) {
-    const int channel = share.channel, first = share.first;
+  for (TurnedShare share((launch.sequences + Tiles - 1) / Tiles, call.shape.channels);
+       share.left > 0; share.advance()) {
+    const int channel = share.channel, first = Tiles * share.first;
     const unsigned count = share.here * tiles;
+    // From here on the first of two is alone.
+    const unsigned alone_from =
+        first + Tiles * share.here > launch.sequences ? count - tiles : count;
     const float skip = call.parameters.skip != nullptr ? call.parameters.skip[channel] : 0.f;
-    const auto begin = [&](const auto& tensor) {
-      return tensor.data + first * tensor.batch_stride + channel * tensor.channel_stride +
-             8 * thread;
-    };
-    const auto advance = [&](auto*& at, long long batch_stride, int tile) {
-      at += tile < tiles - 1 ? kTurnedTile
-                             : batch_stride - static_cast<long long>(tiles - 1) * kTurnedTile;
-    };
-    const BFloat16* x = begin(call.x);
-    BFloat16* y = begin(call.y);
+    x.enter(first, channel, 0), y.enter(first, channel, 0);
     int now = 0, ahead = 0, s = first;
     const auto bring = [&](unsigned k) {
-      if (k < count) {
-        runs.copy(tile_at(k), x, left_of(ahead));
-        advance(x, call.x.batch_stride, ahead);
-        ahead = after(ahead);
+      if constexpr (Engine) {
+        if (!leads || k >= count) return;
+        if (is_elected()) {
+          SharedBarrier& tile = full[(base + k) % Shape::stages];
+          expect(tile, Shape::tile);
+          x.template copy<Tiles>(tile_at(k), k >= alone_from, tile);
+        }
+        advance(x, ahead);
+      } else {
+        if (k < count) {
+          x.template copy<Tiles>(tile_at(k), runs, left_of(ahead), k >= alone_from);
+          advance(x, ahead);
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
       }
-      asm volatile("cp.async.commit_group;" ::: "memory");
+    };
+    // Writes the outputs of tile k, which all have stored.
+    int written = 0;
+    const auto write = [&](unsigned k) {
+      const unsigned from = outs + k % 2 * Shape::tile;
+      if constexpr (Engine) {
+        if (!leads) return;
+        if (is_elected()) y.template write<Tiles>(from, k >= alone_from);
+      } else {
+        y.template write<Tiles>(from, runs, left_of(written), k >= alone_from);
+      }
+      advance(y, written);
     };
     float2* checkpoint = reinterpret_cast<float2*>(call.checkpoints);
     if (checkpoint != nullptr)
       checkpoint += static_cast<long long>(first) * tiles * row_numbers + channel * kModes + mode;
     TurnedMatrix lift[2], lower;
-    TurnedSums v, sum;
+    TurnedSums<Tiles> v, sum;
     const auto begin_states = [&](unsigned k) {
+      begin_products();
       multiply_tile_columns<false>(v, lift[0], name_rows(tile_at(k)));
       multiply_tile_columns<true>(v, lift[1], name_rows(tile_at(k)));
       end_products();
     };
+    const auto begin_outputs = [&](unsigned k) {
+      begin_products();
+      multiply_tile_columns<false>(sum, name_rows(toeplitz), name_rows(tile_at(k)));
+      end_products();
+    };
+    // Tile k can be seen; of asynchronous copies it can since the barrier of the tile before.
+    const auto await = [&](unsigned k) {
+      if constexpr (Engine) {
+        if (k < count) wait_for_phase(full[(base + k) % Shape::stages], (base + k) / Shape::stages);
+      }
+    };
     bring(0), bring(1), bring(2);
+    if (Engine && leads) finish_bulk_reads();
     __syncthreads();  // outputs before have been read
     tables.make<kTurnedThreads / 32>(call.parameters, call.shape.modes, channel, thread);
     __syncthreads();
-    tables.sum_taps<kTurnedThreads>(thread);
+    tables.sum_taps<kTurnedThreads>(thread, skip);
     make_state_rows(lift, [&](int position) { return tables.lift(mode, position); });
     make_state_columns(lower, [&](int n, int position) { return tables.lower(n, position); });
     const TurnedPowers onward = turned_powers<false>(tables, mode, q);
@@ -95,66 +152,87 @@ __global__ void __launch_bounds__(kTurnedThreads, TurnedForward::resident)
                 {pack_bf16(tap[0], tap[-1]), pack_bf16(tap[-2], tap[-3]),
                  pack_bf16(tap[-4], tap[-5]), pack_bf16(tap[-6], tap[-7])});
     }
-    asm volatile("cp.async.wait_group 2;" ::: "memory");
+    if constexpr (!Engine) asm volatile("cp.async.wait_group 1;" ::: "memory");
     show_copies_to_products();
     __syncthreads();
-    begin_products();
+    await(0);
     begin_states(0);
-    float2 carry{};
+    begin_outputs(0);
+    wait_for_products<1>();
+    float2 carry[Tiles]{};
+    // A tile's states and the products of inputs alone are on their way when its turn comes.
 #pragma unroll 1
     for (unsigned k = 0; k < count; ++k) {
-      const auto state_at = [&] {
-        return (static_cast<long long>(s) * call.shape.channels + channel) * call.shape.modes +
+      const int here = k < alone_from ? Tiles : 1;
+      const auto state_at = [&](int other) {
+        return (static_cast<long long>(s + other) * call.shape.channels + channel) *
+                   call.shape.modes +
                mode;
       };
       if (now == 0) {
-        carry = {0.f, 0.f};
-        if (call.initial_state != nullptr && mode < call.shape.modes) {
-          const Complex<float> c = call.initial_state[state_at()];
-          carry = {c.re, c.im};
-        }
+#pragma unroll
+        for (int h = 0; h < Tiles; ++h) carry[h] = {0.f, 0.f};
+        if (call.initial_state != nullptr && mode < call.shape.modes)
+#pragma unroll
+          for (int h = 0; h < Tiles; ++h)
+            if (h < here) {
+              const Complex<float> c = call.initial_state[state_at(h)];
+              carry[h] = {c.re, c.im};
+            }
       }
       if (checkpoint != nullptr) {
-        if (q == 0) *checkpoint = carry;
-        checkpoint += row_numbers;
+        if (q == 0) {
+#pragma unroll
+          for (int h = 0; h < Tiles; ++h)
+            if (h < here) checkpoint[h * tiles * row_numbers] = carry[h];
+        }
+        checkpoint += now < tiles - 1 ? row_numbers : (1 + (Tiles - 1) * tiles) * row_numbers;
       }
-      unsigned words[8];
-      wait_for_products<0>();
+      unsigned words[8 * Tiles];
       hold(v);
       scan_columns<false>(v, onward, carry);
       if (now == tiles - 1 && call.final_state != nullptr && mode < call.shape.modes)
 #pragma unroll
-        for (int c = 0; c < 8; ++c)
-          if (8 * q + c == last_chunk)
-            call.final_state[state_at()] = {v[c / 2][c % 2], v[c / 2][2 + c % 2]};
+        for (int n = 0; n < 4 * Tiles; ++n)
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            if (8 * q + 2 * (n % 4) + i == last_chunk && n / 4 < here)
+              call.final_state[state_at(n / 4)] = {v[n][i], v[n][2 + i]};
       pack_columns(v, words);
-      store_columns(states + k % 2 * kTurnedBytes + place, words);
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      store_columns(states + k % 2 * Shape::tile + place, words);
+      await(k + 1);
+      begin_states(k + 1);
+      if constexpr (Engine) {
+        if (leads) finish_bulk_reads();  // of the outputs that this tile's will replace
+      } else {
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+      }
       show_copies_to_products();
       __syncthreads();
-      bring(k + 3);
       begin_products();
-      multiply_tile_columns<false>(sum, name_rows(toeplitz), name_rows(tile_at(k)));
-      multiply_tile_columns<true>(sum, lower, name_rows(states + k % 2 * kTurnedBytes));
+      multiply_tile_columns<true>(sum, lower, name_rows(states + k % 2 * Shape::tile));
       end_products();
-      begin_states(k + 1);
-      if (k > 0) {
-        const int written = now > 0 ? now - 1 : tiles - 1;
-        runs.write(y, outs + (k - 1) % 2 * kTurnedBytes, left_of(written));
-        advance(y, call.y.batch_stride, written);
-      }
-      load_columns(words, tile_at(k) + place);
-      wait_for_products<1>();
-      hold(sum);
-      add_scaled_columns(sum, skip, words);
+      bring(k + 3);
+      if (k > 0) write(k - 1);
+      wait_for_products<0>();
+      hold(sum), hold(v);
       pack_columns(sum, words);
-      store_columns(outs + k % 2 * kTurnedBytes + place, words);
-      if (now == tiles - 1) ++s;
-      now = after(now);
+      store_columns(outs + k % 2 * Shape::tile + place, words);
+      begin_outputs(k + 1);
+      if (now == tiles - 1) s += Tiles;
+      now = now < tiles - 1 ? now + 1 : 0;
     }
     wait_for_products<0>();
+    if (Engine) show_copies_to_products();
     __syncthreads();
-    runs.write(y, outs + (count - 1) % 2 * kTurnedBytes, left_of(tiles - 1));
+    write(count - 1);
+    base += count;
+  }
+  if constexpr (Engine) {
+    if (leads) {
+      finish_bulk_reads();
+      finish_bulk_copies();
+    }
   }
 #endif
 }

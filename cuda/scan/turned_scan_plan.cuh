@@ -4,8 +4,6 @@
 #include <algorithm>
 #include <ssm/backend/cuda/diagonal_scan.hpp>
 
-#include "device/arriving_lanes.hpp"
-
 namespace ssm::cuda::device {
 
 // Calls that turned_scan.cu computes: bf16 sequences without gates, as 16-byte runs, where the
@@ -31,7 +29,6 @@ struct TurnedPlan {
   int pairs;   // of a channel
   int blocks;  // as a Hopper card has multiprocessors
   int parts;   // that a channel has at most, a block each
-  int lanes = arriving_lanes();
   long long all;
 
   explicit TurnedPlan(const DiagonalScanShape& shape)
