@@ -29,6 +29,7 @@ struct BatchedAdjointShared {
 };
 
 /// Adds squares[i, j] += left words i by right words j over the columns of two neighboring blocks.
+/// A tile of states is two words a block as well.
 __device__ inline void add_square(float (&square)[2][4], unsigned left0, unsigned left1,
                                   unsigned left2, unsigned left3, unsigned right0, unsigned right1,
                                   unsigned right2, unsigned right3) {
@@ -43,6 +44,36 @@ __device__ inline void write_square(float* to, const float (&square)[2][4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       to[(lane / 4 + 8 * (i / 2)) * kBlock + 8 * n + 2 * (lane % 4) + i % 2] = square[n][i];
+}
+
+/// Sums over blocks of a tile of modes: products of states and of their adjoints with what they
+/// meet at each position. [states, positions], as accumulators of two halves of the positions.
+struct TileSums {
+  float outputs[2][4];  // states before a block by outputs' gradients
+  float inputs[2][4];   // adjoints after a block by inputs
+  float2 dot;           // conj(state before)·(adjoint after)
+};
+/// Adds Σ conj(sums)·matrix over this lane's positions, and the same with position i weighed by
+/// first_weight + slope·i. The matrix has two terms.
+__device__ inline void join_positions(const float (&sum)[2][4], const uint4& high, const uint4& low,
+                                      float first_weight, float slope, float2& plain,
+                                      float2& weighed) {
+  const int q = threadIdx.x % 4;
+  const unsigned real[2] = {high.x, high.z}, imaginary[2] = {high.y, high.w},
+                 real1[2] = {low.x, low.z}, imaginary1[2] = {low.y, low.w};
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const auto part = [i](unsigned a, unsigned b) {
+        return i == 0 ? low_of(a) + low_of(b) : high_of(a) + high_of(b);
+      };
+      const float2 m{part(real[half], real1[half]), part(imaginary[half], imaginary1[half])};
+      const float2 v = multiply(conjugate(float2{sum[half][i], sum[half][i + 2]}), m);
+      const float weight = first_weight + slope * static_cast<float>(8 * half + 2 * q + i);
+      plain.x += v.x, plain.y += v.y;
+      weighed.x += weight * v.x, weighed.y += weight * v.y;
+    }
 }
 
 /// r = conj(power)·r + w
@@ -95,13 +126,8 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   uint4* dshifted = launch.dshifted + (tile * steps + steps - 1) * kKeptWords;
   float adjoint[kModeTiles][4];  // of the state after a block
   read_states(adjoint, launch.dfinal_state, channel, columns.count(), launch.modes);
-  float2 total[kModeTiles][kAdjointSums] = {};
+  TileSums total[kModeTiles] = {};
   float square[2][4] = {};
-  // What the slopes of powers weigh positions with: exact in bf16.
-  const unsigned rising[2] = {pack_bf16(2.f * q + 1, 2.f * q + 2),
-                              pack_bf16(2.f * q + 9, 2.f * q + 10)};
-  const unsigned falling[2] = {pack_bf16(15 - 2.f * q, 14 - 2.f * q),
-                               pack_bf16(7 - 2.f * q, 6 - 2.f * q)};
 
   for (int step = steps - 1; step >= 0; --step) {
     wait_for_all_but_last_copies();
@@ -114,8 +140,9 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     const int blocks = (columns.length - step * kStep) / kBlock;
     float dinput[kStepBlocks][4];
     unsigned inputs[8], outputs[8];  // operands: v ⊙ shift(k), q ⊙ dy
+    unsigned input_words[8], output_words[8];
     {
-      unsigned input_words[8], output_words[8], factor[8];
+      unsigned factor[8];
       read_kept(factor, kept[2 * kKeptShifted][lane], kept[2 * kKeptShifted + 1][lane]);
       shared.values.read_words(input_words);
 #pragma unroll
@@ -154,49 +181,64 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
       const uint4 lift = mine.lift[0].fragment[m][lane], lift1 = mine.lift[1].fragment[m][lane],
                   raise = mine.raise[0].fragment[m][lane], raise1 = mine.raise[1].fragment[m][lane],
                   spread = mine.spread.fragment[m][lane];
-      const float2 power = mine.power[8 * m + g], scaled{kBlock * power.x, kBlock * power.y};
-      float added[kStepBlocks][4] = {}, state[kStepBlocks][4];
-      state[0][0] = low_of(start[2 * m]), state[0][1] = high_of(start[2 * m]);
-      state[0][2] = low_of(start[2 * m + 1]), state[0][3] = high_of(start[2 * m + 1]);
+      const float2 power = mine.power[8 * m + g];
+      unsigned before[kStepBlocks][2], after[kStepBlocks][2];  // states, adjoints in bf16
+      {
+        float added[kStepBlocks][4] = {}, state[4];
+        state[0] = low_of(start[2 * m]), state[1] = high_of(start[2 * m]);
+        state[2] = low_of(start[2 * m + 1]), state[3] = high_of(start[2 * m + 1]);
+#pragma unroll
+        for (int i = 0; i + 1 < kStepBlocks; ++i) {
+          multiply_block(added[i], lift, inputs[2 * i], inputs[2 * i + 1]);
+          multiply_block(added[i], lift1, inputs[2 * i], inputs[2 * i + 1]);
+        }
+        before[0][0] = start[2 * m], before[0][1] = start[2 * m + 1];
+#pragma unroll
+        for (int i = 0; i + 1 < kStepBlocks; ++i) {
+#pragma unroll
+          for (int s = 0; s < 2; ++s) {
+            const float2 next = multiply_add(power, float2{state[s], state[s + 2]},
+                                             float2{added[i][s], added[i][s + 2]});
+            state[s] = next.x, state[s + 2] = next.y;
+          }
+          before[i + 1][0] = pack_bf16(state[0], state[1]);
+          before[i + 1][1] = pack_bf16(state[2], state[3]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kStepBlocks; i += 2)
+        add_square(total[m].outputs, before[i][0], before[i][1], before[i + 1][0], before[i + 1][1],
+                   output_words[2 * i], output_words[2 * i + 1], output_words[2 * i + 2],
+                   output_words[2 * i + 3]);
+      float(&r)[4] = adjoint[m];
+      float raised[kStepBlocks][4] = {};
 #pragma unroll
       for (int i = 0; i < kStepBlocks; ++i) {
-        multiply_block(added[i], lift, inputs[2 * i], inputs[2 * i + 1]);
-        multiply_block(added[i], lift1, inputs[2 * i], inputs[2 * i + 1]);
+        multiply_block(raised[i], raise, outputs[2 * i], outputs[2 * i + 1]);
+        multiply_block(raised[i], raise1, outputs[2 * i], outputs[2 * i + 1]);
       }
-#pragma unroll
-      for (int i = 0; i + 1 < kStepBlocks; ++i)
-#pragma unroll
-        for (int s = 0; s < 2; ++s) {
-          const float2 next = multiply_add(power, float2{state[i][s], state[i][s + 2]},
-                                           float2{added[i][s], added[i][s + 2]});
-          state[i + 1][s] = next.x, state[i + 1][s + 2] = next.y;
-        }
-      float(&r)[4] = adjoint[m];
 #pragma unroll
       for (int i = kStepBlocks - 1; i >= 0; --i) {
-        if (i >= blocks) continue;
-        multiply_block(dinput[i], spread, transpose_tile(pack_bf16(r[0], r[1])),
-                       transpose_tile(pack_bf16(r[2], r[3])));
-        float raised[4] = {}, raised_slope[4] = {}, lift_slope[4] = {};
-        multiply_block(raised, raise, outputs[2 * i], outputs[2 * i + 1]);
-        multiply_block(raised, raise1, outputs[2 * i], outputs[2 * i + 1]);
-        multiply_block(raised_slope, raise, multiply_pairs(outputs[2 * i], rising[0]),
-                       multiply_pairs(outputs[2 * i + 1], rising[1]));
-        multiply_block(lift_slope, lift, multiply_pairs(inputs[2 * i], falling[0]),
-                       multiply_pairs(inputs[2 * i + 1], falling[1]));
+        const bool there = i < blocks;
+        after[i][0] = there ? pack_bf16(r[0], r[1]) : 0u;
+        after[i][1] = there ? pack_bf16(r[2], r[3]) : 0u;
+        if (!there) continue;
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
-          const float2 after{r[s], r[s + 2]}, before = conjugate({state[i][s], state[i][s + 2]});
-          float2(&sum)[kAdjointSums] = total[m];
-          sum[kSumC] = multiply_add(before, {raised[s], raised[s + 2]}, sum[kSumC]);
-          sum[kSumB] = multiply_add(conjugate({added[i][s], added[i][s + 2]}), after, sum[kSumB]);
-          const float2 slope = multiply_add(scaled, float2{state[i][s], state[i][s + 2]},
-                                            float2{lift_slope[s], lift_slope[s + 2]});
-          sum[kSumA] = multiply_add(conjugate(slope), after, sum[kSumA]);
-          sum[kSumA] = multiply_add(before, {raised_slope[s], raised_slope[s + 2]}, sum[kSumA]);
+          const float2 state{s == 0 ? low_of(before[i][0]) : high_of(before[i][0]),
+                             s == 0 ? low_of(before[i][1]) : high_of(before[i][1])};
+          total[m].dot = multiply_add(conjugate(state), float2{r[s], r[s + 2]}, total[m].dot);
         }
-        walk_back(r, raised, power);
+        walk_back(r, raised[i], power);
       }
+#pragma unroll
+      for (int i = 0; i < kStepBlocks; ++i)
+        multiply_block(dinput[i], spread, transpose_tile(after[i][0]), transpose_tile(after[i][1]));
+#pragma unroll
+      for (int i = 0; i < kStepBlocks; i += 2)
+        add_square(total[m].inputs, after[i][0], after[i][1], after[i + 1][0], after[i + 1][1],
+                   input_words[2 * i], input_words[2 * i + 1], input_words[2 * i + 2],
+                   input_words[2 * i + 3]);
     }
 
     unsigned words[8], shifted[8];
@@ -223,10 +265,20 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   write_states(launch.dinitial_state, adjoint, channel, columns.count(), launch.modes);
   write_square(launch.taps + tile * kBlock * kBlock, square);
 #pragma unroll
-  for (int m = 0; m < kModeTiles; ++m)
+  for (int m = 0; m < kModeTiles; ++m) {
+    const float2 power = mine.power[8 * m + g], scaled{kBlock * power.x, kBlock * power.y};
+    float2 sum[kAdjointSums] = {}, weighed{};
+    join_positions(total[m].outputs, mine.raise[0].fragment[m][lane],
+                   mine.raise[1].fragment[m][lane], 1.f, 1.f, sum[kSumC], sum[kSumA]);
+    // Conjugates: these sums are products of adjoints and inputs.
+    join_positions(total[m].inputs, mine.lift[0].fragment[m][lane], mine.lift[1].fragment[m][lane],
+                   kBlock - 1.f, -1.f, sum[kSumB], weighed);
+    sum[kSumB] = conjugate(sum[kSumB]);
+    sum[kSumA].x += weighed.x, sum[kSumA].y -= weighed.y;
+    sum[kSumA] = multiply_add(conjugate(scaled), total[m].dot, sum[kSumA]);
 #pragma unroll
     for (int i = 0; i < kAdjointSums; ++i) {
-      float2 v = total[m][i];
+      float2 v = sum[i];
 #pragma unroll
       for (int other = 1; other < 4; other *= 2) {
         v.x += __shfl_xor_sync(~0u, v.x, other);
@@ -234,6 +286,7 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
       }
       if (q == 0) launch.sums[(tile * kAdjointSums + i) * kMixerModes + 8 * m + g] = v;
     }
+  }
 }
 
 /// The same for the gradient of the initial states alone.
@@ -292,141 +345,6 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     __syncthreads();
   }
   write_states(launch.dinitial_state, adjoint, channel, columns.count(), launch.modes);
-}
-
-struct BatchedShiftAdjoint {
-  ChannelRows<const BFloat16> k;
-  ChannelRows<BFloat16> dk;
-  Columns columns;
-  const TapMatrix* taps;  // [D]  transposed
-  const uint4* dshifted;
-  float* squares;  // [D, tiles of columns, gridDim.z, 5, 16, 16]
-};
-
-struct BatchedShiftShared {
-  TapMatrix taps[kSide];
-  IncomingRows incoming[2];
-  uint4 dshifted[2][kSide][2][32];  // a slot a lane
-  ChannelTile keys;
-};
-
-/// dk = shiftᵀ(gradient of shift(k)), and products of that gradient with k, 0 … 4 blocks apart.
-/// Blocks of threads share the steps.
-static __global__ void __launch_bounds__(kMixerThreads, 1)
-    batched_h3_shift_adjoint(const BatchedShiftAdjoint launch) {
-  wait_for_predecessors();
-  let_successor_begin();
-  extern __shared__ uint4 bytes[];
-  auto& shared = *reinterpret_cast<BatchedShiftShared*>(bytes);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int channel = blockIdx.x * kSide + warp;
-  const Columns columns = launch.columns;
-  const ColumnPlace place(columns);
-  const int steps = columns.steps();
-  const int share = (steps + gridDim.z - 1) / gridDim.z, begin = blockIdx.z * share,
-            end = min(begin + share, steps);
-  const Index tile = static_cast<Index>(channel) * gridDim.y + blockIdx.y;
-  const uint4* const dshifted = launch.dshifted + tile * steps * kKeptWords + lane;
-  // Keys of a step come with the gradients of the next one. What follows a segment is the start of
-  // another.
-  const auto fetch = [&](int step) {
-    if (step < end) {
-      fetch_step(shared.incoming[step & 1], launch.k, place, step);
-      const bool inside = step + 1 < steps;
-      const uint4* const from = dshifted + (inside ? step + 1 : 0) * kKeptWords;
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        copy_async_or_zero(&shared.dshifted[step & 1][warp][i][lane], from + 32 * i,
-                           inside || columns.segments > 1);
-    }
-    commit_copies();
-  };
-  stage(reinterpret_cast<uint4*>(shared.taps), launch.taps + blockIdx.x * kSide,
-        sizeof(shared.taps));
-  fetch(begin - 1);
-  fetch(begin);
-  float square[kStepBlocks + 1][2][4] = {};
-  unsigned keys[16] = {};      // words, those of the step before first
-  unsigned operands[16] = {};  // of the gradients: this step, then the next
-
-  for (int step = begin - 1; step < end; ++step) {
-    wait_for_all_but_last_copies();
-    __syncwarp();
-    shared.keys.scatter(shared.incoming[step & 1]);
-    {
-      unsigned next[8];
-      const auto& slots = shared.dshifted[step & 1][warp];
-      read_kept(next, slots[0][lane], slots[1][lane]);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        operands[j] = operands[8 + j];
-        operands[8 + j] = transpose_tile(next[j]);
-      }
-    }
-    __syncwarp();
-    fetch(step + 2);
-    __syncthreads();
-#pragma unroll
-    for (int j = 0; j < 8; ++j) keys[j] = keys[8 + j];
-    {
-      unsigned words[8];
-      shared.keys.read_words(words);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) keys[8 + j] = words[j];
-    }
-    __syncwarp();
-    if (step >= begin) {
-      if (step + 1 == steps && columns.segments > 1) {
-        const bool last = columns.segment(blockIdx.y * kSide + lane / 4) + 1 == columns.segments;
-        unsigned beyond[8] = {};  // what follows the tile's last column begins the next tile
-        if (blockIdx.y + 1 < gridDim.y) {
-          const uint4* const from = dshifted + steps * kKeptWords;
-          read_kept(beyond, from[0], from[32]);
-        }
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const unsigned following = __shfl_down_sync(~0u, operands[8 + j], 4),
-                         across = __shfl_sync(~0u, transpose_tile(beyond[j]), lane % 4);
-          operands[8 + j] = last ? 0u : lane / 4 + 1 == kSide ? across : following;
-        }
-      }
-      float sum[kStepBlocks][4] = {};
-#pragma unroll
-      for (int term = 0; term < 2; ++term) {
-        unsigned word[kTapWords + 2];
-        word[0] = word[kTapWords + 1] = 0;
-#pragma unroll
-        for (int h = 0; h < kTapWords; ++h) word[h + 1] = shared.taps[warp].word[term][h][lane];
-#pragma unroll
-        for (int d = 0; d <= kStepBlocks; ++d)
-#pragma unroll
-          for (int i = 0; i < kStepBlocks; ++i)
-            multiply_block(sum[i], {word[2 * d + 1], word[2 * d], word[2 * d + 2], word[2 * d + 1]},
-                           operands[2 * (i + d)], operands[2 * (i + d) + 1]);
-      }
-#pragma unroll
-      for (int j = 0; j < 8; ++j)
-        shared.keys.write_word(j, pack_bf16(sum[j / 2][2 * (j % 2)], sum[j / 2][2 * (j % 2) + 1]));
-#pragma unroll
-      for (int i = 0; i < 8; i += 4) {
-        unsigned here[4];
-#pragma unroll
-        for (int j = 0; j < 4; ++j) here[j] = transpose_tile(operands[i + j]);
-#pragma unroll
-        for (int d = 0; d <= kStepBlocks; ++d)
-          add_square(square[d], here[0], here[1], here[2], here[3], keys[8 + i - 2 * d],
-                     keys[9 + i - 2 * d], keys[10 + i - 2 * d], keys[11 + i - 2 * d]);
-      }
-    }
-    __syncthreads();
-    if (step >= begin) shared.keys.gather(launch.dk, place, step);
-    __syncwarp();
-  }
-#pragma unroll
-  for (int d = 0; d <= kStepBlocks; ++d)
-    write_square(launch.squares +
-                     ((tile * gridDim.z + blockIdx.z) * (kStepBlocks + 1) + d) * kBlock * kBlock,
-                 square[d]);
 }
 
 }  // namespace ssm::cuda::device

@@ -2,9 +2,9 @@
 #include <algorithm>
 
 #include "device/launch.cuh"
-#include "scan/batched_h3_backward.cuh"
 #include "scan/batched_h3_forward.cuh"
 #include "scan/batched_h3_parameters.cuh"
+#include "scan/batched_h3_shift_adjoint.cuh"
 
 namespace ssm::cuda {
 namespace device {

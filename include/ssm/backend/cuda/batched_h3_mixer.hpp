@@ -13,7 +13,7 @@ namespace ssm::cuda {
 /// The compiled half of H3Mixer for bf16 sequences as projections write them, channels contiguous:
 /// the sequences of a batch are the columns of its products, or, of few and long ones, segments of
 /// them. States go in and out.
-/// Cost       368 multiply-adds an element, 720 backwards, where batches are multiples of eight; 8
+/// Cost       368 multiply-adds an element, 688 backwards, where batches are multiples of eight; 8
 ///            bytes and 6 of a tape, 24 backwards
 /// workspace  batched_h3_workspace(a) bytes, 256-byte aligned
 SSM_CUDA_API void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspace,
