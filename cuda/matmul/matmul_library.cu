@@ -46,9 +46,10 @@ int choose(const ProductShape& shape, const cublasLtMatmulHeuristicResult_t* res
     });
   // Wide results of short sums: many small tiles, whose epilogues hide behind other tiles.
   constexpr std::uint64_t short_sum = 1024;
-  if (is_half(shape.result) && shape.epilogue == CUBLASLT_EPILOGUE_DEFAULT &&
+  const bool is_plain = shape.epilogue == CUBLASLT_EPILOGUE_DEFAULT;
+  if (is_half(shape.result) && (is_plain || shape.epilogue == CUBLASLT_EPILOGUE_BIAS) &&
       shape.inner <= short_sum && shape.rows >= 2 * shape.inner && shape.rows <= 8 * shape.inner &&
-      count > 0 && results[0].wavesCount > 4)
+      count > 0 && results[0].wavesCount > (is_plain ? 4 : 3))
     return best([](const auto& a, const auto& b) { return a.wavesCount > b.wavesCount; });
   return 0;
 }
