@@ -31,13 +31,6 @@ struct WarpTiles {
 };
 
 template <class T>
-__device__ unsigned pack(float low, float high) {
-  if constexpr (std::is_same_v<T, BFloat16>)
-    return pack_bf16(low, high);
-  else
-    return pack_half(low, high);
-}
-template <class T>
 __device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   if constexpr (std::is_same_v<T, BFloat16>)
     multiply_tile(c, a, b0, b1);

@@ -77,11 +77,21 @@ bool once_per_device(const char* operation, Ask ask) {
   return answer == yes;
 }
 
-/// The threads of a block and its bytes of dynamic shared memory.
+/// The multiprocessors of the current device.
+inline int multiprocessors(const char* operation) {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), operation);
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), operation);
+  return count;
+}
+
+/// The threads of a block, its bytes of dynamic shared memory, and the blocks of its cluster.
 struct BlockOf {
-  BlockOf(int count, std::size_t bytes = 0) : threads(count), shared(bytes) {}
+  BlockOf(int count, std::size_t bytes = 0, int blocks = 1)
+      : threads(count), shared(bytes), cluster(blocks) {}
   int threads;
   std::size_t shared;
+  int cluster;
 };
 
 /// Launches a kernel that begins with let_successor_begin and wait_for_predecessors: from Hopper on
@@ -96,16 +106,23 @@ void launch_early(void (*kernel)(Parameters...), dim3 grid, BlockOf block, Strea
           operation);
   const bool waits =
       once_per_device<Name>(operation, [&] { return waits_for_predecessors(kernel, operation); });
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (waits) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (block.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {static_cast<unsigned>(block.cluster), 1, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(block.threads));
   config.dynamicSmemBytes = block.shared;
   config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = &attribute;
-  config.numAttrs = waits ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), operation);
 }
 

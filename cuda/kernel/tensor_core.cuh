@@ -41,6 +41,22 @@ __device__ inline float2 unpack_half(unsigned pair) {
 __device__ inline float low_of(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ inline float high_of(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
 
+/// A pair of neighbors in the half type T.
+template <class T>
+__device__ unsigned pack(float low, float high) {
+  if constexpr (std::is_same_v<T, BFloat16>)
+    return pack_bf16(low, high);
+  else
+    return pack_half(low, high);
+}
+template <class T>
+__device__ float2 unpack(unsigned pair) {
+  if constexpr (std::is_same_v<T, BFloat16>)
+    return {low_of(pair), high_of(pair)};
+  else
+    return unpack_half(pair);
+}
+
 __device__ inline unsigned multiply_bf16(unsigned a, unsigned b) {
   const __nv_bfloat162 product = __hmul2(reinterpret_cast<const __nv_bfloat162&>(a),
                                          reinterpret_cast<const __nv_bfloat162&>(b));

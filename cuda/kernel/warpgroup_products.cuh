@@ -80,6 +80,18 @@ __device__ void multiply_shared(float (&c)[N][4], unsigned long long a, unsigned
 #endif
 }
 
+/// The same of b [16, 128] with its rows contiguous.
+template <class T>
+__device__ void multiply_shared_rows(float (&c)[16][4], unsigned long long a, unsigned long long b,
+                                     bool adds) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  if constexpr (std::is_same_v<T, BFloat16>)
+    SSM_MULTIPLY(16, "128", "bf16", "%64", "%65", "%66", "0,1", "l"(a));
+  else
+    SSM_MULTIPLY(16, "128", "f16", "%64", "%65", "%66", "0,1", "l"(a));
+#endif
+}
+
 /// c += a · b; a [64, 16] in registers, b [16, 8·N] in shared memory with its columns contiguous.
 template <class T, int N>
 __device__ void multiply_shared(float (&c)[N][4], const unsigned (&a)[4], unsigned long long b) {

@@ -3,6 +3,7 @@
 
 #include "kernel/column_sums.cuh"
 #include "kernel/quick_functions.cuh"
+#include "matmul/gelu_product.cuh"
 #include "matmul/matmul_product.cuh"
 #include "ssm/backend/cuda/matmul.hpp"
 
@@ -289,6 +290,8 @@ void matmul_behind(MatmulLibrary& library, [[maybe_unused]] const ssm::Matmul<T,
     product(library, operands, scratch, Rows<T>{a.c.data(), a.c.stride(0)}, added, stream);
     return;
   }
+  if constexpr (HalfStorage<T>)
+    if (gelu_product(a, stream)) return;
   if (!a.accumulate && !a.residual && can_fuse_gelu(a.activation, operands, a.c, a.z)) {
     FusedGelu<T> gelu{FusedGelu<T>::value};
     if (a.z) gelu.aux = {a.z.data(), a.z.stride(0)};

@@ -56,7 +56,6 @@ template <class T>
 std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>&) {
   return 0;
 }
-
 #define SSM_INSTANTIATE(T)                                                                         \
   template SSM_CUDA_API void matmul<T>(MatmulLibrary&, std::span<const ssm::Matmul<T, CudaSpace>>, \
                                        void*, Stream);                                             \
@@ -76,15 +75,22 @@ template <class T>
 std::size_t sloped_matmul_scratch_bytes(const ssm::SlopedMatmul<T, CudaSpace>&) {
   return 0;
 }
+/// A pass behind the product does it.
+template <class T>
+bool sloped_matmul_again(const ssm::SlopedMatmulAgain<T, CudaSpace>&, Wide<T>*, Stream) {
+  return false;
+}
 
-#define SSM_INSTANTIATE(T)                                                      \
-  template SSM_CUDA_API bool sloped_matmul<T>(                                  \
-      MatmulLibrary&, const ssm::SlopedMatmul<T, CudaSpace>&, void*, Stream);   \
-  template SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes<T>(             \
-      const ssm::SlopedMatmul<T, CudaSpace>&);                                  \
-  template SSM_CUDA_API void weight_gradient<T>(                                \
-      MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream); \
-  template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(           \
+#define SSM_INSTANTIATE(T)                                                                       \
+  template SSM_CUDA_API bool sloped_matmul<T>(                                                   \
+      MatmulLibrary&, const ssm::SlopedMatmul<T, CudaSpace>&, void*, Stream);                    \
+  template SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes<T>(                              \
+      const ssm::SlopedMatmul<T, CudaSpace>&);                                                   \
+  template SSM_CUDA_API bool sloped_matmul_again<T>(const ssm::SlopedMatmulAgain<T, CudaSpace>&, \
+                                                    Wide<T>*, Stream);                           \
+  template SSM_CUDA_API void weight_gradient<T>(                                                 \
+      MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream);                  \
+  template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(                            \
       const ssm::WeightGradient<T, CudaSpace>&);
 SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)

@@ -425,6 +425,16 @@ TEST_CASE_TEMPLATE("gelu_tanh goes with a product in half types, and keeps what 
                   weight_alone);
 }
 
+/// As many tiles of 128 × 128 as some backends take for kernels of their own, and odd ends.
+constexpr Case of_many_tiles{.rows = 1000, .columns = 4352, .depth = 72};
+
+TEST_CASE("products of many tiles have every epilogue that training needs") {
+  constexpr std::array weight_rows{Placement{}};
+  is_exact<BFloat16>(with_epilogue(of_many_tiles, 1 | 4, ActivationKind::gelu_tanh), weight_alone);
+  is_exact<Float16>(with_epilogue(of_many_tiles, 1 | 16, ActivationKind::none), weight_alone);
+  is_exact<BFloat16>(with_epilogue(of_many_tiles, 2, ActivationKind::none), weight_rows);
+}
+
 struct SlopedCase {
   Index rows = 1, columns = 1, depth = 16;
   ActivationKind activation = ActivationKind::gelu_tanh;
@@ -476,34 +486,42 @@ struct SlopedAgainRun : OperandRun<SlopedMatmulAgain<T, HostSpace>, NoGradient> 
   bool is_done = false;
 };
 
+/// Returns whether a backend did it.
+template <class T>
+bool is_sloped_again(const SlopedCase& test) {
+  bool was_done = false;
+  CAPTURE(describe(test));
+  const SlopedAgainRun<T> start(test);
+  const auto a = in_double(start.forward.a), b = in_double(start.forward.b),
+             x = in_double(start.forward.x);
+  auto c = in_double(start.forward.c), y = in_double(start.forward.y);
+  auto dbias = in_double(start.forward.dbias);
+  Context<Reference> reference;
+  sloped_matmul(reference, SlopedMatmul<double, HostSpace>{
+                               .a = a, .b = b, .activation = test.activation, .x = x, .c = c});
+  activation(reference, Activation<double, HostSpace>{.kind = test.activation, .x = x, .y = y});
+  for_each_index(c, [&](Index m, Index n) { dbias(n) += c(m, n); });
+  on_every_backend<SlopedAgainRun<T>>([&](auto& ctx) {
+    SlopedAgainRun<T> actual(test);
+    actual.evaluate(ctx);
+    if (!actual.is_done) return;
+    was_done = true;
+    CHECK(difference(actual.forward.c, c) < tolerance<T>.value);
+    CHECK(difference(actual.forward.y, y) < tolerance<T>.value);
+    CHECK(difference(actual.forward.dbias, dbias) < tolerance<T>.gradient);
+  });
+  return was_done;
+}
+
 TEST_CASE_TEMPLATE("it makes the activation once more on the way, and the gradient of a bias", T,
                    BFloat16, Float16) {
   bool was_done = false;
   for (const Index rows : {0, 1, 17, 200})
     for (const Index columns : {1, 64, 73})
-      for (const ActivationKind kind : {ActivationKind::gelu_tanh, ActivationKind::silu}) {
-        const SlopedCase test{.rows = rows, .columns = columns, .activation = kind};
-        CAPTURE(describe(test));
-        const SlopedAgainRun<T> start(test);
-        const auto a = in_double(start.forward.a), b = in_double(start.forward.b),
-                   x = in_double(start.forward.x);
-        auto c = in_double(start.forward.c), y = in_double(start.forward.y);
-        auto dbias = in_double(start.forward.dbias);
-        Context<Reference> reference;
-        sloped_matmul(reference, SlopedMatmul<double, HostSpace>{
-                                     .a = a, .b = b, .activation = kind, .x = x, .c = c});
-        activation(reference, Activation<double, HostSpace>{.kind = kind, .x = x, .y = y});
-        for_each_index(c, [&](Index m, Index n) { dbias(n) += c(m, n); });
-        on_every_backend<SlopedAgainRun<T>>([&](auto& ctx) {
-          SlopedAgainRun<T> actual(test);
-          actual.evaluate(ctx);
-          if (!actual.is_done) return;
-          was_done = true;
-          CHECK(difference(actual.forward.c, c) < tolerance<T>.value);
-          CHECK(difference(actual.forward.y, y) < tolerance<T>.value);
-          CHECK(difference(actual.forward.dbias, dbias) < tolerance<T>.gradient);
-        });
-      }
+      for (const ActivationKind kind : {ActivationKind::gelu_tanh, ActivationKind::silu})
+        was_done |= is_sloped_again<T>({.rows = rows, .columns = columns, .activation = kind});
+  was_done |= is_sloped_again<T>(
+      {.rows = of_many_tiles.rows, .columns = of_many_tiles.columns, .depth = of_many_tiles.depth});
   CHECK(was_done);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "ssm/backend/cuda/column_slices.hpp"
@@ -52,8 +53,17 @@ SSM_CUDA_API bool sloped_matmul(MatmulLibrary& library, const ssm::SlopedMatmul<
 template <class T>
 SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes(const ssm::SlopedMatmul<T, CudaSpace>& a);
 
-/// What sloped_matmul_again does behind the product: c is c·act'(x) afterwards. Of gelu_tanh, and
-/// rows of whole packs of 16 bytes.
+/// Rows of c whose sum sloped_matmul_again leaves as one.
+inline constexpr Index sloped_rows = 128;
+/// The compiled half; formula and shapes as ssm::SlopedMatmulAgain, of gelu_tanh in half types, all
+/// of it in the product's kernel. Returns false where that cannot be, and does nothing.
+/// partial   [⌈M / sloped_rows⌉, N]   scratch
+template <class T>
+SSM_CUDA_API bool sloped_matmul_again(const ssm::SlopedMatmulAgain<T, CudaSpace>& a,
+                                      Wide<T>* partial, Stream stream);
+
+/// What sloped_matmul_again does behind another product: c is c·act'(x) afterwards. Of gelu_tanh,
+/// and rows of whole packs of 16 bytes.
 /// partial   [column_slices(M).count, N]   scratch
 template <class T>
 SSM_CUDA_API void slope_and_activate(const ssm::SlopedMatmulAgain<T, CudaSpace>& a,
@@ -113,7 +123,7 @@ struct Matmul {
     });
     return is_done;
   }
-  /// The product that waits for no activation is the faster one.
+  /// Of products by cuBLASLt the one that waits for no activation is the faster one.
   template <class Ctx, HalfStorage T>
   static bool sloped_matmul_again(Ctx& ctx,
                                   const ssm::SlopedMatmulAgain<T, typename Ctx::Space>& a) {
@@ -125,11 +135,18 @@ struct Matmul {
     if (a.activation != ActivationKind::gelu_tanh || !has_packs(a.x) || !has_packs(a.c) ||
         !has_packs(a.y))
       return false;
-    matmul(ctx, ssm::Matmul<T, typename Ctx::Space>{.a = a.a, .b = a.b, .c = a.c});
+    const auto call = on_device(a);
+    const Index rows = a.c.extent(0);
     auto frame = ctx.workspace().frame();
-    const auto partial =
-        frame.template tensor<Wide<T>>(column_slices(a.c.extent(0)).count, a.c.extent(1));
-    queue(ctx, [&](Stream stream) { slope_and_activate(on_device(a), partial.data(), stream); });
+    const auto partial = frame.template tensor<Wide<T>>(
+        std::max(column_slices(rows).count, (rows + sloped_rows - 1) / sloped_rows), a.c.extent(1));
+    bool is_done = false;
+    queue(ctx, [&](Stream stream) {
+      is_done = cuda::sloped_matmul_again(call, partial.data(), stream);
+    });
+    if (is_done) return true;
+    matmul(ctx, ssm::Matmul<T, typename Ctx::Space>{.a = a.a, .b = a.b, .c = a.c});
+    queue(ctx, [&](Stream stream) { slope_and_activate(call, partial.data(), stream); });
     return true;
   }
   template <class Ctx, HalfStorage T>
