@@ -28,9 +28,12 @@ __device__ inline unsigned long long describe_panels(const void* matrix, int pan
 
 #define SSM_ROW(c, n) "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
 #define SSM_ROWS(c, n) SSM_ROW(c, n), SSM_ROW(c, n + 1), SSM_ROW(c, n + 2), SSM_ROW(c, n + 3)
+#define SSM_SUMS_1(c) SSM_ROW(c, 0)
 #define SSM_SUMS_4(c) SSM_ROWS(c, 0)
 #define SSM_SUMS_8(c) SSM_ROWS(c, 0), SSM_ROWS(c, 4)
+#define SSM_SUMS_12(c) SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8)
 #define SSM_SUMS_16(c) SSM_ROWS(c, 0), SSM_ROWS(c, 4), SSM_ROWS(c, 8), SSM_ROWS(c, 12)
+#define SSM_NAMES_1 "%0,%1,%2,%3"
 #define SSM_NAMES_4          \
   "%0,%1,%2,%3,%4,%5,%6,%7," \
   "%8,%9,%10,%11,%12,%13,%14,%15"
@@ -39,6 +42,13 @@ __device__ inline unsigned long long describe_panels(const void* matrix, int pan
   "%8,%9,%10,%11,%12,%13,%14,%15,"   \
   "%16,%17,%18,%19,%20,%21,%22,%23," \
   "%24,%25,%26,%27,%28,%29,%30,%31"
+#define SSM_NAMES_12                 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,"         \
+  "%8,%9,%10,%11,%12,%13,%14,%15,"   \
+  "%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31," \
+  "%32,%33,%34,%35,%36,%37,%38,%39," \
+  "%40,%41,%42,%43,%44,%45,%46,%47"
 #define SSM_NAMES_16                 \
   "%0,%1,%2,%3,%4,%5,%6,%7,"         \
   "%8,%9,%10,%11,%12,%13,%14,%15,"   \
@@ -128,7 +138,7 @@ template <class T, int N>
 __device__ void multiply_both_transposed(float (&c)[N][4], unsigned long long a,
                                          unsigned long long b, bool adds) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
-  static_assert(N == 4 || N == 8);
+  static_assert(N == 4 || N == 8 || N == 12);
   constexpr bool is_bf16 = std::is_same_v<T, BFloat16>;
   if constexpr (N == 4 && is_bf16)
     SSM_MULTIPLY(4, "32", "bf16", "%16", "%17", "%18", "1,1", "l"(a));
@@ -138,17 +148,36 @@ __device__ void multiply_both_transposed(float (&c)[N][4], unsigned long long a,
     SSM_MULTIPLY(8, "64", "bf16", "%32", "%33", "%34", "1,1", "l"(a));
   if constexpr (N == 8 && !is_bf16)
     SSM_MULTIPLY(8, "64", "f16", "%32", "%33", "%34", "1,1", "l"(a));
+  if constexpr (N == 12 && is_bf16)
+    SSM_MULTIPLY(12, "96", "bf16", "%48", "%49", "%50", "1,1", "l"(a));
+  if constexpr (N == 12 && !is_bf16)
+    SSM_MULTIPLY(12, "96", "f16", "%48", "%49", "%50", "1,1", "l"(a));
+#endif
+}
+/// The same of b [16, 8] with its rows of the inner axis contiguous.
+template <class T>
+__device__ void multiply_left_transposed(float (&c)[1][4], unsigned long long a,
+                                         unsigned long long b, bool adds) {
+#ifdef SSM_HAS_WARPGROUP_PRODUCTS
+  if constexpr (std::is_same_v<T, BFloat16>)
+    SSM_MULTIPLY(1, "8", "bf16", "%4", "%5", "%6", "1,0", "l"(a));
+  else
+    SSM_MULTIPLY(1, "8", "f16", "%4", "%5", "%6", "1,0", "l"(a));
 #endif
 }
 #undef SSM_MULTIPLY_REGISTERS
 #undef SSM_MULTIPLY_SHARED
 #undef SSM_MULTIPLY
 #undef SSM_NAMES_16
+#undef SSM_NAMES_12
 #undef SSM_NAMES_8
 #undef SSM_NAMES_4
+#undef SSM_NAMES_1
 #undef SSM_SUMS_16
+#undef SSM_SUMS_12
 #undef SSM_SUMS_8
 #undef SSM_SUMS_4
+#undef SSM_SUMS_1
 #undef SSM_ROWS
 #undef SSM_ROW
 

@@ -56,6 +56,13 @@ template <class T>
 std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>&) {
   return 0;
 }
+/// Each has a kernel of its own.
+template <class T>
+bool weight_gradients(const ssm::WeightGradient<T, CudaSpace>&,
+                      const ssm::WeightGradient<T, CudaSpace>&, float*, Stream) {
+  return false;
+}
+
 #define SSM_INSTANTIATE(T)                                                                         \
   template SSM_CUDA_API void matmul<T>(MatmulLibrary&, std::span<const ssm::Matmul<T, CudaSpace>>, \
                                        void*, Stream);                                             \
@@ -81,16 +88,19 @@ bool sloped_matmul_again(const ssm::SlopedMatmulAgain<T, CudaSpace>&, Wide<T>*, 
   return false;
 }
 
-#define SSM_INSTANTIATE(T)                                                                       \
-  template SSM_CUDA_API bool sloped_matmul<T>(                                                   \
-      MatmulLibrary&, const ssm::SlopedMatmul<T, CudaSpace>&, void*, Stream);                    \
-  template SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes<T>(                              \
-      const ssm::SlopedMatmul<T, CudaSpace>&);                                                   \
-  template SSM_CUDA_API bool sloped_matmul_again<T>(const ssm::SlopedMatmulAgain<T, CudaSpace>&, \
-                                                    Wide<T>*, Stream);                           \
-  template SSM_CUDA_API void weight_gradient<T>(                                                 \
-      MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream);                  \
-  template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(                            \
+#define SSM_INSTANTIATE(T)                                                                         \
+  template SSM_CUDA_API bool sloped_matmul<T>(                                                     \
+      MatmulLibrary&, const ssm::SlopedMatmul<T, CudaSpace>&, void*, Stream);                      \
+  template SSM_CUDA_API std::size_t sloped_matmul_scratch_bytes<T>(                                \
+      const ssm::SlopedMatmul<T, CudaSpace>&);                                                     \
+  template SSM_CUDA_API bool sloped_matmul_again<T>(const ssm::SlopedMatmulAgain<T, CudaSpace>&,   \
+                                                    Wide<T>*, Stream);                             \
+  template SSM_CUDA_API bool weight_gradients<T>(const ssm::WeightGradient<T, CudaSpace>&,         \
+                                                 const ssm::WeightGradient<T, CudaSpace>&, float*, \
+                                                 Stream);                                          \
+  template SSM_CUDA_API void weight_gradient<T>(                                                   \
+      MatmulLibrary&, const ssm::WeightGradient<T, CudaSpace>&, void*, Stream);                    \
+  template SSM_CUDA_API std::size_t weight_gradient_scratch_bytes<T>(                              \
       const ssm::WeightGradient<T, CudaSpace>&);
 SSM_INSTANTIATE(BFloat16)
 SSM_INSTANTIATE(Float16)

@@ -2,7 +2,9 @@
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <span>
 #include <type_traits>
+#include <vector>
 
 #include "ssm/core/unwritten.hpp"
 #include "ssm/op/matmul.hpp"
@@ -15,6 +17,7 @@ namespace {
 struct GradientCase {
   Index rows = 1;
   Index columns = 9;
+  Index inputs = 17;
   bool bias = true;
   Layout layout = Layout::rows;
 };
@@ -22,8 +25,8 @@ struct GradientCase {
 template <class T>
 struct GradientRun : OperandRun<WeightGradient<T, HostSpace>, NoGradient> {
   GradientRun(const GradientCase& test, Layout layout)
-      : GradientRun::OperandRun({{'M', test.rows}, {'N', test.columns}, {'K', 17}}, Layout::rows,
-                                {}, left_out({{"dbias", test.bias}})) {
+      : GradientRun::OperandRun({{'M', test.rows}, {'N', test.columns}, {'K', test.inputs}},
+                                Layout::rows, {}, left_out({{"dbias", test.bias}})) {
     this->lay_out(this->forward.dy, layout);
     this->lay_out(this->forward.x, layout);
   }
@@ -60,6 +63,46 @@ TEST_CASE_TEMPLATE("gradients of weights are added to, of half types as sums in 
       }
     });
   }
+}
+
+/// Of two maps, of which one may have no bias.
+template <class T>
+void are_exact_together(const GradientCase& first, const GradientCase& second) {
+  const GradientCase* const tests[] = {&first, &second};
+  std::vector<DynamicTensor<double, 2>> dweight;
+  std::vector<DynamicTensor<double, 1>> dbias;
+  for (const GradientCase* test : tests) {
+    const GradientRun<T> start(*test, Layout::rows);
+    const auto& g = start.forward;
+    const auto dy = in_double(g.dy), x = in_double(g.x);
+    dweight.push_back(in_double(g.dweight));
+    dbias.push_back(in_double(g.dbias));
+    Context<Reference> reference;
+    weight_gradient(reference,
+                    WeightGradient<double, HostSpace>{
+                        .dy = dy, .x = x, .dweight = dweight.back(), .dbias = dbias.back()});
+  }
+  on_every_backend<GradientRun<T>>([&](auto& ctx) {
+    GradientRun<T> runs[] = {{first, Layout::rows}, {second, Layout::rows}};
+    const WeightGradient<T, HostSpace> both[] = {runs[0].forward, runs[1].forward};
+    weight_gradient(ctx, std::span<const WeightGradient<T, HostSpace>>(both));
+    for (std::size_t i = 0; i < 2; ++i) {
+      CAPTURE(i);
+      CHECK(difference(runs[i].forward.dweight, dweight[i]) < tolerance<Wide<T>>.value);
+      if (tests[i]->bias)
+        CHECK(difference(runs[i].forward.dbias, dbias[i]) < tolerance<Wide<T>>.value);
+    }
+  });
+}
+
+TEST_CASE("gradients of two weights at once are those gradients") {
+  are_exact_together<float>({.rows = 30}, {.rows = 70, .columns = 20, .bias = false});
+  are_exact_together<BFloat16>({.rows = 30, .bias = false}, {.rows = 30, .columns = 20});
+  // As many tiles as some backends take for one kernel, and odd ends.
+  const GradientCase whole{.rows = 340, .columns = 2200, .inputs = 760};
+  const GradientCase alone{.rows = 70, .columns = 696, .inputs = 760, .bias = false};
+  are_exact_together<BFloat16>(alone, whole);
+  are_exact_together<Float16>(whole, alone);
 }
 
 /// Counts `numbers` as zero while it is there.

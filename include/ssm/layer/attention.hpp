@@ -153,13 +153,14 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
         cache_.cached_before(tape.options().initial_state, batch, length, tape.segments);
     auto dmixed = frame.template tensor<T>(batch, length, channels_);
     auto dqkv = frame.template tensor<T>(batch, length, 3 * channels_);
-    linear_backward(ctx, LinearBackward<T, Space>{
-                             .weight = p.out_proj.weight,
-                             .x = as_rows(tape.mixed),
-                             .dy = as_rows(dy),
-                             .dx = as_rows(dmixed),
-                             .dweight = gradients.out_proj.weight,
-                             .dbias = bias_unless_left_out(gradients.out_proj, output_bias)});
+    const LinearBackward<T, Space> output{
+        .weight = p.out_proj.weight,
+        .x = as_rows(tape.mixed),
+        .dy = as_rows(dy),
+        .dx = as_rows(dmixed),
+        .dweight = gradients.out_proj.weight,
+        .dbias = bias_unless_left_out(gradients.out_proj, output_bias)};
+    detail::linear_backward_input<B, T>(ctx, output);
     View<const T, 3, Space> k = part<const T, Space>(tape.qkv, 1);
     View<const T, 3, Space> v = part<const T, Space>(tape.qkv, 2);
     View<T, 3, Space> dk = part<T, Space>(dqkv, 1);
@@ -198,12 +199,13 @@ class CausalAttention : public LayerVerbs<CausalAttention<Config>> {
     if (ends.initial_state != nullptr) ends.initial_state->position.reset({past.sequences});
     rotate<T>(ctx, part<T, Space>(dqkv, 0), past, -1, tape.segments);
     rotate<T>(ctx, part<T, Space>(dqkv, 1), past, -1, tape.segments);
-    linear_backward(ctx, LinearBackward<T, Space>{.weight = p.Wqkv.weight,
-                                                  .x = as_rows(tape.x),
-                                                  .dy = as_rows(dqkv),
-                                                  .dx = as_rows(dx),
-                                                  .dweight = gradients.Wqkv.weight,
-                                                  .dbias = gradients.Wqkv.bias});
+    const LinearBackward<T, Space> projections[] = {{.weight = p.Wqkv.weight,
+                                                     .x = as_rows(tape.x),
+                                                     .dy = as_rows(dqkv),
+                                                     .dx = as_rows(dx),
+                                                     .dweight = gradients.Wqkv.weight,
+                                                     .dbias = gradients.Wqkv.bias}};
+    linear_backward<B, T>(ctx, projections, &output);
   }
 
   static auto output_bias(auto& gradients) { return bias_of(gradients.out_proj); }

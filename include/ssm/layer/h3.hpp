@@ -180,13 +180,14 @@ class H3 : public LayerVerbs<H3<Config>> {
       dk = frame.template tensor<T>(shape);
       dv = frame.template tensor<T>(shape);
     }
-    linear_backward(ctx, LinearBackward<T, Space>{
-                             .weight = p.output_linear.weight,
-                             .x = as_rows(tape.mixed),
-                             .dy = as_rows(dy),
-                             .dx = as_rows(dmixed),
-                             .dweight = gradients.output_linear.weight,
-                             .dbias = bias_unless_left_out(gradients.output_linear, output_bias)});
+    const LinearBackward<T, Space> output{
+        .weight = p.output_linear.weight,
+        .x = as_rows(tape.mixed),
+        .dy = as_rows(dy),
+        .dx = as_rows(dmixed),
+        .dweight = gradients.output_linear.weight,
+        .dbias = bias_unless_left_out(gradients.output_linear, output_bias)};
+    detail::linear_backward_input<B, T>(ctx, output);
     mixer_backward(ctx, frame, p, tape, dmixed, dq, dk, dv, gradients, ends);
     const auto map = [&](const auto& weights, auto d, auto& gradient) {
       return LinearBackward<T, Space>{.weight = weights.weight,
@@ -199,7 +200,7 @@ class H3 : public LayerVerbs<H3<Config>> {
     const LinearBackward<T, Space> maps[] = {map(p.q_proj, dq, gradients.q_proj),
                                              map(p.k_proj, dk, gradients.k_proj),
                                              map(p.v_proj, dv, gradients.v_proj)};
-    linear_backward<B, T>(ctx, maps);
+    linear_backward<B, T>(ctx, maps, &output);
   }
 
   static auto output_bias(auto& gradients) { return bias_of(gradients.output_linear); }

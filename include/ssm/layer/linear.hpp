@@ -59,19 +59,6 @@ struct LinearBackward {
   View<Wide<T>, 1, Space> dbias{};  // optional
 };
 
-/// Computes LinearBackward.
-/// Throws  ArgumentError  where the weight is kept in another form and so not given
-template <class B, class T>
-  requires HasMatmul<B, T>
-void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>& g) {
-  using Space = typename B::Space;
-  if (!g.weight) detail::refuse_training_of_rounded_weights("linear");
-  if (g.dx)
-    matmul(ctx, Matmul<T, Space>{.a = g.dy, .b = g.weight, .accumulate = g.accumulate, .c = g.dx});
-  weight_gradient(
-      ctx, WeightGradient<T, Space>{.dy = g.dy, .x = g.x, .dweight = g.dweight, .dbias = g.dbias});
-}
-
 /// Whether products of one x are joined to one: of half types, in spaces where their weights and
 /// what they write can lie together.
 template <class T, class Space>
@@ -79,25 +66,68 @@ inline constexpr bool joins_products = HalfStorage<T>&& HasAdjacentBlocks<Space>
 /// Products of so few rows are not: backends read the weights of several in one kernel.
 inline constexpr Index rows_apart = 16;
 
-/// Computes LinearBackward of several maps of one x, whose dx is their sum; at once where weights,
-/// dy and gradients lie one behind the other.
+namespace detail {
+
 template <class B, class T>
-  requires HasMatmul<B, T>
-void linear_backward(Context<B>& ctx, std::span<const LinearBackward<T, typename B::Space>> maps) {
-  if constexpr (joins_products<T, typename B::Space>) {
-    using One = LinearBackward<T, typename B::Space>;
+void linear_backward_input(Context<B>& ctx, const LinearBackward<T, typename B::Space>& g) {
+  if (!g.weight) refuse_training_of_rounded_weights("linear");
+  if (g.dx)
+    matmul(ctx, Matmul<T, typename B::Space>{
+                    .a = g.dy, .b = g.weight, .accumulate = g.accumulate, .c = g.dx});
+}
+template <class T, class Space>
+WeightGradient<T, Space> of_weight(const LinearBackward<T, Space>& g) {
+  return {.dy = g.dy, .x = g.x, .dweight = g.dweight, .dbias = g.dbias};
+}
+
+/// Several maps of one x as one, where weights, dy and gradients lie one behind the other; dweight
+/// of others is null.
+template <class T, class Space>
+LinearBackward<T, Space> joined_maps(std::span<const LinearBackward<T, Space>> maps) {
+  if constexpr (joins_products<T, Space>) {
+    using One = LinearBackward<T, Space>;
     One whole = maps.front();
     whole.weight = joined(0, maps, [](const One& g) { return g.weight; });
     whole.dy = joined(1, maps, [](const One& g) { return g.dy; });
     whole.dweight = joined(0, maps, [](const One& g) { return g.dweight; });
     whole.dbias = joined(0, maps, [](const One& g) { return g.dbias; });
     if (whole.weight && whole.dy && whole.dweight && bool{whole.dbias} == bool{maps[0].dbias})
-      return linear_backward(ctx, whole);
+      return whole;
   }
+  return {};
+}
+
+}  // namespace detail
+
+/// Computes LinearBackward.
+/// Throws  ArgumentError  where the weight is kept in another form and so not given
+template <class B, class T>
+  requires HasMatmul<B, T>
+void linear_backward(Context<B>& ctx, const LinearBackward<T, typename B::Space>& g) {
+  detail::linear_backward_input<B, T>(ctx, g);
+  weight_gradient<B, T>(ctx, detail::of_weight(g));
+}
+
+/// Computes LinearBackward of several maps of one x, whose dx is their sum; at once where weights,
+/// dy and gradients lie one behind the other.
+/// other   of another map whose dx has been computed and whose weight's gradient has not, which
+///         goes with theirs, before dx is written; or null
+template <class B, class T>
+  requires HasMatmul<B, T>
+void linear_backward(Context<B>& ctx, std::span<const LinearBackward<T, typename B::Space>> maps,
+                     const LinearBackward<T, typename B::Space>* other = nullptr) {
+  if (const auto whole = detail::joined_maps<T, typename B::Space>(maps); whole.dweight) {
+    if (other == nullptr) return linear_backward<B, T>(ctx, whole);
+    const WeightGradient<T, typename B::Space> both[] = {detail::of_weight(*other),
+                                                         detail::of_weight(whole)};
+    weight_gradient<B, T>(ctx, std::span(both));
+    return detail::linear_backward_input<B, T>(ctx, whole);
+  }
+  if (other != nullptr) weight_gradient<B, T>(ctx, detail::of_weight(*other));
   bool is_first = true;
   for (auto g : maps) {
     g.accumulate = g.accumulate || !is_first;
-    linear_backward(ctx, g);
+    linear_backward<B, T>(ctx, g);
     is_first = false;
   }
 }

@@ -217,23 +217,54 @@ struct WeightGradient {
   }
 };
 
-/// Computes WeightGradient, by the backend's own if it has one, else by its Matmul.
+namespace detail {
+
+/// The call that overwrites what nobody has written.
 template <class B, class T>
-  requires HasMatmul<B, T>
-void weight_gradient(Context<B>& ctx, const WeightGradient<T, typename B::Space>& a) {
+WeightGradient<T, typename B::Space> first_or_added(Context<B>& ctx,
+                                                    WeightGradient<T, typename B::Space> a) {
   require_operands(a);
-  auto call = a;
-  if (a.accumulate) call.accumulate = !detail::overwrites(ctx, a.dweight, a.x.size() > 0);
+  if (a.accumulate) a.accumulate = !overwrites(ctx, a.dweight, a.x.size() > 0);
+  return a;
+}
+
+template <class B, class T>
+void run_weight_gradient(Context<B>& ctx, const WeightGradient<T, typename B::Space>& call) {
   if constexpr (requires { B::weight_gradient(ctx, call); })
     B::weight_gradient(ctx, call);
   else if constexpr (HalfStorage<T>)
-    detail::run_wide(ctx, call, [&](const auto& wide) { weight_gradient<B, Wide<T>>(ctx, wide); });
+    run_wide(ctx, call, [&](const auto& wide) { run_weight_gradient<B, Wide<T>>(ctx, wide); });
   else
     B::matmul(ctx, Matmul<T, typename B::Space>{.a = call.dy.transpose(0, 1),
                                                 .b = call.x,
                                                 .accumulate = call.accumulate,
                                                 .c = call.dweight,
                                                 .a_sum = call.dbias});
+}
+
+}  // namespace detail
+
+/// Computes WeightGradient, by the backend's own if it has one, else by its Matmul.
+template <class B, class T>
+  requires HasMatmul<B, T>
+void weight_gradient(Context<B>& ctx, const WeightGradient<T, typename B::Space>& a) {
+  detail::run_weight_gradient<B, T>(ctx, detail::first_or_added<B, T>(ctx, a));
+}
+
+/// Computes WeightGradient of each map; of two at once where the backend can.
+template <class B, class T>
+  requires HasMatmul<B, T>
+void weight_gradient(Context<B>& ctx, std::span<const WeightGradient<T, typename B::Space>> maps) {
+  if constexpr (requires { B::weight_gradients(ctx, maps[0], maps[1]); })
+    if (maps.size() == 2) {
+      const auto first = detail::first_or_added<B, T>(ctx, maps[0]);
+      const auto second = detail::first_or_added<B, T>(ctx, maps[1]);
+      if (B::weight_gradients(ctx, first, second)) return;
+      detail::run_weight_gradient<B, T>(ctx, first);
+      detail::run_weight_gradient<B, T>(ctx, second);
+      return;
+    }
+  for (const auto& map : maps) weight_gradient<B, T>(ctx, map);
 }
 
 }  // namespace ssm

@@ -43,6 +43,16 @@ SSM_CUDA_API void weight_gradient(MatmulLibrary& library,
 template <class T>
 SSM_CUDA_API std::size_t weight_gradient_scratch_bytes(const ssm::WeightGradient<T, CudaSpace>& a);
 
+/// Columns of a weight, of whose gradient weight_gradients leaves a sum for each range.
+inline constexpr Index weight_tile_columns = 96;
+/// The gradients of two weights in one kernel, where their tiles together fill the device in one
+/// round. Returns false where that cannot be, and does nothing.
+/// partial   Σ ⌈columns / weight_tile_columns⌉·rows of both dweight   scratch
+template <class T>
+SSM_CUDA_API bool weight_gradients(const ssm::WeightGradient<T, CudaSpace>& first,
+                                   const ssm::WeightGradient<T, CudaSpace>& second, float* partial,
+                                   Stream stream);
+
 /// The compiled half; formula and shapes as ssm::SlopedMatmul, of gelu_tanh in half types, fused.
 /// Returns false where that cannot be, and does nothing.
 /// scratch   sloped_matmul_scratch_bytes(a) bytes, aligned to 16
@@ -157,6 +167,20 @@ struct Matmul {
     queue(ctx, [&](Stream stream) {
       cuda::weight_gradient(ctx.resources().matmul_library(), call, scratch, stream);
     });
+  }
+  template <class Ctx, HalfStorage T>
+  static bool weight_gradients(Ctx& ctx, const ssm::WeightGradient<T, typename Ctx::Space>& first,
+                               const ssm::WeightGradient<T, typename Ctx::Space>& second) {
+    const auto a = on_device(first), b = on_device(second);
+    const auto parts = [](const auto& call) {
+      return (call.x.extent(1) + weight_tile_columns - 1) / weight_tile_columns * call.dy.extent(1);
+    };
+    auto frame = ctx.workspace().frame();
+    const auto partial = frame.template tensor<float>(parts(a) + parts(b));
+    bool is_done = false;
+    queue(ctx,
+          [&](Stream stream) { is_done = cuda::weight_gradients(a, b, partial.data(), stream); });
+    return is_done;
   }
 
  private:
