@@ -9,7 +9,7 @@ held-out loss.
 
 With --vocabulary a byte pair encoding of so many tokens is made first, from the part of the text that is trained on.
 With --corpus, a folder of tools/tokenize_corpus.sh, windows are read in a random order, and the held-out tokens are scored
-in windows of --length, so that no model sees more than it was trained with.
+in windows of --length, so that no model sees more than it was trained with; also by kind, see tools/recall_losses.py.
 Writes comparison.json, comparison.md and, where matplotlib is installed, comparison.svg into --out. Runs that are
 finished are not repeated, and a run that was interrupted goes on, so the command may be stopped and given again.
 --search RATE,RATE,… trains each model with each of these rates from the first seed and writes search.json.
@@ -28,6 +28,7 @@ import sys
 import time
 
 import figures
+from recall_losses import recall_losses
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HELD_OUT = 0.1  # of the text, as `ssm train` does it
@@ -72,6 +73,19 @@ STUDIES = {
         "pairs": [("hybrid", "transformer"), ("hybrid", "h3"), ("dense-mamba", "mamba"), ("dense-mamba-carried", "mamba"),
                   ("dense-retnet", "retnet"),
                   ("dense-retnet", "gau-retnet")],
+    },
+    # What H3 without attention lacks: models of the study above, and H3 changed in one thing each.
+    "h3": {
+        "models": {
+            "transformer": "--model gpt2 --layers 8 --width 512 --heads 8 --positions {length}",
+            "hybrid": "--model h3 --layers 8 --width 512 --state 64 --attention-layers 1,5 --heads 8",
+            "mamba": "--model mamba --layers 15 --width 512",
+            "h3": "--model h3 --layers 8 --width 512 --state 64",
+            "h3-head2": "--model h3 --layers 8 --width 512 --state 64 --head-dim 2",
+            "h3-head8": "--model h3 --layers 8 --width 512 --state 64 --head-dim 8",
+            "h3-state16": "--model h3 --layers 8 --width 512 --state 16",
+        },
+        "pairs": [("h3", "transformer"), ("h3-head2", "h3"), ("h3-head8", "h3"), ("h3-state16", "h3")],
     },
 }
 
@@ -131,15 +145,18 @@ def train(arguments, model, seed, rate, device=0):
 def scored(arguments, folder, ssm):
     """The held-out loss of a finished run, and its training loss as the curve: while no window is read twice, that is the loss
     on text that was not seen before. Its checkpoint is removed."""
+    each = folder / "each.jsonl"
     report = json.loads(ssm("perplexity", folder, "--tokens", arguments.corpus / "held_out.npy", "--window", arguments.length,
-                            "--backend", arguments.backend, "--json", "--quiet"))
+                            "--backend", arguments.backend, "--json", "--quiet", "--logprobs", each))
+    recall = recall_losses(each, arguments.length)
+    each.unlink()
     losses = [(e["step"], e["loss"], e["seconds"]) for e in entries(folder) if "loss" in e]
     width = max(1, len(losses) // 25)
     bins = [losses[i:i + width] for i in range(0, len(losses), width)]
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return {"held_out_loss": report["loss"], "bits_per_byte": report["bits_per_byte"], "held_out_tokens": report["tokens"],
-            "seconds": round(losses[-1][2], 1),
+            "recall": recall, "seconds": round(losses[-1][2], 1),
             "curve": [(part[-1][0], round(statistics.mean(loss for _, loss, _ in part), 4)) for part in bins]}
 
 
@@ -218,7 +235,7 @@ def draw(arguments, runs, path):
         label = f"{row['model']} {row['mean']:.3f}"
         for r in (r for r in runs if r["model"] == row["model"]):
             steps, losses = zip(*r["curve"])
-            axes.plot(steps, losses, color=figures.COLORS[row["model"]], linewidth=1.3, label=label)
+            axes.plot(steps, losses, color=figures.COLORS.get(row["model"]), linewidth=1.3, label=label)
             label = None
     axes.set_xlabel("updates")
     axes.set_xlim(left=0)
