@@ -50,15 +50,20 @@ bool waits_for_predecessors(Kernel kernel, const char* operation) {
   return attributes.ptxVersion >= 90;
 }
 
+/// The multiprocessors of the current device.
+inline int multiprocessors(const char* operation) {
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device), operation);
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), operation);
+  return count;
+}
+
 /// Whether all blocks of a grid run at once, if nothing else runs.
 template <class Kernel>
 bool fit_together(Kernel kernel, int blocks, int threads, const char* operation) {
-  int device = 0, multiprocessors = 0, on_each = 0;
-  check(cudaGetDevice(&device), operation);
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        operation);
+  int on_each = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&on_each, kernel, threads, 0), operation);
-  return blocks <= multiprocessors * on_each;
+  return blocks <= multiprocessors(operation) * on_each;
 }
 
 /// ask(), once for each device; `Name` is a type of the question's own.
@@ -75,14 +80,6 @@ bool once_per_device(const char* operation, Ask ask) {
     if (device < devices) answers[device].store(answer, std::memory_order_relaxed);
   }
   return answer == yes;
-}
-
-/// The multiprocessors of the current device.
-inline int multiprocessors(const char* operation) {
-  int device = 0, count = 0;
-  check(cudaGetDevice(&device), operation);
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), operation);
-  return count;
 }
 
 /// The threads of a block, its bytes of dynamic shared memory, and the blocks of its cluster.
