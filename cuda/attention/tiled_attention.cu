@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "attention/persistent_attention.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 #include "ssm/backend/cuda/tiled_attention.hpp"
 
 namespace ssm::cuda {
@@ -176,8 +177,6 @@ void run_forward(const ForwardOperands<T>& operands, Index parts, Stream stream)
          Shape::threads, Shape::bytes, stream, "attention", operands);
 }
 
-constexpr Index kMultiprocessors = 132;  // of a Hopper card
-
 /// Whether tiles of the operands can be copied, by what becomes `maps`.
 template <class Shape, class T>
 bool describe_operands(const ssm::Attention<T, CudaSpace>& a, ForwardMaps& maps) {
@@ -194,7 +193,7 @@ bool run_specialized_shape(const ssm::Attention<T, CudaSpace>& a,
       !describe_operands<Shape>(a, maps))
     return false;
   Index blocks = operands.tiles.count(Shape::queries);
-  if (Shape::persists && blocks > kMultiprocessors) blocks = kMultiprocessors;
+  if (Shape::persists && blocks > hopper_multiprocessors) blocks = hopper_multiprocessors;
   launch(specialized_kernel<T, Shape>, dim3(static_cast<unsigned>(blocks)), Shape::threads,
          Shape::bytes, stream, operation, operands, maps);
   return true;
@@ -209,7 +208,7 @@ bool run_persistent_shape(const ssm::Attention<T, CudaSpace>& a, const ForwardOp
       !describe_operands<Shape>(a, maps))
     return false;
   Index blocks = operands.tiles.count(Shape::queries);
-  if (blocks > kMultiprocessors) blocks = kMultiprocessors;
+  if (blocks > hopper_multiprocessors) blocks = hopper_multiprocessors;
   if (next_tile != nullptr)
     check(cudaMemsetAsync(next_tile, 0, sizeof(unsigned), static_cast<cudaStream_t>(stream)),
           operation);

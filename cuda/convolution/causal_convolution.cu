@@ -3,6 +3,7 @@
 #include "convolution/convolution_plan.cuh"
 #include "convolution/long_convolution.cuh"
 #include "convolution/spectral_plan.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda {
 
@@ -55,7 +56,7 @@ void convolve_by_spectra(const CausalConvolution<T>& call, void* workspace, Stre
   const KernelSpectra<P> spectra(call.channels, workspace);
   spectra.build(call.kernel, call.skip, call.taps, call.length, stream, operation);
   const int pairs = (call.batch + 1) / 2;
-  const int wanted = 132 * 12 * 128 / P::threads / call.channels;
+  const int wanted = hopper_multiprocessors * 12 * 128 / P::threads / call.channels;
   launch(convolve<P, T>, dim3(call.channels, std::clamp(wanted, 1, std::min(pairs, 65535))),
          P::threads, P::bytes, stream, operation,
          ConvolutionLaunch<T>{call, spectra.spectrum, spectra.unscale});

@@ -10,6 +10,7 @@
 #include "convolution/negacyclic_gradient.cuh"
 #include "convolution/right_angle_gradient.cuh"
 #include "device/launch.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda::device {
 
@@ -125,8 +126,8 @@ class NegacyclicTables {
     const int items = (call.batch + sequences - 1) / sequences * call.channels;
     launch(call.gated() ? convolve_negacyclic<P, true, Blocks, Adjoint>
                         : convolve_negacyclic<P, false, Blocks, Adjoint>,
-           dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
-           operation, NegacyclicLaunch{call, tables_, unscale_});
+           dim3(std::min(items, hopper_multiprocessors * P::blocks_per_multiprocessor)), P::threads,
+           P::bytes, stream, operation, NegacyclicLaunch{call, tables_, unscale_});
   }
   void correlate(const KernelGradientLaunch& call, Stream stream, const char* operation) const {
     const bool gated = call.gate_in.data != nullptr || call.gate_out.data != nullptr;
@@ -163,8 +164,8 @@ class RightAngleTables {
     launch(make_right_angle_tables<P>, dim3(64), 256, 0, stream, operation, tables_, 1, 1.f);
     using Single = RightAnglePlan<P::N2, P::N3, 1>;
     launch(transform_kernels<Single>,
-           dim3(std::min(channels_, 132 * Single::blocks_per_multiprocessor)), Single::threads,
-           Single::bytes, stream, operation,
+           dim3(std::min(channels_, hopper_multiprocessors * Single::blocks_per_multiprocessor)),
+           Single::threads, Single::bytes, stream, operation,
            KernelTransformLaunch{kernel + std::int64_t{first} * taps,
                                  skip == nullptr ? nullptr : skip + first, taps,
                                  std::min(taps, length), channels_, tables_, spectra_, unscale_});
@@ -175,8 +176,8 @@ class RightAngleTables {
     const int items = (call.batch + P::Groups - 1) / P::Groups * channels_;
     launch(call.gated() ? convolve_right_angle<P, true, Adjoint>
                         : convolve_right_angle<P, false, Adjoint>,
-           dim3(std::min(items, 132 * P::blocks_per_multiprocessor)), P::threads, P::bytes, stream,
-           operation, RightAngleLaunch{call, tables_, spectra_, unscale_});
+           dim3(std::min(items, hopper_multiprocessors * P::blocks_per_multiprocessor)), P::threads,
+           P::bytes, stream, operation, RightAngleLaunch{call, tables_, spectra_, unscale_});
   }
   void correlate(const KernelGradientLaunch& call, Stream stream, const char* operation) const {
     using Pairs = RightAnglePlan<P::N2, P::N3, 32768 / P::length>;

@@ -3,6 +3,7 @@
 
 #include "convolution/convolution_plan.cuh"
 #include "convolution/spectral_gradient.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda::device {
 
@@ -67,8 +68,9 @@ class SpectralGradient {
       const auto transform = [&](auto kernel, int i, const Sequences<const BFloat16>& x,
                                  const Sequences<const BFloat16>& gate) {
         launch(
-            kernel, dim3(std::min(count * batch_, 132 * P::blocks_per_multiprocessor)), P::threads,
-            P::bytes, stream, operation,
+            kernel,
+            dim3(std::min(count * batch_, hopper_multiprocessors * P::blocks_per_multiprocessor)),
+            P::threads, P::bytes, stream, operation,
             SequenceTransformLaunch{batch_, count, call.length, from_channel(x, first),
                                     from_channel(gate, first), tables_, spectra_[i], scales_[i]});
       };
@@ -219,7 +221,7 @@ class RowConvolution {
   void rows(const Slice& slice, int batch, char* data, const char* filters,
             const SequenceScale* scales) const {
     const int items = slice.count * batch,
-              blocks = std::max(132 * P::blocks_per_multiprocessor / Rows, 1);
+              blocks = std::max(hopper_multiprocessors * P::blocks_per_multiprocessor / Rows, 1);
     launch(transform_rows<P, FromImage, ToImage>, dim3(std::min(blocks, items), Rows), P::threads,
            P::bytes, slice.stream, slice.operation,
            RowLaunch{items, batch, Rows, data, filters, tables_, scales, gain});

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernel/one_row.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 #include "ssm/backend/cuda/matmul_one_row.hpp"
 
 namespace ssm::cuda {
@@ -16,7 +17,8 @@ using Norm = ssm::Normalization<T, CudaSpace>;
 
 template <class T, class W, int Threads, int Capacity, int Columns, int Together>
 void run_one_row(const Norm<T>* norm, Calls<T> calls, bool stay, Stream stream) {
-  constexpr Index busy = 132 * 512 / Threads;  // so many blocks keep a device busy
+  constexpr Index busy =
+      hopper_multiprocessors * 512 / Threads;  // so many blocks keep a device busy
   const auto run = [&](auto streams) {
     OneRow<T, W, Threads, Capacity, Columns, Together, streams> products(norm, calls, stay);
     const Index blocks = std::min(products.blocks(), busy);

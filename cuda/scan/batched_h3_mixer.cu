@@ -5,6 +5,7 @@
 #include "scan/batched_h3_forward.cuh"
 #include "scan/batched_h3_parameters.cuh"
 #include "scan/batched_h3_shift_adjoint.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda {
 namespace device {
@@ -29,7 +30,8 @@ struct Sizes {
   }
   /// Blocks that share the steps of the shift's adjoint: one wave of a Hopper card at most.
   Index shares() const {
-    return std::clamp<Index>(132 * kSide / (channels * tiles), 1, std::min<Index>(steps, 8));
+    return std::clamp<Index>(hopper_multiprocessors * kSide / (channels * tiles), 1,
+                             std::min<Index>(steps, 8));
   }
   Index channels, modes;
   Columns columns;

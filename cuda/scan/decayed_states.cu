@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scan/decayed_products.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda::device {
 namespace {
-
-constexpr int kMultiprocessors = 132;  // of a Hopper card
 
 template <int Columns>
 struct WalkShared {
@@ -131,9 +130,9 @@ void walk_states(const TiledMemory<T>& a, const StateWalk<T>& walk, Stream strea
                   stream, operation, a, walk);
   };
   // Wide tiles read keys less often, narrow ones are more.
-  if (a.values <= kTile / 2 || blocks_of(kTile) < kMultiprocessors)
+  if (a.values <= kTile / 2 || blocks_of(kTile) < hopper_multiprocessors)
     walk_by(std::integral_constant<int, kTile / 2>());
-  else if (a.values % (2 * kTile) == 0 && 3 * blocks_of(2 * kTile) >= 2 * kMultiprocessors)
+  else if (a.values % (2 * kTile) == 0 && 3 * blocks_of(2 * kTile) >= 2 * hopper_multiprocessors)
     walk_by(std::integral_constant<int, 2 * kTile>());
   else
     walk_by(std::integral_constant<int, kTile>());

@@ -5,6 +5,7 @@
 
 #include "device/launch.cuh"
 #include "scan/diagonal_scan_layout.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda::device {
 
@@ -15,8 +16,8 @@ struct Plan {
   int groups;  // blocks that share a channel
 };
 
-inline constexpr int kForwardWarps = 132 * 16;  // resident at once on a Hopper card
-inline constexpr int kBackwardWarps = 132 * 8;
+inline constexpr int kForwardWarps = hopper_multiprocessors * 16;  // resident at once
+inline constexpr int kBackwardWarps = hopper_multiprocessors * 8;
 
 inline void require_sizes(const DiagonalScanShape& shape, const char* operation) {
   require(shape.batch >= 1 && shape.channels >= 1 && shape.length >= 1, operation,

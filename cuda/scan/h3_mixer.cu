@@ -7,12 +7,13 @@
 #include "scan/diagonal_scan_matrices.cuh"
 #include "scan/diagonal_scan_plan.cuh"
 #include "scan/h3_mixer_forward.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda {
 namespace device {
 namespace {
 
-constexpr int kMixerWarps = 132 * 12;  // resident at once on a Hopper card
+constexpr int kMixerWarps = hopper_multiprocessors * 12;  // resident at once
 
 template <class T>
 Sequences<const T> read(const Sequences<T>& s) {

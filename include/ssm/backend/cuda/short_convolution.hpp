@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ssm/backend/cuda/hopper.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/backend/cuda/sequence_chunks.hpp"
 #include "ssm/op/short_convolution.hpp"
@@ -41,9 +42,8 @@ Index short_convolution_scratch(const ssm::ShortConvolution<T, Space>& a,
 template <class T, class Space>
 SequenceChunks short_convolution_chunks(const ssm::ShortConvolution<T, Space>& a,
                                         bool is_backward) {
-  constexpr Index multiprocessors = 132;
   const Index channels = is_backward ? 2 : 4;
-  const Index threads = multiprocessors * (is_backward ? 512 : 768);
+  const Index threads = hopper_multiprocessors * (is_backward ? 512 : 768);
   const Index each = (a.x.size() / channels + threads - 1) / threads;
   return sequence_chunks(
       a.x.extent(0), a.x.extent(1), a.segments,
