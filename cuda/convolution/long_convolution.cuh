@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "convolution/convolution_plan.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda::device {
 
@@ -261,7 +262,9 @@ class LongPasses {
   }
 
  private:
-  dim3 share(int items) const { return dim3(count_, std::clamp(264 / count_, 1, items)); }
+  dim3 share(int items) const {
+    return dim3(count_, std::clamp(2 * hopper_multiprocessors / count_, 1, items));
+  }
   int count_, first_;
   Stream stream_;
   const char* operation_;

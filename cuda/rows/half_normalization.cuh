@@ -6,6 +6,7 @@
 
 #include "kernel/async_copies.cuh"
 #include "kernel/column_sums.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 #include "ssm/backend/cuda/normalization.hpp"
 
 namespace ssm::cuda {
@@ -312,7 +313,7 @@ bool normalize_halves([[maybe_unused]] const ssm::Normalization<T, CudaSpace>& a
                                             .share = 1 / static_cast<float>(width),
                                             .eps = static_cast<float>(a.eps),
                                             .centers = a.kind == NormalizationKind::layer};
-    constexpr Index most_blocks = 528;  // four for each multiprocessor of a Hopper card
+    constexpr Index most_blocks = 4 * hopper_multiprocessors;
     const auto blocks = static_cast<unsigned>(
         std::min((rows + device::kNormWarps - 1) / device::kNormWarps, most_blocks));
     with_packs(call.packs, [&](auto held) {

@@ -5,6 +5,7 @@
 #include "kernel/small_problem.cuh"
 #include "scan/shift_convolution.cuh"
 #include "scan/shift_convolution_backward.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda {
 namespace device {
@@ -23,8 +24,8 @@ char* take_matrices(WorkspaceLayout& layout, int channels) {
 
 /// Blocks that share a channel: enough for a few waves of 528 resident blocks.
 int share(int channels, long long steps) {
-  return static_cast<int>(
-      std::clamp<long long>(4 * 528 / channels, 1, std::min<long long>(steps, 65535)));
+  return static_cast<int>(std::clamp<long long>(16 * hopper_multiprocessors / channels, 1,
+                                                std::min<long long>(steps, 65535)));
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 #include "scan/turned_scan_backward.cuh"
 #include "scan/turned_scan_forward.cuh"
 #include "scan/turned_scan_plan.cuh"
+#include "ssm/backend/cuda/hopper.hpp"
 
 namespace ssm::cuda::device {
 namespace {
@@ -23,7 +24,8 @@ bool is_in_runs(const Sequences<T>& tensor) {
 }
 /// Whether two sequences a multiprocessor are there: of fewer the warps share tiles better.
 bool is_wide(const DiagonalScanShape& shape) {
-  return shape.segments == nullptr && static_cast<long long>(shape.batch) * shape.channels >= 264;
+  return shape.segments == nullptr &&
+         static_cast<long long>(shape.batch) * shape.channels >= 2 * hopper_multiprocessors;
 }
 
 }  // namespace
@@ -47,8 +49,8 @@ void walk_turned_forward(const DiagonalScan<BFloat16>& call, Stream stream, cons
     using Shape = TurnedForward<Tiles>;
     const long long all = static_cast<long long>(call.shape.channels) *
                           ((sequences + Tiles - 1) / Tiles),
-                    most = 132ll * Shape::resident,  // blocks that a Hopper card holds
-        longest = (all + most - 1) / most;           // walks of a block
+                    most = hopper_multiprocessors * Shape::resident,
+                    longest = (all + most - 1) / most;  // walks of a block
     launch_early<std::tuple<Forward, std::bool_constant<Engine>, Shape>>(
         turned_forward<Engine, Tiles>, dim3(static_cast<unsigned>((all + longest - 1) / longest)),
         {kTurnedThreads, Shape::bytes}, stream, operation,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <ssm/backend/cuda/diagonal_scan.hpp>
+#include <ssm/backend/cuda/hopper.hpp>
 
 namespace ssm::cuda::device {
 
@@ -27,13 +28,13 @@ void walk_turned_backward(const BackwardLaunch<BFloat16>& launch, Stream stream,
 /// Of the shape alone.
 struct TurnedPlan {
   int pairs;   // of a channel
-  int blocks;  // as a Hopper card has multiprocessors
+  int blocks;  // at most one for each multiprocessor
   int parts;   // that a channel has at most, a block each
   long long all;
 
   explicit TurnedPlan(const DiagonalScanShape& shape)
       : pairs((shape.sequences() + 1) / 2), all(static_cast<long long>(shape.channels) * pairs) {
-    blocks = static_cast<int>(std::min(132ll, all));
+    blocks = static_cast<int>(std::min<long long>(hopper_multiprocessors, all));
     const long long least = all / blocks;
     parts = static_cast<int>(std::min<long long>(blocks, (pairs - 1 + least - 1) / least + 1));
   }
