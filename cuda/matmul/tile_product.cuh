@@ -252,19 +252,4 @@ bool multiply_by_tiles(const View<const T, 2, CudaSpace>& left,
   return true;
 }
 
-/// Of a quad of lanes each has four numbers; afterwards lane i's j-th is what lane j's i-th was.
-__device__ inline void turn_quad(unsigned (&v)[4]) {
-#pragma unroll
-  for (int bit = 1; bit < 4; bit *= 2) {
-    const bool high = (threadIdx.x & bit) != 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      if ((i & bit) == 0) {
-        const unsigned taken = __shfl_xor_sync(0xffffffffu, high ? v[i] : v[i + bit], bit);
-        v[i] = high ? taken : v[i];
-        v[i + bit] = high ? v[i + bit] : taken;
-      }
-  }
-}
-
 }  // namespace ssm::cuda::device

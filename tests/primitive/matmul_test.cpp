@@ -11,6 +11,7 @@
 #include "ssm/op/normalized_matmul.hpp"
 #include "support/in_double.hpp"
 #include "support/primitive_laws.hpp"
+#include "support/products.hpp"
 
 namespace ssm::test {
 namespace {
@@ -59,14 +60,7 @@ struct Run : OperandRun<Matmul<T, HostSpace>, NoGradient> {
     auto& a = this->forward;
     a.activation = test.activation;
     a.accumulate = test.accumulate;
-    if (a.b_int8) {
-      const auto numbers = this->writable(a.b_int8);
-      for_each_index(numbers, [&](Index k, Index n) {
-        numbers(k, n) = static_cast<std::int8_t>((k * 37 + n * 11) % 255 - 127);
-      });
-      const auto scale = this->writable(a.b_scale);
-      for_each_index(scale, [&](Index n) { scale(n) = 0.125F / static_cast<float>(n + 1); });
-    }
+    fill_int8_weight(*this, [](Index n) { return 0.125F / static_cast<float>(n + 1); });
     this->lay_out(a.a, placement.a);
     this->lay_out(a.b, placement.b, placement.gap);
     this->lay_out(a.b_bf16, placement.b, placement.gap);
@@ -619,17 +613,7 @@ TEST_CASE_TEMPLATE("products of a normalized row are those behind a normalizatio
 }
 
 TEST_CASE("a norm far from zero loses no digits on the way to a product") {
-  on_every_backend<NormedRun<float>>([](auto& ctx) {
-    NormedRun<float> far({.depth = 768}, Layout::rows);
-    NormedRun<float> near({.depth = 768}, Layout::rows);
-    for_each_index(far.x, [&](Index m, Index k) {
-      far.x(m, k) = 1024 + std::round(far.x(m, k) * 1024) / 1024;  // to the last bit
-      near.x(m, k) = far.x(m, k) - 1024;
-    });
-    far.evaluate(ctx);
-    near.evaluate(ctx);
-    CHECK(difference(far.forward.c, near.forward.c) < tolerance<float>.value);
-  });
+  loses_no_digits_far_from_zero<NormedRun<float>>({.depth = 768});
 }
 
 #ifdef SSM_TEST_ON_CUDA

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
-#include <cstdint>
 
 #include "ssm/op/matmul.hpp"
 #include "ssm/op/normalized_matmul.hpp"
-#include "support/primitive_laws.hpp"
+#include "support/products.hpp"
 
 namespace ssm::test {
 namespace {
@@ -35,14 +34,7 @@ struct Product : OperandRun<Matmul<T, HostSpace>, NoGradient> {
                                       {"z", false},
                                       {"a_sum", false}})) {
     auto& a = this->forward;
-    if (a.b_int8) {
-      const auto numbers = this->writable(a.b_int8);
-      for_each_index(numbers, [&](Index k, Index n) {
-        numbers(k, n) = static_cast<std::int8_t>((k * 37 + n * 11) % 255 - 127);
-      });
-      const auto scale = this->writable(a.b_scale);
-      for_each_index(scale, [&](Index n) { scale(n) = 0.01F / static_cast<float>(n % 7 + 1); });
-    }
+    fill_int8_weight(*this, [](Index n) { return 0.01F / static_cast<float>(n % 7 + 1); });
     constexpr Index gap = 8;
     this->lay_out(a.b, Layout::columns, gap);
     this->lay_out(a.b_bf16, Layout::columns, gap);
@@ -120,17 +112,7 @@ TEST_CASE_TEMPLATE("two products at once are one behind the other", T, float, do
 }
 
 TEST_CASE("a norm far from zero loses no digits on the way to two products") {
-  on_every_backend<Run<float>>([](auto& ctx) {
-    const Case wide{.depth = 768, .hidden = 256, .columns = 64};
-    Run<float> far(wide, Layout::rows), near(wide, Layout::rows);
-    for_each_index(far.x, [&](Index m, Index k) {
-      far.x(m, k) = 1024 + std::round(far.x(m, k) * 1024) / 1024;  // to the last bit
-      near.x(m, k) = far.x(m, k) - 1024;
-    });
-    far.evaluate(ctx);
-    near.evaluate(ctx);
-    CHECK(difference(far.forward.c, near.forward.c) < tolerance<float>.value);
-  });
+  loses_no_digits_far_from_zero<Run<float>>({.depth = 768, .hidden = 256, .columns = 64});
 }
 
 TEST_CASE("two products as wide as a model's are one behind the other") {
