@@ -49,7 +49,7 @@ stop_service() {
 }
 
 # beside STEPS…: steps that no others wait for. Where the device is shared they run in the background, several at a time,
-# and `together` waits for them and says what came of each, in order.
+# and say what came of them as they end; `together` waits for them and adds them up.
 groups=() at_once=$(($(nproc) / 2))
 ((at_once >= 1)) || at_once=1
 ((at_once <= 8)) || at_once=8
@@ -64,15 +64,15 @@ beside() {
   (
     trap - EXIT
     passed=0 failed=0 skipped=0
-    "$@"
+    "$@" >"$group" 2>&1
     echo "$passed $failed $skipped" >"$group.counts"
-  ) >"$group" 2>&1 &
+    cat "$group"
+  ) &
 }
 together() {
   local group more=()
   wait
   for group in "${groups[@]}"; do
-    cat "$group"
     read -ra more <"$group.counts" || more=(0 1 0)
     passed=$((passed + more[0])) failed=$((failed + more[1])) skipped=$((skipped + more[2]))
   done
