@@ -196,47 +196,55 @@ static __global__ void __launch_bounds__(kParameterThreads)
   __syncthreads();
 
   ForwardMatrices& forward = launch.forward[channel];
-  const auto write = [](StateMatrix* terms, int count, int word, float low, float high) {
-    unsigned pairs[2];
-    split_bf16(low, high, pairs);
-    for (int t = 0; t < count; ++t) reinterpret_cast<unsigned*>(terms[t].fragment)[word] = pairs[t];
-  };
-#pragma unroll 1
-  for (int word = thread; word < 4 * 32 * kModeTiles; word += kParameterThreads) {
-    const int reg = word % 4, lane = word / 4 % 32, tile = word / 128, g = lane / 4, q = lane % 4;
-    // The two ways that a tile may lie: states by positions, and positions by states.
-    const int position = 2 * q + 8 * (reg / 2), n = 8 * tile + g;
-    const bool imaginary = reg % 2 == 1;
-    const auto part = [&](float2 x) { return imaginary ? x.y : x.x; };
-    const auto reach = [&](int j) { return power[kBlock - 1 - j][n]; };
-    const auto lift = [&](int j) { return part(multiply(input[n], reach(j))); };
-    write(forward.lift, 2, word, lift(position), lift(position + 1));
-    const int to = g + 8 * (reg % 2), from = 8 * tile + 2 * q;
-    const bool from_imaginary = reg / 2 == 1;
-    const auto lower = [&](int mode) {
-      const float2 v = multiply(output[mode], power[to + 1][mode]);
-      return from_imaginary ? -2.f * v.y : 2.f * v.x;
+  {
+    // A thread's place in all of them: states by positions, and positions by states.
+    static_assert(kParameterThreads == 32 * kModeTiles);
+    const int tile = thread / 32, lane = thread % 32, g = lane / 4, q = lane % 4;
+    const int mode = 8 * tile + g, first_mode = 8 * tile + 2 * q;
+    const auto write_split = [&](StateMatrix* to, const auto& part, float imaginary_sign) {
+      unsigned word[4][2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 v = part(8 * half + 2 * q), next = part(8 * half + 2 * q + 1);
+        split_bf16(v.x, next.x, word[2 * half]);
+        split_bf16(imaginary_sign * v.y, imaginary_sign * next.y, word[2 * half + 1]);
+      }
+#pragma unroll
+      for (int t = 0; t < 2; ++t)
+        to[t].fragment[tile][lane] = {word[0][t], word[1][t], word[2][t], word[3][t]};
     };
-    write(&forward.lower, 1, word, lower(from), lower(from + 1));
-    if (launch.adjoint == nullptr) continue;
-    AdjointMatrices& adjoint = launch.adjoint[channel];
-    write(adjoint.lift, 2, word, lift(position), lift(position + 1));
-    const auto raise = [&](int i) {
-      const float2 v = multiply(output[n], power[i + 1][n]);
-      return imaginary ? -2.f * v.y : 2.f * v.x;
+    const auto write_rounded = [&](StateMatrix& to, const auto& part, float imaginary_sign) {
+      unsigned word[4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 v = part(8 * half + g, first_mode), next = part(8 * half + g, first_mode + 1);
+        word[half] = pack_bf16(v.x, next.x);
+        word[2 + half] = pack_bf16(imaginary_sign * v.y, imaginary_sign * next.y);
+      }
+      to.fragment[tile][lane] = {word[0], word[1], word[2], word[3]};
     };
-    write(adjoint.raise, 2, word, raise(position), raise(position + 1));
-    const auto spread = [&](int mode) {
-      const float2 v = multiply(input[mode], power[kBlock - 1 - to][mode]);
-      return from_imaginary ? v.y : v.x;
-    };
-    write(&adjoint.spread, 1, word, spread(from), spread(from + 1));
+    const auto twice = [](float2 v) { return float2{2.f * v.x, 2.f * v.y}; };
+    const auto lift = [&](int i) { return multiply(input[mode], power[kBlock - 1 - i][mode]); };
+    write_split(forward.lift, lift, 1.f);
+    write_rounded(
+        forward.lower, [&](int i, int n) { return twice(multiply(output[n], power[i + 1][n])); },
+        -1.f);
+    if (launch.adjoint != nullptr) {
+      AdjointMatrices& adjoint = launch.adjoint[channel];
+      write_split(adjoint.lift, lift, 1.f);
+      write_split(
+          adjoint.raise, [&](int i) { return twice(multiply(output[mode], power[i + 1][mode])); },
+          -1.f);
+      write_rounded(
+          adjoint.spread,
+          [&](int i, int n) { return multiply(input[n], power[kBlock - 1 - i][n]); }, 1.f);
+    }
   }
   const auto tap_at = [&](int lag) { return lag >= 0 && lag < kBlock ? tap[lag] : 0.f; };
   const auto shift_at = [&](int lag) {
     return lag >= 0 && lag < kMixerTaps ? shift_tap[lag] : 0.f;
   };
-#pragma unroll 1
+#pragma unroll
   for (int word = thread; word < 32 * kTapWords; word += kParameterThreads) {
     const int h = word / 32, lane = word % 32, lag = 8 * h + lane / 4 - 2 * (lane % 4),
               lead = 8 * h - lane / 4 + 2 * (lane % 4);
