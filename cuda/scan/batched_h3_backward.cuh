@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "scan/batched_h3_copies.cuh"
 #include "scan/batched_h3_finish.cuh"
-#include "scan/batched_h3_layout.cuh"
-#include "scan/diagonal_scan_tile.cuh"
 
 namespace ssm::cuda::device {
 
 struct BatchedAdjoint {
-  ChannelRows<const BFloat16> v, q, dy;
-  ChannelRows<BFloat16> dq, dv;
+  StepRows v, q, dy, dq, dv;
   Columns columns;
   int modes;
   const AdjointMatrices* matrices;       // [D]
@@ -22,10 +20,10 @@ struct BatchedAdjoint {
 };
 
 struct BatchedAdjointShared {
+  ColumnRows incoming[3], outgoing[2];
   AdjointMatrices matrices[kSide];
-  IncomingRows incoming[2][3];
-  uint4 kept[2][kSide][2 * kKeptTensors][32];  // a slot a lane: no barrier between copy and use
-  ChannelTile values, queries, gradients;
+  uint4 kept[2][kSide][2 * kKeptTensors][32];
+  ChannelTile values[2], queries[2], gradients[2];  // of even and of odd steps
 };
 
 /// Adds squares[i, j] += left words i by right words j over the columns of two neighboring blocks.
@@ -90,10 +88,19 @@ __device__ inline void walk_back(float (&r)[4], const float (&w)[4], float2 powe
 /// sums that the parameters' gradients are made of. States of a step are computed again from the
 /// one before it.
 static __global__ void __launch_bounds__(kMixerThreads, 1)
-    batched_h3_adjoint(const BatchedAdjoint launch) {
+    batched_h3_adjoint(const __grid_constant__ BatchedAdjoint launch) {
+  __shared__ Arrival rows_here[kSide], kept_here[2][kSide], matrices_here[kSide];
+  if (threadIdx.x < kSide) {
+    rows_here[threadIdx.x].begin();
+    kept_here[0][threadIdx.x].begin();
+    kept_here[1][threadIdx.x].begin();
+    matrices_here[threadIdx.x].begin();
+    show_arrivals();
+  }
+  __syncthreads();
   wait_for_predecessors();
   let_successor_begin();
-  extern __shared__ uint4 bytes[];
+  extern __shared__ __align__(128) uint4 bytes[];
   auto& shared = *reinterpret_cast<BatchedAdjointShared*>(bytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int channel = blockIdx.x * kSide + warp;
@@ -101,27 +108,40 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   const ColumnPlace place(columns);
   const int steps = columns.steps();
   const Index tile = static_cast<Index>(channel) * gridDim.y + blockIdx.y;
-  IncomingSteps values(launch.v, place, steps - 1), queries(launch.q, place, steps - 1),
-      gradients(launch.dy, place, steps - 1);
-  const uint4* next_kept =
-      launch.kept + (tile * steps + steps - 1) * kKeptTensors * kKeptWords + lane;
-  const auto fetch = [&](int step) {
-    if (step >= 0) {
-      IncomingRows* const to = shared.incoming[step % 2];
-      values.fetch<-1>(to[0], place, step);
-      queries.fetch<-1>(to[1], place, step);
-      gradients.fetch<-1>(to[2], place, step);
-#pragma unroll
-      for (int i = 0; i < 2 * kKeptTensors; ++i)
-        copy_async(&shared.kept[step % 2][warp][i][lane], next_kept + 32 * i);
-      next_kept -= kKeptTensors * kKeptWords;
-    }
-    commit_copies();
+  const auto bring_rows = [&](int step) {
+    if (step < 0) return;
+    rows_here[warp].bring<3>({&shared.incoming[0], &shared.incoming[1], &shared.incoming[2]},
+                             {&launch.v, &launch.q, &launch.dy}, place, step);
   };
-  stage(reinterpret_cast<uint4*>(shared.matrices), launch.matrices + blockIdx.x * kSide,
-        sizeof(shared.matrices));
-  fetch(steps - 1);
-  fetch(steps - 2);
+  const auto bring_kept = [&](int step) {
+    if (step < 0) return;
+    auto& to = shared.kept[step % 2][warp];
+    kept_here[step % 2][warp].bring(
+        to, launch.kept + (tile * steps + step) * kKeptTensors * kKeptWords, sizeof(to));
+  };
+  const auto scatter = [&](int step) {
+    rows_here[warp].wait(steps - 1 - step);
+    shared.values[step % 2].scatter(shared.incoming[0]);
+    shared.queries[step % 2].scatter(shared.incoming[1]);
+    shared.gradients[step % 2].scatter(shared.incoming[2]);
+    __syncwarp();
+    bring_rows(step - 1);
+  };
+  const auto give = [&](int step) {
+    give_steps<2>({&launch.dv, &launch.dq}, {&shared.values[step % 2], &shared.gradients[step % 2]},
+                  shared.outgoing, place, step);
+  };
+  const auto move = [&](int step) {
+    if (step + 1 < steps) give(step + 1);
+    if (step > 0) scatter(step - 1);
+  };
+  // One of the two warps of a scheduler moves while the other one has products.
+  const bool moves_first = warp < kSide / 2;
+  bring_rows(steps - 1);
+  matrices_here[warp].bring(&shared.matrices[warp], launch.matrices + channel,
+                            sizeof(AdjointMatrices));
+  bring_kept(steps - 1);
+  bring_kept(steps - 2);
   const AdjointMatrices& mine = shared.matrices[warp];
   uint4* dshifted = launch.dshifted + (tile * steps + steps - 1) * kKeptWords;
   float adjoint[kModeTiles][4];  // of the state after a block
@@ -129,14 +149,14 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   TileSums total[kModeTiles] = {};
   float square[2][4] = {};
 
+  scatter(steps - 1);
+  matrices_here[warp].wait(0);
   for (int step = steps - 1; step >= 0; --step) {
-    wait_for_all_but_last_copies();
-    __syncwarp();
-    shared.values.scatter(shared.incoming[step % 2][0]);
-    shared.queries.scatter(shared.incoming[step % 2][1]);
-    shared.gradients.scatter(shared.incoming[step % 2][2]);
+    auto &values = shared.values[step % 2], &gradients = shared.gradients[step % 2];
     const auto& kept = shared.kept[step % 2][warp];
     __syncthreads();
+    if (moves_first) move(step);
+    kept_here[step % 2][warp].wait((steps - 1 - step) / 2);
     const int blocks = (columns.length - step * kStep) / kBlock;
     float dinput[kStepBlocks][4];
     unsigned inputs[8], outputs[8];  // operands: v ⊙ shift(k), q ⊙ dy
@@ -144,11 +164,11 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
     {
       unsigned factor[8];
       read_kept(factor, kept[2 * kKeptShifted][lane], kept[2 * kKeptShifted + 1][lane]);
-      shared.values.read_words(input_words);
+      values.read_words(input_words);
 #pragma unroll
       for (int j = 0; j < 8; ++j) input_words[j] = multiply_pairs(input_words[j], factor[j]);
-      shared.queries.read_words(output_words);
-      shared.gradients.read_words(factor);
+      shared.queries[step % 2].read_words(output_words);
+      gradients.read_words(factor);
       const float skip = mine.skip;
       unsigned ungated[8];
       read_kept(ungated, kept[2 * kKeptOutputs][lane], kept[2 * kKeptOutputs + 1][lane]);
@@ -156,12 +176,13 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         output_words[j] = multiply_pairs(output_words[j], factor[j]);
-        shared.gradients.write_word(j, multiply_pairs(ungated[j], factor[j]));
+        ungated[j] = multiply_pairs(ungated[j], factor[j]);
         dinput[j / 2][2 * (j % 2)] = skip * low_of(output_words[j]);
         dinput[j / 2][2 * (j % 2) + 1] = skip * high_of(output_words[j]);
         inputs[j] = transpose_tile(input_words[j]);
         outputs[j] = transpose_tile(output_words[j]);
       }
+      gradients.write_words(ungated);
 #pragma unroll
       for (int i = 0; i < 8; i += 4)
         add_square(square, output_words[i], output_words[i + 1], output_words[i + 2],
@@ -240,27 +261,26 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
                    input_words[2 * i], input_words[2 * i + 1], input_words[2 * i + 2],
                    input_words[2 * i + 3]);
     }
-
+    if (!moves_first) move(step);
     unsigned words[8], shifted[8];
-    shared.values.read_words(words);
+    values.read_words(words);
     read_kept(shifted, kept[2 * kKeptShifted][lane], kept[2 * kKeptShifted + 1][lane]);
     __syncwarp();
+    bring_kept(step - 2);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float(&x)[4] = dinput[j / 2];
       const int c = 2 * (j % 2);
-      shared.values.write_word(
-          j, pack_bf16(x[c] * low_of(shifted[j]), x[c + 1] * high_of(shifted[j])));
-      words[j] = pack_bf16(x[c] * low_of(words[j]), x[c + 1] * high_of(words[j]));
+      const float low = x[c], high = x[c + 1];
+      shifted[j] = pack_bf16(low * low_of(shifted[j]), high * high_of(shifted[j]));
+      words[j] = pack_bf16(low * low_of(words[j]), high * high_of(words[j]));
     }
+    values.write_words(shifted);
     keep_words(dshifted, words);
     dshifted -= kKeptWords;
-    fetch(step - 2);
-    __syncthreads();
-    shared.values.gather(launch.dv, place, step);
-    shared.gradients.gather(launch.dq, place, step);
-    __syncwarp();
   }
+  __syncthreads();
+  give(0);
 
   write_states(launch.dinitial_state, adjoint, channel, columns.count(), launch.modes);
   write_square(launch.taps + tile * kBlock * kBlock, square);
@@ -287,46 +307,54 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
       if (q == 0) launch.sums[(tile * kAdjointSums + i) * kMixerModes + 8 * m + g] = v;
     }
   }
+  finish_given_steps();
 }
 
 /// The same for the gradient of the initial states alone.
 static __global__ void __launch_bounds__(kMixerThreads, 1)
-    batched_h3_adjoint_states(const BatchedAdjoint launch) {
+    batched_h3_adjoint_states(const __grid_constant__ BatchedAdjoint launch) {
+  __shared__ Arrival rows_here[kSide], matrices_here[kSide];
+  if (threadIdx.x < kSide) {
+    rows_here[threadIdx.x].begin();
+    matrices_here[threadIdx.x].begin();
+    show_arrivals();
+  }
+  __syncthreads();
   wait_for_predecessors();
   let_successor_begin();
-  extern __shared__ uint4 bytes[];
+  extern __shared__ __align__(128) uint4 bytes[];
   auto& shared = *reinterpret_cast<BatchedAdjointShared*>(bytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
   const int channel = blockIdx.x * kSide + warp;
   const Columns columns = launch.columns;
   const ColumnPlace place(columns);
   const int steps = columns.steps();
-  IncomingSteps queries(launch.q, place, steps - 1), gradients(launch.dy, place, steps - 1);
-  const auto fetch = [&](int step) {
-    if (step >= 0) {
-      queries.fetch<-1>(shared.incoming[step % 2][0], place, step);
-      gradients.fetch<-1>(shared.incoming[step % 2][1], place, step);
-    }
-    commit_copies();
+  const auto bring_rows = [&](int step) {
+    if (step < 0) return;
+    rows_here[warp].bring<2>({&shared.incoming[1], &shared.incoming[2]}, {&launch.q, &launch.dy},
+                             place, step);
   };
-  stage(reinterpret_cast<uint4*>(shared.matrices), launch.matrices + blockIdx.x * kSide,
-        sizeof(shared.matrices));
-  fetch(steps - 1);
-  fetch(steps - 2);
+  const auto scatter = [&](int step) {
+    rows_here[warp].wait(steps - 1 - step);
+    shared.queries[step % 2].scatter(shared.incoming[1]);
+    shared.gradients[step % 2].scatter(shared.incoming[2]);
+    __syncwarp();
+    bring_rows(step - 1);
+  };
+  bring_rows(steps - 1);
+  matrices_here[warp].bring(&shared.matrices[warp], launch.matrices + channel,
+                            sizeof(AdjointMatrices));
+  scatter(steps - 1);
+  matrices_here[warp].wait(0);
   const AdjointMatrices& mine = shared.matrices[warp];
   float adjoint[kModeTiles][4];
   read_states(adjoint, launch.dfinal_state, channel, columns.count(), launch.modes);
   for (int step = steps - 1; step >= 0; --step) {
-    wait_for_all_but_last_copies();
-    __syncwarp();
-    shared.queries.scatter(shared.incoming[step % 2][0]);
-    shared.gradients.scatter(shared.incoming[step % 2][1]);
-    __syncwarp();
-    fetch(step - 2);
     __syncthreads();
+    if (step > 0) scatter(step - 1);
     unsigned outputs[8], factor[8];
-    shared.queries.read_words(outputs);
-    shared.gradients.read_words(factor);
+    shared.queries[step % 2].read_words(outputs);
+    shared.gradients[step % 2].read_words(factor);
 #pragma unroll
     for (int j = 0; j < 8; ++j) outputs[j] = transpose_tile(multiply_pairs(outputs[j], factor[j]));
     const int blocks = (columns.length - step * kStep) / kBlock;
@@ -342,7 +370,6 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
         walk_back(adjoint[m], raised, mine.power[8 * m + g]);
       }
     }
-    __syncthreads();
   }
   write_states(launch.dinitial_state, adjoint, channel, columns.count(), launch.modes);
 }

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "scan/batched_h3_layout.cuh"
-#include "scan/diagonal_scan_tile.cuh"
+#include "scan/batched_h3_copies.cuh"
 
 namespace ssm::cuda::device {
 
 struct BatchedForward {
-  ChannelRows<const BFloat16> k, v, gate;
-  ChannelRows<BFloat16> y;
+  StepRows k, v, gate, y;
   Columns columns;
   int modes;
   const ForwardMatrices* matrices;  // [D]
@@ -19,14 +17,14 @@ struct BatchedForward {
 };
 
 struct BatchedForwardShared {
+  ColumnRows incoming[3], outgoing;
   ForwardMatrices matrices[kSide];
-  IncomingRows incoming[2][3];
-  ChannelTile keys[2], values[2], gates;
+  ChannelTile keys[2], values[2], gates[2];  // of even and of odd steps
   uint4 inputs[2][kSide][2][32];  // words of v ⊙ shift(k), from one group of warps to the other
 };
 
 // Barriers of a block by number, the threads that arrive among them.
-enum Barrier { kShiftGroup = 1, kDiagonalGroup, kFull, kEmpty = kFull + 2 };
+enum Barrier { kShiftGroup = 1, kFull, kEmpty = kFull + 2 };
 inline constexpr int kForwardThreads = 2 * kMixerThreads;
 __device__ inline void wait_at(int barrier, int threads) {
   asm volatile("bar.sync %0,%1;" ::"r"(barrier), "r"(threads) : "memory");
@@ -62,46 +60,62 @@ __device__ inline void shift_step(float (&sum)[kStepBlocks][4], const TapMatrix&
 /// nothing.
 enum class Leaves { output, tape, output_and_tape, states };
 
+/// What warps wait for.
+struct ForwardArrivals {
+  Arrival keys[kSide], gates[kSide], matrices[kSide];
+};
+
 /// The first group of warps: v ⊙ shift(k), step by step.
-template <bool Keep>
+template <bool Output, bool Keep>
 __device__ inline void walk_shift(const BatchedForward& launch, BatchedForwardShared& shared,
-                                  uint4* kept) {
+                                  ForwardArrivals& arrivals, uint4* kept) {
   const int warp = side_warp(), lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
   const int channel = blockIdx.x * kSide + warp;
   const Columns columns = launch.columns;
   const ColumnPlace place(columns);
   const int steps = columns.steps();
   unsigned before[8] = {};
-  if (columns.segments > 1) {
-    fetch_step(shared.incoming[0][0], launch.k, place, -1);
-    wait_for_copies();
+  int arrived = 0;
+  const auto bring = [&](int step) {
+    if (step < steps)
+      arrivals.keys[warp].bring<2>({&shared.incoming[0], &shared.incoming[1]},
+                                   {&launch.k, &launch.v}, place, step);
+  };
+  const auto scatter = [&](int step) {
+    arrivals.keys[warp].wait(arrived++);
+    shared.keys[step & 1].scatter(shared.incoming[0]);
+    if (step >= 0) shared.values[step & 1].scatter(shared.incoming[1]);
     __syncwarp();
-    shared.keys[1].scatter(shared.incoming[0][0]);
+    bring(step + 1);
+  };
+  const auto bring_gates = [&](int step) {
+    if (step < steps)
+      arrivals.gates[warp].bring<1>({&shared.incoming[2]}, {&launch.gate}, place, step);
+  };
+  // Waits until the second group is through with the step two before.
+  const auto take_back = [&](int step) {
+    if (step < 2) return;
+    wait_at(kEmpty + step % 2, kForwardThreads);
+    if constexpr (Output)
+      give_steps<1>({&launch.y}, {&shared.gates[step % 2]}, &shared.outgoing, place, step - 2);
+  };
+  if constexpr (Output) bring_gates(0);
+  if (columns.segments > 1) {
+    bring(-1);
+    scatter(-1);
     wait_at(kShiftGroup, kMixerThreads);
     shared.keys[1].read_operands(before);
+  } else {
+    bring(0);
   }
-  IncomingSteps keys(launch.k, place, 0), values(launch.v, place, 0);
-  const auto fetch = [&](int step) {
-    if (step < steps) {
-      keys.fetch<1>(shared.incoming[step % 2][0], place, step);
-      values.fetch<1>(shared.incoming[step % 2][1], place, step);
-    }
-    commit_copies();
-  };
-  fetch(0);
-  fetch(1);
-  wait_for_all_but_last_copies();
+  scatter(0);
+  arrivals.matrices[warp].wait(0);
   __syncthreads();  // the matrices are there
   const TapMatrix& taps = shared.matrices[warp].taps;
   for (int step = 0; step < steps; ++step) {
     const int half = step % 2;
-    wait_for_all_but_last_copies();
-    __syncwarp();
-    shared.keys[half].scatter(shared.incoming[half][0]);
-    shared.values[half].scatter(shared.incoming[half][1]);
-    __syncwarp();
-    fetch(step + 2);
     wait_at(kShiftGroup, kMixerThreads);
+    if (step + 1 < steps) scatter(step + 1);
 
     float sum[kStepBlocks][4] = {};
     {
@@ -138,47 +152,40 @@ __device__ inline void walk_shift(const BatchedForward& launch, BatchedForwardSh
       keep_words(kept + kKeptShifted * kKeptWords, shifted);
       kept += kKeptTensors * kKeptWords;
     }
-    if (step >= 2) wait_at(kEmpty + half, kForwardThreads);
+    take_back(step);
+    if constexpr (Output) {
+      arrivals.gates[warp].wait(step);
+      shared.gates[half].scatter(shared.incoming[2]);
+      __syncwarp();
+      bring_gates(step + 1);
+    }
     keep_words(&shared.inputs[half][warp][0][0], words);
     arrive_at(kFull + half, kForwardThreads);
   }
+  take_back(steps);
+  take_back(steps + 1);
+  if constexpr (Output) finish_given_steps();
 }
 
 /// The second one: the diagonal model and the output, a step behind.
 template <bool Output, bool Keep>
 __device__ inline void walk_diagonal(const BatchedForward& launch, BatchedForwardShared& shared,
-                                     uint4* kept) {
+                                     ForwardArrivals& arrivals, uint4* kept) {
   const int warp = side_warp(), lane = threadIdx.x % 32, g = lane / 4;
   const int channel = blockIdx.x * kSide + warp;
   const Columns columns = launch.columns;
-  const ColumnPlace place(columns);
   const int steps = columns.steps();
-  IncomingSteps gates(Output ? launch.gate : launch.v, place, 0);
-  const auto fetch = [&](int step) {
-    if constexpr (Output)
-      if (step < steps) gates.fetch<1>(shared.incoming[step % 2][2], place, step);
-    commit_copies();
-  };
-  fetch(0);
-  fetch(1);
-  wait_for_all_but_last_copies();
+  arrivals.matrices[warp].wait(0);
   __syncthreads();  // the matrices are there
   const ForwardMatrices& mine = shared.matrices[warp];
   float state[kModeTiles][4];
   read_states(state, launch.initial, channel, columns.count(), launch.modes);
   for (int step = 0; step < steps; ++step) {
     const int half = step % 2;
-    if constexpr (Output) {
-      wait_for_all_but_last_copies();
-      __syncwarp();
-      shared.gates.scatter(shared.incoming[half][2]);
-      __syncwarp();
-      fetch(step + 2);
-    }
     wait_at(kFull + half, kForwardThreads);
     unsigned words[8], operands[8];
     read_kept(words, shared.inputs[half][warp][0][lane], shared.inputs[half][warp][1][lane]);
-    if (step + 2 < steps) arrive_at(kEmpty + half, kForwardThreads);
+    if constexpr (!Output) arrive_at(kEmpty + half, kForwardThreads);
     if constexpr (Keep) {
       unsigned states[8];
 #pragma unroll
@@ -237,17 +244,16 @@ __device__ inline void walk_diagonal(const BatchedForward& launch, BatchedForwar
       kept += kKeptTensors * kKeptWords;
     }
     if constexpr (Output) {
-      shared.gates.read_words(words);
+      shared.gates[half].read_words(words);
       __syncwarp();
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         const float(&x)[4] = sum[j / 2];
         const int c = 2 * (j % 2);
-        shared.gates.write_word(j,
-                                pack_bf16(x[c] * low_of(words[j]), x[c + 1] * high_of(words[j])));
+        words[j] = pack_bf16(x[c] * low_of(words[j]), x[c + 1] * high_of(words[j]));
       }
-      wait_at(kDiagonalGroup, kMixerThreads);
-      shared.gates.gather(launch.y, place, step);
+      shared.gates[half].write_words(words);
+      arrive_at(kEmpty + half, kForwardThreads);
     }
   }
   write_states(launch.final_state, state, channel, columns.count(), launch.modes);
@@ -257,22 +263,31 @@ __device__ inline void walk_diagonal(const BatchedForward& launch, BatchedForwar
 /// many are under way, and each has half of the code.
 template <Leaves What>
 __global__ void __launch_bounds__(kForwardThreads, 1)
-    batched_h3_forward(const BatchedForward launch) {
+    batched_h3_forward(const __grid_constant__ BatchedForward launch) {
+  __shared__ ForwardArrivals arrivals;
+  if (threadIdx.x < kSide) {
+    arrivals.keys[threadIdx.x].begin();
+    arrivals.gates[threadIdx.x].begin();
+    arrivals.matrices[threadIdx.x].begin();
+    show_arrivals();
+  }
+  __syncthreads();
   wait_for_predecessors();
   let_successor_begin();
   constexpr bool Keep = What == Leaves::tape || What == Leaves::output_and_tape;
   constexpr bool Output = What == Leaves::output || What == Leaves::output_and_tape;
-  extern __shared__ uint4 bytes[];
+  extern __shared__ __align__(128) uint4 bytes[];
   auto& shared = *reinterpret_cast<BatchedForwardShared*>(bytes);
   const Index channel = static_cast<Index>(blockIdx.x) * kSide + side_warp();
   uint4* const kept = launch.kept + (channel * gridDim.y + blockIdx.y) * launch.columns.steps() *
                                         kKeptTensors * kKeptWords;
-  stage(reinterpret_cast<uint4*>(shared.matrices), launch.matrices + blockIdx.x * kSide,
-        sizeof(shared.matrices));
-  if (threadIdx.x < kMixerThreads)
-    walk_shift<Keep>(launch, shared, kept);
-  else
-    walk_diagonal<Output, Keep>(launch, shared, kept);
+  if (threadIdx.x < kMixerThreads) {
+    arrivals.matrices[side_warp()].bring(&shared.matrices[side_warp()], launch.matrices + channel,
+                                         sizeof(ForwardMatrices));
+    walk_shift<Output, Keep>(launch, shared, arrivals, kept);
+  } else {
+    walk_diagonal<Output, Keep>(launch, shared, arrivals, kept);
+  }
 }
 
 }  // namespace ssm::cuda::device

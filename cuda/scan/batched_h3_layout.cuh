@@ -4,7 +4,7 @@
 #include <ssm/backend/cuda/batched_h3_mixer.hpp>
 
 #include "kernel/parallel.cuh"
-#include "kernel/tensor_core.cuh"
+#include "kernel/shared_tiles.cuh"
 
 namespace ssm::cuda::device {
 
@@ -59,17 +59,6 @@ struct AdjointMatrices {
 /// Which of the eight warps of its group this one is.
 __device__ inline int side_warp() { return static_cast<int>(threadIdx.x) / 32 % kSide; }
 
-/// A [B, L, D] tensor with channels contiguous.
-template <class T>
-struct ChannelRows {
-  T* data;
-  Index batch_stride, position_stride;
-};
-template <class T, class Space>
-ChannelRows<T> channel_rows(const View<T, 3, Space>& x) {
-  return {x.data(), x.stride(0), x.stride(1)};
-}
-
 /// Sequences as columns. With more than one segment a sequence, `length` is a multiple of 64.
 struct Columns {
   int sequences;
@@ -88,12 +77,6 @@ struct ColumnPlace {
         sequence(columns.sequence(column)),
         first(column < columns.count() ? columns.segment(column) * columns.length : 0),
         length(column < columns.count() ? columns.length : 0) {}
-  /// The first of the block's channels at the column's first position.
-  template <class T>
-  __device__ T* in(const ChannelRows<T>& x) const {
-    return x.data + sequence * x.batch_stride + first * x.position_stride +
-           static_cast<Index>(blockIdx.x) * kSide;
-  }
   int column;
   Index sequence, first;
   int length;
@@ -116,66 +99,27 @@ __device__ inline void multiply_block(float (&sum)[4], const uint4& matrix, unsi
   const unsigned left[4] = {matrix.x, matrix.y, matrix.z, matrix.w};
   multiply_tile(sum, left, right0, right1);
 }
-/// Waits for all groups of this thread's copies but the last.
-__device__ inline void wait_for_all_but_last_copies() {
-  asm volatile("cp.async.wait_group 1;" ::: "memory");
-}
-
-/// A step of one tensor on its way: a warp's column as it comes from memory, 64 rows of 16 bytes.
-using IncomingRows = uint4[kSide][kStep];
-
-/// Starts this lane's copies of step `step` of the warp's column; zeros where there is none. Step
-/// −1 is what lies before the segment.
-__device__ inline void fetch_step(IncomingRows& to, const ChannelRows<const BFloat16>& from,
-                                  const ColumnPlace& place, int step) {
-  const int warp = side_warp(), lane = threadIdx.x % 32;
-  const BFloat16* const column = place.in(from);
-#pragma unroll
-  for (int i = 0; i < kStep; i += 32) {
-    const int position = step * kStep + i + lane;
-    copy_async_or_zero(&to[warp][i + lane], column + position * from.position_stride,
-                       place.first + position >= 0 && position < place.length);
-  }
-}
-/// The same for steps in order, from `step` on.
-class IncomingSteps {
- public:
-  __device__ IncomingSteps(const ChannelRows<const BFloat16>& from, const ColumnPlace& place,
-                           int step)
-      : next_(place.in(from) + (step * kStep + threadIdx.x % 32) * from.position_stride),
-        half_(kStep / 2 * from.position_stride) {}
-  /// Of step `step`; Direction leads to the next one.
-  template <int Direction>
-  __device__ void fetch(IncomingRows& to, const ColumnPlace& place, int step) {
-    const int warp = side_warp(), lane = threadIdx.x % 32, position = step * kStep + lane;
-    copy_async_or_zero(&to[warp][lane], next_, position < place.length);
-    copy_async_or_zero(&to[warp][32 + lane], next_ + half_, position + 32 < place.length);
-    next_ += Direction * 2 * half_;
-  }
-
- private:
-  const BFloat16* next_;
-  Index half_;
-};
+/// A step of one tensor as it lies in memory: 64 rows of 16 bytes of each warp's column.
+using ColumnRows = uint4[kSide][kStep];
 
 /// A step of one tensor, channel by channel: 64 positions of every column. The pitches keep both
 /// sides free of bank conflicts.
 struct ChannelTile {
   static constexpr int column_pitch = kStep / 2 + 4, channel_pitch = kSide * column_pitch + 4;
-  unsigned pair[kSide * channel_pitch];
+  unsigned pair[kSide * channel_pitch - 8];  // without what lies between channels
 
   __device__ unsigned* at(int channel, int column, int word) {
     return pair + channel * channel_pitch + column * column_pitch + word;
   }
   /// The warp's column, as it came from memory, to all channels.
-  __device__ void scatter(IncomingRows& from) {
+  __device__ void scatter(ColumnRows& from) {
     const int warp = side_warp(), lane = threadIdx.x % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       unsigned words[4];
       load_transposed(words, &from[warp][32 * half + lane]);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) *at(lane / 4, warp, 4 * (4 * half + j) + lane % 4) = words[j];
+      store_tiles<false>(shared_address(at(lane % 8, warp, 4 * (4 * half + lane / 8))), words[0],
+                         words[1], words[2], words[3]);
     }
   }
   /// The warp's channel: as right operands, word j positions 8j + 2q, + 1 of column g.
@@ -200,22 +144,24 @@ struct ChannelTile {
       for (int j = 0; j < 4; ++j) to[4 * half + j] = words[j];
     }
   }
-  /// Word j of the warp's channel.
-  __device__ void write_word(int j, unsigned word) {
+  /// Words of a step to the warp's channel.
+  __device__ void write_words(const unsigned (&words)[8]) {
     const int warp = side_warp(), lane = threadIdx.x % 32;
-    *at(warp, lane / 4, 4 * j + lane % 4) = transpose_tile(word);
-  }
-  /// The warp's column of all channels to memory.
-  __device__ void gather(const ChannelRows<BFloat16>& to, const ColumnPlace& place, int step) {
-    const int warp = side_warp(), lane = threadIdx.x % 32, g = lane / 4, q = lane % 4;
-    const int left = place.length - step * kStep - g;
-    BFloat16* row = place.in(to) + (step * kStep + g) * to.position_stride + 2 * q;
-    const Index eight = 8 * to.position_stride;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const unsigned channels = transpose_tile(*at(g, warp, 4 * j + q));
-      if (8 * j < left) *reinterpret_cast<unsigned*>(row) = channels;
-      row += eight;
+    for (int half = 0; half < 2; ++half)
+      store_tiles<true>(shared_address(at(warp, lane % 8, 4 * (4 * half + lane / 8))),
+                        words[4 * half], words[4 * half + 1], words[4 * half + 2],
+                        words[4 * half + 3]);
+  }
+  /// The warp's column of all channels, as it goes to memory.
+  __device__ void gather(ColumnRows& to) {
+    const int warp = side_warp(), lane = threadIdx.x % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      unsigned words[4];
+      load_transposed(words, at(lane % 8, warp, 4 * (4 * half + lane / 8)));
+      store_tiles<false>(shared_address(&to[warp][32 * half + lane]), words[0], words[1], words[2],
+                         words[3]);
     }
   }
 };

@@ -106,6 +106,16 @@ Operand<const float, 4> read_only(const Operand<float, 4>& x) {
   return {x.data, {x.strides[0], x.strides[1], x.strides[2], x.strides[3]}};
 }
 
+template <class T>
+StepRows steps_of(const View<T, 3, CudaSpace>& x, const char* operation) {
+  StepRows rows{};
+  struct Engine;
+  if (!describe_steps(rows, x))
+    require(!has_shared_barriers<Engine>(batched_h3_shift_adjoint, operation), operation,
+            "the driver cannot describe a tensor to the copy engine");
+  return rows;
+}
+
 void prepare(dim3 grid, Stream stream, const char* operation, const BatchedPreparation& call) {
   struct Preparation;
   launch_early<Preparation>(prepare_batched_h3, grid, kParameterThreads, stream, operation, call);
@@ -124,8 +134,8 @@ BatchedForward prepared_walk(const ssm::H3Mixer<BFloat16, CudaSpace>& a, const S
                              const ForwardWorkspace& space, const Operand<float, 4>& final_state,
                              Stream stream, const char* operation) {
   BatchedForward walk{};
-  walk.k = channel_rows(a.k);
-  walk.v = channel_rows(a.v);
+  walk.k = steps_of(a.k, operation);
+  walk.v = steps_of(a.v, operation);
   walk.columns = n.columns;
   walk.modes = static_cast<int>(n.modes);
   walk.matrices = space.matrices;
@@ -170,8 +180,8 @@ void batched_h3_mixer(const ssm::H3Mixer<BFloat16, CudaSpace>& a, void* workspac
           BatchedPreparation{BatchedParameters(a), space.matrices, tape.matrices, tape.taps,
                              space.history, operand(a.k), operand(a.final_shift)});
   auto walk = prepared_walk(a, n, space, states(a.final_diagonal), stream, operation);
-  walk.gate = channel_rows(a.q);
-  walk.y = channel_rows(a.y);
+  walk.gate = steps_of(a.q, operation);
+  walk.y = steps_of(a.y, operation);
   if (tape.kept != nullptr) {
     walk.kept = tape.kept;
     walk_forward<Leaves::output_and_tape>(walk, n, stream, operation);
@@ -198,11 +208,11 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   }
 
   BatchedAdjoint adjoint{};
-  adjoint.v = channel_rows(a.v);
-  adjoint.q = channel_rows(a.q);
-  adjoint.dy = channel_rows(g.dy);
-  adjoint.dq = channel_rows(g.dq);
-  adjoint.dv = channel_rows(g.dv);
+  adjoint.v = steps_of(a.v, operation);
+  adjoint.q = steps_of(a.q, operation);
+  adjoint.dy = steps_of(g.dy, operation);
+  adjoint.dq = steps_of(g.dq, operation);
+  adjoint.dv = steps_of(g.dv, operation);
   adjoint.columns = n.columns;
   adjoint.modes = static_cast<int>(n.modes);
   adjoint.matrices = tape.matrices;
@@ -232,8 +242,8 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   struct Shift;
   launch_early<Shift>(batched_h3_shift_adjoint, n.grid(n.shares()),
                       {kMixerThreads, sizeof(BatchedShiftShared)}, stream, operation,
-                      BatchedShiftAdjoint{channel_rows(a.k), channel_rows(g.dk), n.columns,
-                                          tape.taps, space.dshifted, space.squares});
+                      BatchedShiftAdjoint{steps_of(a.k, operation), steps_of(g.dk, operation),
+                                          n.columns, tape.taps, space.dshifted, space.squares});
   BatchedFinish finish(g);
   finish.sums = space.sums;
   finish.taps = space.taps;

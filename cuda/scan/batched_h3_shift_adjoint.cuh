@@ -6,8 +6,7 @@
 namespace ssm::cuda::device {
 
 struct BatchedShiftAdjoint {
-  ChannelRows<const BFloat16> k;
-  ChannelRows<BFloat16> dk;
+  StepRows k, dk;
   Columns columns;
   const TapMatrix* taps;  // [D]  transposed
   const uint4* dshifted;
@@ -15,19 +14,28 @@ struct BatchedShiftAdjoint {
 };
 
 struct BatchedShiftShared {
+  ColumnRows incoming, outgoing;
   TapMatrix taps[kSide];
-  IncomingRows incoming[2];
-  uint4 dshifted[2][kSide][2][32];  // a slot a lane
-  ChannelTile keys;
+  uint4 dshifted[2][kSide][2][32];
+  ChannelTile keys[2];  // of even and of odd steps
 };
 
 /// dk = shiftᵀ(gradient of shift(k)), and products of that gradient with k, 0 … 4 blocks apart.
 /// Blocks of threads share the steps.
 static __global__ void __launch_bounds__(kMixerThreads, 1)
-    batched_h3_shift_adjoint(const BatchedShiftAdjoint launch) {
+    batched_h3_shift_adjoint(const __grid_constant__ BatchedShiftAdjoint launch) {
+  __shared__ Arrival rows_here[kSide], gradients_here[2][kSide], taps_here[kSide];
+  if (threadIdx.x < kSide) {
+    rows_here[threadIdx.x].begin();
+    gradients_here[0][threadIdx.x].begin();
+    gradients_here[1][threadIdx.x].begin();
+    taps_here[threadIdx.x].begin();
+    show_arrivals();
+  }
+  __syncthreads();
   wait_for_predecessors();
   let_successor_begin();
-  extern __shared__ uint4 bytes[];
+  extern __shared__ __align__(128) uint4 bytes[];
   auto& shared = *reinterpret_cast<BatchedShiftShared*>(bytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int channel = blockIdx.x * kSide + warp;
@@ -37,37 +45,49 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
   const int share = (steps + gridDim.z - 1) / gridDim.z, begin = blockIdx.z * share,
             end = min(begin + share, steps);
   const Index tile = static_cast<Index>(channel) * gridDim.y + blockIdx.y;
-  const uint4* const dshifted = launch.dshifted + tile * steps * kKeptWords + lane;
-  // Keys of a step come with the gradients of the next one. What follows a segment is the start of
-  // another.
-  const auto fetch = [&](int step) {
-    if (step < end) {
-      fetch_step(shared.incoming[step & 1], launch.k, place, step);
-      const bool inside = step + 1 < steps;
-      const uint4* const from = dshifted + (inside ? step + 1 : 0) * kKeptWords;
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        copy_async_or_zero(&shared.dshifted[step & 1][warp][i][lane], from + 32 * i,
-                           inside || columns.segments > 1);
-    }
-    commit_copies();
+  const uint4* const dshifted = launch.dshifted + tile * steps * kKeptWords;
+  const auto bring_rows = [&](int step) {
+    if (step < end) rows_here[warp].bring<1>({&shared.incoming}, {&launch.k}, place, step);
   };
-  stage(reinterpret_cast<uint4*>(shared.taps), launch.taps + blockIdx.x * kSide,
-        sizeof(shared.taps));
-  fetch(begin - 1);
-  fetch(begin);
+  // Keys of a step meet the gradients of the next one. What follows a segment is the start of
+  // another.
+  const auto follows = [&](int step) { return step + 1 < steps || columns.segments > 1; };
+  const auto bring_gradients = [&](int step) {
+    if (step >= end || !follows(step)) return;
+    auto& to = shared.dshifted[step & 1][warp];
+    gradients_here[step & 1][warp].bring(
+        to, dshifted + (step + 1 < steps ? step + 1 : 0) * kKeptWords, sizeof(to));
+  };
+  const auto scatter = [&](int step) {
+    rows_here[warp].wait(step - (begin - 1));
+    shared.keys[step & 1].scatter(shared.incoming);
+    __syncwarp();
+    bring_rows(step + 1);
+  };
+  const auto give = [&](int step) {
+    give_steps<1>({&launch.dk}, {&shared.keys[step & 1]}, &shared.outgoing, place, step);
+  };
+  bring_rows(begin - 1);
+  bring_gradients(begin - 1);
+  bring_gradients(begin);
+  taps_here[warp].bring(&shared.taps[warp], launch.taps + channel, sizeof(TapMatrix));
+  if (begin - 1 < end) scatter(begin - 1);
+  taps_here[warp].wait(0);
   float square[kStepBlocks + 1][2][4] = {};
   unsigned keys[16] = {};      // words, those of the step before first
   unsigned operands[16] = {};  // of the gradients: this step, then the next
 
   for (int step = begin - 1; step < end; ++step) {
-    wait_for_all_but_last_copies();
-    __syncwarp();
-    shared.keys.scatter(shared.incoming[step & 1]);
+    __syncthreads();
+    if (step > begin) give(step - 1);
+    if (step + 1 < end) scatter(step + 1);
     {
-      unsigned next[8];
-      const auto& slots = shared.dshifted[step & 1][warp];
-      read_kept(next, slots[0][lane], slots[1][lane]);
+      unsigned next[8] = {};
+      if (follows(step)) {
+        gradients_here[step & 1][warp].wait((step - (begin - 1)) / 2);
+        const auto& slots = shared.dshifted[step & 1][warp];
+        read_kept(next, slots[0][lane], slots[1][lane]);
+      }
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         operands[j] = operands[8 + j];
@@ -75,13 +95,12 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
       }
     }
     __syncwarp();
-    fetch(step + 2);
-    __syncthreads();
+    bring_gradients(step + 2);
 #pragma unroll
     for (int j = 0; j < 8; ++j) keys[j] = keys[8 + j];
     {
       unsigned words[8];
-      shared.keys.read_words(words);
+      shared.keys[step & 1].read_words(words);
 #pragma unroll
       for (int j = 0; j < 8; ++j) keys[8 + j] = words[j];
     }
@@ -92,7 +111,7 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
         unsigned beyond[8] = {};  // what follows the tile's last column begins the next tile
         if (blockIdx.y + 1 < gridDim.y) {
           const uint4* const from = dshifted + steps * kKeptWords;
-          read_kept(beyond, from[0], from[32]);
+          read_kept(beyond, from[lane], from[32 + lane]);
         }
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
@@ -115,9 +134,11 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
             multiply_block(sum[i], {word[2 * d + 1], word[2 * d], word[2 * d + 2], word[2 * d + 1]},
                            operands[2 * (i + d)], operands[2 * (i + d) + 1]);
       }
+      unsigned words[8];
 #pragma unroll
       for (int j = 0; j < 8; ++j)
-        shared.keys.write_word(j, pack_bf16(sum[j / 2][2 * (j % 2)], sum[j / 2][2 * (j % 2) + 1]));
+        words[j] = pack_bf16(sum[j / 2][2 * (j % 2)], sum[j / 2][2 * (j % 2) + 1]);
+      shared.keys[step & 1].write_words(words);
 #pragma unroll
       for (int i = 0; i < 8; i += 4) {
         unsigned here[4];
@@ -129,15 +150,15 @@ static __global__ void __launch_bounds__(kMixerThreads, 1)
                      keys[9 + i - 2 * d], keys[10 + i - 2 * d], keys[11 + i - 2 * d]);
       }
     }
-    __syncthreads();
-    if (step >= begin) shared.keys.gather(launch.dk, place, step);
-    __syncwarp();
   }
+  __syncthreads();
+  if (begin < end) give(end - 1);
 #pragma unroll
   for (int d = 0; d <= kStepBlocks; ++d)
     write_square(launch.squares +
                      ((tile * gridDim.z + blockIdx.z) * (kStepBlocks + 1) + d) * kBlock * kBlock,
                  square[d]);
+  finish_given_steps();
 }
 
 }  // namespace ssm::cuda::device

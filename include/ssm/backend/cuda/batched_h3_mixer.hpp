@@ -73,7 +73,10 @@ struct BatchedH3 {
   /// What is not there is nothing to mind.
   template <class View>
   static bool in_rows(const View& x) {
-    return !x || (x.stride(2) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 &&
+    const auto in_pieces = [&x](int axis) {
+      return x.stride(axis) % 8 == 0 && (x.stride(axis) > 0 || x.extent(axis) == 1);
+    };
+    return !x || (x.stride(2) == 1 && in_pieces(0) && in_pieces(1) &&
                   reinterpret_cast<std::uintptr_t>(x.data()) % 16 == 0);
   }
 };
