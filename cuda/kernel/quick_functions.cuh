@@ -127,15 +127,25 @@ SSM_HOST_DEVICE W quick_tanh(W x) {
   return std::tanh(x);
 }
 
+/// What gelu_tanh(x) is of x, where `square` is x²: (1 + tanh(u)) / 2 = sigmoid(2·u) of
+/// 2·u = x·(gelu_root + gelu_cubic·x²).
+template <class W>
+inline constexpr W gelu_root = static_cast<W>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+template <class W>
+inline constexpr W gelu_cubic = static_cast<W>(0.044715) * gelu_root<W>;
+template <class W>
+SSM_HOST_DEVICE W quick_gelu_share(W x, W square) {
+  constexpr W log2e = static_cast<W>(std::numbers::log2e);
+  constexpr W linear = -log2e * gelu_root<W>, cubic = -log2e * gelu_cubic<W>;
+  return quick_reciprocal(W{1} + quick_exp2(x * (linear + cubic * square)));
+}
 /// gelu_tanh(x) and its slope.
 template <class W>
 SSM_HOST_DEVICE ValueAndSlope<W> quick_gelu(W x) {
-  constexpr W root = static_cast<W>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
   // Beyond 20 the slope is 0 or 1 to the last bit, and no square overflows.
-  const W bounded = x > W{20} ? W{20} : x < W{-20} ? W{-20} : x;
-  const W share = quick_sigmoid(gelu_argument(bounded));
-  const W argument_slope = root * (W{1} + static_cast<W>(3 * 0.044715) * bounded * bounded);
-  return {x * share, share * (W{1} + bounded * (W{1} - share) * argument_slope)};
+  const W square = x * x < W{400} ? x * x : W{400};
+  const W share = quick_gelu_share(x, square), value = x * share;
+  return {value, share + value * (W{1} - share) * (gelu_root<W> + 3 * gelu_cubic<W> * square)};
 }
 
 /// act(x)
@@ -143,7 +153,7 @@ template <class W>
 SSM_HOST_DEVICE W quick_activate(ActivationKind kind, W x) {
   switch (kind) {
     case ActivationKind::gelu_tanh:
-      return x * quick_sigmoid(gelu_argument(x));
+      return x * quick_gelu_share(x, x * x);
     case ActivationKind::gelu_erf:
       return x * quick_normal_distribution(x).value;
     case ActivationKind::silu:
