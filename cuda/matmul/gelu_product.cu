@@ -29,13 +29,11 @@ bool gelu_product(const ssm::Matmul<T, CudaSpace>& a, Stream stream) {
   const auto right = a.b.transpose(0, 1);
   const Index rows = a.c.extent(0), columns = a.c.extent(1);
   if (!is_for_tiles<T>(rows, a.a.extent(1), columns, a.a, right, a.c, a.z)) return false;
-  using Product = TileProduct<false, 7>;
-  const GeluOfSums<T, Product> epilogue{.bias = a.bias.data(),
-                                        .z = a.z.data(),
-                                        .y = a.c.data(),
-                                        .z_step = a.z.stride(0),
-                                        .y_step = a.c.stride(0),
-                                        .rows = static_cast<int>(rows)};
+  using Product = TileProduct<false, 5>;
+  GeluOfSums<T, Product> epilogue{.bias = a.bias.data(), .z = {}, .y = {}};
+  if (!describe_matrix(epilogue.z, a.z.data(), rows, columns, a.z.stride(0), warp_rows) ||
+      !describe_matrix(epilogue.y, a.c.data(), rows, columns, a.c.stride(0), warp_rows))
+    return false;
   return multiply_by_tiles<Product, T>(a.a, right, columns, epilogue, stream, "matmul");
 }
 template bool gelu_product<BFloat16>(const ssm::Matmul<BFloat16, CudaSpace>&, Stream);
@@ -51,16 +49,17 @@ bool sloped_matmul_again(const ssm::SlopedMatmulAgain<T, CudaSpace>& a, Wide<T>*
   if (a.activation != ActivationKind::gelu_tanh ||
       !is_for_tiles<T>(rows, a.a.extent(1), width, a.a, a.b, a.x, a.c, a.y))
     return false;
-  using Product = TileProduct<true, 6>;
-  const int count = static_cast<int>(rows);
-  const SlopeOfSums<T, Product> epilogue{.x = {a.x.data(), a.x.stride(0), count},
-                                         .c = a.c.data(),
-                                         .y = a.y.data(),
-                                         .partial = partial,
-                                         .c_step = a.c.stride(0),
-                                         .y_step = a.y.stride(0),
-                                         .width = width,
-                                         .rows = count};
+  using Product = TileProduct<true, 5>;
+  SlopeOfSums<T, Product> epilogue{.x = {},
+                                   .y = {},
+                                   .c = a.c.data(),
+                                   .partial = partial,
+                                   .c_step = a.c.stride(0),
+                                   .width = width,
+                                   .rows = static_cast<int>(rows)};
+  if (!describe_matrix(epilogue.x, a.x.data(), rows, width, a.x.stride(0)) ||
+      !describe_matrix(epilogue.y, a.y.data(), rows, width, a.y.stride(0), warp_rows))
+    return false;
   if (!multiply_by_tiles<Product, T>(a.a, a.b, width, epilogue, stream, "sloped_matmul_again"))
     return false;
   const auto dbias = operand(a.dbias);

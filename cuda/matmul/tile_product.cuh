@@ -20,14 +20,15 @@ namespace ssm::cuda::device {
 struct MatrixMap {
   CUtensorMap map;
 };
-/// Panels of 64 × 64 numbers; `lines` of `length` numbers that lie `step` apart.
+/// Panels of `high` × 64 numbers; `lines` of `length` numbers that lie `step` apart.
 template <class T>
-bool describe_matrix(MatrixMap& to, const T* data, Index lines, Index length, Index step) {
+bool describe_matrix(MatrixMap& to, const T* data, Index lines, Index length, Index step,
+                     cuuint32_t high = 64) {
   const auto encode = tensor_map_encoder();
   if (encode == nullptr) return false;
   const cuuint64_t extents[2] = {static_cast<cuuint64_t>(length), static_cast<cuuint64_t>(lines)};
   const cuuint64_t strides[1] = {sizeof(T) * static_cast<cuuint64_t>(step)};
-  const cuuint32_t box[2] = {64, 64}, steps[2] = {1, 1};
+  const cuuint32_t box[2] = {64, high}, steps[2] = {1, 1};
   return encode(&to.map,
                 std::is_same_v<T, BFloat16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                             : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
@@ -85,6 +86,19 @@ __device__ void copy_panel(void* to, const MatrixMap& from, int column, int row,
         "h"(static_cast<unsigned short>((1 << Blocks) - 1))
         : "memory");
 }
+/// Begins to write a panel that show_copies_to_products was called for, by one thread. Groups of
+/// such writes end with commit_panels.
+__device__ inline void write_panel(const MatrixMap& to, unsigned from, int column, int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0,{%1,%2}],[%3];" ::"l"(&to.map),
+      "r"(column), "r"(row), "r"(from)
+      : "memory");
+}
+__device__ inline void commit_panels() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// Waits until all that the thread committed has been read from shared memory.
+__device__ inline void wait_for_panel_reads() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
 
 #endif
 
@@ -109,19 +123,21 @@ struct TileWalk {
   __device__ int column(int tile) const { return tile % count.columns * Product::Columns; }
 };
 
-/// Epilogue: begin(held, row, column) before the products of a tile may read what its end needs;
-/// end(sums, held, shared, row, column, group) has the tile's sums: of a lane those of
-/// PlaceOfSums.
+/// Epilogue: `bytes` of shared memory, `own`, are each group's. Where it `reads_ahead`, copy(own,
+/// row, column, full) brings what the end of a tile needs there, when each warp has let go of what
+/// the group's tile before left there: release(vacant). end(sums, own, shared, row, column, group)
+/// has the tile's sums, of a lane those of PlaceOfSums; finish() comes last.
 template <class T, class Product, class Epilogue>
 __global__ void __launch_bounds__(Product::threads, 1)
     tile_product_kernel(const __grid_constant__ MatrixMap left,
                         const __grid_constant__ MatrixMap right, TileCounts count,
-                        Epilogue epilogue) {
+                        const __grid_constant__ Epilogue epilogue) {
 #ifdef SSM_HAS_WARPGROUP_PRODUCTS
   constexpr int Stages = Product::Stages, Cluster = Product::Cluster, Groups = Product::Groups;
   extern __shared__ __align__(1024) unsigned char panels[];
-  __shared__ SharedBarrier full[Stages], empty[Stages];
+  __shared__ SharedBarrier full[Stages], empty[Stages], ahead[Groups], vacant[Groups];
   __shared__ typename Epilogue::Shared scratch;
+  const auto own_of = [&](int g) { return panels + Stages * Product::stage + g * Epilogue::bytes; };
   let_successor_begin();
   const int group = alike_in_warp(static_cast<int>(threadIdx.x / 128));
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -131,6 +147,10 @@ __global__ void __launch_bounds__(Product::threads, 1)
       start(full[i], 1);
       start(empty[i], 4 * Cluster);  // the warps of one group, in every block
     }
+    for (int g = 0; g < Groups; ++g) {
+      start(ahead[g], 1);
+      start(vacant[g], 4);
+    }
     show_barriers();
   }
   __syncthreads();
@@ -138,6 +158,16 @@ __global__ void __launch_bounds__(Product::threads, 1)
   wait_for_predecessors();
   if (group == 0) {
     shrink_registers<40>();
+    if constexpr (Epilogue::reads_ahead)
+      if (threadIdx.x == 32) {
+#pragma unroll 1
+        for (int turn = 0; walk.has(walk.tile(turn)); ++turn) {
+          const int g = turn % Groups, round = turn / Groups;
+          if (round > 0) wait_for_phase(vacant[g], static_cast<unsigned>(round - 1));
+          epilogue.copy(own_of(g), walk.row(walk.tile(turn)), walk.column(walk.tile(turn)),
+                        ahead[g]);
+        }
+      }
     if (threadIdx.x == 0) {
       unsigned step = 0;
 #pragma unroll 1
@@ -169,14 +199,14 @@ __global__ void __launch_bounds__(Product::threads, 1)
     // How far 16 numbers of the inner axis are, in the units of a description.
     constexpr int left_step = 32 >> 4, right_step = Product::RightRows ? 2048 >> 4 : 32 >> 4;
     float sums[Product::Halves][Product::Columns / 8][4];
-    typename Epilogue::Held held;
     const auto release = [&](unsigned stage) {
       if (lane < Cluster) arrive_at(empty[stage], lane);
     };
 #pragma unroll 1
     for (int turn = group - 1; walk.has(walk.tile(turn)); turn += Groups) {
       const int row = walk.row(walk.tile(turn)), column = walk.column(walk.tile(turn));
-      epilogue.begin(held, row, column);
+      if constexpr (Epilogue::reads_ahead)
+        if (turn >= Groups) epilogue.release(vacant[group - 1]);
       // A barrier tells a phase from the one before alone: stages are waited for in their order.
       if (turn > 0) meet(1 + group, 256);
       const unsigned step = static_cast<unsigned>(turn * count.depth);
@@ -216,8 +246,11 @@ __global__ void __launch_bounds__(Product::threads, 1)
 #pragma unroll
       for (int h = 0; h < Product::Halves; ++h) hold(sums[h]);
       release(before);
-      epilogue.end(sums, held, scratch, row, column, group - 1);
+      if constexpr (Epilogue::reads_ahead)
+        wait_for_phase(ahead[group - 1], static_cast<unsigned>(turn / Groups));
+      epilogue.end(sums, own_of(group - 1), scratch, row, column, group - 1);
     }
+    epilogue.finish();
   }
   __syncwarp();
   meet_cluster();  // before a block ends whose barriers others arrive at
@@ -245,10 +278,10 @@ bool multiply_by_tiles(const View<const T, 2, CudaSpace>& left,
   constexpr int Cluster = Product::Cluster;
   const int clusters = std::min((count.rows + Cluster - 1) / Cluster * count.columns,
                                 multiprocessors(operation) / Cluster);
-  launch_early<Name>(
-      kernel, dim3(static_cast<unsigned>(clusters * Cluster)),
-      {Product::threads, static_cast<std::size_t>(Product::Stages * Product::stage), Cluster},
-      stream, operation, a, b, count, epilogue);
+  constexpr std::size_t bytes =
+      Product::Stages * Product::stage + Product::Groups * Epilogue::bytes;
+  launch_early<Name>(kernel, dim3(static_cast<unsigned>(clusters * Cluster)),
+                     {Product::threads, bytes, Cluster}, stream, operation, a, b, count, epilogue);
   return true;
 }
 
