@@ -13,6 +13,7 @@
 #include "ssm/backend/cuda/decayed_attention.hpp"
 #include "ssm/backend/cuda/diagonal_scan.hpp"
 #include "ssm/backend/cuda/h3_mixer.hpp"
+#include "ssm/backend/cuda/h3_pairs.hpp"
 #include "ssm/backend/cuda/shift_convolution.hpp"
 #include "ssm/backend/cuda/ssd_scan.hpp"
 #include "ssm/backend/cuda/tiled_attention.hpp"
@@ -327,6 +328,58 @@ void batched_h3_mixer_backward(const ssm::H3MixerBackward<BFloat16, CudaSpace>& 
   auto call = on_host(g);
   call.tape = {};
   ssm::h3_mixer_backward(reference(), call);
+}
+
+namespace {
+
+template <class V>
+View<typename V::Element, V::rank()> host_view(const V& view) {
+  return std::bit_cast<View<typename V::Element, V::rank()>>(view);
+}
+/// Σ_i x[b,t,i]·y[b,s,i] over the channels of head h.
+float head_product(const View<const BFloat16, 3, CudaSpace>& x, Index t,
+                   const View<const BFloat16, 3, CudaSpace>& y, Index s, Index b, Index h,
+                   Index width) {
+  float sum = 0;
+  for (Index i = h * width; i < (h + 1) * width; ++i)
+    sum += static_cast<float>(host_view(x)(b, t, i)) * static_cast<float>(host_view(y)(b, s, i));
+  return sum;
+}
+
+}  // namespace
+
+void h3_pairs(const H3Pairs& call, Stream) {
+  const auto kernel = host_view(call.kernel);
+  const auto skip = host_view(call.skip);
+  const auto c = host_view(call.c);
+  const auto y = host_view(call.y);
+  const Index heads = kernel.extent(0), length = y.extent(1), width = y.extent(2) / heads;
+  for (Index b = 0; b < y.extent(0); ++b)
+    for (Index t = 0; t < length; ++t)
+      for (Index channel = 0; channel < y.extent(2); ++channel) {
+        const Index h = channel / width;
+        float sum = 0;
+        for (Index s = call.backwards ? t : 0; s < (call.backwards ? length : t + 1); ++s)
+          sum += (kernel(h, t < s ? s - t : t - s) + (s == t ? skip(h) : 0.0f)) *
+                 head_product(call.a, t, call.b, s, b, h, width) *
+                 static_cast<float>(c(b, s, channel));
+        y(b, t, channel) = BFloat16(sum);
+      }
+}
+void h3_pair_kernel_gradient(const H3PairKernelGradient& call, float*, Stream) {
+  const auto dkernel = host_view(call.dkernel);
+  const Index heads = dkernel.extent(0), length = call.q.extent(1);
+  const Index width = call.q.extent(2) / heads;
+  for (Index h = 0; h < heads; ++h)
+    for (Index lag = 0; lag < length; ++lag) {
+      double sum = 0;
+      for (Index b = 0; b < call.q.extent(0); ++b)
+        for (Index s = 0; s + lag < length; ++s)
+          sum += static_cast<double>(head_product(call.q, s + lag, call.k, s, b, h, width) *
+                                     head_product(call.dy, s + lag, call.v, s, b, h, width));
+      dkernel(h, lag) = static_cast<float>(sum);
+      if (lag == 0) host_view(call.dskip)(h) += static_cast<float>(sum);
+    }
 }
 
 template <class T>

@@ -67,15 +67,34 @@ struct BasicH3Mixer {
       scan_backward(ctx, g, shifted, dshifted);
     else if constexpr (Real<T>)
       wide_scan_backward(ctx, g, shifted, dshifted);
-    ssm::shift_convolution_backward(ctx, ssm::ShiftConvolutionBackward<T, typename Ctx::Space>{
-                                             .forward = shift_of(a, shifted, false),
-                                             .dy = dshifted,
-                                             .dfinal_state = g.dfinal_shift,
-                                             .dx = g.dk,
-                                             .dinitial_state = g.dinitial_shift,
-                                             .dB = g.dshift_B,
-                                             .dC = g.dshift_C,
-                                             .dskip = g.dshift_skip});
+    ssm::shift_convolution_backward(ctx, shift_backward_of(g, shifted, dshifted));
+  }
+
+  template <class T, class Space>
+  static ssm::ShiftConvolution<T, Space> shift_of(const ssm::H3Mixer<T, Space>& a,
+                                                  const View<T, 3, Space>& shifted,
+                                                  bool with_final_state) {
+    return {.B = a.shift_B,
+            .C = a.shift_C,
+            .skip = a.shift_skip,
+            .x = a.k,
+            .segments = a.segments,
+            .initial_state = a.initial_shift,
+            .final_state = with_final_state ? a.final_shift : View<Wide<T>, 3, Space>(),
+            .y = shifted};
+  }
+  template <class T, class Space>
+  static ssm::ShiftConvolutionBackward<T, Space> shift_backward_of(
+      const ssm::H3MixerBackward<T, Space>& g, const View<T, 3, Space>& shifted,
+      const View<T, 3, Space>& dshifted) {
+    return {.forward = shift_of(g.forward, shifted, false),
+            .dy = dshifted,
+            .dfinal_state = g.dfinal_shift,
+            .dx = g.dk,
+            .dinitial_state = g.dinitial_shift,
+            .dB = g.dshift_B,
+            .dC = g.dshift_C,
+            .dskip = g.dshift_skip};
   }
 
  private:
@@ -100,20 +119,6 @@ struct BasicH3Mixer {
                                                 const View<T, 3, Space>& sums,
                                                 const View<T, 3, Space>& y) {
     return {.heads = H3Heads(a), .q = a.q, .sums = sums, .y = y};
-  }
-
-  template <class T, class Space>
-  static ssm::ShiftConvolution<T, Space> shift_of(const ssm::H3Mixer<T, Space>& a,
-                                                  const View<T, 3, Space>& shifted,
-                                                  bool with_final_state) {
-    return {.B = a.shift_B,
-            .C = a.shift_C,
-            .skip = a.shift_skip,
-            .x = a.k,
-            .segments = a.segments,
-            .initial_state = a.initial_shift,
-            .final_state = with_final_state ? a.final_shift : View<Wide<T>, 3, Space>(),
-            .y = shifted};
   }
 
   template <class T, class Space>

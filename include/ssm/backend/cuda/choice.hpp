@@ -36,6 +36,9 @@ struct Automatic {
   }
   /// Of memories that fade, in half types.
   static bool decayed_tiles() { return true; }
+  /// Of an H3 head of several channels in bf16: pairs cost the length for a position, a scan of the
+  /// outer product the square of the width.
+  static bool pairs_positions(Index length, Index width) { return length <= 128 * width * width; }
   /// A scan's fixed time is the larger, above all backwards, its time an element the smaller.
   /// Without gradients it is as fast or faster at any length worth a choice.
   static bool convolves(const SequenceWork& work) {
@@ -51,6 +54,7 @@ struct TensorCoreKernels {
   static bool shift_convolution(const SequenceWork&) { return true; }
   static bool causal_convolution(const SequenceWork&) { return true; }
   static bool decayed_tiles() { return true; }
+  static bool pairs_positions(Index, Index) { return true; }
 };
 
 /// The general kernels everywhere: sums in float, in the order of the formula.
@@ -60,6 +64,7 @@ struct GeneralKernels {
   static bool shift_convolution(const SequenceWork&) { return false; }
   static bool causal_convolution(const SequenceWork&) { return false; }
   static bool decayed_tiles() { return false; }
+  static bool pairs_positions(Index, Index) { return false; }
 };
 
 }  // namespace ssm::cuda

@@ -8,6 +8,7 @@
 #include "ssm/backend/cuda/channel_major.hpp"
 #include "ssm/backend/cuda/choice.hpp"
 #include "ssm/backend/cuda/diagonal_scan.hpp"
+#include "ssm/backend/cuda/h3_pairs.hpp"
 #include "ssm/backend/cuda/on_device.hpp"
 #include "ssm/backend/cuda/rearrange.hpp"  // fill
 #include "ssm/backend/cuda/scan_rows.hpp"
@@ -284,7 +285,8 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
       Composed::h3_mixer(ctx, a);
     } else {
       const bool on_tensor_cores = scans_on_tensor_cores(a, false);
-      if constexpr (std::same_as<T, BFloat16>)
+      if constexpr (std::same_as<T, BFloat16>) {
+        if (suits_pairs(a) && PairedScan<Ctx>::can(a)) return scan_pairs(ctx, a);
         if (on_tensor_cores && suits_batched(a) && BatchedH3::can(a)) {
           queue(ctx, [&](Stream stream) {
             ChannelMajor<Ctx, T> memory(ctx, stream);
@@ -293,6 +295,7 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
           });
           return;
         }
+      }
       if (on_tensor_cores && TensorCoreMixer<Ctx, T>::can(a))
         queue(ctx, [&](Stream stream) { TensorCoreMixer<Ctx, T>(ctx, a, stream).run(); });
       else if (on_tensor_cores && std::same_as<T, BFloat16>)
@@ -312,6 +315,7 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
       if constexpr (std::same_as<T, BFloat16>) {
         auto batched = g;
         if (g.dk.extent(1) >= g.forward.shift_B.extent(1)) batched.dfinal_shift = {};
+        if (suits_pairs(g.forward) && PairedScan<Ctx>::can(g)) return scan_pairs_backward(ctx, g);
         if (on_tensor_cores && suits_batched(g.forward) && BatchedH3::can(batched)) {
           queue(ctx, [&](Stream stream) {
             ChannelMajor<Ctx, T> memory(ctx, stream);
@@ -358,6 +362,33 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
     ssm::rearrange(ctx, ssm::Rearrange<T, Space>{.x = dk, .y = all});
     ssm::add(ctx, ssm::Add<T, Space>{.a = all.flatten(), .b = part.flatten(), .y = all.flatten()});
     ssm::rearrange(ctx, ssm::Rearrange<T, Space>{.x = all, .y = dk});
+  }
+  /// The scan of wider heads without their outer products.
+  template <class Ctx, class Space = typename Ctx::Space>
+  static void scan_pairs(Ctx& ctx, const ssm::H3Mixer<BFloat16, Space>& a) {
+    auto frame = ctx.workspace().frame();
+    const auto shifted = frame.template tensor<BFloat16>(a.k.extents());
+    ssm::shift_convolution(ctx, Composed::shift_of(a, shifted, true));
+    PairedScan<Ctx>(ctx, frame, a).multiply(a.q, shifted, a.v, a.y, false);
+  }
+  template <class Ctx, class Space = typename Ctx::Space>
+  static void scan_pairs_backward(Ctx& ctx, const ssm::H3MixerBackward<BFloat16, Space>& g) {
+    const auto& a = g.forward;
+    auto frame = ctx.workspace().frame();
+    const auto shifted = frame.template tensor<BFloat16>(a.k.extents());
+    const auto dshifted = frame.template tensor<BFloat16>(a.k.extents());
+    ssm::shift_convolution(ctx, Composed::shift_of(a, shifted, false));
+    PairedScan<Ctx> scan(ctx, frame, a);
+    scan.add_gradients(g, shifted);
+    scan.multiply(g.dy, a.v, shifted, g.dq, false);
+    scan.multiply(a.v, g.dy, a.q, dshifted, true);
+    scan.multiply(shifted, a.q, g.dy, g.dv, true);
+    ssm::shift_convolution_backward(ctx, Composed::shift_backward_of(g, shifted, dshifted));
+  }
+  template <class Operands>
+  static bool suits_pairs(const Operands& a) {
+    const Index width = a.q.extent(2) / a.dt.extent(0);
+    return width > 1 && Choice::pairs_positions(a.q.extent(1), width) && has_tensor_core_kernels();
   }
   template <class Operands>
   static bool suits_batched(const Operands& a) {
