@@ -370,6 +370,50 @@ TEST_CASE_TEMPLATE("sequences in half types, by fused kernels where there are no
   cuda::pretend_tensor_core_kernels(false);
 }
 
+TEST_CASE("bf16 heads of several channels, by pairs of positions where there are no states") {
+  const Index offsets[] = {0, 0, 1, 40, 40, 110, 110};
+  for (const bool tensor_cores : {false, true}) {
+    CAPTURE(tensor_cores);
+    cuda::pretend_tensor_core_kernels(tensor_cores);
+    // Packs of channels and tiles of positions that are not full; the last head is too wide.
+    for (const Index width : {3, 8, 16, 17})
+      for (const Index length : {1, 64, 70, 130}) {
+        const Case test{.batch = 3,
+                        .length = length,
+                        .channels = 2 * width,
+                        .heads = 2,
+                        .taps = 20,
+                        .states = false,
+                        .final_states = false};
+        equals_reference<Run<BFloat16>>(test, only<BasicCuda<HostSpace>>);
+        equals_reference<Run<BFloat16>>(test, only<TensorCores>);
+      }
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<BFloat16>>({.length = 70,
+                                       .channels = 16,
+                                       .heads = 2,
+                                       .taps = 20,
+                                       .states = false,
+                                       .final_states = false,
+                                       .layout = layout},
+                                      only<TensorCores>);
+    for (const bool states : {false, true})
+      equals_reference<Run<BFloat16>>(
+          {.length = 70, .channels = 16, .heads = 2, .taps = 20, .states = states},
+          only<TensorCores>);
+    equals_reference<Run<BFloat16>>({.batch = 1,
+                                     .length = 110,
+                                     .channels = 16,
+                                     .heads = 2,
+                                     .taps = 20,
+                                     .states = false,
+                                     .final_states = false,
+                                     .segments = offsets},
+                                    only<TensorCores>);
+  }
+  cuda::pretend_tensor_core_kernels(false);
+}
+
 TEST_CASE("batches of bf16 sequences, in place, with states and without") {
   for (const bool tensor_cores : {false, true}) {
     CAPTURE(tensor_cores);
