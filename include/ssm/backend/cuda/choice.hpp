@@ -36,9 +36,11 @@ struct Automatic {
   }
   /// Of memories that fade, in half types.
   static bool decayed_tiles() { return true; }
-  /// Of an H3 head of several channels in bf16: pairs cost the length for a position, a scan of the
-  /// outer product the square of the width.
-  static bool pairs_positions(Index length, Index width) { return length <= 128 * width * width; }
+  /// Of an H3 head of several channels in bf16. Pairs cost the length for a position, and channels
+  /// are filled up to packs of eight; a scan of the outer product costs the square of the width.
+  static bool pairs_positions(Index length, Index width) {
+    return length <= (width < 8 ? 256 : 1024) * width;
+  }
   /// A scan's fixed time is the larger, above all backwards, its time an element the smaller.
   /// Without gradients it is as fast or faster at any length worth a choice.
   static bool convolves(const SequenceWork& work) {
