@@ -52,12 +52,14 @@ struct WalkBackShared {
 /// A chunk of 32 channels, tile after tile from the last. The states that enter every run of
 /// positions are read or, where fewer are kept, computed from those that enter the tile; then, run
 /// after run from the last, states and decays are computed again and held in registers for the way
-/// back. Formulas as SelectiveGradientRow. IsPlain: sequences are read as a whole; du, ddt and
-/// dgate are written, nothing is added to them or to dΔ, a tile of them is shorter than 2^31 bytes.
-template <class T, int S, bool IsPlain>
+/// back. Formulas as SelectiveGradientRow. IsPlain: sequences are read as a whole; du and ddt are
+/// wanted, a tile of them is shorter than 2^31 bytes. Then HasGate: so is dgate, and nothing is
+/// added to them or to dΔ; else there is no gate.
+template <class T, int S, bool IsPlain, bool HasGate>
 __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_back(
     const __grid_constant__ SelectiveWalkBack<T> walk, WholeReads readable) {
   constexpr bool is_staged = IsPlain && S == 4;
+  constexpr bool is_linked = IsPlain && !HasGate;
   using Shared = WalkBackShared<T, S, is_staged>;
   constexpr int tile = Shared::tile, run = Shared::run, sums = Shared::sums, warps = Shared::warps;
   constexpr bool keeps_runs = Shared::keeps_runs;
@@ -103,7 +105,7 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
   if (me.id < 64) unit[me.id / 8][me.id % 8] = me.id / 8 == me.id % 8 ? 1.0f : 0.0f;
   __syncthreads();
 
-  const bool has_gate = static_cast<bool>(a.gate);
+  const bool has_gate = !is_linked && static_cast<bool>(a.gate);
   const auto write_pair = [&](int t, int at, bool is_position, float2 bias,
                               const RawNumbers<T, 2>& raw_dt, const RawNumbers<T, 2>& u,
                               const RawNumbers<T, 2>& gate, const RawNumbers<T, 2>& dy) {
@@ -165,15 +167,36 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
   T* du_tile = tile_of(walk.du);
   T* ddt_tile = tile_of(walk.ddt);
   T* dgate_tile = tile_of(walk.dgate);
-  const auto finish = [&](Index t0, int at, float output, float dinput, float decayed) {
+  // What is added to du, ddt and dΔ of a position, read before it is needed.
+  struct Links {
+    T du{}, ddt{}, dstep{};
+  };
+  const auto read_links = [&](Index t0, int at, int count) {
+    Links links;
+    if (!is_linked || !exists || at >= count) return links;
+    if (walk.accumulate) {
+      links.du = *element_of(du_tile, at, du_row);
+      links.ddt = *element_of(ddt_tile, at, ddt_row);
+    }
+    if (walk.ddt_used) links.dstep = walk.ddt_used(b, t0 + at, d);
+    return links;
+  };
+  const auto finish = [&](Index t0, int at, float output, float dinput, float decayed,
+                          const Links& links) {
     const float dt = steps[at][me.channel].x;
     const float2 gain = gains[at][me.channel], end = ends[at][me.channel];
     float dstep = fmaf(decayed, 0.69314718055994531f, dinput * gain.y);  // rates are per ln 2
     if (!IsPlain && walk.ddt_used) dstep += widened(walk.ddt_used(b, t0 + at, d));
+    if constexpr (is_linked) dstep += widened(links.dstep);
     dstep *= end.x;
     dskip = fmaf(gain.x, gain.y, dskip);
     dbias += dstep;
     const float to_u = fmaf(dinput, dt, skip * gain.x);
+    if constexpr (is_linked) {
+      *element_of(du_tile, at, du_row) = narrowed<T>(widened(links.du) + to_u);
+      *element_of(ddt_tile, at, ddt_row) = narrowed<T>(widened(links.ddt) + dstep);
+      return;
+    }
     const float to_gate = end.y * fmaf(skip, gain.y, output);
     if constexpr (IsPlain) {
       *element_of(du_tile, at, du_row) = narrowed<T>(to_u);
@@ -217,7 +240,7 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
     if (tiles > 0) {
       const int count = length - (tiles - 1) * tile;
       for (int r = (count - 1) / run; r >= 0; --r) copy_kept(r);
-      stage.bring(me.id, walk, b, group, chunk.begin + (tiles - 1) * tile, count);
+      stage.template bring<HasGate>(me.id, walk, b, group, chunk.begin + (tiles - 1) * tile, count);
     }
   }
   for (int i = tiles - 1; i >= 0; --i) {
@@ -227,9 +250,9 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
     float state[S];
     if constexpr (is_staged) {
       wait_for_copies();
-      stage.use(me.id, count, write_pair, Bs, Cs);
+      stage.template use<HasGate>(me.id, count, write_pair, Bs, Cs);
       __syncthreads();
-      if (i > 0) stage.bring(me.id, walk, b, group, t0 - tile, tile);
+      if (i > 0) stage.template bring<HasGate>(me.id, walk, b, group, t0 - tile, tile);
       for (int r = Shared::runs - 1; r > last_run; --r) copy_kept(r);
     } else {
       if constexpr (keeps_runs) {
@@ -279,6 +302,8 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
 #pragma unroll
       for (int q = run / 4 - 1; q >= 0; --q) {
         float output[4], dinput[4], decayed_sum[4];
+        const int at = r * run + 4 * q + me.quarter;
+        const Links links = read_links(t0, at, count);
         // Parts of four states, position after position; of two parts together.
         constexpr int parts = S / 4;
         ChannelSums<T> channels[2 * parts];
@@ -325,7 +350,6 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
             if (S > 4 && at % 2 == 1) write_sums(at / 2);  // sooner, for want of registers
           }
         }
-        const int at = r * run + 4 * q + me.quarter;
         const float out = sum_of_quarters(output, me.quarter);
         const float din = sum_of_quarters(dinput, me.quarter);
         const float dec = sum_of_quarters(decayed_sum, me.quarter);
@@ -333,14 +357,14 @@ __global__ __launch_bounds__(kWalkThreads, S <= 8 ? 3 : 2) void selective_walk_b
           write_sums(1);
           write_sums(0);
         }
-        if (exists && at < count) finish(t0, at, out, din, dec);
+        if (exists && at < count) finish(t0, at, out, din, dec, links);
       }
     }
     __syncthreads();
     if constexpr (IsPlain) {
       du_tile = element_of(du_tile, -tile, du_row);
       ddt_tile = element_of(ddt_tile, -tile, ddt_row);
-      dgate_tile = element_of(dgate_tile, -tile, dgate_row);
+      if (HasGate) dgate_tile = element_of(dgate_tile, -tile, dgate_row);
     }
     shared_sums -= tile * a.states;
     if (!walk.shares) continue;
@@ -391,11 +415,15 @@ void walk_selective_scan_back(const SelectiveWalkBack<T>& walk, Stream stream,
     const auto is_near = [](const Operand<T, 3>& x) {
       return x && std::abs(x.strides[1]) < Index{1} << 24;
     };
-    const bool is_plain = whole.channels && whole.states && !walk.ddt_used && !walk.accumulate &&
-                          reinterpret_cast<std::uintptr_t>(walk.shared) % 16 == 0 &&
-                          a.states % 4 == 0 && (S > 4 || has_staged_rows(walk)) &&
-                          is_near(walk.du) && is_near(walk.ddt) && is_near(walk.dgate);
-    launch(is_plain ? selective_walk_back<T, S, true> : selective_walk_back<T, S, false>,
+    const bool has_gate = static_cast<bool>(a.gate);
+    const bool is_plain =
+        whole.channels && whole.states && reinterpret_cast<std::uintptr_t>(walk.shared) % 16 == 0 &&
+        a.states % 4 == 0 && (S > 4 || has_staged_rows(walk)) && is_near(walk.du) &&
+        is_near(walk.ddt) &&
+        (has_gate ? is_near(walk.dgate) && !walk.ddt_used && !walk.accumulate : !walk.dgate);
+    launch(!is_plain  ? selective_walk_back<T, S, false, true>
+           : has_gate ? selective_walk_back<T, S, true, true>
+                      : selective_walk_back<T, S, true, false>,
            dim3(static_cast<unsigned>(blocks)), kWalkThreads,
            is_plain ? sizeof(WalkBackShared<T, S, S == 4>) : sizeof(WalkBackShared<T, S, false>),
            stream, operation, walk, whole);

@@ -21,6 +21,7 @@ struct WalkStage {
     biases[thread] = d < a.channels ? value_or(0.0f, a.dt_bias, d) : 0.0f;
   }
   /// Begins copies of the `count` positions from t0 on, zeros behind them.
+  template <bool HasGate>
   __device__ void bring(int thread, const SelectiveWalkBack<T>& walk, Index b, Index group,
                         Index t0, int count) {
     const auto& a = walk.a;
@@ -36,14 +37,14 @@ struct WalkStage {
     };
     copy(&rows[0][row][first], a.u, row, d, a.channels);
     copy(&rows[1][row][first], a.dt, row, d, a.channels);
-    copy(&rows[2][row][first], a.gate, row, d, a.channels);
+    if constexpr (HasGate) copy(&rows[2][row][first], a.gate, row, d, a.channels);
     copy(&rows[3][row][first], walk.dy, row, d, a.channels);
     const int t = thread / 2 % tile, n = thread % 2 * 8;
     copy(&states[thread / 64][t][n], thread < 64 ? a.B : a.C, t, n, a.states);
   }
   /// write_pair(position, channel, is one of `count`, two biases, Δ, u, gate, dy of two channels)
   /// of the own channels; B and C become floats.
-  template <class Write>
+  template <bool HasGate, class Write>
   __device__ void use(int thread, int count, Write write_pair, float4 (&Bs)[tile][4],
                       float4 (&Cs)[tile][4]) const {
     using Pair = RawNumbers<T, 2>;
@@ -55,7 +56,7 @@ struct WalkStage {
       const int c = first * 8 + (i + turn) % 4 * 2;
       const auto pair = [&](int of) { return *reinterpret_cast<const Pair*>(&rows[of][row][c]); };
       write_pair(row, c, row < count, *reinterpret_cast<const float2*>(biases + c), pair(1),
-                 pair(0), pair(2), pair(3));
+                 pair(0), HasGate ? pair(2) : Pair{}, pair(3));
     }
     const int t = thread / 2 % tile, n = thread % 2 * 8;
     const auto own = *reinterpret_cast<const RawNumbers<T, 8>*>(&states[thread / 64][t][n]);
@@ -72,7 +73,7 @@ template <class T>
 bool has_staged_rows(const SelectiveWalkBack<T>& walk) {
   const auto& a = walk.a;
   constexpr int piece = WalkStage<T>::piece;
-  return a.states <= 16 && a.gate && has_raw_numbers<piece>(a.u, a.channels) &&
+  return a.states <= 16 && has_raw_numbers<piece>(a.u, a.channels) &&
          has_raw_numbers<piece>(a.dt, a.channels) && has_raw_numbers<piece>(a.gate, a.channels) &&
          has_raw_numbers<piece>(walk.dy, a.channels) && has_raw_numbers<piece>(a.B, a.states) &&
          has_raw_numbers<piece>(a.C, a.states);

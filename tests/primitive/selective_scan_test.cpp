@@ -14,8 +14,8 @@ namespace {
 struct Case {
   Index batch = 1, length = 65, channels = 20, states = 5;
   bool softplus = true;
-  bool optional = true;  // skip, bias, gate, and the step that comes out
-  bool step = true;      // that one
+  bool optional = true;           // skip, bias, gate, and the step that comes out
+  bool gate = true, step = true;  // those alone
   bool initial = false, dfinal = false, accumulate = false;
   Segments segments{};
   Layout layout = Layout::rows;
@@ -30,7 +30,7 @@ struct Run : OperandRun<SelectiveScan<T, HostSpace>, SelectiveScanBackward<T, Ho
             layout, test.segments,
             left_out({{"skip", test.optional},
                       {"dt_bias", test.optional},
-                      {"gate", test.optional},
+                      {"gate", test.optional && test.gate},
                       {"dt_used", test.optional && test.step},
                       {"initial_state", test.initial},
                       {"dfinal_state", test.dfinal}}),
@@ -286,6 +286,23 @@ TEST_CASE_TEMPLATE("walks without the step that comes out", T, float, BFloat16, 
                                   .initial = true,
                                   .dfinal = true},
                                  only<Device>);
+}
+
+TEST_CASE_TEMPLATE("walks without a gate, of what others read too", T, float, BFloat16, Float16) {
+  for (const Index channels : {8, 40, 41})
+    for (const Index states : {8, 16, 24, 48})
+      for (const Index length : {1, 33, 130})
+        for (const bool accumulate : {false, true})
+          equals_reference<Run<T>>({.batch = 2,
+                                    .length = length,
+                                    .channels = channels,
+                                    .states = states,
+                                    .gate = false,
+                                    .step = accumulate || length == 33,
+                                    .initial = true,
+                                    .dfinal = true,
+                                    .accumulate = accumulate},
+                                   only<Device>);
 }
 
 TEST_CASE_TEMPLATE("half types of any layout, packed, with operands left out", T, BFloat16,
