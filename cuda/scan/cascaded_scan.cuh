@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernel/chunks.cuh"
+#include "kernel/half_numbers.cuh"
 #include "kernel/unroll.cuh"
 #include "ssm/backend/cuda/cascaded_scan.hpp"
 
@@ -12,14 +13,16 @@ namespace ssm::cuda::device {
 template <class T>
 struct CascadedSource {
   Operand<const T, 3> u, dt, B;
-  Operand<const T, 2> A;
-  Operand<const T, 3> initial_state;
+  Operand<const Wide<T>, 2> A;
+  Operand<const Wide<T>, 3> initial_state;
 };
 
 /// What the passes over a cascaded scan of at most M sources read. Arrays of all scans have those
 /// of the sources first and the cascaded one's as element M.
 template <class T, int M>
 struct CascadedOperands {
+  using W = Wide<T>;
+
   CascadedOperands(const ssm::CascadedScan<T, CudaSpace>& a, DeviceSegments segments,
                    SequenceChunks chunks)
       : gate(operand(a.gate)),
@@ -35,8 +38,8 @@ struct CascadedOperands {
       const auto& s = a.sources[static_cast<std::size_t>(i)];
       sources[i] = {
           operand(View<const T, 3, CudaSpace>(s.u)), operand(View<const T, 3, CudaSpace>(s.dt)),
-          operand(View<const T, 3, CudaSpace>(s.B)), operand(View<const T, 2, CudaSpace>(s.A)),
-          operand(View<const T, 3, CudaSpace>(s.initial_state))};
+          operand(View<const T, 3, CudaSpace>(s.B)), operand(View<const W, 2, CudaSpace>(s.A)),
+          operand(View<const W, 3, CudaSpace>(s.initial_state))};
     }
   }
 
@@ -55,37 +58,41 @@ struct CascadedOperands {
   SSM_DEVICE Index through_at(Index place, int i, Index n, Index d) const {
     return ((place * count + i) * states + n) * channels + d;
   }
-  SSM_DEVICE void load_rates(Index n, Index d, T (&rate)[M + 1]) const {
+  SSM_DEVICE void load_rates(Index n, Index d, W (&rate)[M + 1]) const {
     SSM_UNROLL
-    for (int i = 0; i < M; ++i) rate[i] = i < count ? sources[i].A(d, n) : T{0};
+    for (int i = 0; i < M; ++i) rate[i] = i < count ? sources[i].A(d, n) : W{0};
     rate[M] = A(d, n);
   }
-  SSM_DEVICE T step(int i, Index b, Index t, Index d) const {
-    return i == M ? dt(b, t, d) : sources[i].dt(b, t, d);
+  SSM_DEVICE W step(int i, Index b, Index t, Index d) const {
+    return widened(i == M ? dt(b, t, d) : sources[i].dt(b, t, d));
   }
-  SSM_DEVICE T gate_at(Index b, Index t, Index d) const { return count > 0 ? gate(b, t, d) : T{0}; }
+  SSM_DEVICE W gate_at(Index b, Index t, Index d) const {
+    return count > 0 ? widened(gate(b, t, d)) : W{0};
+  }
   /// All scans by one position; decay[i] is what they fade by.
-  SSM_DEVICE void advance(Index b, Index t, Index n, Index d, const T (&rate)[M + 1],
-                          T (&decay)[M + 1], const T (&before)[M + 1], T (&after)[M + 1]) const {
-    T sum{0};
+  SSM_DEVICE void advance(Index b, Index t, Index n, Index d, const W (&rate)[M + 1],
+                          W (&decay)[M + 1], const W (&before)[M + 1], W (&after)[M + 1]) const {
+    W sum{0};
     SSM_UNROLL
     for (int i = 0; i < M; ++i) {
-      decay[i] = T{1};
-      after[i] = T{0};
+      decay[i] = W{1};
+      after[i] = W{0};
       if (i >= count) continue;
-      const T step = sources[i].dt(b, t, d);
+      const W step = widened(sources[i].dt(b, t, d));
       decay[i] = std::exp(step * rate[i]);
-      after[i] = decay[i] * before[i] + step * sources[i].B(b, t, n) * sources[i].u(b, t, d);
+      after[i] = decay[i] * before[i] +
+                 step * widened(sources[i].B(b, t, n)) * widened(sources[i].u(b, t, d));
       sum += after[i];
     }
-    decay[M] = std::exp(dt(b, t, d) * rate[M]);
+    decay[M] = std::exp(widened(dt(b, t, d)) * rate[M]);
     after[M] = decay[M] * before[M] + gate_at(b, t, d) * sum;
   }
 
   CascadedSource<T> sources[M];
   Operand<const T, 3> gate, dt;
-  Operand<const T, 2> A;
-  Operand<const T, 3> C, initial_state;
+  Operand<const W, 2> A;
+  Operand<const T, 3> C;
+  Operand<const W, 3> initial_state;
   Chunking chunking;
   Index channels;
   Index states;
@@ -95,39 +102,43 @@ struct CascadedOperands {
 /// Where the parts of the workspace that both directions have begin.
 template <class T, int M>
 struct CascadedScratch {
-  CascadedScratch(T* workspace, const CascadedOperands<T, M>& a)
+  using W = Wide<T>;
+
+  CascadedScratch(W* workspace, const CascadedOperands<T, M>& a)
       : entries(workspace),
         through(entries + a.chunking.places * (a.count + 1) * a.states * a.channels),
         steps(through + a.chunking.places * a.count * a.states * a.channels),
         rest(steps + a.chunking.places * (a.count + 1) * a.channels) {}
 
-  T* entries;  // [places, m + 1, N, D]   what chunks do to zero states, then what enters them
-  T* through;  // [places, m, N, D]       what a source's state in front makes of the cascaded one
-  T* steps;    // [places, m + 1, D]      sums of dt
-  T* rest;
+  W* entries;  // [places, m + 1, N, D]   what chunks do to zero states, then what enters them
+  W* through;  // [places, m, N, D]       what a source's state in front makes of the cascaded one
+  W* steps;    // [places, m + 1, D]      sums of dt
+  W* rest;
 };
 
 /// A state of a channel over a chunk, from zero states.
 template <class T, int M>
 struct CascadedChunkPass {
+  using W = Wide<T>;
+
   SSM_DEVICE void operator()(Index index) const {
     const Index d = index % a.channels;
     const Index n = index / a.channels % a.states;
     const Chunk chunk = a.chunking.at(index / a.channels / a.states);
     const Index b = chunk.s.batch;
-    T rate[M + 1];
-    T state[M + 1] = {};
-    T faded[M];
-    T through[M] = {};
-    T steps[M + 1] = {};
+    W rate[M + 1];
+    W state[M + 1] = {};
+    W faded[M];
+    W through[M] = {};
+    W steps[M + 1] = {};
     a.load_rates(n, d, rate);
     SSM_UNROLL
-    for (int i = 0; i < M; ++i) faded[i] = T{1};
+    for (int i = 0; i < M; ++i) faded[i] = W{1};
     for (Index t = chunk.begin; t < chunk.end; ++t) {
-      T decay[M + 1];
-      T after[M + 1];
+      W decay[M + 1];
+      W after[M + 1];
       a.advance(b, t, n, d, rate, decay, state, after);
-      const T gate = a.gate_at(b, t, d);
+      const W gate = a.gate_at(b, t, d);
       SSM_UNROLL
       for (int i = 0; i <= M; ++i) {
         state[i] = after[i];
@@ -156,31 +167,33 @@ struct CascadedChunkPass {
 /// sequence.
 template <class T, int M>
 struct CascadedJoin {
+  using W = Wide<T>;
+
   SSM_DEVICE void operator()(Index index) const {
     const Index d = index % a.channels;
     const Index n = index / a.channels % a.states;
     const Sequence s = a.chunking.packing.sequence(index / a.channels / a.states);
     const Index first = a.chunking.first(s);
     const Index count = a.chunking.count(s);
-    T rate[M + 1];
-    T state[M + 1] = {};
+    W rate[M + 1];
+    W state[M + 1] = {};
     a.load_rates(n, d, rate);
     SSM_UNROLL
     for (int i = 0; i < M; ++i)
-      if (i < a.count) state[i] = value_or(T{0}, a.sources[i].initial_state, s.row, d, n);
-    state[M] = value_or(T{0}, a.initial_state, s.row, d, n);
+      if (i < a.count) state[i] = value_or(W{0}, a.sources[i].initial_state, s.row, d, n);
+    state[M] = value_or(W{0}, a.initial_state, s.row, d, n);
     for (Index place = first; place < first + count; ++place) {
-      T own[M + 1];
+      W own[M + 1];
       SSM_UNROLL
       for (int i = 0; i <= M; ++i) {
-        own[i] = T{0};
+        own[i] = W{0};
         if (!a.has(i)) continue;
-        T& entry = scratch.entries[a.at(place, i, n, d)];
+        W& entry = scratch.entries[a.at(place, i, n, d)];
         own[i] = entry;
         entry = state[i];
       }
       if (a.chunking.whole) return;
-      T cascaded = own[M] + std::exp(rate[M] * scratch.steps[a.step_at(place, M, d)]) * state[M];
+      W cascaded = own[M] + std::exp(rate[M] * scratch.steps[a.step_at(place, M, d)]) * state[M];
       SSM_UNROLL
       for (int i = 0; i < M; ++i) {
         if (i >= a.count) continue;

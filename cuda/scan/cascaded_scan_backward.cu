@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "scan/cascaded_scan.cuh"
+#include <cstdint>
+
+#include "scan/cascaded_walk.cuh"
 
 namespace ssm::cuda {
 namespace device {
@@ -8,51 +10,53 @@ namespace {
 /// Where the parts of the workspace that the backward pass alone has begin.
 template <class T, int M>
 struct CascadedAdjoints {
-  static constexpr Index tiles = kCascadedChunk / kCascadedTile;
+  using W = Wide<T>;
 
-  CascadedAdjoints(T* workspace, const CascadedOperands<T, M>& a)
-      : groups(chunk_warps(a.chunking.places, a.channels)),
+  CascadedAdjoints(W* workspace, const CascadedOperands<T, M>& a, Index sharing, Index kept_count)
+      : groups(sharing),
         adjoints(workspace),
         dA(adjoints + a.chunking.places * (a.count + 1) * a.states * a.channels),
-        kept(dA + a.chunking.places * (a.count + 1) * a.states * a.channels),
-        shared(kept +
-               a.chunking.places * groups * tiles * (a.count + 1) * a.states * kWarpChannels) {}
+        kept(in_fours(dA + a.chunking.places * (a.count + 1) * a.states * a.channels)),
+        shared(kept + kept_count) {}
+  static W* in_fours(W* numbers) {
+    const auto address = reinterpret_cast<std::uintptr_t>(numbers);
+    return numbers + (0 - address) % 16 / sizeof(W);
+  }
 
-  Index groups;  // warps that share a chunk
-  T* adjoints;   // [places, m + 1, N, D]   of what leaves a chunk, then of what enters it
-  T* dA;         // [places, m + 1, N, D]
-  T* kept;       // [places, groups, tiles, m + 1, N, 32]   states in front of every tile
-  T* shared;     // [m + 1, groups, B, L, N]   gradients of B, and of C
+  Index groups;  // blocks or warps that share a chunk
+  W* adjoints;   // [places, m + 1, N, D]   of what leaves a chunk, then of what enters it
+  W* dA;         // [places, m + 1, N, D]
+  W* kept;       // states in front of every tile; of warps [places, groups, tiles, m + 1, N, 32]
+  W* shared;     // [m + 1, groups, B, L, N]   gradients of B, and of C
 };
 
-/// The gradients of a source, as kernels index them.
 template <class T>
-struct CascadedSourceGradient {
-  Operand<T, 3> u, dt, B;
-  Operand<T, 2> A;
-  Operand<T, 3> initial_state;
-};
+SSM_DEVICE void add_to(T& element, Wide<T> more) {
+  element = narrowed<T>(widened(element) + more);
+}
 
 /// What a chunk makes of zero adjoints, for a state of a channel:
 ///   λ_t = C_t·dy_t + exp(Δ_{t+1}·A)·λ_{t+1}
 ///   μ^i_t = gate_t·λ_t + exp(Δ^i_{t+1}·A^i)·μ^i_{t+1}
 template <class T, int M>
 struct CascadedAdjointPass {
+  using W = Wide<T>;
+
   SSM_DEVICE void operator()(Index index) const {
     const Index d = index % a.channels;
     const Index n = index / a.channels % a.states;
     const Chunk chunk = a.chunking.at(index / a.channels / a.states);
     const Index b = chunk.s.batch;
-    T rate[M + 1];
-    T adjoint[M + 1] = {};
+    W rate[M + 1];
+    W adjoint[M + 1] = {};
     a.load_rates(n, d, rate);
     for (Index t = chunk.end; t-- > chunk.begin;) {
-      const T lambda = adjoint[M] + a.C(b, t, n) * dy(b, t, d);
-      const T gated = a.gate_at(b, t, d) * lambda;
+      const W lambda = adjoint[M] + widened(a.C(b, t, n)) * widened(dy(b, t, d));
+      const W gated = a.gate_at(b, t, d) * lambda;
       SSM_UNROLL
       for (int i = 0; i < M; ++i)
         if (i < a.count) adjoint[i] = std::exp(a.step(i, b, t, d) * rate[i]) * (adjoint[i] + gated);
-      adjoint[M] = std::exp(a.dt(b, t, d) * rate[M]) * lambda;
+      adjoint[M] = std::exp(widened(a.dt(b, t, d)) * rate[M]) * lambda;
     }
     SSM_UNROLL
     for (int i = 0; i <= M; ++i)
@@ -67,22 +71,24 @@ struct CascadedAdjointPass {
 /// From what chunks make of zero adjoints, the adjoints that enter each from behind.
 template <class T, int M>
 struct CascadedAdjointJoin {
+  using W = Wide<T>;
+
   SSM_DEVICE void operator()(Index index) const {
     const Index d = index % a.channels;
     const Index n = index / a.channels % a.states;
     const Sequence s = a.chunking.packing.sequence(index / a.channels / a.states);
     const Index first = a.chunking.first(s);
-    T rate[M + 1];
-    T adjoint[M + 1] = {};
+    W rate[M + 1];
+    W adjoint[M + 1] = {};
     a.load_rates(n, d, rate);
-    adjoint[M] = value_or(T{0}, dfinal_state, s.row, d, n);
+    adjoint[M] = value_or(W{0}, dfinal_state, s.row, d, n);
     for (Index place = first + a.chunking.count(s); place-- > first;) {
-      T own[M + 1];
+      W own[M + 1];
       SSM_UNROLL
       for (int i = 0; i <= M; ++i) {
-        own[i] = T{0};
+        own[i] = W{0};
         if (!a.has(i)) continue;
-        T& entry = scratch.adjoints[a.at(place, i, n, d)];
+        W& entry = scratch.adjoints[a.at(place, i, n, d)];
         own[i] = entry;
         entry = adjoint[i];
       }
@@ -100,13 +106,15 @@ struct CascadedAdjointJoin {
   CascadedOperands<T, M> a;
   CascadedScratch<T, M> states;
   CascadedAdjoints<T, M> scratch;
-  Operand<const T, 3> dfinal_state;
+  Operand<const W, 3> dfinal_state;
 };
 
 /// A chunk, by a warp that holds a channel in every lane: λ and μ as above, dgate_t = Σ_n λ_t·Σ_i
 /// source^i_t, and the sums of a selective scan for each scan.
 template <class T, int M>
 struct CascadedGradientRow {
+  using W = Wide<T>;
+
   static constexpr int tile = kCascadedTile;
   static constexpr Index tiles = kCascadedChunk / kCascadedTile;
   static constexpr int summed = M == 1 ? 2 : M == 2 ? 4 : M == 4 ? 8 : 16;  // more than M
@@ -121,9 +129,9 @@ struct CascadedGradientRow {
   };
   /// Sums over the states at the positions of a tile.
   struct Tile {
-    T dinput[tile][M];     // of dt·u
-    T dstep[tile][M + 1];  // through the decays
-    T dgate[tile];
+    W dinput[tile][M];     // of dt·u
+    W dstep[tile][M + 1];  // through the decays
+    W dgate[tile];
   };
 
   SSM_DEVICE void operator()(Index row, Lanes lanes) const {
@@ -139,7 +147,7 @@ struct CascadedGradientRow {
     }
   }
 
-  SSM_DEVICE T& kept(const Lane& lane, Index i, int scan, Index n, Lanes lanes) const {
+  SSM_DEVICE W& kept(const Lane& lane, Index i, int scan, Index n, Lanes lanes) const {
     const Index row = (lane.chunk.place * scratch.groups + lane.group) * tiles + i;
     const Index at = row * (a.count + 1) + (scan == M ? a.count : scan);
     return scratch.kept[(at * a.states + n) * kWarpChannels + lanes.index()];
@@ -150,20 +158,20 @@ struct CascadedGradientRow {
     const Index length = chunk.end - chunk.begin;
     const Index last = length > 0 ? (length - 1) / tile : 0;
     for (Index n = 0; n < a.states; ++n) {
-      T rate[M + 1];
-      T state[M + 1];
+      W rate[M + 1];
+      W state[M + 1];
       a.load_rates(n, lane.d, rate);
       SSM_UNROLL
       for (int i = 0; i <= M; ++i)
-        state[i] = a.has(i) ? states.entries[a.at(chunk.place, i, n, lane.d)] : T{0};
+        state[i] = a.has(i) ? states.entries[a.at(chunk.place, i, n, lane.d)] : W{0};
       for (Index at = 0; at <= last; ++at) {
         SSM_UNROLL
         for (int i = 0; i <= M; ++i)
           if (a.has(i)) kept(lane, at, i, n, lanes) = state[i];
         if (at == last) continue;
         for (int k = 0; k < tile; ++k) {
-          T decay[M + 1];
-          T after[M + 1];
+          W decay[M + 1];
+          W after[M + 1];
           a.advance(chunk.s.batch, chunk.begin + at * tile + k, n, lane.d, rate, decay, state,
                     after);
           SSM_UNROLL
@@ -189,11 +197,11 @@ struct CascadedGradientRow {
     const Index d = lane.d;
     const Index begin = lane.chunk.begin + i_tile * tile;
     const Index end = lane.chunk.end;
-    T rate[M + 1] = {};
-    T adjoint[M + 1] = {};
-    T dA[M + 1] = {};
-    T state[tile + 1][M + 1] = {};
-    T decay[tile][M + 1] = {};
+    W rate[M + 1] = {};
+    W adjoint[M + 1] = {};
+    W dA[M + 1] = {};
+    W state[tile + 1][M + 1] = {};
+    W decay[tile][M + 1] = {};
     if (lane.exists) {
       a.load_rates(n, d, rate);
       SSM_UNROLL
@@ -209,11 +217,11 @@ struct CascadedGradientRow {
     SSM_UNROLL
     for (int k = tile - 1; k >= 0; --k) {
       if (begin + k >= end) continue;
-      T sums[summed] = {};
+      W sums[summed] = {};
       if (lane.exists)
         step_back(lane, at, begin + k, k, n, rate, decay[k], state[k], state[k + 1], adjoint, dA,
                   sums);
-      lanes.totals(sums, [&](int j, T total) {
+      lanes.totals(sums, [&](int j, W total) {
         if (a.has(j))
           add_shared(lane, j == M ? a.count : j, b * a.chunking.packing.length + begin + k, n,
                      total);
@@ -231,36 +239,36 @@ struct CascadedGradientRow {
   }
 
   SSM_DEVICE void step_back(const Lane& lane, Tile& at, Index t, int k, Index n,
-                            const T (&rate)[M + 1], const T (&decay)[M + 1],
-                            const T (&before)[M + 1], const T (&after)[M + 1], T (&adjoint)[M + 1],
-                            T (&dA)[M + 1], T (&sums)[summed]) const {
+                            const W (&rate)[M + 1], const W (&decay)[M + 1],
+                            const W (&before)[M + 1], const W (&after)[M + 1], W (&adjoint)[M + 1],
+                            W (&dA)[M + 1], W (&sums)[summed]) const {
     const Index b = lane.chunk.s.batch;
     const Index d = lane.d;
-    const T gradient = dy(b, t, d);
-    const T lambda = adjoint[M] + a.C(b, t, n) * gradient;
-    const T gated = a.gate_at(b, t, d) * lambda;
+    const W gradient = widened(dy(b, t, d));
+    const W lambda = adjoint[M] + widened(a.C(b, t, n)) * gradient;
+    const W gated = a.gate_at(b, t, d) * lambda;
     sums[M] = gradient * after[M];
     SSM_UNROLL
     for (int i = 0; i <= M; ++i) {
       if (!a.has(i)) continue;
-      const T step = a.step(i, b, t, d);
-      T mu = lambda;
+      const W step = a.step(i, b, t, d);
+      W mu = lambda;
       if (i < M) {
         const int source = i < M ? i : 0;
         mu = adjoint[i] + gated;
-        sums[i] = mu * step * a.sources[source].u(b, t, d);
-        at.dinput[k][source] += mu * a.sources[source].B(b, t, n);
+        sums[i] = mu * step * widened(a.sources[source].u(b, t, d));
+        at.dinput[k][source] += mu * widened(a.sources[source].B(b, t, n));
         at.dgate[k] += lambda * after[i];
       }
       adjoint[i] = mu * decay[i];
-      const T decayed = adjoint[i] * before[i];
+      const W decayed = adjoint[i] * before[i];
       dA[i] += step * decayed;
       at.dstep[k][i] += rate[i] * decayed;
     }
   }
 
-  SSM_DEVICE void add_shared(const Lane& lane, int scan, Index position, Index n, T total) const {
-    T& sum =
+  SSM_DEVICE void add_shared(const Lane& lane, int scan, Index position, Index n, W total) const {
+    W& sum =
         scratch
             .shared[((scan * scratch.groups + lane.group) * positions + position) * a.states + n];
     sum = lane.is_first ? total : sum + total;
@@ -269,15 +277,16 @@ struct CascadedGradientRow {
   SSM_DEVICE void write(const Lane& lane, const Tile& at, Index t, int k) const {
     const Index b = lane.chunk.s.batch;
     const Index d = lane.d;
-    if (dgate) dgate(b, t, d) = at.dgate[k];
-    if (ddt) ddt(b, t, d) = at.dstep[k][M];
+    if (dgate) dgate(b, t, d) = narrowed<T>(at.dgate[k]);
+    if (ddt) ddt(b, t, d) = narrowed<T>(at.dstep[k][M]);
     SSM_UNROLL
     for (int i = 0; i < M; ++i) {
       if (i >= a.count) continue;
-      const T dinput = at.dinput[k][i];
-      if (gradients[i].u) gradients[i].u(b, t, d) += dinput * a.step(i, b, t, d);
+      const W dinput = at.dinput[k][i];
+      if (gradients[i].u) add_to(gradients[i].u(b, t, d), dinput * a.step(i, b, t, d));
       if (gradients[i].dt)
-        gradients[i].dt(b, t, d) += at.dstep[k][i] + dinput * a.sources[i].u(b, t, d);
+        add_to(gradients[i].dt(b, t, d),
+               at.dstep[k][i] + dinput * widened(a.sources[i].u(b, t, d)));
     }
   }
 
@@ -294,13 +303,13 @@ struct CascadedGradientRow {
 template <class T>
 struct CascadedSharedSum {
   SSM_DEVICE void operator()(Index i) const {
-    T sum{0};
+    Wide<T> sum{0};
     for (Index g = 0; g < groups; ++g) sum += from[g * size + i];
     T& element = to(i / states / length, i / states % length, i % states);
-    element = adds ? element + sum : sum;
+    element = narrowed<T>(adds ? widened(element) + sum : sum);
   }
 
-  const T* from;  // [groups, B, L, N]
+  const Wide<T>* from;  // [groups, B, L, N]
   Operand<T, 3> to;
   Index groups;
   Index size;
@@ -316,11 +325,11 @@ struct CascadedRateSum {
     const Index d = i % channels;
     const Index n = i / channels % states;
     const Index scan = i / channels / states;
-    const Operand<T, 2>& to = scans[scan];
-    if (to) to(d, n) = static_cast<T>(to(d, n) + sum);
+    const Operand<Wide<T>, 2>& to = scans[scan];
+    if (to) to(d, n) = static_cast<Wide<T>>(to(d, n) + sum);
   }
 
-  Operand<T, 2> scans[9];
+  Operand<Wide<T>, 2> scans[9];
   Index channels;
   Index states;
 };
@@ -341,18 +350,49 @@ struct CascadedInitialGradient {
   }
 
   CascadedOperands<T, M> a;
-  const T* adjoints;
-  Operand<T, 3> to;
+  const Wide<T>* adjoints;
+  Operand<Wide<T>, 3> to;
   CascadedSourceGradient<T> gradients[M];
 };
 
+/// What the rows compute, by walks; false where none can.
+template <class T, int M>
+bool walk_gradients(const ssm::CascadedScan<T, CudaSpace>& call,
+                    const CascadedGradientRow<T, M>& row, Stream stream, const char* operation) {
+  if constexpr (!std::is_same_v<T, double> && M <= int{kCascadedWalkSources}) {
+    if (!walks_in_cascade(call)) return false;
+    const auto& scratch = row.scratch;
+    walk_cascaded_scan(CascadedWalk<T, M>{.a = row.a,
+                                          .entries = row.states.entries,
+                                          .kept = scratch.kept,
+                                          .groups = scratch.groups},
+                       stream, operation);
+    CascadedWalkBack<T, M> back{.a = row.a,
+                                .kept = scratch.kept,
+                                .adjoints = scratch.adjoints,
+                                .dA = scratch.dA,
+                                .shared = scratch.shared,
+                                .dy = row.dy,
+                                .ddt = row.ddt,
+                                .dgate = row.dgate,
+                                .gradients = {},
+                                .groups = scratch.groups,
+                                .positions = row.positions};
+    for (int i = 0; i < M; ++i) back.gradients[i] = row.gradients[i];
+    walk_cascaded_scan_back(back, stream, operation);
+    return true;
+  }
+  return false;
+}
+
 template <int M, class T>
 void cascaded_backward(const ssm::CascadedScanBackward<T, CudaSpace>& g, DeviceSegments segments,
-                       SequenceChunks chunks, T* workspace, Stream stream) {
+                       SequenceChunks chunks, Wide<T>* workspace, Stream stream) {
   const char* const operation = "cascaded_scan_backward";
   const CascadedOperands<T, M> a(g.forward, segments, chunks);
   const CascadedScratch<T, M> states(workspace, a);
-  const CascadedAdjoints<T, M> scratch(states.rest, a);
+  const CascadedAdjoints<T, M> scratch(states.rest, a, cascaded_groups(g.forward, chunks),
+                                       cascaded_kept_states(g.forward, chunks));
   const auto dy = operand(g.dy);
   const Index elements = a.states * a.channels;
   const Index sequences = a.chunking.packing.sequences;
@@ -376,7 +416,8 @@ void cascaded_backward(const ssm::CascadedScanBackward<T, CudaSpace>& g, DeviceS
     initial.gradients[i] = row.gradients[i];
     rates.scans[i] = operand(source.A);
   }
-  for_each_row(chunks.places * scratch.groups, stream, operation, row);
+  if (!walk_gradients(g.forward, row, stream, operation))
+    for_each_row(chunks.places * scratch.groups, stream, operation, row);
 
   const Index size = g.forward.C.size();
   const Index groups = a.channels > 0 ? scratch.groups : 0;
@@ -396,18 +437,21 @@ void cascaded_backward(const ssm::CascadedScanBackward<T, CudaSpace>& g, DeviceS
 
 template <class T>
 void cascaded_scan_backward(const ssm::CascadedScanBackward<T, CudaSpace>& g,
-                            DeviceSegments segments, SequenceChunks chunks, T* workspace,
+                            DeviceSegments segments, SequenceChunks chunks, Wide<T>* workspace,
                             Stream stream) {
   device::with_cascaded_sources(g.forward.sources.size(), [&]<int M>() {
     device::cascaded_backward<M>(g, segments, chunks, workspace, stream);
   });
 }
 
-#define SSM_INSTANTIATE(T)                              \
-  template SSM_CUDA_API void cascaded_scan_backward<T>( \
-      const ssm::CascadedScanBackward<T, CudaSpace>&, DeviceSegments, SequenceChunks, T*, Stream);
+#define SSM_INSTANTIATE(T)                                                                      \
+  template SSM_CUDA_API void cascaded_scan_backward<T>(                                         \
+      const ssm::CascadedScanBackward<T, CudaSpace>&, DeviceSegments, SequenceChunks, Wide<T>*, \
+      Stream);
 SSM_INSTANTIATE(float)
 SSM_INSTANTIATE(double)
+SSM_INSTANTIATE(BFloat16)
+SSM_INSTANTIATE(Float16)
 #undef SSM_INSTANTIATE
 
 }  // namespace ssm::cuda

@@ -19,6 +19,11 @@ struct Case {
   Sizes sizes() const { return {{'B', batch}, {'L', length}, {'D', channels}, {'N', states}}; }
 };
 
+template <class T>
+void make_positive(T& x) {
+  x = static_cast<T>(std::abs(static_cast<Wide<T>>(x)));
+}
+
 /// What a source has is what a selective scan has in front of its outputs.
 template <class T>
 struct SourceRun : OperandRun<SelectiveScan<T, HostSpace>, SelectiveScanBackward<T, HostSpace>> {
@@ -27,11 +32,13 @@ struct SourceRun : OperandRun<SelectiveScan<T, HostSpace>, SelectiveScanBackward
             test.sizes(), layout, test.segments,
             {"C", "skip", "dt_bias", "gate", "dt_used", "final_state", "dfinal_state", "y"},
             InputGradients::added_to) {
-    const T factor = static_cast<T>(std::cos(static_cast<double>(number)));
-    for_each_element([&](T& x) { x *= factor; }, this->writable(this->forward.u));
-    for_each_element([&](T& x) { x *= factor; }, this->writable(this->forward.B));
-    for_each_element([&](T& x) { x = std::abs(x); }, this->writable(this->forward.dt));
-    for_each_element([&](T& x) { x = factor - T{1} - std::exp(x); },
+    using W = Wide<T>;
+    const W factor = static_cast<W>(std::cos(static_cast<double>(number)));
+    const auto scale = [&](T& x) { x = static_cast<T>(static_cast<W>(x) * factor); };
+    for_each_element(scale, this->writable(this->forward.u));
+    for_each_element(scale, this->writable(this->forward.B));
+    for_each_element(make_positive<T>, this->writable(this->forward.dt));
+    for_each_element([&](W& x) { x = factor - W{1} - std::exp(x); },
                      this->writable(this->forward.A));
   }
   ScanInputs<T, HostSpace> inputs() const {
@@ -54,8 +61,8 @@ struct Run : OperandRun<CascadedScan<T, HostSpace>, CascadedScanBackward<T, Host
   Run(const Case& test, Layout layout)
       : Run::OperandRun(test.sizes(), layout, test.segments,
                         left_out({{"gate", test.sources > 0}, {"initial_state", test.initial}})) {
-    for_each_element([](T& x) { x = std::abs(x); }, this->writable(this->forward.dt));
-    for_each_element([](T& x) { x = -std::exp(x); }, this->writable(this->forward.A));
+    for_each_element(make_positive<T>, this->writable(this->forward.dt));
+    for_each_element([](Wide<T>& x) { x = -std::exp(x); }, this->writable(this->forward.A));
     for (Index i = 0; i < test.sources; ++i) {
       sources.emplace_back(test, layout, i);
       inputs.push_back(sources.back().inputs());
@@ -249,6 +256,32 @@ TEST_CASE_TEMPLATE("packed segments, empty ones among them", T, float, double) {
 TEST_CASE_TEMPLATE("any layout of the sequences", T, float, double) {
   for (const Layout layout : all_layouts)
     equals_reference<Run<T>>({.length = 40, .channels = 20, .states = 5, .layout = layout});
+}
+
+TEST_CASE_TEMPLATE("walks, with tiles and chunks that are full and that are not", T, float,
+                   BFloat16, Float16) {
+  for (const Index sources : {0, 1, 2, 3})
+    for (const Index states : {1, 15, 16, 17})
+      for (const Index channels : {31, 32, 66})
+        for (const Index length : {1, 33, 130})
+          equals_reference<Run<T>>({.sources = sources,
+                                    .batch = 2,
+                                    .length = length,
+                                    .channels = channels,
+                                    .states = states},
+                                   only<Device>);
+}
+
+TEST_CASE_TEMPLATE("half types of any layout, packed", T, BFloat16, Float16) {
+  const Index offsets[] = {0, 0, 1, 4, 4, 110};
+  for (const bool initial : {false, true}) {
+    for (const Layout layout : all_layouts)
+      equals_reference<Run<T>>({.length = 70, .channels = 20, .initial = initial, .layout = layout},
+                               only<Device>);
+    equals_reference<Run<T>>(
+        {.batch = 1, .length = 110, .channels = 20, .initial = initial, .segments = offsets},
+        only<Device>);
+  }
 }
 
 TEST_CASE("the same thread count gives the same gradient bits") {
