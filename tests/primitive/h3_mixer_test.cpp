@@ -375,8 +375,9 @@ TEST_CASE("bf16 heads of several channels, by pairs of positions where there are
   for (const bool tensor_cores : {false, true}) {
     CAPTURE(tensor_cores);
     cuda::pretend_tensor_core_kernels(tensor_cores);
-    // Packs of channels and tiles of positions that are not full; the last head is too wide.
-    for (const Index width : {3, 8, 16, 17})
+    // Packs of channels and tiles of positions that are not full; of the first head are too few
+    // channels, of the last too many.
+    for (const Index width : {3, 5, 8, 16, 17})
       for (const Index length : {1, 64, 70, 130}) {
         const Case test{.batch = 3,
                         .length = length,

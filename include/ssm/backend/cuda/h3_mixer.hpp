@@ -388,7 +388,8 @@ struct BasicH3Mixer : composed::BasicH3Mixer<DeviceProducts> {
   template <class Operands>
   static bool suits_pairs(const Operands& a) {
     const Index width = a.q.extent(2) / a.dt.extent(0);
-    return width > 1 && Choice::pairs_positions(a.q.extent(1), width) && has_tensor_core_kernels();
+    return width >= kFewestPairedChannels && Choice::pairs_positions(a.q.extent(1), width) &&
+           has_tensor_core_kernels();
   }
   template <class Operands>
   static bool suits_batched(const Operands& a) {

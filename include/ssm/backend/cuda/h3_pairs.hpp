@@ -11,8 +11,9 @@
 
 namespace ssm::cuda {
 
-/// Channels of a head that are taken by pairs of positions, and the positions of a tile.
-inline constexpr Index kPairedChannels = 16;
+/// Channels of a head that are taken by pairs of positions, at least, where a scan is not as fast,
+/// and at most; and the positions of a tile.
+inline constexpr Index kFewestPairedChannels = 4, kPairedChannels = 16;
 inline constexpr Index kPairedTile = 64;
 
 /// The scan of an H3 head as attention: with the kernel K_h of the head's SSM, its skip in K_h[0],
