@@ -14,7 +14,8 @@ what=${2:-all}
 if [[ -z ${1:-} ]]; then
   cmake --preset cuda && cmake --build --preset cuda --target gpu_programs || exit 1
 fi
-for program in 10_cuda flashconv ssm ssm-conformance primitive_{matmul,decayed_attention,selective_scan,short_convolution}_on_device; do
+for program in 10_cuda flashconv ssm ssm-conformance \
+  primitive_{matmul,decayed_attention,selective_scan,short_convolution,h3_mixer,cascaded_scan}_on_device; do
   if [[ ! -x $bin/$program ]]; then
     echo "$bin lacks $program: build target gpu_programs" >&2
     exit 1
@@ -73,7 +74,12 @@ together() {
   local group more=()
   wait
   for group in "${groups[@]}"; do
-    read -ra more <"$group.counts" || more=(0 1 0)
+    if [[ -e $group.counts ]]; then
+      read -ra more <"$group.counts"
+    else
+      cat "$group"  # ended in the middle
+      more=(0 1 0)
+    fi
     passed=$((passed + more[0])) failed=$((failed + more[1])) skipped=$((skipped + more[2]))
   done
   groups=()
@@ -333,6 +339,10 @@ elif [[ $what != tests && $what != models ]]; then
         beside step "$tool of $primitive" sanitize_tests $tool $primitive "half types"
       done
     fi
+    beside step "$tool of batches of H3" sanitize_tests $tool h3_mixer "batches of bf16"
+    beside step "$tool of wider heads of H3" sanitize_tests $tool h3_mixer "bf16 heads"
+    beside step "$tool of cascaded scans" sanitize_tests $tool cascaded_scan "half types"
+    beside step "$tool of products with GELU" sanitize_tests $tool matmul "products of many tiles"
   done
   beside step "memcheck of products by bf16 weights" sanitize_tests memcheck matmul
   together
